@@ -1,0 +1,155 @@
+"""Everything that onnx-fleet raises on purpose.
+
+    OnnxFleetError
+    ├─ Retryable                  the same call may succeed later
+    │  ├─ HubUnavailable            the Hub did not answer, or answered 5xx
+    │  ├─ HubRateLimited            429; carries retry_after_s
+    │  ├─ HubFileCorrupt            a downloaded file has another size or digest than the Hub lists
+    │  ├─ StoreUnavailable          the store did not answer, or answered 5xx
+    │  └─ WorkerOutOfResources      memory limit, full disk
+    └─ Permanent                  the same call fails again
+       ├─ CatalogueInvalid          every fault of a catalogue file, listed
+       ├─ ModelNotFound             no such repo or revision
+       ├─ ModelGated                the token has no access
+       ├─ ModelInvalid              no architecture, no tokenizer, unreadable weights
+       ├─ ModelTooLarge             more bytes than the entry allows
+       ├─ LicenceRefused            licence not among allowed_licences
+       ├─ UnsafeModel               pickle weights, remote code, a file name that leaves its folder
+       ├─ ExportUnsupported         no family or task fits, or the exporter refuses the model
+       ├─ ExportCrashed             the export's process died
+       ├─ ExportTimedOut            the export's process ran past its limit
+       ├─ ValidationFailed          the graph is not equal to PyTorch
+       ├─ LatencyRegressed          slower than the version in use
+       ├─ GpuUnavailable            CUDA was asked for and did not run
+       ├─ BundleNotFound            no such model, version or channel in the store
+       ├─ BundleCorrupt             a file of a bundle is missing or has other bytes than its manifest says
+       ├─ VersionConflict           other bytes stand under the same version, or a channel was moved meanwhile
+       ├─ StoreDenied               no credentials, or they are refused
+       └─ StoreNotFound             no such bucket or folder
+
+A message says what, where and what to do next. Retryable errors go through Airflow's retries; permanent ones fail at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class OnnxFleetError(Exception):
+    """The root: catching it catches everything that onnx-fleet raises on purpose."""
+
+
+class Retryable(OnnxFleetError):
+    """The same call may succeed later."""
+
+
+class HubUnavailable(Retryable):
+    """The Hub did not answer, or answered 5xx."""
+
+
+class HubRateLimited(Retryable):
+    """The Hub answered 429.
+
+    Attributes:
+        retry_after_s: seconds after which the Hub takes requests again, where it said so.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class HubFileCorrupt(Retryable):
+    """A downloaded file has another size or digest than the Hub lists."""
+
+
+class StoreUnavailable(Retryable):
+    """The store did not answer, or answered 5xx."""
+
+
+class WorkerOutOfResources(Retryable):
+    """The worker's memory limit was passed, or its disk is full."""
+
+
+class Permanent(OnnxFleetError):
+    """The same call fails again."""
+
+
+class CatalogueInvalid(Permanent):
+    """A catalogue file has faults; all of them are listed.
+
+    Attributes:
+        faults: one line a fault, ``file:line: what; what to write instead``.
+    """
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = tuple(faults)
+
+
+class ModelNotFound(Permanent):
+    """No such repo or revision on the Hub."""
+
+
+class ModelGated(Permanent):
+    """The repo is gated or private, and the token has no access."""
+
+
+class ModelInvalid(Permanent):
+    """The repo's files are not a usable model: no architecture, no tokenizer, unreadable weights."""
+
+
+class ModelTooLarge(Permanent):
+    """The files to download are larger than the entry's max_bytes."""
+
+
+class LicenceRefused(Permanent):
+    """The model's licence is not among allowed_licences."""
+
+
+class UnsafeModel(Permanent):
+    """Pickle weights, remote code, or a file name that leaves the folder meant for it."""
+
+
+class ExportUnsupported(Permanent):
+    """No family or task fits the model, or the exporter refuses it."""
+
+
+class ExportCrashed(Permanent):
+    """The export's process died: a native crash, or a kill that was not ours."""
+
+
+class ExportTimedOut(Permanent):
+    """The export's process ran past its time limit and was stopped."""
+
+
+class ValidationFailed(Permanent):
+    """The graph is not equal to PyTorch."""
+
+
+class LatencyRegressed(Permanent):
+    """The new version is slower than the one in use, beyond the allowed ratio."""
+
+
+class GpuUnavailable(Permanent):
+    """CUDA was asked for, and the session's nodes did not run there."""
+
+
+class BundleNotFound(Permanent):
+    """The store has no such model, version or channel."""
+
+
+class BundleCorrupt(Permanent):
+    """A file of a bundle is missing or has other bytes than its manifest says."""
+
+
+class VersionConflict(Permanent):
+    """Other bytes stand under the same version, or a channel was moved by another writer meanwhile."""
+
+
+class StoreDenied(Permanent):
+    """The store has no credentials to use, or refuses them."""
+
+
+class StoreNotFound(Permanent):
+    """The bucket or folder that the store's address names does not exist."""

@@ -1,0 +1,98 @@
+"""The stage: the folder in which one bundle grows, step by step, until it is published.
+
+<stage>/.onnx-fleet/work.json      what is being made (WorkItem); never published
+<stage>/.onnx-fleet/export.json    how the graphs were made (ExportRecord); never published
+<stage>/config.json, tokenizer…    as they will lie in the bundle
+<stage>/onnx/model.onnx
+<stage>/reports/validation.json, latency.json    and validation_cuda.json, latency_cuda.json on a GPU
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnx_fleet import jsonio
+from onnx_fleet.errors import BundleNotFound
+from onnx_fleet.graph import GraphInfo
+from onnx_fleet.plan import WorkItem
+
+PRIVATE = ".onnx-fleet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fallback:
+    """Something that was tried first and did not hold."""
+
+    what: str
+    """``optimizer on -> off``."""
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportRecord:
+    """How the graphs of a stage were made."""
+
+    graphs: tuple[GraphInfo, ...]
+    settings: Mapping[str, str | int | bool]
+    recipe: str | None
+    fallbacks: tuple[Fallback, ...]
+    toolchain: Mapping[str, str]
+    duration_s: float
+    peak_memory_bytes: int
+
+
+def write_work(stage: Path, item: WorkItem) -> None:
+    """Make a stage for one work item."""
+    _write(stage / PRIVATE / "work.json", item)
+
+
+def read_work(stage: Path) -> WorkItem:
+    """What the stage is for.
+
+    Raises:
+        BundleNotFound: the folder is not a stage.
+    """
+    return jsonio.from_json(WorkItem, _read(stage, "work.json"))
+
+
+def write_export(stage: Path, record: ExportRecord) -> None:
+    """Keep how the graphs were made."""
+    _write(stage / PRIVATE / "export.json", record)
+
+
+def read_export(stage: Path) -> ExportRecord:
+    """How the stage's graphs were made.
+
+    Raises:
+        BundleNotFound: nothing was exported into the folder yet.
+    """
+    return jsonio.from_json(ExportRecord, _read(stage, "export.json"))
+
+
+def write_report(stage: Path, name: str, report: object) -> None:
+    """Keep a report where the bundle publishes it: ``reports/<name>.json``."""
+    _write(stage / "reports" / f"{name}.json", report)
+
+
+def published_files(stage: Path) -> tuple[str, ...]:
+    """POSIX paths, sorted, of everything in the stage that goes into the bundle."""
+    paths = (path.relative_to(stage) for path in stage.rglob("*") if path.is_file())
+    return tuple(sorted(path.as_posix() for path in paths if path.parts[0] != PRIVATE))
+
+
+def _write(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(jsonio.canonical(jsonio.to_json(value)))
+
+
+def _read(stage: Path, name: str) -> object:
+    path = stage / PRIVATE / name
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError as err:
+        raise BundleNotFound(
+            f"{stage}: no {PRIVATE}/{name}; make the folder with `onnx-fleet export MODEL --out {stage}`"
+        ) from err
