@@ -27,7 +27,8 @@
        ├─ StoreDenied               no credentials, or they are refused
        └─ StoreNotFound             no such bucket or folder
 
-A message says what, where and what to do next. Retryable errors go through Airflow's retries; permanent ones fail at once.
+A message says what, where and what to do next. Retryable errors go through Airflow's retries; permanent ones
+fail at once.
 """
 
 from __future__ import annotations
