@@ -16,8 +16,8 @@
        ├─ LicenceRefused            licence not among allowed_licences
        ├─ UnsafeModel               pickle weights, remote code, a file name that leaves its folder
        ├─ ExportUnsupported         no family or task fits, or the exporter refuses the model
-       ├─ ExportCrashed             the export's process died
-       ├─ ExportTimedOut            the export's process ran past its limit
+       ├─ StepCrashed               the step's process died
+       ├─ StepTimedOut              the step's process ran past its limit
        ├─ ValidationFailed          the graph is not equal to PyTorch
        ├─ LatencyRegressed          slower than the version in use
        ├─ GpuUnavailable            CUDA was asked for and did not run
@@ -116,12 +116,12 @@ class ExportUnsupported(Permanent):
     """No family or task fits the model, or the exporter refuses it."""
 
 
-class ExportCrashed(Permanent):
-    """The export's process died: a native crash, or a kill that was not ours."""
+class StepCrashed(Permanent):
+    """The step's process died: a native crash, or a kill that was not ours."""
 
 
-class ExportTimedOut(Permanent):
-    """The export's process ran past its time limit and was stopped."""
+class StepTimedOut(Permanent):
+    """The step's process ran past its time limit and was stopped."""
 
 
 class ValidationFailed(Permanent):

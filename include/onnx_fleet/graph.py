@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onnx_fleet.errors import ExportUnsupported
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
+
+Shape = Sequence[str | int | None]
+
+OPSETS = range(18, 24)
+"""Below 18 the exporter needs version conversion; above 23 the pinned onnxruntime gives no guarantee."""
+
+_ONNXRUNTIME_BY_OPSET: Mapping[int, str] = {18: "1.14", 19: "1.15", 20: "1.17", 21: "1.18", 22: "1.21", 23: "1.22"}
+_ONNXRUNTIME_BY_IR_VERSION: Mapping[int, str] = {8: "1.14", 9: "1.15", 10: "1.18", 11: "1.22"}
+"""The first release that takes it: https://onnxruntime.ai/docs/reference/compatibility.html"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,3 +52,166 @@ class GraphInfo:
     """Relative to the bundle: ``onnx/model.onnx_data``; empty when the weights are inside the graph."""
     onnxruntime_min: str
     """The oldest onnxruntime that takes this opset and IR version."""
+
+
+def finish(
+    model: ir.Model,
+    *,
+    inputs: Mapping[str, Shape],
+    outputs: Mapping[str, Shape],
+    parameter_prefix: str,
+    metadata: Mapping[str, str],
+) -> None:
+    """Give a traced graph the contract's names, in place.
+
+    Args:
+        inputs: every input by name, with the contract's symbol for each axis that must stay dynamic.
+        outputs: every output by name, in the order that consumers rely on.
+        parameter_prefix: what the traced module put before the checkpoint's parameter names.
+        metadata: goes into the file: model id, commit, fingerprint.
+    Raises:
+        ExportUnsupported: an input was traced away, or an axis that must be dynamic was frozen.
+    """
+    _require_names("input", [value.name for value in model.graph.inputs], wanted=list(inputs))
+    _require_names("output", [value.name for value in model.graph.outputs], wanted=list(outputs))
+    symbols: dict[str, str] = {}
+    for value in model.graph.inputs:
+        symbols |= _symbols(value, inputs[str(value.name)])
+    _rename_symbols(model.graph, symbols)
+    for value in model.graph.outputs:
+        _require_shape(value, outputs[str(value.name)])
+    for name in list(model.graph.initializers):
+        if name.startswith(parameter_prefix):
+            _rename_initializer(model.graph, name, name.removeprefix(parameter_prefix))
+    _forget_origin(model)
+    model.metadata_props.update(metadata)
+    model.producer_name = "onnx-fleet"
+    model.producer_version = ""
+
+
+def check(path: Path) -> None:
+    """Run the ONNX checker with shape inference on a file.
+
+    Raises:
+        ExportUnsupported: the graph is not valid ONNX.
+    """
+    import onnx
+
+    try:
+        onnx.checker.check_model(path, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as err:
+        raise ExportUnsupported(f"{path.name}: the traced graph is not valid ONNX ({err}); try another opset") from err
+
+
+def describe(path: Path, *, role: str, variant: str, bundle: Path) -> GraphInfo:
+    """What a finished file says of itself; its weights are not read."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    data = {
+        entry.value
+        for tensor in model.graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return GraphInfo(
+        role=role,
+        variant=variant,
+        path=path.relative_to(bundle).as_posix(),
+        opset=opset,
+        ir_version=model.ir_version,
+        inputs=tuple(_tensor_spec(value) for value in model.graph.input),
+        outputs=tuple(_tensor_spec(value) for value in model.graph.output),
+        weight_files=tuple(sorted((path.parent / name).relative_to(bundle).as_posix() for name in data)),
+        onnxruntime_min=onnxruntime_min(opset=opset, ir_version=model.ir_version),
+    )
+
+
+def onnxruntime_min(*, opset: int, ir_version: int) -> str:
+    """The oldest onnxruntime that takes both."""
+    needed = (_ONNXRUNTIME_BY_OPSET[opset], _ONNXRUNTIME_BY_IR_VERSION[ir_version])
+    return max(needed, key=lambda version: tuple(map(int, version.split("."))))
+
+
+def _require_names(kind: str, found: Sequence[str | None], *, wanted: Sequence[str]) -> None:
+    if list(found) != list(wanted):
+        raise ExportUnsupported(
+            f"the traced graph has the {kind}s {', '.join(map(str, found))} where {', '.join(wanted)} were wanted: "
+            f"one without an effect on the example is traced away; the model needs a recipe with its own example"
+        )
+
+
+def _symbols(value: ir.Value, wanted: Shape) -> dict[str, str]:
+    """The tracer's symbols of one input, with the contract's name for each."""
+    found = list(value.shape or ())
+    symbols = {}
+    for axis, (dim, name) in enumerate(zip(found, wanted, strict=True)):
+        if not isinstance(name, str):
+            continue
+        if isinstance(dim, int) or dim.value is None:
+            raise ExportUnsupported(
+                f"axis {axis} ({name}) of {value.name} was frozen to {dim} while tracing; the model branches on its "
+                f"size and needs a recipe"
+            )
+        symbols[str(dim.value)] = name
+    return symbols
+
+
+def _rename_symbols(graph: ir.Graph, symbols: Mapping[str, str]) -> None:
+    """Everywhere that the tracer wrote them: alone, and inside expressions such as ``2*s41``."""
+    pattern = re.compile(r"\b(" + "|".join(map(re.escape, symbols)) + r")\b")
+    values = [*graph.inputs, *graph.initializers.values(), *(out for node in graph for out in node.outputs)]
+    for value in values:
+        shape = value.shape
+        if shape is None or shape.frozen:
+            continue
+        for axis, dim in enumerate(shape):
+            if not isinstance(dim, int) and dim.value is not None:
+                shape[axis] = pattern.sub(lambda match: symbols[match.group()], str(dim.value))
+
+
+def _require_shape(value: ir.Value, wanted: Shape) -> None:
+    found = [dim if isinstance(dim, int) else str(dim.value) for dim in value.shape or ()]
+    agree = len(found) == len(wanted) and all(
+        dim == name if isinstance(name, str | int) else isinstance(dim, int)
+        for dim, name in zip(found, wanted, strict=True)
+    )
+    if not agree:
+        asked = ["a number" if name is None else name for name in wanted]
+        raise ExportUnsupported(
+            f"output {value.name} was traced with the shape {found} where {asked} was wanted; the model branches on a "
+            f"size and needs a recipe"
+        )
+
+
+def _rename_initializer(graph: ir.Graph, old: str, new: str) -> None:
+    value = graph.initializers.pop(old)
+    value.name = new
+    graph.initializers[new] = value
+
+
+def _forget_origin(model: ir.Model) -> None:
+    """The tracer notes Python stack traces on every node: paths of the machine that exported, in every file."""
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    for graph in model.graphs():
+        for node in graph:
+            node.metadata_props.clear()
+            node.doc_string = None
+            for value in node.outputs:
+                value.metadata_props.clear()
+        for value in (*graph.inputs, *graph.initializers.values()):
+            value.metadata_props.clear()
+
+
+def _tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    import onnx
+
+    kind = value.type.tensor_type
+    return TensorSpec(
+        name=value.name,
+        dtype=onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name,
+        shape=tuple(dim.dim_param or dim.dim_value for dim in kind.shape.dim),
+    )

@@ -1,8 +1,39 @@
-"""Run one function in a process of its own, with a memory and a time limit."""
+"""Run one step in a process of its own, with a memory and a time limit.
+
+A native crash, an out-of-memory kill or a hang of a step is then a clear error of that model alone, and what the step
+imported and allocated is gone with its process.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import typing
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import psutil
+
+from onnx_fleet import errors, jsonio
+from onnx_fleet.errors import OnnxFleetError, StepCrashed, StepTimedOut, WorkerOutOfResources
+
+Q = TypeVar("Q")
+R = TypeVar("R")
+
+_POLL_S = 0.1
+_LOG_TAIL_LINES = 15
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -11,3 +42,150 @@ class Limits:
 
     memory_bytes: int | None = None
     timeout_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome(Generic[R]):
+    """What an isolated call gave, and what it cost."""
+
+    value: R
+    duration_s: float
+    peak_memory_bytes: int
+
+
+def run(function: Callable[[Q], R], request: Q, *, limits: Limits, log: Path) -> Outcome[R]:
+    """Call ``function(request)`` in a new Python process.
+
+    Args:
+        function: a module's own function; its parameter and result are annotated with dataclasses.
+        log: takes what the process prints; appended to.
+    Raises:
+        OnnxFleetError: whatever the function raised, as the same class.
+        WorkerOutOfResources: the memory limit was passed, or the system killed the process.
+        StepTimedOut: the time limit was passed.
+        StepCrashed: the process died, or raised something that is not ours.
+    """
+    name = f"{function.__module__}:{function.__qualname__}"
+    started = time.monotonic()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="onnx-fleet-") as folder, log.open("ab") as output:
+        question, answer = Path(folder, "request.json"), Path(folder, "answer.json")
+        question.write_text(json.dumps(jsonio.to_json(request)))
+        command = [sys.executable, "-m", "onnx_fleet.isolated", name, str(question), str(answer)]
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+        try:
+            peak_bytes = _watch(process, name=name, limits=limits, log=log)
+        finally:
+            _kill_group(process)
+        reply = json.loads(answer.read_bytes()) if answer.exists() else None
+    if reply is None:
+        raise _death(process.returncode, name=name, log=log)
+    if "error" in reply:
+        raise _revive(reply["error"], name=name, log=log)
+    kind = typing.get_type_hints(function)["return"]
+    return Outcome(
+        value=jsonio.from_json(kind, reply["value"]),
+        duration_s=time.monotonic() - started,
+        peak_memory_bytes=max(peak_bytes, reply["peak_memory_bytes"]),
+    )
+
+
+def _watch(process: subprocess.Popen[bytes], *, name: str, limits: Limits, log: Path) -> int:
+    """Wait for the process; the most memory that was seen in it, in bytes."""
+    started, peak_bytes = time.monotonic(), 0
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_POLL_S)
+            return peak_bytes
+        peak_bytes = max(peak_bytes, _resident_bytes(process.pid))
+        if limits.memory_bytes is not None and peak_bytes > limits.memory_bytes:
+            raise WorkerOutOfResources(
+                f"{name} used {peak_bytes:,} bytes of memory, more than its limit of {limits.memory_bytes:,}; "
+                f"raise the limit or use a larger worker (log: {log})"
+            )
+        if limits.timeout_s is not None and time.monotonic() - started > limits.timeout_s:
+            raise StepTimedOut(f"{name} ran longer than {limits.timeout_s:g} s; raise the limit (log: {log})")
+
+
+def _resident_bytes(pid: int) -> int:
+    """Of a process and everything that it started."""
+    total = 0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(pid)
+        for process in (parent, *parent.children(recursive=True)):
+            total += process.memory_info().rss
+    return total
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    """The process is its session's leader: whatever it started goes with it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _death(returncode: int, *, name: str, log: Path) -> OnnxFleetError:
+    """What to raise for a process that left no answer."""
+    if returncode == -signal.SIGKILL:
+        return WorkerOutOfResources(
+            f"{name} was killed from outside, as the system does when memory runs out; "
+            f"run fewer at once or use a larger worker (log: {log})"
+        )
+    cause = signal.Signals(-returncode).name if returncode < 0 else f"exit status {returncode}"
+    return StepCrashed(f"{name} died of {cause}; the log is {log} and ends:\n{_tail(log)}")
+
+
+def _revive(error: dict[str, Any], *, name: str, log: Path) -> OnnxFleetError:
+    """The child's exception, as its own class where it is one of ours."""
+    kind = getattr(errors, error["type"], None)
+    if isinstance(kind, type) and issubclass(kind, OnnxFleetError):
+        return kind(error["message"])
+    return StepCrashed(f"{name} raised {error['type']}: {error['message']}; the log is {log} and ends:\n{_tail(log)}")
+
+
+def _tail(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines()
+    return "\n".join(lines[-_LOG_TAIL_LINES:])
+
+
+def _die_with_parent() -> None:
+    """A step must not outlive the task that waits for it, however that ends (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def peak_memory_bytes() -> int:
+    """The most resident memory that this process has had.
+
+    Not ``ru_maxrss``: Linux starts that at the size of the process which forked this one.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return int(psutil.Process().memory_info().rss)
+
+
+def _main(target: str, question: str, answer: str) -> None:
+    _die_with_parent()
+    module, _, qualname = target.partition(":")
+    function = getattr(importlib.import_module(module), qualname)
+    hints = typing.get_type_hints(function)
+    (request_kind,) = (kind for name, kind in hints.items() if name != "return")
+    reply: dict[str, object]
+    try:
+        value = function(jsonio.from_json(request_kind, json.loads(Path(question).read_bytes())))
+        reply = {"value": jsonio.to_json(value), "peak_memory_bytes": peak_memory_bytes()}
+    except Exception as err:  # noqa: BLE001  the parent raises it again
+        traceback.print_exc()
+        reply = {"error": {"type": type(err).__name__, "message": str(err)}}
+    partial = Path(f"{answer}.partial")
+    partial.write_text(json.dumps(reply))
+    partial.rename(answer)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])
