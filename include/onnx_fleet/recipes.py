@@ -36,7 +36,7 @@ def _first_token(inputs: Tensors, outputs: Tensors) -> Tensor:
 
 
 def _mean(inputs: Tensors, outputs: Tensors) -> Tensor:
-    """The mean over real positions: [batch_size, hidden]. A row without any gives zeros, as in sentence-transformers."""
+    """The mean over real positions: [batch_size, hidden]. A row without any gives zeros."""
     hidden = outputs["last_hidden_state"]
     mask = inputs["attention_mask"].unsqueeze(-1).to(hidden.dtype)
     return (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1e-9)
