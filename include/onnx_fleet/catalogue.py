@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from onnx_fleet import catalogue_conflicts, catalogue_faults, catalogue_schema, catalogue_yaml
+from onnx_fleet.catalogue_schema import (
+    CatalogueFile,
+    DiscoverSection,
+    ModelSection,
+    SettingsSection,
+    suggestion,
+)
+from onnx_fleet.errors import CatalogueInvalid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +53,7 @@ class Entry:
     recipe: str | None = None
     """The name of a built-in recipe (onnx_fleet.recipes.RECIPES); None exports the model as it is."""
     variants: tuple[str, ...] = ("fp32",)
-    opset: int = 20
+    opset: int = catalogue_schema.OPSET_DEFAULT
     tolerances: Tolerances = field(default_factory=Tolerances)
     latency: LatencyGrid = field(default_factory=LatencyGrid)
     providers: tuple[str, ...] = ("cpu",)
@@ -50,3 +67,202 @@ class Entry:
     max_bytes: int | None = None
     priority: int = 0
     """Higher goes first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discover:
+    """One search of the Hub."""
+
+    author: str | None = None
+    tags: tuple[str, ...] = ()
+    """All of them must be on the model."""
+    task: str | None = None
+    """The Hub's pipeline tag."""
+    library: str | None = None
+    sort: str = "downloads"
+    """One of catalogue_schema.SORTS; the highest come first."""
+    limit: int = 10
+    min_downloads: int = 0
+    exclude: tuple[str, ...] = ()
+    """Patterns of repo ids to leave out, matched without regard to case."""
+    template: Entry = field(default_factory=lambda: Entry(repo_id=""))
+    """What each model found is wanted with; ``entry`` puts its repo id in."""
+
+    def entry(self, repo_id: str) -> Entry:
+        """The entry of a model that was found."""
+        return replace(self.template, repo_id=repo_id)
+
+    def excludes(self, repo_id: str) -> bool:
+        """Whether a pattern leaves a model out."""
+        return any(fnmatchcase(repo_id.lower(), pattern.lower()) for pattern in self.exclude)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Catalogue:
+    """What a catalogue file asks for."""
+
+    entries: tuple[Entry, ...]
+    """In the file's order."""
+    discover: tuple[Discover, ...]
+    digest: str
+    """SHA-256 of the file's text, 64 hex digits."""
+
+
+def load(path: Path) -> Catalogue:
+    """Read a catalogue file.
+
+    Raises:
+        CatalogueInvalid: the file cannot be read, or has faults; all of them are listed.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except OSError as err:
+        reason = (err.strerror or str(err)).lower()
+        raise CatalogueInvalid([f"{path}: cannot be read: {reason}; name a YAML file that you may read"]) from err
+    except UnicodeDecodeError as err:
+        line = err.object.count(b"\n", 0, err.start) + 1
+        raise CatalogueInvalid(
+            [f"{path}:{line}: byte {err.object[err.start]:#04x} is not UTF-8; save the file as UTF-8"]
+        ) from err
+    return parse(text, source=str(path))
+
+
+def parse(text: str, *, source: str) -> Catalogue:
+    """Read a catalogue's text.
+
+    Args:
+        source: what messages call the text, such as the file's path.
+
+    Raises:
+        CatalogueInvalid: the text has faults; all of them are listed.
+    """
+    try:
+        document = catalogue_yaml.read(text.removeprefix("\ufeff"))
+    except catalogue_yaml.SyntaxFault as err:
+        raise CatalogueInvalid([f"{source}:{err.line}: {err}"]) from err
+    if document.value is None and not document.faults:
+        raise CatalogueInvalid([f"{source}:1: the catalogue is empty; write models: with - org/name under it"])
+    faults = [*document.faults, *catalogue_conflicts.of(document)]
+    try:
+        file = CatalogueFile.model_validate(document.value)
+    except ValidationError as err:
+        faults += catalogue_faults.of(err, text=document.text)
+        raise _invalid(faults, source) from err
+    if faults:
+        raise _invalid(faults, source)
+    return Catalogue(
+        entries=tuple(_entry(file.defaults, _as_section(item)) for item in file.models),
+        discover=tuple(_search(file.defaults, section) for section in file.discover),
+        digest=hashlib.sha256(text.encode()).hexdigest(),
+    )
+
+
+def entry(settings: Mapping[str, object], *, source: str) -> Entry:
+    """One entry from plain values, such as a run's parameters; the keys and rules are a catalogue's under ``models``.
+
+    Raises:
+        CatalogueInvalid: the values have faults; all of them are listed, without lines.
+    """
+    try:
+        section = ModelSection.model_validate(dict(settings))
+    except ValidationError as err:
+        faults = catalogue_faults.of(err, text=catalogue_yaml.SourceText(None), within=["models", 0])
+        raise CatalogueInvalid([f"{source}: {message}" for _, message in faults]) from err
+    if why := catalogue_conflicts.misfit(section.recipe, section.task):
+        raise CatalogueInvalid([f"{source}: {why}"])
+    return _entry(SettingsSection(), section)
+
+
+def select(entries: Iterable[Entry], only: Sequence[str]) -> tuple[Entry, ...]:
+    """The entries whose repo id equals or matches one of the patterns; all of them when there is no pattern.
+
+    Raises:
+        CatalogueInvalid: a pattern matches nothing; all such patterns are listed.
+    """
+    entries = tuple(entries)
+    if not only:
+        return entries
+    known = [item.repo_id.lower() for item in entries]
+    unmatched = [pattern for pattern in only if not any(fnmatchcase(name, pattern.lower()) for name in known)]
+    if unmatched:
+        raise CatalogueInvalid([f"only '{word}' matches no entry{suggestion(word, known)}" for word in unmatched])
+    return tuple(item for item in entries if any(fnmatchcase(item.repo_id.lower(), word.lower()) for word in only))
+
+
+def expand(catalogue: Catalogue, search: Callable[[Discover], Iterable[str]]) -> tuple[Entry, ...]:
+    """The listed entries, then what the searches find; a model that is listed or was found before is not added again.
+
+    Args:
+        search: gives the repo ids that one search finds, best first.
+    """
+    entries = list(catalogue.entries)
+    seen = {item.repo_id.lower() for item in entries}
+    for discover in catalogue.discover:
+        for repo_id in search(discover):
+            if repo_id.lower() not in seen and not discover.excludes(repo_id):
+                seen.add(repo_id.lower())
+                entries.append(discover.entry(repo_id))
+    return tuple(entries)
+
+
+def _invalid(faults: Iterable[catalogue_faults.Fault], source: str) -> CatalogueInvalid:
+    return CatalogueInvalid([f"{source}:{line}: {message}" for line, message in sorted(set(faults))])
+
+
+def _as_section(item: str | ModelSection) -> ModelSection:
+    return ModelSection(repo_id=item) if isinstance(item, str) else item
+
+
+def _merged(defaults: SettingsSection, own: SettingsSection) -> dict[str, Any]:
+    """The defaults with a section's own settings over them; of tolerances and latency, key by key."""
+    merged: dict[str, Any] = defaults.model_dump(exclude_unset=True)
+    for key, value in own.model_dump(exclude_unset=True).items():
+        merged[key] = {**merged.get(key, {}), **value} if isinstance(value, dict) else value
+    return merged
+
+
+def _entry(defaults: SettingsSection, own: ModelSection) -> Entry:
+    section = ModelSection.model_validate(_merged(defaults, own))
+    return replace(
+        _with_settings(section, repo_id=section.repo_id),
+        revision=section.revision,
+        trust_remote_code=section.trust_remote_code,
+        allow_pickle=section.allow_pickle,
+    )
+
+
+def _search(defaults: SettingsSection, own: DiscoverSection) -> Discover:
+    return Discover(
+        author=own.author,
+        tags=tuple(own.tags or ()),
+        task=own.task,
+        library=own.library,
+        sort=own.sort,
+        limit=own.limit,
+        min_downloads=own.min_downloads,
+        exclude=tuple(own.exclude),
+        template=_with_settings(DiscoverSection.model_validate(_merged(defaults, own)), repo_id=""),
+    )
+
+
+def _with_settings(section: SettingsSection, *, repo_id: str) -> Entry:
+    licences = section.allowed_licences
+    return Entry(
+        repo_id=repo_id,
+        task=section.task,
+        recipe=section.recipe,
+        variants=tuple(section.variants),
+        opset=section.opset,
+        tolerances=Tolerances(atol=section.tolerances.atol, rtol=section.tolerances.rtol),
+        latency=LatencyGrid(
+            batch_sizes=tuple(section.latency.batch_sizes),
+            sequence_lengths=tuple(section.latency.sequence_lengths),
+            warmup_runs=section.latency.warmup_runs,
+            timed_runs=section.latency.timed_runs,
+            threads=section.latency.threads,
+        ),
+        providers=tuple(section.providers),
+        allowed_licences=None if licences is None else tuple(licence.lower() for licence in licences),
+        max_bytes=section.max_bytes,
+        priority=section.priority,
+    )

@@ -1,0 +1,77 @@
+"""Faults that only several values make together; found on plain values, which may have faults of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from onnx_fleet.catalogue_faults import Fault
+from onnx_fleet.catalogue_yaml import Document, Plain
+from onnx_fleet.recipes import RECIPES
+from onnx_fleet.tasks import TASKS
+
+_CRITERIA = ("author", "tags", "task", "library")
+
+
+def of(document: Document) -> list[Fault]:
+    """Every such fault of a catalogue."""
+    if not isinstance(document.value, dict):
+        return []
+    return [*_nothing_listed(document.value), *_repeated(document), *_unbounded(document), *_misfits(document)]
+
+
+def misfit(recipe: object, task: object) -> str | None:
+    """Why a recipe and a task do not go together; what is unknown or left out is not judged here."""
+    if not isinstance(recipe, str) or not isinstance(task, str) or recipe not in RECIPES or task not in TASKS:
+        return None
+    if task in RECIPES[recipe].tasks:
+        return None
+    tasks = ", ".join(RECIPES[recipe].tasks)
+    return f"recipe '{recipe}' is for {tasks}, not for {task}; leave the recipe out, or name one of these tasks"
+
+
+def _items(document: Document, key: str) -> Iterator[tuple[int, int, Plain]]:
+    """Line, index and value of each item in the list under a key."""
+    items = document.value.get(key) if isinstance(document.value, dict) else None
+    for index, item in enumerate(items if isinstance(items, list) else ()):
+        yield document.text.line([key, index]), index, item
+
+
+def _nothing_listed(catalogue: dict[str, Plain]) -> Iterator[Fault]:
+    listed = [catalogue.get("models", []), catalogue.get("discover", [])]
+    if listed == [[], []]:
+        yield 1, "the catalogue lists nothing; write models: with - org/name under it, or discover:"
+
+
+def _repeated(document: Document) -> Iterator[Fault]:
+    """A repo has one latest channel, so that it cannot have two entries, whatever else they say."""
+    first: dict[str, tuple[int, str, Plain]] = {}
+    for line, _, item in _items(document, "models"):
+        repo_id = item.get("repo_id") if isinstance(item, dict) else item
+        if not isinstance(repo_id, str):
+            continue
+        settings: Plain = {"repo_id": repo_id} if isinstance(item, str) else item
+        earlier_line, earlier_id, earlier = first.setdefault(repo_id.lower(), (line, repo_id, settings))
+        if earlier is settings:
+            continue
+        if earlier == settings:
+            yield line, f"'{repo_id}' is listed twice, first on line {earlier_line}; remove one of the two"
+        elif earlier_id != repo_id:
+            yield line, f"'{repo_id}' is '{earlier_id}' of line {earlier_line} in other letters; keep one of the two"
+        else:
+            yield line, f"'{repo_id}' has other settings on line {earlier_line}; a repo has one entry, so keep one"
+
+
+def _unbounded(document: Document) -> Iterator[Fault]:
+    for line, _, item in _items(document, "discover"):
+        if isinstance(item, dict) and not any(item.get(key) for key in _CRITERIA):
+            yield line, f"the search would list the whole Hub; write one or more of {', '.join(_CRITERIA)}"
+
+
+def _misfits(document: Document) -> Iterator[Fault]:
+    defaults = document.value.get("defaults") if isinstance(document.value, dict) else None
+    shared = defaults if isinstance(defaults, dict) else {}
+    for key in ("models", "discover"):
+        for line, _, item in _items(document, key):
+            own = item if isinstance(item, dict) else {}
+            if why := misfit(own.get("recipe", shared.get("recipe")), own.get("task", shared.get("task"))):
+                yield line, why

@@ -1,0 +1,300 @@
+"""What a catalogue file may say: the models that YAML is held to, and the JSON Schema that editors complete it by.
+
+``python -m onnx_fleet.catalogue_schema docs/catalogue.schema.json`` refreshes the schema file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import sys
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    WithJsonSchema,
+)
+from pydantic_core import PydanticCustomError
+
+from onnx_fleet.recipes import RECIPES
+from onnx_fleet.tasks import TASKS
+
+OPSET_MIN: Final = 18
+"""torch's ONNX library is written in opset 18; anything lower is a version conversion that may fail half-way."""
+OPSET_MAX: Final = 23
+"""torch 2.13.0's ONNX_MAX_OPSET. onnxruntime 1.31.1 would load up to 26, onnxscript 0.7.2 convert up to 25."""
+OPSET_DEFAULT: Final = 20
+
+VARIANTS: Final = ("fp32",)
+"""What the product makes."""
+PLANNED_VARIANTS: Final = ("fp16", "int8", "q4")
+PROVIDERS: Final = ("cpu", "cuda")
+SORTS: Final = ("downloads", "likes", "trending_score", "last_modified", "created_at")
+
+DISCOVER_LIMIT_MAX: Final = 1000
+T = TypeVar("T", str, int)
+
+_UNITS: Final = {
+    "": 1,
+    "B": 1,
+    **{prefix + "B": 1000**power for power, prefix in enumerate("KMGT", start=1)},
+    **{prefix + "IB": 1024**power for power, prefix in enumerate("KMGT", start=1)},
+}
+_SIZE: Final = r"^\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*$"
+_COMMIT: Final = r"^[0-9a-f]{40}$"
+_REPO_PART: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
+_REPO_ID: Final = rf"^(?:{_REPO_PART}/)?{_REPO_PART}$"
+_HUB_URL: Final = r"^https?://[^/]+/([^/]+/[^/?#]+)"
+
+
+def suggestion(word: str, known: Collection[str]) -> str:
+    """``; did you mean 'x'?``, or ``; write one of a, b``."""
+    near = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.6)
+    return f"; did you mean '{near[0]}'?" if near else f"; write one of {', '.join(known)}"
+
+
+def _fault(message: str) -> PydanticCustomError:
+    """A fault whose message is whole: what, and what to write instead."""
+    return PydanticCustomError("fault", "{message}", {"message": message})
+
+
+def _check_repo_id(text: str) -> str:
+    if url := re.match(_HUB_URL, text):
+        raise _fault(f"'{text}' is an address; write the repo id: {url.group(1)}")
+    if not re.fullmatch(_REPO_ID, text) or "--" in text or ".." in text or text.endswith(".git"):
+        raise _fault(f"'{text}' is not a repo id; write org/name, as the Hub's page shows it")
+    return text
+
+
+def _check_revision(text: str) -> str:
+    if not text or text != text.strip() or any(c.isspace() for c in text) or ".." in text or text.startswith("-"):
+        raise _fault(f"'{text}' is not a revision; write a branch, a tag or a commit SHA")
+    return text
+
+
+def _check_commit(text: str) -> str:
+    if not re.fullmatch(_COMMIT, text):
+        raise _fault(
+            f"'{text}' is not a commit SHA; write the 40 hex digits of the one commit whose files you have looked at"
+        )
+    return text
+
+
+def _check_task(name: str) -> str:
+    if name not in TASKS:
+        raise _fault(f"task '{name}' is not known{suggestion(name, TASKS)}")
+    return name
+
+
+def _check_recipe(name: str) -> str:
+    if name not in RECIPES:
+        raise _fault(f"recipe '{name}' is not known{suggestion(name, RECIPES)}")
+    return name
+
+
+def _check_variant(name: str) -> str:
+    if name in PLANNED_VARIANTS:
+        raise _fault(f"variant '{name}' is not made yet; write fp32")
+    if name not in VARIANTS:
+        raise _fault(f"variant '{name}' is not known{suggestion(name, VARIANTS)}")
+    return name
+
+
+def _check_provider(name: str) -> str:
+    if name.lower() in ("gpu", "cudaexecutionprovider"):
+        raise _fault(f"provider '{name}' is not known; did you mean 'cuda'?")
+    if name not in PROVIDERS:
+        raise _fault(f"provider '{name}' is not known{suggestion(name, PROVIDERS)}")
+    return name
+
+
+def _check_providers(names: list[str]) -> list[str]:
+    if "cpu" not in names:
+        raise _fault("providers has no cpu, where every bundle is validated; write [cpu, cuda]")
+    return names
+
+
+def _check_sort(name: str) -> str:
+    if name not in SORTS:
+        raise _fault(f"sort '{name}' is not known{suggestion(name, SORTS)}")
+    return name
+
+
+def _check_distinct(values: list[T]) -> list[T]:
+    twice = sorted({str(value) for value in values if values.count(value) > 1})
+    if twice:
+        raise _fault(f"{', '.join(twice)} is listed twice; list each once")
+    return values
+
+
+def _read_size(size: object) -> object:
+    """``2 GB`` as bytes; numbers pass. K, M, G and T are powers of 1000, Ki, Mi, Gi and Ti of 1024."""
+    if not isinstance(size, str):
+        return size
+    match = re.fullmatch(_SIZE, size)
+    if match is None or match.group(2).upper() not in _UNITS:
+        raise _fault(f"'{size}' is not a size; write a number of bytes, or 500 MB, 2 GB, 1.5 GiB")
+    return int(float(match.group(1)) * _UNITS[match.group(2).upper()])
+
+
+def _enum(names: Collection[str]) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "enum": list(names)})
+
+
+RepoId = Annotated[str, AfterValidator(_check_repo_id)]
+CommitSha = Annotated[str, AfterValidator(_check_commit), WithJsonSchema({"type": "string", "pattern": _COMMIT})]
+TaskName = Annotated[str, AfterValidator(_check_task), _enum(TASKS)]
+RecipeName = Annotated[str, AfterValidator(_check_recipe), _enum(RECIPES)]
+VariantName = Annotated[str, AfterValidator(_check_variant), _enum(VARIANTS)]
+ProviderName = Annotated[str, AfterValidator(_check_provider), _enum(PROVIDERS)]
+SortName = Annotated[str, AfterValidator(_check_sort), _enum(SORTS)]
+Word = Annotated[str, Field(min_length=1)]
+Positive = Annotated[int, Field(ge=1)]
+Size = Annotated[
+    Annotated[int, Field(ge=1)],
+    BeforeValidator(_read_size),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": _SIZE}]}),
+]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+
+
+class TolerancesSection(_Section):
+    """How far an output may be from PyTorch's: |a - b| <= atol + rtol * |b|."""
+
+    atol: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 1e-4
+    """Absolute part."""
+    rtol: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 1e-3
+    """Relative part."""
+
+
+class LatencySection(_Section):
+    """The points to measure: every batch size with every sequence length."""
+
+    batch_sizes: Annotated[list[Positive], Field(min_length=1), AfterValidator(_check_distinct)] = [1, 8]
+    """Rows in one call."""
+    sequence_lengths: Annotated[list[Positive], Field(min_length=1), AfterValidator(_check_distinct)] = [16, 128]
+    """Tokens in a row."""
+    warmup_runs: Annotated[int, Field(ge=0, le=10_000)] = 5
+    """Runs before the clock starts."""
+    timed_runs: Annotated[int, Field(ge=2, le=100_000)] = 50
+    """Runs that the percentiles are taken of."""
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Intra-op threads; left out, as many as the process may use."""
+
+
+class SettingsSection(_Section):
+    """What can be said of one model, of what a search finds, or of all models (under ``defaults``)."""
+
+    task: TaskName | None = None
+    """What the model is exported for; left out, the Hub's pipeline tag says it, then the architecture."""
+    recipe: RecipeName | None = None
+    """A built-in recipe that changes the export, such as an output head; left out, the model stays as it is."""
+    variants: Annotated[list[VariantName], Field(min_length=1), AfterValidator(_check_distinct)] = ["fp32"]
+    """Precisions to make."""
+    opset: Annotated[int, Field(ge=OPSET_MIN, le=OPSET_MAX)] = OPSET_DEFAULT
+    """The ONNX operator set of the graphs."""
+    tolerances: TolerancesSection = TolerancesSection()
+    latency: LatencySection = LatencySection()
+    providers: Annotated[
+        list[ProviderName], Field(min_length=1), AfterValidator(_check_distinct), AfterValidator(_check_providers)
+    ] = ["cpu"]
+    """Where to validate and measure; cuda needs a worker on the GPU queue."""
+    allowed_licences: Annotated[list[Word], Field(min_length=1), AfterValidator(_check_distinct)] | None = None
+    """The Hub's licence ids, such as apache-2.0; left out, every licence is allowed."""
+    max_bytes: Size | None = None
+    """The most that may be downloaded: a number of bytes, or 2 GB."""
+    priority: int = 0
+    """Higher goes first."""
+
+
+class ModelSection(SettingsSection):
+    """One model wanted."""
+
+    repo_id: RepoId
+    """The Hub's id: org/name."""
+    revision: Annotated[str, AfterValidator(_check_revision)] = "main"
+    """A branch, a tag or a commit SHA."""
+    trust_remote_code: CommitSha | None = None
+    """The one commit SHA whose Python code may be run; left out, none is."""
+    allow_pickle: CommitSha | None = None
+    """The one commit SHA whose pickle weights may be loaded; left out, only safetensors are."""
+
+
+class DiscoverSection(SettingsSection):
+    """A search of the Hub; each model found is an entry with this section's other settings."""
+
+    task: TaskName | None = None
+    """The Hub's pipeline tag to look for, and what the models found are exported for."""
+    author: Word | None = None
+    """A user or an organisation."""
+    tags: Annotated[list[Word], Field(min_length=1), AfterValidator(_check_distinct)] | None = None
+    """All of them must be on the model."""
+    library: Word | None = None
+    """Such as transformers or sentence-transformers."""
+    sort: SortName = "downloads"
+    """The highest come first."""
+    limit: Annotated[int, Field(ge=1, le=DISCOVER_LIMIT_MAX)] = 10
+    """The most models that the search may add."""
+    min_downloads: Annotated[int, Field(ge=0)] = 0
+    """Downloads in the last 30 days, as the Hub counts them."""
+    exclude: list[Word] = []
+    """Repo ids to leave out; * and ? stand for other characters."""
+
+
+BY_ID: Final = "<repo id>"
+BY_MAPPING: Final = "<mapping>"
+
+
+def _form(item: object) -> str | None:
+    if isinstance(item, str):
+        return BY_ID
+    return BY_MAPPING if isinstance(item, dict | ModelSection) else None
+
+
+ModelItem = Annotated[
+    Annotated[RepoId, Tag(BY_ID)] | Annotated[ModelSection, Tag(BY_MAPPING)],
+    Discriminator(
+        _form,
+        custom_error_type="fault",
+        custom_error_message="a model is a repo id or a mapping; write - org/name, or - repo_id: org/name",
+    ),
+]
+
+
+class CatalogueFile(_Section):
+    """The models that onnx-fleet keeps as ONNX bundles."""
+
+    defaults: SettingsSection = SettingsSection()
+    """What every model has unless it says otherwise."""
+    models: list[ModelItem] = []
+    """The models wanted, each by its repo id or as a mapping."""
+    discover: list[DiscoverSection] = []
+    """Searches of the Hub, made anew at each run."""
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a catalogue file."""
+    schema = CatalogueFile.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "onnx-fleet catalogue"}
+
+
+def main(arguments: list[str]) -> None:
+    """Write the schema to the file that is named."""
+    (path,) = arguments
+    Path(path).write_text(json.dumps(json_schema(), indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
