@@ -1,0 +1,344 @@
+"""onnxruntime: sessions with fixed providers and threads, and proof of where their nodes ran.
+
+A session either runs where it was asked to run or is an error: onnxruntime's own habit is to fall back to the CPU with
+a warning (onnxruntime#23372). onnxruntime and numpy are imported inside; torch never is.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from onnx_fleet.errors import GpuUnavailable, ValidationFailed
+from onnx_fleet.graph import TensorSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Arrays = Mapping[str, "np.ndarray"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provider:
+    """Where a catalogue entry may ask to be validated and measured."""
+
+    name: str
+    execution_provider: str
+    """onnxruntime's own name."""
+    options: Mapping[str, str]
+    remedy: str
+    """For people: what to do when onnxruntime does not offer it."""
+
+
+PROVIDERS: Mapping[str, Provider] = {
+    provider.name: provider
+    for provider in (
+        Provider(
+            name="cpu",
+            execution_provider="CPUExecutionProvider",
+            options={},
+            remedy="reinstall onnxruntime: every build of it has this provider",
+        ),
+        Provider(
+            name="cuda",
+            execution_provider="CUDAExecutionProvider",
+            # TF32 keeps 10 bits of a float32's mantissa: its products differ from PyTorch's by 1e-3, more than any
+            # tolerance that still catches a wrong graph.
+            options={"use_tf32": "0"},
+            remedy="install requirements-gpu.txt (onnxruntime-gpu) on a worker with an NVIDIA driver and its CUDA and "
+            "cuDNN libraries, or take 'cuda' out of the entry's providers",
+        ),
+        # No Azure endpoint is ever called: it takes no node that does not name one. It is the second provider that the
+        # plain CPU wheel offers, so the judgement of where nodes ran is tested live with it.
+        Provider(
+            name="azure",
+            execution_provider="AzureExecutionProvider",
+            options={},
+            remedy="install an onnxruntime wheel that has it",
+        ),
+    )
+}
+
+_NUMPY_NAMES = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(float16)": "float16",
+    "tensor(bfloat16)": "bfloat16",
+}
+_FLOATS = ("float", "double", "bfloat")
+_BOOKKEEPING_VALUES = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where the nodes of one profiled run were executed."""
+
+    execution_provider: str
+    """Where they were asked to run."""
+    nodes_by_provider: Mapping[str, int]
+    strays: tuple[str, ...]
+    """``Softmax x12``: the operators that compute, and ran somewhere else."""
+
+    @property
+    def placed(self) -> bool:
+        """At least one node ran where it was asked to, and none that computes ran elsewhere."""
+        return not self.strays and self.nodes_by_provider.get(self.execution_provider, 0) > 0
+
+
+class Session:
+    """One graph, loaded on one provider. Make it with open_session."""
+
+    def __init__(self, native: Any, *, graph: Path, provider: Provider, threads: int, load_time_s: float) -> None:
+        self._native = native
+        self.graph = graph
+        self.provider = provider
+        self.threads = threads
+        self.load_time_s = load_time_s
+        self.inputs = tuple(_spec(value) for value in native.get_inputs())
+        self.outputs = tuple(_spec(value) for value in native.get_outputs())
+
+    def __repr__(self) -> str:
+        return f"Session({self.graph.name}, {self.provider.name}, threads={self.threads})"
+
+    def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
+        """Every output by name. Feeds that the graph does not take are left out.
+
+        Raises:
+            ValidationFailed: onnxruntime refuses the feeds, or a node fails.
+        """
+        wanted = {spec.name: feeds[spec.name] for spec in self.inputs if spec.name in feeds}
+        try:
+            values = self._native.run(None, wanted)
+        except _native_errors() as err:
+            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in sorted(wanted.items()))
+            raise ValidationFailed(f"{self.graph.name} does not run on {shapes}: {_first_line(err)}") from err
+        return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
+
+    def end_profile(self) -> Placement:
+        """Stop profiling and say where the nodes of the runs so far were executed.
+
+        Needs a session opened with ``profile_dir``.
+        """
+        return read_placement(Path(self._native.end_profiling()), execution_provider=self.provider.execution_provider)
+
+
+def open_session(
+    graph: Path, *, provider: str = "cpu", threads: int | None = None, profile_dir: Path | None = None
+) -> Session:
+    """Load a graph on one provider, or fail.
+
+    Args:
+        threads: intra-op threads; None takes the cores that the process may use. Inter-op is always 1.
+        profile_dir: where onnxruntime writes its profile; None profiles nothing.
+    Raises:
+        GpuUnavailable: onnxruntime does not offer the provider, or drops it while the session is made.
+        ValidationFailed: onnxruntime cannot load the graph.
+    """
+    import onnxruntime  # type: ignore[import-untyped]
+
+    wanted = find_provider(provider)
+    offered = onnxruntime.get_available_providers()
+    if wanted.execution_provider not in offered:
+        raise GpuUnavailable(
+            f"{graph.name}: {wanted.execution_provider} was asked for, and onnxruntime {onnxruntime.__version__} here "
+            f"offers {', '.join(offered)}; {wanted.remedy}"
+        )
+    count = threads or usable_cores()
+    started = time.perf_counter()
+    try:
+        native = onnxruntime.InferenceSession(
+            str(graph), _options(onnxruntime, threads=count, profile_dir=profile_dir), providers=_chain(wanted)
+        )
+        native.disable_fallback()
+    except _native_errors() as err:
+        raise ValidationFailed(
+            f"{graph.name} does not load in onnxruntime {onnxruntime.__version__}: {_first_line(err)}"
+        ) from err
+    load_time_s = time.perf_counter() - started
+    if wanted.execution_provider not in native.get_providers():
+        raise GpuUnavailable(
+            f"{graph.name}: onnxruntime dropped {wanted.execution_provider} and made a session on "
+            f"{', '.join(native.get_providers())}; {wanted.remedy}"
+        )
+    return Session(native, graph=graph, provider=wanted, threads=count, load_time_s=load_time_s)
+
+
+def find_provider(name: str) -> Provider:
+    """The provider of that name.
+
+    Raises:
+        GpuUnavailable: there is none.
+    """
+    if name not in PROVIDERS:
+        raise GpuUnavailable(f"no provider is called {name!r}; write one of {', '.join(PROVIDERS)}")
+    return PROVIDERS[name]
+
+
+def prove_placement(graph: Path, feeds: Arrays, *, provider: str, threads: int | None = None) -> Placement:
+    """Run a graph once under onnxruntime's profiler, in a session of its own.
+
+    Args:
+        feeds: a short input: one row of a few tokens.
+    Raises:
+        GpuUnavailable, ValidationFailed: as open_session and Session.run do.
+    """
+    with TemporaryDirectory(prefix="onnx-fleet-profile-") as folder:
+        session = open_session(graph, provider=provider, threads=threads, profile_dir=Path(folder))
+        session.run(feeds)
+        return session.end_profile()
+
+
+def read_placement(profile: Path, *, execution_provider: str) -> Placement:
+    """Read the JSON that onnxruntime's profiler wrote."""
+    events = json.loads(profile.read_text(encoding="utf-8"))
+    nodes: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for event in events:
+        args = event.get("args", {})
+        if event.get("cat") == "Node" and "provider" in args:
+            nodes[event["name"], args["provider"]] = args
+    strays = Counter(
+        args["op_name"]
+        for (_, provider), args in nodes.items()
+        if provider != execution_provider and not _is_bookkeeping(args)
+    )
+    return Placement(
+        execution_provider=execution_provider,
+        nodes_by_provider=dict(sorted(Counter(provider for _, provider in nodes).items())),
+        strays=tuple(f"{op} x{count}" for op, count in sorted(strays.items())),
+    )
+
+
+def require_placed(placement: Placement, *, graph: str) -> None:
+    """Refuse a run whose computing nodes were executed somewhere else.
+
+    Raises:
+        GpuUnavailable: names the operators.
+    """
+    if placement.placed:
+        return
+    counts = ", ".join(f"{name} {count}" for name, count in placement.nodes_by_provider.items())
+    what = f"these ran elsewhere: {', '.join(placement.strays)}" if placement.strays else "no node ran there"
+    raise GpuUnavailable(
+        f"{graph}: asked for {placement.execution_provider}, and {what} (nodes by provider: {counts or 'none'}); "
+        "use an onnxruntime whose provider has these operators, or another opset"
+    )
+
+
+def usable_cores() -> int:
+    """The cores that this process may use: its affinity and its cgroup's quota, whichever is less."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, _, period = _read_text("/sys/fs/cgroup/cpu.max").partition(" ")
+    if quota.isdigit() and period.strip().isdigit():
+        cores = min(cores, max(1, math.ceil(int(quota) / int(period))))
+    return cores
+
+
+def hardware(*, provider: str = "cpu") -> dict[str, str | int]:
+    """What a latency depends on and a reader cannot know: CPU model, cores, memory, and the GPU's name."""
+    import psutil
+
+    model = re.search(r"^model name\s*:\s*(.+)$", _read_text("/proc/cpuinfo"), re.MULTILINE)
+    memory = int(psutil.virtual_memory().total)
+    limit = _read_text("/sys/fs/cgroup/memory.max").strip()
+    facts: dict[str, str | int] = {
+        "cpu_model": model[1] if model else platform.processor() or platform.machine(),
+        "cpu_architecture": platform.machine(),
+        "cores_usable": usable_cores(),
+        "cores_total": os.cpu_count() or 1,
+        "memory_bytes": min(memory, int(limit)) if limit.isdigit() else memory,
+        "system": f"{platform.system()} {platform.release()}",
+    }
+    if provider == "cuda":
+        facts["gpu_model"] = _gpu_model()
+    return facts
+
+
+def versions() -> dict[str, str]:
+    """The runtime that figures were taken with."""
+    import numpy as np
+    import onnxruntime
+
+    return {"onnxruntime": onnxruntime.__version__, "numpy": np.__version__, "python": platform.python_version()}
+
+
+def _chain(provider: Provider) -> list[tuple[str, dict[str, str]]]:
+    """onnxruntime takes no session without the CPU provider behind; read_placement says what it did there."""
+    chain = [(provider.execution_provider, dict(provider.options))]
+    if provider.name != "cpu":
+        chain.append((PROVIDERS["cpu"].execution_provider, {}))
+    return chain
+
+
+def _options(onnxruntime: Any, *, threads: int, profile_dir: Path | None) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors; its warnings about constants that it cannot fold are not for users
+    if profile_dir is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile_dir / "onnxruntime")
+    return options
+
+
+def _is_bookkeeping(args: Mapping[str, Any]) -> bool:
+    """Size, index and mask arithmetic, which an accelerator's provider rightly leaves on the CPU.
+
+    onnxruntime keeps there what depends on sizes, graph inputs and initializers of up to 100 values alone
+    (GetCpuPreferredNodes), of any rank. The model's own work reads or writes floats in earnest: weights, hidden states.
+    So profile a short input, whose masks are small too.
+    """
+    tensors = [*args.get("input_type_shape", []), *args.get("output_type_shape", [])]
+    return all(
+        not dtype.startswith(_FLOATS) or math.prod(shape) <= _BOOKKEEPING_VALUES
+        for tensor in tensors
+        for dtype, shape in tensor.items()
+    )
+
+
+def _native_errors() -> tuple[type[Exception], ...]:
+    """onnxruntime's own classes, which share no root but Exception, and Python's, which it raises for wrong feeds."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as native  # type: ignore[import-untyped]
+
+    own = (value for value in vars(native).values() if isinstance(value, type) and issubclass(value, Exception))
+    return (*own, RuntimeError, ValueError)
+
+
+def _first_line(err: Exception) -> str:
+    return str(err).strip().splitlines()[0][:400] if str(err).strip() else type(err).__name__
+
+
+def _spec(value: Any) -> TensorSpec:
+    dtype = _NUMPY_NAMES.get(value.type, re.sub(r"^tensor\((.+)\)$", r"\1", value.type))
+    return TensorSpec(name=value.name, dtype=dtype, shape=tuple("?" if size is None else size for size in value.shape))
+
+
+def _gpu_model() -> str:
+    try:
+        asked = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return asked.stdout.strip().splitlines()[0] if asked.stdout.strip() else "unknown"
+
+
+def _read_text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError:
+        return ""

@@ -1,0 +1,168 @@
+"""Sessions run where they were asked to run, or say why not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from onnx_fleet import runtime
+from onnx_fleet.errors import GpuUnavailable, ValidationFailed
+from onnx_fleet.graph import TensorSpec
+
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    """scaled = x @ ones[64, 64] * largest size of x; float32 [rows, 64]: one product, and shape arithmetic."""
+    weight = helper.make_tensor("weight", TensorProto.FLOAT, [64, 64], np.ones(64 * 64, dtype=np.float32))
+    nodes = [
+        helper.make_node("MatMul", ["x", "weight"], ["product"], name="product"),
+        helper.make_node("Shape", ["x"], ["shape"], name="shape"),
+        helper.make_node("Cast", ["shape"], ["sizes"], name="sizes", to=TensorProto.FLOAT),
+        helper.make_node("ReduceMax", ["sizes"], ["largest"], name="largest", keepdims=0),
+        helper.make_node("Mul", ["product", "largest"], ["scaled"], name="scaled"),
+    ]
+    x, scaled = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", 64]) for name in ("x", "scaled"))
+    model = helper.make_model(
+        helper.make_graph(nodes, "tiny", [x], [scaled], initializer=[weight]),
+        opset_imports=[helper.make_opsetid("", 20)],
+        ir_version=10,
+    )
+    onnx.save(model, tmp_path / "model.onnx")
+    return tmp_path / "model.onnx"
+
+
+def event(name: str, op: str, provider: str, inputs: list[Any], outputs: list[Any]) -> dict[str, Any]:
+    """One node's execution, with the fields of onnxruntime 1.31's profile that say where it ran and on what."""
+    return {
+        "cat": "Node",
+        "name": f"{name}_kernel_time",
+        "args": {"op_name": op, "provider": provider, "input_type_shape": inputs, "output_type_shape": outputs},
+    }
+
+
+def recorded(tmp_path: Path, *, softmax_on: str, mask_on: str = CPU) -> Path:
+    """A profile of a BERT layer, cut from a real one, as if its work had run on CUDA and its shapes on the CPU."""
+    hidden, scores = {"float": [1, 5, 384]}, {"float": [1, 12, 5, 5]}
+    events = [
+        {"cat": "Session", "name": "session_initialization", "args": {}},
+        event("node_Shape_0", "Shape", CPU, [{"int64": [1, 5]}], [{"int64": [1]}]),
+        event("node_Range_9", "Range", CPU, [{"int64": []}] * 3, [{"int64": [5]}]),
+        event("node_And_12", "And", CPU, [{"bool": [1, 1, 5, 1]}, {"bool": [1, 1, 1, 5]}], [{"bool": [1, 1, 5, 5]}]),
+        event("node_Where_14", "Where", mask_on, [{"bool": [1, 1, 5, 5]}, {"float": []}], [{"float": [1, 1, 5, 5]}]),
+        event("node_Gather_1", "Gather", CUDA, [{"float": [30522, 384]}, {"int64": [1, 5]}], [hidden]),
+        event("node_MatMul_20", "MatMul", CUDA, [hidden, {"float": [384, 384]}], [hidden]),
+        event("node_Softmax_31", "Softmax", softmax_on, [scores], [scores]),
+        event("node_Softmax_31", "Softmax", softmax_on, [scores], [scores]),
+    ]
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps(events))
+    return path
+
+
+def test_shape_and_mask_arithmetic_may_stay_on_the_cpu(tmp_path: Path) -> None:
+    placement = runtime.read_placement(recorded(tmp_path, softmax_on=CUDA), execution_provider=CUDA)
+
+    assert placement.placed
+    assert placement.nodes_by_provider == {CPU: 4, CUDA: 3}
+    runtime.require_placed(placement, graph="onnx/model.onnx")
+
+
+def test_a_computing_node_on_the_cpu_is_named(tmp_path: Path) -> None:
+    placement = runtime.read_placement(recorded(tmp_path, softmax_on=CPU), execution_provider=CUDA)
+
+    assert placement.strays == ("Softmax x1",)
+    with pytest.raises(GpuUnavailable, match=r"onnx/model\.onnx: asked for CUDA.*Softmax x1.*CPUExecutionProvider 5"):
+        runtime.require_placed(placement, graph="onnx/model.onnx")
+
+
+def test_a_provider_that_takes_no_node_is_not_believed(graph: Path) -> None:
+    """Live: the CPU wheel's second provider makes a session without complaint, and runs nothing."""
+    feeds = {"x": np.ones((3, 64), dtype=np.float32)}
+
+    placement = runtime.prove_placement(graph, feeds, provider="azure", threads=1)
+
+    assert not placement.placed
+    assert placement.nodes_by_provider.keys() == {CPU}
+    with pytest.raises(GpuUnavailable, match="MatMul"):
+        runtime.require_placed(placement, graph=graph.name)
+
+
+def test_a_cpu_session_is_placed_on_the_cpu(graph: Path) -> None:
+    feeds = {"x": np.ones((3, 64), dtype=np.float32)}
+
+    assert runtime.prove_placement(graph, feeds, provider="cpu", threads=1).placed
+
+
+@pytest.mark.skipif(CUDA in onnxruntime.get_available_providers(), reason="this onnxruntime has CUDA")
+def test_cuda_without_cuda_says_what_to_install(graph: Path) -> None:
+    with pytest.raises(GpuUnavailable, match=r"offers .*CPUExecutionProvider; install requirements-gpu\.txt"):
+        runtime.open_session(graph, provider="cuda")
+
+
+def test_an_unknown_provider_is_refused_by_name(graph: Path) -> None:
+    with pytest.raises(GpuUnavailable, match=r"no provider is called 'tpu'; write one of cpu, cuda"):
+        runtime.open_session(graph, provider="tpu")
+
+
+def test_a_session_gives_every_output_by_name_and_says_its_shapes(graph: Path) -> None:
+    session = runtime.open_session(graph, threads=1)
+
+    outputs = session.run({"x": np.ones((3, 64), dtype=np.float32), "unused": np.zeros(1)})
+
+    assert outputs.keys() == {"scaled"}
+    assert outputs["scaled"][0, 0] == 64 * 64
+    assert session.inputs == (TensorSpec(name="x", dtype="float32", shape=("rows", 64)),)
+    assert session.threads == 1
+    assert session.load_time_s > 0
+
+
+def test_feeds_that_do_not_fit_name_their_shapes(graph: Path) -> None:
+    session = runtime.open_session(graph, threads=1)
+
+    with pytest.raises(ValidationFailed, match=r"model\.onnx does not run on x \[3, 5\]"):
+        session.run({"x": np.ones((3, 5), dtype=np.float32)})
+
+
+def test_a_missing_feed_is_a_clear_error(graph: Path) -> None:
+    with pytest.raises(ValidationFailed, match=r"does not run on .*Required inputs"):
+        runtime.open_session(graph, threads=1).run({})
+
+
+@pytest.mark.parametrize("content", [b"", b"not a graph"], ids=["empty", "garbage"])
+def test_a_file_that_is_no_graph_does_not_load(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.onnx").write_bytes(content)
+
+    with pytest.raises(ValidationFailed, match=r"model\.onnx does not load in onnxruntime"):
+        runtime.open_session(tmp_path / "model.onnx")
+
+
+def test_a_missing_graph_does_not_load(tmp_path: Path) -> None:
+    with pytest.raises(ValidationFailed, match="does not load"):
+        runtime.open_session(tmp_path / "model.onnx")
+
+
+def test_hardware_facts_say_what_a_latency_depends_on() -> None:
+    facts = runtime.hardware()
+
+    assert facts["cpu_model"]
+    assert 1 <= int(facts["cores_usable"]) <= int(facts["cores_total"])
+    assert int(facts["memory_bytes"]) > 2**28
+    assert "gpu_model" not in facts
+    assert runtime.hardware(provider="cuda")["gpu_model"]
+
+
+def test_the_runtime_never_imports_torch() -> None:
+    code = "import sys, onnx_fleet.runtime as r; r.versions(); r.hardware(); sys.exit('torch' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
