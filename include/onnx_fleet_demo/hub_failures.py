@@ -1,0 +1,120 @@
+"""The Hub's failures, on demand, and a count of what was asked."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Route = Literal["list", "info", "tree", "refs", "commits", "auth-check", "file-head", "file-get", "other"]
+
+Kind = Literal[
+    "repo_not_found",
+    "revision_not_found",
+    "entry_not_found",
+    "gated",
+    "unauthorized",
+    "rate_limited",
+    "server_error",
+    "cut",
+    "wrong_size",
+    "corrupt",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """What goes wrong, where, and how often. None matches everything."""
+
+    kind: Kind
+    repo_id: str | None = None
+    path: str | None = None
+    """A file of the repo; only file routes match then."""
+    route: Route | None = None
+    times: int | None = None
+    """How many requests fail; None is all, until the failures are cleared."""
+    status: int = 503
+    """For server_error."""
+    retry_after_s: int = 0
+    """For rate_limited and server_error."""
+    retry_header: Literal["ratelimit", "retry-after", "none"] = "ratelimit"
+    """How the server says when to come back."""
+    after_bytes: int = 0
+    """For cut: how much of the file still comes."""
+
+    def hits(self, route: Route, repo_id: str | None, path: str | None) -> bool:
+        """Whether a request is to fail; ruined bodies can only be had where a file is sent."""
+        if self.kind in ("cut", "wrong_size", "corrupt") and route != "file-get":
+            return False
+        return (
+            self.route in (None, route)
+            and self.repo_id in (None, repo_id)
+            and (self.path is None or (self.path == path and route in ("file-head", "file-get")))
+        )
+
+
+class FailureBook:
+    """The failures to come, taken in the order in which they were written."""
+
+    def __init__(self) -> None:
+        self._failures: list[Failure] = []
+        self._lock = threading.Lock()
+
+    def add(self, failure: Failure) -> None:
+        with self._lock:
+            self._failures.append(failure)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._failures.clear()
+
+    def take(self, route: Route, repo_id: str | None, path: str | None) -> Failure | None:
+        """The failure that a request meets, if any, counted down."""
+        with self._lock:
+            for index, failure in enumerate(self._failures):
+                if not failure.hits(route, repo_id, path):
+                    continue
+                if failure.times is not None:
+                    if failure.times > 1:
+                        self._failures[index] = replace(failure, times=failure.times - 1)
+                    else:
+                        del self._failures[index]
+                return failure
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One request that the Hub answered."""
+
+    route: Route
+    repo_id: str | None
+    path: str | None
+    status: int
+    range_header: str | None = None
+
+
+class RequestLog:
+    """Every request, in order, for tests that hold the product to a request budget."""
+
+    def __init__(self) -> None:
+        self._asked: list[Asked] = []
+        self._lock = threading.Lock()
+
+    def add(self, asked: Asked) -> None:
+        with self._lock:
+            self._asked.append(asked)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._asked.clear()
+
+    @property
+    def asked(self) -> tuple[Asked, ...]:
+        with self._lock:
+            return tuple(self._asked)
+
+    def counts(self) -> Counter[str]:
+        """Route -> number of requests."""
+        return Counter(asked.route for asked in self.asked)
