@@ -1,0 +1,83 @@
+# The commands of this project; `make` alone lists them.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CODE := include dags plugins tests benchmarks docs/examples
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up down status test check fmt lint types lock env clean distclean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: $(STAMP) ## Publish the demo fleet with Airflow, a local Hub and a local S3; then stop everything
+	@$(BIN)/python -m onnx_fleet_demo demo
+
+up: $(STAMP) ## Start the same services and leave them running; prints URL and login
+	@$(BIN)/python -m onnx_fleet_demo up
+
+down: ## Stop what `make up` started
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m onnx_fleet_demo down; fi
+
+status: ## Say what is running, and where
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m onnx_fleet_demo status; else echo "not installed: run make demo"; fi
+
+test: $(STAMP) ## Run every test
+	@$(BIN)/python -m pytest
+
+check: lint types test ## Everything that CI checks: format, lint, strict types, tests
+
+lint: $(STAMP)
+	@$(BIN)/ruff format --check $(wildcard $(CODE))
+	@$(BIN)/ruff check $(wildcard $(CODE))
+
+types: $(STAMP)
+	@$(BIN)/mypy
+
+fmt: $(STAMP) ## Format the code and sort its imports
+	@$(BIN)/ruff check --fix-only --quiet $(wildcard $(CODE))
+	@$(BIN)/ruff format $(wildcard $(CODE))
+
+# Where `make lock` finds torch without CUDA; anything else comes from pip's configured index.
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+COMPILE = $(BIN)/pip-compile --quiet --no-header --strip-extras --annotation-style line \
+	--no-emit-index-url --no-emit-find-links --allow-unsafe --unsafe-package pip
+# torch's local suffix (+cpu) is a choice of index, not of version: the files say 2.13.0 and take any build of it.
+PLAIN_TORCH = sed -i -E 's/^(torch==[0-9.]+)\+[a-z0-9.]+/\1/'
+
+lock: $(STAMP) ## Refresh the pinned files from requirements*.in (LOCK=--upgrade takes newer versions)
+	$(COMPILE) $(LOCK) $(if $(TORCH_CPU_INDEX),--extra-index-url $(TORCH_CPU_INDEX)) \
+		--output-file requirements.txt requirements.in
+	@$(PLAIN_TORCH) requirements.txt
+	$(COMPILE) $(LOCK) $(if $(TORCH_CPU_INDEX),--extra-index-url $(TORCH_CPU_INDEX)) \
+		--constraint requirements.txt --output-file requirements-dev.txt requirements-dev.in
+	@$(PLAIN_TORCH) requirements-dev.txt
+	@grep -v '^onnxruntime==' requirements.in > .requirements-base.in
+	$(COMPILE) $(LOCK) --constraint requirements.txt --output-file requirements-gpu.txt \
+		.requirements-base.in requirements-gpu.in; rc=$$?; rm -f .requirements-base.in; exit $$rc
+	@$(PLAIN_TORCH) requirements-gpu.txt; sed -i "s/\.requirements-base\.in/requirements.in/g" requirements-gpu.txt
+
+env: $(STAMP) ## Write .env for docker compose, with generated secrets
+	@$(BIN)/python -m onnx_fleet_demo.compose_env
+
+clean: down ## Remove what the demo wrote (var/) and the tools' caches
+	@rm -rf var .pytest_cache .mypy_cache .ruff_cache build dist
+	@find include dags plugins tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## Remove the virtual environment too
+	@rm -rf $(VENV)
+
+$(STAMP): requirements-dev.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not on PATH: install Python 3.11 (with venv),"; \
+		echo "or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
+		echo "$(PYTHON) is not Python 3.11, which the pinned packages are resolved for"; exit 1; }
+	@echo "Installing the pinned packages into $(VENV) (once; some minutes, mostly download)"
+	@start=$$(date +%s); set -e; \
+		[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV); \
+		$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt; \
+		$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .; \
+		echo "Installed in $$(( $$(date +%s) - start )) s"
+	@touch $@
