@@ -1,0 +1,106 @@
+"""What a store is: immutable objects under keys, created once, and small pointers moved by compare-and-swap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+Progress = Callable[[int, int], None]
+"""Called with (done_bytes, total_bytes), from any thread."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectInfo:
+    """One object of a store."""
+
+    key: str
+    """POSIX, relative to the store's address."""
+    size_bytes: int
+    etag: str
+    """Changes whenever the bytes change, without quotes; empty in a folder's listing, where telling it would mean
+    reading every file."""
+    sha256: str | None = None
+    """Hex, where the store knows it of the bytes that it holds; None where only reading them would tell."""
+
+
+class ObjectStore(Protocol):
+    """A bucket, or a folder with the same semantics.
+
+    Every operation may raise StoreUnavailable, StoreDenied and StoreNotFound.
+    """
+
+    @property
+    def address(self) -> str:
+        """``s3://bucket/prefix``, or the folder."""
+
+    def read(self, key: str) -> bytes:
+        """The whole of a small object.
+
+        Raises:
+            BundleNotFound: there is no such object.
+        """
+
+    def read_tagged(self, key: str) -> tuple[bytes, str]:
+        """A small object, and the etag that exactly these bytes have.
+
+        Raises:
+            BundleNotFound: there is no such object.
+        """
+
+    def chunks(self, key: str) -> Iterator[bytes]:
+        """The bytes of a large object, in order.
+
+        Raises:
+            BundleNotFound: there is no such object.
+        """
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        """What is known of an object without reading it; None when there is none."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Put a small object where nothing stands; False, and nothing written, when something does.
+
+        After False the object may still hold these very bytes: a request whose answer was lost is sent again. Read it
+        where that matters.
+        """
+
+    def replace(self, key: str, data: bytes, *, etag: str | None) -> None:
+        """Put a small object in the place of the one with this etag; None says that nothing may stand there.
+
+        Raises:
+            VersionConflict: something else stands there.
+        """
+
+    def upload(
+        self, key: str, path: Path, *, sha256: str, overwrite: bool = False, progress: Progress | None = None
+    ) -> ObjectInfo:
+        """Put a large file, verified: afterwards the object is known to hold the bytes with this digest.
+
+        Does nothing where these bytes stand already.
+
+        Args:
+            sha256: hex digest of the file.
+            overwrite: take the place of other bytes, in one step.
+
+        Raises:
+            VersionConflict: other bytes stand there, and overwrite is False.
+            BundleCorrupt: the file's bytes do not have this digest.
+        """
+
+    def download(self, key: str, path: Path, *, progress: Progress | None = None) -> ObjectInfo:
+        """Get a large object; the file appears whole or not at all.
+
+        An interrupted download leaves ``<path>.<tag>.part`` beside it, and the next one goes on from there.
+
+        Raises:
+            BundleNotFound: there is no such object.
+            WorkerOutOfResources: the disk is full.
+        """
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Every object whose key begins with prefix, in order of their keys."""
+
+    def delete(self, key: str) -> None:
+        """Remove an object; nothing happens when there is none."""

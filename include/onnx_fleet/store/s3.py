@@ -1,0 +1,421 @@
+"""An S3 bucket as a store, right on servers that differ.
+
+What was seen of servers, and the answer here:
+
+- PutObject with ``If-None-Match: *`` is atomic on AWS, ministack, SeaweedFS and Ceph RGW: create() relies on it, and
+  reads back what stands there, so that a writer that lost on a server which ignores the header learns it.
+- ``If-Match`` is not implemented (501) on OpenStack Swift, and a quoted ETag never matches on RGW 16: replace() then
+  tries the bare ETag, then compares, writes and reads back. Two writers in the same instant can both believe that they
+  won there: run one publisher a model on such servers.
+- CompleteMultipartUpload ignores ``If-None-Match`` on RGW 16 and moto: upload() looks first, and verifies size and
+  digest of what stands there afterwards.
+- boto3's checksums are refused (RGW 411, Swift 501) or dropped: ``checksum_mode="when_required"`` sends none, and the
+  digest is then taken by reading the object back.
+- CompleteMultipartUpload answers without an ETag on RGW: nothing is taken from its answer.
+- An answer may be lost and the request sent again by boto3: a 412 is held against what stands there.
+
+This module imports boto3; open_store imports it when an address needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from s3transfer.utils import ChunksizeAdjuster
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from onnx_fleet import __version__
+from onnx_fleet.errors import (
+    BundleCorrupt,
+    BundleNotFound,
+    StoreDenied,
+    StoreNotFound,
+    StoreUnavailable,
+    VersionConflict,
+)
+from onnx_fleet.store import keys, s3_checksums, s3_errors, transfer
+from onnx_fleet.store.address import S3Address, S3Settings
+from onnx_fleet.store.objects import ObjectInfo, Progress
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
+
+_LOST = {"PreconditionFailed", "412"}
+_RACED = {"ConditionalRequestConflict", "409"}
+_ABSENT = {"NoSuchKey", "404", "NotFound"}
+
+
+class _Raced(Exception):
+    """409: the server saw two conditional writes at once and did neither; ask again."""
+
+
+class _BrokenOff(StoreUnavailable):
+    """The answer's body ended early, which boto3 does not retry."""
+
+
+class S3Store:
+    """A store in a bucket, under a prefix."""
+
+    def __init__(self, address: S3Address, *, settings: S3Settings) -> None:
+        self._at = address
+        self._settings = settings
+        self._client = _client(address, settings)
+        self._creating = _client(address, settings)
+        self._creating.meta.events.register(
+            "provide-client-params.s3.CompleteMultipartUpload",
+            _only_where_absent,  # type: ignore[arg-type]  # this event takes what its handler returns
+        )
+        self._bucket_seen = False
+
+    def __repr__(self) -> str:
+        return f"S3Store({self.address!r}, endpoint_url={self._settings.endpoint_url!r})"
+
+    @property
+    def address(self) -> str:
+        return str(self._at)
+
+    def read(self, key: str) -> bytes:
+        return self.read_tagged(key)[0]
+
+    def read_tagged(self, key: str) -> tuple[bytes, str]:
+        for attempt in _again_on(_BrokenOff):
+            with attempt:
+                with s3_errors.translated(self._where(key)):
+                    try:
+                        answer = self._client.get_object(Bucket=self._at.bucket, Key=self._key(key))
+                    except ClientError as err:
+                        raise self._absent(key, err) from err
+                with self._body(key):
+                    return answer["Body"].read(), _bare(answer["ETag"])
+        raise AssertionError("tenacity either returns or raises")
+
+    def chunks(self, key: str) -> Iterator[bytes]:
+        info = self._info(key)
+        done = 0
+        for attempt in _again_on(_BrokenOff):
+            with attempt:
+                for chunk in self._read_from(info, done):
+                    done += len(chunk)
+                    yield chunk
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        head = self._head(key)
+        if head is None:
+            return None
+        return ObjectInfo(
+            key=key,
+            size_bytes=head["ContentLength"],
+            etag=_bare(head["ETag"]),
+            sha256=s3_checksums.whole(head.get("ChecksumSHA256")),
+        )
+
+    def create(self, key: str, data: bytes) -> bool:
+        if self._head(key) is not None:
+            return False
+        try:
+            self._put(key, data, {"IfNoneMatch": "*"})
+        except ClientError as err:
+            if s3_errors.code_of(err) in _LOST:
+                return False
+            if s3_errors.status_of(err) != 501:
+                raise s3_errors.from_answer(err, where=self._where(key)) from err
+            self._put_plainly(key, data)
+        return self.read(key) == data
+
+    def replace(self, key: str, data: bytes, *, etag: str | None) -> None:
+        if etag is None:
+            if not self.create(key, data):
+                raise VersionConflict(f"{self._where(key)}: something stands there already; read it and decide again")
+            return
+        for condition in (f'"{etag}"', etag):
+            try:
+                self._put(key, data, {"IfMatch": condition})
+                return
+            except ClientError as err:
+                code, status = s3_errors.code_of(err), s3_errors.status_of(err)
+                if status != 501 and code not in _LOST | _ABSENT:
+                    raise s3_errors.from_answer(err, where=self._where(key)) from err
+                if self._stands(key, data):
+                    return  # the answer to the write was lost, and boto3 sent it again
+                self._require_etag(key, etag)
+        self._require_etag(key, etag)
+        self._put_plainly(key, data)
+        if not self._stands(key, data):
+            raise self._moved(key)
+
+    def upload(
+        self, key: str, path: Path, *, sha256: str, overwrite: bool = False, progress: Progress | None = None
+    ) -> ObjectInfo:
+        with transfer.local_disk(str(path)):
+            size = path.stat().st_size
+            if transfer.hash_file(path) != sha256:
+                raise BundleCorrupt(f"{path}: its bytes do not have the digest {sha256}; make it again")
+        head = self._head(key)
+        if head is not None:
+            if head["ContentLength"] == size and self._holds(key, head, path, sha256):
+                return _verified(key, head, sha256)
+            if not overwrite:
+                raise VersionConflict(f"{self._where(key)}: other bytes stand there already")
+        self._send(key, path, size=size, sha256=sha256, overwrite=overwrite, progress=progress)
+        head = self._head(key)
+        if head is None or head["ContentLength"] != size or not self._holds(key, head, path, sha256):
+            raise StoreUnavailable(
+                f"{self._where(key)}: other bytes than were sent stand there after the upload; another writer, or a"
+                " damaged transfer; run it again"
+            )
+        return _verified(key, head, sha256)
+
+    def download(self, key: str, path: Path, *, progress: Progress | None = None) -> ObjectInfo:
+        info = self._info(key)
+        for attempt in _again_on(_BrokenOff):
+            with attempt:
+                transfer.receive(info, path, read_from=lambda start: self._read_from(info, start), progress=progress)
+        return info
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        keys.checked_prefix(prefix)
+        base = f"{self._at.prefix}/" if self._at.prefix else ""
+        with s3_errors.translated(self._where(prefix)):
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._at.bucket, Prefix=base + prefix)
+            for page in pages:
+                for item in page.get("Contents", ()):
+                    key = item["Key"].removeprefix(base)
+                    if not key.endswith("/"):  # consoles make folders as empty objects
+                        yield ObjectInfo(key=key, size_bytes=item["Size"], etag=_bare(item.get("ETag", "")))
+
+    def delete(self, key: str) -> None:
+        with s3_errors.translated(self._where(key)):
+            self._client.delete_object(Bucket=self._at.bucket, Key=self._key(key))
+
+    def _key(self, key: str) -> str:
+        keys.checked(key)
+        return f"{self._at.prefix}/{key}" if self._at.prefix else key
+
+    def _where(self, key: str) -> str:
+        return f"{self._at}/{key}"
+
+    def _head(self, key: str) -> HeadObjectOutputTypeDef | None:
+        with s3_errors.translated(self._where(key)):
+            try:
+                found = self._client.head_object(Bucket=self._at.bucket, Key=self._key(key), **self._asking_checksums())
+            except ClientError as err:
+                self._absent(key, err)
+                return None
+        self._bucket_seen = True
+        return found
+
+    def _absent(self, key: str, err: ClientError) -> BundleNotFound:
+        """For an answer that says that there is no such object; any other answer is raised again.
+
+        A HEAD's 404 does not say whether the bucket or the object is missing: the bucket is asked for, once.
+        """
+        if s3_errors.code_of(err) not in _ABSENT:
+            raise err
+        if not self._bucket_seen:
+            try:
+                self._client.head_bucket(Bucket=self._at.bucket)
+            except ClientError as bucket_err:
+                if s3_errors.status_of(bucket_err) == 404:
+                    raise StoreNotFound(
+                        f"{self._at}: there is no bucket {self._at.bucket!r}; create it, or correct the store's address"
+                    ) from bucket_err
+                if s3_errors.status_of(bucket_err) != 403:  # a policy may allow the prefix and not the bucket
+                    raise
+            self._bucket_seen = True
+        return BundleNotFound(f"{self._where(key)}: there is no such object in the store")
+
+    def _info(self, key: str) -> ObjectInfo:
+        info = self.stat(key)
+        if info is None:
+            raise BundleNotFound(f"{self._where(key)}: there is no such object in the store")
+        return info
+
+    def _read_from(self, info: ObjectInfo, start: int) -> Iterator[bytes]:
+        """The object's bytes from an offset on; StoreUnavailable when it was replaced meanwhile."""
+        if start >= info.size_bytes:
+            return
+        with s3_errors.translated(self._where(info.key)):
+            wanted: dict[str, Any] = {"Range": f"bytes={start}-"} if start else {}
+            answer = self._client.get_object(Bucket=self._at.bucket, Key=self._key(info.key), **wanted)
+        # The answer's own ETag is compared: the same guarantee as If-Match, also where quoted ETags never match.
+        if _bare(answer["ETag"]) != info.etag:
+            raise StoreUnavailable(f"{self._where(info.key)}: was replaced while it was read; run it again")
+        with self._body(info.key):
+            yield from answer["Body"].iter_chunks(transfer.CHUNK_BYTES)
+
+    @contextmanager
+    def _body(self, key: str) -> Iterator[None]:
+        try:
+            with s3_errors.translated(self._where(key)):
+                yield
+        except StoreUnavailable as err:
+            raise _BrokenOff(str(err)) from err.__cause__
+
+    def _put(self, key: str, data: bytes, condition: dict[str, str]) -> None:
+        """PutObject; ClientErrors are the caller's, but for a 409, which is asked again."""
+        sent: dict[str, Any] = {**condition, **self._encryption()}
+        if self._settings.checksum_mode == "when_supported":
+            sent["ChecksumSHA256"] = s3_checksums.encoded(transfer.sha256_of(data))
+        try:
+            for attempt in _again_on(_Raced):
+                with attempt:
+                    try:
+                        self._client.put_object(Bucket=self._at.bucket, Key=self._key(key), Body=data, **sent)
+                    except ClientError as err:
+                        if s3_errors.code_of(err) in _RACED:
+                            raise _Raced from err
+                        raise
+        except _Raced as err:
+            raise self._moved(key) from err
+        except BotoCoreError as err:
+            raise s3_errors.from_client(err, where=self._where(key)) from err
+
+    def _put_plainly(self, key: str, data: bytes) -> None:
+        with s3_errors.translated(self._where(key)):
+            self._put(key, data, {})
+
+    def _stands(self, key: str, data: bytes) -> bool:
+        try:
+            return self.read(key) == data
+        except BundleNotFound:
+            return False
+
+    def _require_etag(self, key: str, etag: str) -> None:
+        found = self.stat(key)
+        if found is None or found.etag != etag:
+            raise self._moved(key)
+
+    def _moved(self, key: str) -> VersionConflict:
+        return VersionConflict(f"{self._where(key)}: another writer moved it meanwhile; read it and decide again")
+
+    def _send(
+        self, key: str, path: Path, *, size: int, sha256: str, overwrite: bool, progress: Progress | None
+    ) -> None:
+        try:
+            if size < self._settings.multipart_bytes:
+                with transfer.local_disk(str(path)):
+                    data = path.read_bytes()
+                self._put(key, data, {} if overwrite else {"IfNoneMatch": "*"})
+                if progress:
+                    progress(size, size)
+            else:
+                self._send_parts(self._client if overwrite else self._creating, key, path, size, progress)
+        except ClientError as err:
+            if s3_errors.code_of(err) in _LOST:
+                return  # something stands there: whether it is these bytes is looked at next
+            if s3_errors.status_of(err) == 501 and not overwrite:
+                # no conditional writes here: it was looked at before, and is looked at afterwards
+                self._send(key, path, size=size, sha256=sha256, overwrite=True, progress=progress)
+                return
+            raise s3_errors.from_answer(err, where=self._where(key)) from err
+
+    def _send_parts(self, client: S3Client, key: str, path: Path, size: int, progress: Progress | None) -> None:
+        extra: dict[str, Any] = dict(self._encryption())
+        if self._settings.checksum_mode == "when_supported":
+            extra["ChecksumAlgorithm"] = "SHA256"
+        part_bytes = self._part_bytes(size)
+        try:
+            with path.open("rb") as file:
+                client.upload_fileobj(
+                    file,
+                    self._at.bucket,
+                    self._key(key),
+                    ExtraArgs=extra,
+                    Callback=_Counted(progress, size) if progress else None,
+                    Config=TransferConfig(multipart_threshold=1, multipart_chunksize=part_bytes),
+                )
+        except BotoCoreError as err:
+            raise s3_errors.from_client(err, where=self._where(key)) from err
+
+    def _part_bytes(self, size: int) -> int:
+        adjusted: int = ChunksizeAdjuster().adjust_chunksize(self._settings.multipart_bytes, size)
+        return adjusted
+
+    def _holds(self, key: str, head: HeadObjectOutputTypeDef, path: Path, sha256: str) -> bool:
+        """Whether the object has these bytes: by the digest that the server keeps, or else by reading it back."""
+        kept = head.get("ChecksumSHA256")
+        if kept and "-" not in kept:
+            return s3_checksums.whole(kept) == sha256
+        if kept and kept == s3_checksums.of_parts(path, self._part_bytes(head["ContentLength"])):
+            return True
+        return transfer.hash_chunks(self.chunks(key)) == sha256
+
+    def _encryption(self) -> dict[str, str]:
+        sse = {"ServerSideEncryption": self._settings.sse, "SSEKMSKeyId": self._settings.sse_kms_key_id}
+        return {name: value for name, value in sse.items() if value}
+
+    def _asking_checksums(self) -> dict[str, Any]:
+        return {"ChecksumMode": "ENABLED"} if self._settings.checksum_mode == "when_supported" else {}
+
+
+class _Counted:
+    """boto3 tells how many more bytes went, from many threads; onnx-fleet tells how many there are by now."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._total, self._done, self._lock = progress, total, 0, Lock()
+
+    def __call__(self, more: int) -> None:
+        with self._lock:
+            self._done += more
+            self._progress(min(self._done, self._total), self._total)
+
+
+def _client(address: S3Address, settings: S3Settings) -> S3Client:
+    path_style = settings.endpoint_url is not None if settings.path_style is None else settings.path_style
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": settings.max_attempts},
+        connect_timeout=settings.connect_timeout_s,
+        read_timeout=settings.read_timeout_s,
+        request_checksum_calculation=settings.checksum_mode,
+        response_checksum_validation=settings.checksum_mode,
+        s3={"addressing_style": "path" if path_style else "auto"},
+        user_agent_extra=f"onnx-fleet/{__version__}",
+    )
+    where = f"{address} at {settings.endpoint_url or 'the endpoint of boto3'}"
+    with s3_errors.translated(where):
+        try:
+            session = boto3.session.Session(profile_name=settings.profile)
+            return session.client(
+                "s3",
+                endpoint_url=settings.endpoint_url,
+                region_name=settings.region,
+                aws_access_key_id=settings.access_key_id,
+                aws_secret_access_key=settings.secret_access_key,
+                aws_session_token=settings.session_token,
+                verify=settings.verify_tls,
+                config=config,
+            )
+        except ValueError as err:
+            raise StoreDenied(f"{where}: {err}; write the endpoint as http://HOST:PORT or https://HOST") from err
+
+
+def _only_where_absent(params: dict[str, Any], **_: object) -> dict[str, Any]:
+    """boto3's transfer manager does not take IfNoneMatch; the request behind it does."""
+    return {**params, "IfNoneMatch": "*"}
+
+
+def _again_on(kind: type[Exception]) -> Retrying:
+    """boto3 itself retries what never reached the server; this is for the few things that it does not know of."""
+    return Retrying(
+        retry=retry_if_exception_type(kind),
+        wait=wait_random_exponential(multiplier=0.1, max=5),
+        stop=stop_after_attempt(5),
+        reraise=True,
+    )
+
+
+def _verified(key: str, head: HeadObjectOutputTypeDef, sha256: str) -> ObjectInfo:
+    return ObjectInfo(key=key, size_bytes=head["ContentLength"], etag=_bare(head["ETag"]), sha256=sha256)
+
+
+def _bare(etag: str) -> str:
+    return etag.removeprefix("W/").strip('"')
