@@ -87,7 +87,7 @@ def read(text: str) -> Document:
     except ReaderError as err:
         line = text.count("\n", 0, err.position) + 1
         raise SyntaxFault(
-            f"the character {ascii(text[err.position])} is not allowed in YAML; remove it", line=line
+            f"the character {text[err.position]!a} is not allowed in YAML; remove it", line=line
         ) from err
     builder = _Builder(yaml)
     value = builder.build(root) if root is not None else None

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from onnx_fleet import catalogue_conflicts, jsonio, published, toolchain
 from onnx_fleet.hub import ResolvedModel
+from onnx_fleet.published import Manifest
+from onnx_fleet.store import ObjectStore
+from onnx_fleet.tasks import TASKS
 
 State = Literal["new", "changed", "unchanged"]
+
+STORE_WORKERS = 16
+"""Models whose published state is looked up at the same time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,3 +54,149 @@ class Refusal:
     """The error class's name, such as ``ModelGated``."""
     message: str
     commit: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a run does with every model."""
+
+    items: tuple[WorkItem, ...]
+    """Highest priority first, then by id."""
+    refusals: tuple[Refusal, ...]
+    """By id."""
+
+    @property
+    def to_export(self) -> tuple[WorkItem, ...]:
+        """The items that are new or changed."""
+        return tuple(item for item in self.items if item.state != "unchanged")
+
+
+def plan(
+    models: Iterable[ResolvedModel],
+    *,
+    store: ObjectStore,
+    force: str | None = None,
+    versions: Mapping[str, str] | None = None,
+) -> Plan:
+    """Say for every model whether it is to be exported, and why.
+
+    Args:
+        force: the label of a run that exports everything, unchanged or not; since bundles are immutable, the label
+            goes into the fingerprint, and so into the version.
+        versions: the toolchain; None takes the installed one.
+
+    Raises:
+        StoreUnavailable, StoreDenied, StoreNotFound: the store cannot be asked.
+    """
+    tools = toolchain.versions() if versions is None else versions
+    accepted: dict[str, ResolvedModel] = {}
+    refusals: list[Refusal] = []
+    for model in sorted(models, key=lambda model: (-model.entry.priority, model.repo_id.lower(), model.repo_id)):
+        refusal = _refuse(model, same=accepted.get(model.repo_id.lower()))
+        if refusal is None:
+            accepted[model.repo_id.lower()] = model
+        else:
+            refusals.append(refusal)
+    with ThreadPoolExecutor(max_workers=STORE_WORKERS, thread_name_prefix="plan") as pool:
+        items = tuple(pool.map(lambda model: _item(model, store=store, force=force, tools=tools), accepted.values()))
+    return Plan(items=items, refusals=tuple(sorted(refusals, key=lambda refusal: refusal.repo_id.lower())))
+
+
+def fingerprint(model: ResolvedModel, *, family: str, versions: Mapping[str, str], rebuild: str | None = None) -> str:
+    """SHA-256 over everything that decides the graphs: 64 hex digits.
+
+    Tolerances, latency grid, providers and priority decide what is proven and when, not the graphs; they stay out.
+    """
+    entry = model.entry
+    deciding = {
+        "commit": model.commit,
+        "task": model.task,
+        "family": family,
+        "recipe": entry.recipe,
+        "variants": sorted(entry.variants),
+        "opset": entry.opset,
+        "trust_remote_code": entry.trust_remote_code is not None,
+        "allow_pickle": entry.allow_pickle is not None,
+        "toolchain": dict(versions),
+        "rebuild": rebuild,
+    }
+    return hashlib.sha256(jsonio.canonical(deciding)).hexdigest()
+
+
+def version_of(commit: str, fingerprint: str) -> str:
+    """The name of a bundle under its model."""
+    return f"{commit[:8]}-{fingerprint[:8]}"
+
+
+def _refuse(model: ResolvedModel, *, same: ResolvedModel | None) -> Refusal | None:
+    where = f"{model.repo_id}@{model.commit[:8]}"
+    error = "ExportUnsupported"
+    if model.task not in TASKS:
+        message = f"{where}: no family exports {model.task}; give the entry one of these tasks: {', '.join(TASKS)}"
+    elif why := catalogue_conflicts.misfit(model.entry.recipe, model.task):
+        message = f"{where}: {why}"
+    elif same is not None:
+        error = "CatalogueInvalid"
+        message = (
+            f"{where}: '{model.entry.repo_id}' and '{same.entry.repo_id}' are one model to the Hub; remove one of the "
+            f"two entries"
+        )
+    else:
+        return None
+    return Refusal(repo_id=model.repo_id, step="plan", error=error, message=message, commit=model.commit)
+
+
+def _item(model: ResolvedModel, *, store: ObjectStore, force: str | None, tools: Mapping[str, str]) -> WorkItem:
+    family = TASKS[model.task].family
+
+    def item(state: State, reason: str, *, rebuild: str | None) -> WorkItem:
+        digest = fingerprint(model, family=family, versions=tools, rebuild=rebuild)
+        return WorkItem(
+            model=model,
+            family=family,
+            fingerprint=digest,
+            version=version_of(model.commit, digest),
+            state=state,
+            reason=reason,
+            toolchain=tools,
+            rebuild=rebuild,
+        )
+
+    wanted = item("new", "nothing is published yet", rebuild=force)
+    latest = published.latest(store, model.repo_id)
+    current = None
+    if latest is not None and latest.version != wanted.version:
+        current = published.manifest(store, model.repo_id, version=latest.version)
+    if current is not None and force is None and current.bundle.rebuild is not None:
+        # Without this the next run would move the channel back from a forced re-export to the version before it.
+        again = item(
+            "unchanged", f"a re-export that is up to date: {current.bundle.rebuild}", rebuild=current.bundle.rebuild
+        )
+        if again.fingerprint == current.bundle.fingerprint:
+            return again
+    if published.exists(store, model.repo_id, version=wanted.version):
+        return replace(wanted, state="unchanged", reason=f"{wanted.version} is published")
+    if latest is None:
+        return wanted
+    if force is not None:
+        return replace(wanted, state="changed", reason=f"a re-export was asked for: {force}")
+    why = _differences(current, wanted) if current is not None else [f"the manifest of {latest.version} is unreadable"]
+    return replace(wanted, state="changed", reason="; ".join(why) or "the way of exporting changed")
+
+
+def _differences(old: Manifest, new: WorkItem) -> list[str]:
+    """What made the latest version and would not make this one, in words."""
+    model, entry = new.model, new.model.entry
+    pairs = [
+        ("commit", old.source.revision[:7], model.commit[:7]),
+        ("task", old.task, model.task),
+        ("family", old.family, new.family),
+        ("recipe", old.export.recipe or "none", entry.recipe or "none"),
+        ("variants", ", ".join(old.variants), ", ".join(sorted(entry.variants))),
+        ("opset", ", ".join(map(str, old.opsets)), str(entry.opset)),
+    ]
+    names = sorted({*old.toolchain, *new.toolchain})
+    pairs += [
+        (f"toolchain: {name}", old.toolchain.get(name, "none"), new.toolchain.get(name, "none")) for name in names
+    ]
+    return [f"{what} {before} -> {after}" for what, before, after in pairs if before != after]

@@ -1,0 +1,95 @@
+"""What a store already holds of a model, as far as planning needs it: which version is latest, and what made it.
+
+It reads the few fields that it compares, from a manifest of any schema version, and takes what it cannot read as
+absent: planning never fails on an old bundle, it makes a new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from onnx_fleet.errors import BundleNotFound
+from onnx_fleet.store import ObjectStore
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Channel(_Document):
+    """A named pointer to a version."""
+
+    version: str
+
+
+class _Bundle(_Document):
+    fingerprint: str = ""
+    rebuild: str | None = None
+
+
+class _Source(_Document):
+    revision: str = ""
+
+
+class _Export(_Document):
+    recipe: str | None = None
+
+
+class _Graph(_Document):
+    variant: str = ""
+    opset: int = 0
+
+
+class Manifest(_Document):
+    """The part of a manifest that says what made the bundle."""
+
+    bundle: _Bundle = _Bundle()
+    source: _Source = _Source()
+    task: str = ""
+    family: str = ""
+    export: _Export = _Export()
+    graphs: Annotated[tuple[_Graph, ...], Field(default_factory=tuple)]
+    toolchain: Annotated[Mapping[str, str], Field(default_factory=dict)]
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Each precision once, sorted."""
+        return tuple(sorted({graph.variant for graph in self.graphs}))
+
+    @property
+    def opsets(self) -> tuple[int, ...]:
+        """Each operator set once, sorted."""
+        return tuple(sorted({graph.opset for graph in self.graphs}))
+
+
+Kind = TypeVar("Kind", bound=_Document)
+
+
+def manifest_key(model_id: str, version: str) -> str:
+    """Where a version's manifest lies; while it is absent the version does not exist."""
+    return f"models/{model_id}/{version}/manifest.json"
+
+
+def latest(store: ObjectStore, model_id: str) -> Channel | None:
+    """The latest channel of a model."""
+    return _read(store, f"models/{model_id}/channels/latest.json", Channel)
+
+
+def manifest(store: ObjectStore, model_id: str, *, version: str) -> Manifest | None:
+    """What made a version."""
+    return _read(store, manifest_key(model_id, version), Manifest)
+
+
+def exists(store: ObjectStore, model_id: str, *, version: str) -> bool:
+    """Whether a version is published."""
+    return store.stat(manifest_key(model_id, version)) is not None
+
+
+def _read(store: ObjectStore, key: str, kind: type[Kind]) -> Kind | None:
+    try:
+        return kind.model_validate_json(store.read(key))
+    except (BundleNotFound, ValidationError):
+        return None

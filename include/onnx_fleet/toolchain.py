@@ -1,0 +1,43 @@
+"""The packages that decide a graph's bytes, and their versions; nothing of them is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+from onnx_fleet.errors import ExportUnsupported
+
+EXPORT_FORMAT: Final = 1
+"""Raise it whenever our own code comes to write other bytes for the same model: every bundle is then made anew."""
+
+PACKAGES: Final = (
+    "torch",
+    "transformers",
+    "onnx",
+    "onnxscript",
+    "onnx-ir",
+    "onnxruntime",
+    "tokenizers",
+    "safetensors",
+)
+
+FORMAT_KEY: Final = "onnx-fleet export format"
+
+
+def versions() -> Mapping[str, str]:
+    """Package name -> version, sorted by name.
+
+    A local part is left out: ``torch 2.13.0+cpu`` and ``2.13.0`` give the same graphs, and a fleet may run on both.
+
+    Raises:
+        ExportUnsupported: a package is not installed.
+    """
+    return dict(sorted([(FORMAT_KEY, str(EXPORT_FORMAT)), *((name, _version(name)) for name in PACKAGES)]))
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name).partition("+")[0]
+    except PackageNotFoundError as err:
+        raise ExportUnsupported(f"{name} is not installed here; run: pip install -r requirements.txt") from err
