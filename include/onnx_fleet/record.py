@@ -1,0 +1,173 @@
+"""The record: how one model ended in one run. Every model of a run gets exactly one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from onnx_fleet import errors
+from onnx_fleet.latency import LatencyReport, LatencyRow
+from onnx_fleet.plan import Refusal, WorkItem
+from onnx_fleet.validation import ValidationReport
+
+RecordState = Literal["failed", "refused", "published", "unchanged"]
+"""In the order that people want to read."""
+
+GPU_NOT_ASKED = "not asked for"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """How one model ended."""
+
+    model_id: str
+    state: RecordState
+    commit: str | None = None
+    """40 hex digits; None when the model was not resolved."""
+    version: str | None = None
+    """The bundle's version; of a failed model, the one that it would have had."""
+    task: str | None = None
+    reason: str = ""
+    """Why the plan took it as new, changed or unchanged."""
+    step: str | None = None
+    """Where it was refused or failed: resolve, plan, export, validate, measure, publish."""
+    error: str | None = None
+    """The error class's name."""
+    message: str = ""
+    """Of a refusal or failure: what, where, what to do next."""
+    worst_abs_diff: float | None = None
+    """Over all comparisons with PyTorch."""
+    latency_ms_p50: float | None = None
+    latency_ms_p95: float | None = None
+    latency_at: str | None = None
+    """The point of the grid that the percentiles are of: ``batch 1 × 128 tokens``."""
+    ratio_to_torch: float | None = None
+    """p50 / PyTorch's p50 at that point: below 1 is faster than PyTorch."""
+    size_bytes: int | None = None
+    """Of the published bundle."""
+    location: str | None = None
+    """Where the bundle lies."""
+    gpu: str = GPU_NOT_ASKED
+    """For people: ``not asked for``, ``validated on …``, ``not validated on GPU: …``."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Step -> wall time."""
+
+
+def of_refusal(refusal: Refusal) -> Record:
+    """An entry without a work item: refused, or failed when the Hub could not be asked and may be next time."""
+    kind = getattr(errors, refusal.error, None)
+    transient = isinstance(kind, type) and issubclass(kind, errors.Retryable)
+    return Record(
+        model_id=refusal.repo_id,
+        state="failed" if transient else "refused",
+        commit=refusal.commit,
+        step=refusal.step,
+        error=refusal.error,
+        message=refusal.message,
+    )
+
+
+def of_unchanged(item: WorkItem, *, location: str | None = None, size_bytes: int | None = None) -> Record:
+    """A model whose bundle was published before."""
+    return Record(
+        model_id=item.model_id,
+        state="unchanged",
+        commit=item.model.commit,
+        version=item.version,
+        task=item.model.task,
+        reason=item.reason,
+        size_bytes=size_bytes,
+        location=location,
+        gpu="as published",
+    )
+
+
+def of_published(
+    item: WorkItem,
+    *,
+    location: str,
+    size_bytes: int,
+    validation: ValidationReport,
+    latency: LatencyReport | None,
+    gpu: ValidationReport | None,
+    seconds: Mapping[str, float],
+) -> Record:
+    """A model whose bundle this run published.
+
+    Args:
+        validation: on the CPU.
+        latency: on the CPU.
+        gpu: the validation on the GPU, where the entry asks for one and a worker answered.
+    """
+    row = headline(latency)
+    return Record(
+        model_id=item.model_id,
+        state="published",
+        commit=item.model.commit,
+        version=item.version,
+        task=item.model.task,
+        reason=item.reason,
+        worst_abs_diff=validation.worst_abs_diff,
+        latency_ms_p50=row.latency_ms_p50 if row else None,
+        latency_ms_p95=row.latency_ms_p95 if row else None,
+        latency_at=f"batch {row.batch_size} × {row.sequence_length} tokens" if row else None,
+        ratio_to_torch=row.ratio_to_torch if row else None,
+        size_bytes=size_bytes,
+        location=location,
+        gpu=gpu_statement(item, gpu),
+        seconds=dict(seconds),
+    )
+
+
+def of_failure(
+    item: WorkItem,
+    *,
+    step: str,
+    error: str,
+    message: str,
+    validation: ValidationReport | None = None,
+    gpu: ValidationReport | None = None,
+    seconds: Mapping[str, float] | None = None,
+) -> Record:
+    """A model that a step failed on.
+
+    Args:
+        error: the error class's name.
+        validation: on the CPU, when it came so far; a failed one tells how far the outputs are apart.
+    """
+    return Record(
+        model_id=item.model_id,
+        state="failed",
+        commit=item.model.commit,
+        version=item.version,
+        task=item.model.task,
+        reason=item.reason,
+        step=step,
+        error=error,
+        message=message,
+        worst_abs_diff=validation.worst_abs_diff if validation else None,
+        gpu=gpu_statement(item, gpu),
+        seconds=dict(seconds or {}),
+    )
+
+
+def headline(latency: LatencyReport | None) -> LatencyRow | None:
+    """The row that stands for a whole grid: the smallest batch at the longest length; None without a measurement."""
+    if latency is None or not latency.rows:
+        return None
+    return min(latency.rows, key=lambda row: (row.batch_size, -row.sequence_length))
+
+
+def gpu_statement(item: WorkItem, report: ValidationReport | None) -> str:
+    """What is known of the graphs on a GPU, said so that nobody takes a CPU run for one."""
+    if "cuda" not in item.model.entry.providers:
+        return GPU_NOT_ASKED
+    if report is None:
+        return "not validated on GPU: no report came from the GPU queue"
+    if report.status == "not_run":
+        return f"not validated on GPU: {report.reason}"
+    if report.status == "failed":
+        return f"wrong on GPU: {report.reason}"
+    nodes = ", ".join(f"{count} nodes on {name}" for name, count in sorted(report.nodes_by_provider.items()))
+    return f"validated on {report.provider}: {nodes}"

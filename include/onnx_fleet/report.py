@@ -1,0 +1,165 @@
+"""The run report: every model's record, counted, as JSON for programs and Markdown for people; and the gate."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, get_args
+
+from onnx_fleet import jsonio
+from onnx_fleet.record import GPU_NOT_ASKED, Record, RecordState
+from onnx_fleet.store import ObjectStore
+
+_STATES: Final[tuple[RecordState, ...]] = get_args(RecordState)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport:
+    """One run, model by model."""
+
+    schema_version: int = 1
+    run_id: str
+    created_at: str
+    """ISO 8601, UTC."""
+    counts: Mapping[str, int]
+    """State -> models; every state is there."""
+    records: tuple[Record, ...]
+    """Failed first, then refused, published, unchanged; by id within each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What the gate says of a run."""
+
+    passed: bool
+    reason: str
+    """For people."""
+
+
+def build(records: Iterable[Record], *, run_id: str, now: datetime) -> RunReport:
+    """Count and order the records of a run.
+
+    Args:
+        now: with a time zone.
+    """
+    ordered = tuple(sorted(records, key=lambda record: (_STATES.index(record.state), record.model_id.lower())))
+    counted = Counter(record.state for record in ordered)
+    return RunReport(
+        run_id=run_id,
+        created_at=now.astimezone(UTC).isoformat(timespec="seconds"),
+        counts={state: counted[state] for state in _STATES},
+        records=ordered,
+    )
+
+
+def gate(report: RunReport, *, max_failed: int = 0, max_refused: int | None = None) -> Verdict:
+    """Whether a run counts as good.
+
+    Args:
+        max_refused: None lets any number of refusals pass: they are the catalogue's own rules at work.
+    """
+    failed, refused = report.counts["failed"], report.counts["refused"]
+    faults = []
+    if failed > max_failed:
+        faults.append(f"{_models(failed)} failed and {max_failed} may: {_names(report, 'failed')}")
+    if max_refused is not None and refused > max_refused:
+        faults.append(f"{_models(refused)} refused and {max_refused} may be: {_names(report, 'refused')}")
+    if faults:
+        return Verdict(passed=False, reason="; ".join(faults))
+    return Verdict(passed=True, reason=f"{_models(len(report.records))}: {_counts(report)}")
+
+
+def key(run_id: str) -> str:
+    """Where a run's report lies in the store; a run id may hold characters that a key should not."""
+    return f"reports/{re.sub(r'[^A-Za-z0-9._-]+', '_', run_id).strip('.') or '_'}.json"
+
+
+def write(report: RunReport, *, store: ObjectStore) -> str:
+    """Put the report into the store, as JSON and Markdown, in place of an earlier one of the same run; gives the key.
+
+    Raises:
+        VersionConflict: another writer put one there meanwhile.
+    """
+    place = key(report.run_id)
+    data = jsonio.canonical(jsonio.to_json(report))
+    for name, content in ((place, data), (f"{place.removesuffix('.json')}.md", markdown(report).encode())):
+        standing = store.stat(name)
+        store.replace(name, content, etag=standing.etag if standing else None)
+    return place
+
+
+def markdown(report: RunReport) -> str:
+    """The report as a page: counts, a table, and each failure in full."""
+    lines = [f"# Run {report.run_id}", "", f"{report.created_at}: {_counts(report)}.", ""]
+    if not report.records:
+        return "\n".join([*lines, "No model was asked for.", ""])
+    lines += ["| " + " | ".join(_COLUMNS) + " |", "|" + " --- |" * len(_COLUMNS)]
+    lines += ["| " + " | ".join(_cell(text) for text in _row(record)) + " |" for record in report.records]
+    troubled = [record for record in report.records if record.message]
+    if troubled:
+        lines += ["", "## What failed or was refused", ""]
+        lines += [f"- **{record.model_id}**: {_trouble(record)}" for record in troubled]
+    return "\n".join([*lines, ""])
+
+
+def human_bytes(size_bytes: int | None) -> str:
+    """``90.9 MB``; powers of 1000, as stores bill them. A dash for None."""
+    if size_bytes is None:
+        return "–"
+    size, unit = float(size_bytes), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 999.95:
+            break
+        size, unit = size / 1000, larger
+    return f"{size_bytes} B" if unit == "B" else f"{size:.1f} {unit}"
+
+
+_COLUMNS: Final = ("model", "state", "version", "worst difference", "p50 ms", "p95 ms", "size", "GPU", "where")
+
+
+def _row(record: Record) -> tuple[str, ...]:
+    state = f"{record.state} at {record.step}" if record.step else record.state
+    return (
+        record.model_id,
+        state,
+        record.version or "–",
+        "–" if record.worst_abs_diff is None else f"{record.worst_abs_diff:.1e}",
+        _number(record.latency_ms_p50),
+        _number(record.latency_ms_p95),
+        human_bytes(record.size_bytes),
+        "–" if record.gpu == GPU_NOT_ASKED else record.gpu,
+        record.location or "–",
+    )
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _cell(text: str) -> str:
+    """Text from outside must not end a cell, a row, or open HTML."""
+    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+
+
+def _trouble(record: Record) -> str:
+    where = f"{record.state} at {record.step}: " if record.step else ""
+    error = f"`{record.error}` " if record.error else ""
+    return f"{where}{error}{_cell(record.message)}"
+
+
+def _counts(report: RunReport) -> str:
+    said = [f"{count} {state}" for state, count in report.counts.items() if count]
+    return ", ".join(said) or "no models"
+
+
+def _models(count: int) -> str:
+    return "1 model" if count == 1 else f"{count} models"
+
+
+def _names(report: RunReport, state: RecordState, *, shown: int = 10) -> str:
+    names = [record.model_id for record in report.records if record.state == state]
+    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + rest

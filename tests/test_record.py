@@ -1,0 +1,142 @@
+"""Records: each model of a run ends with one, and it says plainly what was proven and where."""
+
+from __future__ import annotations
+
+import pytest
+
+from onnx_fleet import record
+from onnx_fleet.catalogue import Entry
+from onnx_fleet.hub import ResolvedModel
+from onnx_fleet.latency import LatencyReport, LatencyRow
+from onnx_fleet.plan import Refusal, WorkItem
+from onnx_fleet.validation import CheckRow, ValidationReport
+
+
+def work_item(*, providers: tuple[str, ...] = ("cpu",)) -> WorkItem:
+    model = ResolvedModel(
+        entry=Entry(repo_id="acme/tiny", providers=providers),
+        repo_id="acme/tiny",
+        commit="3f2a1c0" + "0" * 33,
+        task="fill-mask",
+        architecture="BertForMaskedLM",
+        model_type="bert",
+        licence="mit",
+        gated=False,
+        files=(),
+        needed=(),
+    )
+    return WorkItem(
+        model=model,
+        family="encoder",
+        fingerprint="ab" * 32,
+        version="3f2a1c00-abababab",
+        state="new",
+        reason="nothing is published yet",
+        toolchain={"torch": "2.13.0"},
+    )
+
+
+def validated(*diffs: float, status: str = "passed", reason: str = "", provider: str = "cpu") -> ValidationReport:
+    rows = tuple(
+        CheckRow(
+            check="parity", graph="onnx/model.onnx", case="batch_size 1", output="logits", passed=True, finding="equal",
+            max_abs_diff=diff, max_rel_diff=diff, atol=1e-4, rtol=1e-3,
+        )
+        for diff in diffs
+    )  # fmt: skip
+    return ValidationReport(
+        model_id="acme/tiny",
+        version="3f2a1c00-abababab",
+        provider=provider,
+        status=status,  # type: ignore[arg-type]
+        reason=reason,
+        rows=rows,
+        nodes_by_provider={"CUDAExecutionProvider": 140, "CPUExecutionProvider": 2} if provider == "cuda" else {},
+        duration_s=1.0,
+    )
+
+
+def measured(*points: tuple[int, int, float]) -> LatencyReport:
+    rows = tuple(
+        LatencyRow(
+            graph="onnx/model.onnx", variant="fp32", batch_size=batch, sequence_length=length, timed_runs=10,
+            latency_ms_p50=p50, latency_ms_p90=p50, latency_ms_p95=p50 * 2, latency_ms_p99=p50 * 3,
+            throughput_per_s=1000 * batch / p50, torch_latency_ms_p50=p50 * 2, ratio_to_torch=0.5,
+        )
+        for batch, length, p50 in points
+    )  # fmt: skip
+    return LatencyReport(
+        model_id="acme/tiny", version="3f2a1c00-abababab", provider="cpu", status="measured", reason="", rows=rows,
+        load_time_s=0.1, peak_memory_bytes=10**8, threads=2, hardware={}, runtime={}, duration_s=1.0,
+    )  # fmt: skip
+
+
+def test_a_publication_tells_the_worst_difference_and_the_latency_of_one_row_at_full_length() -> None:
+    made = record.of_published(
+        work_item(),
+        location="s3://fleet/models/acme/tiny/3f2a1c00-abababab",
+        size_bytes=1234,
+        validation=validated(1e-7, 3e-6, 2e-6),
+        latency=measured((8, 128, 40.0), (1, 16, 2.0), (1, 128, 5.0)),
+        gpu=None,
+        seconds={"export": 8.5},
+    )
+    assert (made.state, made.worst_abs_diff) == ("published", 3e-6)
+    assert (made.latency_ms_p50, made.latency_ms_p95, made.ratio_to_torch) == (5.0, 10.0, 0.5)
+    assert made.latency_at == "batch 1 × 128 tokens"
+    assert made.gpu == "not asked for"
+    assert made.reason == "nothing is published yet"
+    assert made.seconds == {"export": 8.5}
+
+
+def test_without_a_measurement_there_are_no_numbers() -> None:
+    made = record.of_published(
+        work_item(), location="x", size_bytes=1, validation=validated(), latency=measured(), gpu=None, seconds={}
+    )
+    assert (made.worst_abs_diff, made.latency_ms_p50, made.latency_at) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("report", "statement"),
+    [
+        (None, "not validated on GPU: no report came from the GPU queue"),
+        (validated(status="not_run", reason="no GPU worker", provider="cuda"), "not validated on GPU: no GPU worker"),
+        (validated(0.5, status="failed", reason="logits differ", provider="cuda"), "wrong on GPU: logits differ"),
+        (
+            validated(1e-6, provider="cuda"),
+            "validated on cuda: 2 nodes on CPUExecutionProvider, 140 nodes on CUDAExecutionProvider",
+        ),
+    ],
+)
+def test_the_gpu_statement_says_what_ran_there(report: ValidationReport | None, statement: str) -> None:
+    assert record.gpu_statement(work_item(providers=("cpu", "cuda")), report) == statement
+
+
+def test_a_gpu_report_that_nobody_asked_for_is_not_claimed() -> None:
+    assert record.gpu_statement(work_item(), validated(provider="cuda")) == "not asked for"
+
+
+def test_a_failed_validation_keeps_how_far_the_outputs_were_apart() -> None:
+    made = record.of_failure(
+        work_item(), step="validate", error="ValidationFailed", message="logits differ", validation=validated(0.25)
+    )
+    assert (made.state, made.step, made.error) == ("failed", "validate", "ValidationFailed")
+    assert made.worst_abs_diff == 0.25
+    assert made.version == "3f2a1c00-abababab"
+
+
+def test_a_refusal_by_rule_is_refused_and_an_unreachable_hub_is_a_failure() -> None:
+    by_rule = Refusal(repo_id="a/b", step="resolve", error="LicenceRefused", message="no")
+    by_hub = Refusal(repo_id="a/b", step="resolve", error="HubUnavailable", message="503")
+    assert record.of_refusal(by_rule).state == "refused"
+    assert record.of_refusal(by_hub).state == "failed"
+    assert (record.of_refusal(by_rule).step, record.of_refusal(by_rule).message) == ("resolve", "no")
+
+
+def test_an_unchanged_model_names_the_published_version() -> None:
+    made = record.of_unchanged(work_item(), location="s3://fleet/models/acme/tiny/v")
+    assert (made.state, made.version, made.location) == (
+        "unchanged",
+        "3f2a1c00-abababab",
+        "s3://fleet/models/acme/tiny/v",
+    )

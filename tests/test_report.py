@@ -1,0 +1,146 @@
+"""The run report and its gate: every model is counted, and one bad model never hides."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from onnx_fleet import jsonio, report
+from onnx_fleet.record import Record
+from onnx_fleet.store import open_store
+
+NOW = datetime(2026, 11, 21, 23, 30, tzinfo=UTC)
+
+PUBLISHED = Record(
+    model_id="acme/tiny",
+    state="published",
+    version="3f2a1c00-abababab",
+    worst_abs_diff=2.4e-6,
+    latency_ms_p50=5.014,
+    latency_ms_p95=6.5,
+    size_bytes=90_900_000,
+    location="s3://fleet/models/acme/tiny/3f2a1c00-abababab",
+)
+UNCHANGED = Record(model_id="acme/same", state="unchanged", version="11111111-22222222")
+REFUSED = Record(
+    model_id="acme/closed",
+    state="refused",
+    step="resolve",
+    error="LicenceRefused",
+    message="acme/closed: licence 'other' is not in allowed_licences",
+)
+FAILED = Record(
+    model_id="acme/wrong",
+    state="failed",
+    step="validate",
+    error="ValidationFailed",
+    message="logits | differ\nby <b>0.3</b>",
+    worst_abs_diff=0.3,
+    gpu="not validated on GPU: no GPU worker",
+)
+ALL = (PUBLISHED, UNCHANGED, REFUSED, FAILED)
+
+
+def built(*records: Record) -> report.RunReport:
+    return report.build(records, run_id="manual__2026-11-21T23:30:00+00:00", now=NOW)
+
+
+def test_records_are_counted_and_what_went_wrong_comes_first() -> None:
+    made = built(*ALL)
+    assert made.counts == {"failed": 1, "refused": 1, "published": 1, "unchanged": 1}
+    assert [record.model_id for record in made.records] == ["acme/wrong", "acme/closed", "acme/tiny", "acme/same"]
+    assert built(*ALL[::-1]) == made
+
+
+def test_times_are_kept_in_utc() -> None:
+    local = NOW.astimezone(timezone(timedelta(hours=2)))
+    assert report.build([], run_id="r", now=local).created_at == "2026-11-21T23:30:00+00:00"
+
+
+def test_a_report_survives_json() -> None:
+    made = built(*ALL)
+    assert jsonio.from_json(report.RunReport, json.loads(jsonio.canonical(jsonio.to_json(made)))) == made
+
+
+@pytest.mark.parametrize(
+    ("records", "max_failed", "max_refused", "passed", "reason"),
+    [
+        ((), 0, None, True, "0 models: no models"),
+        ((PUBLISHED, UNCHANGED), 0, None, True, "2 models: 1 published, 1 unchanged"),
+        ((FAILED, PUBLISHED), 0, None, False, "1 model failed and 0 may: acme/wrong"),
+        ((FAILED, PUBLISHED), 1, None, True, "2 models: 1 failed, 1 published"),
+        ((REFUSED,), 0, None, True, "1 model: 1 refused"),
+        ((REFUSED,), 0, 0, False, "1 model refused and 0 may be: acme/closed"),
+        (
+            (REFUSED, FAILED),
+            0,
+            0,
+            False,
+            "1 model failed and 0 may: acme/wrong; 1 model refused and 0 may be: acme/closed",
+        ),
+    ],
+)
+def test_the_gate_goes_by_policy(
+    records: tuple[Record, ...], max_failed: int, max_refused: int | None, passed: bool, reason: str
+) -> None:
+    verdict = report.gate(built(*records), max_failed=max_failed, max_refused=max_refused)
+    assert (verdict.passed, verdict.reason) == (passed, reason)
+
+
+def test_the_gate_names_ten_models_and_counts_the_rest() -> None:
+    many = [Record(model_id=f"acme/m{number:02}", state="failed") for number in range(12)]
+    reason = report.gate(built(*many)).reason
+    assert reason.startswith("12 models failed and 0 may: acme/m00, ")
+    assert reason.endswith("acme/m09 and 2 more")
+
+
+def test_the_page_has_one_row_a_model_and_each_failure_in_full() -> None:
+    page = report.markdown(built(*ALL))
+    assert page.startswith("# Run manual__2026-11-21T23:30:00+00:00\n\n2026-11-21T23:30:00+00:00: 1 failed, 1 refused,")
+    assert (
+        "| acme/tiny | published | 3f2a1c00-abababab | 2.4e-06 | 5.01 | 6.50 | 90.9 MB | – "
+        "| s3://fleet/models/acme/tiny/3f2a1c00-abababab |"
+    ) in page
+    assert "| acme/wrong | failed at validate | – | 3.0e-01 |" in page
+    assert "not validated on GPU: no GPU worker" in page
+    assert "- **acme/closed**: refused at resolve: `LicenceRefused` acme/closed: licence 'other' is not" in page
+
+
+def test_text_from_outside_cannot_break_the_table_or_bring_html() -> None:
+    page = report.markdown(built(FAILED, Record(model_id="a/b", state="published", location="x|y\n| <script>")))
+    assert "logits \\| differ by &lt;b>0.3&lt;/b>" in page
+    assert "| x\\|y \\| &lt;script> |" in page
+
+
+def test_a_run_without_models_says_so() -> None:
+    assert "No model was asked for." in report.markdown(built())
+
+
+def test_a_report_lies_in_the_store_as_json_and_markdown_and_a_rerun_takes_its_place(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    place = report.write(built(FAILED), store=store)
+    assert place == "reports/manual__2026-11-21T23_30_00_00_00.json"
+    assert report.write(built(PUBLISHED), store=store) == place
+    kept = jsonio.from_json(report.RunReport, json.loads(store.read(place)))
+    assert kept == built(PUBLISHED)
+    assert store.read(place.removesuffix(".json") + ".md").decode() == report.markdown(kept)
+
+
+@pytest.mark.parametrize("run_id", ["../../etc/passwd", "a/b", "", "..", "наш run"])
+def test_no_run_id_leaves_the_reports_folder(run_id: str) -> None:
+    place = report.key(run_id)
+    assert place.startswith("reports/")
+    assert place.count("/") == 1
+    assert "/." not in place
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "text"),
+    [(None, "–"), (0, "0 B"), (999, "999 B"), (999_960, "1.0 MB"), (1000, "1.0 kB"), (90_900_000, "90.9 MB"),
+     (5 * 10**15, "5000.0 TB")],
+)  # fmt: skip
+def test_sizes_read_well(size_bytes: int | None, text: str) -> None:
+    assert report.human_bytes(size_bytes) == text
