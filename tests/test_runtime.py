@@ -86,11 +86,12 @@ def test_a_computing_node_on_the_cpu_is_named(tmp_path: Path) -> None:
         runtime.require_placed(placement, graph="onnx/model.onnx")
 
 
-def test_a_provider_that_takes_no_node_is_not_believed(graph: Path) -> None:
+def test_a_provider_that_takes_no_node_is_not_believed(graph: Path, tmp_path: Path) -> None:
     """Live: the CPU wheel's second provider makes a session without complaint, and runs nothing."""
     feeds = {"x": np.ones((3, 64), dtype=np.float32)}
 
-    placement = runtime.prove_placement(graph, feeds, provider="azure", threads=1)
+    session = runtime.open_session(graph, provider="azure", threads=1, profile_dir=tmp_path)
+    placement = session.prove_placement(feeds)
 
     assert not placement.placed
     assert placement.nodes_by_provider.keys() == {CPU}
@@ -98,10 +99,14 @@ def test_a_provider_that_takes_no_node_is_not_believed(graph: Path) -> None:
         runtime.require_placed(placement, graph=graph.name)
 
 
-def test_a_cpu_session_is_placed_on_the_cpu(graph: Path) -> None:
+def test_a_cpu_session_is_placed_on_the_cpu(graph: Path, tmp_path: Path) -> None:
     feeds = {"x": np.ones((3, 64), dtype=np.float32)}
 
-    assert runtime.prove_placement(graph, feeds, provider="cpu", threads=1).placed
+    session = runtime.open_session(graph, threads=1, profile_dir=tmp_path)
+
+    assert session.prove_placement(feeds).placed
+    assert session.placement is not None
+    assert session.run(feeds).keys() == {"scaled"}
 
 
 @pytest.mark.skipif(CUDA in onnxruntime.get_available_providers(), reason="this onnxruntime has CUDA")

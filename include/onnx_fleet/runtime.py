@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from onnx_fleet.errors import GpuUnavailable, ValidationFailed
@@ -107,6 +106,8 @@ class Session:
         self.load_time_s = load_time_s
         self.inputs = tuple(_spec(value) for value in native.get_inputs())
         self.outputs = tuple(_spec(value) for value in native.get_outputs())
+        self.placement: Placement | None = None
+        """Where nodes ran, once prove_placement was called."""
 
     def __repr__(self) -> str:
         return f"Session({self.graph.name}, {self.provider.name}, threads={self.threads})"
@@ -125,12 +126,22 @@ class Session:
             raise ValidationFailed(f"{self.graph.name} does not run on {shapes}: {_first_line(err)}") from err
         return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
 
-    def end_profile(self) -> Placement:
-        """Stop profiling and say where the nodes of the runs so far were executed.
+    def prove_placement(self, feeds: Arrays) -> Placement:
+        """Run once under the profiler, and say where the nodes were executed; later runs are not profiled.
 
-        Needs a session opened with ``profile_dir``.
+        Needs a session opened with ``profile_dir``, and not run before.
+
+        Args:
+            feeds: a short input, one row of a few tokens: the judgement goes by how large the tensors are.
+        Raises:
+            ValidationFailed: as run does.
         """
-        return read_placement(Path(self._native.end_profiling()), execution_provider=self.provider.execution_provider)
+        try:
+            self.run(feeds)
+        finally:
+            profile = Path(self._native.end_profiling())
+        self.placement = read_placement(profile, execution_provider=self.provider.execution_provider)
+        return self.placement
 
 
 def open_session(
@@ -147,13 +158,7 @@ def open_session(
     """
     import onnxruntime  # type: ignore[import-untyped]
 
-    wanted = find_provider(provider)
-    offered = onnxruntime.get_available_providers()
-    if wanted.execution_provider not in offered:
-        raise GpuUnavailable(
-            f"{graph.name}: {wanted.execution_provider} was asked for, and onnxruntime {onnxruntime.__version__} here "
-            f"offers {', '.join(offered)}; {wanted.remedy}"
-        )
+    wanted = require_provider(provider)
     count = threads or usable_cores()
     started = time.perf_counter()
     try:
@@ -174,29 +179,23 @@ def open_session(
     return Session(native, graph=graph, provider=wanted, threads=count, load_time_s=load_time_s)
 
 
-def find_provider(name: str) -> Provider:
-    """The provider of that name.
+def require_provider(name: str) -> Provider:
+    """The provider of that name, which the onnxruntime here offers.
 
     Raises:
-        GpuUnavailable: there is none.
+        GpuUnavailable: there is none of that name, or it is not offered.
     """
+    import onnxruntime
+
     if name not in PROVIDERS:
         raise GpuUnavailable(f"no provider is called {name!r}; write one of {', '.join(PROVIDERS)}")
-    return PROVIDERS[name]
-
-
-def prove_placement(graph: Path, feeds: Arrays, *, provider: str, threads: int | None = None) -> Placement:
-    """Run a graph once under onnxruntime's profiler, in a session of its own.
-
-    Args:
-        feeds: a short input: one row of a few tokens.
-    Raises:
-        GpuUnavailable, ValidationFailed: as open_session and Session.run do.
-    """
-    with TemporaryDirectory(prefix="onnx-fleet-profile-") as folder:
-        session = open_session(graph, provider=provider, threads=threads, profile_dir=Path(folder))
-        session.run(feeds)
-        return session.end_profile()
+    provider, offered = PROVIDERS[name], onnxruntime.get_available_providers()
+    if provider.execution_provider not in offered:
+        raise GpuUnavailable(
+            f"{provider.execution_provider} was asked for, and onnxruntime {onnxruntime.__version__} here offers "
+            f"{', '.join(offered)}; {provider.remedy}"
+        )
+    return provider
 
 
 def read_placement(profile: Path, *, execution_provider: str) -> Placement:

@@ -1,32 +1,35 @@
-"""Validation: graphs against PyTorch -> ValidationReport."""
+"""Validation: graphs against PyTorch -> ValidationReport. Imports torch and onnxruntime when called.
+
+It works on the files that would be published, and sees nothing of the export but its record. A mismatch is data first:
+every row is kept, and require_passed makes an exception of it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Literal
 
-Finding = Literal["equal", "different", "nan", "shape", "missing", "unexpected"]
+from onnx_fleet import runtime, stage
+from onnx_fleet.comparison import Case, CheckRow, Finding
+from onnx_fleet.errors import GpuUnavailable, ValidationFailed
+from onnx_fleet.graph import GraphInfo
 
+if TYPE_CHECKING:
+    from onnx_fleet.plan import WorkItem
+    from onnx_fleet.reference import Reference
+    from onnx_fleet.runtime import Session
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckRow:
-    """One comparison of one output."""
+__all__ = ["CheckRow", "Finding", "ValidationReport", "report_name", "require_passed", "validate"]
 
-    check: str
-    """``parity``, ``padding_left``, ``padding_right``, …"""
-    graph: str
-    """The graph's path in the bundle."""
-    case: str
-    """For people: ``batch_size 2, sequence_length 17``."""
-    output: str
-    passed: bool
-    finding: Finding
-    max_abs_diff: float | None
-    max_rel_diff: float | None
-    atol: float
-    rtol: float
-    detail: str = ""
+log = logging.getLogger(__name__)
+
+_ROWS_IN_MESSAGE = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,3 +57,149 @@ class ValidationReport:
     def worst_abs_diff(self) -> float | None:
         """Over all rows; None when nothing was compared."""
         return max((row.max_abs_diff for row in self.rows if row.max_abs_diff is not None), default=None)
+
+
+def validate(stage_dir: Path, *, source_dir: Path, provider: str = "cpu") -> ValidationReport:
+    """Hold every graph of a stage to the source model in PyTorch, and write the report into the stage.
+
+    Args:
+        stage_dir: an exported stage; takes ``reports/validation.json``, or ``validation_<provider>.json``.
+        source_dir: the source's files at the stage's commit.
+        provider: ``cpu`` or ``cuda``. Where that cannot run the report says ``not_run``: the CPU never stands in.
+    Raises:
+        BundleNotFound: the folder is not an exported stage.
+        ModelInvalid, ExportUnsupported: PyTorch cannot load the source.
+    """
+    started = time.perf_counter()
+    item, record = stage.read_work(stage_dir), stage.read_export(stage_dir)
+    rows: tuple[CheckRow, ...] = ()
+    nodes: Counter[str] = Counter()
+    unavailable = ""
+    try:
+        rows = tuple(
+            _rows(item, record.graphs, stage_dir=stage_dir, source_dir=source_dir, provider=provider, nodes=nodes)
+        )
+    except GpuUnavailable as err:
+        unavailable = str(err)
+    failed = [row for row in rows if not row.passed]
+    report = ValidationReport(
+        model_id=item.model_id,
+        version=item.version,
+        provider=provider,
+        status="not_run" if unavailable else "failed" if failed else "passed",
+        reason=unavailable or _summary(rows, failed),
+        rows=rows,
+        nodes_by_provider=dict(nodes),
+        duration_s=time.perf_counter() - started,
+    )
+    stage.write_report(stage_dir, report_name(provider), report)
+    log.info("validated %s@%s on %s: %s", item.model_id, item.model.commit[:8], provider, report.status)
+    return report
+
+
+def require_passed(report: ValidationReport) -> None:
+    """Stop a model whose proof failed.
+
+    Raises:
+        ValidationFailed: a comparison failed; the worst rows and the report's place are in the message.
+        GpuUnavailable: the provider did not run, or the graph's nodes ran elsewhere.
+    """
+    if report.passed:
+        return
+    where = f"{report.model_id}@{report.version} on {report.provider}"
+    if report.status == "not_run" or any(row.finding == "placement" for row in report.rows if not row.passed):
+        raise GpuUnavailable(f"{where}: not validated: {report.reason}")
+    failed = sorted((row for row in report.rows if not row.passed), key=_badness, reverse=True)
+    lines = [f"  {describe(row)}" for row in failed[:_ROWS_IN_MESSAGE]]
+    raise ValidationFailed(
+        "\n".join(
+            (
+                f"{where}: {report.reason}; all rows are in the stage's reports/{report_name(report.provider)}.json",
+                *lines,
+                "give the model a recipe, another opset or, if the differences are rounding, larger tolerances",
+            )
+        )
+    )
+
+
+def report_name(provider: str) -> str:
+    """The report's file stem under ``reports/``."""
+    return "validation" if provider == "cpu" else f"validation_{provider}"
+
+
+def describe(row: CheckRow) -> str:
+    """One row for people, on one line."""
+    about = f"{row.check}, {row.case}" + (f", {row.output}" if row.output else "")
+    if row.max_abs_diff is None:
+        return f"{about}: {row.finding}: {row.detail}"
+    return f"{about}: {row.finding} by up to {row.max_abs_diff:.3g} (atol {row.atol:.3g}, rtol {row.rtol:.3g})"
+
+
+def _rows(
+    item: WorkItem,
+    graphs: tuple[GraphInfo, ...],
+    *,
+    stage_dir: Path,
+    source_dir: Path,
+    provider: str,
+    nodes: Counter[str],
+) -> Iterator[CheckRow]:
+    """The rows of every graph; nodes takes where they ran."""
+    runtime.require_provider(provider)  # before torch is imported and weights are read for nothing
+    reference: Reference | None = None
+    for info in graphs:
+        with TemporaryDirectory(prefix="onnx-fleet-") as folder:
+            try:
+                session = runtime.open_session(stage_dir / info.path, provider=provider, profile_dir=Path(folder))
+            except ValidationFailed as err:
+                case = Case(check="load", graph=info.path, case=provider, tolerances=item.model.entry.tolerances)
+                yield case.row("error", detail=str(err))
+                continue
+            reference = reference or _load_reference(item, source_dir)
+            yield from _rows_of(session, info, item=item, reference=reference, stage_dir=stage_dir)
+            nodes.update(session.placement.nodes_by_provider if session.placement else {})
+
+
+def _load_reference(item: WorkItem, source_dir: Path) -> Reference:
+    from onnx_fleet import reference
+
+    return reference.load(item, source_dir=source_dir)
+
+
+def _rows_of(
+    session: Session, info: GraphInfo, *, item: WorkItem, reference: Reference, stage_dir: Path
+) -> Iterator[CheckRow]:
+    from onnx_fleet import inputs
+    from onnx_fleet.checks import CHECKS, Subject
+
+    limits = reference.limits
+    subject = Subject(
+        stage_dir=stage_dir,
+        graph=info,
+        session=session,
+        reference=reference,
+        space=inputs.token_space(
+            stage_dir,
+            vocab_size=limits.vocab_size,
+            token_types=limits.token_types,
+            pad_token_id=limits.pad_token_id,
+            positions=limits.max_length,
+        ),
+        tolerances=item.model.entry.tolerances,
+    )
+    for check in CHECKS.values():
+        if item.family in check.families:
+            yield from check.run(subject)
+
+
+def _summary(rows: tuple[CheckRow, ...], failed: list[CheckRow]) -> str:
+    if not failed:
+        return f"{len(rows)} comparisons, all within tolerance"
+    worst = max(failed, key=_badness)
+    checks = ", ".join(dict.fromkeys(row.check for row in failed))
+    return f"{len(failed)} of {len(rows)} comparisons failed ({checks}); worst: {describe(worst)}"
+
+
+def _badness(row: CheckRow) -> float:
+    """Findings without a figure are about more than a value: they come first."""
+    return float("inf") if row.max_abs_diff is None else row.max_abs_diff

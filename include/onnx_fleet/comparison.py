@@ -1,0 +1,156 @@
+"""Compare two sets of named outputs: every output gives a row, whatever is found. numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from onnx_fleet.catalogue import Tolerances
+from onnx_fleet.graph import TensorSpec
+
+Finding = Literal[
+    "equal", "different", "nan", "shape", "dtype", "missing", "unexpected", "error", "placement",
+    "sensitive", "insensitive", "skipped",
+]  # fmt: skip
+"""The last three pass: they say what the comparisons would have caught, and what was not proven and why."""
+
+Outputs = Mapping[str, np.ndarray]
+
+_SMALLEST_SCALE = 1e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckRow:
+    """One comparison of one output."""
+
+    check: str
+    """A name of onnx_fleet.checks.CHECKS: ``parity``, ``padding_left``, …"""
+    graph: str
+    """The graph's path in the bundle."""
+    case: str
+    """For people: ``batch_size 2, sequence_length 17, seed 0``; enough to make the same input again."""
+    output: str
+    """Empty when the row is about the whole graph."""
+    passed: bool
+    finding: Finding
+    max_abs_diff: float | None
+    max_rel_diff: float | None
+    """Over values that are further from zero than atol; the others have no relative difference worth the name."""
+    atol: float
+    """As applied: the entry's, for outputs of unit size; less for smaller ones."""
+    rtol: float
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """What a row is about, before anything is compared."""
+
+    check: str
+    graph: str
+    case: str
+    tolerances: Tolerances
+
+    def row(self, finding: Finding, *, output: str = "", detail: str = "", passed: bool = False) -> CheckRow:
+        """A row without figures."""
+        return CheckRow(
+            check=self.check,
+            graph=self.graph,
+            case=self.case,
+            output=output,
+            passed=passed,
+            finding=finding,
+            max_abs_diff=None,
+            max_rel_diff=None,
+            atol=self.tolerances.atol,
+            rtol=self.tolerances.rtol,
+            detail=detail,
+        )
+
+
+def compare(expected: Outputs, actual: Outputs, *, case: Case, detail: str = "") -> tuple[CheckRow, ...]:
+    """One row for every output that is on either side.
+
+    Args:
+        expected: from PyTorch eager, or from the run that the other one must equal.
+        detail: goes into the rows that have nothing else to say.
+    """
+    rows = [
+        _compare_one(name, expected[name], actual[name], case=case, detail=detail)
+        if name in actual
+        else case.row("missing", output=name, detail="PyTorch gives it, the graph does not")
+        for name in expected
+    ]
+    rows += [
+        case.row("unexpected", output=name, detail="the graph gives it, PyTorch does not")
+        for name in actual
+        if name not in expected
+    ]
+    return tuple(rows)
+
+
+def at_real_positions(outputs: Outputs, *, real: np.ndarray, specs: tuple[TensorSpec, ...]) -> Outputs:
+    """Outputs per token cut down to real positions, in row order; all others whole.
+
+    What is computed for padding is nobody's to read.
+
+    Args:
+        real: bool [batch_size, sequence_length], True where a token is no padding.
+        specs: the graph's outputs; ``sequence_length`` as second axis is what makes one an output per token.
+    """
+    if real.all():
+        return outputs
+    per_token = {spec.name for spec in specs if is_per_token(spec)}
+    return {
+        name: array[real] if name in per_token and array.shape[:2] == real.shape else array
+        for name, array in outputs.items()
+    }
+
+
+def is_per_token(spec: TensorSpec) -> bool:
+    """[batch_size, sequence_length, …]"""
+    return spec.shape[:2] == ("batch_size", "sequence_length")
+
+
+def _compare_one(name: str, expected: np.ndarray, actual: np.ndarray, *, case: Case, detail: str) -> CheckRow:
+    """Names, then shape, dtype, finite values, and only then values: each is a finding of its own."""
+    if actual.shape != expected.shape:
+        found = f"{list(actual.shape)} where PyTorch gives {list(expected.shape)}"
+        return case.row("shape", output=name, detail=found)
+    if actual.dtype != expected.dtype:
+        return case.row("dtype", output=name, detail=f"{actual.dtype} where PyTorch gives {expected.dtype}")
+    odd = ~np.isfinite(actual) & ~(actual == expected)
+    if odd.any():
+        return case.row("nan", output=name, detail=f"{int(odd.sum())} of {odd.size} values are not finite")
+    tolerances = scaled(case.tolerances, expected)
+    with np.errstate(invalid="ignore"):  # an infinity that both give is no difference
+        difference = np.where(actual == expected, 0.0, np.abs(actual.astype(np.float64) - expected))
+    size = np.abs(expected.astype(np.float64))
+    passed = bool((difference <= tolerances.atol + tolerances.rtol * size).all())
+    far = (size > tolerances.atol) & np.isfinite(size)
+    return replace(
+        case.row("equal" if passed else "different", output=name, detail=detail, passed=passed),
+        max_abs_diff=_finite(difference.max(initial=0.0)),
+        max_rel_diff=_finite((difference[far] / size[far]).max(initial=0.0)),
+        atol=tolerances.atol,
+        rtol=tolerances.rtol,
+    )
+
+
+def scaled(tolerances: Tolerances, expected: np.ndarray) -> Tolerances:
+    """atol is meant for outputs of unit size: below that it shrinks with them.
+
+    Without this a wrong graph passes wherever outputs are small: normalised embeddings have values near 0.05, and
+    untrained models far less.
+    """
+    values = expected[np.isfinite(expected)].astype(np.float64)
+    size = float(np.sqrt(np.mean(np.square(values)))) if values.size else 1.0
+    return replace(tolerances, atol=tolerances.atol * min(1.0, max(size, _SMALLEST_SCALE)))
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no infinity."""
+    return float(value) if np.isfinite(value) else None
