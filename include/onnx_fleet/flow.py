@@ -1,0 +1,226 @@
+"""The way through for one model, step by step: what Airflow's tasks and the command line both call.
+
+Each step finds everything it needs in the work item, the store and the Hub's cache, so any step can run on any worker
+that sees the stage, and again after a kill.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from onnx_fleet import channels, hub, isolated, publish, record, stage
+from onnx_fleet import export as exporting
+from onnx_fleet import latency as measuring
+from onnx_fleet import plan as planning
+from onnx_fleet import validation as proving
+from onnx_fleet.catalogue import Entry
+from onnx_fleet.errors import GpuUnavailable, OnnxFleetError
+from onnx_fleet.hub import Hub
+from onnx_fleet.isolated import Limits
+from onnx_fleet.latency import LatencyReport
+from onnx_fleet.manifest import Provenance
+from onnx_fleet.plan import Plan, WorkItem
+from onnx_fleet.publish import Publication
+from onnx_fleet.record import Record
+from onnx_fleet.stage import ExportRecord
+from onnx_fleet.store import ObjectStore, Progress
+from onnx_fleet.validation import ValidationReport
+
+log = logging.getLogger(__name__)
+
+Step = Literal["export", "validate", "measure", "publish"]
+Provider = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """What the steps work with."""
+
+    store: ObjectStore
+    hub: Hub
+    work_dir: Path
+    """Holds the stages; on one machine, or on a volume that all workers of a run see."""
+    limits: Limits
+    """Of each process that loads a model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProofRequest:
+    """What the process that validates or measures is told."""
+
+    stage: Path
+    source_dir: Path
+    provider: Provider
+
+
+def plan(entries: Iterable[Entry], *, tools: Tools, force: str | None = None) -> Plan:
+    """Resolve every entry and say what is to be done with it; the Hub's refusals are among the plan's."""
+    models, refused = hub.resolve_all(entries, hub=tools.hub)
+    made = planning.plan(models, store=tools.store, force=force)
+    return Plan(items=made.items, refusals=(*refused, *made.refusals))
+
+
+def stage_dir(item: WorkItem, *, tools: Tools) -> Path:
+    """Where the bundle of an item grows."""
+    return tools.work_dir / "stages" / item.model_id / item.version
+
+
+def export(item: WorkItem, *, tools: Tools, progress: Progress | None = None) -> ExportRecord:
+    """Download what is needed and fill the stage."""
+    source_dir = hub.download(item.model, hub=tools.hub, progress=progress)
+    return exporting.export(item, source_dir=source_dir, stage_dir=stage_dir(item, tools=tools), limits=tools.limits)
+
+
+def validate(item: WorkItem, *, tools: Tools, provider: Provider = "cpu") -> ValidationReport:
+    """Compare the stage's graphs with PyTorch, in a process that never saw the export.
+
+    A graph that is wrong gives a report that says so: validation.require_passed raises.
+    """
+    place = stage_dir(item, tools=tools)
+    request = ProofRequest(stage=place, source_dir=hub.download(item.model, hub=tools.hub), provider=provider)
+    return isolated.run(_validate, request, limits=tools.limits, log=_log(place, "validate", provider)).value
+
+
+def measure(item: WorkItem, *, tools: Tools, provider: Provider = "cpu") -> LatencyReport:
+    """Time the stage's graphs beside PyTorch."""
+    place = stage_dir(item, tools=tools)
+    request = ProofRequest(stage=place, source_dir=hub.download(item.model, hub=tools.hub), provider=provider)
+    return isolated.run(_measure, request, limits=tools.limits, log=_log(place, "measure", provider)).value
+
+
+def prove_on_gpu(item: WorkItem, *, tools: Tools) -> ValidationReport:
+    """Validate with CUDA, and measure what is right; where there is no GPU, the report says so instead."""
+    try:
+        report = validate(item, tools=tools, provider="cuda")
+        if report.passed:
+            measure(item, tools=tools, provider="cuda")
+    except GpuUnavailable as err:
+        return without_gpu(item, tools=tools, reason=str(err))
+    return report
+
+
+def without_gpu(item: WorkItem, *, tools: Tools, reason: str) -> ValidationReport:
+    """Put into the stage that nothing ran on a GPU, and why."""
+    report = ValidationReport(
+        model_id=item.model_id,
+        version=item.version,
+        provider="cuda",
+        status="not_run",
+        reason=reason,
+        rows=(),
+        nodes_by_provider={},
+        duration_s=0.0,
+    )
+    stage.write_report(stage_dir(item, tools=tools), "validation_cuda", report)
+    return report
+
+
+def publish_stage(
+    item: WorkItem,
+    *,
+    tools: Tools,
+    provenance: Provenance,
+    channel: str = "latest",
+    progress: Progress | None = None,
+) -> Publication:
+    """Put the stage's bundle into the store, then point the channel at it."""
+    return publish.publish(
+        stage_dir(item, tools=tools),
+        store=tools.store,
+        provenance=provenance,
+        created_at=datetime.now(UTC),
+        channel=channel,
+        progress=progress,
+    )
+
+
+def settle_unchanged(item: WorkItem, *, tools: Tools, channel: str = "latest") -> Record:
+    """The record of a model that is published already; a channel that a crash left behind is moved on."""
+    channels.ensure(tools.store, item.model_id, channel, item.version)
+    return record.of_unchanged(item, location=publish.location(tools.store, item.model_id, item.version))
+
+
+def discard_stage(item: WorkItem, *, tools: Tools) -> None:
+    """Free the disk of a model that has its record."""
+    shutil.rmtree(stage_dir(item, tools=tools), ignore_errors=True)
+
+
+def process(
+    item: WorkItem,
+    *,
+    tools: Tools,
+    provenance: Provenance,
+    channel: str = "latest",
+    on_step: Callable[[Step], None] = lambda step: None,
+    progress: Progress | None = None,
+) -> Record:
+    """Everything that one model needs; however it ends, one record comes back and nothing is raised.
+
+    Args:
+        on_step: told when a step begins.
+        progress: of the download and the upload, in bytes.
+    """
+    if item.state == "unchanged":
+        return settle_unchanged(item, tools=tools, channel=channel)
+    seconds: dict[str, float] = {}
+    step: Step = "export"
+    validation = gpu = None
+
+    def begin(name: Step) -> None:
+        nonlocal step, started
+        seconds[step] = time.monotonic() - started
+        step, started = name, time.monotonic()
+        on_step(name)
+
+    started = time.monotonic()
+    try:
+        on_step("export")
+        export(item, tools=tools, progress=progress)
+        begin("validate")
+        validation = validate(item, tools=tools)
+        proving.require_passed(validation)
+        if "cuda" in item.model.entry.providers:
+            gpu = prove_on_gpu(item, tools=tools)
+            if gpu.status != "not_run":
+                proving.require_passed(gpu)
+        begin("measure")
+        latency = measure(item, tools=tools)
+        begin("publish")
+        publication = publish_stage(item, tools=tools, provenance=provenance, channel=channel, progress=progress)
+        seconds[step] = time.monotonic() - started
+    except Exception as err:
+        if not isinstance(err, OnnxFleetError):
+            log.exception("%s@%s: %s failed in a way that is not foreseen", item.model_id, item.version, step)
+        seconds[step] = time.monotonic() - started
+        return record.of_failure(
+            item, step=step, error=type(err).__name__, message=str(err), validation=validation, gpu=gpu, seconds=seconds
+        )
+    discard_stage(item, tools=tools)
+    return record.of_published(
+        item,
+        location=publication.location,
+        size_bytes=publication.size_bytes,
+        validation=validation,
+        latency=latency,
+        gpu=gpu,
+        seconds=seconds,
+    )
+
+
+def _validate(request: ProofRequest) -> ValidationReport:
+    return proving.validate(request.stage, source_dir=request.source_dir, provider=request.provider)
+
+
+def _measure(request: ProofRequest) -> LatencyReport:
+    return measuring.measure(request.stage, source_dir=request.source_dir, provider=request.provider)
+
+
+def _log(place: Path, step: str, provider: Provider) -> Path:
+    return place / stage.PRIVATE / f"{step}_{provider}.log"
