@@ -72,42 +72,45 @@ def stage_dir(item: WorkItem, *, tools: Tools) -> Path:
     return tools.work_dir / "stages" / item.model_id / item.version
 
 
-def export(item: WorkItem, *, tools: Tools, progress: Progress | None = None) -> ExportRecord:
-    """Download what is needed and fill the stage."""
+def export(item: WorkItem, *, place: Path, tools: Tools, progress: Progress | None = None) -> ExportRecord:
+    """Download what is needed and fill a stage.
+
+    Args:
+        place: the stage's folder, as stage_dir names it or a person does.
+    """
     source_dir = hub.download(item.model, hub=tools.hub, progress=progress)
-    return exporting.export(item, source_dir=source_dir, stage_dir=stage_dir(item, tools=tools), limits=tools.limits)
+    return exporting.export(item, source_dir=source_dir, stage_dir=place, limits=tools.limits)
 
 
-def validate(item: WorkItem, *, tools: Tools, provider: Provider = "cpu") -> ValidationReport:
-    """Compare the stage's graphs with PyTorch, in a process that never saw the export.
+def validate(place: Path, *, tools: Tools, provider: Provider = "cpu") -> ValidationReport:
+    """Compare a stage's graphs with PyTorch, in a process that never saw the export.
 
     A graph that is wrong gives a report that says so: validation.require_passed raises.
     """
-    place = stage_dir(item, tools=tools)
-    request = ProofRequest(stage=place, source_dir=hub.download(item.model, hub=tools.hub), provider=provider)
+    request = _proof(place, tools=tools, provider=provider)
     return isolated.run(_validate, request, limits=tools.limits, log=_log(place, "validate", provider)).value
 
 
-def measure(item: WorkItem, *, tools: Tools, provider: Provider = "cpu") -> LatencyReport:
-    """Time the stage's graphs beside PyTorch."""
-    place = stage_dir(item, tools=tools)
-    request = ProofRequest(stage=place, source_dir=hub.download(item.model, hub=tools.hub), provider=provider)
+def measure(place: Path, *, tools: Tools, provider: Provider = "cpu") -> LatencyReport:
+    """Time a stage's graphs beside PyTorch."""
+    request = _proof(place, tools=tools, provider=provider)
     return isolated.run(_measure, request, limits=tools.limits, log=_log(place, "measure", provider)).value
 
 
-def prove_on_gpu(item: WorkItem, *, tools: Tools) -> ValidationReport:
+def prove_on_gpu(place: Path, *, tools: Tools) -> ValidationReport:
     """Validate with CUDA, and measure what is right; where there is no GPU, the report says so instead."""
     try:
-        report = validate(item, tools=tools, provider="cuda")
+        report = validate(place, tools=tools, provider="cuda")
         if report.passed:
-            measure(item, tools=tools, provider="cuda")
+            measure(place, tools=tools, provider="cuda")
     except GpuUnavailable as err:
-        return without_gpu(item, tools=tools, reason=str(err))
+        return without_gpu(place, reason=str(err))
     return report
 
 
-def without_gpu(item: WorkItem, *, tools: Tools, reason: str) -> ValidationReport:
-    """Put into the stage that nothing ran on a GPU, and why."""
+def without_gpu(place: Path, *, reason: str) -> ValidationReport:
+    """Put into a stage that nothing ran on a GPU, and why."""
+    item = stage.read_work(place)
     report = ValidationReport(
         model_id=item.model_id,
         version=item.version,
@@ -118,21 +121,21 @@ def without_gpu(item: WorkItem, *, tools: Tools, reason: str) -> ValidationRepor
         nodes_by_provider={},
         duration_s=0.0,
     )
-    stage.write_report(stage_dir(item, tools=tools), "validation_cuda", report)
+    stage.write_report(place, "validation_cuda", report)
     return report
 
 
 def publish_stage(
-    item: WorkItem,
+    place: Path,
     *,
     tools: Tools,
     provenance: Provenance,
     channel: str = "latest",
     progress: Progress | None = None,
 ) -> Publication:
-    """Put the stage's bundle into the store, then point the channel at it."""
+    """Put a stage's bundle into the store, then point the channel at it."""
     return publish.publish(
-        stage_dir(item, tools=tools),
+        place,
         store=tools.store,
         provenance=provenance,
         created_at=datetime.now(UTC),
@@ -169,6 +172,7 @@ def process(
     """
     if item.state == "unchanged":
         return settle_unchanged(item, tools=tools, channel=channel)
+    place = stage_dir(item, tools=tools)
     seconds: dict[str, float] = {}
     step: Step = "export"
     validation = gpu = None
@@ -182,18 +186,18 @@ def process(
     started = time.monotonic()
     try:
         on_step("export")
-        export(item, tools=tools, progress=progress)
+        export(item, place=place, tools=tools, progress=progress)
         begin("validate")
-        validation = validate(item, tools=tools)
+        validation = validate(place, tools=tools)
         proving.require_passed(validation)
         if "cuda" in item.model.entry.providers:
-            gpu = prove_on_gpu(item, tools=tools)
+            gpu = prove_on_gpu(place, tools=tools)
             if gpu.status != "not_run":
                 proving.require_passed(gpu)
         begin("measure")
-        latency = measure(item, tools=tools)
+        latency = measure(place, tools=tools)
         begin("publish")
-        publication = publish_stage(item, tools=tools, provenance=provenance, channel=channel, progress=progress)
+        publication = publish_stage(place, tools=tools, provenance=provenance, channel=channel, progress=progress)
         seconds[step] = time.monotonic() - started
     except Exception as err:
         if not isinstance(err, OnnxFleetError):
@@ -212,6 +216,11 @@ def process(
         gpu=gpu,
         seconds=seconds,
     )
+
+
+def _proof(place: Path, *, tools: Tools, provider: Provider) -> ProofRequest:
+    source_dir = hub.download(stage.read_work(place).model, hub=tools.hub)
+    return ProofRequest(stage=place, source_dir=source_dir, provider=provider)
 
 
 def _validate(request: ProofRequest) -> ValidationReport:
