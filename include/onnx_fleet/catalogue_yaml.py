@@ -16,7 +16,11 @@ Plain = str | int | float | bool | None | list["Plain"] | dict[str, "Plain"]
 Location = Sequence[str | int]
 """Keys and indexes from the document's top, as pydantic names the place of an error."""
 
+MAX_VALUES = 1_000_000
+"""Far above any fleet; a few lines of nested aliases can stand for more values than fit in memory."""
+
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
+_COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 _MERGE = "tag:yaml.org,2002:merge"
 
 
@@ -86,9 +90,7 @@ def read(text: str) -> Document:
         raise SyntaxFault(_reason(err), line=line) from err
     except ReaderError as err:
         line = text.count("\n", 0, err.position) + 1
-        raise SyntaxFault(
-            f"the character {text[err.position]!a} is not allowed in YAML; remove it", line=line
-        ) from err
+        raise SyntaxFault(f"the character {text[err.position]!a} is not allowed in YAML; remove it", line=line) from err
     builder = _Builder(yaml)
     value = builder.build(root) if root is not None else None
     return Document(value=value, text=SourceText(root), faults=tuple(sorted(builder.faults)))
@@ -104,41 +106,54 @@ def _reason(err: MarkedYAMLError) -> str:
 
 
 class _Builder:
-    """Nodes to plain values. A node that an alias names again is built once, so that aliases cannot blow up."""
+    """Nodes to plain values. A node that an alias names again is built once, and counted again."""
 
     def __init__(self, yaml: YAML) -> None:
         self._scalars = yaml.constructor
-        self._built: dict[int, Plain] = {}
+        self._built: dict[int, tuple[Plain, int]] = {}
         self._open: set[int] = set()
+        self._count = 0
         self.faults: list[tuple[int, str]] = []
 
     def build(self, node: Node) -> Plain:
         if id(node) in self._open:
-            self._fault(node, f"the anchor '{node.anchor}' holds itself; write the values out")
-            return None
-        if id(node) not in self._built:
+            return self._refuse(node, f"the anchor '{node.anchor}' holds itself; write the values out")
+        if id(node) in self._built:
+            value, count = self._built[id(node)]
+        else:
+            before = self._count
             self._open.add(id(node))
-            self._built[id(node)] = self._new(node)
+            value = self._new(node)
             self._open.remove(id(node))
-        return self._built[id(node)]
+            count = self._count - before + 1
+            self._count = before
+            self._built[id(node)] = value, count
+        if self._count + count > MAX_VALUES:
+            return self._refuse(
+                node, f"aliases make more than {MAX_VALUES:,} values of this; write less, or several files"
+            )
+        self._count += count
+        return value
 
     def _new(self, node: Node) -> Plain:
+        if isinstance(node, ScalarNode):
+            return self._scalar(node)
+        if str(node.tag) not in _COLLECTIONS:
+            return self._refuse(node, f"the tag '{node.tag}' is not read; write the plain value without a tag")
         if isinstance(node, MappingNode):
             return self._mapping(node)
-        if isinstance(node, SequenceNode):
-            return [self.build(item) for item in node.value]
-        return self._scalar(node)
+        return [self.build(item) for item in node.value]
 
     def _mapping(self, node: MappingNode) -> dict[str, Plain]:
         mapping: dict[str, Plain] = {}
         lines: dict[str, int] = {}
         for key, value in node.value:
             if str(key.tag) == _MERGE or key.value == "<<":
-                self._fault(key, "merge keys ('<<') are not read; write the keys out, or put them under 'defaults'")
+                self._refuse(key, "merge keys ('<<') are not read; write the keys out, or put them under 'defaults'")
             elif not isinstance(key, ScalarNode):
-                self._fault(key, "a key must be a word; write key: value")
+                self._refuse(key, "a key must be a word; write key: value")
             elif key.value in mapping:
-                self._fault(key, f"'{key.value}' is given twice, first on line {lines[key.value]}; remove one of them")
+                self._refuse(key, f"'{key.value}' is given twice, first on line {lines[key.value]}; remove one of them")
             else:
                 lines[key.value] = key.start_mark.line + 1
                 mapping[key.value] = self.build(value)
@@ -150,9 +165,10 @@ class _Builder:
         try:
             value: Plain = self._scalars.construct_object(node)
         except (ConstructorError, ValueError):
-            self._fault(node, f"the tag '{node.tag}' does not fit '{node.value}'; write the plain value without a tag")
-            return None
+            return self._refuse(node, f"the tag '{node.tag}' is not read; write the plain value without a tag")
         return value
 
-    def _fault(self, node: Node, message: str) -> None:
+    def _refuse(self, node: Node, message: str) -> Plain:
+        """Keep a fault; None stands where the value would."""
         self.faults.append((node.start_mark.line + 1, message))
+        return None

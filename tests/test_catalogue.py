@@ -1,0 +1,460 @@
+"""The catalogue: what a file asks for, and every fault of a bad one, with its line and what to write instead."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import jsonschema
+import pytest
+from ruamel.yaml import YAML
+
+from onnx_fleet import catalogue, catalogue_schema
+from onnx_fleet.catalogue import Catalogue, Discover, Entry, LatencyGrid, Tolerances
+from onnx_fleet.errors import CatalogueInvalid
+from onnx_fleet_demo import models
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = (ROOT / "include/catalogue.yaml", ROOT / "include/catalogue.demo.yaml")
+SCHEMA = ROOT / "docs/catalogue.schema.json"
+EXAMPLES = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/catalogue.md").read_text(), flags=re.DOTALL)
+SHA = "3f2a1c09be01d27c55aa4be1d0f2f7b61c9d8e40"
+
+
+def parsed(text: str) -> Catalogue:
+    return catalogue.parse(text, source="fleet.yaml")
+
+
+def faults(text: str) -> list[str]:
+    with pytest.raises(CatalogueInvalid) as caught:
+        parsed(text)
+    return list(caught.value.faults)
+
+
+def test_a_repo_id_alone_is_an_entry_with_the_defaults() -> None:
+    assert parsed("models: [acme/tiny]").entries == (Entry(repo_id="acme/tiny"),)
+
+
+def test_every_setting_of_a_model_reaches_its_entry() -> None:
+    (entry,) = parsed(f"""
+models:
+  - repo_id: acme/tiny
+    revision: v1.2
+    task: sentence-similarity
+    recipe: mean
+    variants: [fp32]
+    opset: 21
+    tolerances: {{atol: 5e-5, rtol: 0}}
+    latency: {{batch_sizes: [2], sequence_lengths: [8, 32], warmup_runs: 0, timed_runs: 7, threads: 1}}
+    providers: [cpu, cuda]
+    allowed_licences: [Apache-2.0, mit]
+    trust_remote_code: "{SHA}"
+    allow_pickle: "{SHA}"
+    max_bytes: 2 GB
+    priority: -3
+""").entries
+    assert entry == Entry(
+        repo_id="acme/tiny",
+        revision="v1.2",
+        task="sentence-similarity",
+        recipe="mean",
+        variants=("fp32",),
+        opset=21,
+        tolerances=Tolerances(atol=5e-5, rtol=0.0),
+        latency=LatencyGrid(
+            batch_sizes=(2,), sequence_lengths=(8, 32), warmup_runs=0, timed_runs=7, threads=1
+        ),
+        providers=("cpu", "cuda"),
+        allowed_licences=("apache-2.0", "mit"),
+        trust_remote_code=SHA,
+        allow_pickle=SHA,
+        max_bytes=2_000_000_000,
+        priority=-3,
+    )  # fmt: skip
+
+
+def test_defaults_reach_models_and_searches_unless_they_say_otherwise() -> None:
+    made = parsed("""
+defaults: {opset: 21, allowed_licences: [mit], latency: {timed_runs: 20}, tolerances: {atol: 1e-5}}
+models:
+  - acme/plain
+  - repo_id: acme/own
+    opset: 19
+    allowed_licences: null
+    latency: {batch_sizes: [1]}
+discover:
+  - {author: acme, priority: 2}
+""")
+    plain, own = made.entries
+    assert (plain.opset, plain.allowed_licences, plain.latency.timed_runs) == (21, ("mit",), 20)
+    assert (own.opset, own.allowed_licences) == (19, None)
+    assert own.latency == LatencyGrid(batch_sizes=(1,), timed_runs=20)
+    assert own.tolerances == Tolerances(atol=1e-5)
+    found = made.discover[0].entry("acme/found")
+    assert (found.repo_id, found.opset, found.priority, found.latency.timed_runs) == ("acme/found", 21, 2, 20)
+
+
+def test_a_search_says_what_to_look_for() -> None:
+    (search,) = parsed("""
+discover:
+  - author: acme
+    tags: [english, code]
+    task: fill-mask
+    library: transformers
+    sort: likes
+    limit: 3
+    min_downloads: 1000
+    exclude: ["*-TEST", acme/old]
+""").discover
+    assert search == Discover(
+        author="acme",
+        tags=("english", "code"),
+        task="fill-mask",
+        library="transformers",
+        sort="likes",
+        limit=3,
+        min_downloads=1000,
+        exclude=("*-TEST", "acme/old"),
+        template=Entry(repo_id="", task="fill-mask"),
+    )
+    assert search.excludes("acme/some-test")
+    assert not search.excludes("acme/testing")
+
+
+def test_the_schemas_defaults_are_the_entrys() -> None:
+    assert parsed("models: [a/b]").entries[0] == Entry(repo_id="a/b")
+    assert parsed("discover: [{author: a}]").discover[0] == Discover(author="a")
+    wanted = {field.name for field in fields(Entry)}
+    assert wanted == set(catalogue_schema.ModelSection.model_fields)
+
+
+def test_the_digest_is_of_the_text() -> None:
+    assert parsed("models: [a/b]").digest == parsed("models: [a/b]").digest
+    assert parsed("models: [a/b]").digest != parsed("models: [a/b] # pinned").digest
+    assert re.fullmatch("[0-9a-f]{64}", parsed("models: [a/b]").digest)
+
+
+def test_aliases_are_read() -> None:
+    made = parsed("models:\n- {repo_id: a/b, latency: &small {timed_runs: 5}}\n- {repo_id: a/c, latency: *small}\n")
+    assert [entry.latency.timed_runs for entry in made.entries] == [5, 5]
+
+
+def test_a_branch_may_look_like_a_date() -> None:
+    assert parsed("models: [{repo_id: a/b, revision: 2026-01-01}]").entries[0].revision == "2026-01-01"
+
+
+@pytest.mark.parametrize(
+    ("size", "size_bytes"),
+    [("5", 5), ("500 MB", 500_000_000), ("2GB", 2 * 10**9), ("1.5 GiB", 1610612736), ("3 kb", 3000), ("7 B", 7)],
+)
+def test_sizes_are_for_people(size: str, size_bytes: int) -> None:
+    assert parsed(f"models: [{{repo_id: a/b, max_bytes: {size}}}]").entries[0].max_bytes == size_bytes
+
+
+@pytest.mark.parametrize(
+    ("setting", "fault"),
+    [
+        ("revison: main", "unknown key 'revison'; did you mean 'revision'?"),
+        ("license: mit", "unknown key 'license'; did you mean 'allowed_licences'?"),
+        ("xyzzy: 1", "unknown key 'xyzzy'; write one of task, recipe, variants"),
+        ("revision: 1.0", "revision is 1.0, which YAML does not read as a text; put it in quotes: '1.0'"),
+        ("revision: a b", "'a b' is not a revision; write a branch, a tag or a commit SHA"),
+        ("revision: [main]", "revision must be a text, not a list; write a text"),
+        ("task: text-clasification", "task 'text-clasification' is not known; did you mean 'text-classification'?"),
+        ("task: juggling", "task 'juggling' is not known; write one of feature-extraction, sentence-similarity"),
+        ("recipe: meen", "recipe 'meen' is not known; did you mean 'mean'?"),
+        ("recipe: cls\n    task: fill-mask", "recipe 'cls' is for feature-extraction, sentence-similarity, not for"),
+        ("variants: [fp16]", "variant 'fp16' is not made yet; write fp32"),
+        ("variants: [fp23]", "variant 'fp23' is not known; did you mean 'fp32'?"),
+        ("variants: [fp32, fp32]", "fp32 is listed twice; list each once"),
+        ("variants: fp32", "variants must be a list, not 'fp32'; write [fp32]"),
+        ("variants: []", "variants is empty; write [fp32], or leave the key out"),
+        ("opset: 17", "opset is 17; write a number from 18 to 23"),
+        ("opset: 24", "opset is 24; write a number from 18 to 23"),
+        ("opset: '20'", "opset must be a whole number, not '20'; write a whole number"),
+        ("opset: 20.5", "opset must be a whole number, not '20.5'; write a whole number"),
+        ("opset: true", "opset must be a whole number, not 'true'; write a whole number"),
+        ("providers: [gpu, cpu]", "provider 'gpu' is not known; did you mean 'cuda'?"),
+        ("providers: [cuda]", "providers has no cpu, where every bundle is validated; write [cpu, cuda]"),
+        ("tolerances: 1e-3", "tolerances must be a mapping, not '1e-3'; write a mapping, such as {atol: 1e-4"),
+        ("tolerances: {atol: -1}", "atol is -1; write a number from 0 to 1"),
+        ("tolerances: {atol: .nan}", "atol is nan; write a finite number"),
+        ("tolerances: {abs: 1}", "unknown key 'abs'; write one of atol, rtol"),
+        ("latency:", "latency is empty; write a mapping, such as {batch_sizes: [1, 8]"),
+        ("latency: {batch_size: [1]}", "unknown key 'batch_size'; did you mean 'batch_sizes'?"),
+        ("latency: {batch_sizes: [0]}", "batch_sizes is 0; write 1 or more"),
+        ("latency: {batch_sizes: 4}", "batch_sizes must be a list, not '4'; write a list of numbers, such as [1, 8]"),
+        ("latency: {timed_runs: 1}", "timed_runs is 1; write a number from 2 to 100000"),
+        ("allowed_licences: mit", "allowed_licences must be a list, not 'mit'; write a list, such as [apache-2.0"),
+        ("trust_remote_code: true", "trust_remote_code must be a text, not 'true'; write the commit SHA whose Python"),
+        ("allow_pickle: main", "'main' is not a commit SHA; write the 40 hex digits of the one commit whose files"),
+        ("max_bytes: 2 XB", "'2 XB' is not a size; write a number of bytes, or 500 MB, 2 GB, 1.5 GiB"),
+        ("max_bytes: 0", "max_bytes is 0; write 1 or more"),
+        ("priority: high", "priority must be a whole number, not 'high'; write a whole number"),
+        ("opset: 20\n    opset: 21", "'opset' is given twice, first on line 4; remove one of them"),
+        ("<<: {opset: 21}", "merge keys ('<<') are not read; write the keys out, or put them under 'defaults'"),
+    ],
+)  # fmt: skip
+def test_a_fault_says_what_and_what_to_write_instead(setting: str, fault: str) -> None:
+    (told,) = faults(f"# fleet\nmodels:\n  - repo_id: acme/tiny\n    {setting}\n")
+    line = 3 if "task: fill-mask" in setting else 5 if "opset: 21" in setting and "<<" not in setting else 4
+    assert told.startswith(f"fleet.yaml:{line}: {fault}")
+
+
+@pytest.mark.parametrize(
+    ("item", "fault"),
+    [
+        ("https://huggingface.co/acme/tiny/tree/main", "is an address; write the repo id: acme/tiny"),
+        ("a b", "'a b' is not a repo id; write org/name, as the Hub's page shows it"),
+        ("../etc/passwd", "'../etc/passwd' is not a repo id"),
+        ("a/b/c", "'a/b/c' is not a repo id"),
+        ("acme/x..y", "'acme/x..y' is not a repo id"),
+        ("acme/-x", "'acme/-x' is not a repo id"),
+        ("5", "a model is a repo id or a mapping; write - org/name, or - repo_id: org/name"),
+        ("[a/b]", "a model is a repo id or a mapping"),
+        ("", "a model is a repo id or a mapping"),
+        ("revision: main", "no repo_id; write repo_id: org/name"),
+        ("model: a/b\n    repo_id: a/b", "unknown key 'model'; did you mean 'repo_id'?"),
+    ],
+)
+def test_a_model_must_be_a_repo_id_or_a_mapping_with_one(item: str, fault: str) -> None:
+    (told,) = faults(f"models:\n  - {item}\n")
+    assert told.startswith("fleet.yaml:2: ")
+    assert fault in told
+
+
+@pytest.mark.parametrize(
+    ("second", "fault"),
+    [
+        ("acme/tiny", "'acme/tiny' is listed twice, first on line 2; remove one of the two"),
+        ("repo_id: acme/tiny", "'acme/tiny' is listed twice, first on line 2; remove one of the two"),
+        (
+            "{repo_id: acme/tiny, revision: v1}",
+            "'acme/tiny' has other settings on line 2; a repo has one entry, so keep",
+        ),
+        ("Acme/Tiny", "'Acme/Tiny' is 'acme/tiny' of line 2 in other letters; keep one of the two"),
+    ],
+)
+def test_a_repo_has_one_entry(second: str, fault: str) -> None:
+    (told,) = faults(f"models:\n- acme/tiny\n- acme/other\n- {second}\n")
+    assert told.startswith(f"fleet.yaml:4: {fault}")
+
+
+@pytest.mark.parametrize(
+    ("search", "fault"),
+    [
+        ("limit: 5", "the search would list the whole Hub; write one or more of author, tags, task, library"),
+        ("{author: a, sort: download}", "sort 'download' is not known; did you mean 'downloads'?"),
+        ("{author: a, limit: 0}", "limit is 0; write a number from 1 to 1000"),
+        ("{author: a, min_downloads: -1}", "min_downloads is -1; write 0 or more"),
+        ("{tags: english}", "tags must be a list, not 'english'; write a list, such as [english]"),
+        ("{author: a, repo_id: a/b}", "unknown key 'repo_id'; write one of"),
+        ("{author: a, revision: main}", "unknown key 'revision'; write one of"),
+    ],
+)
+def test_a_search_is_checked(search: str, fault: str) -> None:
+    (told,) = faults(f"discover:\n- {search}\n")
+    assert told.startswith(f"fleet.yaml:2: {fault}")
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "1: the catalogue is empty; write models: with - org/name under it"),
+        ("# nothing\n", "1: the catalogue is empty; write models: with - org/name under it"),
+        ("models: []", "1: the catalogue lists nothing; write models: with - org/name under it, or discover:"),
+        ("models:", "1: models is empty; write a list under models:, with - org/name on each line"),
+        ("models: a/b", "1: models must be a list, not 'a/b'; write a list under models:"),
+        ("models: {a/b: 1}", "1: models must be a list, not a mapping; write a list under models:"),
+        ("- a/b", "1: the catalogue must be a mapping, not a list; write models:, with - org/name on each line under"),
+        ("models: [a/b]\nmodel: [a/c]", "2: unknown key 'model'; did you mean 'models'?"),
+        ("models: [a/b]\ndefaults: 3", "2: defaults must be a mapping, not '3'; write a mapping"),
+        ("models: [a/b]\ndefaults: {revision: v1}", "2: unknown key 'revision'; write one of"),
+        ("models: [a/b", "1: the YAML cannot be read: "),
+        ("models:\n\t- a/b", "2: the YAML cannot be read: a tab; indent with spaces"),
+        ("models: [a/b]\n---\nmodels: [a/c]", "2: a second YAML document starts here; write one document a file"),
+        ("models:\n- *gone", "2: the YAML cannot be read: found undefined alias"),
+        ("models:\n- a/b\x00", "2: the character '\\x00' is not allowed in YAML; remove it"),
+        ("models: [a/b]\nmodels: [a/c]", "2: 'models' is given twice, first on line 1; remove one of them"),
+    ],
+)
+def test_a_file_that_is_no_catalogue_is_told_where_and_why(text: str, fault: str) -> None:
+    (told,) = faults(text)
+    assert told.startswith(f"fleet.yaml:{fault}")
+
+
+def test_every_fault_is_listed_at_once_in_the_order_of_lines() -> None:
+    told = faults("""
+defaults:
+  opsett: 20
+models:
+  - acme/tiny
+  - Acme/tiny
+  - repo_id: a/b
+    variants: [fp16, fp99]
+    recipe: cls
+    task: fill-mask
+    opset: 9
+    opset: 8
+discover:
+  - limit: 0
+extra: 1
+""")
+    assert [int(line.split(":")[1]) for line in told] == [3, 6, 7, 8, 8, 11, 12, 14, 14, 15]
+
+
+def test_an_anchor_that_holds_itself_is_a_fault() -> None:
+    assert "fleet.yaml:1: the anchor 'a' holds itself; write the values out" in faults("models: &a [*a]")
+
+
+def test_aliases_cannot_blow_up() -> None:
+    levels = "".join(f"b{n}: &b{n} [{', '.join([f'*b{n - 1}'] * 9)}]\n" for n in range(1, 30))
+    told = faults(f"b0: &b0 [x]\n{levels}models: *b29\n")
+    assert any("aliases make more than 1,000,000 values of this; write less" in line for line in told)
+    assert max(map(len, told)) < 200
+
+
+@pytest.mark.parametrize(
+    "value", ["!!python/object/apply:os.system [echo]", "!!python/name:os.system x", "!!set {a/b}"]
+)
+def test_tags_are_not_read(value: str) -> None:
+    assert any("is not read; write the plain value without a tag" in line for line in faults(f"models:\n- {value}\n"))
+
+
+def test_a_file_in_another_encoding_is_told_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "latin.yaml"
+    path.write_bytes("models:\n- acme/tiny # für\n".encode("latin-1"))
+    with pytest.raises(CatalogueInvalid, match=r"latin\.yaml:2: byte 0xfc is not UTF-8; save the file as UTF-8"):
+        catalogue.load(path)
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "windows.yaml"
+    path.write_bytes("\ufeffmodels:\r\n- acme/tiny\r\n".encode())
+    assert catalogue.load(path).entries == (Entry(repo_id="acme/tiny"),)
+
+
+def test_a_file_that_is_not_there_or_is_a_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(CatalogueInvalid, match="cannot be read: no such file or directory; name a YAML file"):
+        catalogue.load(tmp_path / "none.yaml")
+    with pytest.raises(CatalogueInvalid, match="cannot be read: is a directory; name a YAML file"):
+        catalogue.load(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
+def test_a_file_without_read_permission_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "closed.yaml"
+    path.write_text("models: [a/b]")
+    path.chmod(0)
+    with pytest.raises(CatalogueInvalid, match="cannot be read: permission denied"):
+        catalogue.load(path)
+
+
+def test_an_entry_from_parameters_goes_by_the_same_rules() -> None:
+    assert catalogue.entry({"repo_id": "a/b", "opset": 21}, source="run parameters") == Entry(repo_id="a/b", opset=21)
+    with pytest.raises(CatalogueInvalid) as caught:
+        catalogue.entry({"repo_id": "a b", "opsett": 1, "variants": ["fp16"]}, source="run parameters")
+    assert sorted(caught.value.faults) == [
+        "run parameters: 'a b' is not a repo id; write org/name, as the Hub's page shows it",
+        "run parameters: unknown key 'opsett'; did you mean 'opset'?",
+        "run parameters: variant 'fp16' is not made yet; write fp32",
+    ]
+    with pytest.raises(CatalogueInvalid, match="run parameters: recipe 'cls' is for"):
+        catalogue.entry({"repo_id": "a/b", "recipe": "cls", "task": "fill-mask"}, source="run parameters")
+
+
+def test_only_selects_by_id_or_pattern_and_a_miss_is_told() -> None:
+    entries = parsed("models: [acme/tiny, acme/large, other/tiny]").entries
+    assert catalogue.select(entries, []) == entries
+    assert [entry.repo_id for entry in catalogue.select(entries, ["*/Tiny"])] == ["acme/tiny", "other/tiny"]
+    with pytest.raises(CatalogueInvalid) as caught:
+        catalogue.select(entries, ["acme/tiny", "acme/tinny", "zzz"])
+    assert caught.value.faults == (
+        "only 'acme/tinny' matches no entry; did you mean 'acme/tiny'?",
+        "only 'zzz' matches no entry; write one of acme/tiny, acme/large, other/tiny",
+    )
+
+
+def test_searches_add_what_is_not_listed_yet() -> None:
+    made = parsed("""
+models: [{repo_id: acme/Tiny, priority: 9}]
+discover:
+  - {author: acme, opset: 19, exclude: [acme/old*]}
+  - {author: other, opset: 21}
+""")
+    found = {"acme": ["acme/tiny", "acme/new", "acme/old-1"], "other": ["acme/new", "other/x"]}
+    entries = catalogue.expand(made, lambda search: found[search.author or ""])
+    assert [(entry.repo_id, entry.opset) for entry in entries] == [("acme/Tiny", 20), ("acme/new", 19), ("other/x", 21)]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_the_shipped_catalogues_are_valid_here_and_to_editors(path: Path) -> None:
+    assert catalogue.load(path).entries
+    plain = YAML(typ="safe", pure=True).load(path.read_text())
+    jsonschema.validate(plain, json.loads(SCHEMA.read_text()))
+    first_line = path.read_text().splitlines()[0]
+    reference = first_line.removeprefix("# yaml-language-server: $schema=")
+    assert (path.parent / reference).resolve() == SCHEMA.resolve()
+
+
+def test_the_starter_fleet_has_about_twenty_models_of_every_task_that_is_exported() -> None:
+    assert len(catalogue.load(SHIPPED[0]).entries) >= 20
+
+
+def test_the_demo_catalogue_lists_the_demo_models() -> None:
+    entries = catalogue.load(SHIPPED[1]).entries
+    assert {entry.repo_id for entry in entries} == set(models.DEMO_MODELS)
+
+
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_every_example_in_the_docs_is_valid(text: str) -> None:
+    assert parsed(text).entries
+    jsonschema.validate(YAML(typ="safe", pure=True).load(text), json.loads(SCHEMA.read_text()))
+
+
+def test_the_docs_have_examples_and_name_every_key() -> None:
+    text = (ROOT / "docs/catalogue.md").read_text()
+    assert len(EXAMPLES) >= 4
+    sections = (catalogue_schema.ModelSection, catalogue_schema.DiscoverSection, catalogue_schema.LatencySection)
+    missing = [name for section in sections for name in section.model_fields if f"`{name}`" not in text]
+    assert missing == []
+
+
+def test_the_schema_file_is_fresh(tmp_path: Path) -> None:
+    made = tmp_path / "schema.json"
+    subprocess.run([sys.executable, "-m", "onnx_fleet.catalogue_schema", str(made)], check=True)
+    refresh = "stale: run python -m onnx_fleet.catalogue_schema docs/catalogue.schema.json"
+    assert SCHEMA.read_text() == made.read_text(), refresh
+
+
+def test_the_schema_describes_every_key() -> None:
+    schema = catalogue_schema.json_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    bare = [
+        f"{name}.{key}"
+        for name, section in schema["$defs"].items()
+        for key, value in section["properties"].items()
+        if "description" not in value and "$ref" not in value
+    ]
+    assert bare == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "models: 5",
+        "models: [{revision: main}]",
+        "models: [{repo_id: a/b, task: x}]",
+        "extra: 1",
+        "discover: [{limit: 0}]",
+    ],
+)
+def test_what_editors_mark_is_a_fault_here_too(text: str) -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(YAML(typ="safe", pure=True).load(text), json.loads(SCHEMA.read_text()))
+    assert faults(text)
