@@ -2,46 +2,278 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import TYPE_CHECKING
 
-from onnx_fleet.catalogue import Entry
+from huggingface_hub import ModelInfo
+
+from onnx_fleet.catalogue import Discover, Entry
+from onnx_fleet.errors import (
+    ExportUnsupported,
+    HubUnavailable,
+    LicenceRefused,
+    ModelGated,
+    ModelInvalid,
+    ModelTooLarge,
+    OnnxFleetError,
+    Retryable,
+)
+from onnx_fleet.hub_client import Hub, HubSettings
+from onnx_fleet.hub_download import download, read_json
+from onnx_fleet.repo_files import Permits, needed, require_pinned_code, require_safe_paths
+from onnx_fleet.source import ResolvedModel, SourceFile
+from onnx_fleet.tasks import TASKS
+
+if TYPE_CHECKING:
+    from onnx_fleet.plan import Refusal
+
+__all__ = [
+    "Hub",
+    "HubSettings",
+    "ResolvedModel",
+    "SourceFile",
+    "download",
+    "resolve",
+    "resolve_all",
+    "search",
+]
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceFile:
-    """One file of a repo at one commit."""
+def resolve(entry: Entry, *, hub: Hub) -> ResolvedModel:
+    """Pin an entry to a commit, and hold the repo to what the entry allows; one call of the Hub's API.
 
-    path: str
-    """POSIX, relative to the repo; never leaves it."""
-    size_bytes: int
-    digest: str
-    """``sha256:<hex>`` for an LFS file, ``git-sha1:<hex>`` (the blob id) for any other."""
+    Two more are made where they cannot be avoided: config.json, when the Hub's answer does not tell the architecture,
+    and whether the token has access, when the repo is gated.
+
+    Raises:
+        ModelNotFound, ModelGated, HubUnavailable, HubRateLimited: see Hub.calling.
+        UnsafeModel: a file name leaves its folder, weights are pickle, or code would be run.
+        LicenceRefused: the licence is not among the entry's.
+        ModelInvalid: no architecture, no tokenizer, no weights.
+        ModelTooLarge: more to download than the entry's max_bytes.
+        ExportUnsupported: no task fits.
+    """
+    with hub.calling(f"{entry.repo_id}@{entry.revision}"):
+        info = hub.api.model_info(
+            entry.repo_id, revision=entry.revision, files_metadata=True, timeout=hub.settings.request_timeout_s
+        )
+    commit = info.sha or ""
+    if not _COMMIT.fullmatch(commit):
+        raise HubUnavailable(f"{entry.repo_id}@{entry.revision}: the answer names no commit; check HF_ENDPOINT")
+    subject = f"{info.id}@{commit[:7]}"
+    permits = Permits(commit=commit, pickle=entry.allow_pickle == commit, remote_code=entry.trust_remote_code == commit)
+    files = _listed(info, subject=subject)
+    licence = _licence(info)
+    _require_licence(licence, entry, subject=subject)
+    _require_access(info, hub=hub, subject=subject)
+    wanted = needed(files, permits=permits, subject=subject)
+    architecture, model_type = _architecture(info, commit, hub=hub, permits=permits, subject=subject)
+    model = ResolvedModel(
+        entry=entry,
+        repo_id=info.id,
+        commit=commit,
+        task=_task(entry, info, architecture, subject=subject),
+        architecture=architecture,
+        model_type=model_type,
+        licence=licence,
+        gated=bool(info.gated),
+        files=files,
+        needed=wanted,
+    )
+    if entry.max_bytes is not None and model.size_bytes > entry.max_bytes:
+        raise ModelTooLarge(
+            f"{subject}: {model.size_bytes} bytes to download, max_bytes is {entry.max_bytes}; raise it or remove the"
+            " entry"
+        )
+    return model
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResolvedModel:
-    """An entry pinned to one commit."""
+def resolve_all(
+    entries: Iterable[Entry],
+    *,
+    hub: Hub,
+    on_done: Callable[[Entry, ResolvedModel | OnnxFleetError], None] | None = None,
+) -> tuple[tuple[ResolvedModel, ...], tuple[Refusal, ...]]:
+    """Resolve many entries at once; one that fails becomes a refusal and stops none of the others.
 
-    entry: Entry
-    repo_id: str
-    """The Hub's canonical id, ``org/name``; the entry may have said less (``gpt2``)."""
-    commit: str
-    """40 hex digits."""
-    task: str
-    """A task name of onnx_fleet.tasks.TASKS."""
-    architecture: str
-    """The class name in config.json, such as ``BertForSequenceClassification``."""
-    model_type: str
-    """config.json's model_type, such as ``bert``."""
-    licence: str | None
-    gated: bool
-    files: tuple[SourceFile, ...]
-    """Every file of the repo."""
-    needed: tuple[str, ...]
-    """The paths among files that an export downloads."""
+    Args:
+        on_done: told of each entry as it is done, in no particular order, from the calling thread.
+    Returns:
+        The models and the refusals, each in the entries' order.
+    Raises:
+        Retryable: every entry failed for a reason that may pass, so the Hub rather than the models is at fault.
+    """
+    from onnx_fleet.plan import Refusal  # plan builds on this module
 
-    @property
-    def size_bytes(self) -> int:
-        """The bytes that an export downloads."""
-        wanted = set(self.needed)
-        return sum(file.size_bytes for file in self.files if file.path in wanted)
+    wanted = tuple(entries)
+    outcomes: dict[int, ResolvedModel | OnnxFleetError] = {}
+    with ThreadPoolExecutor(hub.settings.max_workers, thread_name_prefix="hub-resolve") as pool:
+        positions = {pool.submit(_outcome, entry, hub): position for position, entry in enumerate(wanted)}
+        for future in as_completed(positions):
+            position = positions[future]
+            outcomes[position] = future.result()
+            if on_done is not None:
+                on_done(wanted[position], outcomes[position])
+    failures = [outcome for outcome in outcomes.values() if isinstance(outcome, Retryable)]
+    if wanted and len(failures) == len(wanted):
+        raise outcomes[0] if isinstance(outcomes[0], Retryable) else failures[0]
+    models, refusals = [], []
+    for position, entry in enumerate(wanted):
+        match outcomes[position]:
+            case ResolvedModel() as model:
+                models.append(model)
+            case OnnxFleetError() as err:
+                refusals.append(
+                    Refusal(repo_id=entry.repo_id, step="resolve", error=type(err).__name__, message=str(err))
+                )
+    return tuple(models), tuple(refusals)
+
+
+def search(discover: Discover, *, hub: Hub) -> tuple[str, ...]:
+    """The repo ids that a catalogue's search finds now, in the Hub's order, at most ``discover.limit``.
+
+    Raises:
+        HubUnavailable, HubRateLimited, ModelGated: see Hub.calling.
+    """
+    tags = [*discover.tags, *([discover.library] if discover.library else [])]
+    everything_counts = not discover.exclude and not discover.min_downloads
+    found: list[str] = []
+    with hub.calling("search"):
+        for info in hub.api.list_models(
+            author=discover.author,
+            filter=tags or None,
+            pipeline_tag=discover.task,
+            sort=discover.sort,  # type: ignore[arg-type]  # catalogue_schema.SORTS are its names
+            limit=discover.limit if everything_counts else None,
+        ):
+            too_few = (info.downloads or 0) < discover.min_downloads
+            if too_few and discover.sort == "downloads":
+                break  # the rest have fewer still
+            if too_few or discover.excludes(info.id):
+                continue
+            found.append(info.id)
+            if len(found) == discover.limit:
+                break
+    return tuple(found)
+
+
+def _outcome(entry: Entry, hub: Hub) -> ResolvedModel | OnnxFleetError:
+    try:
+        return resolve(entry, hub=hub)
+    except OnnxFleetError as err:
+        return err
+
+
+def _listed(info: ModelInfo, *, subject: str) -> tuple[SourceFile, ...]:
+    """The repo's files, names checked before anything is done with them.
+
+    Raises:
+        UnsafeModel: a name leaves its folder.
+        ModelInvalid: a file is listed without size or digest.
+    """
+    siblings = info.siblings or []
+    require_safe_paths((sibling.rfilename for sibling in siblings), subject=subject)
+    files = []
+    for sibling in siblings:
+        digest = f"sha256:{sibling.lfs.sha256}" if sibling.lfs else f"git-sha1:{sibling.blob_id}"
+        pattern = _SHA256 if sibling.lfs else _COMMIT
+        size_bytes = sibling.lfs.size if sibling.lfs else sibling.size
+        if size_bytes is None or not pattern.fullmatch(digest.partition(":")[2]):
+            raise ModelInvalid(
+                f"{subject}: the Hub lists {sibling.rfilename} without size or digest, so it cannot be checked; ask"
+                " the Hub itself instead of a mirror (HF_ENDPOINT)"
+            )
+        files.append(SourceFile(path=sibling.rfilename, size_bytes=size_bytes, digest=digest))
+    return tuple(sorted(files, key=lambda file: file.path))
+
+
+def _licence(info: ModelInfo) -> str | None:
+    """What the model card says; the Hub's own tag where it says nothing."""
+    if info.card_data is not None and isinstance(info.card_data.license, str):
+        return info.card_data.license
+    return next((tag.partition(":")[2] for tag in info.tags or () if tag.startswith("license:")), None)
+
+
+def _require_licence(licence: str | None, entry: Entry, *, subject: str) -> None:
+    """
+    Raises:
+        LicenceRefused: the entry allows others only.
+    """
+    if entry.allowed_licences is None or licence in entry.allowed_licences:
+        return
+    if licence is None:
+        raise LicenceRefused(
+            f"{subject}: the model card names no licence, and allowed_licences is set; remove the entry, or clear"
+            " allowed_licences for it"
+        )
+    raise LicenceRefused(f"{subject}: licence {licence!r} is not in allowed_licences; add it there or remove the entry")
+
+
+def _require_access(info: ModelInfo, *, hub: Hub, subject: str) -> None:
+    """A gated repo lists its files to everyone, and serves them to those who accepted its terms.
+
+    Raises:
+        ModelGated: to others than us.
+    """
+    if not info.gated:
+        return
+    if not hub.settings.token:
+        raise ModelGated(
+            f"{subject} is gated; accept its terms on {hub.settings.endpoint}/{info.id}, then give a token (HF_TOKEN)"
+        )
+    with hub.calling(subject):
+        hub.api.auth_check(info.id)
+
+
+def _architecture(info: ModelInfo, commit: str, *, hub: Hub, permits: Permits, subject: str) -> tuple[str, str]:
+    """The model class and model_type, from the Hub's answer, or else from config.json.
+
+    Raises:
+        ModelInvalid: config.json does not say.
+        UnsafeModel: config.json asks for code that is not permitted.
+    """
+    config: dict[str, object] = info.config or {}
+    if not config.get("architectures") or not config.get("model_type"):
+        path = hub.fetch(info.id, "config.json", commit=commit)
+        config = read_json(path, subject=subject)
+    auto_map = config.get("auto_map")
+    if isinstance(auto_map, dict):
+        require_pinned_code(auto_map, permits=permits, subject=subject)
+    architectures, model_type = config.get("architectures"), config.get("model_type")
+    if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
+        raise ModelInvalid(f"{subject}: config.json has no 'architectures'; name a revision that has")
+    if not isinstance(model_type, str) or not model_type:
+        raise ModelInvalid(f"{subject}: config.json has no 'model_type'; name a revision that has")
+    return architectures[0], model_type
+
+
+def _task(entry: Entry, info: ModelInfo, architecture: str, *, subject: str) -> str:
+    """What the entry says, else the Hub's pipeline tag, else what the architecture is for.
+
+    Raises:
+        ExportUnsupported: none of them is a task that can be exported.
+    """
+    if entry.task is not None:
+        if entry.task not in TASKS:
+            raise ExportUnsupported(f"{subject}: unknown task {entry.task!r}; write one of {_names(sorted(TASKS))}")
+        return entry.task
+    if info.pipeline_tag is not None and info.pipeline_tag in TASKS:
+        return info.pipeline_tag
+    # A language model's class ends with LMHeadModel, and is no bare model.
+    bare = not architecture.endswith(("HeadModel", "HeadsModel"))
+    for task in TASKS.values():
+        if architecture.endswith(task.architecture_suffix) and (bare or task.architecture_suffix != "Model"):
+            return task.name
+    raise ExportUnsupported(
+        f"{subject}: no task for {architecture} (the Hub says {info.pipeline_tag or 'nothing'}); write task: with one"
+        f" of {_names(sorted(TASKS))}, or remove the entry"
+    )
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names)

@@ -1,0 +1,222 @@
+"""Download a resolved model's needed files into huggingface_hub's own cache, each one checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from huggingface_hub import constants
+from safetensors import SafetensorError, safe_open
+
+from onnx_fleet.errors import HubFileCorrupt, ModelInvalid, UnsafeModel, WorkerOutOfResources
+from onnx_fleet.hub_client import Bar, Hub
+from onnx_fleet.repo_files import WEIGHTS_INDEX, Permits, require_pinned_code
+from onnx_fleet.source import ResolvedModel, SourceFile
+
+Progress = Callable[[int, int], None]
+
+FILE_WORKERS = 4
+"""Files of one model fetched at the same time."""
+
+_CHUNK_BYTES = 1 << 20
+
+
+def download(model: ResolvedModel, *, hub: Hub, progress: Progress | None = None) -> Path:
+    """Have a model's needed files in the cache; what is there and right is not fetched again.
+
+    Every file is held to the size and digest that the Hub listed. A wrong one is thrown out of the cache and fetched
+    again, so a cache that another program or a crash has spoiled heals.
+
+    Args:
+        progress: told (done bytes, total bytes), from several threads but never two at a time.
+    Returns:
+        The snapshot folder.
+    Raises:
+        HubFileCorrupt: a file keeps coming with another size or digest.
+        ModelInvalid: weights are complete but unreadable.
+        UnsafeModel: the files ask for code that was not permitted.
+        WorkerOutOfResources: the disk is too full.
+        HubUnavailable, HubRateLimited, ModelNotFound, ModelGated: see Hub.calling.
+    """
+    wanted = set(model.needed)
+    files = [file for file in model.files if file.path in wanted]
+    cache = _Cache(hub, model)
+    _require_space(sum(file.size_bytes for file in files if not cache.holds(file)), hub=hub, subject=cache.subject)
+    meter = _Meter(files, progress)
+    with ThreadPoolExecutor(FILE_WORKERS, thread_name_prefix="hub-file") as pool:
+        for fetched in [pool.submit(cache.have, file, meter) for file in files]:
+            fetched.result()
+    _require_readable(model, cache.snapshot, subject=cache.subject)
+    return cache.snapshot
+
+
+class _Cache:
+    """One model's part of huggingface_hub's cache.
+
+    A file that was found right leaves a marker with its size and time of change, in a folder of ours beside the
+    blobs. So each blob is hashed once, however many runs and steps use it, and again only when it was touched; blobs
+    that were there before us are checked too, which trusting everything but our own downloads would miss.
+    """
+
+    def __init__(self, hub: Hub, model: ResolvedModel) -> None:
+        self._hub = hub
+        self._model = model
+        self.subject = f"{model.repo_id}@{model.commit[:7]}"
+        self._folder = hub.cache_dir / constants.REPO_ID_SEPARATOR.join(("models", *model.repo_id.split("/")))
+        self.snapshot = self._folder / "snapshots" / model.commit
+
+    def holds(self, file: SourceFile) -> bool:
+        """Whether something, right or wrong, is in the file's place."""
+        return (self.snapshot / file.path).exists()
+
+    def have(self, file: SourceFile, meter: _Meter) -> None:
+        """Have one file, and have it right."""
+        attempts = self._hub.settings.download_attempts
+        for attempt in range(1, attempts + 1):
+            try:
+                self._hub.fetch(self._model.repo_id, file.path, commit=self._model.commit, bar=meter.bar(file))
+                fault = self._fault(file)
+                if fault is None:
+                    meter.complete(file)
+                    return
+                self._discard(file)
+                raise HubFileCorrupt(f"{self.subject}: {file.path} {fault}")
+            except HubFileCorrupt as err:
+                if attempt == attempts:
+                    raise HubFileCorrupt(f"{err}; fetched {attempts} times, try again later") from err
+                meter.restart(file)
+
+    def _fault(self, file: SourceFile) -> str | None:
+        """What is wrong with a file; its bytes are read only when no marker vouches for them."""
+        path = (self.snapshot / file.path).resolve()
+        stat = path.stat()
+        if stat.st_size != file.size_bytes:
+            return f"has {stat.st_size} bytes where the Hub lists {file.size_bytes}"
+        kind, _, expected = file.digest.partition(":")
+        marker = self._folder / "onnx-fleet-verified" / expected
+        state = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
+        if marker.is_file() and marker.read_text() == state:
+            return None
+        found = _digest(path, kind, stat.st_size)
+        if found != expected:
+            return f"has {kind} {found} where the Hub lists {expected}"
+        marker.parent.mkdir(exist_ok=True)
+        marker.write_text(state)
+        return None
+
+    def _discard(self, file: SourceFile) -> None:
+        """Take a wrong file out of the cache: its place in the snapshot, and the blob that it points to."""
+        pointer = self.snapshot / file.path
+        blob = self._folder / "blobs" / file.digest.partition(":")[2]
+        pointer.unlink(missing_ok=True)
+        blob.unlink(missing_ok=True)
+
+
+class _Meter:
+    """Adds up the bytes of all files."""
+
+    def __init__(self, files: list[SourceFile], progress: Progress | None) -> None:
+        self._progress = progress
+        self._total = sum(file.size_bytes for file in files)
+        self._done = {file.path: 0 for file in files}
+        self._lock = threading.Lock()
+
+    def add(self, file: SourceFile, count: int) -> None:
+        self._set(file, lambda done: max(0, min(file.size_bytes, done + count)))
+
+    def complete(self, file: SourceFile) -> None:
+        self._set(file, lambda _: file.size_bytes)
+
+    def restart(self, file: SourceFile) -> None:
+        self._set(file, lambda _: 0)
+
+    def _set(self, file: SourceFile, change: Callable[[int], int]) -> None:
+        with self._lock:
+            self._done[file.path] = change(self._done[file.path])
+            if self._progress is not None:
+                self._progress(sum(self._done.values()), self._total)
+
+    def bar(self, file: SourceFile) -> type[Bar]:
+        """A progress bar class, as huggingface_hub wants one, that shows nothing and counts here."""
+
+        class Counting(Bar):
+            def update(self, n: float | None = 1) -> None:
+                meter.add(file, int(n or 0))
+
+        meter = self
+        return Counting
+
+
+def _require_space(size_bytes: int, *, hub: Hub, subject: str) -> None:
+    """Refuse a download that cannot fit before the first byte of it.
+
+    Raises:
+        WorkerOutOfResources: less is free than is to be fetched.
+    """
+    place = next(folder for folder in (hub.cache_dir, *hub.cache_dir.absolute().parents) if folder.exists())
+    free_bytes = shutil.disk_usage(place).free
+    if size_bytes > free_bytes:
+        raise WorkerOutOfResources(
+            f"{subject}: {size_bytes} bytes to download and {free_bytes} free in the Hub cache {hub.cache_dir};"
+            " free some space there"
+        )
+
+
+def _require_readable(model: ResolvedModel, snapshot: Path, *, subject: str) -> None:
+    """The files are what the Hub has; now they must also be a model, and ask for nothing that was not permitted.
+
+    Raises:
+        ModelInvalid: a JSON file or the header of a weights file cannot be read, or an index names other files.
+        UnsafeModel: the files ask for code that was not permitted.
+    """
+    trusted = model.entry.trust_remote_code == model.commit
+    permits = Permits(commit=model.commit, remote_code=trusted)
+    for path in model.needed:
+        if path.endswith(".safetensors"):
+            try:
+                with safe_open(snapshot / path, framework="np"):
+                    pass
+            except SafetensorError as err:
+                raise ModelInvalid(
+                    f"{subject}: {path} is not readable as safetensors ({err}); tell its author"
+                ) from err
+        elif path in ("config.json", "tokenizer_config.json"):
+            # The Hub's listing shows a part of these; the file itself decides.
+            auto_map = read_json(snapshot / path, subject=subject).get("auto_map") or {}
+            if not isinstance(auto_map, dict):
+                auto_map = {path: auto_map}
+            require_pinned_code(auto_map, permits=permits, subject=subject)
+        elif path == WEIGHTS_INDEX:
+            weight_map = read_json(snapshot / path, subject=subject).get("weight_map")
+            shards = set(weight_map.values()) if isinstance(weight_map, dict) else set()
+            if not shards or not shards <= set(model.needed):
+                raise UnsafeModel(f"{subject}: {path} names files that are not the model's shards; remove the entry")
+
+
+def read_json(path: Path, *, subject: str) -> dict[str, object]:
+    """One JSON object from a repo.
+
+    Raises:
+        ModelInvalid: it is none.
+    """
+    try:
+        data = json.loads(path.read_bytes())
+    except ValueError as err:
+        raise ModelInvalid(f"{subject}: {path.name} is not JSON ({err}); name a revision where it is") from err
+    if not isinstance(data, dict):
+        raise ModelInvalid(f"{subject}: {path.name} is not a JSON object; name a revision where it is")
+    return data
+
+
+def _digest(path: Path, kind: str, size_bytes: int) -> str:
+    """A file's digest as the Hub lists it: SHA-256 for LFS, git's blob id for any other."""
+    digest = hashlib.sha256() if kind == "sha256" else hashlib.sha1(b"blob %d\0" % size_bytes, usedforsecurity=False)
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,191 @@
+"""A repo's files: which names are safe, which files an export needs, and what a repo must not lack."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
+
+from onnx_fleet.errors import ModelInvalid, UnsafeModel
+from onnx_fleet.source import SourceFile
+
+WEIGHTS = "model.safetensors"
+WEIGHTS_INDEX = "model.safetensors.index.json"
+
+_ROOT_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "bpe.codes",
+    "*.model",
+    "chat_template*",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "modules.json",
+    "sentence_*_config.json",
+    "config_sentence_transformers.json",
+    "LICENSE*",
+    "README.md",
+)
+_TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+"""Any one of them tells how to turn text into ids."""
+
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".pickle")
+_PICKLED_WEIGHTS = re.compile(r"pytorch_model(-\d{5}-of-\d{5})?\.bin|pytorch_model\.bin\.index\.json")
+_SHARD = re.compile(r"model-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
+_MODULE = re.compile(r"(?P<folder>\d+_\w+)/(?P<file>[^/]+)")
+"""A module folder of sentence-transformers: ``1_Pooling``, ``2_Dense``."""
+
+_DRIVE = re.compile(r"[A-Za-z]:")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Permits:
+    """What an entry allows at the commit that it was resolved to."""
+
+    commit: str
+    """40 hex digits; a permit is written down as this, so that it ends with the next commit."""
+    pickle: bool = False
+    remote_code: bool = False
+
+
+def require_safe_paths(paths: Iterable[str], *, subject: str) -> None:
+    """Hold file names from the Hub to the folder meant for them.
+
+    Raises:
+        UnsafeModel: a name is absolute, climbs, has a drive, a backslash, a control character or an empty part.
+    """
+    for path in paths:
+        parts = path.split("/")
+        if (
+            any(part in ("", ".", "..") for part in parts)
+            or "\\" in path
+            or _CONTROL.search(path)
+            or _DRIVE.match(path)
+        ):
+            raise UnsafeModel(f"{subject}: the file name {path!r} could leave its folder; remove the entry")
+
+
+def needed(files: Iterable[SourceFile], *, permits: Permits, subject: str) -> tuple[str, ...]:
+    """The paths that an export downloads, sorted: configuration, tokenizer, one set of weights, licence, card.
+
+    Raises:
+        ModelInvalid: config.json, the weights, a shard or the tokenizer is missing.
+        UnsafeModel: the weights are pickle, and that is not permitted.
+    """
+    paths = {file.path for file in files}
+    root = {path for path in paths if "/" not in path}
+    if "config.json" not in root:
+        raise ModelInvalid(f"{subject}: config.json is missing; only transformers models can be exported")
+    wanted = {path for path in root if any(fnmatchcase(path, pattern) for pattern in _ROOT_FILES)}
+    wanted |= _weights(root, permits=permits, subject=subject)
+    if "modules.json" in root:
+        wanted |= _modules(paths, permits=permits, subject=subject)
+    if permits.remote_code:
+        wanted |= {path for path in paths if path.endswith(".py")}
+    _require_inputs(root, subject=subject)
+    return tuple(sorted(wanted))
+
+
+def _weights(root: set[str], *, permits: Permits, subject: str) -> set[str]:
+    """One whole set of weights, chosen as transformers chooses: one file, else shards, else pickle where permitted."""
+    if WEIGHTS in root:
+        return {WEIGHTS}
+    if WEIGHTS_INDEX in root:
+        return {WEIGHTS_INDEX} | _shards(root, subject=subject)
+    pickled = {path for path in root if PurePosixPath(path).suffix in _PICKLES and path != "training_args.bin"}
+    if not pickled:
+        formats = ", ".join(sorted({PurePosixPath(path).suffix for path in root} - {"", ".json", ".md", ".txt"}))
+        found = f"; found only {formats}" if formats else ""
+        raise ModelInvalid(f"{subject}: no weights: neither {WEIGHTS} nor {WEIGHTS_INDEX}{found}")
+    if not permits.pickle:
+        raise UnsafeModel(
+            f"{subject}: the weights are there only as pickle ({', '.join(sorted(pickled))}), and loading those runs"
+            f" what is in them; name a revision with {WEIGHTS}, or trust this commit with"
+            f" allow_pickle: {permits.commit}"
+        )
+    loadable = {path for path in root if _PICKLED_WEIGHTS.fullmatch(path)}
+    if not loadable:
+        raise ModelInvalid(f"{subject}: no weights that transformers loads among {', '.join(sorted(pickled))}")
+    return loadable
+
+
+def _shards(root: set[str], *, subject: str) -> set[str]:
+    """Every shard of a sharded model."""
+    found = {path: match for path in root if (match := _SHARD.fullmatch(path))}
+    counts = {match["count"] for match in found.values()}
+    if len(counts) != 1:
+        raise ModelInvalid(f"{subject}: {WEIGHTS_INDEX} is there, but no single set of model-…-of-….safetensors shards")
+    count = counts.pop()
+    missing = {f"model-{number:05}-of-{count}.safetensors" for number in range(1, int(count) + 1)} - set(found)
+    if missing:
+        raise ModelInvalid(f"{subject}: shards of the weights are missing: {', '.join(sorted(missing))}")
+    return set(found)
+
+
+def _modules(paths: set[str], *, permits: Permits, subject: str) -> set[str]:
+    """The configuration and weights of sentence-transformers' own modules."""
+    modules: dict[str, set[str]] = {}
+    for path in paths:
+        if match := _MODULE.fullmatch(path):
+            modules.setdefault(match["folder"], set()).add(match["file"])
+    wanted = set()
+    for folder, names in modules.items():
+        wanted |= {f"{folder}/{name}" for name in ("config.json", WEIGHTS) if name in names}
+        if "pytorch_model.bin" in names and WEIGHTS not in names:
+            if not permits.pickle:
+                raise UnsafeModel(
+                    f"{subject}: {folder} has its weights only as pickle; name a revision with {folder}/{WEIGHTS},"
+                    f" or trust this commit with allow_pickle: {permits.commit}"
+                )
+            wanted.add(f"{folder}/pytorch_model.bin")
+    return wanted
+
+
+def _require_inputs(root: set[str], *, subject: str) -> None:
+    """A model that nothing can feed is not worth its download."""
+    if "preprocessor_config.json" in root:
+        return
+    if not any(fnmatchcase(path, pattern) for path in root for pattern in _TOKENIZERS):
+        raise ModelInvalid(f"{subject}: no tokenizer: none of {', '.join(_TOKENIZERS)}; name a revision that has one")
+
+
+def require_pinned_code(auto_map: Mapping[str, object], *, permits: Permits, subject: str) -> None:
+    """Code comes from the commit that was trusted, or not at all.
+
+    Args:
+        auto_map: config.json's or tokenizer_config.json's: class -> where its code is, ``[repo--]module.Class``.
+    Raises:
+        UnsafeModel: code is not permitted, or lies in another repo, whose commit nobody pinned.
+    """
+    if not auto_map:
+        return
+    if not permits.remote_code:
+        raise UnsafeModel(
+            f"{subject}: the model runs Python code of its repo ({', '.join(sorted(auto_map))}); read it, then trust"
+            f" this commit with trust_remote_code: {permits.commit}"
+        )
+    elsewhere = sorted({place.partition("--")[0] for place in _places(auto_map.values()) if "--" in place})
+    if elsewhere:
+        raise UnsafeModel(
+            f"{subject}: the model's code lies in another repo ({', '.join(elsewhere)}), which this entry cannot pin;"
+            " name a repo that holds its own code"
+        )
+
+
+def _places(values: Iterable[object]) -> Iterable[str]:
+    """An auto_map's value is a name, or a list of names and nulls (slow and fast tokenizer)."""
+    for value in values:
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, list):
+            yield from _places(value)
