@@ -6,19 +6,22 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from onnx_fleet import jsonio, plan, toolchain
+from onnx_fleet import channels, jsonio, manifest, plan, toolchain
 from onnx_fleet.catalogue import Entry, LatencyGrid, Tolerances
 from onnx_fleet.errors import StoreNotFound
+from onnx_fleet.graph import GraphInfo
 from onnx_fleet.hub import ResolvedModel, SourceFile
 from onnx_fleet.plan import WorkItem
 from onnx_fleet.store import ObjectStore, open_store
 
 COMMIT = "3f2a1c0" + "0" * 33
 NEXT_COMMIT = "9be01d2" + "0" * 33
+NOW = datetime(2026, 11, 21, tzinfo=UTC)
 VERSIONS = {"torch": "2.13.0", "transformers": "5.23.0"}
 
 
@@ -46,21 +49,44 @@ def store(tmp_path: Path) -> ObjectStore:
 
 
 def publish(store: ObjectStore, item: WorkItem) -> None:
-    """What a publication leaves behind, as far as planning reads it."""
+    """What a publication leaves behind for planning: a manifest without files, and the channel."""
     entry = item.model.entry
-    manifest = {
-        "bundle": {"fingerprint": item.fingerprint, "version": item.version, "rebuild": item.rebuild},
-        "source": {"revision": item.model.commit},
-        "task": item.model.task,
-        "family": item.family,
-        "export": {"recipe": entry.recipe},
-        "graphs": [{"variant": variant, "opset": entry.opset} for variant in entry.variants],
-        "toolchain": dict(item.toolchain),
-    }
-    store.create(f"models/{item.model_id}/{item.version}/manifest.json", jsonio.canonical(manifest))
-    channel = f"models/{item.model_id}/channels/latest.json"
-    standing = store.stat(channel)
-    store.replace(channel, jsonio.canonical({"version": item.version}), etag=standing.etag if standing else None)
+    graphs = tuple(
+        GraphInfo(
+            role="model", variant=variant, path="onnx/model.onnx", opset=entry.opset, ir_version=10, inputs=(),
+            outputs=(), weight_files=(), onnxruntime_min="1.20",
+        )
+        for variant in entry.variants
+    )  # fmt: skip
+    document = manifest.Manifest(
+        bundle=manifest.BundleInfo(
+            model_id=item.model_id,
+            version=item.version,
+            fingerprint=item.fingerprint,
+            rebuild=item.rebuild,
+            created_at=NOW,
+        ),
+        source=manifest.Source(
+            repo_id=item.model_id,
+            requested_revision="main",
+            revision=item.model.commit,
+            licence=None,
+            gated=False,
+            files=(),
+        ),
+        task=item.model.task,
+        family=item.family,
+        architecture=item.model.architecture,
+        graphs=graphs,
+        files=(),
+        toolchain=item.toolchain,
+        export=manifest.Export(settings={}, recipe=entry.recipe, fallbacks=(), duration_s=1.0, peak_memory_bytes=1),
+        validation=manifest.Validation(passed=True, max_abs_diff=0.0, gpu="not asked for", providers=(), checks=()),
+        latency=(),
+        provenance=manifest.Provenance(dag_id="d", run_id="r", trigger="manual", catalogue_digest=None),
+    )
+    store.create(f"models/{item.model_id}/{item.version}/manifest.json", manifest.write(document))
+    channels.ensure(store, item.model_id, "latest", item.version, now=NOW)
 
 
 def planned(model: ResolvedModel, store: ObjectStore, *, force: str | None = None, **versions: str) -> WorkItem:

@@ -76,6 +76,7 @@ def plan(
     *,
     store: ObjectStore,
     force: str | None = None,
+    channel: str = "latest",
     versions: Mapping[str, str] | None = None,
 ) -> Plan:
     """Say for every model whether it is to be exported, and why.
@@ -83,6 +84,7 @@ def plan(
     Args:
         force: the label of a run that exports everything, unchanged or not; since bundles are immutable, the label
             goes into the fingerprint, and so into the version.
+        channel: the one whose version a change is told against.
         versions: the toolchain; None takes the installed one.
 
     Raises:
@@ -98,7 +100,11 @@ def plan(
         else:
             refusals.append(refusal)
     with ThreadPoolExecutor(max_workers=STORE_WORKERS, thread_name_prefix="plan") as pool:
-        items = tuple(pool.map(lambda model: _item(model, store=store, force=force, tools=tools), accepted.values()))
+        items = tuple(
+            pool.map(
+                lambda model: _item(model, store=store, force=force, channel=channel, tools=tools), accepted.values()
+            )
+        )
     return Plan(items=items, refusals=tuple(sorted(refusals, key=lambda refusal: refusal.repo_id.lower())))
 
 
@@ -146,7 +152,9 @@ def _refuse(model: ResolvedModel, *, same: ResolvedModel | None) -> Refusal | No
     return Refusal(repo_id=model.repo_id, step="plan", error=error, message=message, commit=model.commit)
 
 
-def _item(model: ResolvedModel, *, store: ObjectStore, force: str | None, tools: Mapping[str, str]) -> WorkItem:
+def _item(
+    model: ResolvedModel, *, store: ObjectStore, force: str | None, channel: str, tools: Mapping[str, str]
+) -> WorkItem:
     family = TASKS[model.task].family
 
     def item(state: State, reason: str, *, rebuild: str | None) -> WorkItem:
@@ -163,7 +171,7 @@ def _item(model: ResolvedModel, *, store: ObjectStore, force: str | None, tools:
         )
 
     wanted = item("new", "nothing is published yet", rebuild=force)
-    latest = published.latest(store, model.repo_id)
+    latest = published.channel(store, model.repo_id, channel)
     current = None
     if latest is not None and latest.version != wanted.version:
         current = published.manifest(store, model.repo_id, version=latest.version)

@@ -1,4 +1,4 @@
-"""What a store already holds of a model, as far as planning needs it: which version is latest, and what made it.
+"""What a store already holds of a model, for planning: where a channel points, and what made that version.
 
 It reads the few fields that it compares, from a manifest of any schema version, and takes what it cannot read as
 absent: planning never fails on an old bundle, it makes a new one.
@@ -11,6 +11,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from onnx_fleet import channels
 from onnx_fleet.errors import BundleNotFound
 from onnx_fleet.store import ObjectStore
 
@@ -73,9 +74,9 @@ def manifest_key(model_id: str, version: str) -> str:
     return f"models/{model_id}/{version}/manifest.json"
 
 
-def latest(store: ObjectStore, model_id: str) -> Channel | None:
-    """The latest channel of a model."""
-    return _read(store, f"models/{model_id}/channels/latest.json", Channel)
+def channel(store: ObjectStore, model_id: str, name: str) -> Channel | None:
+    """Where a channel of a model points."""
+    return _read(store, channels.key_of(model_id, name), Channel)
 
 
 def manifest(store: ObjectStore, model_id: str, *, version: str) -> Manifest | None:
