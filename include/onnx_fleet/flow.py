@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from onnx_fleet import channels, hub, isolated, publish, record, stage
+from onnx_fleet import bundle, channels, hub, isolated, publish, record, stage
 from onnx_fleet import export as exporting
 from onnx_fleet import latency as measuring
 from onnx_fleet import plan as planning
@@ -146,8 +146,9 @@ def publish_stage(
 
 def settle_unchanged(item: WorkItem, *, tools: Tools, channel: str = "latest") -> Record:
     """The record of a model that is published already; a channel that a crash left behind is moved on."""
-    channels.ensure(tools.store, item.model_id, channel, item.version)
-    return record.of_unchanged(item, location=publish.location(tools.store, item.model_id, item.version))
+    channels.ensure(tools.store, item.model_id, channel, item.version, now=datetime.now(UTC))
+    prefix = bundle.prefix_of(item.model_id, item.version).rstrip("/")
+    return record.of_unchanged(item, location=f"{tools.store.address}/{prefix}")
 
 
 def discard_stage(item: WorkItem, *, tools: Tools) -> None:
@@ -176,6 +177,7 @@ def process(
     seconds: dict[str, float] = {}
     step: Step = "export"
     validation = gpu = None
+    started = time.monotonic()
 
     def begin(name: Step) -> None:
         nonlocal step, started
@@ -183,7 +185,6 @@ def process(
         step, started = name, time.monotonic()
         on_step(name)
 
-    started = time.monotonic()
     try:
         on_step("export")
         export(item, place=place, tools=tools, progress=progress)

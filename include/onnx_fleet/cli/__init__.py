@@ -1,0 +1,59 @@
+"""The command line: the same flow as the DAGs, without Airflow.
+
+Exit status: 0 done, 1 wrong or failed, 2 misuse.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+
+import typer
+
+from onnx_fleet import __version__
+from onnx_fleet.cli import makers, readers
+from onnx_fleet.cli.show import console
+from onnx_fleet.errors import OnnxFleetError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="onnx-fleet",
+    help="Turn Hugging Face Hub models into verified, versioned ONNX bundles.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(makers.catalogue_app, name="catalogue")
+for command in (
+    makers.plan, makers.run, makers.export, makers.validate, makers.measure, makers.publish,
+    readers.list_, readers.verify, readers.pull,
+):  # fmt: skip
+    app.command(name=command.__name__.rstrip("_"))(command)
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Print a log line a step."),
+) -> None:
+    if version:
+        print(f"onnx-fleet {__version__}")
+        raise typer.Exit
+    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(asctime)s %(name)s %(message)s")
+
+
+def main() -> None:
+    """Run the command; an error of ours is one clear message and exit status 1."""
+    try:
+        app()
+    except OnnxFleetError as err:
+        if "--json" in sys.argv:
+            print(json.dumps({"error": type(err).__name__, "message": str(err)}))
+        else:
+            console.print(f"[bold red]{type(err).__name__}[/]", highlight=False)
+            console.print(str(err), markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

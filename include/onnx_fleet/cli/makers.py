@@ -1,0 +1,302 @@
+"""The commands that make bundles: catalogue check, plan, run, and each step by itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnx_fleet import catalogue, feed, flow, hub, jsonio, report, stage, validation
+from onnx_fleet import record as records
+from onnx_fleet.catalogue import Entry
+from onnx_fleet.cli import show
+from onnx_fleet.cli.options import (
+    CatalogueFile,
+    Channel,
+    Cuda,
+    Folder,
+    Force,
+    Json,
+    Model,
+    OneModel,
+    Only,
+    Opset,
+    RecipeName,
+    Revision,
+    Store,
+    Task,
+)  # fmt: skip
+from onnx_fleet.cli.settings import opened_tools
+from onnx_fleet.errors import OnnxFleetError
+from onnx_fleet.flow import Tools
+from onnx_fleet.latency import LatencyReport
+from onnx_fleet.manifest import Provenance
+from onnx_fleet.plan import Plan
+from onnx_fleet.validation import CheckRow, ValidationReport
+
+catalogue_app = typer.Typer(help="Look at a catalogue file.", no_args_is_help=True)
+
+
+@catalogue_app.command("check")
+def check(
+    file: Annotated[Path, typer.Argument(help="A catalogue file.", show_default=False)], as_json: Json = False
+) -> None:
+    """Name every fault of a catalogue file by its line; exit status 1 when there is one."""
+    found = catalogue.load(file)
+    if as_json:
+        show.as_json({"models": len(found.entries), "discover": len(found.discover), "digest": found.digest})
+    else:
+        show.output.print(f"{file}: {len(found.entries)} models and {len(found.discover)} Hub searches, no fault")
+
+
+def plan(
+    model: Model = None,
+    catalogue_file: CatalogueFile = None,
+    only: Only = None,
+    revision: Revision = None,
+    task: Task = None,
+    recipe: RecipeName = None,
+    opset: Opset = None,
+    force: Force = False,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a run would do, and why; nothing is downloaded or written."""
+    with opened_tools(store) as tools:
+        entries, _ = _entries(
+            tools, model, catalogue_file, only, revision=revision, task=task, recipe=recipe, opset=opset
+        )
+        made = _plan(entries, tools=tools, force=_run_id() if force else None)
+    if as_json:
+        show.as_json(jsonio.to_json(made))
+        return
+    show.table(
+        ("model", "state", "version", "why"),
+        [
+            *((item.model_id, show.coloured(item.state), item.version, item.reason) for item in made.items),
+            *((each.repo_id, show.coloured("refused"), "–", f"{each.error}: {each.message}") for each in made.refusals),
+        ],
+    )
+
+
+def run(
+    model: Model = None,
+    catalogue_file: CatalogueFile = None,
+    only: Only = None,
+    revision: Revision = None,
+    task: Task = None,
+    recipe: RecipeName = None,
+    opset: Opset = None,
+    force: Force = False,
+    channel: Channel = "latest",
+    max_failed: Annotated[int, typer.Option(min=0, help="How many models may fail; more is exit status 1.")] = 0,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """The whole flow: resolve, plan, export, validate, measure, publish."""
+    run_id = _run_id()
+    with opened_tools(store) as tools:
+        entries, digest = _entries(
+            tools, model, catalogue_file, only, revision=revision, task=task, recipe=recipe, opset=opset
+        )
+        made = _plan(entries, tools=tools, force=run_id if force else None)
+        provenance = Provenance(dag_id="onnx-fleet run", run_id=run_id, trigger="manual", catalogue_digest=digest)
+        found = [records.of_refusal(refusal) for refusal in made.refusals]
+        with show.steps() as steps:
+            for item in made.items:
+                found.append(
+                    flow.process(
+                        item,
+                        tools=tools,
+                        provenance=provenance,
+                        channel=channel,
+                        on_step=partial(steps.begin, item.model_id),
+                        progress=steps.bytes_moved,
+                    )
+                )
+                steps.end()
+        summary = report.build(found, run_id=run_id, now=datetime.now(UTC))
+        report.write(summary, store=tools.store)
+        if summary.counts["published"]:
+            feed.rebuild(tools.store, now=datetime.now(UTC))
+    if as_json:
+        show.as_json(jsonio.to_json(summary))
+    else:
+        show.records(summary.records)
+    verdict = report.gate(summary, max_failed=max_failed, max_refused=0 if model else None)
+    if not verdict.passed:
+        raise typer.Exit(1)
+
+
+def export(
+    model: OneModel,
+    out: Annotated[Path, typer.Option(help="The folder to make; an earlier export in it is replaced.")],
+    revision: Revision = None,
+    task: Task = None,
+    recipe: RecipeName = None,
+    opset: Opset = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Make the folder of one bundle: graphs, tokenizer, configuration. Nothing is published."""
+    if out.exists() and any(out.iterdir()) and not (out / stage.PRIVATE).is_dir():
+        raise typer.BadParameter(f"{out} holds something else; name a new folder", param_hint="--out")
+    with opened_tools(store) as tools, show.steps() as steps:
+        entries, _ = _entries(tools, model, None, None, revision=revision, task=task, recipe=recipe, opset=opset)
+        made = _plan(entries, tools=tools)
+        _raise_refusal(made)
+        steps.begin(model, "export")
+        exported = flow.export(made.items[0], place=out, tools=tools, progress=steps.bytes_moved)
+    if as_json:
+        show.as_json(jsonio.to_json(exported))
+    else:
+        show.table(
+            ("graph", "inputs", "outputs", "opset", "size"),
+            [
+                (
+                    graph.path,
+                    ", ".join(f"{value.name} {list(value.shape)}" for value in graph.inputs),
+                    ", ".join(f"{value.name} {list(value.shape)}" for value in graph.outputs),
+                    str(graph.opset),
+                    report.human_bytes((out / graph.path).stat().st_size),
+                )
+                for graph in exported.graphs
+            ],
+        )
+        show.say(f"next: onnx-fleet validate {out}; onnx-fleet measure {out}; onnx-fleet publish {out}")
+
+
+def validate(folder: Folder, cuda: Cuda = False, store: Store = None, as_json: Json = False) -> None:
+    """Compare an exported folder with its source in PyTorch; exit status 1 and the failed checks when it is wrong."""
+    with opened_tools(store) as tools, show.steps() as steps:
+        steps.begin(stage.read_work(folder).model_id, "validate")
+        found = [flow.validate(folder, tools=tools)]
+        if cuda:
+            found.append(flow.prove_on_gpu(folder, tools=tools))
+    if as_json:
+        show.dataclasses_as_json(found)
+    else:
+        for each in found:
+            _show_validation(each)
+    if not all(each.passed for each in found):
+        raise typer.Exit(1)
+
+
+def measure(folder: Folder, cuda: Cuda = False, store: Store = None, as_json: Json = False) -> None:
+    """Time an exported folder's graphs beside PyTorch."""
+    with opened_tools(store) as tools, show.steps() as steps:
+        steps.begin(stage.read_work(folder).model_id, "measure")
+        found = [flow.measure(folder, tools=tools)]
+        if cuda:
+            found.append(flow.measure(folder, tools=tools, provider="cuda"))
+    if as_json:
+        show.dataclasses_as_json(found)
+    else:
+        for each in found:
+            _show_latency(each)
+
+
+def publish(folder: Folder, channel: Channel = "latest", store: Store = None, as_json: Json = False) -> None:
+    """Put a validated folder into the store as an immutable version, then point the channel at it."""
+    provenance = Provenance(dag_id="onnx-fleet publish", run_id=_run_id(), trigger="manual", catalogue_digest=None)
+    with opened_tools(store) as tools:
+        with show.steps() as steps:
+            steps.begin(stage.read_work(folder).model_id, "publish")
+            done = flow.publish_stage(
+                folder, tools=tools, provenance=provenance, channel=channel, progress=steps.bytes_moved
+            )
+        feed.rebuild(tools.store, now=datetime.now(UTC))
+    if as_json:
+        show.as_json(jsonio.to_json(done))
+    else:
+        show.output.print(f"{done.model_id}@{done.version} {done.state}: {done.location}", highlight=False)
+
+
+def _entries(
+    tools: Tools, model: str | None, file: Path | None, only: list[str] | None, **settings: str | int | None
+) -> tuple[tuple[Entry, ...], str | None]:
+    """The entries that a command is about, and the catalogue's digest where there is one."""
+    given = {key: value for key, value in settings.items() if value is not None}
+    if (model is None) == (file is None):
+        raise typer.BadParameter("name one model, or a file with --catalogue", param_hint="MODEL")
+    if file is None:
+        return (catalogue.entry({"repo_id": model, **given}, source=str(model)),), None
+    if given:
+        raise typer.BadParameter("a catalogue says this itself", param_hint=f"--{next(iter(given))}")
+    found = catalogue.load(file)
+    entries = catalogue.expand(found, partial(hub.search, hub=tools.hub))
+    return catalogue.select(entries, only or ()), found.digest
+
+
+def _plan(entries: Iterable[Entry], *, tools: Tools, force: str | None = None) -> Plan:
+    with show.console.status("asking the Hub and the store"):
+        return flow.plan(tuple(entries), tools=tools, force=force)
+
+
+def _raise_refusal(made: Plan) -> None:
+    from onnx_fleet import errors
+
+    for refusal in made.refusals:
+        kind: type[OnnxFleetError] = getattr(errors, refusal.error)
+        raise kind(refusal.message)
+
+
+def _run_id() -> str:
+    return f"cli__{datetime.now(UTC):%Y%m%dT%H%M%S}_{time.monotonic_ns() % 1_000_000:06d}"
+
+
+def _show_validation(found: ValidationReport) -> None:
+    by_check: dict[tuple[str, str], list[CheckRow]] = {}
+    for row in found.rows:
+        by_check.setdefault((row.check, row.output), []).append(row)
+    show.table(
+        ("provider", "check", "output", "cases", "worst diff", "result"),
+        [
+            (
+                found.provider,
+                check,
+                output,
+                str(len(rows)),
+                f"{max((row.max_abs_diff or 0.0) for row in rows):.1e}",
+                "[green]passed[/]" if all(row.passed for row in rows) else "[red]failed[/]",
+            )
+            for (check, output), rows in by_check.items()
+        ],
+        numbers=("cases", "worst diff"),
+    )
+    if not found.passed:
+        try:
+            validation.require_passed(found)
+        except OnnxFleetError as err:
+            show.console.print(str(err), markup=False, highlight=False, soft_wrap=True)
+
+
+def _show_latency(found: LatencyReport) -> None:
+    if found.status == "not_run":
+        show.say(f"not measured on {found.provider}: {found.reason}")
+        return
+    show.table(
+        ("provider", "batch", "length", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "rows/s", "vs torch"),
+        [
+            (
+                found.provider,
+                str(row.batch_size),
+                str(row.sequence_length),
+                f"{row.latency_ms_p50:.2f}",
+                f"{row.latency_ms_p90:.2f}",
+                f"{row.latency_ms_p95:.2f}",
+                f"{row.latency_ms_p99:.2f}",
+                f"{row.throughput_per_s:.1f}",
+                f"{row.ratio_to_torch:.2f}×",
+            )
+            for row in found.rows
+        ],
+        numbers=("batch", "length", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "rows/s", "vs torch"),
+    )
+    load = "–" if found.load_time_s is None else f"{found.load_time_s:.2f} s"
+    show.say(f"loads in {load}, peak memory {report.human_bytes(found.peak_memory_bytes)}, {found.threads} threads")

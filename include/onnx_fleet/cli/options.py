@@ -1,0 +1,26 @@
+"""The options that several commands share, each written once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[str | None, typer.Argument(help="A Hub repo id: ORG/NAME.", show_default=False)]
+OneModel = Annotated[str, typer.Argument(help="A Hub repo id: ORG/NAME.", show_default=False)]
+Folder = Annotated[Path, typer.Argument(help="A folder that `onnx-fleet export` made.", show_default=False)]
+CatalogueFile = Annotated[Path | None, typer.Option("--catalogue", "-c", help="A catalogue file instead of one model.")]
+Store = Annotated[
+    str | None,
+    typer.Option(help="s3://BUCKET/PREFIX or a folder; default: ONNX_FLEET_STORE, then the demo's own bucket."),
+]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit; default: main.")]
+Task = Annotated[str | None, typer.Option(help="Such as text-classification; default: what the Hub says.")]
+RecipeName = Annotated[str | None, typer.Option("--recipe", help="A built-in recipe, such as mean-normalized.")]
+Opset = Annotated[int | None, typer.Option(help="ONNX opset version.")]
+Only = Annotated[list[str] | None, typer.Option(help="Only entries that match this pattern; may be repeated.")]
+Force = Annotated[bool, typer.Option("--force", help="Export again what is published already, as a new version.")]
+Channel = Annotated[str, typer.Option(help="The channel to point at what is published.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+Cuda = Annotated[bool, typer.Option("--cuda", help="On the GPU too.")]

@@ -1,0 +1,83 @@
+"""What the environment says, read once: which store, which Hub, where to work."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import psutil
+
+from onnx_fleet.errors import StoreNotFound
+from onnx_fleet.flow import Tools
+from onnx_fleet.hub import Hub, HubSettings
+from onnx_fleet.isolated import Limits
+from onnx_fleet.store import ObjectStore, S3Settings, open_store
+
+STEP_TIMEOUT_S = 3600.0
+STEP_MEMORY_SHARE = 0.8
+"""Of the machine's memory: past that the system would choose what to kill."""
+
+
+@contextmanager
+def opened_store(address: str | None) -> Iterator[ObjectStore]:
+    """The store that was asked for; without one, the demo's own bucket for as long as the command runs.
+
+    Raises:
+        StoreNotFound: no store is named, and the demo has not run here.
+    """
+    address = address or os.environ.get("ONNX_FLEET_STORE")
+    if address:
+        yield open_store(address, s3=_s3_settings())
+        return
+    try:
+        from onnx_fleet_demo import s3_server, var
+    except ImportError as err:
+        raise StoreNotFound(
+            "no store is named; write --store s3://BUCKET/PREFIX or --store FOLDER, or set ONNX_FLEET_STORE"
+        ) from err
+    with ExitStack() as stack:
+        data_dir = var.s3_dir()
+        endpoint_url = s3_server.running(data_dir)
+        if endpoint_url is None:
+            endpoint_url = stack.enter_context(s3_server.EmbeddedS3(data_dir)).endpoint_url
+        yield open_store(f"s3://{s3_server.BUCKET}", s3=s3_server.settings_for(endpoint_url))
+
+
+@contextmanager
+def opened_tools(address: str | None) -> Iterator[Tools]:
+    """Everything that the steps work with."""
+    with opened_store(address) as store:
+        yield Tools(
+            store=store,
+            hub=Hub(_hub_settings()),
+            work_dir=_work_dir(),
+            limits=Limits(
+                memory_bytes=int(psutil.virtual_memory().total * STEP_MEMORY_SHARE), timeout_s=STEP_TIMEOUT_S
+            ),
+        )
+
+
+def _hub_settings() -> HubSettings:
+    """HF_TOKEN, or what `hf auth login` saved; the cache is huggingface_hub's own, HF_HOME and all."""
+    from huggingface_hub import get_token
+
+    settings = HubSettings(token=get_token())
+    endpoint = os.environ.get("HF_ENDPOINT")
+    return HubSettings(token=settings.token, endpoint=endpoint.rstrip("/")) if endpoint else settings
+
+
+def _s3_settings() -> S3Settings:
+    """boto3 reads AWS_* by itself; what it has no variable for has one of ours."""
+    endpoint_url = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    settings = S3Settings(endpoint_url=endpoint_url)
+    if os.environ.get("AWS_REQUEST_CHECKSUM_CALCULATION", "").lower() == "when_required":
+        return S3Settings(endpoint_url=endpoint_url, checksum_mode="when_required")
+    return settings
+
+
+def _work_dir() -> Path:
+    named = os.environ.get("ONNX_FLEET_WORK_DIR")
+    return Path(named) if named else Path(tempfile.gettempdir()) / f"onnx-fleet-{os.getuid()}"

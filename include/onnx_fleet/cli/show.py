@@ -1,0 +1,134 @@
+"""How results look at a terminal: tables and progress on people's side (stderr), data on programs' side (stdout)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from onnx_fleet import jsonio
+from onnx_fleet.record import Record
+from onnx_fleet.report import human_bytes
+
+console = Console(stderr=True)
+output = Console()
+
+_COLOURS = {"published": "green", "unchanged": "cyan", "new": "green", "changed": "yellow"}
+
+
+def say(text: str) -> None:
+    """A line for the person at the terminal, never on stdout."""
+    console.print(text, highlight=False)
+
+
+def as_json(value: object) -> None:
+    """Print data for programs: one JSON document."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True))
+
+
+def dataclasses_as_json(values: Iterable[object]) -> None:
+    """Print a JSON list."""
+    as_json([jsonio.to_json(value) for value in values])
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[str] = ()) -> None:
+    """Print a table; columns in ``numbers`` are aligned to the right."""
+    made = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        made.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    output.print(made)
+
+
+def coloured(state: str) -> str:
+    """A state in its colour; what is bad is red."""
+    colour = _COLOURS.get(state, "red")
+    return f"[{colour}]{state}[/{colour}]"
+
+
+def records(found: Iterable[Record]) -> None:
+    """The table that a run ends with, and each failure in full below it."""
+    found = tuple(found)
+    table(
+        ("model", "state", "version", "worst diff", "p50 ms", "p95 ms", "vs torch", "size", "where"),
+        (
+            (
+                record.model_id,
+                coloured(record.state),
+                record.version or "–",
+                "–" if record.worst_abs_diff is None else f"{record.worst_abs_diff:.1e}",
+                _number(record.latency_ms_p50),
+                _number(record.latency_ms_p95),
+                "–" if record.ratio_to_torch is None else f"{record.ratio_to_torch:.2f}×",
+                human_bytes(record.size_bytes),
+                record.location or "–",
+            )
+            for record in found
+        ),
+        numbers=("worst diff", "p50 ms", "p95 ms", "vs torch", "size"),
+    )
+    for record in found:
+        if record.message:
+            console.print(f"\n[bold red]{record.model_id}[/] {record.state} at {record.step}: {record.error}")
+            console.print(record.message, markup=False, highlight=False, soft_wrap=True)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+class Steps:
+    """A line a model with its step and the time, and a bar where bytes move."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task: TaskID | None = None
+
+    def begin(self, model_id: str, step: str) -> None:
+        """A model enters a step."""
+        self.end()
+        self._task = self._progress.add_task(step, total=None, model=model_id)
+        if not self._progress.console.is_terminal:
+            self._progress.console.print(f"{model_id}: {step}", highlight=False)
+
+    def bytes_moved(self, done: int, total: int) -> None:
+        """Bytes of the step's download or upload."""
+        if self._task is not None:
+            self._progress.update(self._task, completed=done, total=total)
+
+    def end(self) -> None:
+        """The model is through."""
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+            self._task = None
+
+
+@contextmanager
+def steps(*, quiet: bool = False) -> Iterator[Steps]:
+    """Progress on stderr; plain lines where that is no terminal."""
+    progress = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.fields[model]}"),
+        TextColumn("[cyan]{task.description}"),
+        BarColumn(bar_width=24),
+        DownloadColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        disable=quiet or not console.is_terminal,
+        transient=True,
+    )
+    with progress:
+        yield Steps(progress)
