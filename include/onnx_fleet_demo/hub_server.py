@@ -341,7 +341,7 @@ def _parsed(path: str, method: str) -> _Call:
         "commits": "commits",
         "auth-check": "auth-check",
     }
-    for at in (1, 2):
+    for at in (2, 1):
         if len(rest) > at and rest[at] in routes:
             revision = rest[at + 1] if len(rest) > at + 1 else "main"
             return _Call(
