@@ -38,7 +38,7 @@ class CheckRow:
     finding: Finding
     max_abs_diff: float | None
     max_rel_diff: float | None
-    """Over values that are further from zero than atol; the others have no relative difference worth the name."""
+    """Over values of at least a tenth of the output's root mean square: near zero it says nothing."""
     atol: float
     """As applied: the entry's, for outputs of unit size; less for smaller ones."""
     rtol: float
@@ -125,30 +125,27 @@ def _compare_one(name: str, expected: np.ndarray, actual: np.ndarray, *, case: C
     odd = ~np.isfinite(actual) & ~(actual == expected)
     if odd.any():
         return case.row("nan", output=name, detail=f"{int(odd.sum())} of {odd.size} values are not finite")
-    tolerances = scaled(case.tolerances, expected)
+    size = np.abs(expected.astype(np.float64))
+    typical = _root_mean_square(size)
+    # atol is meant for outputs of unit size, and shrinks with smaller ones: normalised embeddings have values near
+    # 0.05, untrained models' outputs may be far less, and a wrong graph would pass.
+    atol, rtol = case.tolerances.atol * min(1.0, max(typical, _SMALLEST_SCALE)), case.tolerances.rtol
     with np.errstate(invalid="ignore"):  # an infinity that both give is no difference
         difference = np.where(actual == expected, 0.0, np.abs(actual.astype(np.float64) - expected))
-    size = np.abs(expected.astype(np.float64))
-    passed = bool((difference <= tolerances.atol + tolerances.rtol * size).all())
-    far = (size > tolerances.atol) & np.isfinite(size)
+    passed = bool((difference <= atol + rtol * size).all())
+    far = (size >= typical / 10) & (size > 0) & np.isfinite(size)
     return replace(
         case.row("equal" if passed else "different", output=name, detail=detail, passed=passed),
         max_abs_diff=_finite(difference.max(initial=0.0)),
         max_rel_diff=_finite((difference[far] / size[far]).max(initial=0.0)),
-        atol=tolerances.atol,
-        rtol=tolerances.rtol,
+        atol=atol,
     )
 
 
-def scaled(tolerances: Tolerances, expected: np.ndarray) -> Tolerances:
-    """atol is meant for outputs of unit size: below that it shrinks with them.
-
-    Without this a wrong graph passes wherever outputs are small: normalised embeddings have values near 0.05, and
-    untrained models far less.
-    """
-    values = expected[np.isfinite(expected)].astype(np.float64)
-    size = float(np.sqrt(np.mean(np.square(values)))) if values.size else 1.0
-    return replace(tolerances, atol=tolerances.atol * min(1.0, max(size, _SMALLEST_SCALE)))
+def _root_mean_square(size: np.ndarray) -> float:
+    """Of the finite values; 1 where there are none."""
+    finite = size[np.isfinite(size)]
+    return float(np.sqrt(np.mean(np.square(finite)))) if finite.size else 1.0
 
 
 def _finite(value: float) -> float | None:

@@ -23,8 +23,20 @@ TEXTS = (
     "The committee has not yet decided whether the second reading of the bill, which was put off twice, will be held "
     "in public; its chair said on Monday that a vote before the recess is unlikely.",
 )
-_TOKENIZER_LENGTH_CAP = 1_000_000
-"""tokenizer_config.json writes 1e30 for no limit."""
+_NO_TOKENIZER_LIMIT = 1_000_000
+"""tokenizer_config.json writes 1e30 for none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelLimits:
+    """What a model takes, as the model itself says."""
+
+    vocab_size: int
+    max_length: int | None
+    """Positions that it has embeddings for; None where its positions have no end."""
+    token_types: int
+    """1 where token_type_ids have one value only, or are not taken."""
+    pad_token_id: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,25 +84,22 @@ class Batch:
         )
 
 
-def token_space(
-    stage_dir: Path, *, vocab_size: int, token_types: int, pad_token_id: int, positions: int | None
-) -> TokenSpace:
+def token_space(stage_dir: Path, limits: ModelLimits, *, bound: int = LENGTH_BOUND) -> TokenSpace:
     """Put together what the model and its packed tokenizer say.
 
     Args:
-        positions: the model's limit; None where it has none.
+        bound: no sequence is longer than this, whatever they say.
     """
-    special = {pad_token_id}
+    special = {limits.pad_token_id}
     if (stage_dir / "tokenizer.json").exists():
         packed = json.loads((stage_dir / "tokenizer.json").read_text(encoding="utf-8"))
         special |= {token["id"] for token in packed.get("added_tokens", ()) if token.get("special")}
-    tokens = np.setdiff1d(np.arange(vocab_size), sorted(special))
-    limits = (positions or LENGTH_BOUND, _tokenizer_limit(stage_dir), LENGTH_BOUND)
+    tokens = np.setdiff1d(np.arange(limits.vocab_size), sorted(special))
     return TokenSpace(
-        tokens=tokens if tokens.size else np.arange(vocab_size),
-        token_types=token_types,
-        pad_token_id=pad_token_id,
-        max_length=min(limits),
+        tokens=tokens if tokens.size else np.arange(limits.vocab_size),
+        token_types=limits.token_types,
+        pad_token_id=limits.pad_token_id,
+        max_length=min(limits.max_length or bound, _tokenizer_limit(stage_dir) or bound, bound),
     )
 
 
@@ -155,11 +164,11 @@ def replace_masked(batch: Batch, *, space: TokenSpace, seed: int) -> Batch:
     )
 
 
-def _tokenizer_limit(stage_dir: Path) -> int:
+def _tokenizer_limit(stage_dir: Path) -> int | None:
     path = stage_dir / "tokenizer_config.json"
     if not path.exists():
-        return LENGTH_BOUND
+        return None
     stated = json.loads(path.read_text(encoding="utf-8")).get("model_max_length")
-    if not isinstance(stated, int | float) or not 0 < stated < _TOKENIZER_LENGTH_CAP:
-        return LENGTH_BOUND
+    if not isinstance(stated, int | float) or not 0 < stated < _NO_TOKENIZER_LIMIT:
+        return None
     return int(stated)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnx_fleet.errors import ValidationFailed
+from onnx_fleet.inputs import ModelLimits
 from onnx_fleet.plan import WorkItem
 
 if TYPE_CHECKING:
@@ -23,18 +23,6 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelLimits:
-    """What a model takes, as the model itself says."""
-
-    vocab_size: int
-    max_length: int | None
-    """Positions that it has embeddings for; None where its positions have no end."""
-    token_types: int
-    """1 where token_type_ids have one value only, or are not taken."""
-    pad_token_id: int
 
 
 class Reference:

@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -198,6 +199,11 @@ def require_provider(name: str) -> Provider:
     return provider
 
 
+def report_name(kind: str, provider: str) -> str:
+    """A report's file stem under ``reports/``: ``validation``, ``validation_cuda``."""
+    return kind if provider == "cpu" else f"{kind}_{provider}"
+
+
 def read_placement(profile: Path, *, execution_provider: str) -> Placement:
     """Read the JSON that onnxruntime's profiler wrote."""
     events = json.loads(profile.read_text(encoding="utf-8"))
@@ -264,11 +270,17 @@ def hardware(*, provider: str = "cpu") -> dict[str, str | int]:
 
 
 def versions() -> dict[str, str]:
-    """The runtime that figures were taken with."""
-    import numpy as np
-    import onnxruntime
+    """The runtime that figures were taken with; torch's is read without importing it."""
+    names = ("onnxruntime", "onnxruntime-gpu", "numpy", "torch")
+    found = {name: version for name in names if (version := _installed(name)) is not None}
+    return {**found, "python": platform.python_version()}
 
-    return {"onnxruntime": onnxruntime.__version__, "numpy": np.__version__, "python": platform.python_version()}
+
+def _installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _chain(provider: Provider) -> list[tuple[str, dict[str, str]]]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from onnx_fleet.reference import Reference
     from onnx_fleet.runtime import Session
 
-__all__ = ["CheckRow", "Finding", "ValidationReport", "report_name", "require_passed", "validate"]
+__all__ = ["CheckRow", "Finding", "ValidationReport", "describe", "require_passed", "validate"]
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def validate(stage_dir: Path, *, source_dir: Path, provider: str = "cpu") -> Val
         nodes_by_provider=dict(nodes),
         duration_s=time.perf_counter() - started,
     )
-    stage.write_report(stage_dir, report_name(provider), report)
+    stage.write_report(stage_dir, runtime.report_name("validation", provider), report)
     log.info("validated %s@%s on %s: %s", item.model_id, item.model.commit[:8], provider, report.status)
     return report
 
@@ -110,21 +110,16 @@ def require_passed(report: ValidationReport) -> None:
     if report.status == "not_run" or any(row.finding == "placement" for row in report.rows if not row.passed):
         raise GpuUnavailable(f"{where}: not validated: {report.reason}")
     failed = sorted((row for row in report.rows if not row.passed), key=_badness, reverse=True)
-    lines = [f"  {describe(row)}" for row in failed[:_ROWS_IN_MESSAGE]]
+    name = runtime.report_name("validation", report.provider)
     raise ValidationFailed(
         "\n".join(
             (
-                f"{where}: {report.reason}; all rows are in the stage's reports/{report_name(report.provider)}.json",
-                *lines,
+                f"{where}: {report.reason}; all rows are in the stage's reports/{name}.json",
+                *(f"  {describe(row)}" for row in failed[:_ROWS_IN_MESSAGE]),
                 "give the model a recipe, another opset or, if the differences are rounding, larger tolerances",
             )
         )
     )
-
-
-def report_name(provider: str) -> str:
-    """The report's file stem under ``reports/``."""
-    return "validation" if provider == "cpu" else f"validation_{provider}"
 
 
 def describe(row: CheckRow) -> str:
@@ -172,19 +167,12 @@ def _rows_of(
     from onnx_fleet import inputs
     from onnx_fleet.checks import CHECKS, Subject
 
-    limits = reference.limits
     subject = Subject(
         stage_dir=stage_dir,
         graph=info,
         session=session,
         reference=reference,
-        space=inputs.token_space(
-            stage_dir,
-            vocab_size=limits.vocab_size,
-            token_types=limits.token_types,
-            pad_token_id=limits.pad_token_id,
-            positions=limits.max_length,
-        ),
+        space=inputs.token_space(stage_dir, reference.limits),
         tolerances=item.model.entry.tolerances,
     )
     for check in CHECKS.values():
