@@ -1,0 +1,228 @@
+"""Bundles: seal a stage into a manifest; name a bundle in a store and find it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+from onnx_fleet import channels, evidence, manifest, stage
+from onnx_fleet.errors import BundleCorrupt, BundleNotFound
+from onnx_fleet.graph import GraphInfo
+from onnx_fleet.manifest import BundleFile, BundleInfo, Export, FileRole, Manifest, Provenance, Source
+from onnx_fleet.plan import WorkItem
+from onnx_fleet.store import ObjectStore, keys, transfer
+
+LATEST = "latest"
+
+_VERSION = re.compile(r"[0-9a-f]{8}-[0-9a-f]{8}")
+_MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_CHANNEL = re.compile(r"[a-z0-9][a-z0-9_-]*")
+
+_ROLES: Mapping[str, FileRole] = {
+    "config.json": "config",
+    "generation_config.json": "config",
+    "tokenizer.json": "tokenizer",
+    "tokenizer_config.json": "tokenizer",
+    "special_tokens_map.json": "tokenizer",
+    "added_tokens.json": "tokenizer",
+    "chat_template.jinja": "tokenizer",
+    "vocab.txt": "tokenizer",
+    "vocab.json": "tokenizer",
+    "merges.txt": "tokenizer",
+    "preprocessor_config.json": "preprocessor",
+    "processor_config.json": "preprocessor",
+    "modules.json": "sentence_transformers",
+    "sentence_bert_config.json": "sentence_transformers",
+    "config_sentence_transformers.json": "sentence_transformers",
+    "README.md": "readme",
+}
+_ROLES_BY_PATTERN: tuple[tuple[re.Pattern[str], FileRole], ...] = (
+    (re.compile(r"reports/[^/]+\.json"), "report"),
+    (re.compile(r"\d+_\w+/.+"), "sentence_transformers"),
+    (re.compile(r"(?i)licen[cs]e(\..+)?|notice(\..+)?"), "licence"),
+    (re.compile(r"[^/]+\.(model|spm|bpe|tiktoken)"), "tokenizer"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ref:
+    """A bundle as people name it: ``org/name``, ``org/name@stable``, ``org/name@1a2b3c4d-5e6f7a8b``."""
+
+    model_id: str
+    channel: str | None
+    version: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a ref; without ``@…`` it is the latest channel.
+
+        Raises:
+            BundleNotFound: the text names no bundle.
+        """
+        model_id, at, name = text.partition("@")
+        if not _MODEL_ID.fullmatch(model_id) or (at and not _CHANNEL.fullmatch(name)):
+            raise BundleNotFound(f"{text!r}: names no bundle; write ORG/NAME, ORG/NAME@CHANNEL or ORG/NAME@VERSION")
+        if _VERSION.fullmatch(name):
+            return cls(model_id=model_id, channel=None, version=name)
+        return cls(model_id=model_id, channel=name or LATEST, version=None)
+
+    def __str__(self) -> str:
+        return f"{self.model_id}@{self.version or self.channel}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """A published bundle."""
+
+    model_id: str
+    version: str
+    prefix: str
+    """Of its keys, with a slash at the end."""
+    manifest: Manifest
+    manifest_json: bytes = field(repr=False)
+    """As it lies in the store."""
+
+    @property
+    def manifest_sha256(self) -> str:
+        return transfer.sha256_of(self.manifest_json)
+
+    def key(self, path: str) -> str:
+        """Where a file of the bundle lies in the store."""
+        return self.prefix + path
+
+
+def prefix_of(model_id: str, version: str) -> str:
+    """Of a bundle's keys, with a slash at the end."""
+    return f"models/{model_id}/{version}/"
+
+
+def manifest_key(model_id: str, version: str) -> str:
+    """Where a bundle's manifest lies; while it is absent the bundle does not exist."""
+    return f"{prefix_of(model_id, version)}{manifest.FILE_NAME}"
+
+
+def find(ref: Ref | str, *, store: ObjectStore) -> Bundle:
+    """The bundle that a ref names.
+
+    Raises:
+        BundleNotFound: the store has no such model, channel or version.
+        BundleCorrupt: its manifest is not readable, or is another bundle's.
+    """
+    ref = Ref.parse(ref) if isinstance(ref, str) else ref
+    version = ref.version or channels.read(store, ref.model_id, ref.channel or LATEST).version
+    key = manifest_key(ref.model_id, version)
+    try:
+        data = store.read(key)
+    except BundleNotFound as err:
+        raise BundleNotFound(
+            f"{ref}: {store.address} has no version {version} of it; see `onnx-fleet list` for what there is"
+        ) from err
+    found = manifest.read(data, where=f"{store.address}/{key}")
+    if (found.bundle.model_id, found.bundle.version) != (ref.model_id, version):
+        raise BundleCorrupt(
+            f"{store.address}/{key}: is the manifest of {found.bundle.model_id}@{found.bundle.version}; publish again"
+        )
+    return Bundle(
+        model_id=ref.model_id,
+        version=version,
+        prefix=prefix_of(ref.model_id, version),
+        manifest=found,
+        manifest_json=data,
+    )
+
+
+def seal(folder: Path, *, provenance: Provenance, created_at: datetime) -> Manifest:
+    """Hash every file of a stage, once, and describe the bundle; nothing goes into the store.
+
+    Args:
+        folder: the stage, with its graphs and reports.
+
+    Raises:
+        BundleNotFound: the folder is not a stage with an export.
+        BundleCorrupt: a graph or its weights are missing.
+        ValidationFailed: the stage's reports do not say that its graphs are right.
+        UnsafeModel: a file has a name that no bundle may have.
+    """
+    item = stage.read_work(folder)
+    export = stage.read_export(folder)
+    validation = evidence.validation(folder, item=item)
+    files = _files(folder, graphs=export.graphs)
+    _require_graphs(folder, graphs=export.graphs, files=files)
+    return Manifest(
+        bundle=BundleInfo(
+            model_id=item.model_id,
+            version=item.version,
+            fingerprint=item.fingerprint,
+            rebuild=item.rebuild,
+            created_at=created_at.astimezone(UTC).replace(microsecond=0),
+        ),
+        source=_source(item),
+        task=item.model.task,
+        family=item.family,
+        architecture=item.model.architecture,
+        graphs=export.graphs,
+        files=files,
+        toolchain={**item.toolchain, **export.toolchain},
+        export=Export(
+            settings=dict(export.settings),
+            recipe=export.recipe,
+            fallbacks=export.fallbacks,
+            duration_s=export.duration_s,
+            peak_memory_bytes=export.peak_memory_bytes,
+        ),
+        validation=validation,
+        latency=evidence.latency(folder, item=item),
+        provenance=provenance,
+    )
+
+
+def _source(item: WorkItem) -> Source:
+    model = item.model
+    needed = set(model.needed)
+    return Source(
+        repo_id=model.repo_id,
+        requested_revision=model.entry.revision,
+        revision=model.commit,
+        licence=model.licence,
+        gated=model.gated,
+        files=tuple(file for file in model.files if file.path in needed),
+    )
+
+
+def _files(folder: Path, *, graphs: tuple[GraphInfo, ...]) -> tuple[BundleFile, ...]:
+    found = []
+    for path in stage.published_files(folder):
+        keys.checked(path)
+        if path == manifest.FILE_NAME:
+            continue  # of a bundle that was pulled and is published again; a new one is written
+        with transfer.local_disk(str(folder / path)):
+            found.append(
+                BundleFile(
+                    path=path,
+                    size_bytes=(folder / path).stat().st_size,
+                    sha256=transfer.hash_file(folder / path),
+                    role=_role(path, graphs=graphs),
+                )
+            )
+    return tuple(found)
+
+
+def _role(path: str, *, graphs: tuple[GraphInfo, ...]) -> FileRole:
+    if any(path == graph.path for graph in graphs):
+        return "graph"
+    if any(path in graph.weight_files for graph in graphs):
+        return "weights"
+    if path in _ROLES:
+        return _ROLES[path]
+    return next((role for pattern, role in _ROLES_BY_PATTERN if pattern.fullmatch(path)), "other")
+
+
+def _require_graphs(folder: Path, *, graphs: tuple[GraphInfo, ...], files: tuple[BundleFile, ...]) -> None:
+    there = {file.path for file in files}
+    missing = [path for graph in graphs for path in (graph.path, *graph.weight_files) if path not in there]
+    if missing or not graphs:
+        raise BundleCorrupt(f"{folder}: {', '.join(missing) or 'every graph'} is missing; export the model again")

@@ -1,0 +1,162 @@
+"""Channels: named pointers to a version of a model, moved by compare-and-swap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import ClassVar, Literal
+
+from pydantic import AwareDatetime, ConfigDict, TypeAdapter, ValidationError
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random
+
+from onnx_fleet import jsonio
+from onnx_fleet.errors import BundleCorrupt, BundleNotFound, VersionConflict
+from onnx_fleet.store import ObjectStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Channel:
+    """Where a channel points."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    schema_version: Literal[1] = 1
+    model_id: str
+    channel: str
+    version: str
+    previous: str | None
+    """The version that it pointed to before."""
+    moved_at: AwareDatetime
+    held: bool = False
+    """A person holds it where it is: runs leave it alone, and only move() moves it."""
+
+
+_adapter: TypeAdapter[Channel] = TypeAdapter(Channel)
+
+
+def key_of(model_id: str, channel: str) -> str:
+    """Where the pointer lies."""
+    return f"models/{model_id}/channels/{channel}.json"
+
+
+def parse(data: bytes, *, where: str) -> Channel:
+    """A pointer's document.
+
+    Raises:
+        BundleCorrupt: it is none.
+    """
+    try:
+        return _adapter.validate_json(data, strict=True)
+    except ValidationError as err:
+        raise BundleCorrupt(f"{where}: is not a channel document; delete it and publish the model again") from err
+
+
+def read(store: ObjectStore, model_id: str, channel: str) -> Channel:
+    """Where a channel points.
+
+    Raises:
+        BundleNotFound: there is no such model or channel.
+    """
+    found, _etag = _read(store, model_id, channel)
+    if found is None:
+        raise BundleNotFound(
+            f"{model_id}@{channel}: {store.address} has no such channel; see `onnx-fleet list` for what there is"
+        )
+    return found
+
+
+def move(
+    store: ObjectStore,
+    model_id: str,
+    channel: str,
+    version: str,
+    *,
+    now: datetime,
+    expected: str | None = None,
+    held: bool = False,
+) -> Channel:
+    """Point a channel at a published version.
+
+    Args:
+        expected: the version that it must point to now; None takes whatever it points to.
+        held: whether runs leave it there from now on.
+
+    Raises:
+        BundleNotFound: the version is not published.
+        VersionConflict: it does not point to the expected version, or was moved by another writer meanwhile.
+    """
+    current, etag = _read(store, model_id, channel)
+    if expected is not None and (current is None or current.version != expected):
+        raise VersionConflict(
+            f"{model_id}@{channel}: points to {current.version if current else 'nothing'}, not to {expected};"
+            " look at it and decide again"
+        )
+    if current is not None and (current.version, current.held) == (version, held):
+        return current
+    moved = Channel(
+        model_id=model_id,
+        channel=channel,
+        version=version,
+        previous=_previous(current, version),
+        moved_at=now.astimezone(UTC).replace(microsecond=0),
+        held=held,
+    )
+    _swap(store, moved, etag=etag)
+    return moved
+
+
+def ensure(store: ObjectStore, model_id: str, channel: str, version: str, *, now: datetime) -> Channel:
+    """Have a channel point at a published version, unless a person holds it; does nothing where it does.
+
+    A run calls it for what it published and for what it found unchanged: so a crash between the manifest and the
+    channel heals.
+
+    Raises:
+        BundleNotFound: the version is not published.
+        VersionConflict: other writers keep moving it.
+    """
+    for attempt in Retrying(
+        retry=retry_if_exception_type(VersionConflict),
+        wait=wait_random(max=0.2),
+        stop=stop_after_attempt(10),
+        reraise=True,
+    ):
+        with attempt:
+            current, etag = _read(store, model_id, channel)
+            if current is not None and (current.held or current.version == version):
+                return current
+            moved = Channel(
+                model_id=model_id,
+                channel=channel,
+                version=version,
+                previous=_previous(current, version),
+                moved_at=now.astimezone(UTC).replace(microsecond=0),
+            )
+            _swap(store, moved, etag=etag)
+            return moved
+    raise AssertionError("tenacity either returns or raises")
+
+
+def _read(store: ObjectStore, model_id: str, channel: str) -> tuple[Channel | None, str | None]:
+    key = key_of(model_id, channel)
+    try:
+        data, etag = store.read_tagged(key)
+    except BundleNotFound:
+        return None, None
+    return parse(data, where=f"{store.address}/{key}"), etag
+
+
+def _swap(store: ObjectStore, moved: Channel, *, etag: str | None) -> None:
+    """Put the pointer where the one with this etag is, so that what was decided on it still holds."""
+    if store.stat(f"models/{moved.model_id}/{moved.version}/manifest.json") is None:
+        raise BundleNotFound(
+            f"{moved.model_id}@{moved.version}: {store.address} has no such version to point {moved.channel!r} to;"
+            " publish it first"
+        )
+    store.replace(key_of(moved.model_id, moved.channel), jsonio.canonical(jsonio.to_json(moved)), etag=etag)
+
+
+def _previous(current: Channel | None, version: str) -> str | None:
+    if current is None:
+        return None
+    return current.previous if current.version == version else current.version

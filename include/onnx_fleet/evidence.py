@@ -1,0 +1,130 @@
+"""Evidence: the reports of a stage -> what a manifest says of them, or the reason why there is nothing to publish."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from onnx_fleet import jsonio
+from onnx_fleet.errors import ValidationFailed
+from onnx_fleet.latency import LatencyReport
+from onnx_fleet.manifest import CheckSummary, ProviderLatency, ProviderValidation, Validation
+from onnx_fleet.plan import WorkItem
+from onnx_fleet.validation import CheckRow, ValidationReport
+
+REQUIRED_PROVIDER = "cpu"
+GPU_PROVIDER = "cuda"
+
+Report = TypeVar("Report", ValidationReport, LatencyReport)
+
+
+def validation(stage: Path, *, item: WorkItem) -> Validation:
+    """What the validation reports of a stage say.
+
+    Raises:
+        ValidationFailed: no report says that the graphs passed on the CPU, or one says that they failed somewhere.
+    """
+    reports = _reports(stage, "validation", ValidationReport, item=item)
+    by_provider = {report.provider: report for report in reports}
+    required = by_provider.get(REQUIRED_PROVIDER)
+    if required is None:
+        raise ValidationFailed(
+            f"{_name(item)}: there is no validation report of the CPU; run `onnx-fleet validate {stage}` before it is"
+            " published"
+        )
+    for report in (required, *reports):
+        if report.status == "failed" or (report is required and not report.passed):
+            raise ValidationFailed(
+                f"{_name(item)}: validation on {report.provider} is {report.status} ({report.reason});"
+                f" read {stage}/reports, correct the export and validate again"
+            )
+    return Validation(
+        passed=True,
+        max_abs_diff=max((diff for report in reports if (diff := report.worst_abs_diff) is not None), default=None),
+        gpu=_gpu(by_provider.get(GPU_PROVIDER)),
+        providers=tuple(
+            ProviderValidation(
+                provider=report.provider,
+                status=report.status,
+                reason=report.reason,
+                nodes_by_provider=dict(report.nodes_by_provider),
+            )
+            for report in reports
+        ),
+        checks=tuple(summary for report in reports for summary in _checks(report)),
+    )
+
+
+def latency(stage: Path, *, item: WorkItem) -> tuple[ProviderLatency, ...]:
+    """What the latency reports of a stage say; nothing where nothing was measured."""
+    return tuple(
+        ProviderLatency(
+            provider=report.provider,
+            status=report.status,
+            reason=report.reason,
+            threads=report.threads,
+            load_time_s=report.load_time_s,
+            peak_memory_bytes=report.peak_memory_bytes,
+            hardware=dict(report.hardware),
+            runtime=dict(report.runtime),
+            rows=report.rows,
+        )
+        for report in _reports(stage, "latency", LatencyReport, item=item)
+    )
+
+
+def _reports(stage: Path, name: str, kind: type[Report], *, item: WorkItem) -> tuple[Report, ...]:
+    """Each ``reports/<name>*.json``, in order of the providers, all of this very version."""
+    reports = []
+    for path in sorted((stage / "reports").glob(f"{name}*.json")):
+        try:
+            report = jsonio.from_json(kind, json.loads(path.read_bytes()))
+        except (ValueError, ValidationError) as err:
+            raise ValidationFailed(f"{path}: is not a {name} report; make it again") from err
+        if (report.model_id, report.version) != (item.model_id, item.version):
+            raise ValidationFailed(
+                f"{path}: is about {report.model_id}@{report.version}, the stage is {_name(item)}; make it again"
+            )
+        reports.append(report)
+    return tuple(sorted(reports, key=lambda report: report.provider))
+
+
+def _gpu(report: ValidationReport | None) -> str:
+    if report is None:
+        return "not validated on GPU: it was not asked for"
+    return "validated on GPU" if report.passed else f"not validated on GPU: {report.reason}"
+
+
+def _checks(report: ValidationReport) -> Iterable[CheckSummary]:
+    """One row a check, graph and output, in the order in which the report has them."""
+    groups: dict[tuple[str, str, str], list[CheckRow]] = {}
+    for row in report.rows:
+        groups.setdefault((row.check, row.graph, row.output), []).append(row)
+    for (check, graph, output), rows in groups.items():
+        worst = max(rows, key=lambda row: (not row.passed, row.max_abs_diff or 0.0))
+        yield CheckSummary(
+            provider=report.provider,
+            check=check,
+            graph=graph,
+            output=output,
+            passed=all(row.passed for row in rows),
+            cases=len(rows),
+            cases_passed=sum(row.passed for row in rows),
+            worst_case=worst.case,
+            max_abs_diff=_largest(row.max_abs_diff for row in rows),
+            max_rel_diff=_largest(row.max_rel_diff for row in rows),
+            atol=worst.atol,
+            rtol=worst.rtol,
+        )
+
+
+def _largest(values: Iterable[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def _name(item: WorkItem) -> str:
+    return f"{item.model_id}@{item.version}"

@@ -1,0 +1,260 @@
+"""The manifest: what a bundle holds, where it comes from, and what proves it. docs/bundle-format.md explains it.
+
+``python -m onnx_fleet.manifest docs/manifest.schema.json`` refreshes the schema file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import AwareDatetime, ConfigDict, TypeAdapter, ValidationError
+
+from onnx_fleet import jsonio
+from onnx_fleet.errors import BundleCorrupt, UnsafeModel
+from onnx_fleet.graph import GraphInfo
+from onnx_fleet.hub import SourceFile
+from onnx_fleet.latency import LatencyRow
+from onnx_fleet.stage import Fallback
+from onnx_fleet.store import keys
+
+SCHEMA_VERSION = 1
+FILE_NAME = "manifest.json"
+
+FileRole = Literal[
+    "graph", "weights", "config", "tokenizer", "preprocessor", "sentence_transformers", "licence", "readme", "report",
+    "other",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleInfo:
+    """Which bundle this is."""
+
+    model_id: str
+    """``org/name``."""
+    version: str
+    """``<commit[:8]>-<fingerprint[:8]>``."""
+    fingerprint: str
+    """SHA-256, hex, over everything that decides the graphs' bytes."""
+    rebuild: str | None
+    """The run that asked for this version although an equal one was there."""
+    created_at: AwareDatetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where the model comes from."""
+
+    repo_id: str
+    requested_revision: str
+    revision: str
+    """The commit, 40 hex digits."""
+    licence: str | None
+    gated: bool
+    files: tuple[SourceFile, ...]
+    """The files that the bundle was made from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleFile:
+    """One file of the bundle."""
+
+    path: str
+    """POSIX, relative to the bundle."""
+    size_bytes: int
+    sha256: str
+    """Hex."""
+    role: FileRole
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """How the graphs were made."""
+
+    settings: Mapping[str, str | int | bool]
+    recipe: str | None
+    fallbacks: tuple[Fallback, ...]
+    """What was tried first and did not hold, and why."""
+    duration_s: float
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderValidation:
+    """Where the graphs were compared with PyTorch, and where not."""
+
+    provider: str
+    status: Literal["passed", "failed", "not_run"]
+    reason: str
+    nodes_by_provider: Mapping[str, int]
+    """Where the nodes really ran, from the session's profile."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckSummary:
+    """One check of one output of one graph, over all of its cases; the report in the bundle has every case."""
+
+    provider: str
+    check: str
+    graph: str
+    output: str
+    passed: bool
+    cases: int
+    cases_passed: int
+    worst_case: str
+    """The case with the largest absolute difference."""
+    max_abs_diff: float | None
+    max_rel_diff: float | None
+    atol: float
+    rtol: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """What was compared with PyTorch, and how equal it is."""
+
+    passed: bool
+    max_abs_diff: float | None
+    gpu: str
+    """For people: ``validated on GPU``, or ``not validated on GPU: <reason>``."""
+    providers: tuple[ProviderValidation, ...]
+    checks: tuple[CheckSummary, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderLatency:
+    """What was measured on one provider, on which hardware."""
+
+    provider: str
+    status: Literal["measured", "not_run"]
+    reason: str
+    threads: int
+    load_time_s: float | None
+    peak_memory_bytes: int | None
+    hardware: Mapping[str, str | int]
+    runtime: Mapping[str, str]
+    rows: tuple[LatencyRow, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """Which run made the bundle."""
+
+    dag_id: str
+    run_id: str
+    trigger: str
+    """``scheduled``, ``manual``, ``asset``, ``cli``, …"""
+    catalogue_digest: str | None
+    """SHA-256 of the catalogue; None for a model that was asked for by itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """A bundle, described."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    schema_version: Literal[1] = 1
+    bundle: BundleInfo
+    source: Source
+    task: str
+    family: str
+    architecture: str
+    graphs: tuple[GraphInfo, ...]
+    files: tuple[BundleFile, ...]
+    """Every file but the manifest itself, in order of their paths."""
+    toolchain: Mapping[str, str]
+    export: Export
+    validation: Validation
+    latency: tuple[ProviderLatency, ...]
+    provenance: Provenance
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all files together."""
+        return sum(file.size_bytes for file in self.files)
+
+
+_adapter: TypeAdapter[Manifest] = TypeAdapter(Manifest)
+
+
+def write(manifest: Manifest) -> bytes:
+    """Canonical JSON: equal manifests are equal bytes."""
+    return jsonio.canonical(jsonio.to_json(manifest))
+
+
+def read(data: bytes, *, where: str = FILE_NAME) -> Manifest:
+    """The inverse of write; whatever is not a whole, consistent manifest is refused.
+
+    Args:
+        where: what to call the manifest in a message.
+
+    Raises:
+        BundleCorrupt: it is not a manifest, or not one that this onnx-fleet can read.
+    """
+    try:
+        manifest = _adapter.validate_json(data, strict=True)
+    except ValidationError as err:
+        raise BundleCorrupt(f"{where}: {_schema_fault(data, err)}") from err
+    faults = _inconsistencies(manifest)
+    if faults:
+        raise BundleCorrupt(f"{where}: {'; '.join(faults)}; publish the model again (--force)")
+    return manifest
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a manifest."""
+    schema = _adapter.json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "onnx-fleet bundle manifest"}
+
+
+def main(arguments: list[str]) -> None:
+    """Write the schema to the file that is named."""
+    (path,) = arguments
+    Path(path).write_text(json.dumps(json_schema(), indent=2) + "\n", encoding="utf-8")
+
+
+def _schema_fault(data: bytes, err: ValidationError) -> str:
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return "is not JSON; it may be cut off: publish the model again (--force)"
+    version = found.get("schema_version") if isinstance(found, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        return f"has schema_version {version}, this onnx-fleet reads up to {SCHEMA_VERSION}; upgrade onnx-fleet"
+    first = err.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"]) or "the document"
+    return f"is not a manifest: {place}: {first['msg']} ({err.error_count()} faults); publish the model again (--force)"
+
+
+def _inconsistencies(manifest: Manifest) -> tuple[str, ...]:
+    """What the types alone do not say."""
+    bundle = manifest.bundle
+    faults = []
+    if bundle.version != f"{manifest.source.revision[:8]}-{bundle.fingerprint[:8]}":
+        faults.append(f"version {bundle.version} does not follow from revision and fingerprint")
+    for file in manifest.files:
+        try:
+            keys.checked(file.path)
+        except UnsafeModel as err:
+            faults.append(str(err))
+        if not re.fullmatch(r"[0-9a-f]{64}", file.sha256) or file.size_bytes < 0:
+            faults.append(f"{file.path}: no SHA-256, or a negative size")
+    counts = Counter(file.path for file in manifest.files)
+    faults.extend(f"{path} is listed {count} times" for path, count in counts.items() if count > 1)
+    if FILE_NAME in counts:
+        faults.append(f"{FILE_NAME} lists itself")
+    named = [path for graph in manifest.graphs for path in (graph.path, *graph.weight_files)]
+    faults.extend(f"{path} belongs to a graph and is not among the files" for path in named if path not in counts)
+    return tuple(faults)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
