@@ -1,0 +1,247 @@
+"""Publish: files first, manifest last, then the channel. docs/decisions/0003-publishing.md says why it is safe.
+
+models/<org>/<name>/<version>/…             each file once; the manifest is the commit point
+unfinished/<org>/<name>/<version>/
+    decision.json                           the manifest that will stand: the first writer's
+    files/<sha256>                          bytes that cannot stand at their place yet
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from onnx_fleet import bundle, channels, manifest
+from onnx_fleet.errors import BundleNotFound, StoreDenied, StoreUnavailable, VersionConflict
+from onnx_fleet.manifest import BundleFile, Manifest, Provenance
+from onnx_fleet.store import ObjectInfo, ObjectStore, Progress, transfer
+
+_MANIFEST_KEY = re.compile(r"models/([^/]+/[^/]+)/([0-9a-f]{8}-[0-9a-f]{8})/manifest\.json")
+_CHANNEL_KEY = re.compile(r"models/([^/]+/[^/]+)/channels/([^/]+)\.json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """A bundle that stands in the store now."""
+
+    model_id: str
+    version: str
+    state: Literal["published", "unchanged"]
+    """``unchanged``: it stood there before."""
+    location: str
+    """The folder's address."""
+    size_bytes: int
+    manifest_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedModel:
+    """What a store has of one model."""
+
+    model_id: str
+    versions: tuple[str, ...]
+    channels: tuple[str, ...]
+
+
+def publish(
+    folder: Path,
+    *,
+    store: ObjectStore,
+    provenance: Provenance,
+    created_at: datetime,
+    channel: str = bundle.LATEST,
+    progress: Progress | None = None,
+) -> Publication:
+    """Seal a stage and put it into the store, whole or not at all; then have the channel point at it.
+
+    The same bundle twice does nothing: files but for the reports decide whether it is the same.
+
+    Raises:
+        ValidationFailed: the stage's reports do not say that its graphs are right.
+        VersionConflict: other graphs stand under the same version.
+    """
+    sealed = bundle.seal(folder, provenance=provenance, created_at=created_at)
+    attempt = _Attempt(folder=folder, store=store, sealed=sealed, progress=progress)
+    standing, state = attempt.run()
+    model_id, version = sealed.bundle.model_id, sealed.bundle.version
+    stands = manifest.read(standing, where=f"{store.address}/{attempt.manifest_key}")
+    _require_same(stands, sealed, where=f"{store.address}/{attempt.prefix}")
+    channels.ensure(store, model_id, channel, version, now=created_at)
+    return Publication(
+        model_id=model_id,
+        version=version,
+        state=state,
+        location=f"{store.address}/{attempt.prefix}".rstrip("/"),
+        size_bytes=stands.size_bytes,
+        manifest_sha256=transfer.sha256_of(standing),
+    )
+
+
+def list_models(store: ObjectStore) -> tuple[PublishedModel, ...]:
+    """Every model with a published version, by id."""
+    versions: dict[str, list[str]] = {}
+    pointers: dict[str, list[str]] = {}
+    for info in store.list("models/"):
+        if match := _MANIFEST_KEY.fullmatch(info.key):
+            versions.setdefault(match[1], []).append(match[2])
+        elif match := _CHANNEL_KEY.fullmatch(info.key):
+            pointers.setdefault(match[1], []).append(match[2])
+    return tuple(
+        PublishedModel(
+            model_id=model_id,
+            versions=tuple(sorted(versions[model_id])),
+            channels=tuple(sorted(pointers.get(model_id, ()))),
+        )
+        for model_id in sorted(versions)
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Attempt:
+    """One writer's way to a published version; any number of them may be under way at once, or left half done."""
+
+    folder: Path
+    store: ObjectStore
+    sealed: Manifest
+    progress: Progress | None
+    prefix: str = field(init=False)
+    manifest_key: str = field(init=False)
+    unfinished: str = field(init=False)
+    sent: dict[str, ObjectInfo] = field(init=False, default_factory=dict)
+    """What this attempt knows to stand at a key, verified."""
+
+    def __post_init__(self) -> None:
+        info = self.sealed.bundle
+        self.prefix = bundle.prefix_of(info.model_id, info.version)
+        self.manifest_key = bundle.manifest_key(info.model_id, info.version)
+        self.unfinished = f"unfinished/{info.model_id}/{info.version}/"
+
+    def run(self) -> tuple[bytes, Literal["published", "unchanged"]]:
+        """The manifest that stands at the end, and whether it did not stand before."""
+        standing = self._standing()
+        if standing is not None:
+            self._clean_up()  # after a writer that did not get to it
+            return standing, "unchanged"
+        self._send_files()
+        decided = self._decide()
+        standing = self._standing()  # asked after the decision was made: see docs/decisions/0003-publishing.md
+        if standing is None:
+            self._settle(manifest.read(decided, where=f"{self.store.address}/{self._decision_key}"))
+            self.store.create(self.manifest_key, decided)
+            standing = self.store.read(self.manifest_key)
+        self._remove_extras(manifest.read(standing))
+        self._clean_up()
+        return standing, "published" if standing == decided else "unchanged"
+
+    @property
+    def _decision_key(self) -> str:
+        return f"{self.unfinished}decision.json"
+
+    def _kept_key(self, file: BundleFile) -> str:
+        return f"{self.unfinished}files/{file.sha256}"
+
+    def _standing(self) -> bytes | None:
+        try:
+            return self.store.read(self.manifest_key)
+        except BundleNotFound:
+            return None
+
+    def _send_files(self) -> None:
+        """Each file to its place; where another attempt's bytes stand, to a key that is only for these bytes."""
+        done = 0
+        for file in self.sealed.files:
+            key, path = self.prefix + file.path, self.folder / file.path
+            progress = self._progress_from(done)
+            try:
+                self.sent[key] = self.store.upload(key, path, sha256=file.sha256, progress=progress)
+            except VersionConflict:
+                self.store.upload(self._kept_key(file), path, sha256=file.sha256, progress=progress)
+            done += file.size_bytes
+            if self.progress:
+                self.progress(done, self.sealed.size_bytes)
+
+    def _decide(self) -> bytes:
+        """The manifest that will stand: this attempt's, or the one that another attempt decided on before."""
+        mine = manifest.write(self.sealed)
+        if self.store.create(self._decision_key, mine):
+            return mine
+        try:
+            return self.store.read(self._decision_key)
+        except BundleNotFound:
+            return mine  # the other one is through: its manifest stands, and is found next
+
+    def _settle(self, decided: Manifest) -> None:
+        """Have every file of the decision at its place, verified, and nothing else."""
+        mine = {file.sha256: self.folder / file.path for file in self.sealed.files}
+        for file in decided.files:
+            key = self.prefix + file.path
+            if self._holds(key, file):
+                continue
+            if file.sha256 in mine:
+                self.store.upload(key, mine[file.sha256], sha256=file.sha256, overwrite=True)
+            else:
+                self._restore(key, file)
+        self._remove_extras(decided)
+
+    def _holds(self, key: str, file: BundleFile) -> bool:
+        info = self.store.stat(key)
+        if info is None or info.size_bytes != file.size_bytes:
+            return False
+        sent = self.sent.get(key)
+        if sent is not None and sent.etag == info.etag:
+            return sent.sha256 == file.sha256
+        return (info.sha256 or transfer.hash_chunks(self.store.chunks(key))) == file.sha256
+
+    def _restore(self, key: str, file: BundleFile) -> None:
+        """Bring bytes that only the store has to their place: another attempt decided, and did not get through."""
+        with tempfile.TemporaryDirectory(prefix="onnx-fleet-") as scratch:
+            path = Path(scratch) / file.sha256
+            try:
+                self.store.download(self._kept_key(file), path)
+            except BundleNotFound as err:
+                if self._standing() is not None:
+                    return  # the other one is through meanwhile
+                raise StoreUnavailable(
+                    f"{self.store.address}/{self.unfinished}: another attempt decided on a {file.path} that is not"
+                    " there; delete this folder when no other run publishes this version, then publish again"
+                ) from err
+            self.store.upload(key, path, sha256=file.sha256, overwrite=True)
+
+    def _remove_extras(self, decided: Manifest) -> None:
+        """Files of other attempts that are not of this bundle."""
+        wanted = {self.prefix + file.path for file in decided.files} | {self.manifest_key}
+        for info in list(self.store.list(self.prefix)):
+            if info.key not in wanted:
+                with suppress(StoreDenied):  # a publisher that may not delete leaves them, and verify names them
+                    self.store.delete(info.key)
+
+    def _clean_up(self) -> None:
+        """The manifest stands: what led to it is of no use any more."""
+        with suppress(StoreDenied):
+            for info in list(self.store.list(self.unfinished)):
+                self.store.delete(info.key)
+
+    def _progress_from(self, start: int) -> Progress | None:
+        tell, total = self.progress, self.sealed.size_bytes
+        return (lambda done, _size: tell(start + done, total)) if tell else None
+
+
+def _require_same(stands: Manifest, sealed: Manifest, *, where: str) -> None:
+    ours, theirs = _identity(sealed), _identity(stands)
+    differing = sorted(path for path in ours.keys() | theirs.keys() if ours.get(path) != theirs.get(path))
+    if differing:
+        raise VersionConflict(
+            f"{where}: other bytes stand under this version already ({', '.join(differing[:5])});"
+            " a published bundle never changes: publish with --force, which makes a new version"
+        )
+
+
+def _identity(sealed: Manifest) -> Mapping[str, str]:
+    """Reports hold measured numbers, which no two runs have alike."""
+    return {file.path: file.sha256 for file in sealed.files if file.role != "report"}

@@ -1,0 +1,253 @@
+"""Publishing: whole or not at all, once, whoever else publishes and wherever it breaks off."""
+
+from __future__ import annotations
+
+import itertools
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from fixtures.faulty_stores import Interrupted, SteppedStore, interrupted
+from fixtures.stages import NOW, PROVENANCE, tiny_stage, work_item
+from onnx_fleet import bundle, channels, manifest
+from onnx_fleet.errors import BundleNotFound, ValidationFailed, VersionConflict
+from onnx_fleet.publish import Publication, list_models, publish
+from onnx_fleet.stage import write_report
+from onnx_fleet.store import ObjectStore, open_store
+from onnx_fleet.verify import verify
+
+MODEL = "acme/tiny"
+
+
+def _publish(stage: Path, store: ObjectStore) -> Publication:
+    return publish(stage, store=store, provenance=PROVENANCE, created_at=NOW)
+
+
+def _keys(store: ObjectStore) -> list[str]:
+    return [info.key for info in store.list("")]
+
+
+def test_a_published_bundle_is_found_by_its_channel_and_is_intact(tmp_path: Path, any_store: ObjectStore) -> None:
+    done = _publish(tiny_stage(tmp_path / "stage"), any_store)
+
+    found = bundle.find(MODEL, store=any_store)
+    assert (done.state, done.version, done.location) == (
+        "published",
+        found.version,
+        f"{any_store.address}/models/{MODEL}/{found.version}",
+    )
+    assert done.manifest_sha256 == found.manifest_sha256
+    assert verify(MODEL, store=any_store).passed
+
+
+def test_the_store_holds_the_bundle_the_manifest_and_the_channel_and_nothing_else(
+    tmp_path: Path, any_store: ObjectStore
+) -> None:
+    version = _publish(tiny_stage(tmp_path / "stage"), any_store).version
+
+    assert _keys(any_store) == [
+        *(
+            f"models/{MODEL}/{version}/{path}"
+            for path in (
+                "LICENSE",
+                "config.json",
+                "manifest.json",
+                "onnx/model.onnx",
+                "onnx/model.onnx_data",
+                "reports/latency.json",
+                "reports/validation.json",
+                "tokenizer.json",
+            )
+        ),
+        f"models/{MODEL}/channels/latest.json",
+    ]
+
+
+def test_publishing_the_same_bundle_twice_changes_nothing(tmp_path: Path, any_store: ObjectStore) -> None:
+    first = _publish(tiny_stage(tmp_path / "one"), any_store)
+    again = _publish(tiny_stage(tmp_path / "two", latency_ms=7.0), any_store)
+
+    assert again.state == "unchanged"
+    assert again.manifest_sha256 == first.manifest_sha256
+
+
+def test_other_graphs_under_the_same_version_are_a_conflict(tmp_path: Path, any_store: ObjectStore) -> None:
+    first = _publish(tiny_stage(tmp_path / "one"), any_store)
+
+    with pytest.raises(VersionConflict, match=r"onnx/model\.onnx"):
+        _publish(tiny_stage(tmp_path / "two", scale=3.0), any_store)
+
+    assert bundle.find(MODEL, store=any_store).manifest_sha256 == first.manifest_sha256
+    assert verify(MODEL, store=any_store).passed
+
+
+def test_progress_ends_at_the_size_of_the_bundle(tmp_path: Path, any_store: ObjectStore) -> None:
+    told: list[tuple[int, int]] = []
+    stage = tiny_stage(tmp_path / "stage")
+    done = publish(
+        stage,
+        store=any_store,
+        provenance=PROVENANCE,
+        created_at=NOW,
+        progress=lambda done, total: told.append((done, total)),
+    )
+
+    assert told[-1] == (done.size_bytes, done.size_bytes)
+    assert told == sorted(told)
+
+
+def test_a_stage_without_a_validation_report_is_not_published(tmp_path: Path, local_store: ObjectStore) -> None:
+    stage = tiny_stage(tmp_path / "stage")
+    (stage / "reports" / "validation.json").unlink()
+
+    with pytest.raises(ValidationFailed, match="onnx-fleet validate"):
+        _publish(stage, local_store)
+
+    assert _keys(local_store) == []
+
+
+def _count_steps(stage: Path, folder: Path) -> int:
+    store = SteppedStore(open_store(str(folder)), step=0, before=lambda: None)
+    _publish(stage, store)
+    return store.steps
+
+
+@pytest.mark.parametrize(
+    "rerun", [{}, {"latency_ms": 7.0}, {"scale": 3.0}], ids=["same bytes", "other reports", "other graphs"]
+)
+def test_wherever_publishing_breaks_off_nothing_half_done_shows_and_the_next_run_heals_it(
+    tmp_path: Path, rerun: dict[str, float]
+) -> None:
+    first, again = tiny_stage(tmp_path / "first"), tiny_stage(tmp_path / "again", **rerun)
+    for step in range(1, _count_steps(first, tmp_path / "counted") + 1):
+        store = open_store(str(tmp_path / f"store-{step}"))
+        with pytest.raises(Interrupted):
+            _publish(first, interrupted(store, step=step))
+        _require_whole_or_absent(store)
+
+        try:
+            _publish(again, store)
+        except VersionConflict:
+            # the first attempt had decided before it broke off, and its bundle was finished instead of this one
+            assert "scale" in rerun
+            _publish(first, store)
+
+        assert verify(MODEL, store=store).passed, f"after operation {step}"
+        assert not [key for key in _keys(store) if key.startswith("unfinished/")]
+
+
+def test_an_attempt_that_breaks_off_while_it_heals_another_one_is_healed_too(tmp_path: Path) -> None:
+    first, second = tiny_stage(tmp_path / "first"), tiny_stage(tmp_path / "second", scale=3.0, latency_ms=7.0)
+    third = tiny_stage(tmp_path / "third", scale=4.0, latency_ms=9.0)
+    steps = _count_steps(first, tmp_path / "counted")
+    for stop_first, stop_second in itertools.product(range(2, steps, 3), range(2, steps + 12, 3)):
+        store = open_store(str(tmp_path / f"store-{stop_first}-{stop_second}"))
+        with pytest.raises(Interrupted):
+            _publish(first, interrupted(store, step=stop_first))
+        with suppress(Interrupted, VersionConflict):
+            _publish(second, interrupted(store, step=stop_second))
+        _require_whole_or_absent(store)
+        with suppress(VersionConflict):
+            _publish(third, store)
+
+        assert verify(f"{MODEL}@{work_item().version}", store=store).passed, f"{stop_first}, {stop_second}"
+
+
+@pytest.mark.parametrize("other", [{"latency_ms": 7.0}, {"scale": 3.0}], ids=["other reports", "other graphs"])
+def test_a_second_writer_at_any_moment_leaves_one_whole_bundle(tmp_path: Path, other: dict[str, float]) -> None:
+    ours, theirs = tiny_stage(tmp_path / "ours"), tiny_stage(tmp_path / "theirs", **other)
+    for step in range(1, _count_steps(ours, tmp_path / "counted") + 1):
+        store = open_store(str(tmp_path / f"store-{step}"))
+        outcomes: list[str] = []
+        racing = SteppedStore(store, step=step, before=lambda s=store, o=outcomes: o.append(_outcome(theirs, s)))  # type: ignore[misc]
+        outcomes.append(_outcome(ours, racing))
+
+        assert verify(MODEL, store=store).passed, f"before operation {step}"
+        assert "published" in outcomes
+        if "scale" in other:
+            assert "conflict" in outcomes
+        assert not [key for key in _keys(store) if key.startswith("unfinished/")]
+
+
+@pytest.mark.parametrize("leftover_step", [6, 9])
+def test_two_writers_over_the_leftovers_of_a_third_leave_one_whole_bundle(tmp_path: Path, leftover_step: int) -> None:
+    dead = tiny_stage(tmp_path / "dead", scale=9.0)
+    ours, theirs = tiny_stage(tmp_path / "ours"), tiny_stage(tmp_path / "theirs", scale=3.0)
+    for step in range(1, 60):
+        store = open_store(str(tmp_path / f"store-{step}"))
+        with pytest.raises(Interrupted):
+            _publish(dead, interrupted(store, step=leftover_step))
+        racing = SteppedStore(store, step=step, before=lambda s=store: _outcome(theirs, s))  # type: ignore[misc]
+        _outcome(ours, racing)
+
+        assert verify(MODEL, store=store).passed, f"before operation {step}"
+        if racing.steps < step:
+            break
+
+
+def _outcome(stage: Path, store: ObjectStore) -> str:
+    try:
+        return _publish(stage, store).state
+    except VersionConflict:
+        return "conflict"
+
+
+def _require_whole_or_absent(store: ObjectStore) -> None:
+    version = work_item().version
+    try:
+        assert verify(f"{MODEL}@{version}", store=store).passed
+    except BundleNotFound:
+        assert list_models(store) == ()
+        with pytest.raises(BundleNotFound):
+            channels.read(store, MODEL, "latest")
+
+
+def test_a_crash_between_manifest_and_channel_heals_on_the_next_run(tmp_path: Path) -> None:
+    stage = tiny_stage(tmp_path / "stage")
+    last = _count_steps(stage, tmp_path / "counted")
+    store = open_store(str(tmp_path / "store"))
+    with pytest.raises(Interrupted):
+        _publish(stage, interrupted(store, step=last))
+    with pytest.raises(BundleNotFound, match="no such channel"):
+        bundle.find(MODEL, store=store)
+
+    assert _publish(stage, store).state == "unchanged"
+    assert bundle.find(MODEL, store=store).version == work_item().version
+
+
+def test_models_are_listed_with_versions_and_channels(tmp_path: Path, any_store: ObjectStore) -> None:
+    for name, digit in (("acme/tiny", "a"), ("acme/tiny", "b"), ("other/model", "c")):
+        item = work_item(model_id=name, fingerprint=digit * 64)
+        _publish(tiny_stage(tmp_path / f"{digit}", item=item), any_store)
+
+    assert [(model.model_id, len(model.versions), model.channels) for model in list_models(any_store)] == [
+        ("acme/tiny", 2, ("latest",)),
+        ("other/model", 1, ("latest",)),
+    ]
+
+
+def test_a_gpu_report_that_was_not_run_is_said_plainly_in_the_manifest(
+    tmp_path: Path, local_store: ObjectStore
+) -> None:
+    stage = tiny_stage(tmp_path / "stage")
+    item = work_item()
+    write_report(
+        stage,
+        "validation_cuda",
+        {
+            "model_id": item.model_id,
+            "version": item.version,
+            "provider": "cuda",
+            "status": "not_run",
+            "reason": "no GPU worker",
+            "rows": [],
+            "nodes_by_provider": {},
+            "duration_s": 0.0,
+        },
+    )
+    _publish(stage, local_store)
+
+    sealed = bundle.find(MODEL, store=local_store).manifest
+    assert sealed.validation.gpu == "not validated on GPU: no GPU worker"
+    assert manifest.read(manifest.write(sealed)) == sealed
