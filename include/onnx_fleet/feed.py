@@ -1,0 +1,278 @@
+"""The feed: what is published, in one document, for registries that mirror the fleet; and its events.
+
+feed/index.json                          rebuilt from the manifests and channels; nothing else decides it
+feed/events/<yyyy>/<mm>/<dd>/<id>.json   one a publication, never changed
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import ClassVar, Literal
+
+from pydantic import AwareDatetime, ConfigDict, TypeAdapter, ValidationError
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random
+
+from onnx_fleet import bundle, channels, jsonio, manifest, publish
+from onnx_fleet.channels import Channel
+from onnx_fleet.errors import BundleCorrupt, BundleNotFound, VersionConflict
+from onnx_fleet.manifest import Manifest
+from onnx_fleet.publish import Publication, PublishedModel
+from onnx_fleet.store import ObjectStore, transfer
+
+INDEX_KEY = "feed/index.json"
+READERS = 16
+"""Manifests that are read at the same time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedFile:
+    """One file of a bundle."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedValidation:
+    """How equal to PyTorch the graphs are."""
+
+    passed: bool
+    max_abs_diff: float | None
+    gpu: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedLatency:
+    """One measured point."""
+
+    provider: str
+    graph: str
+    variant: str
+    batch_size: int
+    sequence_length: int
+    latency_ms_p50: float
+    latency_ms_p95: float
+    ratio_to_torch: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedVersion:
+    """One bundle."""
+
+    version: str
+    revision: str
+    """The source's commit."""
+    created_at: AwareDatetime
+    task: str
+    family: str
+    architecture: str
+    licence: str | None
+    variants: tuple[str, ...]
+    path: str
+    """Of the bundle's folder, relative to the store."""
+    size_bytes: int
+    manifest_sha256: str
+    files: tuple[FeedFile, ...]
+    validation: FeedValidation
+    latency: tuple[FeedLatency, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedChannel:
+    """One pointer."""
+
+    channel: str
+    version: str
+    moved_at: AwareDatetime
+    held: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedModel:
+    """One model, its newest version first."""
+
+    model_id: str
+    channels: tuple[FeedChannel, ...]
+    versions: tuple[FeedVersion, ...]
+    problems: tuple[str, ...]
+    """Manifests and channels that could not be read; what they stand for is left out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feed:
+    """Everything that is published."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    schema_version: Literal[1] = 1
+    generated_at: AwareDatetime
+    models: tuple[FeedModel, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedEvent:
+    """A publication, as it happened."""
+
+    schema_version: Literal[1] = 1
+    id: str
+    at: AwareDatetime
+    kind: Literal["published"]
+    model_id: str
+    version: str
+    channel: str
+    path: str
+    manifest_sha256: str
+    size_bytes: int
+
+
+_adapter: TypeAdapter[Feed] = TypeAdapter(Feed)
+
+
+def read(store: ObjectStore) -> Feed:
+    """The feed as it was rebuilt last.
+
+    Raises:
+        BundleNotFound: nothing was published yet.
+        BundleCorrupt: the document is not a feed.
+    """
+    return _parse(store.read(INDEX_KEY), where=f"{store.address}/{INDEX_KEY}")
+
+
+def rebuild(store: ObjectStore, *, now: datetime) -> Feed:
+    """Write the feed anew from what the store holds; equal stores give equal feeds but for generated_at.
+
+    It is swapped against what stood there before the store was read: when another rebuild came between, the store is
+    read once more, so that the last feed written has seen every manifest that any of them saw.
+
+    Raises:
+        VersionConflict: other rebuilds keep coming between.
+    """
+    for attempt in Retrying(
+        retry=retry_if_exception_type(VersionConflict),
+        wait=wait_random(max=0.5),
+        stop=stop_after_attempt(20),
+        reraise=True,
+    ):
+        with attempt:
+            return _rebuild_once(store, now=now)
+    raise AssertionError("tenacity either returns or raises")
+
+
+def append_event(store: ObjectStore, publication: Publication, *, channel: str, now: datetime) -> FeedEvent:
+    """Keep that a bundle was published.
+
+    One publication has one id, so telling it twice on a day leaves one event.
+    """
+    at = now.astimezone(UTC).replace(microsecond=0)
+    identity = f"{publication.model_id}@{publication.version}#{channel}:{publication.manifest_sha256}"
+    event = FeedEvent(
+        id=uuid.uuid5(uuid.NAMESPACE_URL, identity).hex,
+        at=at,
+        kind="published",
+        model_id=publication.model_id,
+        version=publication.version,
+        channel=channel,
+        path=bundle.prefix_of(publication.model_id, publication.version),
+        manifest_sha256=publication.manifest_sha256,
+        size_bytes=publication.size_bytes,
+    )
+    store.create(f"feed/events/{at:%Y/%m/%d}/{event.id}.json", jsonio.canonical(jsonio.to_json(event)))
+    return event
+
+
+def _rebuild_once(store: ObjectStore, *, now: datetime) -> Feed:
+    try:
+        before, etag = store.read_tagged(INDEX_KEY)
+    except BundleNotFound:
+        before, etag = b"", None
+    listed = publish.list_models(store)
+    with ThreadPoolExecutor(READERS) as pool:
+        models = tuple(pool.map(lambda model: _model(store, model), listed))
+    feed = Feed(generated_at=now.astimezone(UTC).replace(microsecond=0), models=models)
+    known = _known(before)
+    if known is not None and known == replace(feed, generated_at=known.generated_at):
+        return known  # nothing is new: readers that poll it see no change
+    store.replace(INDEX_KEY, jsonio.canonical(jsonio.to_json(feed)), etag=etag)
+    return feed
+
+
+def _known(data: bytes) -> Feed | None:
+    try:
+        return _parse(data, where=INDEX_KEY)
+    except BundleCorrupt:
+        return None  # rebuilding is what mends it
+
+
+def _parse(data: bytes, *, where: str) -> Feed:
+    try:
+        return _adapter.validate_json(data, strict=True)
+    except ValidationError as err:
+        raise BundleCorrupt(f"{where}: is not a feed; run the DAG registry_feed to rebuild it") from err
+
+
+def _model(store: ObjectStore, listed: PublishedModel) -> FeedModel:
+    problems: list[str] = []
+    versions: list[FeedVersion] = []
+    for version in listed.versions:
+        key = bundle.manifest_key(listed.model_id, version)
+        try:
+            data = store.read(key)
+            versions.append(_version(manifest.read(data, where=key), digest=transfer.sha256_of(data)))
+        except (BundleCorrupt, BundleNotFound) as err:
+            problems.append(str(err))
+    pointers: list[Channel] = []
+    for channel in listed.channels:
+        try:
+            pointers.append(channels.read(store, listed.model_id, channel))
+        except (BundleCorrupt, BundleNotFound) as err:
+            problems.append(str(err))
+    return FeedModel(
+        model_id=listed.model_id,
+        channels=tuple(_channel(pointer) for pointer in pointers),
+        versions=tuple(sorted(versions, key=lambda row: (row.created_at, row.version), reverse=True)),
+        problems=tuple(problems),
+    )
+
+
+def _channel(pointer: Channel) -> FeedChannel:
+    return FeedChannel(channel=pointer.channel, version=pointer.version, moved_at=pointer.moved_at, held=pointer.held)
+
+
+def _version(sealed: Manifest, *, digest: str) -> FeedVersion:
+    info, proof = sealed.bundle, sealed.validation
+    return FeedVersion(
+        version=info.version,
+        revision=sealed.source.revision,
+        created_at=info.created_at,
+        task=sealed.task,
+        family=sealed.family,
+        architecture=sealed.architecture,
+        licence=sealed.source.licence,
+        variants=tuple(sorted({graph.variant for graph in sealed.graphs})),
+        path=bundle.prefix_of(info.model_id, info.version),
+        size_bytes=sealed.size_bytes,
+        manifest_sha256=digest,
+        files=tuple(FeedFile(path=file.path, size_bytes=file.size_bytes, sha256=file.sha256) for file in sealed.files),
+        validation=FeedValidation(passed=proof.passed, max_abs_diff=proof.max_abs_diff, gpu=proof.gpu),
+        latency=tuple(_latency(sealed)),
+    )
+
+
+def _latency(sealed: Manifest) -> Iterable[FeedLatency]:
+    for measured in sealed.latency:
+        for row in measured.rows:
+            yield FeedLatency(
+                provider=measured.provider,
+                graph=row.graph,
+                variant=row.variant,
+                batch_size=row.batch_size,
+                sequence_length=row.sequence_length,
+                latency_ms_p50=row.latency_ms_p50,
+                latency_ms_p95=row.latency_ms_p95,
+                ratio_to_torch=row.ratio_to_torch,
+            )
