@@ -1,0 +1,383 @@
+"""Resolve and search, against a Hub that is really asked."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from fixtures.hub import PatientClock
+from fixtures.models import RepoMaker
+from onnx_fleet.catalogue import Discover, Entry
+from onnx_fleet.errors import (
+    ExportUnsupported,
+    HubRateLimited,
+    HubUnavailable,
+    LicenceRefused,
+    ModelGated,
+    ModelInvalid,
+    ModelNotFound,
+    ModelTooLarge,
+    OnnxFleetError,
+    UnsafeModel,
+)
+from onnx_fleet.hub import Hub, HubSettings, ResolvedModel, resolve, resolve_all, search
+from onnx_fleet_demo import models
+from onnx_fleet_demo.hub_failures import Failure
+from onnx_fleet_demo.hub_repos import Settings
+from onnx_fleet_demo.hub_server import HubServer
+
+
+def _with_token(hub: Hub, token: str) -> Hub:
+    return Hub(replace(hub.settings, token=token))
+
+
+def test_an_entry_is_pinned_to_a_commit(hub: Hub, hub_server: HubServer, repo_maker: RepoMaker) -> None:
+    repo = repo_maker.sound()
+    model = resolve(Entry(repo_id=repo), hub=hub)
+    assert len(model.commit) == 40
+    assert (model.repo_id, model.task, model.architecture, model.model_type, model.licence, model.gated) == (
+        repo,
+        "text-classification",
+        "BertForSequenceClassification",
+        "bert",
+        "apache-2.0",
+        False,
+    )
+    digests = {file.path: file.digest.partition(":")[0] for file in model.files}
+    assert (digests["model.safetensors"], digests["config.json"]) == ("sha256", "git-sha1")
+    assert model.size_bytes == sum(path.stat().st_size for path in (repo_maker.root / repo).iterdir())
+
+
+def test_a_model_costs_one_request(demo_hub: Hub, demo_hub_server: HubServer) -> None:
+    demo_hub_server.log.clear()
+    resolved, refused = resolve_all([Entry(repo_id=repo) for repo in models.DEMO_MODELS], hub=demo_hub)
+    assert [model.repo_id for model in resolved] == list(models.DEMO_MODELS)
+    assert refused == ()
+    assert demo_hub_server.log.counts() == {"info": 3}
+
+
+def test_the_demo_fleet_resolves_to_its_tasks(demo_hub: Hub) -> None:
+    resolved, _ = resolve_all([Entry(repo_id=repo) for repo in models.DEMO_MODELS], hub=demo_hub)
+    assert [model.task for model in resolved] == ["sentence-similarity", "text-classification", "fill-mask"]
+    assert {"1_Pooling/config.json", "modules.json", "sentence_bert_config.json"} <= set(resolved[0].needed)
+    assert "data_config.json" not in resolved[0].needed
+
+
+def test_a_revision_is_a_branch_a_tag_or_a_commit(hub: Hub, hub_server: HubServer, repo_maker: RepoMaker) -> None:
+    repo = repo_maker.sound()
+    old = hub_server.repos.keep(repo)
+    (repo_maker.root / repo / "README.md").write_text("---\nlicense: mit\n---\n")
+    hub_server.repos.configure(repo, Settings(tags={"v1": old}))
+    assert resolve(Entry(repo_id=repo, revision="v1"), hub=hub).commit == old
+    assert resolve(Entry(repo_id=repo, revision=old), hub=hub).commit == old
+    assert resolve(Entry(repo_id=repo), hub=hub).commit != old
+
+
+def test_a_one_part_id_becomes_the_canonical_one(hub: Hub, hub_server: HubServer, repo_maker: RepoMaker) -> None:
+    repo = repo_maker.sound("acme/gpt-tiny")
+    hub_server.repos.configure(repo, Settings(aliases=("gpt-tiny",)))
+    assert resolve(Entry(repo_id="gpt-tiny"), hub=hub).repo_id == repo
+
+
+def test_config_json_is_fetched_when_the_hub_did_not_parse_it(
+    hub: Hub, hub_server: HubServer, repo_maker: RepoMaker
+) -> None:
+    repo = repo_maker.sound()
+    hub_server.repos.configure(repo, Settings(hidden_config=True))
+    assert resolve(Entry(repo_id=repo), hub=hub).architecture == "BertForSequenceClassification"
+    assert hub_server.log.counts() == {"info": 1, "file-head": 1, "file-get": 1}
+
+
+@pytest.mark.parametrize(
+    ("tag", "architecture", "task"),
+    [
+        ("text-classification", "BertForSequenceClassification", "text-classification"),
+        ("text-ranking", "BertForSequenceClassification", "text-classification"),
+        ("feature-extraction", "BertForMaskedLM", "feature-extraction"),
+        (None, "BertForTokenClassification", "token-classification"),
+        (None, "RobertaForQuestionAnswering", "question-answering"),
+        (None, "MPNetModel", "feature-extraction"),
+    ],
+)
+def test_the_task_comes_from_the_pipeline_tag_then_from_the_architecture(
+    hub: Hub, repo_maker: RepoMaker, tag: str | None, architecture: str, task: str
+) -> None:
+    repo = repo_maker.with_config("acme/task", architectures=[architecture])
+    card = f"---\npipeline_tag: {tag}\n---\n" if tag else "no front matter"
+    (repo_maker.root / repo / "README.md").write_text(card)
+    assert resolve(Entry(repo_id=repo), hub=hub).task == task
+
+
+def test_the_entrys_task_goes_first(hub: Hub, repo_maker: RepoMaker) -> None:
+    assert resolve(Entry(repo_id=repo_maker.sound(), task="feature-extraction"), hub=hub).task == "feature-extraction"
+
+
+@pytest.mark.parametrize("architecture", ["GPT2LMHeadModel", "T5ForConditionalGeneration"])
+def test_a_model_without_a_task_says_what_to_write(hub: Hub, repo_maker: RepoMaker, architecture: str) -> None:
+    repo = repo_maker.with_config("acme/task", architectures=[architecture])
+    (repo_maker.root / repo / "README.md").write_text("---\npipeline_tag: text-generation\n---\n")
+    with pytest.raises(
+        ExportUnsupported, match=rf"acme/task@\w{{7}}: no task for {architecture}.*write task: .*fill-m"
+    ):
+        resolve(Entry(repo_id=repo), hub=hub)
+    with pytest.raises(ExportUnsupported, match=r"unknown task 'text-generation'; write one of .*fill-mask"):
+        resolve(Entry(repo_id=repo, task="text-generation"), hub=hub)
+
+
+_Make = Callable[[RepoMaker], str]
+
+
+@pytest.mark.parametrize(
+    ("make", "expected", "message"),
+    [
+        (lambda maker: "acme/nowhere", ModelNotFound, r"acme/nowhere@main on http.*no such model, or a private one"),
+        (lambda maker: "not a valid id!", ModelNotFound, "no valid repo id.*write org/name"),
+        (RepoMaker.pickle_only, UnsafeModel, r"only as pickle \(pytorch_model\.bin\).*allow_pickle: [0-9a-f]{40}"),
+        (RepoMaker.without_tokenizer, ModelInvalid, r"no tokenizer: none of tokenizer\.json, vocab\.txt"),
+        (RepoMaker.without_architecture, ModelInvalid, "config.json has no 'architectures'"),
+        (RepoMaker.with_remote_code, UnsafeModel, "runs Python code.*trust_remote_code: [0-9a-f]{40}"),
+        (lambda maker: maker.with_config("acme/x", model_type=None), ModelInvalid, "config.json has no 'model_type'"),
+        (lambda maker: maker.without("config.json", repo_id="acme/x"), ModelInvalid, "config.json is missing"),
+        (lambda maker: maker.with_files({"config.json": b"{"}, repo_id="acme/x"), ModelInvalid, "is not JSON"),
+        (lambda maker: maker.with_files({"config.json": b"[]"}, repo_id="acme/x"), ModelInvalid, "not a JSON object"),
+        (lambda maker: maker.without("model.safetensors", repo_id="acme/x"), ModelInvalid, "no weights: neither"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_a_repo_that_cannot_be_used_is_refused_by_its_defect(
+    hub: Hub, repo_maker: RepoMaker, make: _Make, expected: type[OnnxFleetError], message: str
+) -> None:
+    with pytest.raises(expected, match=message) as raised:
+        resolve(Entry(repo_id=make(repo_maker)), hub=hub)
+    assert raised.type is expected
+
+
+def test_a_revision_that_is_not_there_is_named(hub: Hub, repo_maker: RepoMaker) -> None:
+    with pytest.raises(ModelNotFound, match=r"acme/sound@v9.*no such revision"):
+        resolve(Entry(repo_id=repo_maker.sound(), revision="v9"), hub=hub)
+
+
+@pytest.mark.parametrize("name", ["../config.py", "/etc/passwd", "a//b", "C:/x", "a\\b", "./x", "a/..", "bad\nname"])
+def test_a_file_name_that_leaves_its_folder_is_refused(
+    hub: Hub, hub_server: HubServer, repo_maker: RepoMaker, name: str
+) -> None:
+    repo = repo_maker.with_files({"extra.txt": b"x"}, repo_id="acme/climber")
+    hub_server.repos.configure(repo, Settings(listed_as={"extra.txt": name}))
+    with pytest.raises(UnsafeModel, match="could leave its folder"):
+        resolve(Entry(repo_id=repo), hub=hub)
+
+
+def test_pickle_and_code_are_taken_at_the_very_commit_that_was_trusted(hub: Hub, repo_maker: RepoMaker) -> None:
+    pickled, coded = repo_maker.pickle_only(), repo_maker.with_remote_code()
+    commits = {info.id: info.sha for info in (hub.api.model_info(pickled), hub.api.model_info(coded))}
+    assert "pytorch_model.bin" in resolve(Entry(repo_id=pickled, allow_pickle=commits[pickled]), hub=hub).needed
+    assert "modeling_acme.py" in resolve(Entry(repo_id=coded, trust_remote_code=commits[coded]), hub=hub).needed
+    with pytest.raises(UnsafeModel):
+        resolve(Entry(repo_id=pickled, allow_pickle="0" * 40), hub=hub)
+    with pytest.raises(UnsafeModel):
+        resolve(Entry(repo_id=coded, trust_remote_code="0" * 40), hub=hub)
+
+
+def test_code_of_another_repo_is_never_trusted(hub: Hub, repo_maker: RepoMaker) -> None:
+    repo = repo_maker.with_config("acme/x", auto_map={"AutoModel": "evil/code--modeling.Model"})
+    commit = hub.api.model_info(repo).sha
+    with pytest.raises(UnsafeModel, match=r"another repo \(evil/code\)"):
+        resolve(Entry(repo_id=repo, trust_remote_code=commit), hub=hub)
+
+
+def test_a_licence_that_is_not_allowed_is_refused(hub: Hub, repo_maker: RepoMaker) -> None:
+    other = repo_maker.with_licence("other")
+    none = repo_maker.with_licence(None, repo_id="acme/no-licence")
+    with pytest.raises(
+        LicenceRefused,
+        match=r"^acme/other-licence@\w{7}: licence 'other' is not in allowed_licences; add it there or remove the ent",
+    ):
+        resolve(Entry(repo_id=other, allowed_licences=("apache-2.0", "mit")), hub=hub)
+    with pytest.raises(LicenceRefused, match="names no licence"):
+        resolve(Entry(repo_id=none, allowed_licences=("apache-2.0",)), hub=hub)
+    assert resolve(Entry(repo_id=other, allowed_licences=("other",)), hub=hub).licence == "other"
+    assert resolve(Entry(repo_id=none), hub=hub).licence is None
+
+
+def test_a_model_that_is_too_large_is_refused(hub: Hub, repo_maker: RepoMaker) -> None:
+    repo = repo_maker.sound()
+    size_bytes = resolve(Entry(repo_id=repo), hub=hub).size_bytes
+    assert resolve(Entry(repo_id=repo, max_bytes=size_bytes), hub=hub)
+    with pytest.raises(ModelTooLarge, match=f"{size_bytes} bytes to download, max_bytes is {size_bytes - 1}"):
+        resolve(Entry(repo_id=repo, max_bytes=size_bytes - 1), hub=hub)
+
+
+def test_a_gated_repo_needs_a_token_that_has_access(hub: Hub, hub_server: HubServer, repo_maker: RepoMaker) -> None:
+    entry = Entry(repo_id=repo_maker.sound())
+    hub_server.repos.configure(entry.repo_id, Settings(gated="manual", tokens=("hf_in",)))
+    with pytest.raises(ModelGated, match=r"is gated; accept its terms on http.*/acme/sound, then give a token"):
+        resolve(entry, hub=hub)
+    with pytest.raises(ModelGated, match="is gated"):
+        resolve(entry, hub=_with_token(hub, "hf_out"))
+    assert resolve(entry, hub=_with_token(hub, "hf_in")).gated
+
+
+def test_a_refused_token_is_named_as_such(hub: Hub, hub_server: HubServer, repo_maker: RepoMaker) -> None:
+    repo = repo_maker.sound()
+    hub_server.fail(Failure(kind="unauthorized", times=1))
+    with pytest.raises(ModelGated, match=r"HTTP 401.*check that the token"):
+        resolve(Entry(repo_id=repo), hub=hub)
+
+
+@pytest.mark.parametrize(("header", "waits_s"), [("ratelimit", [18.0, 18.0]), ("retry-after", [17.0, 17.0])])
+def test_a_rate_limit_is_waited_out_as_the_hub_asks(
+    hub: Hub, hub_server: HubServer, hub_clock: PatientClock, repo_maker: RepoMaker, header: str, waits_s: list[float]
+) -> None:
+    entry = Entry(repo_id=repo_maker.sound())
+    failure = Failure(kind="rate_limited", retry_after_s=17, times=2)
+    hub_server.fail(replace(failure, retry_header="retry-after" if header == "retry-after" else "ratelimit"))
+    assert resolve(entry, hub=hub)
+    assert hub_clock.waits_s == waits_s
+
+
+def test_a_rate_limit_that_does_not_end_is_an_error_that_says_when_to_come_back(
+    hub: Hub, hub_server: HubServer, hub_clock: PatientClock, repo_maker: RepoMaker
+) -> None:
+    entry = Entry(repo_id=repo_maker.sound())
+    hub_server.fail(Failure(kind="rate_limited", retry_after_s=17))
+    with pytest.raises(HubRateLimited, match=r"acme/sound@main.*HTTP 429.*lower the number of workers") as raised:
+        resolve(entry, hub=hub)
+    assert raised.value.retry_after_s == 18
+    assert len(hub_clock.waits_s) == hub.settings.retry_attempts - 1
+
+
+def test_nobody_waits_longer_than_the_bound(
+    hub: Hub, hub_server: HubServer, hub_clock: PatientClock, repo_maker: RepoMaker
+) -> None:
+    entry = Entry(repo_id=repo_maker.sound())
+    hub_server.fail(Failure(kind="rate_limited", retry_after_s=3600, times=1))
+    with pytest.raises(HubRateLimited) as raised:
+        resolve(entry, hub=hub)
+    assert raised.value.retry_after_s == 3601
+    with pytest.raises(HubRateLimited, match="no more api requests for 3601 s"):
+        resolve(entry, hub=hub)
+    assert hub_clock.waits_s == []
+    assert hub_server.log.counts() == {"info": 1}
+
+
+def test_a_failing_hub_is_asked_again_with_growing_pauses(
+    hub: Hub, hub_server: HubServer, hub_clock: PatientClock, repo_maker: RepoMaker
+) -> None:
+    entry = Entry(repo_id=repo_maker.sound())
+    hub_server.fail(Failure(kind="server_error", status=502, times=2))
+    assert resolve(entry, hub=hub)
+    assert hub_clock.waits_s == [1.0, 2.0]
+    hub_server.fail(Failure(kind="server_error", status=503))
+    with pytest.raises(HubUnavailable, match=r"acme/sound@main.*HTTP 503.*try again later"):
+        resolve(entry, hub=hub)
+
+
+def test_a_hub_that_is_not_there_is_unavailable(hub_clock: PatientClock, hub_server: HubServer) -> None:
+    with HubServer(hub_server.repos.root) as gone:
+        settings = HubSettings(endpoint=gone.url, retry_attempts=2)
+    with pytest.raises(HubUnavailable, match=r"no answer.*check the network and HF_ENDPOINT"):
+        resolve(Entry(repo_id="acme/sound"), hub=Hub(settings, sleep=hub_clock.sleep, clock=hub_clock))
+    assert hub_clock.waits_s == [1.0]
+
+
+def test_an_endpoint_that_is_no_hub_is_unavailable(hub_server: HubServer) -> None:
+    hub = Hub(HubSettings(endpoint=f"{hub_server.url}/_demo/requests?"))
+    with pytest.raises(HubUnavailable, match=r"check HF_ENDPOINT|unusable answer"):
+        resolve(Entry(repo_id="acme/sound"), hub=hub)
+
+
+def test_one_models_failure_stops_no_other_and_the_order_is_kept(
+    hub: Hub, hub_server: HubServer, repo_maker: RepoMaker
+) -> None:
+    first, last = repo_maker.sound("acme/z-first"), repo_maker.sound("acme/a-last")
+    pickled, flaky = repo_maker.pickle_only(), repo_maker.sound("acme/flaky")
+    hub_server.fail(Failure(kind="server_error", repo_id=flaky))
+    told: list[str] = []
+
+    def on_done(entry: Entry, outcome: ResolvedModel | OnnxFleetError) -> None:
+        told.append(entry.repo_id)
+
+    entries = [Entry(repo_id=repo) for repo in (first, pickled, "acme/nowhere", flaky, last)]
+    resolved, refused = resolve_all(entries, hub=hub, on_done=on_done)
+    assert [model.repo_id for model in resolved] == [first, last]
+    assert [(refusal.repo_id, refusal.step, refusal.error) for refusal in refused] == [
+        (pickled, "resolve", "UnsafeModel"),
+        ("acme/nowhere", "resolve", "ModelNotFound"),
+        (flaky, "resolve", "HubUnavailable"),
+    ]
+    assert sorted(told) == sorted(entry.repo_id for entry in entries)
+
+
+def test_when_everything_fails_for_now_the_whole_is_to_be_tried_again(
+    hub: Hub, hub_server: HubServer, repo_maker: RepoMaker
+) -> None:
+    entries = [Entry(repo_id=repo_maker.sound(f"acme/m{number}")) for number in range(3)]
+    hub_server.fail(Failure(kind="server_error"))
+    with pytest.raises(HubUnavailable, match="acme/m0@main"):
+        resolve_all(entries, hub=hub)
+    assert resolve_all([], hub=hub) == ((), ())
+
+
+@pytest.fixture
+def searched(hub_server: HubServer, repo_maker: RepoMaker) -> HubServer:
+    """Four models: acme/a (5 downloads), acme/b (50), acme/b-gguf (60), other/c (500, mit)."""
+    for repo, licence, downloads in (
+        ("acme/a", "apache-2.0", 5),
+        ("acme/b", "apache-2.0", 50),
+        ("acme/b-gguf", "apache-2.0", 60),
+        ("other/c", "mit", 500),
+    ):
+        repo_maker.with_licence(licence, repo_id=repo)
+        hub_server.repos.configure(repo, Settings(downloads=downloads))
+    return hub_server
+
+
+@pytest.mark.parametrize(
+    ("discover", "expected"),
+    [
+        (Discover(), ["other/c", "acme/b-gguf", "acme/b", "acme/a"]),
+        (Discover(author="acme", exclude=("*-GGUF",)), ["acme/b", "acme/a"]),
+        (Discover(exclude=("*-gguf",), limit=2), ["other/c", "acme/b"]),
+        (Discover(min_downloads=50), ["other/c", "acme/b-gguf", "acme/b"]),
+        (Discover(min_downloads=50, sort="last_modified"), ["acme/b", "acme/b-gguf", "other/c"]),
+        (Discover(tags=("license:mit",), task="text-classification", library="transformers"), ["other/c"]),
+        (Discover(library="sentence-transformers"), []),
+    ],
+)
+def test_a_search_finds_what_the_catalogue_asks_for(
+    hub: Hub, searched: HubServer, discover: Discover, expected: list[str]
+) -> None:
+    assert list(search(discover, hub=hub)) == expected
+    assert searched.log.counts() == {"list": 1}
+
+
+def test_a_search_waits_as_the_hub_asks_too(hub: Hub, searched: HubServer, hub_clock: PatientClock) -> None:
+    searched.fail(Failure(kind="rate_limited", retry_after_s=3, times=1))
+    assert search(Discover(limit=1), hub=hub) == ("other/c",)
+    assert hub_clock.waits_s == [4.0]
+
+
+def test_other_users_of_huggingface_hub_in_the_process_are_left_alone(
+    hub: Hub, hub_server: HubServer, hub_clock: PatientClock, repo_maker: RepoMaker
+) -> None:
+    from huggingface_hub import HfApi, errors
+
+    repo = repo_maker.sound()
+    hub_server.fail(Failure(kind="server_error", times=1))
+    with pytest.raises(errors.HfHubHTTPError):
+        HfApi(endpoint=hub_server.url, token=False).model_info(repo)
+    assert hub_clock.waits_s == []
+
+
+def test_no_token_shows_in_what_is_printed() -> None:
+    settings = HubSettings(token="hf_secret")
+    assert "hf_secret" not in repr(settings) + repr(Hub(settings))
+
+
+def test_the_hub_is_asked_without_loading_torch() -> None:
+    program = "import sys, onnx_fleet.hub; print({'torch', 'transformers', 'airflow'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "set()\n"

@@ -1,0 +1,120 @@
+"""Which of a repo's files an export needs."""
+
+from __future__ import annotations
+
+import pytest
+
+from onnx_fleet.errors import ModelInvalid, UnsafeModel
+from onnx_fleet.repo_files import Permits, needed
+from onnx_fleet.source import SourceFile
+
+COMMIT = "3f2a1c0" + "0" * 33
+
+
+def _needed(*paths: str, pickle: bool = False, remote_code: bool = False) -> set[str]:
+    files = [SourceFile(path=path, size_bytes=1, digest=f"git-sha1:{'0' * 40}") for path in paths]
+    permits = Permits(commit=COMMIT, pickle=pickle, remote_code=remote_code)
+    return set(needed(files, permits=permits, subject="acme/tiny@3f2a1c0"))
+
+
+BASE = ("config.json", "tokenizer.json")
+
+
+def test_other_frameworks_and_formats_stay_away() -> None:
+    others = (
+        "pytorch_model.bin",
+        "tf_model.h5",
+        "flax_model.msgpack",
+        "onnx/model.onnx",
+        "openvino/openvino_model.bin",
+        "model.gguf",
+        "modeling.py",
+        ".gitattributes",
+        "training_args.bin",
+        "runs/events.out",
+        "checkpoint-500/model.safetensors",
+    )
+    assert _needed(*BASE, "model.safetensors", *others) == {*BASE, "model.safetensors"}
+
+
+def test_everything_that_makes_inputs_and_describes_the_model_comes() -> None:
+    wanted = (
+        *BASE,
+        "model.safetensors",
+        "generation_config.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.txt",
+        "vocab.json",
+        "merges.txt",
+        "bpe.codes",
+        "spiece.model",
+        "sentencepiece.bpe.model",
+        "chat_template.jinja",
+        "chat_template.json",
+        "preprocessor_config.json",
+        "processor_config.json",
+        "LICENSE",
+        "LICENSE.txt",
+        "README.md",
+    )
+    assert _needed(*wanted) == set(wanted)
+
+
+def test_sentence_transformers_modules_come_with_their_weights() -> None:
+    modules = (
+        "modules.json",
+        "sentence_bert_config.json",
+        "config_sentence_transformers.json",
+        "1_Pooling/config.json",
+        "2_Dense/config.json",
+        "2_Dense/model.safetensors",
+    )
+    found = _needed(*BASE, "model.safetensors", *modules, "2_Dense/pytorch_model.bin", "2_Dense/notes.txt")
+    assert found == {*BASE, "model.safetensors", *modules}
+    assert _needed(*BASE, "model.safetensors", "1_Pooling/config.json") == {*BASE, "model.safetensors"}
+
+
+def test_a_module_with_pickle_alone_is_refused() -> None:
+    paths = (*BASE, "model.safetensors", "modules.json", "2_Dense/config.json", "2_Dense/pytorch_model.bin")
+    with pytest.raises(UnsafeModel, match=rf"2_Dense has its weights only as pickle.*allow_pickle: {COMMIT}"):
+        _needed(*paths)
+    assert "2_Dense/pytorch_model.bin" in _needed(*paths, pickle=True)
+
+
+def test_one_set_of_weights_comes() -> None:
+    shards = tuple(f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
+    index = "model.safetensors.index.json"
+    assert _needed(*BASE, index, *shards, "pytorch_model.bin") == {*BASE, index, *shards}
+    assert _needed(*BASE, index, *shards, "model.safetensors") == {*BASE, "model.safetensors"}
+    pickled = ("pytorch_model-00001-of-00001.bin", "pytorch_model.bin.index.json")
+    assert _needed(*BASE, *pickled, "training_args.bin", pickle=True) == {*BASE, *pickled}
+
+
+def test_missing_shards_are_named() -> None:
+    index = "model.safetensors.index.json"
+    with pytest.raises(ModelInvalid, match=r"missing: model-00002-of-00003\.safetensors$"):
+        _needed(*BASE, index, "model-00001-of-00003.safetensors", "model-00003-of-00003.safetensors")
+    with pytest.raises(ModelInvalid, match="no single set"):
+        _needed(*BASE, index)
+    with pytest.raises(ModelInvalid, match="no single set"):
+        _needed(*BASE, index, "model-00001-of-00001.safetensors", "model-00001-of-00002.safetensors")
+
+
+def test_weights_of_no_use_are_named() -> None:
+    with pytest.raises(ModelInvalid, match=r"no weights: neither .*; found only \.gguf, \.h5$"):
+        _needed(*BASE, "model.gguf", "tf_model.h5")
+    with pytest.raises(ModelInvalid, match=r"no weights that transformers loads among best\.ckpt"):
+        _needed(*BASE, "best.ckpt", pickle=True)
+
+
+def test_code_comes_only_when_it_is_trusted() -> None:
+    paths = (*BASE, "model.safetensors", "modeling_acme.py", "acme/layers.py")
+    assert _needed(*paths, remote_code=True) == set(paths)
+    assert _needed(*paths) == {*BASE, "model.safetensors"}
+
+
+def test_an_image_model_needs_no_tokenizer() -> None:
+    paths = {"config.json", "preprocessor_config.json", "model.safetensors"}
+    assert _needed(*paths) == paths
