@@ -100,7 +100,7 @@ class LocalStore:
         if found is not None and found.sha256 == sha256:
             return found
         if found is not None and not overwrite:
-            raise VersionConflict(f"{self._path(key)}: other bytes stand there already")
+            raise VersionConflict(f"{self._path(key)}: other bytes stand there already; read them and decide again")
         with transfer.local_disk(str(path)):
             size = path.stat().st_size
         with self._written(_told(transfer.file_chunks(path), size, progress), key=key) as (unfinished, target, digest):

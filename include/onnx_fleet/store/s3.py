@@ -26,9 +26,11 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import botocore.session
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.loaders import create_loader
 from s3transfer.utils import ChunksizeAdjuster
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
@@ -52,6 +54,10 @@ if TYPE_CHECKING:
 _LOST = {"PreconditionFailed", "412"}
 _RACED = {"ConditionalRequestConflict", "409"}
 _ABSENT = {"NoSuchKey", "404", "NotFound"}
+
+
+_API_DESCRIPTIONS = create_loader()
+"""Shared: reading S3's takes a tenth of a second."""
 
 
 class _Raced(Exception):
@@ -144,8 +150,8 @@ class S3Store:
                 code, status = s3_errors.code_of(err), s3_errors.status_of(err)
                 if status != 501 and code not in _LOST | _ABSENT:
                     raise s3_errors.from_answer(err, where=self._where(key)) from err
-                if self._stands(key, data):
-                    return  # the answer to the write was lost, and boto3 sent it again
+                if s3_errors.was_sent_again(err) and self._stands(key, data):
+                    return  # the first answer was lost: this one is about our own bytes
                 self._require_etag(key, etag)
         self._require_etag(key, etag)
         self._put_plainly(key, data)
@@ -164,10 +170,12 @@ class S3Store:
             if head["ContentLength"] == size and self._holds(key, head, path, sha256):
                 return _verified(key, head, sha256)
             if not overwrite:
-                raise VersionConflict(f"{self._where(key)}: other bytes stand there already")
-        self._send(key, path, size=size, sha256=sha256, overwrite=overwrite, progress=progress)
+                raise self._taken(key)
+        sent = self._send(key, path, size=size, overwrite=overwrite, progress=progress)
         head = self._head(key)
         if head is None or head["ContentLength"] != size or not self._holds(key, head, path, sha256):
+            if not sent:
+                raise self._taken(key)
             raise StoreUnavailable(
                 f"{self._where(key)}: other bytes than were sent stand there after the upload; another writer, or a"
                 " damaged transfer; run it again"
@@ -294,12 +302,14 @@ class S3Store:
         if found is None or found.etag != etag:
             raise self._moved(key)
 
+    def _taken(self, key: str) -> VersionConflict:
+        return VersionConflict(f"{self._where(key)}: other bytes stand there already; read them and decide again")
+
     def _moved(self, key: str) -> VersionConflict:
         return VersionConflict(f"{self._where(key)}: another writer moved it meanwhile; read it and decide again")
 
-    def _send(
-        self, key: str, path: Path, *, size: int, sha256: str, overwrite: bool, progress: Progress | None
-    ) -> None:
+    def _send(self, key: str, path: Path, *, size: int, overwrite: bool, progress: Progress | None) -> bool:
+        """Put the bytes there; False when something stands there by now, and it is not to be overwritten."""
         try:
             if size < self._settings.multipart_bytes:
                 with transfer.local_disk(str(path)):
@@ -311,12 +321,12 @@ class S3Store:
                 self._send_parts(self._client if overwrite else self._creating, key, path, size, progress)
         except ClientError as err:
             if s3_errors.code_of(err) in _LOST:
-                return  # something stands there: whether it is these bytes is looked at next
+                return False
             if s3_errors.status_of(err) == 501 and not overwrite:
                 # no conditional writes here: it was looked at before, and is looked at afterwards
-                self._send(key, path, size=size, sha256=sha256, overwrite=True, progress=progress)
-                return
+                return self._send(key, path, size=size, overwrite=True, progress=progress)
             raise s3_errors.from_answer(err, where=self._where(key)) from err
+        return True
 
     def _send_parts(self, client: S3Client, key: str, path: Path, size: int, progress: Progress | None) -> None:
         extra: dict[str, Any] = dict(self._encryption())
@@ -383,7 +393,9 @@ def _client(address: S3Address, settings: S3Settings) -> S3Client:
     where = f"{address} at {settings.endpoint_url or 'the endpoint of boto3'}"
     with s3_errors.translated(where):
         try:
-            session = boto3.session.Session(profile_name=settings.profile)
+            base = botocore.session.Session(profile=settings.profile)
+            base.register_component("data_loader", _API_DESCRIPTIONS)
+            session = boto3.session.Session(botocore_session=base)
             return session.client(
                 "s3",
                 endpoint_url=settings.endpoint_url,

@@ -62,6 +62,11 @@ def status_of(err: ClientError) -> int:
     return int(err.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
+def was_sent_again(err: ClientError) -> bool:
+    """Whether boto3 had sent the request before, and got no answer or a 5xx."""
+    return int(err.response.get("ResponseMetadata", {}).get("RetryAttempts", 0)) > 0
+
+
 @contextmanager
 def translated(where: str) -> Iterator[None]:
     """Translate whatever boto3 raises inside.
