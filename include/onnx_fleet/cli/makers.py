@@ -51,7 +51,7 @@ def check(
     if as_json:
         show.as_json({"models": len(found.entries), "discover": len(found.discover), "digest": found.digest})
     else:
-        show.output.print(f"{file}: {len(found.entries)} models and {len(found.discover)} Hub searches, no fault")
+        show.line(f"{file}: {len(found.entries)} models and {len(found.discover)} Hub searches, no fault")
 
 
 def plan(
@@ -214,7 +214,7 @@ def publish(folder: Folder, channel: Channel = "latest", store: Store = None, as
     if as_json:
         show.as_json(jsonio.to_json(done))
     else:
-        show.output.print(f"{done.model_id}@{done.version} {done.state}: {done.location}", highlight=False)
+        show.line(f"{done.model_id}@{done.version} {done.state}: {done.location}")
 
 
 def _entries(

@@ -69,9 +69,8 @@ def verify(ref: RefText, store: Store = None, as_json: Json = False) -> None:
     if as_json:
         show.as_json({**jsonio.to_json(found), "passed": found.passed})
     elif found.passed:
-        show.output.print(
+        show.line(
             f"[green]intact[/] {found.model_id}@{found.version}: {found.files} files, {human_bytes(found.size_bytes)}",
-            highlight=False,
         )
     else:
         show.table(
@@ -97,7 +96,6 @@ def pull(
         show.as_json({"model_id": found.bundle.model_id, "version": found.bundle.version, "to": str(to)})
     else:
         size = human_bytes(found.size_bytes)
-        show.output.print(
+        show.line(
             f"{found.bundle.model_id}@{found.bundle.version}: {len(found.files)} files, {size}, verified, in {to}",
-            highlight=False,
         )

@@ -59,11 +59,16 @@ def coloured(state: str) -> str:
     return f"[{colour}]{state}[/{colour}]"
 
 
+def line(text: str) -> None:
+    """Print one line of a result; the terminal wraps it, so that it can be copied."""
+    output.print(text, highlight=False, soft_wrap=True)
+
+
 def records(found: Iterable[Record]) -> None:
     """The table that a run ends with, and each failure in full below it."""
     found = tuple(found)
     table(
-        ("model", "state", "version", "worst diff", "p50 ms", "p95 ms", "vs torch", "size", "where"),
+        ("model", "state", "version", "worst diff", "p50 ms", "p95 ms", "vs torch", "size"),
         (
             (
                 record.model_id,
@@ -74,12 +79,14 @@ def records(found: Iterable[Record]) -> None:
                 _number(record.latency_ms_p95),
                 "–" if record.ratio_to_torch is None else f"{record.ratio_to_torch:.2f}×",
                 human_bytes(record.size_bytes),
-                record.location or "–",
             )
             for record in found
         ),
         numbers=("worst diff", "p50 ms", "p95 ms", "vs torch", "size"),
     )
+    for record in found:
+        if record.location:
+            line(f"{record.model_id} is in {record.location}")
     for record in found:
         if record.message:
             console.print(f"\n[bold red]{record.model_id}[/] {record.state} at {record.step}: {record.error}")
