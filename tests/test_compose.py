@@ -1,0 +1,303 @@
+"""docker-compose.yaml, Dockerfile and .env: valid, closed by default, and naming only what exists; no engine needed."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shlex
+import stat
+import subprocess
+import sys
+from dataclasses import fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from ruamel.yaml import YAML
+
+from onnx_fleet_demo import compose_env
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "docker-compose.yaml").read_text()
+EXAMPLE = (ROOT / ".env.example").read_text()
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+VARIABLE = re.compile(r"(?<!\$)\$\{(?P<name>\w+)(?:(?P<operator>:\?|:-)(?P<word>[^}]*))?\}")
+ASK_AIRFLOW = """
+import json, sys
+from airflow.cli.cli_parser import get_parser
+from airflow.configuration import conf
+conf.load_providers_configuration()
+accepted = []
+for command in json.load(sys.stdin):
+    get_parser().parse_args(command)
+    accepted.append(command)
+described = conf.configuration_description
+options = {f"AIRFLOW__{section}__{option}".upper() for section in described for option in described[section]["options"]}
+from airflow.providers.celery.executors.celery_executor import app
+print(json.dumps({"accepted": accepted, "options": sorted(options), "celery_app": app.main}))
+"""
+
+
+def interpolated(values: dict[str, str]) -> dict[str, Any]:
+    """The file as compose reads it with these variables set."""
+
+    def value_of(match: re.Match[str]) -> str:
+        name, operator, word = match["name"], match["operator"], match["word"]
+        if values.get(name):
+            return values[name]
+        if operator == ":?":
+            raise KeyError(f"{name} {word}")
+        return word if operator == ":-" else ""
+
+    made: dict[str, Any] = YAML(typ="safe", pure=True).load(VARIABLE.sub(value_of, TEXT).replace("$$", "$"))
+    return made
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    return interpolated(compose_env.read(compose_env.fill(EXAMPLE)))
+
+
+@pytest.fixture(scope="module")
+def services(compose: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = compose["services"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def airflow(services: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the installed Airflow says of the commands that the services run, and all of its options."""
+    home = tmp_path_factory.mktemp("airflow")
+    environment = {"AIRFLOW_HOME": str(home), "PATH": "/usr/bin:/bin", "HOME": str(home)}
+    answer = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", ASK_AIRFLOW],
+        input=json.dumps(airflow_commands(services)),
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    said: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
+    return said
+
+
+def airflow_commands(services: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """Every airflow command line: of services, of health checks, and inside airflow-init's script."""
+    commands = [
+        shlex.split(service["command"]) for service in services.values() if isinstance(service.get("command"), str)
+    ]
+    scripts = [service["healthcheck"]["test"][-1] for service in services.values() if "healthcheck" in service]
+    scripts.append(services["airflow-init"]["command"][-1])
+    for script in scripts:
+        commands += [shlex.split(found) for found in re.findall(r"\bairflow ([a-z][^&|>\n]*)", script)]
+    return commands
+
+
+def test_it_follows_the_compose_specification(compose: dict[str, Any]) -> None:
+    schema = resources.files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json"
+    jsonschema.Draft202012Validator(json.loads(schema.read_text())).validate(compose)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.Draft202012Validator(json.loads(schema.read_text())).validate({"services": {"a": {"imag": "x"}}})
+
+
+def test_the_official_services_and_ours_are_there(services: dict[str, dict[str, Any]]) -> None:
+    assert set(services) == {
+        "postgres", "redis", "seaweedfs", "airflow-init", "airflow-apiserver", "airflow-scheduler",
+        "airflow-dag-processor", "airflow-triggerer", "airflow-worker-cpu", "airflow-worker-gpu",
+    }  # fmt: skip
+
+
+def test_nothing_starts_without_env_and_the_message_says_what_to_run() -> None:
+    with pytest.raises(KeyError, match="is not set, run make env"):
+        interpolated({})
+
+
+def test_every_secret_comes_from_env_and_has_no_default() -> None:
+    bare = set(re.findall(r"^([A-Z0-9_]+)=$", EXAMPLE, flags=re.MULTILINE))
+    required = {match["name"] for match in VARIABLE.finditer(TEXT) if match["operator"] == ":?"}
+    elsewhere = {match["name"] for match in VARIABLE.finditer(TEXT) if match["operator"] != ":?"}
+    assert bare == required
+    assert len(bare) == 8
+    assert not bare & elsewhere
+
+
+def test_every_variable_is_in_the_example() -> None:
+    named = set(re.findall(r"^#?([A-Z0-9_]+)=", EXAMPLE, flags=re.MULTILINE))
+    used = {match["name"] for match in VARIABLE.finditer(TEXT)}
+    assert named == used | {"COMPOSE_PROFILES"}
+
+
+def test_ports_are_bound_to_loopback_alone(services: dict[str, dict[str, Any]]) -> None:
+    ports = [port for service in services.values() for port in service.get("ports", ())]
+    assert len(ports) == 2
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+    assert not [name for name, service in services.items() if "network_mode" in service or service.get("privileged")]
+
+
+def test_images_are_pinned(services: dict[str, dict[str, Any]]) -> None:
+    images = {service["image"] for service in services.values()}
+    assert not [image for image in images if not re.fullmatch(r"[a-z/-]+:\d+\.\d+(\.\d+)?(-bookworm)?", image)]
+
+
+def test_airflow_knows_every_command(airflow: dict[str, Any], services: dict[str, dict[str, Any]]) -> None:
+    lines = [" ".join(command) for command in airflow["accepted"]]
+    for command in ("api-server", "scheduler", "dag-processor", "triggerer", "db migrate"):
+        assert command in lines
+    assert "celery worker --queues default,cpu --concurrency 4" in lines
+    assert "celery worker --queues gpu --concurrency 1" in lines
+
+
+def test_the_celery_app_that_workers_are_asked_through_can_be_loaded(
+    airflow: dict[str, Any], services: dict[str, dict[str, Any]]
+) -> None:
+    """A new Celery may break the provider's executor while pip finds nothing wrong: 5.7.0 did."""
+    for name in ("airflow-worker-cpu", "airflow-worker-gpu"):
+        assert f"celery --app {airflow['celery_app']}.app inspect ping" in services[name]["healthcheck"]["test"][-1]
+
+
+def test_airflow_or_onnx_fleet_knows_every_option(airflow: dict[str, Any], services: dict[str, dict[str, Any]]) -> None:
+    from onnx_fleet.airflow.settings import FleetSettings
+
+    ours = {f"AIRFLOW__ONNX_FLEET__{field.name.upper()}" for field in fields(FleetSettings)}
+    used = {name for service in services.values() for name in service.get("environment", {}) if "__" in name}
+    assert used - set(airflow["options"]) - ours == set()
+    assert {"AIRFLOW__API_AUTH__JWT_SECRET", "AIRFLOW__CORE__FERNET_KEY", "AIRFLOW__API__SECRET_KEY"} <= used
+
+
+def test_queues_are_those_that_tasks_are_sent_to(services: dict[str, dict[str, Any]]) -> None:
+    environment = services["airflow-scheduler"]["environment"]
+    served = services["airflow-worker-cpu"]["command"].split()[3].split(",")
+    assert served == ["default", environment["AIRFLOW__ONNX_FLEET__CPU_QUEUE"]]
+    assert environment["AIRFLOW__ONNX_FLEET__GPU_QUEUE"] in (None, "")
+    with_gpu = interpolated({**compose_env.read(compose_env.fill(EXAMPLE)), "GPU_QUEUE": "gpu"})["services"]
+    assert with_gpu["airflow-scheduler"]["environment"]["AIRFLOW__ONNX_FLEET__GPU_QUEUE"] == "gpu"
+
+
+def test_the_gpu_worker_is_asked_for_and_reserves_a_device(services: dict[str, dict[str, Any]]) -> None:
+    worker = services["airflow-worker-gpu"]
+    (device,) = worker["deploy"]["resources"]["reservations"]["devices"]
+    assert worker["profiles"] == ["gpu"]
+    assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+    assert worker["build"]["args"]["REQUIREMENTS"] == "requirements-gpu.txt"
+    assert worker["image"] != services["airflow-worker-cpu"]["image"]
+
+
+def test_waiting_is_for_services_that_can_become_ready(services: dict[str, dict[str, Any]]) -> None:
+    for name, service in services.items():
+        for needed, how in service.get("depends_on", {}).items():
+            assert needed in services, name
+            assert not services[needed].get("profiles"), f"{name} waits for {needed}, which may not be started"
+            if how["condition"] == "service_healthy":
+                assert "healthcheck" in services[needed], f"{name} waits for {needed}"
+            else:
+                assert (how["condition"], needed) == ("service_completed_successfully", "airflow-init")
+    without = {name for name, service in services.items() if "healthcheck" not in service}
+    assert without == {"airflow-init"}
+
+
+def test_mounts_name_declared_volumes_and_files_that_exist(compose: dict[str, Any]) -> None:
+    used = set()
+    for service in compose["services"].values():
+        for volume in service.get("volumes", ()):
+            source, target, *mode = volume.split(":")
+            if source.startswith("."):
+                assert (ROOT / source).is_file()
+                assert mode == ["ro"]
+            else:
+                used.add(source)
+            assert target.startswith("/")
+    assert used == set(compose["volumes"])
+
+
+def test_workers_share_the_stages_and_the_hubs_cache(services: dict[str, dict[str, Any]]) -> None:
+    for name in ("airflow-worker-cpu", "airflow-worker-gpu"):
+        environment, volumes = services[name]["environment"], services[name]["volumes"]
+        assert f"fleet-work:{environment['AIRFLOW__ONNX_FLEET__SCRATCH']}" in volumes
+        assert f"hub-cache:{environment['HF_HOME']}" in volumes
+
+
+def test_tasks_reach_the_s3_server_with_its_own_keys(services: dict[str, dict[str, Any]]) -> None:
+    environment, server = services["airflow-worker-cpu"]["environment"], services["seaweedfs"]["environment"]
+    connection_id = environment["AIRFLOW__ONNX_FLEET__AWS_CONN_ID"]
+    connection = json.loads(environment[f"AIRFLOW_CONN_{connection_id.upper()}"])
+    assert (connection["conn_type"], connection["extra"]["endpoint_url"]) == ("aws", "http://seaweedfs:8333")
+    assert connection["login"] == server["AWS_ACCESS_KEY_ID"] != ""
+    assert connection["password"] == server["AWS_SECRET_ACCESS_KEY"] != ""
+    assert environment["AIRFLOW__ONNX_FLEET__STORE"] == f"s3://{server['S3_BUCKET']}/fleet"
+
+
+def test_the_first_run_writes_the_passwords_that_the_api_server_reads(
+    services: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    script = services["airflow-init"]["command"][-1]
+    target = services["airflow-apiserver"]["environment"]["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE"]
+    volume = f"airflow-auth:{Path(target).parent}"
+    assert script.endswith(f"> {target}")
+    assert volume in services["airflow-init"]["volumes"]
+    assert volume in services["airflow-apiserver"]["volumes"]
+    here = tmp_path / "passwords.json"
+    adapted = (
+        script.replace("airflow db migrate", "true")
+        .replace(target, str(here))
+        .replace("python -c", f"{sys.executable} -c")
+    )
+    subprocess.run(["bash", "-c", adapted], env={"ADMIN_PASSWORD": "sesame"}, check=True)
+    assert json.loads(here.read_text()) == {"admin": "sesame"}
+    assert stat.S_IMODE(here.stat().st_mode) == 0o600
+
+
+def test_the_image_is_built_from_what_exists_and_from_the_airflow_that_is_pinned() -> None:
+    pinned = re.search(r"^apache-airflow==(\S+)", (ROOT / "requirements.txt").read_text(), flags=re.MULTILINE)
+    assert pinned is not None
+    assert re.search(rf"^FROM apache/airflow:slim-{re.escape(pinned[1])}-python3\.11$", DOCKERFILE, flags=re.MULTILINE)
+    let_in = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    sources = [
+        source
+        for line in re.findall(r"^COPY (?:--\S+ )?(.+)$", DOCKERFILE, flags=re.MULTILINE)
+        for source in line.split()[:-1]
+    ]
+    assert sorted(sources) == sorted(let_in)
+    made_by_others = {"README.md", "LICENSE"}
+    assert [source for source in sources if not (ROOT / source).exists() and source not in made_by_others] == []
+
+
+def test_make_env_gives_every_secret_a_value_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / ".env.example").write_text(EXAMPLE)
+    added = compose_env.write(tmp_path)
+    made = compose_env.read((tmp_path / ".env").read_text())
+    secrets = [made[name] for name, value in compose_env.read(EXAMPLE).items() if not value]
+    assert set(added) == set(made) == set(compose_env.read(EXAMPLE))
+    assert len(set(secrets)) == len(secrets) == 8
+    assert min(map(len, secrets)) >= 32
+    assert len(base64.urlsafe_b64decode(made["AIRFLOW_FERNET_KEY"])) == 32
+    assert stat.S_IMODE((tmp_path / ".env").stat().st_mode) == 0o600
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".env", ".env.example"]
+
+
+def test_make_env_changes_no_value_that_is_there(tmp_path: Path) -> None:
+    (tmp_path / ".env.example").write_text(EXAMPLE)
+    mine = "POSTGRES_PASSWORD=mine\nexport REDIS_PASSWORD=mine-too\n"
+    (tmp_path / ".env").write_text(mine)
+    added = compose_env.write(tmp_path)
+    text = (tmp_path / ".env").read_text()
+    assert text.startswith(mine)
+    assert "POSTGRES_PASSWORD" not in added
+    assert text.count("POSTGRES_PASSWORD") == text.count("REDIS_PASSWORD") == 1
+    assert compose_env.write(tmp_path) == ()
+    assert (tmp_path / ".env").read_text() == text
+
+
+def test_make_env_says_what_it_did_and_shows_no_secret(tmp_path: Path) -> None:
+    (tmp_path / ".env.example").write_text(EXAMPLE)
+    command = [sys.executable, "-m", "onnx_fleet_demo.compose_env", str(tmp_path)]
+    first = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    again = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    made = compose_env.read((tmp_path / ".env").read_text())
+    assert "AIRFLOW_FERNET_KEY" in first
+    assert "docker compose up --build --detach" in first
+    assert "nothing was changed" in again
+    assert not [name for name, value in made.items() if len(value) > 20 and value in first + again]
