@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -89,6 +90,14 @@ def test_config_json_is_fetched_when_the_hub_did_not_parse_it(
     repo = repo_maker.sound()
     hub_server.repos.configure(repo, Settings(hidden_config=True))
     assert resolve(Entry(repo_id=repo), hub=hub).architecture == "BertForSequenceClassification"
+    assert hub_server.log.counts() == {"info": 1, "file-head": 1, "file-get": 1}
+
+
+def test_config_json_is_fetched_when_only_a_tag_speaks_of_code(
+    hub: Hub, hub_server: HubServer, repo_maker: RepoMaker
+) -> None:
+    card = b"---\npipeline_tag: text-classification\ntags: [custom_code]\n---\n"
+    assert resolve(Entry(repo_id=repo_maker.with_files({"README.md": card}, repo_id="acme/tagged")), hub=hub)
     assert hub_server.log.counts() == {"info": 1, "file-head": 1, "file-get": 1}
 
 
@@ -282,6 +291,16 @@ def test_a_hub_that_is_not_there_is_unavailable(hub_clock: PatientClock, hub_ser
     with pytest.raises(HubUnavailable, match=r"no answer.*check the network and HF_ENDPOINT"):
         resolve(Entry(repo_id="acme/sound"), hub=Hub(settings, sleep=hub_clock.sleep, clock=hub_clock))
     assert hub_clock.waits_s == [1.0]
+
+
+def test_a_hub_that_never_answers_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        hub = Hub(HubSettings(endpoint=endpoint, retry_attempts=1, request_timeout_s=0.1))
+        with pytest.raises(HubUnavailable, match="ReadTimeout"):
+            resolve(Entry(repo_id="acme/sound"), hub=hub)
+        with pytest.raises(HubUnavailable, match=r"search: .*ReadTimeout"):
+            search(Discover(), hub=hub)
 
 
 def test_an_endpoint_that_is_no_hub_is_unavailable(hub_server: HubServer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -98,10 +99,10 @@ def test_no_http_exception_is_forgotten() -> None:
     assert relevant <= {type(foreign) for foreign, _ in MAPPED}
 
 
-def test_a_full_disk_says_where(tmp_path: object) -> None:
-    settings = HubSettings(cache_dir=None)
+def test_a_full_disk_says_where() -> None:
+    settings = HubSettings(cache_dir=Path("/big/cache"))
     message = str(translate(OSError(errno.ENOSPC, "full"), subject="acme/sound@main", settings=settings))
-    assert "is full; free some space there" in message
+    assert "no room in the Hub cache /big/cache" in message
 
 
 def test_a_rate_limit_keeps_when_to_come_back() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -221,6 +222,19 @@ def test_a_download_that_cannot_fit_is_refused_before_its_first_byte(
     with pytest.raises(WorkerOutOfResources, match=r"\d+ bytes to download and \d+ free in the Hub cache"):
         download(larger, hub=hub)
     assert hub_server.log.counts() == {}
+
+
+def test_a_disk_that_fills_up_is_the_workers_fault_and_leaves_no_part_of_a_file(hub: Hub, model: ResolvedModel) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))  # writing past it fails as writing to a full disk does
+    try:
+        with pytest.raises(WorkerOutOfResources, match=rf"{WEIGHTS}: no room in the Hub cache"):
+            download(model, hub=hub)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    digests = {file.digest.partition(":")[2] for file in model.files if file.path != WEIGHTS}
+    assert _blobs(hub) <= digests
+    assert download(model, hub=hub)
 
 
 def test_a_cache_that_cannot_be_written_is_the_workers_fault(hub: Hub, model: ResolvedModel) -> None:

@@ -238,7 +238,8 @@ def _architecture(info: ModelInfo, commit: str, *, hub: Hub, permits: Permits, s
         UnsafeModel: config.json asks for code that is not permitted.
     """
     config: dict[str, object] = info.config or {}
-    if not config.get("architectures") or not config.get("model_type"):
+    unclear = "custom_code" in (info.tags or ()) and "auto_map" not in config
+    if unclear or not config.get("architectures") or not config.get("model_type"):
         path = hub.fetch(info.id, "config.json", commit=commit)
         config = read_json(path, subject=subject)
     auto_map = config.get("auto_map")

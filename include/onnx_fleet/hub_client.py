@@ -348,7 +348,7 @@ def _from_file_system(err: OSError, *, subject: str, settings: HubSettings) -> O
         return HubUnavailable(f"{subject}: {type(err).__name__}: {err}; try again later")
     cache_dir = settings.cache_dir or constants.HF_HUB_CACHE
     if err.errno in _DISK_FULL:
-        return WorkerOutOfResources(f"{subject}: the disk of the Hub cache {cache_dir} is full; free some space there")
+        return WorkerOutOfResources(f"{subject}: no room in the Hub cache {cache_dir} ({err}); free some space there")
     if err.errno is None:
         # huggingface_hub's consistency check after a download has no class of its own.
         return HubFileCorrupt(f"{subject}: {err}")

@@ -17,20 +17,20 @@ import json
 import signal
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 from pydantic import ValidationError
 
 from onnx_fleet import jsonio
 from onnx_fleet_demo import hub_documents, models
-from onnx_fleet_demo.hub_failures import Asked, Failure, FailureBook, RequestLog, Route
+from onnx_fleet_demo.hub_failures import Asked, Failure, FailureBook, RequestLog
 from onnx_fleet_demo.hub_repos import Commit, HubRepos, RepoFile, Settings
+from onnx_fleet_demo.hub_routes import Call, Refused, parsed, refuse
 
 _CHUNK_BYTES = 1 << 20
 _PAGE_SIZE = 1000
@@ -82,28 +82,6 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Call:
-    """One request, taken apart."""
-
-    route: Route
-    repo_id: str | None = None
-    revision: str = "main"
-    path: str = ""
-
-
-class _Refused(Exception):
-    """The answer is an error."""
-
-    def __init__(self, status: int, message: str, *, code: str | None = None, **headers: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
-        if code:
-            self.headers["X-Error-Code"] = code
-        self.headers["X-Error-Message"] = message
-
-
 class _Handler(BaseHTTPRequestHandler):
     """The Hub's routes."""
 
@@ -132,44 +110,44 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         if self.path.startswith("/_demo/"):
             return self._administer()
-        call = _parsed(urlsplit(self.path).path, self.command)
+        call = parsed(urlsplit(self.path).path, self.command)
         failure = self.served.failures.take(call.route, call.repo_id, call.path or None)
         try:
             if failure is not None:
-                _raise(failure)
+                refuse(failure)
             self._route(call, failure)
-        except _Refused as refusal:
+        except Refused as refusal:
             self._send_json({"error": str(refusal)}, call, status=refusal.status, headers=refusal.headers)
 
-    def _route(self, call: _Call, failure: Failure | None) -> None:
+    def _route(self, call: Call, failure: Failure | None) -> None:
         if call.route == "list":
             return self._send_list(call)
         if call.repo_id is None:
-            raise _Refused(HTTPStatus.NOT_FOUND, f"no such route: {self.path}")
+            raise Refused(HTTPStatus.NOT_FOUND, f"no such route: {self.path}")
         repo_id = self.served.repos.canonical(call.repo_id)
         settings = self.served.repos.settings(repo_id) if repo_id else Settings()
         if repo_id is None or (settings.private and not self._has_access(settings)):
             # The Hub tells nobody whether a private repo exists, and asks those without a token to sign in first.
             status = HTTPStatus.NOT_FOUND if self._token() else HTTPStatus.UNAUTHORIZED
-            raise _Refused(status, "Repository not found", code="RepoNotFound")
+            raise Refused(status, "Repository not found", code="RepoNotFound")
         if repo_id != call.repo_id:
             return self._redirect(call, repo_id)
         commit = self.served.repos.commit(repo_id, call.revision)
         if commit is None:
-            raise _Refused(HTTPStatus.NOT_FOUND, f"Invalid rev id: {call.revision}", code="RevisionNotFound")
+            raise Refused(HTTPStatus.NOT_FOUND, f"Invalid rev id: {call.revision}", code="RevisionNotFound")
         if call.route in ("file-head", "file-get"):
             self._check_gate(repo_id, settings)
             return self._send_file(call, commit, failure)
         return self._send_json(self._document(call, commit, settings), call)
 
-    def _document(self, call: _Call, commit: Commit, settings: Settings) -> object:
+    def _document(self, call: Call, commit: Commit, settings: Settings) -> object:
         query = self._query()
         if call.route == "info":
             return hub_documents.model_info(commit, settings, blobs=_true(query.get("blobs")))
         if call.route == "tree":
             listed = hub_documents.tree(commit, under=call.path, recursive=_true(query.get("recursive")))
             if not listed:
-                raise _Refused(HTTPStatus.NOT_FOUND, f"{call.path} does not exist", code="EntryNotFound")
+                raise Refused(HTTPStatus.NOT_FOUND, f"{call.path} does not exist", code="EntryNotFound")
             return listed
         if call.route == "refs":
             return hub_documents.refs(commit, settings)
@@ -178,7 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._check_gate(commit.repo_id, settings)
         return {}
 
-    def _send_list(self, call: _Call) -> None:
+    def _send_list(self, call: Call) -> None:
         query = self._query()
         many = parse_qs(urlsplit(self.path).query)
         asked = hub_documents.Query(
@@ -193,7 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             found = hub_documents.model_list(self.served.repos, asked)
         except KeyError as err:
-            raise _Refused(HTTPStatus.BAD_REQUEST, f"cannot sort by {err}") from err
+            raise Refused(HTTPStatus.BAD_REQUEST, f"cannot sort by {err}") from err
         first = int(query.get("cursor", "0"))
         after = first + min(self.served.page_size, int(query.get("limit", self.served.page_size)))
         headers = {}
@@ -202,11 +180,11 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Link"] = f'<{self.served.url}/api/models?{following}>; rel="next"'
         self._send_json(found[first:after], call, headers=headers)
 
-    def _send_file(self, call: _Call, commit: Commit, failure: Failure | None) -> None:
+    def _send_file(self, call: Call, commit: Commit, failure: Failure | None) -> None:
         file = commit.files.get(call.path)
         if file is None:
             message = f"{call.path} does not exist"
-            raise _Refused(HTTPStatus.NOT_FOUND, message, code="EntryNotFound", X_Repo_Commit=commit.sha)
+            raise Refused(HTTPStatus.NOT_FOUND, message, code="EntryNotFound", X_Repo_Commit=commit.sha)
         start, end = self._range(file)
         headers = {
             "Accept-Ranges": "bytes",
@@ -252,10 +230,10 @@ class _Handler(BaseHTTPRequestHandler):
         start = int(first)
         if start >= file.size_bytes:
             unsatisfied = f"bytes */{file.size_bytes}"
-            raise _Refused(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, "bad range", Content_Range=unsatisfied)
+            raise Refused(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, "bad range", Content_Range=unsatisfied)
         return start, min(int(last) + 1, file.size_bytes) if last.strip().isdigit() else file.size_bytes
 
-    def _redirect(self, call: _Call, repo_id: str) -> None:
+    def _redirect(self, call: Call, repo_id: str) -> None:
         """Send the client to the canonical id, by a relative location as the Hub does."""
         assert call.repo_id is not None
         headers = {"Location": self.path.replace(quote(call.repo_id), quote(repo_id), 1)}
@@ -263,7 +241,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _check_gate(self, repo_id: str, settings: Settings) -> None:
         if settings.gated and not self._has_access(settings):
-            _raise(Failure(kind="gated", repo_id=repo_id), has_token=bool(self._token()))
+            refuse(Failure(kind="gated", repo_id=repo_id), has_token=bool(self._token()))
 
     def _has_access(self, settings: Settings) -> bool:
         return self._token() in settings.tokens
@@ -276,7 +254,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _administer(self) -> None:
         """``/_demo/failures`` and ``/_demo/requests``; answers every mistake with what was wrong."""
-        call = _Call(route="other")
+        call = Call(route="other")
         body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         match (self.command, urlsplit(self.path).path):
             case ("POST", "/_demo/failures"):
@@ -297,7 +275,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_json(
         self,
         document: object,
-        call: _Call,
+        call: Call,
         *,
         status: int = HTTPStatus.OK,
         headers: Mapping[str, str] | None = None,
@@ -309,7 +287,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def _start(self, call: _Call, status: int, headers: Mapping[str, str], *, log: bool = True) -> None:
+    def _start(self, call: Call, status: int, headers: Mapping[str, str], *, log: bool = True) -> None:
         if log:
             ranged = self.headers.get("Range")
             path = call.path or None
@@ -319,72 +297,6 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
-
-
-def _parsed(path: str, method: str) -> _Call:
-    """Take a path apart; parts are unquoted one by one, as revisions may hold slashes."""
-    parts = [unquote(part) for part in path.strip("/").split("/")]
-    if parts[:2] != ["api", "models"]:
-        if "resolve" not in parts[1:3]:
-            return _Call(route="other")
-        at = parts.index("resolve", 1)
-        route: Route = "file-head" if method == "HEAD" else "file-get"
-        revision = parts[at + 1] if len(parts) > at + 1 else ""
-        return _Call(route=route, repo_id="/".join(parts[:at]), revision=revision, path="/".join(parts[at + 2 :]))
-    rest = parts[2:]
-    if not rest:
-        return _Call(route="list")
-    routes: Mapping[str, Route] = {
-        "revision": "info",
-        "tree": "tree",
-        "refs": "refs",
-        "commits": "commits",
-        "auth-check": "auth-check",
-    }
-    for at in (2, 1):
-        if len(rest) > at and rest[at] in routes:
-            revision = rest[at + 1] if len(rest) > at + 1 else "main"
-            return _Call(
-                route=routes[rest[at]], repo_id="/".join(rest[:at]), revision=revision, path="/".join(rest[at + 2 :])
-            )
-    return _Call(route="info", repo_id="/".join(rest)) if len(rest) <= 2 else _Call(route="other")
-
-
-def _raise(failure: Failure, *, has_token: bool = True) -> None:
-    """Answer as the Hub does when this goes wrong; ruined bodies are sent elsewhere.
-
-    Raises:
-        _Refused: always, but for the failures that only ruin a file's body.
-    """
-    match failure.kind:
-        case "repo_not_found":
-            raise _Refused(HTTPStatus.NOT_FOUND, "Repository not found", code="RepoNotFound")
-        case "revision_not_found":
-            raise _Refused(HTTPStatus.NOT_FOUND, "Invalid rev id", code="RevisionNotFound")
-        case "entry_not_found":
-            raise _Refused(HTTPStatus.NOT_FOUND, "Entry not found", code="EntryNotFound")
-        case "gated":
-            message = f"Access to model {failure.repo_id} is restricted and you are not in the authorized list."
-            status = HTTPStatus.FORBIDDEN if has_token else HTTPStatus.UNAUTHORIZED
-            raise _Refused(status, message, code="GatedRepo")
-        case "unauthorized":
-            raise _Refused(HTTPStatus.UNAUTHORIZED, "Invalid credentials in Authorization header")
-        case "rate_limited":
-            raise _Refused(HTTPStatus.TOO_MANY_REQUESTS, "We had to rate limit you.", **_come_back(failure))
-        case "server_error":
-            headers = {"Retry_After": str(failure.retry_after_s)} if failure.retry_after_s else {}
-            raise _Refused(failure.status, "Internal Error - We're working hard to fix this", **headers)
-
-
-def _come_back(failure: Failure) -> dict[str, str]:
-    match failure.retry_header:
-        case "ratelimit":
-            # The same headers stand on every answer; no request left is what tells a limit.
-            return {"RateLimit": f'"api";r=0;t={failure.retry_after_s}'}
-        case "retry-after":
-            return {"Retry_After": str(failure.retry_after_s), "RateLimit": ""}
-        case "none":
-            return {"RateLimit": ""}
 
 
 def _true(value: str | None) -> bool:
