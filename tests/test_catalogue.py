@@ -380,6 +380,14 @@ def test_only_selects_by_id_or_pattern_and_a_miss_is_told() -> None:
     )
 
 
+def test_a_fleet_of_thousands_is_read_and_a_miss_names_only_a_few() -> None:
+    entries = parsed("models:\n" + "".join(f"  - acme/model-{number}\n" for number in range(2500))).entries
+    assert len(entries) == 2500
+    with pytest.raises(CatalogueInvalid) as caught:
+        catalogue.select(entries, ["zzz"])
+    assert caught.value.faults[0].endswith("acme/model-19, … (2500 in all)")
+
+
 def test_searches_add_what_is_not_listed_yet() -> None:
     made = parsed("""
 models: [{repo_id: acme/Tiny, priority: 9}]

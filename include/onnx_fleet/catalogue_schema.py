@@ -41,6 +41,7 @@ PROVIDERS: Final = ("cpu", "cuda")
 SORTS: Final = ("downloads", "likes", "trending_score", "last_modified", "created_at")
 
 DISCOVER_LIMIT_MAX: Final = 1000
+_NAMES_SHOWN: Final = 20
 T = TypeVar("T", str, int)
 
 _UNITS: Final = {
@@ -57,9 +58,12 @@ _HUB_URL: Final = r"^https?://[^/]+/([^/]+/[^/?#]+)"
 
 
 def suggestion(word: str, known: Collection[str]) -> str:
-    """``; did you mean 'x'?``, or ``; write one of a, b``."""
+    """``; did you mean 'x'?``, or ``; write one of a, b``; of many names the first few."""
     near = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.6)
-    return f"; did you mean '{near[0]}'?" if near else f"; write one of {', '.join(known)}"
+    if near:
+        return f"; did you mean '{near[0]}'?"
+    more = f", … ({len(known)} in all)" if len(known) > _NAMES_SHOWN else ""
+    return f"; write one of {', '.join(list(known)[:_NAMES_SHOWN])}{more}"
 
 
 def _fault(message: str) -> PydanticCustomError:
