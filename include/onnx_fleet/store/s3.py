@@ -20,7 +20,7 @@ This module imports boto3; open_store imports it when an address needs it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -100,8 +100,8 @@ class S3Store:
                         answer = self._client.get_object(Bucket=self._at.bucket, Key=self._key(key))
                     except ClientError as err:
                         raise self._absent(key, err) from err
-                with self._body(key):
-                    return answer["Body"].read(), _bare(answer["ETag"])
+                with self._body(key), closing(answer["Body"]) as body:
+                    return body.read(), _bare(answer["ETag"])
         raise AssertionError("tenacity either returns or raises")
 
     def chunks(self, key: str) -> Iterator[bytes]:
@@ -254,11 +254,12 @@ class S3Store:
         with s3_errors.translated(self._where(info.key)):
             wanted: dict[str, Any] = {"Range": f"bytes={start}-"} if start else {}
             answer = self._client.get_object(Bucket=self._at.bucket, Key=self._key(info.key), **wanted)
-        # The answer's own ETag is compared: the same guarantee as If-Match, also where quoted ETags never match.
-        if _bare(answer["ETag"]) != info.etag:
-            raise StoreUnavailable(f"{self._where(info.key)}: was replaced while it was read; run it again")
-        with self._body(info.key):
-            yield from answer["Body"].iter_chunks(transfer.CHUNK_BYTES)
+        with closing(answer["Body"]) as body:
+            # The answer's own ETag is compared: what If-Match promises, also where quoted ETags never match.
+            if _bare(answer["ETag"]) != info.etag:
+                raise StoreUnavailable(f"{self._where(info.key)}: was replaced while it was read; run it again")
+            with self._body(info.key):
+                yield from body.iter_chunks(transfer.CHUNK_BYTES)
 
     @contextmanager
     def _body(self, key: str) -> Iterator[None]:
