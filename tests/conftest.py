@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["fixtures.hub", "fixtures.models", "fixtures.s3"]
+pytest_plugins = ["fixtures.exported", "fixtures.hub", "fixtures.models", "fixtures.s3"]

@@ -295,7 +295,7 @@ def _options(onnxruntime: Any, *, threads: int, profile_dir: Path | None) -> Any
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors; its warnings about constants that it cannot fold are not for users
+    options.log_severity_level = 4  # fatal: its errors are raised too, and its warnings are not for users
     if profile_dir is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile_dir / "onnxruntime")

@@ -1,0 +1,210 @@
+"""The proof, and the proof of the prover: sound graphs pass, and every way to break one is caught by a named check."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import onnxruntime
+import pytest
+
+from fixtures.broken_graphs import BREAKAGES, break_file
+from fixtures.exported import Exported
+from onnx_fleet import jsonio, stage, validation
+from onnx_fleet.catalogue import Tolerances
+from onnx_fleet.checks import CHECKS
+from onnx_fleet.errors import BundleNotFound, GpuUnavailable, ValidationFailed
+from onnx_fleet.validation import CheckRow, ValidationReport
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*:DeprecationWarning:torch",  # torch's own modules, while transformers imports them
+)
+
+NAMED_BY = {
+    "mask_dropped": ("padding_right", "different"),
+    "mask_inverted": ("padding_right", "different"),
+    "mask_pruned": ("contract", "missing"),
+    "causal_mask": ("parity", "different"),
+    "batch_frozen_in_the_input": ("contract", "shape"),
+    "length_frozen_inside": ("dynamic", "error"),
+    "positions_off_by_one": ("parity", "different"),
+    "bit_flipped": ("parity", "different"),
+    "weight_transposed": ("parity", "different"),
+    "weights_rounded_to_half": ("parity", "different"),
+    "weight_not_a_number": ("parity", "nan"),
+    "token_types_ignored": ("parity", "different"),
+    "softmax_over_the_wrong_axis": ("parity", "different"),
+    "layer_norm_epsilon_changed": ("parity", "different"),
+    "residual_lost": ("parity", "different"),
+    "outputs_swapped": ("parity", "different"),
+    "logits_scaled": ("parity", "different"),
+    "output_renamed": ("contract", "different"),
+    "output_lost": ("parity", "missing"),
+    "output_in_double": ("parity", "dtype"),
+    "pooled_over_padding": ("padding_right", "different"),
+}
+"""The check that says best what is wrong; others may see it too."""
+
+
+def validate(exported: Exported, *, provider: str = "cpu") -> ValidationReport:
+    return validation.validate(exported.stage_dir, source_dir=exported.source_dir, provider=provider)
+
+
+def rows_of(report: ValidationReport, check: str) -> list[CheckRow]:
+    return [row for row in report.rows if row.check == check]
+
+
+@pytest.fixture(scope="session")
+def questions_report(questions: Exported) -> ValidationReport:
+    return validate(questions)
+
+
+@pytest.fixture(scope="session")
+def embeddings_report(embeddings: Exported) -> ValidationReport:
+    return validate(embeddings)
+
+
+def test_a_sound_graph_passes_every_check(
+    questions_report: ValidationReport, embeddings_report: ValidationReport
+) -> None:
+    for report in (questions_report, embeddings_report):
+        assert report.status == "passed", report.reason
+        assert {row.check for row in report.rows} == CHECKS.keys()
+        assert report.nodes_by_provider["CPUExecutionProvider"] > 20
+        assert report.worst_abs_diff is not None
+        assert report.worst_abs_diff < 1e-5
+        validation.require_passed(report)
+
+
+def test_the_report_lies_in_the_stage_whole(questions: Exported, questions_report: ValidationReport) -> None:
+    written = json.loads((questions.stage_dir / "reports" / "validation.json").read_bytes())
+
+    assert jsonio.from_json(ValidationReport, written) == questions_report
+    assert "reports/validation.json" in stage.published_files(questions.stage_dir)
+
+
+def test_every_size_and_output_has_its_row(questions_report: ValidationReport) -> None:
+    cases = {(row.case, row.output) for row in rows_of(questions_report, "parity")}
+
+    assert cases == {
+        (f"batch_size {batch_size}, sequence_length {length}, seed 20", output)
+        for batch_size in (1, 2, 5)
+        for length in (1, 2, 17, 66)
+        for output in ("start_logits", "end_logits")
+    }
+
+
+def test_positions_kept_for_padding_are_not_fed(embeddings_report: ValidationReport) -> None:
+    """RoBERTa's table of 66 holds 64 positions: the first two rows are the padding's."""
+    assert any("sequence_length 64" in row.case for row in rows_of(embeddings_report, "parity"))
+
+
+def test_the_comparisons_could_tell(questions_report: ValidationReport, embeddings_report: ValidationReport) -> None:
+    """Outputs that hardly depend on the mask would let a graph without one pass."""
+    for report in (questions_report, embeddings_report):
+        assert {row.finding for row in rows_of(report, "sensitivity")} == {"sensitive"}
+
+
+def test_padding_that_the_model_itself_does_not_bear_is_said_and_not_failed(
+    questions_report: ValidationReport, embeddings_report: ValidationReport
+) -> None:
+    """BERT counts positions from the left edge; RoBERTa from the first token that is no padding."""
+
+    def alone(report: ValidationReport) -> set[str]:
+        return {row.finding for row in rows_of(report, "padding_left") if "that row alone" in row.case}
+
+    assert alone(questions_report) == {"skipped"}
+    assert alone(embeddings_report) == {"equal"}
+
+
+@pytest.mark.parametrize("name", BREAKAGES)
+def test_a_broken_graph_is_caught_by_a_named_check(
+    name: str, questions: Exported, embeddings: Exported, tmp_path: Path
+) -> None:
+    broken = (embeddings if name == "pooled_over_padding" else questions).copy(tmp_path)
+    break_file(str(broken.graph), BREAKAGES[name])
+
+    report = validate(broken)
+
+    assert report.status == "failed"
+    caught = {(row.check, row.finding) for row in report.rows if not row.passed}
+    assert NAMED_BY[name] in caught, caught
+    with pytest.raises(ValidationFailed, match=NAMED_BY[name][0]):
+        validation.require_passed(report)
+
+
+def test_a_lost_mask_hides_from_full_rows(questions: Exported, tmp_path: Path) -> None:
+    """Why batches are padded: without padding the broken graph is equal to PyTorch."""
+    broken = questions.copy(tmp_path)
+    break_file(str(broken.graph), BREAKAGES["mask_dropped"])
+
+    report = validate(broken)
+
+    assert all(row.passed for row in rows_of(report, "parity"))
+    assert not any(row.passed for row in rows_of(report, "padding_right"))
+
+
+def test_the_message_gives_the_worst_rows_and_the_place_of_the_others(questions: Exported, tmp_path: Path) -> None:
+    broken = questions.copy(tmp_path)
+    break_file(str(broken.graph), BREAKAGES["logits_scaled"])
+    report = validate(broken)
+
+    with pytest.raises(ValidationFailed) as failure:
+        validation.require_passed(report)
+
+    message = str(failure.value)
+    assert f"{report.model_id}@{report.version} on cpu" in message
+    assert "reports/validation.json" in message
+    assert "start_logits: different by up to" in message
+    assert "end_logits" not in message
+
+
+def test_tolerances_are_the_entrys(questions: Exported, tmp_path: Path) -> None:
+    broken = questions.copy(tmp_path)
+    break_file(str(broken.graph), BREAKAGES["logits_scaled"])
+
+    loose = broken.with_entry(lambda entry: replace(entry, tolerances=Tolerances(atol=1e-4, rtol=0.02)))
+
+    assert validate(loose).status == "passed"
+
+
+def test_a_graph_that_does_not_load_is_a_finding(questions: Exported, tmp_path: Path) -> None:
+    broken = questions.copy(tmp_path)
+    broken.graph.write_bytes(broken.graph.read_bytes()[:5000])
+
+    report = validate(broken)
+
+    assert [(row.check, row.finding) for row in report.rows] == [("load", "error")]
+    assert "does not load" in report.reason
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this onnxruntime has CUDA"
+)
+def test_cuda_without_cuda_is_not_run_and_never_the_cpu(questions: Exported, tmp_path: Path) -> None:
+    copied = questions.copy(tmp_path)
+
+    report = validate(copied, provider="cuda")
+
+    assert report.status == "not_run"
+    assert "requirements-gpu.txt" in report.reason
+    assert report.rows == ()
+    assert (copied.stage_dir / "reports" / "validation_cuda.json").is_file()
+    with pytest.raises(GpuUnavailable, match=r"not validated: CUDAExecutionProvider was asked for"):
+        validation.require_passed(report)
+
+
+def test_a_session_whose_nodes_fell_back_to_the_cpu_fails(questions: Exported, tmp_path: Path) -> None:
+    """Live, with the second provider that the CPU wheel has: right numbers, from the wrong place."""
+    report = validate(questions.copy(tmp_path), provider="azure")
+
+    assert report.status == "failed"
+    assert {row.check for row in report.rows if not row.passed} == {"placement"}
+    with pytest.raises(GpuUnavailable, match="MatMul"):
+        validation.require_passed(report)
+
+
+def test_a_folder_that_is_no_stage_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleNotFound, match="onnx-fleet export"):
+        validation.validate(tmp_path, source_dir=tmp_path)
