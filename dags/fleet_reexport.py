@@ -1,0 +1,71 @@
+"""
+# Re-export the fleet
+
+Takes every model of the catalogue, and exports, proves, measures and publishes those whose bundle would differ from
+the published one. A model that is unchanged costs one call of the Hub and one of the store.
+
+**Trigger it** with other parameters to take part of the catalogue (`only`), to publish everything anew (`force`), or
+to let some models fail (`max_failed`).
+
+**When it fails**, open the log of `report`: it lists every model with the step that failed and what to do next. Then
+
+- a model's fault (`ExportUnsupported`, `ValidationFailed`, `LicenceRefused`, …): change its entry in the catalogue;
+  the next run takes it up. `reports/<run>/<org>--<name>/validation.json` in the store has every comparison.
+- a passing fault (`HubUnavailable`, `StoreUnavailable`, …) that outlasted its retries: clear the failed tasks of that
+  model, with their downstream tasks; nothing else is repeated.
+- `plan` failed: the catalogue has faults, or the store or the Hub cannot be reached; its log says which.
+
+Models never touch each other: those that are right are published, whatever becomes of the others.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from airflow.sdk import Param, dag
+
+from onnx_fleet import catalogue, hub
+from onnx_fleet.airflow import settings
+from onnx_fleet.airflow.reexport import Wanted, reexport
+from onnx_fleet.airflow.run import Run
+
+SETTINGS = settings.read()
+
+
+@dag(
+    schedule=SETTINGS.schedule,
+    catchup=False,
+    max_active_runs=1,
+    doc_md=__doc__,
+    tags=["onnx-fleet"],
+    params={
+        "catalogue": Param(
+            str(SETTINGS.catalogue), type="string", minLength=1, description="The catalogue file, as workers see it."
+        ),
+        "only": Param(
+            [],
+            type="array",
+            items={"type": "string", "minLength": 1},
+            description="Take these models alone: repo ids, or patterns such as BAAI/*. Empty takes all.",
+        ),
+        "force": Param(False, type="boolean", description="Publish a new version of every model, changed or not."),
+        "max_failed": Param(0, type="integer", minimum=0, description="The run fails when more models than this fail."),
+        "max_refused": Param(
+            None,
+            type=["null", "integer"],
+            minimum=0,
+            description="The run fails when more models than this are refused. Empty lets any number be.",
+        ),
+    },
+)
+def fleet_reexport() -> None:
+    def wanted(run: Run) -> Wanted:
+        file = catalogue.load(Path(str(run.params["catalogue"])))
+        entries = catalogue.expand(file, lambda discover: hub.search(discover, hub=run.tools.hub))
+        only = [str(pattern) for pattern in run.params["only"]]  # type: ignore[attr-defined]  # held by its schema
+        return Wanted(entries=catalogue.select(entries, only), catalogue_digest=file.digest)
+
+    reexport(wanted, settings=SETTINGS)
+
+
+fleet_reexport()

@@ -1,0 +1,84 @@
+"""
+# Re-export one model
+
+Exports, proves, measures and publishes one model, whether or not the catalogue has it. Trigger it from the form, or
+by REST with the same parameters as `conf`:
+
+    POST /api/v2/dags/model_reexport/dagRuns
+    {"logical_date": null, "conf": {"model": "BAAI/bge-small-en-v1.5", "force": true}}
+
+A model whose bundle is published already is left as it is, unless `force` asks for a new version.
+
+**When it fails**, open the log of `report`: it says which step failed, why, and what to do next. A passing fault (the
+Hub or the store did not answer) that outlasted its retries: clear the failed task with its downstream tasks.
+"""
+
+from __future__ import annotations
+
+from airflow.sdk import Param, dag
+
+from onnx_fleet import catalogue, catalogue_schema
+from onnx_fleet.airflow import settings
+from onnx_fleet.airflow.reexport import Wanted, reexport
+from onnx_fleet.airflow.run import Run
+from onnx_fleet.recipes import RECIPES
+from onnx_fleet.tasks import TASKS
+
+SETTINGS = settings.read()
+
+
+@dag(
+    schedule=None,
+    catchup=False,
+    max_active_runs=4,
+    doc_md=__doc__,
+    tags=["onnx-fleet"],
+    params={
+        "model": Param(
+            type="string",
+            pattern=r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$",
+            description="The Hub's id: org/name.",
+        ),
+        "revision": Param("main", type="string", minLength=1, description="A branch, a tag or a commit SHA."),
+        "task": Param(
+            None,
+            type=["null", "string"],
+            enum=[None, *TASKS],
+            description="What it is exported for. Empty takes the Hub's pipeline tag, then the architecture.",
+        ),
+        "recipe": Param(
+            None,
+            type=["null", "string"],
+            enum=[None, *RECIPES],
+            description="A built-in recipe that changes the export. Empty leaves the model as it is.",
+        ),
+        "variants": Param(
+            ["fp32"], type="array", items={"type": "string"}, minItems=1, description="Precisions to make."
+        ),
+        "opset": Param(
+            catalogue_schema.OPSET_DEFAULT,
+            type="integer",
+            minimum=catalogue_schema.OPSET_MIN,
+            maximum=catalogue_schema.OPSET_MAX,
+            description="The ONNX operator set of the graphs.",
+        ),
+        "providers": Param(
+            ["cpu"],
+            type="array",
+            items={"type": "string"},
+            minItems=1,
+            description="Where to validate and measure: cpu, cuda.",
+        ),
+        "force": Param(False, type="boolean", description="Publish a new version, changed or not."),
+    },
+)
+def model_reexport() -> None:
+    def wanted(run: Run) -> Wanted:
+        named = ("revision", "task", "recipe", "variants", "opset", "providers")
+        values = {"repo_id": run.params["model"], **{name: run.params[name] for name in named}}
+        return Wanted(entries=(catalogue.entry(values, source="the run's parameters"),))
+
+    reexport(wanted, settings=SETTINGS, max_refused=0)
+
+
+model_reexport()

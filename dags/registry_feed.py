@@ -1,0 +1,41 @@
+"""
+# Rebuild the feed
+
+After publications, writes `feed/index.json` anew from the manifests in the store: the one document from which a model
+registry mirrors the fleet. Several publications that come close together share a run, and a run that finds nothing new
+leaves the document as it is.
+
+**When it fails**, the store could not be read or written; the log says why. The next publication rebuilds the feed
+as a whole, and so does a run that is triggered by hand: nothing is lost.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from airflow.sdk import dag, task
+
+from onnx_fleet import feed
+from onnx_fleet.airflow import assets, connections, settings
+from onnx_fleet.airflow.retries import ByErrorClass
+
+SETTINGS = settings.read()
+
+
+@dag(schedule=[assets.FLEET], catchup=False, max_active_runs=1, doc_md=__doc__, tags=["onnx-fleet"])
+def registry_feed() -> None:
+    @task(
+        retries=SETTINGS.retries,
+        retry_delay=SETTINGS.retry_delay,
+        retry_exponential_backoff=2.0,
+        max_retry_delay=SETTINGS.retry_delay_max,
+        retry_policy=ByErrorClass(),
+    )
+    def rebuild() -> dict[str, int]:
+        made = feed.rebuild(connections.store(SETTINGS), now=datetime.now(UTC))
+        return {"models": len(made.models), "versions": sum(len(model.versions) for model in made.models)}
+
+    rebuild()
+
+
+registry_feed()

@@ -1,0 +1,114 @@
+"""Airflow's connections -> the library's settings."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
+from airflow.providers.amazon.aws.utils.connection_wrapper import AwsConnectionWrapper
+from airflow.sdk import BaseHook
+from airflow.sdk.exceptions import AirflowNotFoundException
+from pydantic import ValidationError
+
+from onnx_fleet import jsonio
+from onnx_fleet.airflow.settings import FleetSettings
+from onnx_fleet.errors import StoreDenied, StoreNotFound
+from onnx_fleet.hub import HubSettings
+from onnx_fleet.jsonio import Json
+from onnx_fleet.store import ObjectStore, S3Settings, open_store
+
+_OWN_KEYS = ("path_style", "checksum_mode", "sse", "sse_kms_key_id", "multipart_bytes")
+"""Of the connection's ``extra.service_config.s3``, handed on as S3Settings has them."""
+
+
+def store(settings: FleetSettings) -> ObjectStore:
+    """The deployment's store.
+
+    Raises:
+        StoreNotFound: none is configured.
+        StoreDenied: the connection is missing or not usable.
+    """
+    if not settings.store:
+        raise StoreNotFound(
+            "no store is configured: set [onnx_fleet] store (AIRFLOW__ONNX_FLEET__STORE) to s3://BUCKET/PREFIX or a"
+            " folder"
+        )
+    if not settings.aws_conn_id or not settings.store.startswith("s3://"):
+        return open_store(settings.store)
+    return open_store(settings.store, s3=s3_settings(settings.aws_conn_id))
+
+
+def s3_settings(conn_id: str) -> S3Settings:
+    """What an ``aws`` connection says: all that the amazon provider understands, assumed roles included.
+
+    Raises:
+        StoreDenied: there is no such connection, or its extra has an unknown key.
+    """
+    try:
+        BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException as err:
+        raise StoreDenied(
+            f"there is no Airflow connection {conn_id!r}: make it (type aws), or empty [onnx_fleet] aws_conn_id to use"
+            " boto3's own credentials"
+        ) from err
+    hook: AwsGenericHook[Any] = AwsGenericHook(aws_conn_id=conn_id, client_type="s3")
+    wrapper = hook.conn_config
+    said = {
+        "endpoint_url": wrapper.get_service_endpoint_url("s3"),
+        "region": wrapper.region_name,
+        "verify_tls": True if wrapper.verify is None else wrapper.verify,
+        **_credentials(hook, wrapper),
+        **_botocore(wrapper),
+        **_own(wrapper),
+    }
+    try:
+        return jsonio.from_json(S3Settings, said)
+    except ValidationError as err:
+        faults = "; ".join(f"{detail['loc'][0]}: {detail['msg']}" for detail in err.errors())
+        raise StoreDenied(f"Airflow connection {conn_id!r} is not usable: {faults}") from err
+
+
+def _credentials(hook: AwsGenericHook[Any], wrapper: AwsConnectionWrapper) -> Json:
+    """Nothing where the connection names none: then boto3 looks where it always does."""
+    if not (wrapper.aws_access_key_id or wrapper.role_arn or wrapper.profile_name):
+        return {}
+    found = hook.get_credentials(region_name=wrapper.region_name)
+    return {"access_key_id": found.access_key, "secret_access_key": found.secret_key, "session_token": found.token}
+
+
+def _botocore(wrapper: AwsConnectionWrapper) -> Json:
+    """What the connection's ``extra.config_kwargs`` says in botocore's own words."""
+    config: Json = wrapper.extra_config.get("config_kwargs", {})
+    said: Json = {}
+    if config.get("s3", {}).get("addressing_style") == "path":
+        said["path_style"] = True
+    if "request_checksum_calculation" in config:
+        said["checksum_mode"] = config["request_checksum_calculation"]
+    return said
+
+
+def _own(wrapper: AwsConnectionWrapper) -> Json:
+    """What the connection's ``extra.service_config.s3`` says in the words of S3Settings."""
+    section = wrapper.get_service_config("s3")
+    unknown = sorted(set(section) - {*_OWN_KEYS, "endpoint_url", "bucket_name"})
+    if unknown:
+        raise StoreDenied(
+            f"Airflow connection {wrapper.conn_id!r}: extra.service_config.s3 has {', '.join(unknown)}; known are"
+            f" endpoint_url, {', '.join(_OWN_KEYS)}"
+        )
+    return {key: section[key] for key in _OWN_KEYS if key in section}
+
+
+def hub_settings(settings: FleetSettings) -> HubSettings:
+    """The Hub that the deployment asks: a connection's host and password, or HF_ENDPOINT and HF_TOKEN."""
+    if settings.hub_conn_id is None:
+        endpoint, token = os.environ.get("HF_ENDPOINT"), os.environ.get("HF_TOKEN")
+    else:
+        connection = BaseHook.get_connection(settings.hub_conn_id)
+        endpoint, token = connection.host, connection.password
+        if endpoint and "://" not in endpoint:
+            port = f":{connection.port}" if connection.port else ""
+            endpoint = f"{connection.schema or 'https'}://{endpoint}{port}"
+    known = HubSettings(token=token or None)
+    return HubSettings(token=token or None, endpoint=(endpoint or known.endpoint).rstrip("/"))

@@ -1,0 +1,164 @@
+"""What the tasks of one model left behind -> the one record of that model."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from airflow.sdk import get_current_context
+
+from onnx_fleet import flow, jsonio, record, report
+from onnx_fleet.airflow.run import FAILURE, Failure, Run
+from onnx_fleet.errors import OnnxFleetError
+from onnx_fleet.latency import LatencyReport
+from onnx_fleet.plan import WorkItem
+from onnx_fleet.publish import Publication
+from onnx_fleet.record import Record
+from onnx_fleet.validation import ValidationReport
+
+log = logging.getLogger(__name__)
+
+PUBLICATION: Final = "publication"
+"""The key of the publish task's result that holds the Publication."""
+STEPS: Final[Mapping[str, str]] = {
+    "export": "export",
+    "validate": "validate",
+    "prove_on_gpu": "validate",
+    "measure": "measure",
+    "publish": "publish",
+}
+"""Task -> step, in the order in which they run."""
+
+Report = TypeVar("Report", ValidationReport, LatencyReport)
+
+
+def of_model(run: Run, model_id: str) -> Record:
+    """The record of the mapped group that the calling task ends; clears the model's stage away.
+
+    It comes however the group ended, so what cannot be read or kept is left out of it rather than raised.
+    """
+    item = run.scratch.read_item(model_id)
+    place = flow.stage_dir(item, tools=run.tools)
+    made = _Group()
+    publication = made.publication()
+    if publication is not None:
+        ended = _published(item, publication, place=place, seconds=made.seconds())
+    else:
+        ended = _failed(item, made, place=place)
+        _keep_validation(run, model_id, place=place)
+    flow.discard_stage(item, tools=run.tools)
+    log.info("%s@%s: %s", model_id, item.model.commit[:8], ended.state)
+    return ended
+
+
+class _Group:
+    """The other tasks of the group instance that the calling task belongs to.
+
+    What is not there is not pulled: Airflow logs an error for an XCom that it does not find.
+    """
+
+    def __init__(self) -> None:
+        self._ti = get_current_context()["ti"]
+        self._prefix = self._ti.task_id.rpartition(".")[0]
+        found = self._ti.get_task_states(
+            dag_id=self._ti.dag_id,
+            map_index=self._ti.map_index,
+            task_ids=[f"{self._prefix}.{name}" for name in STEPS],
+            run_ids=[self._ti.run_id],
+        )
+        states = found.get(self._ti.run_id, {})
+        self._states = {name: states.get(f"{self._prefix}.{name}_{self._ti.map_index}") for name in STEPS}
+
+    def publication(self) -> Publication | None:
+        result = self._result("publish")
+        return None if result is None else jsonio.from_json(Publication, result[PUBLICATION])
+
+    def seconds(self) -> dict[str, float]:
+        """Step -> seconds, of the tasks that ended by themselves."""
+        taken: dict[str, float] = {}
+        for name, step in STEPS.items():
+            result, failure = self._result(name), self.failure(name)
+            spent = result["seconds"] if result is not None else failure.seconds if failure is not None else None
+            if spent is not None:
+                taken[step] = round(taken.get(step, 0.0) + float(spent), 3)
+        return taken
+
+    def stopped_at(self) -> str:
+        """The task because of which there is no publication."""
+        not_done = (name for name, state in self._states.items() if state not in ("success", "skipped", None))
+        return next(not_done, "publish")
+
+    def failure(self, name: str) -> Failure | None:
+        """Why a task failed; None when it did not, or died without a word."""
+        told = self._pull(name, FAILURE) if self._states[name] == "failed" else None
+        return None if told is None else jsonio.from_json(Failure, told)
+
+    def _result(self, name: str) -> Any:
+        return self._pull(name, "return_value") if self._states[name] == "success" else None
+
+    def _pull(self, name: str, key: str) -> Any:
+        return self._ti.xcom_pull(task_ids=f"{self._prefix}.{name}", key=key, map_indexes=self._ti.map_index)
+
+
+def _published(item: WorkItem, publication: Publication, *, place: Path, seconds: Mapping[str, float]) -> Record:
+    validation = _read(place, "validation", ValidationReport)
+    if validation is None:  # the record was made before, and is made again after its task was cleared
+        return Record(
+            model_id=item.model_id,
+            state="published",
+            commit=item.model.commit,
+            version=item.version,
+            task=item.model.task,
+            reason=item.reason,
+            size_bytes=publication.size_bytes,
+            location=publication.location,
+            seconds=dict(seconds),
+        )
+    return record.of_published(
+        item,
+        location=publication.location,
+        size_bytes=publication.size_bytes,
+        validation=validation,
+        latency=_read(place, "latency", LatencyReport),
+        gpu=_read(place, "validation_cuda", ValidationReport),
+        seconds=seconds,
+    )
+
+
+def _failed(item: WorkItem, made: _Group, *, place: Path) -> Record:
+    name = made.stopped_at()
+    failure = made.failure(name) or Failure(
+        error="WorkerLost",
+        message=f"{item.model_id}: the {name} task ended without a word: its process was killed, or a person marked it;"
+        " read its log, then clear it to run it again",
+        seconds=0.0,
+    )
+    return record.of_failure(
+        item,
+        step=STEPS[name],
+        error=failure.error,
+        message=failure.message,
+        validation=_read(place, "validation", ValidationReport),
+        gpu=_read(place, "validation_cuda", ValidationReport),
+        seconds=made.seconds(),
+    )
+
+
+def _keep_validation(run: Run, model_id: str, *, place: Path) -> None:
+    """Put the report of a validation into the store: of a model that is not published nothing else would be left."""
+    folder = report.key(run.label).removesuffix(".json")
+    for path in sorted((place / "reports").glob("validation*.json")):
+        key = f"{folder}/{model_id.replace('/', '--')}/{path.name}"
+        try:
+            standing = run.tools.store.stat(key)
+            run.tools.store.replace(key, path.read_bytes(), etag=standing.etag if standing else None)
+        except OnnxFleetError as err:
+            log.warning("%s: its %s is not kept in the store: %s", model_id, path.name, err)
+
+
+def _read(place: Path, name: str, kind: type[Report]) -> Report | None:
+    path = place / "reports" / f"{name}.json"
+    return jsonio.from_json(kind, json.loads(path.read_bytes())) if path.exists() else None

@@ -1,0 +1,146 @@
+"""The way of a run around its models: plan, mapped groups, report, gate; the same for both DAGs."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from airflow.sdk import get_current_context, task
+from airflow.sdk.bases.decorator import Task
+from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowFailException
+
+from onnx_fleet import flow, jsonio, record, report
+from onnx_fleet.airflow import retries, run, scratch, shards
+from onnx_fleet.airflow.model_group import model_group
+from onnx_fleet.airflow.settings import FleetSettings
+from onnx_fleet.catalogue import Entry
+from onnx_fleet.errors import OnnxFleetError
+from onnx_fleet.jsonio import Json
+from onnx_fleet.plan import Plan, WorkItem
+from onnx_fleet.record import Record
+from onnx_fleet.report import RunReport
+
+log = logging.getLogger(__name__)
+
+STORE_WORKERS: Final = 16
+"""Unchanged models settled at the same time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a run is asked for."""
+
+    entries: tuple[Entry, ...]
+    catalogue_digest: str | None = None
+
+
+def reexport(wanted: Callable[[run.Run], Wanted], *, settings: FleetSettings, max_refused: int | None = None) -> None:
+    """Wire the tasks into the DAG that is being defined.
+
+    Args:
+        wanted: reads the run's parameters; called in the plan task.
+        max_refused: where the run has no parameter of that name.
+    """
+
+    def retried(body: Callable[..., Any], **options: Any) -> Task[..., Any]:
+        return task(**retries.options(settings), **options)(body)
+
+    def plan() -> Json:
+        return _plan(run.current(settings), wanted, settings=settings)
+
+    def shard(planned: Json, number: int) -> list[Json]:
+        return shards.deal(planned["items"], shards=settings.shards, shard=number)
+
+    def write_report(groups: list[str]) -> str:
+        return _report(run.current(settings), groups)
+
+    def gate(key: str) -> str:
+        return _gate(run.current(settings), key, max_refused=max_refused)
+
+    planned = retried(plan)()
+    groups = ["model"] if settings.shards == 1 else [f"model_{number + 1}" for number in range(settings.shards)]
+    reported = retried(write_report, task_id="report", trigger_rule="all_done")(groups)
+    for number, group in enumerate(groups):
+        items = retried(shard, task_id=f"{group}_items")(planned, number)
+        model_group(settings, group_id=group).expand(item=items) >> reported
+    retried(gate)(reported)
+
+
+def _plan(now: run.Run, wanted: Callable[[run.Run], Wanted], *, settings: FleetSettings) -> Json:
+    """Decide for every model; give every one that needs no tasks its record already."""
+    scratch.prune(settings.scratch, days=settings.scratch_days)
+    asked = wanted(now)
+    planned = flow.plan(asked.entries, tools=now.tools, force=now.label if now.params.get("force") else None)
+    work = planned.to_export
+    shards.require_room(len(work), shards=settings.shards, per_shard=conf.getint("core", "max_map_length"))
+    for item in work:
+        now.scratch.write_item(item)
+        log.info("%s@%s: %s: %s", item.model_id, item.model.commit[:8], item.state, item.reason)
+    return {
+        "items": [shards.item(item, catalogue_digest=asked.catalogue_digest) for item in work],
+        "records": [jsonio.to_json(ended) for ended in _ended(planned, now, channel=settings.channel)],
+    }
+
+
+def _ended(planned: Plan, now: run.Run, *, channel: str) -> Iterable[Record]:
+    """The records of the models that need no tasks."""
+    unchanged = [item for item in planned.items if item.state == "unchanged"]
+    with ThreadPoolExecutor(STORE_WORKERS, thread_name_prefix="settle") as pool:
+        settled = list(pool.map(lambda item: _settled(item, now, channel=channel), unchanged))
+    return [*(record.of_refusal(refusal) for refusal in planned.refusals), *settled]
+
+
+def _settled(item: WorkItem, now: run.Run, *, channel: str) -> Record:
+    try:
+        return flow.settle_unchanged(item, tools=now.tools, channel=channel)
+    except OnnxFleetError as err:
+        return record.of_failure(item, step="publish", error=type(err).__name__, message=str(err))
+
+
+def _report(now: run.Run, groups: list[str]) -> str:
+    """Gather one record a model, write the report, log it; gives its key in the store."""
+    ti = get_current_context()["ti"]
+    planned = ti.xcom_pull(task_ids="plan")
+    if planned is None:
+        raise AirflowFailException("there is no plan to report on: read the log of the plan task")
+    told = ti.xcom_pull(task_ids=[f"{name}.record" for name in groups]) or []
+    records = {
+        ended.model_id: ended
+        for ended in (jsonio.from_json(Record, data) for data in (*planned["records"], *told) if data is not None)
+    }
+    for item in planned["items"]:
+        records.setdefault(item["model_id"], _unrecorded(item))
+    made = report.build(records.values(), run_id=now.label, now=datetime.now(UTC))
+    key = report.write(made, store=now.tools.store)
+    log.info("%s/%s\n%s", now.tools.store.address, key, report.markdown(made))
+    return key
+
+
+def _unrecorded(item: Json) -> Record:
+    return Record(
+        model_id=item["model_id"],
+        version=item["version"],
+        state="failed",
+        step="record",
+        error="WorkerLost",
+        message=f"{item['model_id']}: its record task failed; read that task's log, then clear it",
+    )
+
+
+def _gate(now: run.Run, key: str, *, max_refused: int | None) -> str:
+    """Fail the run when too many of its models failed."""
+    made = jsonio.from_json(RunReport, json.loads(now.tools.store.read(key)))
+    verdict = report.gate(
+        made,
+        max_failed=int(str(now.params.get("max_failed", 0))),
+        max_refused=now.params.get("max_refused", max_refused),  # type: ignore[arg-type]  # held by the param's schema
+    )
+    if not verdict.passed:
+        raise AirflowFailException(f"{verdict.reason}; the report is {now.tools.store.address}/{key}")
+    return verdict.reason

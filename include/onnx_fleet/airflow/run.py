@@ -1,0 +1,95 @@
+"""The run that a task belongs to, and what its steps work with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from airflow.sdk import get_current_context
+
+from onnx_fleet import flow, jsonio
+from onnx_fleet.airflow import connections, scratch
+from onnx_fleet.airflow.scratch import Scratch
+from onnx_fleet.airflow.settings import FleetSettings
+from onnx_fleet.flow import Tools
+from onnx_fleet.hub import Hub
+from onnx_fleet.manifest import Provenance
+
+FAILURE = "failure"
+"""The XCom key under which a step tells why it failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """What a step that failed leaves for the record."""
+
+    error: str
+    """The error class's name."""
+    message: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One run of one DAG, seen from a task of it."""
+
+    dag_id: str
+    run_id: str
+    trigger: str
+    params: Mapping[str, object]
+    scratch: Scratch
+    tools: Tools
+
+    @property
+    def label(self) -> str:
+        """Names the run among the runs of all DAGs: in the store, and in the fingerprint of what it forces."""
+        return f"{self.dag_id}__{self.run_id}"
+
+    def provenance(self, *, catalogue_digest: str | None) -> Provenance:
+        """What a manifest says of the run."""
+        return Provenance(
+            dag_id=self.dag_id, run_id=self.run_id, trigger=self.trigger, catalogue_digest=catalogue_digest
+        )
+
+    def place(self, model_id: str) -> Path:
+        """The stage of a model."""
+        return flow.stage_dir(self.scratch.read_item(model_id), tools=self.tools)
+
+
+def current(settings: FleetSettings) -> Run:
+    """The run of the task that calls.
+
+    Raises:
+        StoreNotFound, StoreDenied: the store is not configured, or its connection is not usable.
+    """
+    context = get_current_context()
+    dag_run = context["dag_run"]
+    corner = scratch.of_run(settings.scratch, dag_id=dag_run.dag_id, run_id=dag_run.run_id)
+    return Run(
+        dag_id=dag_run.dag_id,
+        run_id=dag_run.run_id,
+        trigger=str(getattr(dag_run.run_type, "value", dag_run.run_type)),
+        params=dict(context["params"]),
+        scratch=corner,
+        tools=Tools(
+            store=connections.store(settings),
+            hub=Hub(connections.hub_settings(settings)),
+            work_dir=corner.folder,
+            limits=settings.limits,
+        ),
+    )
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Around a step: an error that leaves it is told to the record task, then goes on to Airflow."""
+    started = time.monotonic()
+    try:
+        yield
+    except Exception as err:
+        failure = Failure(error=type(err).__name__, message=str(err), seconds=time.monotonic() - started)
+        get_current_context()["ti"].xcom_push(FAILURE, jsonio.to_json(failure))
+        raise

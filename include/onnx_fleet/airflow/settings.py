@@ -1,0 +1,100 @@
+"""What a deployment configures: Airflow's ``[onnx_fleet]`` section, or AIRFLOW__ONNX_FLEET__<OPTION>; read once."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import psutil
+from airflow.sdk.configuration import conf
+
+from onnx_fleet.isolated import Limits
+
+SECTION = "onnx_fleet"
+STEP_MEMORY_SHARE = 0.8
+"""Of the worker's memory: past that the system would choose what to kill."""
+
+_INCLUDE = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetSettings:
+    """One option an attribute, under the attribute's name unless its text says otherwise."""
+
+    store: str
+    """``s3://bucket/prefix`` or a folder; empty stops every run with a message that says so."""
+    aws_conn_id: str | None
+    """The Airflow connection with the store's endpoint and credentials; empty leaves both to boto3's own chain."""
+    hub_conn_id: str | None
+    """The Airflow connection with the Hub's address and token; empty takes HF_ENDPOINT and HF_TOKEN."""
+    catalogue: Path
+    """What fleet_reexport takes where its run does not name another one."""
+    schedule: str | None
+    """Of fleet_reexport: a cron expression or preset; empty runs it by hand only."""
+    channel: str
+    """What a publication moves."""
+    cpu_pool: str
+    cpu_pool_slots: int
+    """Heavy tasks at the same time, over all workers."""
+    cpu_queue: str | None
+    """Where the heavy tasks go; empty is the executor's default queue."""
+    gpu_queue: str | None
+    """Where the GPU tasks go; empty means that there is no GPU worker."""
+    scratch: Path
+    """Where bundles grow: a folder of the machine, or a volume that all workers see."""
+    scratch_days: int
+    """How long what a run left there is kept."""
+    shards: int
+    """Mapped groups, each for at most ``[core] max_map_length`` models."""
+    retries: int
+    retry_delay: timedelta
+    """Option ``retry_delay_s``; doubles each time."""
+    retry_delay_max: timedelta
+    """Option ``retry_delay_max_s``."""
+    limits: Limits
+    """Of each process that loads a model: options ``step_memory_bytes`` and ``step_timeout_s``, 0 for none."""
+
+
+def read() -> FleetSettings:
+    """The configuration as it is now.
+
+    Raises:
+        AirflowConfigException: an option is not of its type.
+    """
+    default_scratch = str(Path(tempfile.gettempdir()) / f"onnx-fleet-{os.getuid()}")
+    return FleetSettings(
+        store=_text("store"),
+        aws_conn_id=_text("aws_conn_id") or None,
+        hub_conn_id=_text("hub_conn_id") or None,
+        catalogue=Path(_text("catalogue", str(_INCLUDE / "catalogue.yaml"))),
+        schedule=_text("schedule", "@weekly") or None,
+        channel=_text("channel", "latest"),
+        cpu_pool=_text("cpu_pool", "onnx_fleet_cpu"),
+        cpu_pool_slots=max(1, _number("cpu_pool_slots", 2)),
+        cpu_queue=_text("cpu_queue") or None,
+        gpu_queue=_text("gpu_queue") or None,
+        scratch=Path(_text("scratch", default_scratch)),
+        scratch_days=max(1, _number("scratch_days", 14)),
+        shards=max(1, _number("shards", 4)),
+        retries=max(0, _number("retries", 3)),
+        retry_delay=timedelta(seconds=_number("retry_delay_s", 60)),
+        retry_delay_max=timedelta(seconds=_number("retry_delay_max_s", 1800)),
+        limits=_limits(),
+    )
+
+
+def _limits() -> Limits:
+    memory_bytes = _number("step_memory_bytes", int(psutil.virtual_memory().total * STEP_MEMORY_SHARE))
+    timeout_s = _number("step_timeout_s", 3600)
+    return Limits(memory_bytes=memory_bytes or None, timeout_s=float(timeout_s) or None)
+
+
+def _text(option: str, default: str = "") -> str:
+    return str(conf.get(SECTION, option, fallback=default)).strip()
+
+
+def _number(option: str, default: int) -> int:
+    return int(conf.getint(SECTION, option, fallback=default))

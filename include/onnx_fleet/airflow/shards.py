@@ -1,0 +1,41 @@
+"""The work of a run, dealt out to the mapped groups of its DAG: one group takes a limited number of models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from onnx_fleet.errors import CatalogueInvalid
+from onnx_fleet.jsonio import Json
+from onnx_fleet.plan import WorkItem
+
+
+def item(work: WorkItem, *, catalogue_digest: str | None) -> Json:
+    """What a mapped task is told of its model; the work item itself lies in the run's scratch."""
+    return {
+        "model_id": work.model_id,
+        "version": work.version,
+        "gpu": "cuda" in work.model.entry.providers,
+        "catalogue_digest": catalogue_digest,
+    }
+
+
+def deal(items: Sequence[Json], *, shards: int, shard: int) -> list[Json]:
+    """The part of one group: every n-th item, so that each group begins with the most wanted models."""
+    return list(items[shard::shards])
+
+
+def require_room(models: int, *, shards: int, per_shard: int) -> None:
+    """Hold a plan to what the DAG can map over, before anything is begun.
+
+    Raises:
+        CatalogueInvalid: there are too many models.
+    """
+    if models > shards * per_shard:
+        raise CatalogueInvalid(
+            [
+                f"{models} models need work and the DAG has room for {shards * per_shard} in a run: set [onnx_fleet]"
+                f" shards (AIRFLOW__ONNX_FLEET__SHARDS) to at least {math.ceil(models / per_shard)}, or split the"
+                " catalogue"
+            ]
+        )
