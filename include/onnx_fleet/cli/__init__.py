@@ -33,14 +33,19 @@ for command in (
     app.command(name=command.__name__.rstrip("_"))(command)
 
 
-@app.callback()
-def _options(
-    version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
-    verbose: bool = typer.Option(False, "--verbose", "-v", help="Print a log line a step."),
-) -> None:
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         print(f"onnx-fleet {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
+    ),
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Print a log line a step."),
+) -> None:
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(asctime)s %(name)s %(message)s")
 
 
