@@ -44,6 +44,9 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
+OnDone = Callable[[Entry, ResolvedModel | OnnxFleetError], None]
+
+
 def resolve(entry: Entry, *, hub: Hub) -> ResolvedModel:
     """Pin an entry to a commit, and hold the repo to what the entry allows; one call of the Hub's API.
 
@@ -111,20 +114,13 @@ def resolve_all(
     from onnx_fleet.plan import Refusal  # plan builds on this module
 
     wanted = tuple(entries)
-    outcomes: dict[int, ResolvedModel | OnnxFleetError] = {}
-    with ThreadPoolExecutor(hub.settings.max_workers, thread_name_prefix="hub-resolve") as pool:
-        positions = {pool.submit(_outcome, entry, hub): position for position, entry in enumerate(wanted)}
-        for future in as_completed(positions):
-            position = positions[future]
-            outcomes[position] = future.result()
-            if on_done is not None:
-                on_done(wanted[position], outcomes[position])
-    failures = [outcome for outcome in outcomes.values() if isinstance(outcome, Retryable)]
-    if wanted and len(failures) == len(wanted):
-        raise outcomes[0] if isinstance(outcomes[0], Retryable) else failures[0]
+    outcomes = _outcomes(wanted, hub=hub, on_done=on_done)
+    failures = [outcome for outcome in outcomes if isinstance(outcome, Retryable)]
+    if failures and len(failures) == len(wanted):
+        raise failures[0]
     models, refusals = [], []
-    for position, entry in enumerate(wanted):
-        match outcomes[position]:
+    for entry, outcome in zip(wanted, outcomes, strict=True):
+        match outcome:
             case ResolvedModel() as model:
                 models.append(model)
             case OnnxFleetError() as err:
@@ -160,6 +156,22 @@ def search(discover: Discover, *, hub: Hub) -> tuple[str, ...]:
             if len(found) == discover.limit:
                 break
     return tuple(found)
+
+
+def _outcomes(
+    entries: Sequence[Entry], *, hub: Hub, on_done: OnDone | None
+) -> tuple[ResolvedModel | OnnxFleetError, ...]:
+    """What becomes of each entry, in the entries' order."""
+    with ThreadPoolExecutor(hub.settings.max_workers, thread_name_prefix="hub-resolve") as pool:
+        entry_of = {pool.submit(_outcome, entry, hub): entry for entry in entries}
+        try:
+            for future in as_completed(entry_of):
+                if on_done is not None:
+                    on_done(entry_of[future], future.result())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # nobody is left to take the other answers
+            raise
+        return tuple(future.result() for future in entry_of)
 
 
 def _outcome(entry: Entry, hub: Hub) -> ResolvedModel | OnnxFleetError:

@@ -7,7 +7,7 @@ import json
 import shutil
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from huggingface_hub import constants
@@ -49,8 +49,13 @@ def download(model: ResolvedModel, *, hub: Hub, progress: Progress | None = None
     _require_space(sum(file.size_bytes for file in files if not cache.holds(file)), hub=hub, subject=cache.subject)
     meter = _Meter(files, progress)
     with ThreadPoolExecutor(FILE_WORKERS, thread_name_prefix="hub-file") as pool:
-        for fetched in [pool.submit(cache.have, file, meter) for file in files]:
-            fetched.result()
+        fetched = [pool.submit(cache.have, file, meter) for file in files]
+        try:
+            for future in as_completed(fetched):
+                future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # the other files would be fetched for nothing
+            raise
     _require_readable(model, cache.snapshot, subject=cache.subject)
     return cache.snapshot
 
