@@ -1,0 +1,178 @@
+"""Pull: a folder that appears whole and verified, or not at all."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+import onnx
+import pytest
+from filelock import FileLock
+
+from fixtures.faulty_stores import Interrupted, SteppedStore, interrupted
+from fixtures.stages import NOW, PROVENANCE, tiny_stage, work_item
+from onnx_fleet import bundle
+from onnx_fleet.errors import BundleCorrupt, StoreUnavailable, VersionConflict, WorkerOutOfResources
+from onnx_fleet.publish import publish
+from onnx_fleet.pull import pull
+from onnx_fleet.store import ObjectStore, transfer
+
+MODEL = "acme/tiny"
+WEIGHT_BYTES = 3 * 1024 * 1024
+
+
+@pytest.fixture
+def store(tmp_path: Path, any_store: ObjectStore) -> ObjectStore:
+    """A store with one bundle."""
+    stage = tiny_stage(tmp_path / "stage", weight_bytes=WEIGHT_BYTES)
+    publish(stage, store=any_store, provenance=PROVENANCE, created_at=NOW)
+    return any_store
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """An empty folder to pull into."""
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home"
+
+
+def _damage(store: ObjectStore, path: str) -> None:
+    key = bundle.find(MODEL, store=store).key(path)
+    data, etag = store.read_tagged(key)
+    store.replace(key, data[:-1] + b"?", etag=etag)
+
+
+def test_a_pulled_folder_holds_the_bundle_and_nothing_else_is_left(store: ObjectStore, home: Path) -> None:
+    sealed = pull(MODEL, store=store, to=home / "tiny")
+
+    found = {path.relative_to(home / "tiny").as_posix() for path in (home / "tiny").rglob("*") if path.is_file()}
+    assert found == {file.path for file in sealed.files} | {"manifest.json"}
+    for file in sealed.files:
+        assert transfer.hash_file(home / "tiny" / file.path) == file.sha256
+    assert bundle.find(MODEL, store=store).manifest_sha256 == transfer.hash_file(home / "tiny" / "manifest.json")
+    assert [entry.name for entry in home.iterdir()] == ["tiny"]
+    onnx.checker.check_model(home / "tiny" / "onnx" / "model.onnx")
+
+
+def test_a_second_pull_of_the_same_bundle_fetches_nothing(store: ObjectStore, home: Path) -> None:
+    pull(MODEL, store=store, to=home / "tiny")
+    (home / "tiny" / "config.json").touch()
+    before = {path: path.stat().st_mtime_ns for path in (home / "tiny").rglob("*")}
+    watched = SteppedStore(store, step=0, before=lambda: None)
+
+    pull(MODEL, store=watched, to=home / "tiny")
+    assert watched.steps == 2  # the channel and the manifest
+    assert before == {path: path.stat().st_mtime_ns for path in (home / "tiny").rglob("*")}
+
+
+def test_an_empty_folder_is_taken(store: ObjectStore, home: Path) -> None:
+    pull(MODEL, store=store, to=home)
+    assert (home / "manifest.json").is_file()
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(store: ObjectStore, home: Path) -> None:
+    (home / "notes.txt").write_text("mine")
+    with pytest.raises(VersionConflict, match="name another folder, or remove this one"):
+        pull(MODEL, store=store, to=home)
+    assert [entry.name for entry in home.iterdir()] == ["notes.txt"]
+    with pytest.raises(VersionConflict):
+        pull(MODEL, store=store, to=home / "notes.txt")
+
+
+def test_a_folder_that_holds_another_version_is_left_alone(store: ObjectStore, home: Path, tmp_path: Path) -> None:
+    pull(MODEL, store=store, to=home / "tiny")
+    newer = tiny_stage(tmp_path / "newer", item=work_item(fingerprint="e" * 64), scale=3.0)
+    publish(newer, store=store, provenance=PROVENANCE, created_at=NOW)
+    with pytest.raises(VersionConflict, match=f"does not hold {MODEL}@01234567-eeeeeeee"):
+        pull(MODEL, store=store, to=home / "tiny")
+
+
+def test_a_pulled_folder_that_was_changed_is_told(store: ObjectStore, home: Path) -> None:
+    pull(MODEL, store=store, to=home / "tiny")
+    (home / "tiny" / "onnx" / "model.onnx").write_bytes(b"?")
+    with pytest.raises(BundleCorrupt, match=r"onnx/model\.onnx"):
+        pull(MODEL, store=store, to=home / "tiny")
+
+
+def test_a_damaged_file_in_the_store_gives_no_folder_and_heals_when_it_does(store: ObjectStore, home: Path) -> None:
+    good = store.read(bundle.find(MODEL, store=store).key("tokenizer.json"))
+    _damage(store, "tokenizer.json")
+    with pytest.raises(BundleCorrupt, match=r"tokenizer\.json has other bytes"):
+        pull(MODEL, store=store, to=home / "tiny")
+    assert not (home / "tiny").exists()
+
+    key = bundle.find(MODEL, store=store).key("tokenizer.json")
+    store.replace(key, good, etag=store.read_tagged(key)[1])
+    pull(MODEL, store=store, to=home / "tiny")
+    assert [entry.name for entry in home.iterdir()] == ["tiny"]
+
+
+def test_a_file_that_is_missing_in_the_store_gives_no_folder(store: ObjectStore, home: Path) -> None:
+    store.delete(bundle.find(MODEL, store=store).key("onnx/model.onnx"))
+    with pytest.raises(BundleCorrupt, match=r"onnx/model\.onnx is missing"):
+        pull(MODEL, store=store, to=home / "tiny")
+    assert not (home / "tiny").exists()
+
+
+def test_wherever_a_pull_breaks_off_no_folder_shows_and_the_next_one_finishes(store: ObjectStore, home: Path) -> None:
+    counted = SteppedStore(store, step=0, before=lambda: None)
+    pull(MODEL, store=counted, to=home / "counted")
+    for step in range(1, counted.steps + 1):
+        target = home / f"tiny-{step}"
+        with pytest.raises(Interrupted):
+            pull(MODEL, store=interrupted(store, step=step), to=target)
+        assert not target.exists()
+        pull(MODEL, store=store, to=target)
+        assert (target / "manifest.json").is_file()
+    assert not [entry.name for entry in home.iterdir() if entry.name.startswith(".")]
+
+
+def test_a_pull_that_broke_off_in_the_middle_of_a_file_goes_on_from_there(store: ObjectStore, home: Path) -> None:
+    def stop(done: int, _total: int) -> None:
+        if done > WEIGHT_BYTES // 2:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        pull(MODEL, store=store, to=home / "tiny", progress=stop)
+    assert not (home / "tiny").exists()
+
+    told: list[int] = []
+    sealed = pull(MODEL, store=store, to=home / "tiny", progress=lambda done, _total: told.append(done))
+    assert told == sorted(told)
+    assert told[-1] == sealed.size_bytes
+    fetched = [done for done in told if done > WEIGHT_BYTES // 2]
+    assert len(fetched) < len(told)
+    assert not list(home.rglob("*.part"))
+
+
+def test_what_another_version_left_behind_does_not_come_along(store: ObjectStore, home: Path) -> None:
+    (home / ".tiny.partial" / "old").mkdir(parents=True)
+    (home / ".tiny.partial" / "old" / "stale.onnx").write_bytes(b"?")
+    pull(MODEL, store=store, to=home / "tiny")
+    assert not (home / "tiny" / "old").exists()
+
+
+def test_a_full_disk_gives_no_folder_and_the_next_pull_goes_on(store: ObjectStore, home: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (WEIGHT_BYTES // 2, hard))
+    try:
+        with pytest.raises(WorkerOutOfResources, match="free some space"):
+            pull(MODEL, store=store, to=home / "tiny")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (home / "tiny").exists()
+    pull(MODEL, store=store, to=home / "tiny")
+
+
+def test_two_pulls_into_one_folder_do_not_mix(store: ObjectStore, home: Path) -> None:
+    with FileLock(home / ".tiny.partial.lock"), pytest.raises(StoreUnavailable, match="another pull fills it"):
+        pull(MODEL, store=store, to=home / "tiny")
+    pull(MODEL, store=store, to=home / "tiny")
+
+
+def test_a_relative_target_is_taken_from_where_the_user_is(
+    store: ObjectStore, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    pull(MODEL, store=store, to=Path("tiny"))
+    assert [entry.name for entry in home.iterdir()] == ["tiny"]
