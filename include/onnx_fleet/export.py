@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnx_fleet import graph, isolated, stage, tokenizer, weights
+from onnx_fleet import graph, isolated, stage, tokenizer, toolchain, weights
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.graph import GraphInfo
 from onnx_fleet.isolated import Limits
@@ -40,10 +40,12 @@ def export(item: WorkItem, *, source_dir: Path, stage_dir: Path, limits: Limits)
         source_dir: the model's files, as hub.download gives them.
         limits: of the process that traces.
     Raises:
-        ExportUnsupported: the exporter refuses the model, or an axis or input would be lost.
+        ExportUnsupported: the exporter refuses the model, an axis or input would be lost, or this worker has other
+            packages than the plan was made with.
         ModelInvalid: the source's weights or tokenizer cannot be used.
         WorkerOutOfResources, StepTimedOut, StepCrashed: the process passed a limit or died.
     """
+    _require_toolchain(item)
     if stage_dir.exists():
         shutil.rmtree(stage_dir)
     stage.write_work(stage_dir, item)
@@ -128,6 +130,20 @@ def _trace(spec: GraphSpec, *, opset: int, optimize: bool) -> ir.Model:
     exported = exporter.export(spec.module, dict(spec.example_inputs), config)  # type: ignore[arg-type]
     program: ir.Model = exported.program
     return program
+
+
+def _require_toolchain(item: WorkItem) -> None:
+    """The fingerprint names the packages; graphs that others made must not stand under it."""
+    installed = toolchain.versions()
+    differing = [
+        f"{name} {version} (here {installed.get(name)})"
+        for name, version in item.toolchain.items()
+        if installed.get(name) != version
+    ]
+    if differing:
+        raise ExportUnsupported(
+            f"{item.model_id}: planned with {', '.join(differing)}; install the same requirements.txt on every worker"
+        )
 
 
 def _metadata(item: WorkItem) -> Mapping[str, str]:

@@ -60,10 +60,10 @@ class ProofRequest:
     provider: Provider
 
 
-def plan(entries: Iterable[Entry], *, tools: Tools, force: str | None = None) -> Plan:
+def plan(entries: Iterable[Entry], *, tools: Tools, force: str | None = None, channel: str = bundle.LATEST) -> Plan:
     """Resolve every entry and say what is to be done with it; the Hub's refusals are among the plan's."""
     models, refused = hub.resolve_all(entries, hub=tools.hub)
-    made = planning.plan(models, store=tools.store, force=force)
+    made = planning.plan(models, store=tools.store, force=force, channel=channel)
     return Plan(items=made.items, refusals=(*refused, *made.refusals))
 
 
@@ -130,7 +130,7 @@ def publish_stage(
     *,
     tools: Tools,
     provenance: Provenance,
-    channel: str = "latest",
+    channel: str = bundle.LATEST,
     progress: Progress | None = None,
 ) -> Publication:
     """Put a stage's bundle into the store, then point the channel at it."""
@@ -144,7 +144,7 @@ def publish_stage(
     )
 
 
-def settle_unchanged(item: WorkItem, *, tools: Tools, channel: str = "latest") -> Record:
+def settle_unchanged(item: WorkItem, *, tools: Tools, channel: str = bundle.LATEST) -> Record:
     """The record of a model that is published already; a channel that a crash left behind is moved on."""
     channels.ensure(tools.store, item.model_id, channel, item.version, now=datetime.now(UTC))
     prefix = bundle.prefix_of(item.model_id, item.version).rstrip("/")
@@ -161,7 +161,7 @@ def process(
     *,
     tools: Tools,
     provenance: Provenance,
-    channel: str = "latest",
+    channel: str = bundle.LATEST,
     on_step: Callable[[Step], None] = lambda step: None,
     progress: Progress | None = None,
 ) -> Record:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from onnx_fleet import catalogue, feed, flow, hub, jsonio, report, stage, validation
+from onnx_fleet import bundle, catalogue, feed, flow, hub, jsonio, report, stage, validation
 from onnx_fleet import record as records
 from onnx_fleet.catalogue import Entry
 from onnx_fleet.cli import show
@@ -93,7 +93,7 @@ def run(
     recipe: RecipeName = None,
     opset: Opset = None,
     force: Force = False,
-    channel: Channel = "latest",
+    channel: Channel = bundle.LATEST,
     max_failed: Annotated[int, typer.Option(min=0, help="How many models may fail; more is exit status 1.")] = 0,
     store: Store = None,
     as_json: Json = False,
@@ -104,7 +104,7 @@ def run(
         entries, digest = _entries(
             tools, model, catalogue_file, only, revision=revision, task=task, recipe=recipe, opset=opset
         )
-        made = _plan(entries, tools=tools, force=run_id if force else None)
+        made = _plan(entries, tools=tools, force=run_id if force else None, channel=channel)
         provenance = Provenance(dag_id="onnx-fleet run", run_id=run_id, trigger="manual", catalogue_digest=digest)
         found = [records.of_refusal(refusal) for refusal in made.refusals]
         with show.steps() as steps:
@@ -201,7 +201,7 @@ def measure(folder: Folder, cuda: Cuda = False, store: Store = None, as_json: Js
             _show_latency(each)
 
 
-def publish(folder: Folder, channel: Channel = "latest", store: Store = None, as_json: Json = False) -> None:
+def publish(folder: Folder, channel: Channel = bundle.LATEST, store: Store = None, as_json: Json = False) -> None:
     """Put a validated folder into the store as an immutable version, then point the channel at it."""
     provenance = Provenance(dag_id="onnx-fleet publish", run_id=_run_id(), trigger="manual", catalogue_digest=None)
     with opened_tools(store) as tools:
@@ -233,9 +233,9 @@ def _entries(
     return catalogue.select(entries, only or ()), found.digest
 
 
-def _plan(entries: Iterable[Entry], *, tools: Tools, force: str | None = None) -> Plan:
+def _plan(entries: Iterable[Entry], *, tools: Tools, force: str | None = None, channel: str = bundle.LATEST) -> Plan:
     with show.console.status("asking the Hub and the store"):
-        return flow.plan(tuple(entries), tools=tools, force=force)
+        return flow.plan(tuple(entries), tools=tools, force=force, channel=channel)
 
 
 def _raise_refusal(made: Plan) -> None:
