@@ -17,10 +17,6 @@ from onnx_fleet.checks import CHECKS
 from onnx_fleet.errors import BundleNotFound, GpuUnavailable, ValidationFailed
 from onnx_fleet.validation import CheckRow, ValidationReport
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*:DeprecationWarning:torch",  # torch's own modules, while transformers imports them
-)
-
 NAMED_BY = {
     "mask_dropped": ("padding_right", "different"),
     "mask_inverted": ("padding_right", "different"),
@@ -48,7 +44,8 @@ NAMED_BY = {
 
 
 def validate(exported: Exported, *, provider: str = "cpu") -> ValidationReport:
-    return validation.validate(exported.stage_dir, source_dir=exported.source_dir, provider=provider)
+    """On one thread: the models are tiny, and threads that wait for each other cost more than they bring."""
+    return validation.validate(exported.stage_dir, source_dir=exported.source_dir, provider=provider, threads=1)
 
 
 def rows_of(report: ValidationReport, check: str) -> list[CheckRow]:
@@ -203,6 +200,16 @@ def test_a_session_whose_nodes_fell_back_to_the_cpu_fails(questions: Exported, t
     assert {row.check for row in report.rows if not row.passed} == {"placement"}
     with pytest.raises(GpuUnavailable, match="MatMul"):
         validation.require_passed(report)
+
+
+def test_a_stage_without_graphs_is_not_proven(questions: Exported, tmp_path: Path) -> None:
+    empty = questions.copy(tmp_path)
+    stage.write_export(empty.stage_dir, replace(stage.read_export(empty.stage_dir), graphs=()))
+
+    report = validate(empty)
+
+    assert report.status == "failed"
+    assert "nothing was compared" in report.reason
 
 
 def test_a_folder_that_is_no_stage_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
@@ -59,37 +59,84 @@ class ValidationReport:
         return max((row.max_abs_diff for row in self.rows if row.max_abs_diff is not None), default=None)
 
 
-def validate(stage_dir: Path, *, source_dir: Path, provider: str = "cpu") -> ValidationReport:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Bench:
+    """What stays the same over all graphs."""
+
+    item: WorkItem
+    stage_dir: Path
+    source_dir: Path
+    provider: str
+    threads: int
+
+    def case(self, check: str, info: GraphInfo) -> Case:
+        return Case(check=check, graph=info.path, case=self.provider, tolerances=self.item.model.entry.tolerances)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Proof:
+    """What the checks gave."""
+
+    rows: tuple[CheckRow, ...] = ()
+    nodes_by_provider: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> list[CheckRow]:
+        """The worst first."""
+        return sorted((row for row in self.rows if not row.passed), key=_badness, reverse=True)
+
+    @property
+    def status(self) -> Literal["passed", "failed"]:
+        return "passed" if self.rows and not self.failed else "failed"
+
+    @property
+    def summary(self) -> str:
+        if not self.rows:
+            return "nothing was compared: the export recorded no graph"
+        if not self.failed:
+            return f"{len(self.rows)} comparisons, all within tolerance"
+        checks = ", ".join(dict.fromkeys(row.check for row in self.rows if not row.passed))
+        return (
+            f"{len(self.failed)} of {len(self.rows)} comparisons failed ({checks}); worst: {describe(self.failed[0])}"
+        )
+
+
+def validate(
+    stage_dir: Path, *, source_dir: Path, provider: str = "cpu", threads: int | None = None
+) -> ValidationReport:
     """Hold every graph of a stage to the source model in PyTorch, and write the report into the stage.
 
     Args:
         stage_dir: an exported stage; takes ``reports/validation.json``, or ``validation_<provider>.json``.
         source_dir: the source's files at the stage's commit.
         provider: ``cpu`` or ``cuda``. Where that cannot run the report says ``not_run``: the CPU never stands in.
+        threads: of PyTorch and of onnxruntime each; None takes the cores that the process may use.
     Raises:
         BundleNotFound: the folder is not an exported stage.
         ModelInvalid, ExportUnsupported: PyTorch cannot load the source.
     """
     started = time.perf_counter()
     item, record = stage.read_work(stage_dir), stage.read_export(stage_dir)
-    rows: tuple[CheckRow, ...] = ()
-    nodes: Counter[str] = Counter()
-    unavailable = ""
+    bench = _Bench(
+        item=item,
+        stage_dir=stage_dir,
+        source_dir=source_dir,
+        provider=provider,
+        threads=threads or runtime.usable_cores(),
+    )
+    proof, unavailable = _Proof(), ""
     try:
-        rows = tuple(
-            _rows(item, record.graphs, stage_dir=stage_dir, source_dir=source_dir, provider=provider, nodes=nodes)
-        )
+        proof = _prove(bench, record.graphs)
     except GpuUnavailable as err:
         unavailable = str(err)
-    failed = [row for row in rows if not row.passed]
     report = ValidationReport(
         model_id=item.model_id,
         version=item.version,
         provider=provider,
-        status="not_run" if unavailable else "failed" if failed else "passed",
-        reason=unavailable or _summary(rows, failed),
-        rows=rows,
-        nodes_by_provider=dict(nodes),
+        status="not_run" if unavailable else proof.status,
+        reason=unavailable or proof.summary,
+        rows=proof.rows,
+        nodes_by_provider=proof.nodes_by_provider,
         duration_s=time.perf_counter() - started,
     )
     stage.write_report(stage_dir, runtime.report_name("validation", provider), report)
@@ -130,62 +177,47 @@ def describe(row: CheckRow) -> str:
     return f"{about}: {row.finding} by up to {row.max_abs_diff:.3g} (atol {row.atol:.3g}, rtol {row.rtol:.3g})"
 
 
-def _rows(
-    item: WorkItem,
-    graphs: tuple[GraphInfo, ...],
-    *,
-    stage_dir: Path,
-    source_dir: Path,
-    provider: str,
-    nodes: Counter[str],
-) -> Iterator[CheckRow]:
-    """The rows of every graph; nodes takes where they ran."""
-    runtime.require_provider(provider)  # before torch is imported and weights are read for nothing
-    reference: Reference | None = None
-    for info in graphs:
-        with TemporaryDirectory(prefix="onnx-fleet-") as folder:
-            try:
-                session = runtime.open_session(stage_dir / info.path, provider=provider, profile_dir=Path(folder))
-            except ValidationFailed as err:
-                case = Case(check="load", graph=info.path, case=provider, tolerances=item.model.entry.tolerances)
-                yield case.row("error", detail=str(err))
-                continue
-            reference = reference or _load_reference(item, source_dir)
-            yield from _rows_of(session, info, item=item, reference=reference, stage_dir=stage_dir)
-            nodes.update(session.placement.nodes_by_provider if session.placement else {})
-
-
-def _load_reference(item: WorkItem, source_dir: Path) -> Reference:
+def _prove(bench: _Bench, graphs: tuple[GraphInfo, ...]) -> _Proof:
+    """Run every check on every graph."""
+    runtime.require_provider(bench.provider)  # before torch is imported and weights are read for nothing
     from onnx_fleet import reference
 
-    return reference.load(item, source_dir=source_dir)
+    rows: list[CheckRow] = []
+    nodes: Counter[str] = Counter()
+    expected: Reference | None = None
+    for info in graphs:
+        with TemporaryDirectory(prefix="onnx-fleet-") as folder, reference.threads(bench.threads):
+            try:
+                session = runtime.open_session(
+                    bench.stage_dir / info.path,
+                    provider=bench.provider,
+                    threads=bench.threads,
+                    profile_dir=Path(folder),
+                )
+            except ValidationFailed as err:
+                rows.append(bench.case("load", info).row("error", detail=str(err)))
+                continue
+            expected = expected or reference.load(bench.item, source_dir=bench.source_dir)
+            rows += _rows_of(bench, info, session=session, expected=expected)
+            nodes.update(session.placement.nodes_by_provider if session.placement else {})
+    return _Proof(rows=tuple(rows), nodes_by_provider=dict(nodes))
 
 
-def _rows_of(
-    session: Session, info: GraphInfo, *, item: WorkItem, reference: Reference, stage_dir: Path
-) -> Iterator[CheckRow]:
+def _rows_of(bench: _Bench, info: GraphInfo, *, session: Session, expected: Reference) -> Iterator[CheckRow]:
     from onnx_fleet import inputs
     from onnx_fleet.checks import CHECKS, Subject
 
     subject = Subject(
-        stage_dir=stage_dir,
+        stage_dir=bench.stage_dir,
         graph=info,
         session=session,
-        reference=reference,
-        space=inputs.token_space(stage_dir, reference.limits),
-        tolerances=item.model.entry.tolerances,
+        reference=expected,
+        space=inputs.token_space(bench.stage_dir, expected.limits),
+        tolerances=bench.item.model.entry.tolerances,
     )
     for check in CHECKS.values():
-        if item.family in check.families:
+        if bench.item.family in check.families:
             yield from check.run(subject)
-
-
-def _summary(rows: tuple[CheckRow, ...], failed: list[CheckRow]) -> str:
-    if not failed:
-        return f"{len(rows)} comparisons, all within tolerance"
-    worst = max(failed, key=_badness)
-    checks = ", ".join(dict.fromkeys(row.check for row in failed))
-    return f"{len(failed)} of {len(rows)} comparisons failed ({checks}); worst: {describe(worst)}"
 
 
 def _badness(row: CheckRow) -> float:
