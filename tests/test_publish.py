@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -184,6 +185,16 @@ def test_two_writers_over_the_leftovers_of_a_third_leave_one_whole_bundle(tmp_pa
         assert verify(MODEL, store=store).passed, f"before operation {step}"
         if racing.steps < step:
             break
+
+
+def test_many_writers_at_once_leave_one_whole_bundle(tmp_path: Path, any_store: ObjectStore) -> None:
+    stages = [tiny_stage(tmp_path / f"{number}", scale=float(number + 2)) for number in range(4)]
+    with ThreadPoolExecutor(len(stages)) as pool:
+        outcomes = list(pool.map(lambda stage: _outcome(stage, any_store), stages))
+
+    assert "published" in outcomes
+    assert verify(MODEL, store=any_store).passed
+    assert not [key for key in _keys(any_store) if key.startswith("unfinished/")]
 
 
 def _outcome(stage: Path, store: ObjectStore) -> str:

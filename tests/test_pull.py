@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import resource
+import subprocess
 from pathlib import Path
 
 import onnx
@@ -176,3 +178,17 @@ def test_a_relative_target_is_taken_from_where_the_user_is(
     monkeypatch.chdir(home)
     pull(MODEL, store=store, to=Path("tiny"))
     assert [entry.name for entry in home.iterdir()] == ["tiny"]
+
+
+def test_the_command_in_the_docs_checks_a_pulled_bundle_without_our_code(store: ObjectStore, home: Path) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "bundle-format.md").read_text()
+    (command,) = re.findall(r"```sh\n(.*?sha256sum.*?)```", text, re.DOTALL)
+    sealed = pull(MODEL, store=store, to=home / "tiny")
+
+    def check() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, shell=True, cwd=home / "tiny", capture_output=True, text=True, check=False)
+
+    intact = check()
+    assert (intact.returncode, intact.stdout.count(": OK")) == (0, len(sealed.files))
+    (home / "tiny" / "tokenizer.json").write_text("{ }")
+    assert "tokenizer.json: FAILED" in check().stdout

@@ -6,15 +6,14 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AwareDatetime, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter, ValidationError
 
 from onnx_fleet import jsonio
 from onnx_fleet.errors import BundleCorrupt, UnsafeModel
@@ -26,6 +25,8 @@ from onnx_fleet.store import keys
 
 SCHEMA_VERSION = 1
 FILE_NAME = "manifest.json"
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256, hex.")]
 
 FileRole = Literal[
     "graph", "weights", "config", "tokenizer", "preprocessor", "sentence_transformers", "licence", "readme", "report",
@@ -39,10 +40,10 @@ class BundleInfo:
 
     model_id: str
     """``org/name``."""
-    version: str
+    version: Annotated[str, Field(pattern=r"^[0-9a-f]{8}-[0-9a-f]{8}$")]
     """``<commit[:8]>-<fingerprint[:8]>``."""
-    fingerprint: str
-    """SHA-256, hex, over everything that decides the graphs' bytes."""
+    fingerprint: Sha256
+    """Over everything that decides the graphs' bytes."""
     rebuild: str | None
     """The run that asked for this version although an equal one was there."""
     created_at: AwareDatetime
@@ -68,9 +69,8 @@ class BundleFile:
 
     path: str
     """POSIX, relative to the bundle."""
-    size_bytes: int
-    sha256: str
-    """Hex."""
+    size_bytes: Annotated[int, Field(ge=0)]
+    sha256: Sha256
     role: FileRole
 
 
@@ -245,8 +245,6 @@ def _inconsistencies(manifest: Manifest) -> tuple[str, ...]:
             keys.checked(file.path)
         except UnsafeModel as err:
             faults.append(str(err))
-        if not re.fullmatch(r"[0-9a-f]{64}", file.sha256) or file.size_bytes < 0:
-            faults.append(f"{file.path}: no SHA-256, or a negative size")
     counts = Counter(file.path for file in manifest.files)
     faults.extend(f"{path} is listed {count} times" for path, count in counts.items() if count > 1)
     if FILE_NAME in counts:

@@ -1,4 +1,4 @@
-"""Publish: files first, manifest last, then the channel. docs/decisions/0003-publishing.md says why it is safe.
+"""Publish: files first, manifest last, then the channel. docs/decisions/publishing.md says why it is safe.
 
 models/<org>/<name>/<version>/…             each file once; the manifest is the commit point
 unfinished/<org>/<name>/<version>/
@@ -130,7 +130,7 @@ class _Attempt:
             return standing, "unchanged"
         self._send_files()
         decided = self._decide()
-        standing = self._standing()  # asked after the decision was made: see docs/decisions/0003-publishing.md
+        standing = self._standing()  # asked after the decision was made: see docs/decisions/publishing.md
         if standing is None:
             self._settle(manifest.read(decided, where=f"{self.store.address}/{self._decision_key}"))
             self.store.create(self.manifest_key, decided)
