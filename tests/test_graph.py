@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+
+from onnx_fleet import graph, weights
+from onnx_fleet.errors import ExportUnsupported
+
+TOKENS = ("batch_size", "sequence_length")
+
+
+def traced(*, given: Sequence[str | int] = ("s18", "s41"), gives: Sequence[str | int] = ("s18", "2*s41")) -> ir.Model:
+    """``doubled = Concat(ids * w, ids * w)``, with a tracer's names and notes."""
+    ids = ir.val("ids", ir.DataType.FLOAT, list(given))
+    scale = ir.val("model.w", const_value=ir.tensor(np.full((1,), 3.0, np.float32), name="model.w"))
+    scaled = ir.node("Mul", [ids, scale])
+    doubled = ir.node("Concat", [scaled.outputs[0], scaled.outputs[0]], attributes={"axis": 1})
+    output = doubled.outputs[0]
+    output.name, output.dtype, output.shape = "doubled", ir.DataType.FLOAT, ir.Shape(list(gives))
+    for node in (scaled, doubled):
+        node.metadata_props["pkg.torch.onnx.stack_trace"] = 'File "model.py", line 3'
+    made = ir.Graph([ids], [output], nodes=[scaled, doubled], initializers=[scale], opset_imports={"": 20}, name="g")
+    return ir.Model(made, ir_version=10)
+
+
+def finish(model: ir.Model, *, outputs: tuple[str | int | None, ...] = ("batch_size", "2*sequence_length")) -> None:
+    graph.finish(
+        model,
+        inputs={"ids": TOKENS},
+        outputs={"doubled": outputs},
+        parameter_prefix="model.",
+        metadata={"onnx_fleet.commit": "abc"},
+    )
+
+
+def test_symbols_are_renamed_alone_and_inside_expressions(tmp_path: Path) -> None:
+    model = traced()
+    finish(model)
+    weights.save(model, tmp_path / "onnx/model.onnx")
+    graph.check(tmp_path / "onnx/model.onnx")
+    info = graph.describe(tmp_path / "onnx/model.onnx", role="model", variant="fp32", bundle=tmp_path)
+
+    assert [value.shape for value in info.inputs] == [TOKENS]
+    assert [value.shape for value in info.outputs] == [("batch_size", "2*sequence_length")]
+
+
+def test_initializers_get_the_checkpoints_names_and_notes_of_the_tracer_go(tmp_path: Path) -> None:
+    model = traced()
+    finish(model)
+    weights.save(model, tmp_path / "model.onnx")
+    saved = onnx.load(tmp_path / "model.onnx")
+
+    assert [tensor.name for tensor in saved.graph.initializer] == ["w"]
+    assert [node.metadata_props for node in saved.graph.node] == [[], []]
+    assert [(entry.key, entry.value) for entry in saved.metadata_props] == [("onnx_fleet.commit", "abc")]
+
+
+def test_an_axis_that_was_frozen_is_refused() -> None:
+    with pytest.raises(ExportUnsupported, match=r"axis 1 \(sequence_length\) of ids was frozen to 7"):
+        finish(traced(given=("s18", 7), gives=("s18", 14)))
+
+
+def test_an_output_axis_that_was_frozen_is_refused() -> None:
+    with pytest.raises(ExportUnsupported, match="output doubled was traced with the shape"):
+        finish(traced(gives=("s18", 14)))
+
+
+def test_a_number_may_not_become_a_symbol() -> None:
+    with pytest.raises(ExportUnsupported, match="a number"):
+        finish(traced(), outputs=("batch_size", None))
+
+
+def test_an_input_that_was_traced_away_is_refused() -> None:
+    with pytest.raises(ExportUnsupported, match="the inputs ids where ids, attention_mask were wanted"):
+        graph.finish(
+            traced(),
+            inputs={"ids": TOKENS, "attention_mask": TOKENS},
+            outputs={"doubled": TOKENS},
+            parameter_prefix="model.",
+            metadata={},
+        )
+
+
+def test_a_file_that_is_not_valid_onnx_is_refused(tmp_path: Path) -> None:
+    model = ir.to_proto(traced())
+    model.graph.node[0].op_type = "NoSuchOp"
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(ExportUnsupported, match="not valid ONNX"):
+        graph.check(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("opset", "ir_version", "oldest"), [(18, 8, "1.14"), (20, 9, "1.17"), (20, 10, "1.18"), (23, 11, "1.22")]
+)
+def test_the_oldest_onnxruntime_takes_both_opset_and_ir_version(opset: int, ir_version: int, oldest: str) -> None:
+    assert graph.onnxruntime_min(opset=opset, ir_version=ir_version) == oldest
+
+
+def test_large_weights_lie_beside_the_graph_under_the_contracts_name(tmp_path: Path) -> None:
+    large = ir.val("model.w", const_value=ir.tensor(np.arange(2000, dtype=np.float32), name="model.w"))
+    ids = ir.val("ids", ir.DataType.FLOAT, ["batch_size", 2000])
+    total = ir.node("Mul", [ids, large])
+    output = total.outputs[0]
+    output.name, output.dtype, output.shape = "out", ir.DataType.FLOAT, ir.Shape(["batch_size", 2000])
+    made = ir.Graph([ids], [output], nodes=[total], initializers=[large], opset_imports={"": 20}, name="g")
+    path = tmp_path / "onnx/model.onnx"
+
+    written = weights.save(ir.Model(made, ir_version=10), path, inline_limit_bytes=4000)
+
+    assert [file.name for file in written] == ["model.onnx", "model.onnx_data"]
+    info = graph.describe(path, role="model", variant="fp32", bundle=tmp_path)
+    assert info.weight_files == ("onnx/model.onnx_data",)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"ids": np.ones((1, 2000), np.float32)})
+    np.testing.assert_array_equal(found[0], np.arange(2000, dtype=np.float32))
