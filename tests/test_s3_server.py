@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -78,6 +80,24 @@ def test_what_a_kill_in_the_middle_of_a_write_left_is_mended(tmp_path: Path) -> 
         store = open_store(server.address, s3=server.settings)
         assert [(info.key, info.size_bytes) for info in store.list("")] == [("a.json", 11)]
         assert store.read("a.json") == b"newer bytes"
+
+
+def test_a_server_whose_starter_was_killed_is_replaced(tmp_path: Path) -> None:
+    starter = (
+        "import os, signal, sys; from pathlib import Path; from onnx_fleet_demo.s3_server import EmbeddedS3\n"
+        "with EmbeddedS3(Path(sys.argv[1])) as server:\n"
+        "    print(server.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", starter, str(tmp_path / "s3")], capture_output=True, text=True, check=False
+    )
+    orphan = int(killed.stdout)
+    assert s3_server.running(tmp_path / "s3")
+
+    with EmbeddedS3(tmp_path / "s3") as server:
+        assert server.pid != orphan
+        assert not psutil.pid_exists(orphan)
+        assert open_store(server.address, s3=server.settings).create("a", b"1")
 
 
 def test_one_folder_has_one_server(tmp_path: Path) -> None:

@@ -21,9 +21,10 @@ from types import TracebackType
 from typing import Self
 
 import boto3
+import psutil
 from botocore.exceptions import ClientError
 from filelock import FileLock, Timeout
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_after_delay, wait_fixed
 
 from onnx_fleet.errors import StoreUnavailable
 from onnx_fleet.store import S3Settings
@@ -82,10 +83,17 @@ class EmbeddedS3:
                 f"{self.data_dir}: another server uses this folder; stop it, or choose another folder"
             ) from err
         try:
+            _end_orphan(self.data_dir)
             _mend(self.data_dir / "objects")
-            self._start()
+            for attempt in Retrying(
+                retry=retry_if_exception_type(StoreUnavailable),
+                stop=stop_after_attempt(1 if self._wanted_port else 3),  # a free port may be taken by another program
+                reraise=True,
+            ):
+                with attempt:
+                    self._start()
             self._make_bucket()
-            _endpoint_file(self.data_dir).write_text(json.dumps({"endpoint_url": self.endpoint_url}))
+            _endpoint_file(self.data_dir).write_text(json.dumps({"endpoint_url": self.endpoint_url, "pid": self.pid}))
         except BaseException:
             self.stop()
             raise
@@ -225,6 +233,26 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             continue
     process.wait()
+
+
+def _end_orphan(data_dir: Path) -> None:
+    """End a server whose starter was killed: two on one folder would not see each other's writes."""
+    try:
+        left = psutil.Process(int(json.loads(_endpoint_file(data_dir).read_text())["pid"]))
+        ours = left.environ().get("S3_DATA_DIR") == str(data_dir / "objects")
+    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+        return
+    if not ours:
+        return  # the number belongs to some other process by now
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(left.pid, number)
+            left.wait(timeout=STOP_TIMEOUT_S)
+        except psutil.TimeoutExpired:
+            continue
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            pass
+        return
 
 
 def _mend(objects: Path) -> None:
