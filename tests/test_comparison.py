@@ -60,7 +60,7 @@ def test_small_outputs_get_small_tolerances(size: float) -> None:
     (row,) = compare({"embedding": expected}, {"embedding": expected * np.float32(1.01)}, case=CASE)
 
     assert row.finding == "different"
-    assert row.atol <= CASE.tolerances.atol * size
+    assert row.atol == pytest.approx(CASE.tolerances.atol * size)
 
 
 def test_large_outputs_get_the_entrys_tolerance() -> None:
