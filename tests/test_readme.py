@@ -1,0 +1,66 @@
+"""The README's promises that a machine can hold: its code runs as it stands, its catalogue loads, links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fixtures.items import work_item
+from onnx_fleet import catalogue, export
+from onnx_fleet.isolated import Limits
+from onnx_fleet_demo.models import MINILM
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+
+def code_blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_embedding_lines_give_what_sentence_transformers_gives(demo_repos: Path, tmp_path: Path) -> None:
+    source = demo_repos / MINILM
+    item = work_item(source, task="sentence-similarity")
+    export.export(item, source_dir=source, stage_dir=tmp_path / "minilm", limits=Limits(timeout_s=300))
+    (lines,) = code_blocks("python")
+    lines += "np.save('embeddings.npy', embeddings)\n"
+    subprocess.run([sys.executable, "-c", lines], cwd=tmp_path, check=True)
+    sentences = re.findall(r'"([^"]+\.)"', lines)
+    reference = (
+        "import sys, numpy; from sentence_transformers import SentenceTransformer;"
+        "model = SentenceTransformer(sys.argv[1], device='cpu');"
+        "numpy.save('reference.npy', model.encode(sys.argv[2:], normalize_embeddings=True))"
+    )
+    subprocess.run([sys.executable, "-c", reference, source, *sentences], cwd=tmp_path, check=True)
+
+    ours, theirs = np.load(tmp_path / "embeddings.npy"), np.load(tmp_path / "reference.npy")
+    assert ours.shape == theirs.shape == (3, 384)
+    cosines = (ours * theirs).sum(axis=1)
+    assert cosines.min() > 0.99999
+    assert ours[0] @ ours[1] > ours[0] @ ours[2]
+
+
+def test_the_catalogue_is_one_that_loads() -> None:
+    (text,) = code_blocks("yaml")
+    made = catalogue.parse(text, source="README.md")
+
+    assert [entry.repo_id for entry in made.entries] == [
+        "BAAI/bge-small-en-v1.5",
+        "distilbert/distilbert-base-uncased-finetuned-sst-2-english",
+    ]
+    assert len(made.discover) == 1
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", document.read_text())
+    missing = [
+        target for target in targets if "://" not in target and not (document.parent / target).resolve().exists()
+    ]
+    assert missing == []
