@@ -1,4 +1,4 @@
-"""The README's promises that a machine can hold: its code runs as it stands, its catalogue loads, links lead somewhere."""
+"""The README's promises that a machine can hold: its code runs, its catalogue loads, links lead somewhere."""
 
 from __future__ import annotations
 
