@@ -78,3 +78,12 @@ def test_a_damaged_channel_is_told(store: ObjectStore) -> None:
     store.replace(key, b"{}", etag=store.read_tagged(key)[1])
     with pytest.raises(BundleCorrupt, match="is not a channel document"):
         channels.read(store, MODEL, "latest")
+
+
+@pytest.mark.parametrize("name", ["", "../latest", "a/b", "Latest", "stable.json", "01234567-aaaaaaaa"])
+def test_a_name_that_no_channel_can_have_is_told_before_anything_is_written(
+    tmp_path: Path, local_store: ObjectStore, name: str
+) -> None:
+    with pytest.raises(BundleNotFound, match="no channel can be called that"):
+        publish(tiny_stage(tmp_path / "stage"), store=local_store, provenance=PROVENANCE, created_at=NOW, channel=name)
+    assert list(local_store.list("")) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import resource
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -10,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from fixtures.faulty_stores import Interrupted, SteppedStore, interrupted
+from fixtures.quirky_s3 import serve
 from fixtures.stages import NOW, PROVENANCE, tiny_stage, work_item
 from onnx_fleet import bundle, channels, manifest
-from onnx_fleet.errors import BundleNotFound, ValidationFailed, VersionConflict
+from onnx_fleet.errors import BundleNotFound, StoreDenied, ValidationFailed, VersionConflict, WorkerOutOfResources
 from onnx_fleet.publish import Publication, list_models, publish
 from onnx_fleet.stage import write_report
 from onnx_fleet.store import ObjectStore, open_store
@@ -106,6 +108,44 @@ def test_a_stage_without_a_validation_report_is_not_published(tmp_path: Path, lo
         _publish(stage, local_store)
 
     assert _keys(local_store) == []
+
+
+@pytest.mark.parametrize("allowed_writes", range(9))
+def test_a_denied_write_publishes_nothing(tmp_path: Path, allowed_writes: int) -> None:
+    stage = tiny_stage(tmp_path / "stage")
+    with serve() as server:
+        store = open_store(server.address, s3=server.settings())
+        server.quirks.denies_writes_after = allowed_writes
+        with pytest.raises(StoreDenied, match="credentials that may read, list and write"):
+            _publish(stage, store)
+        _require_whole_or_absent(store)
+
+        server.quirks.denies_writes_after = None
+        assert _publish(stage, store).state == "published"
+        assert verify(MODEL, store=store).passed
+
+
+def test_a_publisher_that_may_not_delete_publishes_all_the_same(tmp_path: Path) -> None:
+    with serve() as server:
+        store = open_store(server.address, s3=server.settings())
+        server.quirks.answers = [("DELETE", 403, "AccessDenied")] * 10
+        assert _publish(tiny_stage(tmp_path / "stage"), store).state == "published"
+        assert verify(MODEL, store=store).passed
+
+
+def test_a_full_disk_publishes_nothing_and_the_next_run_heals(tmp_path: Path, local_store: ObjectStore) -> None:
+    stage = tiny_stage(tmp_path / "stage", weight_bytes=100_000)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(WorkerOutOfResources, match="free some space"):
+            _publish(stage, local_store)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    _require_whole_or_absent(local_store)
+
+    assert _publish(stage, local_store).state == "published"
+    assert verify(MODEL, store=local_store).passed
 
 
 def _count_steps(stage: Path, folder: Path) -> int:

@@ -19,8 +19,7 @@ from onnx_fleet.store import ObjectStore, keys, transfer
 LATEST = "latest"
 
 _VERSION = re.compile(r"[0-9a-f]{8}-[0-9a-f]{8}")
-_MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-_CHANNEL = re.compile(r"[a-z0-9][a-z0-9_-]*")
+_MODEL_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 _ROLES: Mapping[str, FileRole] = {
     "config.json": "config",
@@ -64,9 +63,10 @@ class Ref:
             BundleNotFound: the text names no bundle.
         """
         model_id, at, name = text.partition("@")
-        if not _MODEL_ID.fullmatch(model_id) or (at and not _CHANNEL.fullmatch(name)):
+        is_version = bool(_VERSION.fullmatch(name))
+        if not _MODEL_ID.fullmatch(model_id) or (at and not is_version and not channels.is_name(name)):
             raise BundleNotFound(f"{text!r}: names no bundle; write ORG/NAME, ORG/NAME@CHANNEL or ORG/NAME@VERSION")
-        if _VERSION.fullmatch(name):
+        if is_version:
             return cls(model_id=model_id, channel=None, version=name)
         return cls(model_id=model_id, channel=name or LATEST, version=None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import ClassVar, Literal
@@ -12,6 +13,9 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from onnx_fleet import jsonio
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound, VersionConflict
 from onnx_fleet.store import ObjectStore
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+_VERSION = re.compile(r"[0-9a-f]{8}-[0-9a-f]{8}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +38,27 @@ class Channel:
 _adapter: TypeAdapter[Channel] = TypeAdapter(Channel)
 
 
+def is_name(text: str) -> bool:
+    """Whether a channel can be called that; a version's name is none, because a ref could mean either."""
+    return bool(_NAME.fullmatch(text)) and not _VERSION.fullmatch(text)
+
+
+def checked_name(channel: str) -> str:
+    """The name itself, when a channel can be called that.
+
+    Raises:
+        BundleNotFound: it cannot.
+    """
+    if not is_name(channel):
+        raise BundleNotFound(
+            f"{channel!r}: no channel can be called that; use small letters, digits, '-' and '_', such as latest"
+        )
+    return channel
+
+
 def key_of(model_id: str, channel: str) -> str:
     """Where the pointer lies."""
-    return f"models/{model_id}/channels/{channel}.json"
+    return f"models/{model_id}/channels/{checked_name(channel)}.json"
 
 
 def parse(data: bytes, *, where: str) -> Channel:

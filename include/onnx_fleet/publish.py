@@ -65,7 +65,9 @@ def publish(
     Raises:
         ValidationFailed: the stage's reports do not say that its graphs are right.
         VersionConflict: other graphs stand under the same version.
+        BundleNotFound: the folder is not a stage with an export, or no channel can be called that.
     """
+    channels.checked_name(channel)
     sealed = bundle.seal(folder, provenance=provenance, created_at=created_at)
     attempt = _Attempt(folder=folder, store=store, sealed=sealed, progress=progress)
     standing, state = attempt.run()

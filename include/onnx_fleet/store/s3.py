@@ -25,25 +25,19 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-import boto3
-import botocore.session
 from boto3.s3.transfer import TransferConfig
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from botocore.loaders import create_loader
 from s3transfer.utils import ChunksizeAdjuster
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from onnx_fleet import __version__
 from onnx_fleet.errors import (
     BundleCorrupt,
     BundleNotFound,
-    StoreDenied,
     StoreNotFound,
     StoreUnavailable,
     VersionConflict,
 )
-from onnx_fleet.store import keys, s3_checksums, s3_errors, transfer
+from onnx_fleet.store import keys, s3_checksums, s3_client, s3_errors, transfer
 from onnx_fleet.store.address import S3Address, S3Settings
 from onnx_fleet.store.objects import ObjectInfo, Progress
 
@@ -54,10 +48,6 @@ if TYPE_CHECKING:
 _LOST = {"PreconditionFailed", "412"}
 _RACED = {"ConditionalRequestConflict", "409"}
 _ABSENT = {"NoSuchKey", "404", "NotFound"}
-
-
-_API_DESCRIPTIONS = create_loader()
-"""Shared: reading S3's takes a tenth of a second."""
 
 
 class _Raced(Exception):
@@ -74,12 +64,8 @@ class S3Store:
     def __init__(self, address: S3Address, *, settings: S3Settings) -> None:
         self._at = address
         self._settings = settings
-        self._client = _client(address, settings)
-        self._creating = _client(address, settings)
-        self._creating.meta.events.register(
-            "provide-client-params.s3.CompleteMultipartUpload",
-            _only_where_absent,  # type: ignore[arg-type]  # this event takes what its handler returns
-        )
+        self._client = s3_client.connect(address, settings=settings)
+        self._creating = s3_client.only_where_absent(s3_client.connect(address, settings=settings))
         self._bucket_seen = False
 
     def __repr__(self) -> str:
@@ -378,42 +364,6 @@ class _Counted:
         with self._lock:
             self._done += more
             self._progress(min(self._done, self._total), self._total)
-
-
-def _client(address: S3Address, settings: S3Settings) -> S3Client:
-    path_style = settings.endpoint_url is not None if settings.path_style is None else settings.path_style
-    config = Config(
-        retries={"mode": "standard", "total_max_attempts": settings.max_attempts},
-        connect_timeout=settings.connect_timeout_s,
-        read_timeout=settings.read_timeout_s,
-        request_checksum_calculation=settings.checksum_mode,
-        response_checksum_validation=settings.checksum_mode,
-        s3={"addressing_style": "path" if path_style else "auto"},
-        user_agent_extra=f"onnx-fleet/{__version__}",
-    )
-    where = f"{address} at {settings.endpoint_url or 'the endpoint of boto3'}"
-    with s3_errors.translated(where):
-        try:
-            base = botocore.session.Session(profile=settings.profile)
-            base.register_component("data_loader", _API_DESCRIPTIONS)
-            session = boto3.session.Session(botocore_session=base)
-            return session.client(
-                "s3",
-                endpoint_url=settings.endpoint_url,
-                region_name=settings.region,
-                aws_access_key_id=settings.access_key_id,
-                aws_secret_access_key=settings.secret_access_key,
-                aws_session_token=settings.session_token,
-                verify=settings.verify_tls,
-                config=config,
-            )
-        except ValueError as err:
-            raise StoreDenied(f"{where}: {err}; write the endpoint as http://HOST:PORT or https://HOST") from err
-
-
-def _only_where_absent(params: dict[str, Any], **_: object) -> dict[str, Any]:
-    """boto3's transfer manager does not take IfNoneMatch; the request behind it does."""
-    return {**params, "IfNoneMatch": "*"}
 
 
 def _again_on(kind: type[Exception]) -> Retrying:

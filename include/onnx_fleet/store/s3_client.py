@@ -1,0 +1,70 @@
+"""boto3's S3 client, made from settings. This module imports boto3; only s3.py imports it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import botocore.session
+from botocore.config import Config
+from botocore.loaders import create_loader
+
+from onnx_fleet import __version__
+from onnx_fleet.errors import StoreDenied
+from onnx_fleet.store import s3_errors
+from onnx_fleet.store.address import S3Address, S3Settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_API_DESCRIPTIONS = create_loader()
+"""Shared: reading S3's takes a tenth of a second."""
+
+
+def connect(address: S3Address, *, settings: S3Settings) -> S3Client:
+    """A client of boto3; nothing is asked of the server yet.
+
+    Raises:
+        StoreDenied: the settings are not usable.
+    """
+    path_style = settings.endpoint_url is not None if settings.path_style is None else settings.path_style
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": settings.max_attempts},
+        connect_timeout=settings.connect_timeout_s,
+        read_timeout=settings.read_timeout_s,
+        request_checksum_calculation=settings.checksum_mode,
+        response_checksum_validation=settings.checksum_mode,
+        s3={"addressing_style": "path" if path_style else "auto"},
+        user_agent_extra=f"onnx-fleet/{__version__}",
+    )
+    where = f"{address} at {settings.endpoint_url or 'the endpoint of boto3'}"
+    with s3_errors.translated(where):
+        try:
+            base = botocore.session.Session(profile=settings.profile)
+            base.register_component("data_loader", _API_DESCRIPTIONS)
+            session = boto3.session.Session(botocore_session=base)
+            return session.client(
+                "s3",
+                endpoint_url=settings.endpoint_url,
+                region_name=settings.region,
+                aws_access_key_id=settings.access_key_id,
+                aws_secret_access_key=settings.secret_access_key,
+                aws_session_token=settings.session_token,
+                verify=settings.verify_tls,
+                config=config,
+            )
+        except ValueError as err:
+            raise StoreDenied(f"{where}: {err}; write the endpoint as http://HOST:PORT or https://HOST") from err
+
+
+def only_where_absent(client: S3Client) -> S3Client:
+    """The client, with every multipart upload create-only: boto3's transfer manager does not take IfNoneMatch."""
+    client.meta.events.register(
+        "provide-client-params.s3.CompleteMultipartUpload",
+        _with_condition,  # type: ignore[arg-type]  # this event takes what its handler returns
+    )
+    return client
+
+
+def _with_condition(params: dict[str, Any], **_: object) -> dict[str, Any]:
+    return {**params, "IfNoneMatch": "*"}
