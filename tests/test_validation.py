@@ -166,6 +166,23 @@ def test_tolerances_are_the_entrys(questions: Exported, tmp_path: Path) -> None:
     assert validate(loose).status == "passed"
 
 
+@pytest.mark.parametrize(("mode", "finding"), [("mean", "equal"), ("cls", "different"), ("mean+max", "skipped")])
+def test_the_sentence_embedding_is_held_to_the_sources_own_pooling(
+    mode: str, finding: str, embeddings: Exported, tmp_path: Path
+) -> None:
+    """The recipe here is ``mean``; the graph does what the recipe says, which may not be what the model wants."""
+    copied = embeddings.copy(tmp_path)
+    modules = [{"type": "sentence_transformers.models.Transformer"}, {"type": "a.b.Pooling", "path": "1_Pooling"}]
+    (copied.stage_dir / "modules.json").write_text(json.dumps(modules))
+    (copied.stage_dir / "1_Pooling").mkdir()
+    (copied.stage_dir / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": mode}))
+
+    report = validate(copied)
+
+    assert [row.finding for row in rows_of(report, "pooling")] == [finding]
+    assert report.passed == (finding != "different")
+
+
 def test_a_graph_that_does_not_load_is_a_finding(questions: Exported, tmp_path: Path) -> None:
     broken = questions.copy(tmp_path)
     broken.graph.write_bytes(broken.graph.read_bytes()[:5000])

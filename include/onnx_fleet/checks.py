@@ -14,6 +14,7 @@ import numpy as np
 
 from onnx_fleet import graph as graphs
 from onnx_fleet import inputs
+from onnx_fleet import pooling as pooling_of_source
 from onnx_fleet.catalogue import Tolerances
 from onnx_fleet.comparison import Case, CheckRow, Outputs, at_real_positions, compare, is_per_token
 from onnx_fleet.errors import GpuUnavailable, ValidationFailed
@@ -33,6 +34,7 @@ PADDED_LENGTHS = (17, 9, 1)
 DYNAMIC_SIZES = ((1, 1), (3, 2), (4, 13))
 """Batch sizes and lengths that no example has."""
 SEED = 20
+_EMBEDDING = "sentence_embedding"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +159,25 @@ def padding_left(subject: Subject) -> Iterator[CheckRow]:
 def padding_right(subject: Subject) -> Iterator[CheckRow]:
     """As padding_left, on the other side: what every tokenizer for encoders does."""
     yield from _padding(subject, side="right")
+
+
+def pooling(subject: Subject) -> Iterator[CheckRow]:
+    """The sentence embedding is the one that the source's modules.json defines, computed again without the recipe."""
+    case = subject.case("pooling", f"rows of {', '.join(map(str, PADDED_LENGTHS))} tokens, seed {SEED}, padded right")
+    own = pooling_of_source.read(subject.stage_dir)
+    if own is None or not own.computable or _EMBEDDING not in {spec.name for spec in subject.graph.outputs}:
+        what = "it defines no pooling that is known here" if own is None or not own.computable else "no output pools"
+        yield case.row("skipped", passed=True, detail=what)
+        return
+    batch = inputs.pad(_rows_to_pad(subject), side="right", space=subject.space)
+    hidden = subject.reference(batch.feeds)["last_hidden_state"]
+    try:
+        found = {_EMBEDDING: subject.session.run(batch.feeds)[_EMBEDDING]}
+    except (ValidationFailed, KeyError) as err:
+        yield case.row("error", output=_EMBEDDING, detail=str(err))
+        return
+    said = f"modules.json says {own.mode}{', normalised' if own.normalised else ''}: see the entry's recipe"
+    yield from compare({_EMBEDDING: own.pool(hidden, batch.attention_mask)}, found, case=case, detail=said)
 
 
 def sensitivity(subject: Subject) -> Iterator[CheckRow]:
@@ -288,6 +309,7 @@ CHECKS: Mapping[str, Check] = {
         _check(text),
         _check(padding_left),
         _check(padding_right),
+        _check(pooling),
         _check(sensitivity),
     )
 }

@@ -174,7 +174,8 @@ def describe(row: CheckRow) -> str:
     about = f"{row.check}, {row.case}" + (f", {row.output}" if row.output else "")
     if row.max_abs_diff is None:
         return f"{about}: {row.finding}: {row.detail}"
-    return f"{about}: {row.finding} by up to {row.max_abs_diff:.3g} (atol {row.atol:.3g}, rtol {row.rtol:.3g})"
+    why = f"; {row.detail}" if row.detail else ""
+    return f"{about}: {row.finding} by up to {row.max_abs_diff:.3g} (atol {row.atol:.3g}, rtol {row.rtol:.3g}){why}"
 
 
 def _prove(bench: _Bench, graphs: tuple[GraphInfo, ...]) -> _Proof:
