@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from airflow.sdk import get_current_context, task
-from airflow.sdk.bases.decorator import Task
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException
 
@@ -48,7 +47,7 @@ def reexport(wanted: Callable[[run.Run], Wanted], *, settings: FleetSettings, ma
         max_refused: where the run has no parameter of that name.
     """
 
-    def retried(body: Callable[..., Any], **options: Any) -> Task[..., Any]:
+    def retried(body: Callable[..., Any], **options: Any) -> Any:
         return task(**retries.options(settings), **options)(body)
 
     def plan() -> Json:
@@ -76,7 +75,8 @@ def _plan(now: run.Run, wanted: Callable[[run.Run], Wanted], *, settings: FleetS
     """Decide for every model; give every one that needs no tasks its record already."""
     scratch.prune(settings.scratch, days=settings.scratch_days)
     asked = wanted(now)
-    planned = flow.plan(asked.entries, tools=now.tools, force=now.label if now.params.get("force") else None)
+    force = now.label if now.params.get("force") else None
+    planned = flow.plan(asked.entries, tools=now.tools, force=force, channel=settings.channel)
     work = planned.to_export
     shards.require_room(len(work), shards=settings.shards, per_shard=conf.getint("core", "max_map_length"))
     for item in work:

@@ -1,0 +1,111 @@
+"""Airflow's REST API, as far as the demo asks it."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlencode
+
+COMPONENTS = ("scheduler", "dag_processor", "triggerer")
+
+
+class NotReady(Exception):
+    """Airflow does not answer (yet)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskState:
+    """One task instance."""
+
+    task_id: str
+    map_index: int
+    state: str | None
+    tries: int
+
+
+class AirflowClient:
+    """One user's calls; it logs in by itself."""
+
+    def __init__(self, url: str, *, user: str, password: str) -> None:
+        self.url = url
+        self._login = {"username": user, "password": password}
+        self._token: str | None = None
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def healthy(self) -> bool:
+        """Whether every component has told that it lives."""
+        try:
+            health = self._send("GET", "/api/v2/monitor/health")
+        except NotReady:
+            return False
+        return all((health.get(name) or {}).get("status") == "healthy" for name in COMPONENTS)
+
+    def has_dag(self, dag_id: str) -> bool:
+        """Whether the dag-processor has read a DAG."""
+        try:
+            self._call("GET", f"/api/v2/dags/{dag_id}")
+        except NotReady:
+            return False
+        return True
+
+    def import_errors(self) -> list[str]:
+        """DAG files that could not be read, and why."""
+        found = self._call("GET", "/api/v2/importErrors")["import_errors"]
+        return [f"{error['filename']}: {error['stack_trace']}" for error in found]
+
+    def trigger(self, dag_id: str, conf: Mapping[str, object]) -> str:
+        """Start a run; gives its id."""
+        made = self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": dict(conf)})
+        return str(made["dag_run_id"])
+
+    def run_state(self, dag_id: str, run_id: str) -> str:
+        """``queued``, ``running``, ``success``, ``failed``."""
+        return str(self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}")["state"])
+
+    def runs(self, dag_id: str, *, since: str | None = None) -> list[str]:
+        """The states of a DAG's runs."""
+        query = urlencode({"limit": 50, **({"run_after_gte": since} if since else {})})
+        return [str(run["state"]) for run in self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns?{query}")["dag_runs"]]
+
+    def tasks(self, dag_id: str, run_id: str) -> list[TaskState]:
+        """Every task instance of a run."""
+        found = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances?limit=1000")
+        return [
+            TaskState(
+                task_id=task["task_id"], map_index=task["map_index"], state=task["state"], tries=task["try_number"]
+            )
+            for task in found["task_instances"]
+        ]
+
+    def result(self, dag_id: str, run_id: str, task_id: str) -> Any:
+        """What an unmapped task returned."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances/{task_id}/xcomEntries/return_value"
+        value = self._call("GET", path)["value"]
+        try:
+            return json.loads(value) if isinstance(value, str) else value
+        except ValueError:
+            return value
+
+    def _call(self, method: str, path: str, body: object = None) -> Any:
+        if self._token is None:
+            self._token = str(self._send("POST", "/auth/token", self._login)["access_token"])
+        return self._send(method, path, body, token=self._token)
+
+    def _send(self, method: str, path: str, body: object = None, *, token: str | None = None) -> Any:
+        request = urllib.request.Request(
+            self.url + path,
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})},
+        )
+        try:
+            with self._opener.open(request, timeout=30) as answer:
+                return json.loads(answer.read())
+        except urllib.error.HTTPError as err:
+            raise NotReady(f"{method} {path}: {err.code}: {err.read().decode(errors='replace')[:500]}") from err
+        except OSError as err:
+            raise NotReady(f"{method} {path}: {err}") from err

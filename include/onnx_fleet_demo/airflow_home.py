@@ -1,0 +1,146 @@
+"""The demo's Airflow: SQLite, LocalExecutor, four processes on loopback, and all that it writes under ``var/``."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from onnx_fleet_demo import s3_server, var
+
+USER = "admin"
+COMPONENTS: Mapping[str, tuple[str, ...]] = {
+    "api-server": ("api-server", "--workers", "1"),
+    "scheduler": ("scheduler", "--skip-serve-logs"),
+    "dag-processor": ("dag-processor",),
+    "triggerer": ("triggerer", "--skip-serve-logs"),
+}
+"""Process -> arguments of ``airflow``. The api-server reads the logs from the disk, so nobody else serves them."""
+
+_ROOT = Path(__file__).resolve().parents[2]
+_PARALLELISM = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Addresses:
+    """Where the demo's services listen."""
+
+    airflow: str
+    hub: str
+    s3: str
+
+
+def folder() -> Path:
+    """AIRFLOW_HOME."""
+    return var.root() / "airflow"
+
+
+def password() -> str:
+    """The login's, made once and kept where Airflow's SimpleAuthManager looks for it."""
+    return str(_kept("simple_auth_manager_passwords.json.generated", {USER: secrets.token_urlsafe(12)})[USER])
+
+
+def environment(inherited: Mapping[str, str], addresses: Addresses) -> dict[str, str]:
+    """What every process of Airflow gets."""
+    keys = _kept("keys.json", {"jwt": secrets.token_hex(32), "api": secrets.token_hex(32)})
+    home = folder()
+    connection = {
+        "conn_type": "aws",
+        "login": "onnx-fleet-demo",
+        "password": "onnx-fleet-demo",
+        "extra": {"endpoint_url": addresses.s3, "region_name": s3_server.REGION},
+    }
+    sections: dict[str, dict[str, object]] = {
+        "core": {
+            "dags_folder": _ROOT / "dags",
+            "plugins_folder": _ROOT / "plugins",
+            "load_examples": False,
+            "executor": "LocalExecutor",
+            "parallelism": _PARALLELISM,
+            "dags_are_paused_at_creation": False,
+            "simple_auth_manager_users": f"{USER}:admin",
+            "simple_auth_manager_passwords_file": home / "simple_auth_manager_passwords.json.generated",
+            "execution_api_server_url": f"{addresses.airflow}/execution/",
+        },
+        "database": {"sql_alchemy_conn": f"sqlite:///{home / 'airflow.db'}", "load_default_connections": False},
+        "api": {
+            "host": "127.0.0.1",
+            "port": addresses.airflow.rpartition(":")[2],
+            "base_url": addresses.airflow,
+            "secret_key": keys["api"],
+        },
+        "api_auth": {"jwt_secret": keys["jwt"]},
+        "logging": {"base_log_folder": home / "logs"},
+        "scheduler": {"scheduler_idle_sleep_time": 0.3},
+        "usage_data_collection": {"enabled": False},
+        "onnx_fleet": {
+            "store": f"s3://{s3_server.BUCKET}",
+            "aws_conn_id": "onnx_fleet_demo",
+            "catalogue": _ROOT / "include" / "catalogue.demo.yaml",
+            "schedule": "",
+            "scratch": var.root() / "work",
+            "shards": 1,
+            "retry_delay_s": 2,
+        },
+    }
+    options = {
+        f"AIRFLOW__{section.upper()}__{option.upper()}": str(value)
+        for section, values in sections.items()
+        for option, value in values.items()
+    }
+    return {
+        **inherited,
+        **options,
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW_CONN_ONNX_FLEET_DEMO": json.dumps(connection),
+        "HF_ENDPOINT": addresses.hub,
+        "HF_HOME": str(var.root() / "hub-cache"),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_XET": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONWARNINGS": "ignore",
+    }
+
+
+def is_migrated() -> bool:
+    """Whether the database has this Airflow's schema; asking Airflow itself takes seconds."""
+    stamp = folder() / "schema.txt"
+    return stamp.exists() and stamp.read_text() == _version() and (folder() / "airflow.db").exists()
+
+
+def migrate(environment: Mapping[str, str], *, log: Path) -> None:
+    """Bring the database to this Airflow's schema.
+
+    Raises:
+        CalledProcessError: the migration failed; the log says why.
+    """
+    folder().mkdir(parents=True, exist_ok=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        subprocess.run(command("db", "migrate"), env=dict(environment), stdout=output, stderr=output, check=True)
+    (folder() / "schema.txt").write_text(_version())
+
+
+def _version() -> str:
+    return metadata.version("apache-airflow-core")
+
+
+def command(*arguments: str) -> list[str]:
+    """``airflow …`` of this environment."""
+    return [sys.executable, "-m", "airflow", *arguments]
+
+
+def _kept(name: str, fresh: Mapping[str, str]) -> dict[str, str]:
+    """A private JSON file, made with these values when it is not there."""
+    path = folder() / name
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        path.write_text(json.dumps(dict(fresh)))
+    found: dict[str, str] = json.loads(path.read_text())
+    return found

@@ -1,0 +1,123 @@
+"""Processes that belong together: what one of them starts, however deep, ends when they are stopped."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+STOP_TIMEOUT_S = 20.0
+"""What a process is given to end by itself."""
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """A process, told from a later one with the same number."""
+
+    pid: int
+    created: float
+
+    @classmethod
+    def of(cls, process: psutil.Process) -> Identity:
+        return cls(pid=process.pid, created=process.create_time())
+
+    def find(self) -> psutil.Process | None:
+        """The process, while it runs."""
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.created) < 0.01
+            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        except psutil.NoSuchProcess:
+            return None
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent dies, so that ``descendants`` finds all of them."""
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def start(command: list[str], *, environment: Mapping[str, str], log: Path, cwd: Path) -> subprocess.Popen[bytes]:
+    """Start a service in a session of its own; it is told to end when the process that calls dies.
+
+    Call it from the main thread: the kernel ties the service to the calling thread.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command,
+            env=dict(environment),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_end_with_parent,
+        )
+
+
+def _end_with_parent() -> None:
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def descendants() -> list[psutil.Process]:
+    """Every process below this one."""
+    return psutil.Process().children(recursive=True)
+
+
+def stop(services: Iterable[subprocess.Popen[bytes]]) -> None:
+    """Ask services to end, wait for them, then kill whatever is left below this process."""
+    services = list(services)
+    for service in services:
+        if service.poll() is None:
+            service.terminate()
+    psutil.wait_procs([psutil.Process(service.pid) for service in services if _runs(service)], timeout=STOP_TIMEOUT_S)
+    end(Identity.of(process) for process in descendants())
+    for service in services:
+        service.wait()
+
+
+def end(identities: Iterable[Identity]) -> None:
+    """Kill processes that should not be there any more."""
+    found = [process for identity in identities if (process := identity.find()) is not None]
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for process in found:
+            try:
+                process.send_signal(number)
+            except psutil.NoSuchProcess:
+                continue
+        _, found = psutil.wait_procs(found, timeout=3.0)
+
+
+def _runs(service: subprocess.Popen[bytes]) -> bool:
+    return service.poll() is None and psutil.pid_exists(service.pid)
+
+
+def free_ports(count: int) -> tuple[int, ...]:
+    """Ports of loopback that nothing listens on; all are held at once, so that they differ."""
+    held = [socket.socket() for _ in range(count)]
+    try:
+        for probe in held:
+            probe.bind(("127.0.0.1", 0))
+        return tuple(int(probe.getsockname()[1]) for probe in held)
+    finally:
+        for probe in held:
+            probe.close()
+
+
+def environment() -> dict[str, str]:
+    """What a service inherits: nothing that would lead it to another Airflow, Hub or bucket than the demo's own."""
+    foreign = ("AIRFLOW", "AWS_", "HF_", "HUGGINGFACE_", "ONNX_FLEET_STORE", "S3_", "PYTHONWARNINGS")
+    kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(foreign)}
+    direct = ",".join(filter(None, [kept.get("NO_PROXY") or kept.get("no_proxy"), "127.0.0.1,localhost"]))
+    return {**kept, "NO_PROXY": direct, "no_proxy": direct}
