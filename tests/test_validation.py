@@ -44,8 +44,7 @@ NAMED_BY = {
 
 
 def validate(exported: Exported, *, provider: str = "cpu") -> ValidationReport:
-    """On one thread: the models are tiny, and threads that wait for each other cost more than they bring."""
-    return validation.validate(exported.stage_dir, source_dir=exported.source_dir, provider=provider, threads=1)
+    return validation.validate(exported.stage_dir, source_dir=exported.source_dir, provider=provider)
 
 
 def rows_of(report: ValidationReport, check: str) -> list[CheckRow]:
