@@ -1,0 +1,105 @@
+"""The DAG files, as Airflow reads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fixtures.airflow import DAGS, ROOT, AirflowHome
+
+pytestmark = pytest.mark.airflow
+
+FILES = {
+    "fleet_reexport": "fleet_reexport.py",
+    "model_reexport": "model_reexport.py",
+    "registry_feed": "registry_feed.py",
+}
+NO_GPU: dict[str, str] = {}
+GPU = {"AIRFLOW__ONNX_FLEET__GPU_QUEUE": "gpu", "AIRFLOW__ONNX_FLEET__CPU_QUEUE": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def found(airflow_home: AirflowHome) -> dict[str, Any]:
+    return airflow_home.python("fixtures.dag_facts", str(DAGS), options={"AIRFLOW__ONNX_FLEET__SHARDS": "2"})
+
+
+@pytest.fixture(scope="module")
+def with_gpu(airflow_home: AirflowHome) -> dict[str, Any]:
+    return airflow_home.python("fixtures.dag_facts", str(DAGS), options={**GPU, "AIRFLOW__ONNX_FLEET__SHARDS": "1"})
+
+
+def test_every_file_gives_one_dag_of_its_name(found: dict[str, Any]) -> None:
+    assert found["errors"] == {}
+    assert {dag_id: dag["file"] for dag_id, dag in found["dags"].items()} == FILES
+    assert sorted(path.name for path in DAGS.glob("*.py")) == sorted(FILES.values())
+
+
+def test_a_dag_says_what_to_do_when_it_fails(found: dict[str, Any]) -> None:
+    for dag_id, dag in found["dags"].items():
+        assert "When it fails" in dag["doc"], dag_id
+
+
+def test_every_param_has_a_type_and_a_description(found: dict[str, Any]) -> None:
+    params = {(dag_id, name): schema for dag_id, dag in found["dags"].items() for name, schema in dag["params"].items()}
+    assert len(params) == 13
+    for name, schema in params.items():
+        assert schema.get("type"), name
+        assert schema.get("description", "").endswith("."), name
+
+
+def test_reading_dags_imports_nothing_heavy(found: dict[str, Any]) -> None:
+    assert found["heavy"] == []
+
+
+def test_heavy_tasks_wait_in_the_pool_and_light_ones_do_not(found: dict[str, Any]) -> None:
+    tasks = found["dags"]["fleet_reexport"]["tasks"]
+    pools = {name: task["pool"] for name, task in tasks.items() if name.startswith("model_1")}
+    assert pools == {
+        "model_1_items": "default_pool",
+        "model_1.export": "onnx_fleet_cpu",
+        "model_1.validate": "onnx_fleet_cpu",
+        "model_1.measure": "onnx_fleet_cpu",
+        "model_1.publish": "onnx_fleet_cpu",
+        "model_1.record": "default_pool",
+    }
+
+
+def test_nothing_waits_for_a_gpu_queue_that_is_not_configured(found: dict[str, Any]) -> None:
+    for dag in found["dags"].values():
+        assert {task["queue"] for task in dag["tasks"].values()} == {"default"}
+
+
+def test_only_the_gpu_task_goes_to_the_gpu_queue(with_gpu: dict[str, Any]) -> None:
+    tasks = with_gpu["dags"]["model_reexport"]["tasks"]
+    assert [name for name, task in tasks.items() if task["queue"] == "gpu"] == ["model.prove_on_gpu"]
+    assert tasks["model.export"]["queue"] == "cpu"
+    assert tasks["model.measure"]["after"] == ["model.prove_on_gpu", "model.validate", "model_items"]
+    assert tasks["model.measure"]["rule"] == "none_failed"
+
+
+def test_the_record_comes_however_the_model_ended(found: dict[str, Any]) -> None:
+    tasks = found["dags"]["fleet_reexport"]["tasks"]
+    assert tasks["model_2.record"]["rule"] == "all_done"
+    assert tasks["report"]["rule"] == "all_done"
+    assert tasks["gate"]["rule"] == "all_success"
+    assert tasks["gate"]["after"] == ["report"]
+
+
+def test_the_example_consumer_is_a_dag(airflow_home: AirflowHome) -> None:
+    found: dict[str, Any] = airflow_home.python(
+        "fixtures.dag_facts", str(ROOT / "docs" / "examples" / "mirror_to_registry.py"), options={}
+    )
+    assert found["errors"] == {}
+    assert list(found["dags"]) == ["mirror_to_registry"]
+    assert "Partitioned" in found["dags"]["mirror_to_registry"]["schedule"]
+
+
+def test_more_models_than_one_mapped_task_can_take_are_dealt_to_several_groups(airflow_home: AirflowHome) -> None:
+    found: dict[str, Any] = airflow_home.python(
+        "fixtures.dag_expansion", "1100", options={"AIRFLOW__ONNX_FLEET__SHARDS": "2"}
+    )
+    assert found["max_map_length"] == 1024
+    for step in ("export", "validate"):
+        assert found["instances"][f"model_1.{step}"] == 550
+        assert found["instances"][f"model_2.{step}"] == 550
