@@ -1,0 +1,209 @@
+"""The DAGs, run by Airflow against a local Hub and an S3 server: what a user finds in the store afterwards."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from fixtures.airflow import ROOT, AirflowHome, RunEnd
+from fixtures.models import RepoMaker
+from onnx_fleet import channels, feed, jsonio, publish
+from onnx_fleet.hub import HubSettings
+from onnx_fleet.report import RunReport
+from onnx_fleet.store import ObjectStore, open_store
+from onnx_fleet_demo.hub_failures import Failure
+from onnx_fleet_demo.hub_server import HubServer
+from onnx_fleet_demo.s3_server import EmbeddedS3
+
+pytestmark = [pytest.mark.airflow, pytest.mark.timeout(900)]
+
+SOUND = "acme/sound"
+CORRUPT = "acme/corrupt-weights"
+NO_TOKENIZER = "acme/no-tokenizer"
+CATALOGUE = f"""
+defaults:
+  latency: {{batch_sizes: [1], sequence_lengths: [8], warmup_runs: 1, timed_runs: 3}}
+models:
+  - repo_id: {SOUND}
+    providers: [cpu, cuda]
+    priority: 1
+  - {CORRUPT}
+  - {NO_TOKENIZER}
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """A deployment: one Airflow, one Hub, one store."""
+
+    home: AirflowHome
+    store: ObjectStore
+    catalogue: Path
+    options: Mapping[str, str]
+
+    def run(self, **conf: object) -> RunEnd:
+        return self.home.run("fleet_reexport", {"catalogue": str(self.catalogue), **conf}, options=self.options)
+
+    def report(self, end: RunEnd) -> RunReport:
+        return jsonio.from_json(RunReport, json.loads(self.store.read(str(end.results["report"]))))
+
+
+@pytest.fixture(scope="module")
+def fleet(
+    tmp_path_factory: pytest.TempPathFactory, airflow_home: AirflowHome, s3_server: EmbeddedS3, small_repo: Path
+) -> Iterator[Fleet]:
+    folder = tmp_path_factory.mktemp("fleet")
+    (folder / "hub").mkdir()
+    maker = RepoMaker(folder / "hub", small_repo)
+    maker.sound(SOUND)
+    maker.corrupt_weights(CORRUPT)
+    maker.without_tokenizer(NO_TOKENIZER)
+    (folder / "catalogue.yaml").write_text(CATALOGUE)
+    address = f"{s3_server.address}/fleet-{uuid.uuid4().hex}"
+    connection = {
+        "conn_type": "aws",
+        "login": "onnx-fleet",
+        "password": "onnx-fleet",
+        "extra": {"endpoint_url": s3_server.endpoint_url, "region_name": "us-east-1"},
+    }
+    with HubServer(folder / "hub") as hub:
+        # As often as one download fetches a file anew: then it gives up, and the task is what is tried again.
+        times = HubSettings().download_attempts
+        hub.fail(Failure(kind="corrupt", repo_id=SOUND, path="model.safetensors", times=times))
+        yield Fleet(
+            home=airflow_home,
+            store=open_store(address, s3=s3_server.settings),
+            catalogue=folder / "catalogue.yaml",
+            options={
+                "AIRFLOW__ONNX_FLEET__STORE": address,
+                "AIRFLOW__ONNX_FLEET__AWS_CONN_ID": "fleet_store",
+                "AIRFLOW_CONN_FLEET_STORE": json.dumps(connection),
+                "AIRFLOW__ONNX_FLEET__SCRATCH": str(folder / "scratch"),
+                "AIRFLOW__ONNX_FLEET__SHARDS": "2",
+                "AIRFLOW__ONNX_FLEET__RETRY_DELAY_S": "1",
+                "HF_ENDPOINT": hub.url,
+                "HF_HOME": str(folder / "hub-cache"),
+            },
+        )
+
+
+@pytest.fixture(scope="module")
+def first(fleet: Fleet) -> RunEnd:
+    """A run of three models: one sound, one that cannot be exported, one that is refused."""
+    return fleet.run()
+
+
+@pytest.fixture(scope="module")
+def second(fleet: Fleet, first: RunEnd) -> RunEnd:
+    """The same again, with one failure allowed."""
+    return fleet.run(max_failed=1)
+
+
+def test_one_model_that_fails_leaves_the_others_alone(fleet: Fleet, first: RunEnd) -> None:
+    records = {record.model_id: record for record in fleet.report(first).records}
+    assert {model_id: record.state for model_id, record in records.items()} == {
+        SOUND: "published",
+        CORRUPT: "failed",
+        NO_TOKENIZER: "refused",
+    }
+    assert [model.model_id for model in publish.list_models(fleet.store)] == [SOUND]
+    assert channels.read(fleet.store, SOUND, "latest").version == records[SOUND].version
+
+
+def test_a_record_tells_where_and_why_a_model_failed(fleet: Fleet, first: RunEnd) -> None:
+    records = {record.model_id: record for record in fleet.report(first).records}
+    assert (records[CORRUPT].step, records[CORRUPT].error) == ("export", "ModelInvalid")
+    assert CORRUPT in records[CORRUPT].message
+    assert records[NO_TOKENIZER].error == "ModelInvalid"
+    assert set(records[SOUND].seconds) == {"export", "validate", "measure", "publish"}
+    assert records[SOUND].latency_ms_p50 is not None
+
+
+def test_a_permanent_error_is_not_tried_again_and_a_passing_one_is(first: RunEnd) -> None:
+    tries = {
+        (task.label, task.state): task.tries for task in first.tasks if task.task_id.endswith(".export") and task.label
+    }
+    assert tries == {(SOUND, "success"): 2, (CORRUPT, "failed"): 1}
+
+
+def test_a_model_that_asks_for_a_gpu_says_that_there_is_none(fleet: Fleet, first: RunEnd) -> None:
+    record = next(record for record in fleet.report(first).records if record.model_id == SOUND)
+    assert record.gpu == "not validated on GPU: no GPU worker is configured ([onnx_fleet] gpu_queue)"
+
+
+def test_the_gate_fails_a_run_with_more_failures_than_allowed(first: RunEnd, second: RunEnd) -> None:
+    assert (first.state, first.states("gate")) == ("failed", ["failed"])
+    assert (second.state, second.states("gate")) == ("success", ["success"])
+
+
+def test_a_publication_is_an_event_of_its_model_and_one_of_the_fleet(first: RunEnd, second: RunEnd) -> None:
+    assert sorted(first.events) == [("onnx_fleet", None), ("onnx_fleet_bundle", SOUND)]
+    assert second.events == ()
+
+
+def test_an_unchanged_model_runs_no_tasks(fleet: Fleet, second: RunEnd) -> None:
+    records = {record.model_id: record.state for record in fleet.report(second).records}
+    assert records == {SOUND: "unchanged", CORRUPT: "failed", NO_TOKENIZER: "refused"}
+    assert [task.label for task in second.tasks if task.task_id.endswith(".record") and task.label] == [CORRUPT]
+
+
+def test_the_work_of_a_model_is_cleared_away_when_it_has_its_record(fleet: Fleet, first: RunEnd) -> None:
+    scratch = Path(fleet.options["AIRFLOW__ONNX_FLEET__SCRATCH"])
+    assert {path.name for path in scratch.rglob("*") if path.is_file()} == {"corrupt-weights.json", "sound.json"}
+
+
+def test_a_run_in_which_nothing_is_to_do_succeeds(fleet: Fleet, second: RunEnd) -> None:
+    end = fleet.run(only=[SOUND])
+    assert end.state == "success"
+    assert fleet.report(end).counts["unchanged"] == 1
+
+
+def test_a_catalogue_with_faults_stops_the_run_before_anything_is_begun(fleet: Fleet, tmp_path: Path) -> None:
+    faulty = tmp_path / "faulty.yaml"
+    faulty.write_text("models:\n  - repo_id: acme/sound\n    opsett: 20\n")
+    end = fleet.run(catalogue=str(faulty))
+    assert end.state == "failed"
+    assert {name: end.states(name) for name in ("plan", "report", "gate")} == {
+        "plan": ["failed"],
+        "report": ["failed"],
+        "gate": ["upstream_failed"],
+    }
+    assert f"{faulty}:3" in end.log
+
+
+def test_the_feed_lists_what_was_published(fleet: Fleet, first: RunEnd) -> None:
+    end = fleet.home.run("registry_feed", {}, options=fleet.options)
+    assert end.results["rebuild"] == {"models": 1, "versions": 1}
+    assert [model.model_id for model in feed.read(fleet.store).models] == [SOUND]
+
+
+def test_one_model_is_exported_anew_by_force(fleet: Fleet, first: RunEnd) -> None:
+    end = fleet.home.run("model_reexport", {"model": SOUND, "force": True}, options=fleet.options)
+    assert end.state == "success"
+    [record] = fleet.report(end).records
+    assert record.state == "published"
+    [model] = publish.list_models(fleet.store)
+    assert len(model.versions) == 2
+    assert channels.read(fleet.store, SOUND, "latest").version == record.version
+
+
+def test_one_model_that_is_refused_fails_its_run(fleet: Fleet) -> None:
+    end = fleet.home.run("model_reexport", {"model": NO_TOKENIZER}, options=fleet.options)
+    assert end.state == "failed"
+    assert fleet.report(end).counts["refused"] == 1
+
+
+def test_the_example_consumer_copies_a_bundle_to_its_registry(fleet: Fleet, first: RunEnd, tmp_path: Path) -> None:
+    end = fleet.home.run(
+        "mirror_to_registry",
+        {"model_id": SOUND, "registry": str(tmp_path)},
+        options=fleet.options,
+        dags=ROOT / "docs" / "examples",
+    )
+    assert end.state == "success"
+    assert [path.parent.parent for path in tmp_path.rglob("manifest.json")] == [tmp_path / SOUND]
