@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 CODE := include dags plugins tests benchmarks docs/examples
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status test check fmt lint types lock env clean distclean
+.PHONY: help demo up down status test check fmt lint types lock schemas env clean distclean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -58,6 +58,10 @@ lock: $(STAMP) ## Refresh the pinned files from requirements*.in (LOCK=--upgrade
 	$(COMPILE) $(LOCK) --constraint requirements.txt --output-file requirements-gpu.txt \
 		.requirements-base.in requirements-gpu.in; rc=$$?; rm -f .requirements-base.in; exit $$rc
 	@$(PLAIN_TORCH) requirements-gpu.txt; sed -i "s/\.requirements-base\.in/requirements.in/g" requirements-gpu.txt
+
+schemas: $(STAMP) ## Refresh the JSON Schemas in docs/ from the types
+	@$(BIN)/python -m onnx_fleet.catalogue_schema docs/catalogue.schema.json
+	@$(BIN)/python -m onnx_fleet.manifest docs/manifest.schema.json
 
 env: $(STAMP) ## Write .env for docker compose, with generated secrets
 	@$(BIN)/python -m onnx_fleet_demo.compose_env

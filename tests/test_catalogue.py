@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -344,15 +343,6 @@ def test_a_file_that_is_not_there_or_is_a_folder_is_told(tmp_path: Path) -> None
         catalogue.load(tmp_path / "none.yaml")
     with pytest.raises(CatalogueInvalid, match="cannot be read: is a directory; name a YAML file"):
         catalogue.load(tmp_path)
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
-def test_a_file_without_read_permission_is_told(tmp_path: Path) -> None:
-    path = tmp_path / "closed.yaml"
-    path.write_text("models: [a/b]")
-    path.chmod(0)
-    with pytest.raises(CatalogueInvalid, match="cannot be read: permission denied"):
-        catalogue.load(path)
 
 
 def test_an_entry_from_parameters_goes_by_the_same_rules() -> None:

@@ -57,9 +57,7 @@ def test_minilm_costs_no_disk_where_files_can_be_linked(tmp_path: Path) -> None:
     models.make_repos(tmp_path, repo_ids=(models.MINILM,))
     made = (tmp_path / models.MINILM / "model.safetensors").stat()
     package = (models.minilm_folder() / "model.safetensors").stat()
-    if made.st_dev != package.st_dev:
-        pytest.skip("the package lies on another file system")
-    assert made.st_ino == package.st_ino
+    assert made.st_ino == package.st_ino or made.st_dev != package.st_dev
 
 
 @pytest.mark.parametrize("repo_id", [models.CLASSIFIER, models.FILL_MASK])

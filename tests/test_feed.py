@@ -11,7 +11,7 @@ import pytest
 
 from fixtures.faulty_stores import SteppedStore
 from fixtures.stages import NOW, PROVENANCE, tiny_stage, work_item
-from onnx_fleet import bundle, channels, feed
+from onnx_fleet import bundle, channels, feed, layout
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound
 from onnx_fleet.publish import Publication, publish
 from onnx_fleet.store import ObjectStore
@@ -98,7 +98,7 @@ def test_rebuilds_at_once_lose_nothing(tmp_path: Path, any_store: ObjectStore) -
 def test_a_damaged_manifest_is_named_and_hides_nothing_else(tmp_path: Path, any_store: ObjectStore) -> None:
     _publish(tmp_path, any_store)
     bad = _publish(tmp_path, any_store, digit="b")
-    key = bundle.manifest_key("acme/tiny", bad.version)
+    key = layout.manifest_key("acme/tiny", bad.version)
     any_store.replace(key, b"{", etag=any_store.read_tagged(key)[1])
     (model,) = feed.rebuild(any_store, now=NOW).models
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from onnx_fleet import record
+from onnx_fleet import manifest, record
 from onnx_fleet.catalogue import Entry
 from onnx_fleet.hub import ResolvedModel
 from onnx_fleet.latency import LatencyReport, LatencyRow
@@ -134,9 +136,13 @@ def test_a_refusal_by_rule_is_refused_and_an_unreachable_hub_is_a_failure() -> N
 
 
 def test_an_unchanged_model_names_the_published_version() -> None:
-    made = record.of_unchanged(work_item(), location="s3://fleet/models/acme/tiny/v")
+    golden = manifest.read((Path(__file__).parent / "golden/manifest-v1.json").read_bytes())
+    made = record.of_unchanged(work_item(), location="s3://fleet/models/acme/tiny/v", manifest=golden)
     assert (made.state, made.version, made.location) == (
         "unchanged",
         "3f2a1c00-abababab",
         "s3://fleet/models/acme/tiny/v",
     )
+    assert made.worst_abs_diff == golden.validation.max_abs_diff
+    assert made.size_bytes == golden.size_bytes
+    assert made.latency_ms_p50 == golden.latency[0].rows[0].latency_ms_p50

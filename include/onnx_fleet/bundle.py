@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from onnx_fleet import channels, evidence, manifest, stage
+from onnx_fleet import channels, evidence, layout, manifest, stage
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound
 from onnx_fleet.graph import GraphInfo
 from onnx_fleet.manifest import BundleFile, BundleInfo, Export, FileRole, Manifest, Provenance, Source
@@ -95,16 +95,6 @@ class Bundle:
         return self.prefix + path
 
 
-def prefix_of(model_id: str, version: str) -> str:
-    """Of a bundle's keys, with a slash at the end."""
-    return f"models/{model_id}/{version}/"
-
-
-def manifest_key(model_id: str, version: str) -> str:
-    """Where a bundle's manifest lies; while it is absent the bundle does not exist."""
-    return f"{prefix_of(model_id, version)}{manifest.FILE_NAME}"
-
-
 def find(ref: Ref | str, *, store: ObjectStore) -> Bundle:
     """The bundle that a ref names.
 
@@ -114,7 +104,7 @@ def find(ref: Ref | str, *, store: ObjectStore) -> Bundle:
     """
     ref = Ref.parse(ref) if isinstance(ref, str) else ref
     version = ref.version or channels.read(store, ref.model_id, ref.channel or LATEST).version
-    key = manifest_key(ref.model_id, version)
+    key = layout.manifest_key(ref.model_id, version)
     try:
         data = store.read(key)
     except BundleNotFound as err:
@@ -129,7 +119,7 @@ def find(ref: Ref | str, *, store: ObjectStore) -> Bundle:
     return Bundle(
         model_id=ref.model_id,
         version=version,
-        prefix=prefix_of(ref.model_id, version),
+        prefix=layout.bundle_prefix(ref.model_id, version),
         manifest=found,
         manifest_json=data,
     )

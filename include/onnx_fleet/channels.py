@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 from pydantic import AwareDatetime, ConfigDict, TypeAdapter, ValidationError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random
 
-from onnx_fleet import jsonio
+from onnx_fleet import jsonio, layout
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound, VersionConflict
 from onnx_fleet.store import ObjectStore
 
@@ -58,7 +58,7 @@ def checked_name(channel: str) -> str:
 
 def key_of(model_id: str, channel: str) -> str:
     """Where the pointer lies."""
-    return f"models/{model_id}/channels/{checked_name(channel)}.json"
+    return layout.channel_key(model_id, checked_name(channel))
 
 
 def parse(data: bytes, *, where: str) -> Channel:
@@ -170,7 +170,7 @@ def _read(store: ObjectStore, model_id: str, channel: str) -> tuple[Channel | No
 
 def _swap(store: ObjectStore, moved: Channel, *, etag: str | None) -> None:
     """Put the pointer where the one with this etag is, so that what was decided on it still holds."""
-    if store.stat(f"models/{moved.model_id}/{moved.version}/manifest.json") is None:
+    if store.stat(layout.manifest_key(moved.model_id, moved.version)) is None:
         raise BundleNotFound(
             f"{moved.model_id}@{moved.version}: {store.address} has no such version to point {moved.channel!r} to;"
             " publish it first"

@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 from pydantic import AwareDatetime, ConfigDict, TypeAdapter, ValidationError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random
 
-from onnx_fleet import bundle, channels, jsonio, manifest, publish
+from onnx_fleet import channels, jsonio, layout, manifest, publish
 from onnx_fleet.channels import Channel
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound, VersionConflict
 from onnx_fleet.manifest import Manifest
@@ -177,7 +177,7 @@ def append_event(store: ObjectStore, publication: Publication, *, channel: str, 
         model_id=publication.model_id,
         version=publication.version,
         channel=channel,
-        path=bundle.prefix_of(publication.model_id, publication.version),
+        path=layout.bundle_prefix(publication.model_id, publication.version),
         manifest_sha256=publication.manifest_sha256,
         size_bytes=publication.size_bytes,
     )
@@ -219,7 +219,7 @@ def _model(store: ObjectStore, listed: PublishedModel) -> FeedModel:
     problems: list[str] = []
     versions: list[FeedVersion] = []
     for version in listed.versions:
-        key = bundle.manifest_key(listed.model_id, version)
+        key = layout.manifest_key(listed.model_id, version)
         try:
             data = store.read(key)
             versions.append(_version(manifest.read(data, where=key), digest=transfer.sha256_of(data)))
@@ -254,7 +254,7 @@ def _version(sealed: Manifest, *, digest: str) -> FeedVersion:
         architecture=sealed.architecture,
         licence=sealed.source.licence,
         variants=tuple(sorted({graph.variant for graph in sealed.graphs})),
-        path=bundle.prefix_of(info.model_id, info.version),
+        path=layout.bundle_prefix(info.model_id, info.version),
         size_bytes=sealed.size_bytes,
         manifest_sha256=digest,
         files=tuple(FeedFile(path=file.path, size_bytes=file.size_bytes, sha256=file.sha256) for file in sealed.files),

@@ -20,6 +20,7 @@ from onnx_fleet import export as exporting
 from onnx_fleet import latency as measuring
 from onnx_fleet import plan as planning
 from onnx_fleet import validation as proving
+from onnx_fleet.bundle import Ref
 from onnx_fleet.catalogue import Entry
 from onnx_fleet.errors import GpuUnavailable, OnnxFleetError
 from onnx_fleet.hub import Hub
@@ -145,10 +146,17 @@ def publish_stage(
 
 
 def settle_unchanged(item: WorkItem, *, tools: Tools, channel: str = bundle.LATEST) -> Record:
-    """The record of a model that is published already; a channel that a crash left behind is moved on."""
-    channels.ensure(tools.store, item.model_id, channel, item.version, now=datetime.now(UTC))
-    prefix = bundle.prefix_of(item.model_id, item.version).rstrip("/")
-    return record.of_unchanged(item, location=f"{tools.store.address}/{prefix}")
+    """The record of a model that is published already; a channel that a crash left behind is moved on.
+
+    Nothing is raised: a bundle that cannot be read gives the record of a failure.
+    """
+    try:
+        channels.ensure(tools.store, item.model_id, channel, item.version, now=datetime.now(UTC))
+        found = bundle.find(Ref(model_id=item.model_id, channel=None, version=item.version), store=tools.store)
+    except OnnxFleetError as err:
+        return record.of_failure(item, step="publish", error=type(err).__name__, message=str(err))
+    location = f"{tools.store.address}/{found.prefix}".rstrip("/")
+    return record.of_unchanged(item, location=location, manifest=found.manifest)
 
 
 def discard_stage(item: WorkItem, *, tools: Tools) -> None:

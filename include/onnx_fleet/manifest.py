@@ -15,16 +15,16 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter, ValidationError
 
-from onnx_fleet import jsonio
+from onnx_fleet import jsonio, layout
 from onnx_fleet.errors import BundleCorrupt, UnsafeModel
 from onnx_fleet.graph import GraphInfo
-from onnx_fleet.hub import SourceFile
 from onnx_fleet.latency import LatencyRow
+from onnx_fleet.source import SourceFile
 from onnx_fleet.stage import Fallback
 from onnx_fleet.store import keys
 
 SCHEMA_VERSION = 1
-FILE_NAME = "manifest.json"
+FILE_NAME = layout.MANIFEST
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256, hex.")]
 

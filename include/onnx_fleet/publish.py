@@ -8,7 +8,6 @@ unfinished/<org>/<name>/<version>/
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,13 +16,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from onnx_fleet import bundle, channels, manifest
+from onnx_fleet import bundle, channels, layout, manifest
 from onnx_fleet.errors import BundleNotFound, StoreDenied, StoreUnavailable, VersionConflict
 from onnx_fleet.manifest import BundleFile, Manifest, Provenance
 from onnx_fleet.store import ObjectInfo, ObjectStore, Progress, transfer
-
-_MANIFEST_KEY = re.compile(r"models/([^/]+/[^/]+)/([0-9a-f]{8}-[0-9a-f]{8})/manifest\.json")
-_CHANNEL_KEY = re.compile(r"models/([^/]+/[^/]+)/channels/([^/]+)\.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,10 +85,10 @@ def list_models(store: ObjectStore) -> tuple[PublishedModel, ...]:
     """Every model with a published version, by id."""
     versions: dict[str, list[str]] = {}
     pointers: dict[str, list[str]] = {}
-    for info in store.list("models/"):
-        if match := _MANIFEST_KEY.fullmatch(info.key):
+    for info in store.list(layout.MODELS):
+        if match := layout.MANIFEST_KEY.fullmatch(info.key):
             versions.setdefault(match[1], []).append(match[2])
-        elif match := _CHANNEL_KEY.fullmatch(info.key):
+        elif match := layout.CHANNEL_KEY.fullmatch(info.key):
             pointers.setdefault(match[1], []).append(match[2])
     return tuple(
         PublishedModel(
@@ -120,9 +116,9 @@ class _Attempt:
 
     def __post_init__(self) -> None:
         info = self.sealed.bundle
-        self.prefix = bundle.prefix_of(info.model_id, info.version)
-        self.manifest_key = bundle.manifest_key(info.model_id, info.version)
-        self.unfinished = f"unfinished/{info.model_id}/{info.version}/"
+        self.prefix = layout.bundle_prefix(info.model_id, info.version)
+        self.manifest_key = layout.manifest_key(info.model_id, info.version)
+        self.unfinished = layout.unfinished_prefix(info.model_id, info.version)
 
     def run(self) -> tuple[bytes, Literal["published", "unchanged"]]:
         """The manifest that stands at the end, and whether it did not stand before."""

@@ -11,7 +11,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from onnx_fleet import channels
+from onnx_fleet import channels, layout
 from onnx_fleet.errors import BundleNotFound
 from onnx_fleet.store import ObjectStore
 
@@ -69,11 +69,6 @@ class Manifest(_Document):
 Kind = TypeVar("Kind", bound=_Document)
 
 
-def manifest_key(model_id: str, version: str) -> str:
-    """Where a version's manifest lies; while it is absent the version does not exist."""
-    return f"models/{model_id}/{version}/manifest.json"
-
-
 def channel(store: ObjectStore, model_id: str, name: str) -> Channel | None:
     """Where a channel of a model points."""
     return _read(store, channels.key_of(model_id, name), Channel)
@@ -81,12 +76,12 @@ def channel(store: ObjectStore, model_id: str, name: str) -> Channel | None:
 
 def manifest(store: ObjectStore, model_id: str, *, version: str) -> Manifest | None:
     """What made a version."""
-    return _read(store, manifest_key(model_id, version), Manifest)
+    return _read(store, layout.manifest_key(model_id, version), Manifest)
 
 
 def exists(store: ObjectStore, model_id: str, *, version: str) -> bool:
     """Whether a version is published."""
-    return store.stat(manifest_key(model_id, version)) is not None
+    return store.stat(layout.manifest_key(model_id, version)) is not None
 
 
 def _read(store: ObjectStore, key: str, kind: type[Kind]) -> Kind | None:

@@ -47,7 +47,7 @@ def _last_token(inputs: Tensors, outputs: Tensors) -> Tensor:
     import torch
 
     hidden, mask = outputs["last_hidden_state"], inputs["attention_mask"]
-    positions = torch.arange(mask.shape[1]).unsqueeze(0)
+    positions = torch.arange(mask.shape[1], device=mask.device).unsqueeze(0)
     last = (positions * mask).argmax(dim=1)
     return hidden.gather(1, last[:, None, None].expand(-1, 1, hidden.shape[2])).squeeze(1)
 

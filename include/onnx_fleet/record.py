@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypedDict
 
 from onnx_fleet import errors
 from onnx_fleet.latency import LatencyReport, LatencyRow
+from onnx_fleet.manifest import Manifest
 from onnx_fleet.plan import Refusal, WorkItem
 from onnx_fleet.validation import ValidationReport
 
@@ -68,8 +69,9 @@ def of_refusal(refusal: Refusal) -> Record:
     )
 
 
-def of_unchanged(item: WorkItem, *, location: str | None = None, size_bytes: int | None = None) -> Record:
-    """A model whose bundle was published before."""
+def of_unchanged(item: WorkItem, *, location: str, manifest: Manifest) -> Record:
+    """A model whose bundle was published before; its figures are those of that time."""
+    row = headline(next((each.rows for each in manifest.latency if each.provider == "cpu"), ()))
     return Record(
         model_id=item.model_id,
         state="unchanged",
@@ -77,9 +79,11 @@ def of_unchanged(item: WorkItem, *, location: str | None = None, size_bytes: int
         version=item.version,
         task=item.model.task,
         reason=item.reason,
-        size_bytes=size_bytes,
+        worst_abs_diff=manifest.validation.max_abs_diff,
+        size_bytes=manifest.size_bytes,
         location=location,
-        gpu="as published",
+        gpu=manifest.validation.gpu,
+        **_latency(row),
     )
 
 
@@ -100,7 +104,6 @@ def of_published(
         latency: on the CPU.
         gpu: the validation on the GPU, where the entry asks for one and a worker answered.
     """
-    row = headline(latency)
     return Record(
         model_id=item.model_id,
         state="published",
@@ -109,14 +112,11 @@ def of_published(
         task=item.model.task,
         reason=item.reason,
         worst_abs_diff=validation.worst_abs_diff,
-        latency_ms_p50=row.latency_ms_p50 if row else None,
-        latency_ms_p95=row.latency_ms_p95 if row else None,
-        latency_at=f"batch {row.batch_size} × {row.sequence_length} tokens" if row else None,
-        ratio_to_torch=row.ratio_to_torch if row else None,
         size_bytes=size_bytes,
         location=location,
         gpu=gpu_statement(item, gpu),
         seconds=dict(seconds),
+        **_latency(headline(latency.rows if latency else ())),
     )
 
 
@@ -152,11 +152,25 @@ def of_failure(
     )
 
 
-def headline(latency: LatencyReport | None) -> LatencyRow | None:
-    """The row that stands for a whole grid: the smallest batch at the longest length; None without a measurement."""
-    if latency is None or not latency.rows:
-        return None
-    return min(latency.rows, key=lambda row: (row.batch_size, -row.sequence_length))
+def headline(rows: Sequence[LatencyRow]) -> LatencyRow | None:
+    """The row that stands for a whole grid: the smallest batch at the longest length; None of an empty one."""
+    return min(rows, key=lambda row: (row.batch_size, -row.sequence_length), default=None)
+
+
+class _Latency(TypedDict):
+    latency_ms_p50: float | None
+    latency_ms_p95: float | None
+    latency_at: str | None
+    ratio_to_torch: float | None
+
+
+def _latency(row: LatencyRow | None) -> _Latency:
+    return _Latency(
+        latency_ms_p50=row.latency_ms_p50 if row else None,
+        latency_ms_p95=row.latency_ms_p95 if row else None,
+        latency_at=f"batch {row.batch_size} × {row.sequence_length} tokens" if row else None,
+        ratio_to_torch=row.ratio_to_torch if row else None,
+    )
 
 
 def gpu_statement(item: WorkItem, report: ValidationReport | None) -> str:

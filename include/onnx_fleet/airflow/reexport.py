@@ -19,9 +19,8 @@ from onnx_fleet.airflow import retries, run, scratch, shards
 from onnx_fleet.airflow.model_group import model_group
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.catalogue import Entry
-from onnx_fleet.errors import OnnxFleetError
 from onnx_fleet.jsonio import Json
-from onnx_fleet.plan import Plan, WorkItem
+from onnx_fleet.plan import Plan
 from onnx_fleet.record import Record
 from onnx_fleet.report import RunReport
 
@@ -92,15 +91,8 @@ def _ended(planned: Plan, now: run.Run, *, channel: str) -> Iterable[Record]:
     """The records of the models that need no tasks."""
     unchanged = [item for item in planned.items if item.state == "unchanged"]
     with ThreadPoolExecutor(STORE_WORKERS, thread_name_prefix="settle") as pool:
-        settled = list(pool.map(lambda item: _settled(item, now, channel=channel), unchanged))
+        settled = list(pool.map(lambda item: flow.settle_unchanged(item, tools=now.tools, channel=channel), unchanged))
     return [*(record.of_refusal(refusal) for refusal in planned.refusals), *settled]
-
-
-def _settled(item: WorkItem, now: run.Run, *, channel: str) -> Record:
-    try:
-        return flow.settle_unchanged(item, tools=now.tools, channel=channel)
-    except OnnxFleetError as err:
-        return record.of_failure(item, step="publish", error=type(err).__name__, message=str(err))
 
 
 def _report(now: run.Run, groups: list[str]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -22,8 +24,11 @@ from onnx_fleet import jsonio
 from onnx_fleet.record import Record
 from onnx_fleet.report import human_bytes
 
+_WIDTH_IN_A_FILE = 160
+"""A log has no edge: nothing need be folded at 80 columns there."""
+
 console = Console(stderr=True)
-output = Console()
+output = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDTH_IN_A_FILE)
 
 _COLOURS = {"published": "green", "unchanged": "cyan", "new": "green", "changed": "yellow"}
 

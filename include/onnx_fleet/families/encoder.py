@@ -60,6 +60,7 @@ def load(item: WorkItem, source_dir: Path) -> Encoder:
     """
     model, entry = item.model, item.model.entry
     auto_class = getattr(transformers, TASKS[model.task].auto_class)
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         module, info = auto_class.from_pretrained(
             source_dir,

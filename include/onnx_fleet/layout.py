@@ -1,0 +1,39 @@
+"""Where things lie in a store: the bundle contract's keys, each written once.
+
+models/<org>/<name>/<version>/…                 a bundle; without its manifest.json it does not exist
+models/<org>/<name>/channels/<channel>.json     a channel
+unfinished/<org>/<name>/<version>/…             what publishing keeps until the manifest stands
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+MODELS: Final = "models/"
+MANIFEST: Final = "manifest.json"
+
+MANIFEST_KEY: Final = re.compile(rf"{MODELS}([^/]+/[^/]+)/([0-9a-f]{{8}}-[0-9a-f]{{8}})/{re.escape(MANIFEST)}")
+"""Model id and version."""
+CHANNEL_KEY: Final = re.compile(rf"{MODELS}([^/]+/[^/]+)/channels/([^/]+)\.json")
+"""Model id and channel."""
+
+
+def bundle_prefix(model_id: str, version: str) -> str:
+    """Of a bundle's keys, with a slash at the end."""
+    return f"{MODELS}{model_id}/{version}/"
+
+
+def manifest_key(model_id: str, version: str) -> str:
+    """Where a bundle's manifest lies; while it is absent the bundle does not exist."""
+    return bundle_prefix(model_id, version) + MANIFEST
+
+
+def channel_key(model_id: str, channel: str) -> str:
+    """Where a channel lies; the name has been checked."""
+    return f"{MODELS}{model_id}/channels/{channel}.json"
+
+
+def unfinished_prefix(model_id: str, version: str) -> str:
+    """Of what publishing keeps until the manifest stands, with a slash at the end."""
+    return f"unfinished/{model_id}/{version}/"
