@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from onnx_fleet import manifest, record
 from onnx_fleet.catalogue import Entry
 from onnx_fleet.hub import ResolvedModel
-from onnx_fleet.latency import LatencyReport, LatencyRow
+from onnx_fleet.manifest import Manifest
 from onnx_fleet.plan import Refusal, WorkItem
 from onnx_fleet.validation import CheckRow, ValidationReport
 
@@ -58,32 +59,36 @@ def validated(*diffs: float, status: str = "passed", reason: str = "", provider:
     )
 
 
-def measured(*points: tuple[int, int, float]) -> LatencyReport:
+def golden(*points: tuple[int, int, float]) -> Manifest:
+    """The golden manifest with another latency grid: batch size, length, p50."""
+    made = manifest.read((Path(__file__).parent / "golden/manifest-v1.json").read_bytes())
+    (cpu,) = (each for each in made.latency if each.provider == "cpu")
     rows = tuple(
-        LatencyRow(
-            graph="onnx/model.onnx", variant="fp32", batch_size=batch, sequence_length=length, timed_runs=10,
-            latency_ms_p50=p50, latency_ms_p90=p50, latency_ms_p95=p50 * 2, latency_ms_p99=p50 * 3,
-            throughput_per_s=1000 * batch / p50, torch_latency_ms_p50=p50 * 2, ratio_to_torch=0.5,
+        replace(
+            cpu.rows[0], batch_size=batch, sequence_length=length, latency_ms_p50=p50, latency_ms_p95=p50 * 2,
+            ratio_to_torch=0.5,
         )
         for batch, length, p50 in points
     )  # fmt: skip
-    return LatencyReport(
-        model_id="acme/tiny", version="3f2a1c00-abababab", provider="cpu", status="measured", reason="", rows=rows,
-        load_time_s=0.1, peak_memory_bytes=10**8, threads=2, hardware={}, runtime={}, duration_s=1.0,
-    )  # fmt: skip
+    return replace(made, latency=(replace(cpu, rows=rows),))
 
 
-def test_a_publication_tells_the_worst_difference_and_the_latency_of_one_row_at_full_length() -> None:
-    made = record.of_published(
+def test_a_bundle_tells_the_worst_difference_and_the_latency_of_one_row_at_full_length() -> None:
+    standing = golden((8, 128, 40.0), (1, 16, 2.0), (1, 128, 5.0))
+    made = record.of_bundle(
         work_item(),
+        state="published",
         location="s3://fleet/models/acme/tiny/3f2a1c00-abababab",
-        size_bytes=1234,
-        validation=validated(1e-7, 3e-6, 2e-6),
-        latency=measured((8, 128, 40.0), (1, 16, 2.0), (1, 128, 5.0)),
-        gpu=None,
+        manifest=standing,
         seconds={"export": 8.5},
     )
-    assert (made.state, made.worst_abs_diff) == ("published", 3e-6)
+    assert (made.state, made.version, made.location) == (
+        "published",
+        "3f2a1c00-abababab",
+        "s3://fleet/models/acme/tiny/3f2a1c00-abababab",
+    )
+    assert made.worst_abs_diff == standing.validation.max_abs_diff
+    assert made.size_bytes == standing.size_bytes
     assert (made.latency_ms_p50, made.latency_ms_p95, made.ratio_to_torch) == (5.0, 10.0, 0.5)
     assert made.latency_at == "batch 1 × 128 tokens"
     assert made.gpu == "not asked for"
@@ -92,10 +97,8 @@ def test_a_publication_tells_the_worst_difference_and_the_latency_of_one_row_at_
 
 
 def test_without_a_measurement_there_are_no_numbers() -> None:
-    made = record.of_published(
-        work_item(), location="x", size_bytes=1, validation=validated(), latency=measured(), gpu=None, seconds={}
-    )
-    assert (made.worst_abs_diff, made.latency_ms_p50, made.latency_at) == (None, None, None)
+    made = record.of_bundle(work_item(), state="unchanged", location="x", manifest=golden())
+    assert (made.state, made.latency_ms_p50, made.latency_at) == ("unchanged", None, None)
 
 
 @pytest.mark.parametrize(
@@ -133,16 +136,3 @@ def test_a_refusal_by_rule_is_refused_and_an_unreachable_hub_is_a_failure() -> N
     assert record.of_refusal(by_rule).state == "refused"
     assert record.of_refusal(by_hub).state == "failed"
     assert (record.of_refusal(by_rule).step, record.of_refusal(by_rule).message) == ("resolve", "no")
-
-
-def test_an_unchanged_model_names_the_published_version() -> None:
-    golden = manifest.read((Path(__file__).parent / "golden/manifest-v1.json").read_bytes())
-    made = record.of_unchanged(work_item(), location="s3://fleet/models/acme/tiny/v", manifest=golden)
-    assert (made.state, made.version, made.location) == (
-        "unchanged",
-        "3f2a1c00-abababab",
-        "s3://fleet/models/acme/tiny/v",
-    )
-    assert made.worst_abs_diff == golden.validation.max_abs_diff
-    assert made.size_bytes == golden.size_bytes
-    assert made.latency_ms_p50 == golden.latency[0].rows[0].latency_ms_p50

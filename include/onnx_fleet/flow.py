@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -152,11 +152,22 @@ def settle_unchanged(item: WorkItem, *, tools: Tools, channel: str = bundle.LATE
     """
     try:
         channels.ensure(tools.store, item.model_id, channel, item.version, now=datetime.now(UTC))
-        found = bundle.find(Ref(model_id=item.model_id, channel=None, version=item.version), store=tools.store)
+        return record_of_bundle(item, tools=tools, state="unchanged")
     except OnnxFleetError as err:
         return record.of_failure(item, step="publish", error=type(err).__name__, message=str(err))
+
+
+def record_of_bundle(
+    item: WorkItem,
+    *,
+    tools: Tools,
+    state: Literal["published", "unchanged"],
+    seconds: Mapping[str, float] | None = None,
+) -> Record:
+    """The record of an item whose bundle stands in the store, told from its manifest."""
+    found = bundle.find(Ref(model_id=item.model_id, channel=None, version=item.version), store=tools.store)
     location = f"{tools.store.address}/{found.prefix}".rstrip("/")
-    return record.of_unchanged(item, location=location, manifest=found.manifest)
+    return record.of_bundle(item, state=state, location=location, manifest=found.manifest, seconds=seconds)
 
 
 def discard_stage(item: WorkItem, *, tools: Tools) -> None:
@@ -204,10 +215,11 @@ def process(
             if gpu.status != "not_run":
                 proving.require_passed(gpu)
         begin("measure")
-        latency = measure(place, tools=tools)
+        measure(place, tools=tools)
         begin("publish")
-        publication = publish_stage(place, tools=tools, provenance=provenance, channel=channel, progress=progress)
+        publish_stage(place, tools=tools, provenance=provenance, channel=channel, progress=progress)
         seconds[step] = time.monotonic() - started
+        ended = record_of_bundle(item, tools=tools, state="published", seconds=seconds)
     except Exception as err:
         if not isinstance(err, OnnxFleetError):
             log.exception("%s@%s: %s failed in a way that is not foreseen", item.model_id, item.version, step)
@@ -216,15 +228,7 @@ def process(
             item, step=step, error=type(err).__name__, message=str(err), validation=validation, gpu=gpu, seconds=seconds
         )
     discard_stage(item, tools=tools)
-    return record.of_published(
-        item,
-        location=publication.location,
-        size_bytes=publication.size_bytes,
-        validation=validation,
-        latency=latency,
-        gpu=gpu,
-        seconds=seconds,
-    )
+    return ended
 
 
 def _proof(place: Path, *, tools: Tools, provider: Provider) -> ProofRequest:

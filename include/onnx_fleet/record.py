@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict
+from typing import Literal
 
 from onnx_fleet import errors
-from onnx_fleet.latency import LatencyReport, LatencyRow
-from onnx_fleet.manifest import Manifest
+from onnx_fleet.latency import LatencyRow
+from onnx_fleet.manifest import Manifest, ProviderValidation
 from onnx_fleet.plan import Refusal, WorkItem
 from onnx_fleet.validation import ValidationReport
 
@@ -69,54 +69,33 @@ def of_refusal(refusal: Refusal) -> Record:
     )
 
 
-def of_unchanged(item: WorkItem, *, location: str, manifest: Manifest) -> Record:
-    """A model whose bundle was published before; its figures are those of that time."""
+def of_bundle(
+    item: WorkItem,
+    *,
+    state: Literal["published", "unchanged"],
+    location: str,
+    manifest: Manifest,
+    seconds: Mapping[str, float] | None = None,
+) -> Record:
+    """A model whose bundle stands in the store: this run published it, or found it there."""
     row = headline(next((each.rows for each in manifest.latency if each.provider == "cpu"), ()))
+    gpu = next((each for each in manifest.validation.providers if each.provider == "cuda"), None)
     return Record(
         model_id=item.model_id,
-        state="unchanged",
+        state=state,
         commit=item.model.commit,
         version=item.version,
         task=item.model.task,
         reason=item.reason,
         worst_abs_diff=manifest.validation.max_abs_diff,
+        latency_ms_p50=row.latency_ms_p50 if row else None,
+        latency_ms_p95=row.latency_ms_p95 if row else None,
+        latency_at=f"batch {row.batch_size} × {row.sequence_length} tokens" if row else None,
+        ratio_to_torch=row.ratio_to_torch if row else None,
         size_bytes=manifest.size_bytes,
         location=location,
-        gpu=manifest.validation.gpu,
-        **_latency(row),
-    )
-
-
-def of_published(
-    item: WorkItem,
-    *,
-    location: str,
-    size_bytes: int,
-    validation: ValidationReport,
-    latency: LatencyReport | None,
-    gpu: ValidationReport | None,
-    seconds: Mapping[str, float],
-) -> Record:
-    """A model whose bundle this run published.
-
-    Args:
-        validation: on the CPU.
-        latency: on the CPU.
-        gpu: the validation on the GPU, where the entry asks for one and a worker answered.
-    """
-    return Record(
-        model_id=item.model_id,
-        state="published",
-        commit=item.model.commit,
-        version=item.version,
-        task=item.model.task,
-        reason=item.reason,
-        worst_abs_diff=validation.worst_abs_diff,
-        size_bytes=size_bytes,
-        location=location,
         gpu=gpu_statement(item, gpu),
-        seconds=dict(seconds),
-        **_latency(headline(latency.rows if latency else ())),
+        seconds=dict(seconds or {}),
     )
 
 
@@ -157,23 +136,7 @@ def headline(rows: Sequence[LatencyRow]) -> LatencyRow | None:
     return min(rows, key=lambda row: (row.batch_size, -row.sequence_length), default=None)
 
 
-class _Latency(TypedDict):
-    latency_ms_p50: float | None
-    latency_ms_p95: float | None
-    latency_at: str | None
-    ratio_to_torch: float | None
-
-
-def _latency(row: LatencyRow | None) -> _Latency:
-    return _Latency(
-        latency_ms_p50=row.latency_ms_p50 if row else None,
-        latency_ms_p95=row.latency_ms_p95 if row else None,
-        latency_at=f"batch {row.batch_size} × {row.sequence_length} tokens" if row else None,
-        ratio_to_torch=row.ratio_to_torch if row else None,
-    )
-
-
-def gpu_statement(item: WorkItem, report: ValidationReport | None) -> str:
+def gpu_statement(item: WorkItem, report: ValidationReport | ProviderValidation | None) -> str:
     """What is known of the graphs on a GPU, said so that nobody takes a CPU run for one."""
     if "cuda" not in item.model.entry.providers:
         return GPU_NOT_ASKED

@@ -150,9 +150,11 @@ def _stack() -> Iterator[Addresses]:
 
 def _wait(keeper: subprocess.Popen[bytes]) -> State:
     """Show how the services start; the last state is the ready one."""
+    said = ""
     with console.status("starting") as shown:
         for now in stack.progress(keeper):
-            if now.doing:
+            if now.doing and now.doing != said:
+                said = now.doing
                 shown.update(now.doing)
                 if not console.is_terminal:
                     console.print(now.doing, highlight=False)

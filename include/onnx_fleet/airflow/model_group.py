@@ -127,4 +127,4 @@ def _publish(now: run.Run, item: Json, *, channel: str) -> Json:
         )
     feed.append_event(now.tools.store, publication, channel=channel, now=datetime.now(UTC))
     assets.emit(publication, get_current_context()["outlet_events"])
-    return {outcome.PUBLICATION: jsonio.to_json(publication)}
+    return jsonio.to_json(publication)

@@ -6,23 +6,19 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from airflow.sdk import get_current_context
 
 from onnx_fleet import flow, jsonio, record, report
 from onnx_fleet.airflow.run import FAILURE, Failure, Run
 from onnx_fleet.errors import OnnxFleetError
-from onnx_fleet.latency import LatencyReport
 from onnx_fleet.plan import WorkItem
-from onnx_fleet.publish import Publication
 from onnx_fleet.record import Record
 from onnx_fleet.validation import ValidationReport
 
 log = logging.getLogger(__name__)
 
-PUBLICATION: Final = "publication"
-"""The key of the publish task's result that holds the Publication."""
 STEPS: Final[Mapping[str, str]] = {
     "export": "export",
     "validate": "validate",
@@ -31,8 +27,6 @@ STEPS: Final[Mapping[str, str]] = {
     "publish": "publish",
 }
 """Task -> step, in the order in which they run."""
-
-Report = TypeVar("Report", ValidationReport, LatencyReport)
 
 
 def of_model(run: Run, model_id: str) -> Record:
@@ -43,9 +37,8 @@ def of_model(run: Run, model_id: str) -> Record:
     item = run.scratch.read_item(model_id)
     place = flow.stage_dir(item, tools=run.tools)
     made = _Group()
-    publication = made.publication()
-    if publication is not None:
-        ended = _published(item, publication, place=place, seconds=made.seconds())
+    if made.published():
+        ended = flow.record_of_bundle(item, tools=run.tools, state="published", seconds=made.seconds())
     else:
         ended = _failed(item, made, place=place)
         _keep_validation(run, model_id, place=place)
@@ -70,11 +63,12 @@ class _Group:
             run_ids=[self._ti.run_id],
         )
         states = found.get(self._ti.run_id, {})
-        self._states = {name: states.get(f"{self._prefix}.{name}_{self._ti.map_index}") for name in STEPS}
+        self._states: dict[str, str | None] = {
+            name: states.get(f"{self._prefix}.{name}_{self._ti.map_index}") for name in STEPS
+        }
 
-    def publication(self) -> Publication | None:
-        result = self._result("publish")
-        return None if result is None else jsonio.from_json(Publication, result[PUBLICATION])
+    def published(self) -> bool:
+        return self._states["publish"] == "success"
 
     def seconds(self) -> dict[str, float]:
         """Step -> seconds, of the tasks that ended by themselves."""
@@ -103,31 +97,6 @@ class _Group:
         return self._ti.xcom_pull(task_ids=f"{self._prefix}.{name}", key=key, map_indexes=self._ti.map_index)
 
 
-def _published(item: WorkItem, publication: Publication, *, place: Path, seconds: Mapping[str, float]) -> Record:
-    validation = _read(place, "validation", ValidationReport)
-    if validation is None:  # the record was made before, and is made again after its task was cleared
-        return Record(
-            model_id=item.model_id,
-            state="published",
-            commit=item.model.commit,
-            version=item.version,
-            task=item.model.task,
-            reason=item.reason,
-            size_bytes=publication.size_bytes,
-            location=publication.location,
-            seconds=dict(seconds),
-        )
-    return record.of_published(
-        item,
-        location=publication.location,
-        size_bytes=publication.size_bytes,
-        validation=validation,
-        latency=_read(place, "latency", LatencyReport),
-        gpu=_read(place, "validation_cuda", ValidationReport),
-        seconds=seconds,
-    )
-
-
 def _failed(item: WorkItem, made: _Group, *, place: Path) -> Record:
     name = made.stopped_at()
     failure = made.failure(name) or Failure(
@@ -141,8 +110,8 @@ def _failed(item: WorkItem, made: _Group, *, place: Path) -> Record:
         step=STEPS[name],
         error=failure.error,
         message=failure.message,
-        validation=_read(place, "validation", ValidationReport),
-        gpu=_read(place, "validation_cuda", ValidationReport),
+        validation=_validation(place, "validation"),
+        gpu=_validation(place, "validation_cuda"),
         seconds=made.seconds(),
     )
 
@@ -159,6 +128,6 @@ def _keep_validation(run: Run, model_id: str, *, place: Path) -> None:
             log.warning("%s: its %s is not kept in the store: %s", model_id, path.name, err)
 
 
-def _read(place: Path, name: str, kind: type[Report]) -> Report | None:
+def _validation(place: Path, name: str) -> ValidationReport | None:
     path = place / "reports" / f"{name}.json"
-    return jsonio.from_json(kind, json.loads(path.read_bytes())) if path.exists() else None
+    return jsonio.from_json(ValidationReport, json.loads(path.read_bytes())) if path.exists() else None
