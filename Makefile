@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CODE := include dags plugins tests benchmarks docs/examples
 
+# Tracing a model takes one core and half a GB; a file's tests stay together, since they share what they exported.
+WORKERS ?= 2
+
 .DEFAULT_GOAL := help
 .PHONY: help demo up down status test check fmt lint types lock schemas env clean distclean
 
@@ -24,8 +27,8 @@ down: ## Stop what `make up` started
 status: ## Say what is running, and where
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m onnx_fleet_demo status; else echo "not installed: run make demo"; fi
 
-test: $(STAMP) ## Run every test
-	@$(BIN)/python -m pytest
+test: $(STAMP) ## Run every test (WORKERS=1 for one at a time, PYTEST="-k name" for some)
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST)
 
 check: lint types test ## Everything that CI checks: format, lint, strict types, tests
 
