@@ -66,6 +66,14 @@ class AirflowClient:
         """``queued``, ``running``, ``success``, ``failed``."""
         return str(self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}")["state"])
 
+    def end_runs(self, dag_id: str) -> None:
+        """Fail what an Airflow that was stopped has left in the middle; the DAG runs once at a time."""
+        for state in ("running", "queued"):
+            found = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns?state={state}")
+            for run in found["dag_runs"]:
+                path = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run['dag_run_id'])}"
+                self._call("PATCH", path, {"state": "failed", "note": "interrupted"})
+
     def runs(self, dag_id: str, *, since: str | None = None) -> list[str]:
         """The states of a DAG's runs."""
         query = urlencode({"limit": 50, **({"run_after_gte": since} if since else {})})

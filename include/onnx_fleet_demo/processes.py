@@ -13,8 +13,8 @@ from pathlib import Path
 
 import psutil
 
-STOP_TIMEOUT_S = 20.0
-"""What a process is given to end by itself."""
+STOP_TIMEOUT_S = 5.0
+"""What a service is given to end by itself. The triggerer often takes longer; nothing is lost when it is killed."""
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36

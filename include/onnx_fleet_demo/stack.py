@@ -33,6 +33,7 @@ from onnx_fleet_demo.processes import Identity
 from onnx_fleet_demo.s3_server import EmbeddedS3
 
 START_TIMEOUT_S = 180.0
+STOP_TIMEOUT_S = 30.0
 POLL_S = 0.1
 DAGS = ("fleet_reexport", "model_reexport", "registry_feed")
 
@@ -119,7 +120,7 @@ def stop(found: State) -> None:
     if keeper is not None:
         keeper.send_signal(signal.SIGTERM)
         with contextlib.suppress(psutil.TimeoutExpired):
-            keeper.wait(timeout=2 * processes.STOP_TIMEOUT_S)
+            keeper.wait(timeout=STOP_TIMEOUT_S)
     sweep()
 
 
@@ -202,7 +203,9 @@ class _Keeper:
             self.tell(doing="starting Airflow", addresses=addresses)
             for name, arguments in airflow_home.COMPONENTS.items():
                 self._start(name, airflow_home.command(*arguments), environment)
-            self._wait_until_ready(client(addresses))
+            airflow = client(addresses)
+            self._wait_until_ready(airflow)
+            airflow.end_runs("fleet_reexport")
             self.tell(phase="ready", doing="", started=_below())
             yield
 
