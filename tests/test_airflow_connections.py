@@ -1,0 +1,60 @@
+"""What an Airflow connection says, in the library's words."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from fixtures.airflow import AirflowHome
+
+pytestmark = pytest.mark.airflow
+
+
+def read(home: AirflowHome, extra: dict[str, object], **environment: str) -> dict[str, Any]:
+    connection = {"conn_type": "aws", "login": "key-id", "password": "secret-key", "extra": extra}
+    options = {"AIRFLOW_CONN_BUCKET": json.dumps(connection), **environment}
+    return home.python("fixtures.connection_settings", "bucket", options=options)
+
+
+def test_an_aws_connection_gives_endpoint_region_and_credentials(airflow_home: AirflowHome) -> None:
+    section = {"checksum_mode": "when_required", "sse": "aws:kms", "sse_kms_key_id": "the-key"}
+    extra = {
+        "endpoint_url": "https://s3.example",
+        "region_name": "eu-north-1",
+        "service_config": {"s3": section},
+        "config_kwargs": {"s3": {"addressing_style": "path"}},
+    }
+    said = read(airflow_home, extra)["s3"]
+    assert (said["endpoint_url"], said["region"]) == ("https://s3.example", "eu-north-1")
+    assert (said["access_key_id"], said["secret_access_key"]) == ("key-id", "secret-key")
+    assert {name: said[name] for name in section} == section
+    assert said["path_style"] is True
+
+
+def test_an_unknown_or_wrong_setting_of_a_connection_is_named(airflow_home: AirflowHome) -> None:
+    unknown = read(airflow_home, {"service_config": {"s3": {"pathstyle": True}}})
+    assert "pathstyle; known are endpoint_url, path_style" in unknown["error"]
+    wrong = read(airflow_home, {"service_config": {"s3": {"checksum_mode": "never"}}})
+    assert "'bucket' is not usable: checksum_mode" in wrong["error"]
+
+
+def test_what_is_not_configured_is_said_with_the_setting_to_set(airflow_home: AirflowHome) -> None:
+    assert "AIRFLOW__ONNX_FLEET__STORE" in read(airflow_home, {})["store_error"]
+    missing = airflow_home.python("fixtures.connection_settings", "nowhere", options={})
+    assert "there is no Airflow connection 'nowhere'" in str(missing["error"])
+
+
+def test_the_hub_comes_from_its_connection_before_the_environment(airflow_home: AirflowHome) -> None:
+    connection = {"conn_type": "http", "host": "hub.example", "schema": "http", "port": 8080, "password": "token"}
+    named = read(
+        airflow_home,
+        {},
+        AIRFLOW__ONNX_FLEET__HUB_CONN_ID="hub",
+        AIRFLOW_CONN_HUB=json.dumps(connection),
+        HF_ENDPOINT="https://other.example",
+    )
+    assert named["hub"] == {"endpoint": "http://hub.example:8080", "token": "token"}
+    unnamed = read(airflow_home, {}, HF_ENDPOINT="https://other.example/")
+    assert unnamed["hub"] == {"endpoint": "https://other.example", "token": None}
