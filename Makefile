@@ -46,7 +46,7 @@ fmt: $(STAMP) ## Format the code and sort its imports
 # Where `make lock` finds torch without CUDA; anything else comes from pip's configured index.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 COMPILE = $(BIN)/pip-compile --quiet --no-header --strip-extras --annotation-style line \
-	--no-emit-index-url --no-emit-find-links --allow-unsafe --unsafe-package pip
+	--no-emit-index-url --no-emit-find-links --unsafe-package pip
 # torch's local suffix (+cpu) is a choice of index, not of version: the files say 2.13.0 and take any build of it.
 PLAIN_TORCH = sed -i -E 's/^(torch==[0-9.]+)\+[a-z0-9.]+/\1/'
 
