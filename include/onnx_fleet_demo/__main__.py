@@ -65,8 +65,8 @@ def demo() -> int:
         ended = watch.follow(client, run_id, console=console)
         report = _report(addresses, key=str(client.result(watch.DAG_ID, run_id, "report")))
         fed = report.counts["published"] == 0 or watch.settle_feed(client, since=since)
-    console.print()
-    show.records(report.records)
+        console.print()
+        show.records(report.records)
     for record in report.records:
         if record.state == "failed":
             console.print(f"log of {record.model_id}: {_log(run_id, record)}", highlight=False, soft_wrap=True)

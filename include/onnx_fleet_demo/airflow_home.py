@@ -23,7 +23,9 @@ COMPONENTS: Mapping[str, tuple[str, ...]] = {
 """Process -> arguments of ``airflow``. The api-server reads the logs from the disk, so nobody else serves them."""
 
 _ROOT = Path(__file__).resolve().parents[2]
-_PARALLELISM = 3
+_PARALLELISM = 4
+_POOL_SLOTS = 3
+"""All of the demo's models at once: while one waits to measure alone, the others keep both cores busy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +86,7 @@ def environment(inherited: Mapping[str, str], addresses: Addresses) -> dict[str,
             "catalogue": _ROOT / "include" / "catalogue.demo.yaml",
             "schedule": "",
             "scratch": var.root() / "work",
+            "cpu_pool_slots": _POOL_SLOTS,
             "shards": 1,
             "retry_delay_s": 2,
         },
