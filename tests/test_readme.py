@@ -64,3 +64,13 @@ def test_links_lead_somewhere(document: Path) -> None:
         target for target in targets if "://" not in target and not (document.parent / target).resolve().exists()
     ]
     assert missing == []
+
+
+def test_every_option_of_the_airflow_section_is_in_the_operations_page() -> None:
+    page = (ROOT / "docs/operations.md").read_text()
+    table = page.split("| option | default | meaning |")[1].split("\n\n")[0]
+    documented = {name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    source = (ROOT / "include/onnx_fleet/airflow/settings.py").read_text()
+    read = set(re.findall(r'_(?:text|number)\("(\w+)"', source))
+
+    assert documented == read

@@ -89,9 +89,11 @@ def records(found: Iterable[Record]) -> None:
         ),
         numbers=("worst diff", "p50 ms", "p95 ms", "vs torch", "size"),
     )
+    if any(record.location for record in found):
+        output.print("\nwhere", style="bold")
     for record in found:
         if record.location:
-            line(f"{record.model_id} is in {record.location}")
+            line(record.location)
     for record in found:
         if record.message:
             console.print(f"\n[bold red]{record.model_id}[/] {record.state} at {record.step}: {record.error}")
