@@ -79,6 +79,8 @@ def environment(inherited: Mapping[str, str], addresses: Addresses) -> dict[str,
         "api_auth": {"jwt_secret": keys["jwt"]},
         "logging": {"base_log_folder": home / "logs"},
         "scheduler": {"scheduler_idle_sleep_time": 0.3},
+        # Reading the DAG files takes seconds of a core, which the models need.
+        "dag_processor": {"min_file_process_interval": 300},
         "usage_data_collection": {"enabled": False},
         "onnx_fleet": {
             "store": f"s3://{s3_server.BUCKET}",
