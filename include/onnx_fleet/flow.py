@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from onnx_fleet import bundle, channels, hub, isolated, publish, record, stage
+from onnx_fleet import bundle, channels, feed, hub, isolated, publish, record, stage
 from onnx_fleet import export as exporting
 from onnx_fleet import latency as measuring
 from onnx_fleet import plan as planning
@@ -134,15 +134,13 @@ def publish_stage(
     channel: str = bundle.LATEST,
     progress: Progress | None = None,
 ) -> Publication:
-    """Put a stage's bundle into the store, then point the channel at it."""
-    return publish.publish(
-        place,
-        store=tools.store,
-        provenance=provenance,
-        created_at=datetime.now(UTC),
-        channel=channel,
-        progress=progress,
+    """Put a stage's bundle into the store, point the channel at it, and keep the feed's event."""
+    now = datetime.now(UTC)
+    publication = publish.publish(
+        place, store=tools.store, provenance=provenance, created_at=now, channel=channel, progress=progress
     )
+    feed.append_event(tools.store, publication, channel=channel, now=now)
+    return publication
 
 
 def settle_unchanged(item: WorkItem, *, tools: Tools, channel: str = bundle.LATEST) -> Record:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from airflow.sdk import get_current_context, task, task_group
 from airflow.sdk.bases.decorator import Task
 
-from onnx_fleet import feed, flow, jsonio, validation
+from onnx_fleet import flow, jsonio, validation
 from onnx_fleet.airflow import assets, outcome, quiet, retries, run
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.jsonio import Json
@@ -125,6 +124,5 @@ def _publish(now: run.Run, item: Json, *, channel: str) -> Json:
             provenance=now.provenance(catalogue_digest=item["catalogue_digest"]),
             channel=channel,
         )
-    feed.append_event(now.tools.store, publication, channel=channel, now=datetime.now(UTC))
     assets.emit(publication, get_current_context()["outlet_events"])
     return jsonio.to_json(publication)

@@ -32,7 +32,8 @@ STEPS: Final[Mapping[str, str]] = {
 def of_model(run: Run, model_id: str) -> Record:
     """The record of the mapped group that the calling task ends; clears the model's stage away.
 
-    It comes however the group ended, so what cannot be read or kept is left out of it rather than raised.
+    It comes however the group ended, so what of a failed model cannot be kept is left out rather than raised. Of a
+    published one the store has the manifest; where it does not answer, the task is tried again.
     """
     item = run.scratch.read_item(model_id)
     place = flow.stage_dir(item, tools=run.tools)
