@@ -115,16 +115,9 @@ def move(
         )
     if current is not None and (current.version, current.held) == (version, held):
         return current
-    moved = Channel(
-        model_id=model_id,
-        channel=channel,
-        version=version,
-        previous=_previous(current, version),
-        moved_at=now.astimezone(UTC).replace(microsecond=0),
-        held=held,
-    )
-    _swap(store, moved, etag=etag)
-    return moved
+    wanted = _pointing(model_id, channel, version, current=current, now=now, held=held)
+    _swap(store, wanted, etag=etag)
+    return wanted
 
 
 def ensure(store: ObjectStore, model_id: str, channel: str, version: str, *, now: datetime) -> Channel:
@@ -147,16 +140,23 @@ def ensure(store: ObjectStore, model_id: str, channel: str, version: str, *, now
             current, etag = _read(store, model_id, channel)
             if current is not None and (current.held or current.version == version):
                 return current
-            moved = Channel(
-                model_id=model_id,
-                channel=channel,
-                version=version,
-                previous=_previous(current, version),
-                moved_at=now.astimezone(UTC).replace(microsecond=0),
-            )
-            _swap(store, moved, etag=etag)
-            return moved
+            wanted = _pointing(model_id, channel, version, current=current, now=now, held=False)
+            _swap(store, wanted, etag=etag)
+            return wanted
     raise AssertionError("tenacity either returns or raises")
+
+
+def _pointing(
+    model_id: str, channel: str, version: str, *, current: Channel | None, now: datetime, held: bool
+) -> Channel:
+    return Channel(
+        model_id=model_id,
+        channel=channel,
+        version=version,
+        previous=_previous(current, version),
+        moved_at=now.astimezone(UTC).replace(microsecond=0),
+        held=held,
+    )
 
 
 def _read(store: ObjectStore, model_id: str, channel: str) -> tuple[Channel | None, str | None]:

@@ -44,6 +44,17 @@ class Limits:
     timeout_s: float | None = None
 
 
+STEP_TIMEOUT_S = 3600
+STEP_MEMORY_SHARE = 0.8
+"""Of the machine's memory: past that the system would choose what to kill."""
+
+
+def machine_limits() -> Limits:
+    """What a step may use on this machine where nobody says otherwise."""
+    memory_bytes = int(psutil.virtual_memory().total * STEP_MEMORY_SHARE)
+    return Limits(memory_bytes=memory_bytes, timeout_s=STEP_TIMEOUT_S)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome(Generic[R]):
     """What an isolated call gave, and what it cost."""

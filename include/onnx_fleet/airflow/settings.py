@@ -8,14 +8,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-import psutil
 from airflow.sdk.configuration import conf
 
-from onnx_fleet.isolated import Limits
+from onnx_fleet.isolated import Limits, machine_limits
 
 SECTION = "onnx_fleet"
-STEP_MEMORY_SHARE = 0.8
-"""Of the worker's memory: past that the system would choose what to kill."""
 
 _INCLUDE = Path(__file__).resolve().parents[2]
 
@@ -87,8 +84,9 @@ def read() -> FleetSettings:
 
 
 def _limits() -> Limits:
-    memory_bytes = _number("step_memory_bytes", int(psutil.virtual_memory().total * STEP_MEMORY_SHARE))
-    timeout_s = _number("step_timeout_s", 3600)
+    usual = machine_limits()
+    memory_bytes = _number("step_memory_bytes", usual.memory_bytes or 0)
+    timeout_s = _number("step_timeout_s", int(usual.timeout_s or 0))
     return Limits(memory_bytes=memory_bytes or None, timeout_s=float(timeout_s) or None)
 
 

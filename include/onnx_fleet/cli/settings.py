@@ -8,17 +8,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import psutil
-
 from onnx_fleet.errors import StoreNotFound
 from onnx_fleet.flow import Tools
 from onnx_fleet.hub import Hub, HubSettings
-from onnx_fleet.isolated import Limits
+from onnx_fleet.isolated import machine_limits
 from onnx_fleet.store import ObjectStore, S3Settings, open_store
-
-STEP_TIMEOUT_S = 3600.0
-STEP_MEMORY_SHARE = 0.8
-"""Of the machine's memory: past that the system would choose what to kill."""
 
 
 @contextmanager
@@ -54,9 +48,7 @@ def opened_tools(address: str | None) -> Iterator[Tools]:
             store=store,
             hub=Hub(_hub_settings()),
             work_dir=_work_dir(),
-            limits=Limits(
-                memory_bytes=int(psutil.virtual_memory().total * STEP_MEMORY_SHARE), timeout_s=STEP_TIMEOUT_S
-            ),
+            limits=machine_limits(),
         )
 
 
