@@ -1,0 +1,66 @@
+"""The zoo: every row is a real model whose outputs would tell a broken graph."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from zoo import ARCHITECTURES, Architecture
+from zoo.repo import save
+from zoo.strength import weaknesses
+
+_SAVED = tuple(
+    next(row for row in ARCHITECTURES if row.family == family)
+    for family in dict.fromkeys(row.family for row in ARCHITECTURES)
+)
+
+
+@pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")  # WavLM's own
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda row: row.name)
+def test_its_outputs_would_tell_a_broken_graph(architecture: Architecture) -> None:
+    assert weaknesses(architecture, architecture.build()) == []
+
+
+def test_a_model_with_default_weights_is_told_to_be_weak() -> None:
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    row = next(row for row in ARCHITECTURES if row.name == "LlamaForCausalLM")
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**row.config)).eval()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(0.01)
+
+    assert [fault.split(" size")[0] for fault in weaknesses(row, model)] == ["logits:"]
+
+
+def test_a_model_that_loses_the_mask_is_told_to_be_weak() -> None:
+    row = next(row for row in ARCHITECTURES if row.name == "BertModel")
+    model = row.build()
+    forward = model.forward
+    model.forward = lambda input_ids=None, attention_mask=None, return_dict=True: forward(input_ids=input_ids)
+
+    assert weaknesses(row, model) == ["attention_mask without_effect: outputs move by 0 of their size"]
+
+
+def test_no_row_stands_twice() -> None:
+    assert [name for name, count in Counter(row.name for row in ARCHITECTURES).items() if count > 1] == []
+
+
+@pytest.mark.parametrize("architecture", _SAVED, ids=lambda row: row.family)
+def test_a_saved_row_loads_again_with_the_same_outputs(architecture: Architecture, tmp_path: Path) -> None:
+    import torch
+    import transformers
+
+    from zoo.feeds import feeds
+    from zoo.strength import outputs
+
+    model = architecture.build()
+    save(architecture, tmp_path)
+    again = getattr(transformers, architecture.name).from_pretrained(tmp_path, attn_implementation="eager").eval()
+    given = feeds(architecture, model)
+
+    for name, output in outputs(model, given).items():
+        torch.testing.assert_close(outputs(again, given)[name], output, rtol=0, atol=0)

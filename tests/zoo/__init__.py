@@ -1,0 +1,20 @@
+"""Tiny real architectures: every family's models of transformers, small enough to export by the hundred.
+
+Each is made from its real configuration class, two layers deep, with weights that make every fault of a graph visible.
+"""
+
+from __future__ import annotations
+
+from zoo.architecture import Architecture
+from zoo.decoder import DECODERS
+from zoo.dual import DUAL_ENCODERS
+from zoo.encoder import ENCODERS
+from zoo.seq2seq import SEQ2SEQ
+from zoo.speech import SPEECH
+from zoo.vision import VISION
+from zoo.vlm import VLMS
+
+ARCHITECTURES: tuple[Architecture, ...] = (*ENCODERS, *DECODERS, *SEQ2SEQ, *VISION, *SPEECH, *DUAL_ENCODERS, *VLMS)
+"""Every row of every family's table."""
+
+__all__ = ["ARCHITECTURES", "Architecture"]
