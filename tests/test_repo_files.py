@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from onnx_fleet.errors import ModelInvalid, UnsafeModel
-from onnx_fleet.repo_files import Permits, needed
+from onnx_fleet.repo_files import Permits, needed, require_inputs
 from onnx_fleet.source import SourceFile
+from onnx_fleet.tasks import TASKS
 
 COMMIT = "3f2a1c0" + "0" * 33
 
@@ -53,6 +54,12 @@ def test_everything_that_makes_inputs_and_describes_the_model_comes() -> None:
         "sentencepiece.bpe.model",
         "chat_template.jinja",
         "chat_template.json",
+        "additional_chat_templates/tool_use.jinja",
+        "source.spm",
+        "target.spm",
+        "target_vocab.json",
+        "normalizer.json",
+        "video_preprocessor_config.json",
         "preprocessor_config.json",
         "processor_config.json",
         "LICENSE",
@@ -115,6 +122,32 @@ def test_code_comes_only_when_it_is_trusted() -> None:
     assert _needed(*paths) == {*BASE, "model.safetensors"}
 
 
-def test_an_image_model_needs_no_tokenizer() -> None:
-    paths = {"config.json", "preprocessor_config.json", "model.safetensors"}
-    assert _needed(*paths) == paths
+@pytest.mark.parametrize(
+    ("task", "paths"),
+    [
+        ("text-classification", BASE),
+        ("translation", ("config.json", "source.spm", "target.spm")),
+        ("image-classification", ("config.json", "preprocessor_config.json")),
+        ("image-classification", ("config.json", "processor_config.json")),
+        ("audio-classification", ("config.json", "preprocessor_config.json")),
+        ("automatic-speech-recognition", ("config.json", "preprocessor_config.json", "vocab.json")),
+        ("zero-shot-image-classification", ("config.json", "preprocessor_config.json", "tokenizer.json")),
+    ],
+)
+def test_a_repo_with_what_its_task_takes_is_enough(task: str, paths: tuple[str, ...]) -> None:
+    require_inputs(paths, task=TASKS[task], subject="acme/tiny")
+
+
+@pytest.mark.parametrize(
+    ("task", "paths", "missing"),
+    [
+        ("text-generation", ("config.json", "preprocessor_config.json"), "tokenizer"),
+        ("image-classification", BASE, "preprocessor"),
+        ("automatic-speech-recognition", ("config.json", "preprocessor_config.json"), "tokenizer"),
+        ("automatic-speech-recognition", ("config.json", "vocab.json"), "preprocessor"),
+        ("zero-shot-image-classification", BASE, "preprocessor"),
+    ],
+)
+def test_what_a_task_takes_and_the_repo_lacks_is_named(task: str, paths: tuple[str, ...], missing: str) -> None:
+    with pytest.raises(ModelInvalid, match=f"^acme/tiny: no {missing}: none of .*; {task} needs one: name a revision"):
+        require_inputs(paths, task=TASKS[task], subject="acme/tiny")

@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
+from fixtures import tokenizers as made
 from fixtures.items import work_item
 from onnx_fleet import tokenizer
 from onnx_fleet.errors import ModelInvalid
+from onnx_fleet.model_config import complete_config
+from onnx_fleet.tokenizer import Packed
 
 
 @pytest.fixture
@@ -21,16 +24,16 @@ def source(small_repo: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def pack(source: Path, stage: Path) -> tuple[str, ...]:
-    return tokenizer.pack(work_item(source, task="text-classification").model, source_dir=source, stage=stage)
+def pack(source: Path, stage: Path, *, task: str = "text-classification") -> Packed:
+    return tokenizer.pack(work_item(source, task=task).model, source_dir=source, stage=stage)
 
 
 def test_the_sources_own_files_are_packed_byte_for_byte_and_no_weights(source: Path, tmp_path: Path) -> None:
-    packed = pack(source, tmp_path / "stage")
+    packed = pack(source, tmp_path / "stage").files
 
     assert {"config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"} <= set(packed)
     assert "model.safetensors" not in packed
-    for path in packed:
+    for path in set(packed) - {"reports/tokenizer.json"}:
         assert (tmp_path / "stage" / path).read_bytes() == (source / path).read_bytes(), path
 
 
@@ -54,7 +57,10 @@ def test_truncation_and_padding_that_the_file_bakes_in_do_not_count_as_a_differe
     baked.enable_padding(length=16)
     baked.save(str(source / "tokenizer.json"))
 
-    assert "tokenizer.json" in pack(source, tmp_path / "stage")
+    packed = pack(source, tmp_path / "stage")
+    assert packed.proof is not None
+    assert packed.proof.differences == ()
+    assert (tmp_path / "stage/tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
 
 
 def test_a_tokenizer_that_encodes_differently_from_the_sources_is_refused(source: Path, tmp_path: Path) -> None:
@@ -66,7 +72,7 @@ def test_a_tokenizer_that_encodes_differently_from_the_sources_is_refused(source
     (source / "tokenizer.json").write_text(json.dumps(data))
     (source / "tokenizer_config.json").write_text(json.dumps({**settings, "do_lower_case": True}))
 
-    with pytest.raises(ModelInvalid, match=r"tokenizer\.json encodes .* its files disagree"):
+    with pytest.raises(ModelInvalid, match=r"tokenizer\.json differs .* its files disagree"):
         pack(source, tmp_path / "stage")
 
 
@@ -74,3 +80,149 @@ def test_a_tokenizer_that_cannot_be_loaded_is_named(source: Path, tmp_path: Path
     (source / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelInvalid, match="its tokenizer cannot be loaded"):
         pack(source, tmp_path / "stage")
+
+
+def test_how_the_tokenizer_was_proven_is_reported_in_the_bundle(source: Path, tmp_path: Path) -> None:
+    packed = pack(source, tmp_path / "stage")
+
+    report = json.loads((tmp_path / "stage/reports/tokenizer.json").read_text())
+    assert report["tokenizer_json"] == "source"
+    assert report["tokenizer_class"] == "BertTokenizer"
+    assert report["proof"] == {"texts": len(tokenizer.CORPUS), "pairs": 3, "differences": []}
+    assert packed.proof is not None
+
+
+def test_a_sentencepiece_model_becomes_a_tokenizer_that_encodes_and_decodes_alike(tmp_path: Path) -> None:
+    repo = made.t5(tmp_path / "acme" / "t5")
+    packed = pack(repo, tmp_path / "stage", task="translation")
+
+    assert packed.tokenizer_json == "converted"
+    assert packed.proof is not None
+    assert packed.proof.differences == ()
+    assert (tmp_path / "stage/spiece.model").read_bytes() == (repo / "spiece.model").read_bytes()
+    fast = Tokenizer.from_file(str(tmp_path / "stage/tokenizer.json"))
+    assert fast.decode(fast.encode("the garden").ids) == "the garden"
+
+
+def test_a_translator_with_two_languages_gets_a_tokenizer_that_finds_only_the_source_languages_pieces(
+    tmp_path: Path,
+) -> None:
+    repo = made.marian(tmp_path / "acme" / "marian")
+    packed = pack(repo, tmp_path / "stage", task="translation")
+
+    assert packed.tokenizer_json == "converted"
+    assert packed.proof is not None
+    assert [each for each in packed.proof.differences if each.grave] == []
+    fast = Tokenizer.from_file(str(tmp_path / "stage/tokenizer.json"))
+    ids = json.loads((repo / "vocab.json").read_text())
+    garten = [piece for piece in ids if piece.startswith("▁G")]
+    assert garten, "the target language has pieces that start a word"
+    assert fast.decode([ids[garten[0]]]) == garten[0].removeprefix("▁")
+    assert {"source.spm", "target.spm", "vocab.json"} <= set(packed.files)
+
+
+def test_a_ctc_tokenizer_joins_repeats_and_drops_blanks_as_the_sources_does(tmp_path: Path) -> None:
+    packed = pack(made.ctc(tmp_path / "acme" / "ctc"), tmp_path / "stage", task="automatic-speech-recognition")
+
+    assert packed.tokenizer_json == "converted"
+    assert packed.proof is not None
+    assert packed.proof.differences == ()
+    fast = Tokenizer.from_file(str(tmp_path / "stage/tokenizer.json"))
+    ids = [0 if letter == "_" else 4 + made.LETTERS.index(letter) for letter in "__HHEE_LL_LLO||_|WWORLD|_|"]
+    for skip in (True, False):
+        assert fast.decode(ids, skip_special_tokens=skip) == "HELLO  WORLD"
+
+
+def test_a_ctc_tokenizer_without_an_exact_fast_form_has_none_and_says_why(tmp_path: Path) -> None:
+    repo = made.ctc(tmp_path / "acme" / "ctc", do_lower_case=True)
+    packed = pack(repo, tmp_path / "stage", task="automatic-speech-recognition")
+
+    assert packed.tokenizer_json == "none"
+    assert "differs from the source's tokenizer" in packed.reason
+    assert "vocab.json" in packed.files
+    assert "tokenizer.json" not in packed.files
+
+
+def test_a_model_of_sounds_or_images_is_packed_without_a_tokenizer(source: Path, tmp_path: Path) -> None:
+    for name in ("tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json"):
+        (source / name).unlink()
+    (source / "preprocessor_config.json").write_text('{"do_normalize": true}')
+
+    for task in ("image-classification", "audio-classification"):
+        packed = pack(source, tmp_path / task, task=task)
+        assert packed.tokenizer_json == "none"
+        assert packed.reason == f"{task} takes no text, and the source has no tokenizer"
+        assert "preprocessor_config.json" in packed.files
+    with pytest.raises(ModelInvalid, match="no tokenizer among its files"):
+        pack(source, tmp_path / "text")
+
+
+def test_a_processor_in_one_file_is_split_for_consumers_that_read_the_preprocessor_alone(
+    source: Path, tmp_path: Path
+) -> None:
+    image = {"image_processor_type": "ViTImageProcessor", "size": {"height": 30, "width": 30}}
+    (source / "processor_config.json").write_text(json.dumps({"processor_class": "P", "image_processor": image}))
+    pack(source, tmp_path / "stage", task="image-classification")
+
+    made_config = json.loads((tmp_path / "stage/preprocessor_config.json").read_text())
+    assert made_config == {"processor_class": "P", **image}
+
+
+def test_a_difference_that_transformers_itself_makes_around_special_tokens_is_kept_in_the_proof(tmp_path: Path) -> None:
+    packed = pack(made.llama_2(tmp_path / "acme" / "llama"), tmp_path / "stage", task="text-generation")
+
+    assert packed.proof is not None
+    assert packed.proof.differences
+    assert not any(each.grave for each in packed.proof.differences)
+    texts = {each.text for each in packed.proof.differences}
+    assert texts == {
+        "[CLS] special [SEP] tokens <s> in text </s> [MASK] <mask>",
+        "<|endoftext|>a<pad>b<unk>c<extra_id_0>",
+    }
+
+
+def test_chat_templates_are_packed(source: Path, tmp_path: Path) -> None:
+    (source / "additional_chat_templates").mkdir()
+    (source / "additional_chat_templates/tool_use.jinja").write_text("{{ messages }}")
+    (source / "chat_template.jinja").write_text("{{ messages }}")
+
+    assert {"chat_template.jinja", "additional_chat_templates/tool_use.jinja"} <= set(
+        pack(source, tmp_path / "stage").files
+    )
+
+
+def config_of(stage: Path, **config: object) -> Path:
+    stage.mkdir(parents=True)
+    (stage / "config.json").write_text(json.dumps(config))
+    return stage
+
+
+def test_a_config_says_where_the_browser_finds_external_data_and_keeps_the_rest(tmp_path: Path) -> None:
+    stage = config_of(tmp_path / "stage", zeta=1, alpha=[1.0], **{"transformers.js_config": {"kept": True}})
+    complete_config(stage, external_data={"encoder_model.onnx": 1})
+
+    found = json.loads((stage / "config.json").read_text())
+    external = {"encoder_model.onnx": 1}
+    assert list(found.items()) == [
+        ("zeta", 1),
+        ("alpha", [1.0]),
+        ("transformers.js_config", {"kept": True, "use_external_data_format": external}),
+    ]
+    complete_config(stage, external_data={})
+    assert json.loads((stage / "config.json").read_text())["transformers.js_config"] == {"kept": True}
+
+
+def test_a_config_that_says_all_is_left_byte_for_byte(tmp_path: Path) -> None:
+    stage = config_of(tmp_path / "stage", model_type="bert")
+    before = (stage / "config.json").read_bytes()
+    complete_config(stage, external_data={})
+    assert (stage / "config.json").read_bytes() == before
+
+
+def test_a_t5_config_says_how_many_layers_its_decoder_has(tmp_path: Path) -> None:
+    t5 = config_of(tmp_path / "t5", model_type="t5", is_encoder_decoder=True, num_layers=6)
+    complete_config(t5, external_data={})
+    assert json.loads((t5 / "config.json").read_text())["num_decoder_layers"] == 6
+    own = config_of(tmp_path / "own", is_encoder_decoder=True, num_layers=6, num_decoder_layers=2)
+    complete_config(own, external_data={})
+    assert json.loads((own / "config.json").read_text())["num_decoder_layers"] == 2

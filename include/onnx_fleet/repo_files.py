@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 
 from onnx_fleet.errors import ModelInvalid, UnsafeModel
 from onnx_fleet.source import SourceFile
+from onnx_fleet.tasks import Task
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -21,22 +22,35 @@ _ROOT_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
+    "vocab*.txt",
+    "vocab*.json",
+    "target_vocab.json",
     "merges.txt",
     "bpe.codes",
     "*.model",
+    "*.spm",
+    "*.tiktoken",
+    "tekken.json",
+    "normalizer.json",
     "chat_template*",
     "preprocessor_config.json",
     "processor_config.json",
+    "image_processor_config.json",
+    "feature_extractor_config.json",
+    "video_preprocessor_config.json",
     "modules.json",
     "sentence_*_config.json",
     "config_sentence_transformers.json",
     "LICENSE*",
     "README.md",
 )
-_TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+_CHAT_TEMPLATES = "additional_chat_templates/*.jinja"
+
+_TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "*.spm", "*.tiktoken", "tekken.json")
 """Any one of them tells how to turn text into ids."""
+
+_PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
+"""Any one of them tells how to turn an image or a sound into numbers."""
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".pickle")
 _PICKLED_WEIGHTS = re.compile(r"pytorch_model(-\d{5}-of-\d{5})?\.bin|pytorch_model\.bin\.index\.json")
@@ -79,7 +93,7 @@ def needed(files: Iterable[SourceFile], *, permits: Permits, subject: str) -> tu
     """The paths that an export downloads, sorted: configuration, tokenizer, one set of weights, licence, card.
 
     Raises:
-        ModelInvalid: config.json, the weights, a shard or the tokenizer is missing.
+        ModelInvalid: config.json, the weights or a shard is missing.
         UnsafeModel: the weights are pickle, and that is not permitted.
     """
     paths = {file.path for file in files}
@@ -90,9 +104,9 @@ def needed(files: Iterable[SourceFile], *, permits: Permits, subject: str) -> tu
     wanted |= _weights(root, permits=permits, subject=subject)
     if "modules.json" in root:
         wanted |= _modules(paths, permits=permits, subject=subject)
+    wanted |= {path for path in paths if fnmatchcase(path, _CHAT_TEMPLATES)}
     if permits.remote_code:
         wanted |= {path for path in paths if path.endswith(".py")}
-    _require_inputs(root, subject=subject)
     return tuple(sorted(wanted))
 
 
@@ -151,12 +165,28 @@ def _modules(paths: set[str], *, permits: Permits, subject: str) -> set[str]:
     return wanted
 
 
-def _require_inputs(root: set[str], *, subject: str) -> None:
-    """A model that nothing can feed is not worth its download."""
-    if "preprocessor_config.json" in root:
-        return
-    if not any(fnmatchcase(path, pattern) for path in root for pattern in _TOKENIZERS):
-        raise ModelInvalid(f"{subject}: no tokenizer: none of {', '.join(_TOKENIZERS)}; name a revision that has one")
+def require_inputs(paths: Iterable[str], *, task: Task, subject: str) -> None:
+    """A model that nothing can feed is not worth its download.
+
+    Raises:
+        ModelInvalid: the task takes text and the repo has no tokenizer, or images or sound and it has no preprocessor.
+    """
+    names = tuple(paths)
+    if "text" in task.takes and not has_tokenizer(names):
+        raise ModelInvalid(
+            f"{subject}: no tokenizer: none of {', '.join(_TOKENIZERS)}; {task.name} needs one: name a revision"
+            " that has one, or another task"
+        )
+    if {"image", "audio"} & set(task.takes) and not any(name in _PREPROCESSORS for name in names):
+        raise ModelInvalid(
+            f"{subject}: no preprocessor: none of {', '.join(_PREPROCESSORS)}; {task.name} needs one: name a revision"
+            " that has one, or another task"
+        )
+
+
+def has_tokenizer(paths: Iterable[str]) -> bool:
+    """Whether some file at the root tells how to turn text into ids."""
+    return any(fnmatchcase(path, pattern) for path in paths if "/" not in path for pattern in _TOKENIZERS)
 
 
 def require_pinned_code(auto_map: Mapping[str, object], *, permits: Permits, subject: str) -> None:

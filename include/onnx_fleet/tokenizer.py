@@ -1,65 +1,128 @@
-"""Pack a source's tokenizer and configuration files for every consumer; prove that the packed tokenizer encodes alike.
+"""Pack a source's tokenizer, processor and configuration files for every consumer; prove that the tokenizer is alike.
 
 The source's own files are copied: what transformers 5 saves again (``TokenizersBackend``, list-valued special tokens)
-is refused by older transformers, and so by optimum.
+is refused by older transformers, and so by optimum. What is missing is made: tokenizer.json from vocabulary files,
+preprocessor_config.json from a processor's single file.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from onnx_fleet import stage as stages
+from onnx_fleet import tokenizer_json, tokenizer_proof
 from onnx_fleet.errors import ModelInvalid
 from onnx_fleet.hub import ResolvedModel
+from onnx_fleet.repo_files import has_tokenizer
+from onnx_fleet.tasks import TASKS
+from onnx_fleet.tokenizer_proof import CORPUS, Proof
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_NOT_PACKED = (".safetensors", ".safetensors.index.json", ".bin", ".py")
+__all__ = ["CORPUS", "Packed", "pack"]
+
+_NOT_PACKED = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".py")
 """Weights become graphs, and code is not run from a bundle."""
 
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
-CORPUS = (
-    "A quick brown fox jumps over the lazy dog.",
-    "Prices rose 3.5% to €1,299.00 (see §4b) -- really?!",
-    "Ünïcödé, naïve café, e\u0301 and é; ﬁne ligatures",
-    "東京は日本の首都です。 中文分词 한국어",
-    "Привет, мир! שלום עולם مرحبا بالعالم नमस्ते",
-    "emoji 👍🏽 👨‍👩‍👧 🇩🇪 done",
-    "tabs\tand\nnewlines\r\n  and   spaces ",
-    "control \u0000\u200b\ufeff characters",
-    "[CLS] special [SEP] tokens <s> in text </s> [MASK] <mask>",
-    "def f(x):\n    return x ** 2  # snake_case CamelCase",
-    "",
-    "long " * 700,
-)
-"""What the packed tokenizer is held to: several scripts, emoji, combining and control characters, empty, very long."""
+Origin = Literal["source", "converted", "none"]
 
 
-def pack(model: ResolvedModel, *, source_dir: Path, stage: Path) -> tuple[str, ...]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packed:
+    """What lies in a bundle beside its graphs, and how its tokenizer.json was held to the source's tokenizer."""
+
+    files: tuple[str, ...]
+    """Every path written, relative to the stage."""
+    tokenizer_json: Origin
+    """The source's own file, one made from its vocabulary files, or none."""
+    tokenizer_class: str | None
+    """The class of transformers that reads the source's files."""
+    proof: Proof | None
+    """None where there is no tokenizer.json."""
+    reason: str
+    """Why there is no tokenizer.json; empty where there is one."""
+
+
+def pack(model: ResolvedModel, *, source_dir: Path, stage: Path) -> Packed:
     """Copy everything but weights and code into the stage, complete what consumers need, and prove the tokenizer.
 
-    Returns:
-        the paths written, relative to the stage.
+    The outcome is also written to ``reports/tokenizer.json``.
+
     Raises:
-        ModelInvalid: there is no tokenizer, or the packed one encodes differently from the source's.
+        ModelInvalid: the task needs a tokenizer and there is none that can be used, or the packed one encodes or
+            decodes differently from the source's.
     """
     for path in model.needed:
         if not path.endswith(_NOT_PACKED):
             target = stage / path
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source_dir / path, target)
+    _complete_preprocessor(stage)
+    packed = _pack_tokenizer(model, source_dir=source_dir, stage=stage)
+    stages.write_report(stage, "tokenizer", packed)
+    return packed
+
+
+def _pack_tokenizer(model: ResolvedModel, *, source_dir: Path, stage: Path) -> Packed:
+    needed = "text" in TASKS[model.task].takes
+    if not has_tokenizer(model.needed):
+        if needed:
+            raise ModelInvalid(f"{_name(model)}: no tokenizer among its files; name a revision that has one")
+        return _without_tokenizer(stage, None, reason=f"{model.task} takes no text, and the source has no tokenizer")
+    try:
+        return _proven_tokenizer(model, source_dir=source_dir, stage=stage, needed=needed)
+    except ModelInvalid as err:
+        if needed:
+            raise
+        (stage / "tokenizer.json").unlink(missing_ok=True)
+        return _without_tokenizer(stage, None, reason=f"{model.task} takes no text; {err}")
+
+
+def _proven_tokenizer(model: ResolvedModel, *, source_dir: Path, stage: Path, needed: bool) -> Packed:
     source = _load(model, source_dir)
-    if not (stage / "tokenizer.json").exists():
-        _convert(model, source, stage)
+    origin: Origin = "source"
     if not (stage / "special_tokens_map.json").exists():
         _write_special_tokens(source, stage)
-    _require_alike(model, source, stage)
-    return tuple(sorted(path.relative_to(stage).as_posix() for path in stage.rglob("*") if path.is_file()))
+    if not (stage / "tokenizer.json").exists():
+        origin = "converted"
+        reason = tokenizer_json.write(source, stage / "tokenizer.json")
+        if reason and needed and not tokenizer_json.is_ctc(source):
+            raise ModelInvalid(f"{_name(model)}: {reason}; add a tokenizer.json to the repo, or name one that has it")
+        if reason:
+            return _without_tokenizer(stage, source, reason=reason)
+    proof = tokenizer_proof.prove(stage / "tokenizer.json", source, own_file=origin == "source")
+    try:
+        tokenizer_proof.require(proof, subject=_name(model), own_file=origin == "source")
+    except ModelInvalid as err:
+        if origin == "source" or not tokenizer_json.is_ctc(source):
+            raise
+        (stage / "tokenizer.json").unlink()
+        return _without_tokenizer(stage, source, reason=str(err))
+    return Packed(
+        files=stages.published_files(stage),
+        tokenizer_json=origin,
+        tokenizer_class=type(source).__name__,
+        proof=proof,
+        reason="",
+    )
+
+
+def _without_tokenizer(stage: Path, source: PreTrainedTokenizerBase | None, *, reason: str) -> Packed:
+    return Packed(
+        files=stages.published_files(stage),
+        tokenizer_json="none",
+        tokenizer_class=type(source).__name__ if source is not None else None,
+        proof=None,
+        reason=reason,
+    )
 
 
 def _load(model: ResolvedModel, source_dir: Path) -> PreTrainedTokenizerBase:
@@ -67,49 +130,39 @@ def _load(model: ResolvedModel, source_dir: Path) -> PreTrainedTokenizerBase:
 
     trusted = model.entry.trust_remote_code == model.commit
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source_dir, trust_remote_code=trusted)
-    except (OSError, ValueError, KeyError, ImportError) as err:
+        with warnings.catch_warnings():
+            # MarianTokenizer asks for a package whose result it does not use.
+            warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source_dir, trust_remote_code=trusted)
+    except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError, AssertionError) as err:
         raise ModelInvalid(
-            f"{model.repo_id}@{model.commit[:8]}: its tokenizer cannot be loaded ({err}); the repo needs "
+            f"{_name(model)}: its tokenizer cannot be loaded ({type(err).__name__}: {err}); the repo needs "
             f"tokenizer.json or the vocabulary files of a tokenizer that transformers knows"
         ) from err
     return tokenizer
 
 
-def _convert(model: ResolvedModel, source: PreTrainedTokenizerBase, stage: Path) -> None:
-    """A source with vocabulary files only: transformers has built the fast tokenizer from them."""
-    backend = getattr(source, "backend_tokenizer", None)
-    if backend is None:
-        raise ModelInvalid(
-            f"{model.repo_id}@{model.commit[:8]}: its tokenizer has no fast form that runs without Python; "
-            f"add a tokenizer.json to the repo"
-        )
-    backend.save(str(stage / "tokenizer.json"))
-
-
 def _write_special_tokens(source: PreTrainedTokenizerBase, stage: Path) -> None:
     """Older fastembed asks for the file (qdrant/fastembed#686)."""
     tokens = {name: str(token) for name in _SPECIAL_TOKENS if (token := getattr(source, name, None)) is not None}
-    (stage / "special_tokens_map.json").write_text(json.dumps(tokens, indent=2, ensure_ascii=False) + "\n")
+    _write_json(stage / "special_tokens_map.json", tokens)
 
 
-def _require_alike(model: ResolvedModel, source: PreTrainedTokenizerBase, stage: Path) -> None:
-    """Plain ``tokenizers``, from the packed file alone, against transformers with the source's files."""
-    from tokenizers import Tokenizer
-
-    packed = Tokenizer.from_file(str(stage / "tokenizer.json"))
-    packed.no_truncation()
-    packed.no_padding()
-    for text, ids in zip(CORPUS, _encode(source, CORPUS), strict=True):
-        found = packed.encode(text).ids
-        if found != ids:
-            raise ModelInvalid(
-                f"{model.repo_id}@{model.commit[:8]}: tokenizer.json encodes {text[:40]!r} as {found[:12]}, the "
-                f"source's tokenizer as {ids[:12]}; its files disagree: save them again from one tokenizer"
-            )
+def _complete_preprocessor(stage: Path) -> None:
+    """transformers 5 may save a whole processor into one file; transformers.js reads preprocessor_config.json alone."""
+    target, whole = stage / "preprocessor_config.json", stage / "processor_config.json"
+    if target.exists() or not whole.exists():
+        return
+    processor = json.loads(whole.read_text(encoding="utf-8"))
+    for part in ("image_processor", "feature_extractor"):
+        if isinstance(processor.get(part), dict):
+            _write_json(target, {"processor_class": processor.get("processor_class"), **processor[part]})
+            return
 
 
-def _encode(source: PreTrainedTokenizerBase, texts: Iterable[str]) -> list[list[int]]:
-    encoded = source(list(texts), truncation=False, padding=False, verbose=False)
-    ids: list[list[int]] = encoded["input_ids"]
-    return ids
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _name(model: ResolvedModel) -> str:
+    return f"{model.repo_id}@{model.commit[:8]}"

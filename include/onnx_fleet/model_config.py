@@ -1,0 +1,38 @@
+"""The bundle's config.json: the source's own, completed where a consumer needs it said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_TRANSFORMERS_JS = "transformers.js_config"
+_EXTERNAL_DATA = "use_external_data_format"
+
+
+def complete_config(stage: Path, *, external_data: Mapping[str, int]) -> None:
+    """Write into config.json what transformers.js reads there; every other key stays as it is and where it is.
+
+    ``num_decoder_layers`` is said where a T5-class config leaves it to be the encoder's number. Which graphs have
+    their weights beside them is said for WASM, and nothing is said where none has: the key without the file is an
+    unhandled rejection there.
+
+    Args:
+        external_data: a graph's file name (``encoder_model.onnx``) -> the number of its data files.
+    """
+    path = stage / "config.json"
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    before = json.dumps(config)
+    if config.get("is_encoder_decoder") and "num_layers" in config and config.get("num_decoder_layers") is None:
+        config["num_decoder_layers"] = config["num_layers"]
+    settings = dict(config.get(_TRANSFORMERS_JS) or {})
+    settings.pop(_EXTERNAL_DATA, None)
+    if external_data:
+        settings[_EXTERNAL_DATA] = dict(sorted(external_data.items()))
+    if settings:
+        config[_TRANSFORMERS_JS] = settings
+    else:
+        config.pop(_TRANSFORMERS_JS, None)
+    if json.dumps(config) != before:
+        path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,186 @@
+"""Hold a tokenizer.json, as plain ``tokenizers`` reads it, to the source's own tokenizer, there and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from onnx_fleet.errors import ModelInvalid
+from onnx_fleet.tokenizer_json import covers, is_ctc
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerBase
+
+PLAIN = (
+    "A quick brown fox jumps over the lazy dog.",
+    "Prices rose 3.5% to €1,299.00 (see §4b) -- really?!",
+    "Ünïcödé, naïve café, e\u0301 and é; ﬁne ligatures",
+    "東京は日本の首都です。 中文分词 한국어",
+    "Привет, мир! שלום עולם مرحبا بالعالم नमस्ते",
+    "def f(x):\n    return x ** 2  # snake_case CamelCase",
+    "",
+    "long " * 700,
+)
+"""Text as people write it, in several scripts; empty and very long."""
+
+HARD = (
+    "emoji 👍🏽 👨‍👩‍👧 🇩🇪 done",
+    "tabs\tand\nnewlines\r\n  and   spaces ",
+    "control \u0000\u200b\ufeff characters",
+    "[CLS] special [SEP] tokens <s> in text </s> [MASK] <mask>",
+    "<|endoftext|>a<pad>b<unk>c<extra_id_0>",
+)
+"""Where implementations of one tokenizer part ways: joined emoji, control characters, special tokens inside a text."""
+
+CORPUS = (*PLAIN, *HARD)
+
+PAIRS = (
+    ("Who wrote the letter?", "Nobody knows who wrote the letter."),
+    ("東京", "A quick brown fox"),
+    ("", "an empty first text"),
+)
+
+What = Literal["encoding", "pair", "decoding", "decoding without special tokens"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """One text on which the two do not agree."""
+
+    what: What
+    text: str
+    """Its first 80 characters."""
+    expected: str
+    """The source's: its first ids, or its text."""
+    found: str
+    grave: bool
+    """Such text is read as people write it, and more than spaces around special tokens differs: a reason to refuse."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """What was compared, and every difference."""
+
+    texts: int
+    """Encoded and decoded again, with and without special tokens."""
+    pairs: int
+    """0 where the source's tokenizer makes none."""
+    differences: tuple[Difference, ...]
+
+
+def prove(path: Path, source: PreTrainedTokenizerBase, *, own_file: bool) -> Proof:
+    """Compare a tokenizer.json with the source's tokenizer; padding and truncation baked into either do not count.
+
+    Args:
+        own_file: tokenizer.json is the source's own. transformers 5 builds some classes anew instead of reading it, and
+            then splits around special tokens and control characters in another way; every other consumer reads the
+            file. Such differences are kept in the proof, and are not grave. In a file that was made, they are.
+    """
+    from tokenizers import Tokenizer
+
+    packed = Tokenizer.from_file(str(path))
+    packed.no_truncation()
+    packed.no_padding()
+    pairs = PAIRS if _makes_pairs(source) else ()
+    differences = (*_encodings(packed, source), *_pairs(packed, source, pairs), *_decodings(packed, source))
+    if not own_file:
+        differences = tuple(
+            replace(each, grave=covers(source, each.text)) if each.what in ("encoding", "pair") else each
+            for each in differences
+        )
+    return Proof(texts=len(CORPUS), pairs=len(pairs), differences=differences)
+
+
+def require(proof: Proof, *, subject: str, own_file: bool) -> None:
+    """Refuse a tokenizer that is not the source's.
+
+    Raises:
+        ModelInvalid: the two differ gravely.
+    """
+    grave = [each for each in proof.differences if each.grave]
+    if not grave:
+        return
+    first = grave[0]
+    cause = (
+        "its files disagree: save them again from one tokenizer"
+        if own_file
+        else "its vocabulary files cannot be converted exactly: add the tokenizer.json that they belong to"
+    )
+    raise ModelInvalid(
+        f"{subject}: tokenizer.json differs from the source's tokenizer in {len(grave)} comparisons; {first.what} of"
+        f" {first.text!r} gives {first.found}, the source {first.expected}; {cause}"
+    )
+
+
+def _makes_pairs(source: PreTrainedTokenizerBase) -> bool:
+    if is_ctc(source):
+        return False
+    try:
+        source(*PAIRS[0], verbose=False)
+    except (ValueError, NotImplementedError, TypeError):
+        return False
+    return True
+
+
+def _encodings(packed: Tokenizer, source: PreTrainedTokenizerBase) -> Iterator[Difference]:
+    for text in CORPUS:
+        ids, found = _ids(source, text), packed.encode(text).ids
+        if found != ids:
+            yield _difference("encoding", text, ids, found, grave=text in PLAIN)
+
+
+def _pairs(
+    packed: Tokenizer, source: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]]
+) -> Iterator[Difference]:
+    for first, second in pairs:
+        wanted = source(first, second, truncation=False, padding=False, verbose=False)
+        found = packed.encode(first, second)
+        text = f"{first} | {second}"
+        if found.ids != wanted["input_ids"]:
+            yield _difference("pair", text, wanted["input_ids"], found.ids, grave=True)
+        elif "token_type_ids" in wanted and found.type_ids != wanted["token_type_ids"]:
+            yield _difference("pair", text, wanted["token_type_ids"], found.type_ids, grave=True)
+
+
+def _decodings(packed: Tokenizer, source: PreTrainedTokenizerBase) -> Iterator[Difference]:
+    """The ids of every text, and for CTC what a model gives out: repeats, and blanks between them."""
+    for text in CORPUS:
+        ids = _ids(source, text)
+        if is_ctc(source):
+            ids = [each for one in ids for each in (one, one, int(source.pad_token_id or 0))]
+        whats: tuple[tuple[bool, What], ...] = ((False, "decoding"), (True, "decoding without special tokens"))
+        for skip, what in whats:
+            wanted = _decoded(source, ids, skip=skip)
+            found = packed.decode(ids, skip_special_tokens=skip)
+            if found != wanted:
+                spaces_alone = _spaceless(found) == _spaceless(wanted) and _holds_special(source, ids)
+                yield _difference(what, text, wanted, found, grave=text in PLAIN and not spaces_alone)
+
+
+def _decoded(source: PreTrainedTokenizerBase, ids: list[int], *, skip: bool) -> str:
+    if skip and is_ctc(source):
+        # The blank is a special token, and what repeats around it must stay apart: it goes when repeats are joined.
+        kept = {source.pad_token_id, getattr(source, "word_delimiter_token_id", None)}
+        ids, skip = [one for one in ids if one in kept or one not in source.all_special_ids], False
+    return str(source.decode(ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False))
+
+
+def _ids(source: PreTrainedTokenizerBase, text: str) -> list[int]:
+    ids: list[int] = source(text, truncation=False, padding=False, verbose=False)["input_ids"]
+    return ids
+
+
+def _holds_special(source: PreTrainedTokenizerBase, ids: list[int]) -> bool:
+    """Unknown and special tokens get spaces of their own from tokenizers in Python."""
+    return bool(set(ids) & set(source.all_special_ids))
+
+
+def _spaceless(text: str) -> str:
+    return "".join(text.split())
+
+
+def _difference(what: What, text: str, expected: object, found: object, *, grave: bool) -> Difference:
+    return Difference(what=what, text=text[:80], expected=str(expected)[:200], found=str(found)[:200], grave=grave)
