@@ -59,7 +59,8 @@ def stage_folder(command: Command, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def test_the_version_and_every_command_have_help(command: Command) -> None:
     assert command("--version").stdout == f"onnx-fleet {__version__}\n"
-    for name in ("plan", "run", "export", "validate", "measure", "publish", "list", "verify", "pull", "catalogue"):
+    for name in ("plan", "run", "export", "validate", "measure", "publish", "list", "verify", "pull", "inspect",
+                 "catalogue"):  # fmt: skip
         assert command(name, "--help").returncode == 0
 
 

@@ -12,7 +12,7 @@ import sys
 import typer
 
 from onnx_fleet import __version__
-from onnx_fleet.cli import makers, readers
+from onnx_fleet.cli import inspecting, makers, readers
 from onnx_fleet.cli.show import console
 from onnx_fleet.errors import OnnxFleetError
 
@@ -28,7 +28,7 @@ app = typer.Typer(
 app.add_typer(makers.catalogue_app, name="catalogue")
 for command in (
     makers.plan, makers.run, makers.export, makers.validate, makers.measure, makers.publish,
-    readers.list_, readers.verify, readers.pull,
+    readers.list_, readers.verify, readers.pull, inspecting.inspect,
 ):  # fmt: skip
     app.command(name=command.__name__.rstrip("_"))(command)
 

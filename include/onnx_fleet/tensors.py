@@ -1,0 +1,140 @@
+"""The tensors and nodes of an ONNX file as it lies: where each weight is, without reading any that lies beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx
+
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weight:
+    """One initializer."""
+
+    name: str
+    dtype: str
+    """numpy's name: ``float32``; ONNX's own where numpy has none."""
+    shape: tuple[int, ...]
+    size_bytes: int
+    file: str
+    """Relative to the bundle; the graph's own path where it is inside."""
+    offset: int
+    """In the file, for what lies beside the graph; 0 inside it."""
+    external: bool
+    shared_with: tuple[str, ...] = ()
+    """The other graphs that read these very bytes."""
+
+    @property
+    def place(self) -> tuple[str, int, int]:
+        """File, offset and size: one place is one weight, whoever reads it."""
+        return self.file, self.offset, self.size_bytes
+
+
+def subgraphs(model: onnx.ModelProto) -> Iterator[Sequence[onnx.NodeProto]]:
+    """The nodes of the graph, then of every graph inside it, then of every function."""
+    for graph in graphs(model):
+        yield graph.node
+    for function in model.functions:
+        yield function.node
+        for inner in _inside(function.node):
+            yield inner.node
+
+
+def graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+    """The graph, and every graph inside it."""
+    yield model.graph
+    yield from _inside(model.graph.node)
+
+
+def weights_of(model: onnx.ModelProto, *, bundle: Path, path: str) -> Iterator[Weight]:
+    """Every initializer of the graph and of the graphs inside it."""
+    for graph in graphs(model):
+        for tensor in graph.initializer:
+            yield _weight(tensor, bundle=bundle, path=path)
+
+
+def tensors_inside(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """The initializers that lie in the graph's own file, by name."""
+    import onnx
+
+    return {
+        tensor.name: tensor
+        for graph in graphs(model)
+        for tensor in graph.initializer
+        if tensor.data_location != onnx.TensorProto.EXTERNAL
+    }
+
+
+def digest(weight: Weight, *, inside: Mapping[str, onnx.TensorProto], bundle: Path) -> str:
+    """SHA-256 of dtype, shape and bytes; a file beside the graph is read a chunk at a time."""
+    from onnx import numpy_helper
+
+    made = hashlib.sha256(f"{weight.dtype} {weight.shape} ".encode())
+    if not weight.external:
+        tensor = inside[weight.name]
+        made.update(tensor.raw_data or numpy_helper.to_array(tensor).tobytes())
+        return made.hexdigest()
+    left = weight.size_bytes
+    with (bundle / weight.file).open("rb") as file:
+        file.seek(weight.offset)
+        while left and (chunk := file.read(min(left, _CHUNK_BYTES))):
+            made.update(chunk)
+            left -= len(chunk)
+    return made.hexdigest()
+
+
+def dtype_name(kind: int) -> str:
+    """``float32`` for ONNX's number of a type."""
+    import onnx
+
+    name = str(onnx.TensorProto.DataType.Name(kind)).lower()
+    return {"float": "float32", "double": "float64"}.get(name, name)
+
+
+def _inside(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            for graph in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+                yield graph
+                yield from _inside(graph.node)
+
+
+def _weight(tensor: onnx.TensorProto, *, bundle: Path, path: str) -> Weight:
+    import onnx
+
+    external = tensor.data_location == onnx.TensorProto.EXTERNAL
+    stated = {entry.key: entry.value for entry in tensor.external_data} if external else {}
+    bits = _bits(tensor.data_type)
+    size_bytes = int(stated.get("length") or math.ceil(math.prod(tensor.dims) * bits / 8))
+    file = (Path(path).parent / stated["location"]).as_posix() if external else path
+    return Weight(
+        name=tensor.name,
+        dtype=dtype_name(tensor.data_type),
+        shape=tuple(tensor.dims),
+        size_bytes=size_bytes,
+        file=file,
+        offset=int(stated.get("offset", 0)),
+        external=external,
+    )
+
+
+def _bits(kind: int) -> int:
+    import onnx
+    from onnx import helper
+
+    name = str(onnx.TensorProto.DataType.Name(kind))
+    if name.endswith("INT4") or name.startswith("FLOAT4"):
+        return 4
+    if name.endswith("INT2"):
+        return 2
+    if name == "STRING":
+        return 0
+    return int(helper.tensor_dtype_to_np_dtype(kind).itemsize) * 8
