@@ -34,7 +34,8 @@ def finish(model: ir.Model, *, outputs: tuple[str | int | None, ...] = ("batch_s
         model,
         inputs={"ids": TOKENS},
         outputs={"doubled": outputs},
-        parameter_prefix="model.",
+        traced_names={},
+        parameters={"model.w": "w"},
         metadata={"onnx_fleet.commit": "abc"},
     )
 
@@ -82,7 +83,8 @@ def test_an_input_that_was_traced_away_is_refused() -> None:
             traced(),
             inputs={"ids": TOKENS, "attention_mask": TOKENS},
             outputs={"doubled": TOKENS},
-            parameter_prefix="model.",
+            traced_names={},
+            parameters={},
             metadata={},
         )
 

@@ -13,10 +13,9 @@ import onnxruntime
 import pytest
 
 from fixtures.exported import Exported
-from onnx_fleet import jsonio, latency
+from onnx_fleet import jsonio, latency, stage
 from onnx_fleet.catalogue import LatencyGrid
 from onnx_fleet.footprint import FootprintRequest
-from onnx_fleet.inputs import ModelLimits
 from onnx_fleet.latency import LatencyReport, time_interleaved
 
 GRID = LatencyGrid(batch_sizes=(1, 2), sequence_lengths=(8, 100), warmup_runs=2, timed_runs=11, threads=1)
@@ -70,10 +69,9 @@ def test_load_time_and_memory_are_the_graphs_and_not_pytorchs(report: LatencyRep
 def test_the_footprint_is_taken_without_torch(measured: Exported) -> None:
     request = FootprintRequest(
         stage_dir=measured.stage_dir,
-        graphs=("onnx/model.onnx",),
+        graphs=stage.read_export(measured.stage_dir).graphs,
         provider="cpu",
         threads=1,
-        limits=ModelLimits(vocab_size=600, max_length=66, token_types=2, pad_token_id=0),
         batch_size=1,
         sequence_length=8,
     )

@@ -13,9 +13,10 @@ from onnx_fleet.graph import TensorSpec
 
 Finding = Literal[
     "equal", "different", "nan", "shape", "dtype", "missing", "unexpected", "error", "placement",
-    "sensitive", "insensitive", "skipped",
+    "sensitive", "insensitive", "skipped", "near_tie",
 ]  # fmt: skip
-"""The last three pass: they say what the comparisons would have caught, and what was not proven and why."""
+"""The last four pass: they say what the comparisons would have caught, what was not proven and why, and where two
+tokens were equally likely to PyTorch itself, within the tolerance."""
 
 Outputs = Mapping[str, np.ndarray]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnx_fleet import graph, isolated, stage, tokenizer, toolchain, weights
+from onnx_fleet import graph, isolated, model_config, stage, tokenizer, toolchain, tracing, weights
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.graph import GraphInfo
 from onnx_fleet.isolated import Limits
@@ -18,8 +18,6 @@ from onnx_fleet.stage import ExportRecord, Fallback
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-    from onnx_fleet.families import GraphSpec
 
 log = logging.getLogger(__name__)
 
@@ -67,69 +65,31 @@ def fill(request: ExportRequest) -> ExportRecord:
     item = request.item
     tokenizer.pack(item.model, source_dir=request.source_dir, stage=request.stage)
     family = families.family(item.family)
-    module = family.load(item, request.source_dir)
-    graphs: list[GraphInfo] = []
+    model = family.load(item, request.source_dir)
+    checkpoint = weights.checkpoint_names(request.source_dir)
+    traced: dict[str, ir.Model] = {}
     fallbacks: list[Fallback] = []
-    for spec in family.graphs(item, module):
-        model, taken = trace(spec, opset=item.model.entry.opset)
-        fallbacks += taken
-        graph.finish(
-            model,
-            inputs=spec.inputs,
-            outputs=spec.outputs,
-            parameter_prefix=spec.parameter_prefix,
-            metadata=_metadata(item),
+    for spec in family.graphs(item, model):
+        traced[spec.role], taken = tracing.trace(
+            spec, opset=item.model.entry.opset, checkpoint=checkpoint, metadata=_metadata(item)
         )
-        path = request.stage / "onnx" / f"{spec.role}.onnx"
-        weights.save(model, path)
+        fallbacks += taken
+    paths = weights.save_all(traced, request.stage / "onnx")
+    for path in paths.values():
         graph.check(path)
-        graphs.append(graph.describe(path, role=spec.role, variant="fp32", bundle=request.stage))
+    graphs = tuple(
+        graph.describe(path, role=role, variant="fp32", bundle=request.stage) for role, path in paths.items()
+    )
+    model_config.complete_config(request.stage, external_data=_external_data(graphs))
     return ExportRecord(
-        graphs=tuple(graphs),
-        settings={"opset": item.model.entry.opset, "attention": "eager", "optimize": not fallbacks},
+        graphs=graphs,
+        settings={"opset": item.model.entry.opset, "attention": "eager"},
         recipe=item.model.entry.recipe,
         fallbacks=tuple(fallbacks),
         toolchain=item.toolchain,
         duration_s=0.0,
         peak_memory_bytes=0,
     )
-
-
-def trace(spec: GraphSpec, *, opset: int) -> tuple[ir.Model, tuple[Fallback, ...]]:
-    """Trace one graph, with the optimizer where it holds.
-
-    Raises:
-        ExportUnsupported: neither way works; the message carries the exporter's reason.
-    """
-    try:
-        return _trace(spec, opset=opset, optimize=True), ()
-    except Exception as err:  # the exporter raises anything, from any layer of torch
-        log.warning("tracing with the optimizer failed: %s", err, exc_info=err)
-        reason = _first_line(err)
-    try:
-        model = _trace(spec, opset=opset, optimize=False)
-    except Exception as err:
-        raise ExportUnsupported(
-            f"{spec.role}: the model cannot be traced ({_first_line(err)}); give it a recipe, another task or another "
-            f"opset"
-        ) from err
-    return model, (Fallback(what="optimizer on -> off", why=reason),)
-
-
-def _trace(spec: GraphSpec, *, opset: int, optimize: bool) -> ir.Model:
-    import torch
-    from transformers.exporters.configs import OnnxConfig
-    from transformers.exporters.exporter_onnx import OnnxExporter
-
-    dynamic = {
-        name: {axis: torch.export.Dim.AUTO for axis, symbol in enumerate(shape) if isinstance(symbol, str)}
-        for name, shape in spec.inputs.items()
-    }
-    config = OnnxConfig(dynamic=True, dynamic_shapes=dynamic, opset_version=opset, optimize=optimize)
-    exporter = OnnxExporter()  # type: ignore[no-untyped-call]
-    exported = exporter.export(spec.module, dict(spec.example_inputs), config)  # type: ignore[arg-type]
-    program: ir.Model = exported.program
-    return program
 
 
 def _require_toolchain(item: WorkItem) -> None:
@@ -155,6 +115,7 @@ def _metadata(item: WorkItem) -> Mapping[str, str]:
     }
 
 
-def _first_line(err: Exception) -> str:
-    lines = str(err).strip().splitlines()
-    return f"{type(err).__name__}: {lines[0] if lines else 'no message'}"
+def _external_data(graphs: Iterable[GraphInfo]) -> dict[str, int]:
+    """The files of those graphs that have weights under their own name beside them; others' are in one of these."""
+    files = {file for info in graphs for file in info.weight_files}
+    return {info.path.removeprefix("onnx/"): 1 for info in graphs if f"{info.path}_data" in files}

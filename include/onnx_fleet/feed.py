@@ -53,8 +53,9 @@ class FeedLatency:
     provider: str
     graph: str
     variant: str
+    phase: str
     batch_size: int
-    sequence_length: int
+    sequence_length: int | None
     latency_ms_p50: float
     latency_ms_p95: float
     ratio_to_torch: float | None
@@ -270,6 +271,7 @@ def _latency(sealed: Manifest) -> Iterable[FeedLatency]:
                 provider=measured.provider,
                 graph=row.graph,
                 variant=row.variant,
+                phase=row.phase,
                 batch_size=row.batch_size,
                 sequence_length=row.sequence_length,
                 latency_ms_p50=row.latency_ms_p50,

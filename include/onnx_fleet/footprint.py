@@ -8,20 +8,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnx_fleet import inputs, isolated, runtime
-from onnx_fleet.inputs import ModelLimits
+from onnx_fleet import isolated, runtime, workloads
+from onnx_fleet.graph import GraphInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FootprintRequest:
-    """Which graphs to load, and the point to run them at."""
+    """Which graphs to load, and what to run on them."""
 
     stage_dir: Path
-    graphs: tuple[str, ...]
-    """Relative to the stage; all are held in memory together, as a consumer holds them."""
+    graphs: tuple[GraphInfo, ...]
+    """All are held in memory together, as a consumer holds them."""
     provider: str
     threads: int
-    limits: ModelLimits
     batch_size: int
     sequence_length: int
 
@@ -37,19 +36,18 @@ class Footprint:
 
 
 def take(request: FootprintRequest) -> Footprint:
-    """Load every graph, run each one once.
+    """Load every graph, let each do every kind of its work once.
 
     Raises:
         GpuUnavailable, ValidationFailed: a graph does not load or run.
     """
-    space = inputs.token_space(request.stage_dir, request.limits, bound=request.sequence_length)
-    batch = inputs.random_batch(space, batch_size=request.batch_size, length=request.sequence_length, seed=0)
     sessions = [
-        runtime.open_session(request.stage_dir / path, provider=request.provider, threads=request.threads)
-        for path in request.graphs
+        runtime.open_session(request.stage_dir / info.path, provider=request.provider, threads=request.threads)
+        for info in request.graphs
     ]
-    for session in sessions:
-        session.run(batch.feeds)
+    for info, session in zip(request.graphs, sessions, strict=True):
+        for work in workloads.of(info, batch_size=request.batch_size, length=request.sequence_length):
+            session.run(work.feeds(info, seed=0))
     return Footprint(
         load_time_s=sum(session.load_time_s for session in sessions),
         peak_memory_bytes=isolated.peak_memory_bytes(),

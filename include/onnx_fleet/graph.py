@@ -16,6 +16,19 @@ if TYPE_CHECKING:
 
 Shape = Sequence[str | int | None]
 
+SYMBOLS = frozenset(
+    {
+        "batch_size", "sequence_length", "past_sequence_length", "total_sequence_length", "encoder_sequence_length",
+        "decoder_sequence_length", "past_encoder_sequence_length", "num_choices", "num_logits_to_keep", "height",
+        "width", "output_height", "output_width", "num_samples", "num_frames", "image_batch_size", "text_batch_size",
+        "num_images", "head_size",
+    }
+)  # fmt: skip
+"""The contract's words for axes, the same in every graph."""
+
+NUMBERS_TO_THE_MODEL = frozenset({"head_size"})
+"""Symbols of axes that the trace has as numbers: consumers that size an empty cache wrongly need them open."""
+
 OPSETS = range(18, 24)
 """Below 18 the exporter needs version conversion; above 23 the pinned onnxruntime gives no guarantee."""
 
@@ -59,7 +72,8 @@ def finish(
     *,
     inputs: Mapping[str, Shape],
     outputs: Mapping[str, Shape],
-    parameter_prefix: str,
+    traced_names: Mapping[str, str],
+    parameters: Mapping[str, str],
     metadata: Mapping[str, str],
 ) -> None:
     """Give a traced graph the contract's names, in place.
@@ -67,22 +81,28 @@ def finish(
     Args:
         inputs: every input by name, with the contract's symbol for each axis that must stay dynamic.
         outputs: every output by name, in the order that consumers rely on.
-        parameter_prefix: what the traced module put before the checkpoint's parameter names.
+        traced_names: input's name in the trace -> its own.
+        parameters: parameter's name in the trace -> the checkpoint's.
         metadata: goes into the file: model id, commit, fingerprint.
     Raises:
         ExportUnsupported: an input was traced away, or an axis that must be dynamic was frozen.
     """
+    for value in model.graph.inputs:
+        value.name = traced_names.get(str(value.name), value.name)
     _require_names("input", [value.name for value in model.graph.inputs], wanted=list(inputs))
     _require_names("output", [value.name for value in model.graph.outputs], wanted=list(outputs))
     symbols: dict[str, str] = {}
     for value in model.graph.inputs:
         symbols |= _symbols(value, inputs[str(value.name)])
     _rename_symbols(model.graph, symbols)
+    for value in model.graph.inputs:
+        _name_axes(value, inputs[str(value.name)])
     for value in model.graph.outputs:
         _require_shape(value, outputs[str(value.name)])
+        _name_axes(value, outputs[str(value.name)])
     for name in list(model.graph.initializers):
-        if name.startswith(parameter_prefix):
-            _rename_initializer(model.graph, name, name.removeprefix(parameter_prefix))
+        if name in parameters:
+            _rename_initializer(model.graph, name, parameters[name])
     _forget_origin(model)
     model.metadata_props.update(metadata)
     model.producer_name = "onnx-fleet"
@@ -148,7 +168,7 @@ def _symbols(value: ir.Value, wanted: Shape) -> dict[str, str]:
     found = list(value.shape or ())
     symbols = {}
     for axis, (dim, name) in enumerate(zip(found, wanted, strict=True)):
-        if not isinstance(name, str):
+        if not isinstance(name, str) or name in NUMBERS_TO_THE_MODEL:
             continue
         if isinstance(dim, int) or dim.value is None:
             raise ExportUnsupported(
@@ -157,6 +177,15 @@ def _symbols(value: ir.Value, wanted: Shape) -> dict[str, str]:
             )
         symbols[str(dim.value)] = name
     return symbols
+
+
+def _name_axes(value: ir.Value, wanted: Shape) -> None:
+    """The contract's own words: the trace knows a sum of two lengths, and a number that consumers leave open."""
+    import onnx_ir as ir
+
+    value.shape = ir.Shape(
+        [name if isinstance(name, str) else dim for dim, name in zip(value.shape or (), wanted, strict=True)]
+    )
 
 
 def _rename_symbols(graph: ir.Graph, symbols: Mapping[str, str]) -> None:
@@ -173,9 +202,10 @@ def _rename_symbols(graph: ir.Graph, symbols: Mapping[str, str]) -> None:
 
 
 def _require_shape(value: ir.Value, wanted: Shape) -> None:
+    """Rank, numbers, and that what has a symbol was not frozen; whether sizes keep their promise, validation sees."""
     found = [dim if isinstance(dim, int) else str(dim.value) for dim in value.shape or ()]
     agree = len(found) == len(wanted) and all(
-        dim == name if isinstance(name, str | int) else isinstance(dim, int)
+        dim == name if isinstance(name, int) else isinstance(dim, int) == (name is None)
         for dim, name in zip(found, wanted, strict=True)
     )
     if not agree:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import ModelInfo
 
+from onnx_fleet import tasks
 from onnx_fleet.catalogue import Discover, Entry
 from onnx_fleet.errors import (
     ExportUnsupported,
@@ -22,7 +23,7 @@ from onnx_fleet.errors import (
 )
 from onnx_fleet.hub_client import Hub, HubSettings
 from onnx_fleet.hub_download import download, read_json
-from onnx_fleet.repo_files import Permits, needed, require_pinned_code, require_safe_paths
+from onnx_fleet.repo_files import Permits, needed, require_inputs, require_pinned_code, require_safe_paths
 from onnx_fleet.source import ResolvedModel, SourceFile
 from onnx_fleet.tasks import TASKS
 
@@ -57,7 +58,7 @@ def resolve(entry: Entry, *, hub: Hub) -> ResolvedModel:
         ModelNotFound, ModelGated, HubUnavailable, HubRateLimited: see Hub.calling.
         UnsafeModel: a file name leaves its folder, weights are pickle, or code would be run.
         LicenceRefused: the licence is not among the entry's.
-        ModelInvalid: no architecture, no tokenizer, no weights.
+        ModelInvalid: no architecture, no weights, or no tokenizer or preprocessor where the task needs one.
         ModelTooLarge: more to download than the entry's max_bytes.
         ExportUnsupported: no task fits.
     """
@@ -76,11 +77,13 @@ def resolve(entry: Entry, *, hub: Hub) -> ResolvedModel:
     _require_access(info, hub=hub, subject=subject)
     wanted = needed(files, permits=permits, subject=subject)
     architecture, model_type = _architecture(info, commit, hub=hub, permits=permits, subject=subject)
+    task = _task(entry, info, architecture, subject=subject)
+    require_inputs(wanted, task=TASKS[task], subject=subject)
     model = ResolvedModel(
         entry=entry,
         repo_id=info.id,
         commit=commit,
-        task=_task(entry, info, architecture, subject=subject),
+        task=task,
         architecture=architecture,
         model_type=model_type,
         licence=licence,
@@ -277,11 +280,8 @@ def _task(entry: Entry, info: ModelInfo, architecture: str, *, subject: str) -> 
         return entry.task
     if info.pipeline_tag is not None and info.pipeline_tag in TASKS:
         return info.pipeline_tag
-    # A language model's class ends with LMHeadModel, and is no bare model.
-    bare = not architecture.endswith(("HeadModel", "HeadsModel"))
-    for task in TASKS.values():
-        if architecture.endswith(task.architecture_suffix) and (bare or task.architecture_suffix != "Model"):
-            return task.name
+    if (task := tasks.of_architecture(architecture)) is not None:
+        return task.name
     raise ExportUnsupported(
         f"{subject}: no task for {architecture} (the Hub says {info.pipeline_tag or 'nothing'}); write task: with one"
         f" of {_names(sorted(TASKS))}, or remove the entry"

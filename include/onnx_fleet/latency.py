@@ -20,7 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
-from onnx_fleet import isolated, runtime, stage
+from onnx_fleet import isolated, runtime, stage, workloads
 from onnx_fleet.catalogue import LatencyGrid
 from onnx_fleet.errors import GpuUnavailable
 from onnx_fleet.footprint import Footprint, FootprintRequest, take
@@ -30,10 +30,10 @@ from onnx_fleet.isolated import Limits
 if TYPE_CHECKING:
     import numpy as np
 
-    from onnx_fleet.inputs import TokenSpace
     from onnx_fleet.plan import WorkItem
     from onnx_fleet.reference import Reference
     from onnx_fleet.runtime import Session
+    from onnx_fleet.workloads import Workload
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +57,11 @@ class LatencyRow:
 
     graph: str
     variant: str
+    phase: str = "forward"
+    """``forward``; ``prompt`` and ``step`` of a graph with a cache; ``encode`` of an encoder before a decoder."""
     batch_size: int
-    sequence_length: int
+    sequence_length: int | None
+    """Tokens in a row: of the prompt, of the encoder's input, or cached before the step; None where there are none."""
     timed_runs: int
     """On each side; fewer than the entry asks for where the point's time ran out."""
     latency_ms_p50: float
@@ -71,6 +74,12 @@ class LatencyRow:
     """PyTorch eager on the same inputs and threads, interleaved in the same run."""
     ratio_to_torch: float
     """latency_ms_p50 / torch_latency_ms_p50: below 1 is faster than PyTorch."""
+
+    @property
+    def at(self) -> str:
+        """The point, for people: ``batch 1 × 16 tokens``, ``step, batch 1 × 16 tokens``."""
+        size = f"batch {self.batch_size}" + (f" × {self.sequence_length} tokens" if self.sequence_length else "")
+        return size if self.phase == "forward" else f"{self.phase}, {size}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +117,12 @@ class LatencyReport:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Point:
     batch_size: int
-    sequence_length: int
+    sequence_length: int | None
+
+    @property
+    def length(self) -> int:
+        """For graphs that ask for one."""
+        return self.sequence_length or 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,30 +147,25 @@ class _Bench:
 
     def points(self) -> tuple[tuple[_Point, ...], tuple[SkippedPoint, ...]]:
         """The points to time, smallest first, and those that are too long for the model."""
-        longest = self._space().max_length
-        wanted = [
-            _Point(batch_size=batch_size, sequence_length=length)
-            for batch_size in self.grid.batch_sizes
-            for length in self.grid.sequence_lengths
-        ]
-        wanted.sort(key=lambda point: (point.batch_size * point.sequence_length, point.sequence_length))
-        skipped = tuple(
-            SkippedPoint(
-                batch_size=point.batch_size,
-                sequence_length=point.sequence_length,
-                reason=f"the model takes {longest} tokens at most",
-            )
-            for point in wanted
-            if point.sequence_length > longest
+        longest = workloads.longest(self.stage_dir, self.reference, bound=_NO_BOUND)
+        if longest is None:
+            sizes = sorted(self.grid.batch_sizes)
+            return tuple(_Point(batch_size=size, sequence_length=None) for size in sizes), ()
+        wanted = sorted(
+            ((rows, length) for rows in self.grid.batch_sizes for length in self.grid.sequence_lengths),
+            key=lambda point: (point[0] * point[1], point[1]),
         )
-        return tuple(point for point in wanted if point.sequence_length <= longest), skipped
+        fitting = tuple(_Point(batch_size=rows, sequence_length=size) for rows, size in wanted if size <= longest)
+        skipped = tuple(
+            SkippedPoint(batch_size=rows, sequence_length=size, reason=f"the model takes {longest} tokens at most")
+            for rows, size in wanted
+            if size > longest
+        )
+        return fitting, skipped
 
-    def feeds(self, point: _Point) -> dict[str, np.ndarray]:
-        """Full rows of random tokens, the same ones for both sides."""
-        from onnx_fleet import inputs
-
-        batch = inputs.random_batch(self._space(), batch_size=point.batch_size, length=point.sequence_length, seed=0)
-        return batch.feeds
+    def works(self, info: GraphInfo, point: _Point) -> tuple[Workload, ...]:
+        """What a graph does at one point: full rows of random tokens, the same ones for both sides."""
+        return workloads.of(info, batch_size=point.batch_size, length=point.length, tokens=self._tokens)
 
     def open(self, info: GraphInfo) -> Session:
         """A session; on an accelerator one whose nodes were seen to run there."""
@@ -165,14 +174,17 @@ class _Bench:
             return runtime.open_session(path, threads=self.threads)
         with TemporaryDirectory(prefix="onnx-fleet-") as folder:
             session = runtime.open_session(path, provider=self.provider, threads=self.threads, profile_dir=Path(folder))
-            placement = session.prove_placement(self.feeds(_Point(batch_size=1, sequence_length=2)))
+            placement = session.prove_placement(workloads.shortest(info).feeds(info, seed=0))
         runtime.require_placed(placement, graph=info.path)
         return session
 
-    def _space(self) -> TokenSpace:
+    @property
+    def _tokens(self) -> np.ndarray | None:
         from onnx_fleet import inputs
 
-        return inputs.token_space(self.stage_dir, self.reference.limits, bound=_NO_BOUND)
+        if "input_ids" not in self.reference.parameters:
+            return None
+        return inputs.token_space(self.stage_dir, self.reference.limits, bound=_NO_BOUND).tokens
 
 
 def measure(
@@ -234,12 +246,11 @@ def _take_figures(bench: _Bench, graphs: tuple[GraphInfo, ...], *, budget_s: flo
         return _Figures(reason="every point of the grid is too long for the model", skipped=skipped)
     request = FootprintRequest(
         stage_dir=bench.stage_dir,
-        graphs=tuple(info.path for info in graphs),
+        graphs=graphs,
         provider=bench.provider,
         threads=bench.threads,
-        limits=bench.reference.limits,
         batch_size=points[-1].batch_size,
-        sequence_length=points[-1].sequence_length,
+        sequence_length=points[-1].length,
     )
     log_file = bench.stage_dir / stage.PRIVATE / "footprint.log"
     footprint = isolated.run(take, request, limits=_FOOTPRINT_LIMITS, log=log_file).value
@@ -251,15 +262,16 @@ def _take_figures(bench: _Bench, graphs: tuple[GraphInfo, ...], *, budget_s: flo
 def _time_graph(bench: _Bench, info: GraphInfo, points: tuple[_Point, ...], *, budget_s: float) -> Iterator[LatencyRow]:
     session = bench.open(info)
     for point in points:
-        feeds = bench.feeds(point)
-        ours_ms, torch_ms = time_interleaved(
-            partial(session.run, feeds),
-            partial(bench.reference, feeds),
-            warmup_runs=bench.grid.warmup_runs,
-            timed_runs=bench.grid.timed_runs,
-            budget_s=budget_s,
-        )
-        yield _row(info, point, ours_ms, torch_ms)
+        for work in bench.works(info, point):
+            feeds = work.feeds(info, seed=0)
+            ours_ms, torch_ms = time_interleaved(
+                partial(session.run, feeds),
+                partial(bench.reference.graph, info.role, feeds),
+                warmup_runs=bench.grid.warmup_runs,
+                timed_runs=bench.grid.timed_runs,
+                budget_s=budget_s,
+            )
+            yield _row(info, point, work.phase, ours_ms, torch_ms)
 
 
 def time_interleaved(
@@ -321,7 +333,7 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _row(info: GraphInfo, point: _Point, ours_ms: np.ndarray, torch_ms: np.ndarray) -> LatencyRow:
+def _row(info: GraphInfo, point: _Point, phase: str, ours_ms: np.ndarray, torch_ms: np.ndarray) -> LatencyRow:
     import numpy as np
 
     p50, p90, p95, p99 = (float(value) for value in np.percentile(ours_ms, [50, 90, 95, 99], method="linear"))
@@ -329,6 +341,7 @@ def _row(info: GraphInfo, point: _Point, ours_ms: np.ndarray, torch_ms: np.ndarr
     return LatencyRow(
         graph=info.path,
         variant=info.variant,
+        phase=phase,
         batch_size=point.batch_size,
         sequence_length=point.sequence_length,
         timed_runs=len(ours_ms),

@@ -90,7 +90,7 @@ def of_bundle(
         worst_abs_diff=manifest.validation.max_abs_diff,
         latency_ms_p50=row.latency_ms_p50 if row else None,
         latency_ms_p95=row.latency_ms_p95 if row else None,
-        latency_at=f"batch {row.batch_size} × {row.sequence_length} tokens" if row else None,
+        latency_at=row.at if row else None,
         ratio_to_torch=row.ratio_to_torch if row else None,
         size_bytes=manifest.size_bytes,
         location=location,
@@ -133,7 +133,7 @@ def of_failure(
 
 def headline(rows: Sequence[LatencyRow]) -> LatencyRow | None:
     """The row that stands for a whole grid: the smallest batch at the longest length; None of an empty one."""
-    return min(rows, key=lambda row: (row.batch_size, -row.sequence_length), default=None)
+    return min(rows, key=lambda row: (row.batch_size, -(row.sequence_length or 0)), default=None)
 
 
 def gpu_statement(item: WorkItem, report: ValidationReport | ProviderValidation | None) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     from torch.nn import Module
+    from transformers import PreTrainedModel
 
 TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -28,31 +30,68 @@ TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 class Reference:
     """PyTorch eager on one model. Make it with load."""
 
-    def __init__(self, module: Module, *, device: str = "cpu") -> None:
-        self._module = module.to(device)
-        self._device = device
-        plain = getattr(module, "model", module)
-        taken = inspect.signature(plain.forward).parameters
-        self.input_names = tuple(name for name in TOKEN_INPUTS if name in taken)
-        """What the source model takes; a graph has to take as much."""
-        self.limits = _limits(plain)
+    def __init__(
+        self, model: PreTrainedModel, *, whole: Module, graph_modules: Mapping[str, Module], device: str = "cpu"
+    ) -> None:
+        self.model = model
+        """The plain transformers model."""
+        self.device = device
+        self._whole = whole.to(device)
+        self._graph_modules = graph_modules
+        self.parameters = frozenset(inspect.signature(model.forward).parameters)
+        """The names that the source model takes."""
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """What it takes of tokens; a graph has to take as much."""
+        return tuple(name for name in TOKEN_INPUTS if name in self.parameters)
+
+    @cached_property
+    def limits(self) -> ModelLimits:
+        """Of a model that takes tokens."""
+        return _limits(self.model)
 
     def __call__(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Every output by name. Feeds that the model does not take are left out.
+        """The whole model's outputs by name. Feeds that it does not take are left out.
 
         Raises:
             ValidationFailed: PyTorch itself cannot run them.
         """
+        return self._run(self._whole, {name: array for name, array in feeds.items() if name in self.parameters})
+
+    def graph(self, role: str, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The work of one graph alone in PyTorch eager, its inputs and outputs by the contract's names: to time it.
+
+        Raises:
+            ValidationFailed: PyTorch itself cannot run them.
+        """
+        return self._run(self._graph_modules[role], feeds)
+
+    def generate(self, feeds: Mapping[str, np.ndarray], **settings: Any) -> np.ndarray:
+        """transformers' own generate: int64 [rows, tokens], the prompt included where the model has no encoder."""
         import torch
 
-        tensors = {name: torch.from_numpy(feeds[name]).to(self._device) for name in self.input_names if name in feeds}
+        tensors = self._tensors(feeds)
+        with torch.inference_mode():
+            tokens: np.ndarray = self.model.generate(**tensors, **settings).cpu().numpy()  # type: ignore[operator]
+        return tokens
+
+    def _run(self, module: Module, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        import torch
+
+        tensors = self._tensors(feeds)
         try:
             with torch.inference_mode():
-                outputs = self._module(**tensors)
+                outputs = module(**tensors)
         except (RuntimeError, IndexError, ValueError) as err:
             shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors.items())
             raise ValidationFailed(f"PyTorch itself does not run on {shapes}: {err}") from err
         return {name: output.cpu().numpy() for name, output in outputs.items()}
+
+    def _tensors(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        import torch
+
+        return {name: torch.from_numpy(array).to(self.device) for name, array in feeds.items()}
 
 
 def load(item: WorkItem, *, source_dir: Path, device: str = "cpu") -> Reference:
@@ -68,7 +107,11 @@ def load(item: WorkItem, *, source_dir: Path, device: str = "cpu") -> Reference:
     """
     from onnx_fleet import families
 
-    return Reference(families.family(item.family).load(item, source_dir), device=device)
+    family = families.family(item.family)
+    model = family.load(item, source_dir)
+    whole = family.whole(item, model)
+    modules = {spec.role: spec.module for spec in family.graphs(item, model)}
+    return Reference(model, whole=whole, graph_modules=modules, device=device)
 
 
 def threads(count: int) -> AbstractContextManager[None]:
@@ -89,7 +132,7 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _limits(model: Any) -> ModelLimits:
-    config = model.config
+    config = model.config.get_text_config()
     takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
     return ModelLimits(
         vocab_size=int(config.vocab_size),
@@ -99,13 +142,16 @@ def _limits(model: Any) -> ModelLimits:
     )
 
 
+_POSITION_TABLES = ("position_embeddings", "embed_positions", "wpe", "position_embedding")
+
+
 def _max_length(model: Any) -> int | None:
     """From the position table where there is one: RoBERTa's keeps its first rows, up to the padding's, for padding."""
     from torch.nn import Embedding
 
     for name, module in model.named_modules():
-        if name.rpartition(".")[2] in ("position_embeddings", "embed_positions") and isinstance(module, Embedding):
+        if name.rpartition(".")[2] in _POSITION_TABLES and isinstance(module, Embedding):
             reserved = 0 if module.padding_idx is None else module.padding_idx + 1
-            return int(module.num_embeddings) - reserved
-    stated = getattr(model.config, "max_position_embeddings", None)
+            return int(module.num_embeddings) - reserved - int(getattr(module, "offset", 0))
+    stated = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return int(stated) if stated and stated > 0 else None

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
+
+Modality = Literal["text", "image", "audio"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -11,53 +14,97 @@ class Task:
     """What a model is used for."""
 
     name: str
-    """The Hub's pipeline tag."""
+    """The Hub's pipeline tag; ``multiple-choice`` is ours."""
     family: str
-    """A key of onnx_fleet.families.FAMILIES."""
-    auto_class: str
-    """The class of transformers that loads a model for it."""
-    architecture_suffix: str
-    """How an architecture name that serves it ends; empty for a bare model."""
+    """A file of onnx_fleet.families."""
+    auto_classes: tuple[str, ...]
+    """The classes of transformers that load a model for it; the first that knows the model's configuration is taken."""
+    architectures: tuple[str, ...] = ()
+    """How the names of architectures that serve it end; of several tasks the one with the longest end is meant."""
+    takes: tuple[Modality, ...] = ("text",)
+    """What goes in: text needs a tokenizer, images and sound a preprocessor."""
+
+
+def _encoder(name: str, auto_class: str, *architectures: str) -> Task:
+    return Task(name=name, family="encoder", auto_classes=(auto_class,), architectures=architectures)
+
+
+def _vision(name: str, auto_class: str, *architectures: str) -> Task:
+    return Task(name=name, family="vision", auto_classes=(auto_class,), architectures=architectures, takes=("image",))
+
+
+def _seq2seq(name: str, *architectures: str) -> Task:
+    return Task(name=name, family="seq2seq", auto_classes=("AutoModelForSeq2SeqLM",), architectures=architectures)
 
 
 TASKS: Mapping[str, Task] = {
     task.name: task
     for task in (
+        _encoder("feature-extraction", "AutoModel", "Model"),
+        _encoder("sentence-similarity", "AutoModel"),
+        _encoder("fill-mask", "AutoModelForMaskedLM", "ForMaskedLM"),
+        _encoder("text-classification", "AutoModelForSequenceClassification", "ForSequenceClassification"),
+        _encoder("zero-shot-classification", "AutoModelForSequenceClassification"),
+        _encoder("text-ranking", "AutoModelForSequenceClassification"),
+        _encoder("token-classification", "AutoModelForTokenClassification", "ForTokenClassification"),
+        _encoder("question-answering", "AutoModelForQuestionAnswering", "ForQuestionAnswering"),
+        _encoder("multiple-choice", "AutoModelForMultipleChoice", "ForMultipleChoice"),
         Task(
-            name="feature-extraction",
-            family="encoder",
-            auto_class="AutoModel",
-            architecture_suffix="Model",
+            name="text-generation",
+            family="decoder",
+            auto_classes=("AutoModelForCausalLM",),
+            architectures=("ForCausalLM", "LMHeadModel"),
+        ),
+        _seq2seq("text2text-generation", "ForConditionalGeneration", "MTModel"),
+        _seq2seq("summarization"),
+        _seq2seq("translation"),
+        _vision("image-classification", "AutoModelForImageClassification", "ForImageClassification"),
+        _vision("image-feature-extraction", "AutoModel", "ViTModel", "Dinov2Model", "BeitModel", "ConvNextModel"),
+        _vision("image-segmentation", "AutoModelForSemanticSegmentation", "ForSemanticSegmentation"),
+        _vision("object-detection", "AutoModelForObjectDetection", "ForObjectDetection"),
+        _vision("depth-estimation", "AutoModelForDepthEstimation", "ForDepthEstimation"),
+        Task(
+            name="automatic-speech-recognition",
+            family="speech",
+            auto_classes=("AutoModelForSpeechSeq2Seq", "AutoModelForCTC"),
+            architectures=(
+                "ForCTC", "WhisperForConditionalGeneration", "Speech2TextForConditionalGeneration",
+                "MoonshineForConditionalGeneration",
+            ),
+            takes=("audio", "text"),
         ),
         Task(
-            name="sentence-similarity",
-            family="encoder",
-            auto_class="AutoModel",
-            architecture_suffix="Model",
+            name="audio-classification",
+            family="speech",
+            auto_classes=("AutoModelForAudioClassification",),
+            architectures=("ForAudioClassification",),
+            takes=("audio",),
         ),
         Task(
-            name="fill-mask",
-            family="encoder",
-            auto_class="AutoModelForMaskedLM",
-            architecture_suffix="ForMaskedLM",
+            name="zero-shot-image-classification",
+            family="dual",
+            auto_classes=("AutoModelForZeroShotImageClassification",),
+            architectures=("CLIPModel", "SiglipModel", "Siglip2Model", "AlignModel", "ChineseCLIPModel"),
+            takes=("text", "image"),
         ),
         Task(
-            name="text-classification",
-            family="encoder",
-            auto_class="AutoModelForSequenceClassification",
-            architecture_suffix="ForSequenceClassification",
-        ),
-        Task(
-            name="token-classification",
-            family="encoder",
-            auto_class="AutoModelForTokenClassification",
-            architecture_suffix="ForTokenClassification",
-        ),
-        Task(
-            name="question-answering",
-            family="encoder",
-            auto_class="AutoModelForQuestionAnswering",
-            architecture_suffix="ForQuestionAnswering",
+            name="image-text-to-text",
+            family="vlm",
+            auto_classes=("AutoModelForImageTextToText",),
+            architectures=("Idefics3ForConditionalGeneration", "SmolVLMForConditionalGeneration"),
+            takes=("text", "image"),
         ),
     )
-}
+}  # fmt: skip
+
+
+def of_architecture(name: str) -> Task | None:
+    """The task that an architecture serves, by the end of its name; None when no end fits."""
+    fitting = [
+        (len(end), task)
+        for task in TASKS.values()
+        for end in task.architectures
+        # A language model's class ends with LMHeadModel, and is no bare model.
+        if name.endswith(end) and not (end == "Model" and name.endswith(("HeadModel", "HeadsModel")))
+    ]
+    return max(fitting, key=lambda pair: pair[0])[1] if fitting else None

@@ -178,17 +178,17 @@ def describe(row: CheckRow) -> str:
 
 
 def _prove(bench: _Bench, graphs: tuple[GraphInfo, ...]) -> _Proof:
-    """Run every check on every graph."""
+    """Run every check of the family on the graphs together."""
     runtime.require_provider(bench.provider)  # before torch is imported and weights are read for nothing
     from onnx_fleet import reference
 
     rows: list[CheckRow] = []
     nodes: Counter[str] = Counter()
-    expected: Reference | None = None
-    for info in graphs:
-        with TemporaryDirectory(prefix="onnx-fleet-") as folder, reference.threads(bench.threads):
+    with TemporaryDirectory(prefix="onnx-fleet-") as folder, reference.threads(bench.threads):
+        sessions: dict[str, Session] = {}
+        for info in graphs:
             try:
-                session = runtime.open_session(
+                sessions[info.role] = runtime.open_session(
                     bench.stage_dir / info.path,
                     provider=bench.provider,
                     threads=bench.threads,
@@ -196,28 +196,28 @@ def _prove(bench: _Bench, graphs: tuple[GraphInfo, ...]) -> _Proof:
                 )
             except ValidationFailed as err:
                 rows.append(bench.case("load", info).row("error", detail=str(err)))
-                continue
-            expected = expected or reference.load(bench.item, source_dir=bench.source_dir)
-            rows += _rows_of(bench, info, session=session, expected=expected)
+        if graphs and len(sessions) == len(graphs):
+            expected = reference.load(bench.item, source_dir=bench.source_dir)
+            rows += _rows_of(bench, graphs, sessions=sessions, expected=expected)
+        for session in sessions.values():
             nodes.update(session.placement.nodes_by_provider if session.placement else {})
     return _Proof(rows=tuple(rows), nodes_by_provider=dict(nodes))
 
 
-def _rows_of(bench: _Bench, info: GraphInfo, *, session: Session, expected: Reference) -> Iterator[CheckRow]:
-    from onnx_fleet import inputs
+def _rows_of(
+    bench: _Bench, graphs: tuple[GraphInfo, ...], *, sessions: Mapping[str, Session], expected: Reference
+) -> Iterator[CheckRow]:
     from onnx_fleet.checks import CHECKS, Subject
 
     subject = Subject(
         stage_dir=bench.stage_dir,
-        graph=info,
-        session=session,
+        item=bench.item,
+        graphs={info.role: info for info in graphs},
+        sessions=sessions,
         reference=expected,
-        space=inputs.token_space(bench.stage_dir, expected.limits),
-        tolerances=bench.item.model.entry.tolerances,
     )
-    for check in CHECKS.values():
-        if bench.item.family in check.families:
-            yield from check.run(subject)
+    for check in CHECKS[bench.item.family]:
+        yield from check.run(subject)
 
 
 def _badness(row: CheckRow) -> float:

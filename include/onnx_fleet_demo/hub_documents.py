@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from onnx_fleet.tasks import TASKS
+from onnx_fleet import tasks
 from onnx_fleet_demo.hub_repos import Commit, HubRepos, RepoFile, Settings
 
 Document = dict[str, object]
@@ -196,7 +196,8 @@ def _pipeline_tag(card: Document, config: Document) -> str | None:
         return str(card["pipeline_tag"])
     architectures = config.get("architectures")
     name = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
-    return next((task.name for task in TASKS.values() if name.endswith(task.architecture_suffix)), None)
+    task = tasks.of_architecture(name)
+    return task.name if task else None
 
 
 def _library(card: Document, config: Document) -> str | None:

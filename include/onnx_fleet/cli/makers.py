@@ -281,12 +281,13 @@ def _show_latency(found: LatencyReport) -> None:
         show.say(f"not measured on {found.provider}: {found.reason}")
         return
     show.table(
-        ("provider", "batch", "length", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "rows/s", "vs torch"),
+        ("provider", "phase", "batch", "length", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "rows/s", "vs torch"),
         [
             (
                 found.provider,
+                row.phase,
                 str(row.batch_size),
-                str(row.sequence_length),
+                "–" if row.sequence_length is None else str(row.sequence_length),
                 f"{row.latency_ms_p50:.2f}",
                 f"{row.latency_ms_p90:.2f}",
                 f"{row.latency_ms_p95:.2f}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,15 @@ from onnx_fleet.plan import WorkItem
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
+    from transformers import PreTrainedModel
+
+FAMILIES = ("encoder", "decoder", "seq2seq", "vision", "speech", "dual", "vlm")
 
 Shape = tuple[str | int | None, ...]
 """Of an input or output: the contract's symbols; None is a number that the model decides."""
+
+PARAMETER_PREFIX = "model."
+"""A graph's module keeps the source's model as its attribute ``model``: behind this, parameters have its names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,12 +31,13 @@ class GraphSpec:
     role: str
     """The file's stem: ``model``, ``encoder_model``, …"""
     module: Module
-    """forward(**inputs) -> {name: output}; its parameters carry the checkpoint's names behind ``parameter_prefix``."""
-    parameter_prefix: str
+    """forward(**inputs) -> {output: Tensor}, both flat and by the contract's names (``past_key_values.0.key``)."""
     example_inputs: Mapping[str, Tensor]
     """With real padding, and sizes of 2 and more that differ: an axis or a mask that looks constant is traced away."""
     inputs: Mapping[str, Shape]
     outputs: Mapping[str, Shape]
+    fixable: tuple[str, ...] = ()
+    """Symbols that may become numbers, the example's sizes, where the model cannot keep them: said as a fallback."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +45,11 @@ class Family:
     """A way to cut models into graphs."""
 
     name: str
-    load: Callable[[WorkItem, Path], Module]
-    """(item, folder of the source's files) -> the module that is traced and compared with."""
-    graphs: Callable[[WorkItem, Module], tuple[GraphSpec, ...]]
+    load: Callable[[WorkItem, Path], PreTrainedModel]
+    """(item, folder of the source's files) -> the source's model: float32, evaluation mode, eager attention."""
+    whole: Callable[[WorkItem, PreTrainedModel], Module]
+    """The model in one call, forward(**feeds) -> {output: Tensor}: what the graphs together are compared with."""
+    graphs: Callable[[WorkItem, PreTrainedModel], tuple[GraphSpec, ...]]
 
 
 def family(name: str) -> Family:
@@ -48,6 +58,7 @@ def family(name: str) -> Family:
     Raises:
         KeyError: there is no such family; catalogue and plan have checked the name.
     """
-    from onnx_fleet.families import encoder
-
-    return {"encoder": encoder.FAMILY}[name]
+    if name not in FAMILIES:
+        raise KeyError(name)
+    found: Family = import_module(f"onnx_fleet.families.{name}").FAMILY
+    return found

@@ -1,0 +1,245 @@
+"""What decoders are held to: the prompt, the same tokens in pieces, padding on either side, and what they generate.
+
+PyTorch's word is always the plain model's: one pass without a cache, and transformers' own generate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from onnx_fleet import generation, inputs
+from onnx_fleet.checks.subject import SEED, Subject, checks_of
+from onnx_fleet.comparison import Case, CheckRow, compare
+from onnx_fleet.errors import ValidationFailed
+from onnx_fleet.inputs import Batch, Side
+
+BATCH_SIZES = (1, 2, 5)
+LENGTHS = (1, 2, 17)
+"""And the model's maximum. 17 is odd, and longer than the sliding windows of small models."""
+TOKENS_AT_MAXIMUM = 1024
+"""Batches at the maximum length hold as many rows as fit in this."""
+PADDED_LENGTHS = (17, 9, 1)
+SPLIT_LENGTH, SPLITS = 19, (1, 7, 18)
+"""A prompt of so many tokens, given in two pieces that part there."""
+STEPS = 6
+NEW_TOKENS = 32
+
+
+def prompt(subject: Subject) -> Iterator[CheckRow]:
+    """A prompt's logits equal PyTorch's at every position, over batch sizes and lengths up to the model's maximum."""
+    maximum = subject.space.max_length
+    for length in sorted({min(length, maximum) for length in LENGTHS} | {maximum}):
+        rows = max(1, min(BATCH_SIZES[-1], TOKENS_AT_MAXIMUM // length))
+        largest = inputs.random_batch(subject.space, batch_size=rows, length=length, seed=SEED)
+        expected = _pytorch(subject, largest)
+        for batch_size in sorted({min(size, rows) for size in BATCH_SIZES}):
+            case = subject.case("prompt", f"batch_size {batch_size}, sequence_length {length}, seed {SEED}")
+            yield from _compared(case, expected[:batch_size], partial(_graph, subject, largest[:batch_size]))
+
+
+def cache(subject: Subject) -> Iterator[CheckRow]:
+    """A prompt in two pieces, single steps, and rows in another order give what PyTorch gives without a cache."""
+    length = min(SPLIT_LENGTH, subject.space.max_length)
+    batch = inputs.random_batch(subject.space, batch_size=3, length=length, seed=SEED)
+    expected = _pytorch(subject, batch)
+    for split in (split for split in SPLITS if split < length):
+        case = subject.case("cache", f"{length} tokens in two pieces, parted after {split}, seed {SEED}")
+        yield from _compared(case, expected, partial(_in_pieces, subject, batch, [split, length - split]))
+    steps = min(STEPS, length - 1)
+    case = subject.case("cache", f"{length - steps} tokens, then {steps} one by one, seed {SEED}")
+    yield from _compared(case, expected, partial(_in_pieces, subject, batch, [length - steps, *[1] * steps]))
+    order = np.array([2, 0, 0])
+    case = subject.case("cache", f"{length - 1} tokens, then one with rows {order.tolist()}, as beams do, seed {SEED}")
+    yield from _compared(case, expected[order, -1:], partial(_reordered, subject, batch, order))
+
+
+def padding_left(subject: Subject) -> Iterator[CheckRow]:
+    """Rows padded on the left, as for generation, equal PyTorch's, the rows alone, and other tokens under the mask."""
+    yield from _padding(subject, side="left")
+
+
+def padding_right(subject: Subject) -> Iterator[CheckRow]:
+    """As padding_left, on the other side."""
+    yield from _padding(subject, side="right")
+
+
+def greedy(subject: Subject) -> Iterator[CheckRow]:
+    """The likeliest tokens are those of transformers' generate, in a padded batch of prompts."""
+    room = subject.space.max_length - max(PADDED_LENGTHS)
+    new_tokens = min(NEW_TOKENS, room)
+    case = subject.case(
+        "greedy", f"prompts of {', '.join(map(str, PADDED_LENGTHS))} tokens, padded left, {new_tokens} new, seed {SEED}"
+    )
+    if new_tokens < 1:
+        yield case.row("skipped", passed=True, detail="the model has no room for a prompt and new tokens")
+        return
+    batch = inputs.pad(_rows_to_pad(subject), side="left", space=subject.space)
+    ends = _end_ids(subject)
+    wanted = subject.reference.generate(
+        {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask},
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        num_beams=1,
+        pad_token_id=subject.space.pad_token_id,
+        eos_token_id=ends or None,
+    )[:, batch.input_ids.shape[1] :]
+    try:
+        found = generation.greedy(
+            subject.session(),
+            batch.input_ids,
+            attention_mask=batch.attention_mask,
+            max_new_tokens=new_tokens,
+            eos_token_ids=ends,
+            pad_token_id=subject.space.pad_token_id,
+        )
+    except ValidationFailed as err:
+        yield case.row("error", detail=str(err))
+        return
+    yield from _same_tokens(subject, case, batch, wanted=wanted, found=found)
+
+
+def sensitivity(subject: Subject) -> Iterator[CheckRow]:
+    """The comparisons can tell: PyTorch's own logits move by more than the tolerance when an input is ignored."""
+    batch = inputs.pad(_rows_to_pad(subject), side="left", space=subject.space)
+    expected = _pytorch(subject, batch)[batch.real]
+    reversed_ids = batch.input_ids[:, ::-1].copy()
+    changes: dict[str, Mapping[str, np.ndarray]] = {
+        "the mask ignored": {**_feeds(batch), "attention_mask": np.ones_like(batch.attention_mask)},
+        "tokens in another order": {**_feeds(batch), "input_ids": np.where(batch.real, reversed_ids, batch.input_ids)},
+    }
+    if "position_ids" in {spec.name for spec in subject.graph().inputs}:
+        plain = np.broadcast_to(np.arange(batch.input_ids.shape[1]), batch.input_ids.shape).astype(np.int64)
+        changes["positions counted from the left edge"] = {**_feeds(batch), "position_ids": plain}
+    for change, feeds in changes.items():
+        case = subject.case("sensitivity", change)
+        changed = subject.reference(feeds)["logits"][batch.real]
+        (row,) = compare({"logits": expected}, {"logits": changed}, case=case)
+        if row.passed:
+            detail = "PyTorch's own logits stay within the tolerance: a graph with this fault would pass"
+            yield case.row("insensitive", passed=True, detail=detail)
+        else:
+            moved = f"PyTorch's own logits move: {row.max_abs_diff or 0:.2g}"
+            yield case.row("sensitive", passed=True, detail=moved)
+
+
+def _padding(subject: Subject, *, side: Side) -> Iterator[CheckRow]:
+    rows = _rows_to_pad(subject)
+    lengths = ", ".join(str(row.input_ids.shape[1]) for row in rows)
+    batch = inputs.pad(rows, side=side, space=subject.space)
+    noisy = inputs.replace_masked(batch, space=subject.space, seed=SEED)
+    case = subject.case(f"padding_{side}", f"rows of {lengths} tokens, seed {SEED}: as PyTorch on the same batch")
+    wanted = _pytorch(subject, batch)[batch.real]
+    try:
+        found = _graph(subject, batch)[batch.real]
+        alone = np.concatenate([_graph(subject, row)[0] for row in rows])
+        other = _graph(subject, noisy)[batch.real]
+    except ValidationFailed as err:
+        yield case.row("error", detail=str(err))
+        return
+    yield from compare({"logits": wanted}, {"logits": found}, case=case)
+    one = replace(case, case=f"rows of {lengths} tokens, seed {SEED}: each row as that row alone")
+    yield from compare({"logits": alone}, {"logits": found}, case=one)
+    leak = replace(case, case=f"rows of {lengths} tokens, seed {SEED}: other tokens under the mask change nothing")
+    yield from compare({"logits": found}, {"logits": other}, case=leak)
+
+
+def _same_tokens(
+    subject: Subject, case: Case, batch: Batch, *, wanted: np.ndarray, found: np.ndarray
+) -> Iterator[CheckRow]:
+    """One row a prompt. Where tokens part, PyTorch's own logits say whether both were equally likely."""
+    for index, (own, other) in enumerate(zip(wanted, found, strict=True)):
+        where = replace(case, case=f"{case.case}, prompt {index}")
+        shared = min(len(own), len(other))
+        parted = np.flatnonzero(own[:shared] != other[:shared])
+        if not parted.size:
+            yield where.row("equal", output="tokens", passed=True)
+            continue
+        place = int(parted[0])
+        margin, tolerance = _margin(subject, batch, index, own[:place], pair=(int(own[place]), int(other[place])))
+        detail = (
+            f"token {place} is {other[place]} where generate gives {own[place]}; PyTorch's logits of the two differ by "
+            f"{margin:.2g}, the tolerance is {tolerance:.2g}"
+        )
+        tie = abs(margin) <= tolerance
+        yield where.row("near_tie" if tie else "different", output="tokens", passed=tie, detail=detail)
+
+
+def _margin(
+    subject: Subject, batch: Batch, index: int, generated: np.ndarray, *, pair: tuple[int, int]
+) -> tuple[float, float]:
+    """How much likelier PyTorch finds the first token of a pair than the second, and what difference is rounding."""
+    own = batch[index : index + 1]
+    tokens = np.concatenate([own.input_ids[own.real], generated])[None]
+    row = Batch(input_ids=tokens, attention_mask=np.ones_like(tokens), token_type_ids=np.zeros_like(tokens))
+    last = _pytorch(subject, row)[0, -1]
+    tolerances = subject.item.model.entry.tolerances
+    return float(last[pair[0]] - last[pair[1]]), 2 * (tolerances.atol + tolerances.rtol * float(np.abs(last).max()))
+
+
+def _compared(case: Case, expected: np.ndarray, run: Callable[[], np.ndarray]) -> Iterator[CheckRow]:
+    try:
+        found = run()
+    except ValidationFailed as err:
+        yield case.row("error", detail=str(err))
+        return
+    yield from compare({"logits": expected}, {"logits": found}, case=case)
+
+
+def _feeds(batch: Batch) -> dict[str, np.ndarray]:
+    return {
+        "input_ids": batch.input_ids,
+        "attention_mask": batch.attention_mask,
+        "position_ids": generation.positions(batch.attention_mask),
+    }
+
+
+def _pytorch(subject: Subject, batch: Batch) -> np.ndarray:
+    """float32 [batch_size, sequence_length, vocabulary], in one pass without a cache."""
+    return subject.reference(_feeds(batch))["logits"]
+
+
+def _graph(subject: Subject, batch: Batch) -> np.ndarray:
+    """The same from the graph, with an empty cache."""
+    return generation.step(subject.session(), batch.input_ids, attention_mask=batch.attention_mask).logits
+
+
+def _in_pieces(subject: Subject, batch: Batch, sizes: Sequence[int]) -> np.ndarray:
+    """The logits of a batch fed piece by piece."""
+    logits, cached, done = [], None, 0
+    for size in sizes:
+        found = generation.step(
+            subject.session(),
+            batch.input_ids[:, done : done + size],
+            attention_mask=batch.attention_mask[:, : done + size],
+            cache=cached,
+        )
+        logits.append(found.logits)
+        cached, done = found.cache, done + size
+    return np.concatenate(logits, axis=1)
+
+
+def _reordered(subject: Subject, batch: Batch, order: np.ndarray) -> np.ndarray:
+    """The last token's logits, its cache's rows taken in another order."""
+    first = generation.step(subject.session(), batch.input_ids[:, :-1], attention_mask=batch.attention_mask[:, :-1])
+    return generation.step(
+        subject.session(), batch.input_ids[order, -1:], attention_mask=batch.attention_mask[order],
+        cache=first.rows(order),
+    ).logits  # fmt: skip
+
+
+def _rows_to_pad(subject: Subject) -> list[Batch]:
+    lengths = (min(length, subject.space.max_length) for length in PADDED_LENGTHS)
+    return [inputs.random_batch(subject.space, batch_size=1, length=length, seed=SEED) for length in lengths]
+
+
+def _end_ids(subject: Subject) -> list[int]:
+    """What ends a text, as generate would read it."""
+    ends = subject.reference.model.generation_config.eos_token_id
+    return [] if ends is None else ends if isinstance(ends, list) else [ends]
+
+
+CHECKS = checks_of(prompt, cache, padding_left, padding_right, greedy, sensitivity)

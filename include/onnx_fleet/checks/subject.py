@@ -1,0 +1,90 @@
+"""What a check is given, and what all checks share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnx_fleet import inputs
+from onnx_fleet.comparison import Case, CheckRow, Outputs, at_real_positions, compare
+from onnx_fleet.errors import ValidationFailed
+from onnx_fleet.graph import GraphInfo
+from onnx_fleet.inputs import Batch, TokenSpace
+from onnx_fleet.plan import WorkItem
+from onnx_fleet.runtime import Session
+
+if TYPE_CHECKING:
+    from onnx_fleet.reference import Reference
+
+SEED = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """The graphs of one bundle, and what they are held to."""
+
+    stage_dir: Path
+    item: WorkItem
+    graphs: Mapping[str, GraphInfo]
+    """By role, in the export's order."""
+    sessions: Mapping[str, Session]
+    """By role; each has run nothing yet."""
+    reference: Reference
+
+    @cached_property
+    def space(self) -> TokenSpace:
+        """The tokens that may be fed."""
+        return inputs.token_space(self.stage_dir, self.reference.limits)
+
+    def feeds(self, batch: Batch) -> dict[str, np.ndarray]:
+        """A batch as the model takes it: for multiple choice each row is the one choice of its question."""
+        if self.item.model.task != "multiple-choice":
+            return batch.feeds
+        return {name: array[:, np.newaxis] for name, array in batch.feeds.items()}
+
+    def graph(self, role: str = "model") -> GraphInfo:
+        """One graph as the export recorded it."""
+        return self.graphs[role]
+
+    def session(self, role: str = "model") -> Session:
+        """One graph in onnxruntime."""
+        return self.sessions[role]
+
+    def case(self, check: str, text: str, *, role: str | None = None) -> Case:
+        """What a row is about; of all graphs together it names the last, whose outputs are the model's."""
+        info = self.graphs[role] if role else list(self.graphs.values())[-1]
+        return Case(check=check, graph=info.path, case=text, tolerances=self.item.model.entry.tolerances)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing to prove."""
+
+    name: str
+    proves: str
+    run: Callable[[Subject], Iterator[CheckRow]]
+
+
+def checks_of(*functions: Callable[[Subject], Iterator[CheckRow]]) -> tuple[Check, ...]:
+    """Checks from their functions: a name is a function's, the first line of its docstring says what it proves."""
+    return tuple(Check(name=run.__name__, proves=(run.__doc__ or "").partition("\n")[0], run=run) for run in functions)
+
+
+def against(subject: Subject, case: Case, batch: Batch, *, expected: Outputs) -> Iterator[CheckRow]:
+    """The outputs of a single graph against given ones, at real positions."""
+    try:
+        actual: Outputs = subject.session().run(subject.feeds(batch))
+    except ValidationFailed as err:
+        yield case.row("error", detail=str(err))
+        return
+    real, specs = batch.real, subject.graph().outputs
+    yield from compare(
+        at_real_positions(expected, real=real, specs=specs),
+        at_real_positions(actual, real=real, specs=specs),
+        case=case,
+    )

@@ -1,0 +1,68 @@
+"""Load a source's model with transformers, or say why it cannot be. Imports torch and transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import PretrainedConfig, PreTrainedModel
+
+from onnx_fleet.errors import ExportUnsupported, ModelInvalid
+from onnx_fleet.plan import WorkItem
+from onnx_fleet.tasks import TASKS
+
+_UNUSED_PARAMETERS = ("pooler.",)
+"""Parameters that no output of ours depends on for a bare model: a checkpoint may lack them."""
+
+
+def load(item: WorkItem, source_dir: Path) -> PreTrainedModel:
+    """The checkpoint in float32, in evaluation mode, with eager attention.
+
+    Raises:
+        ModelInvalid: the checkpoint lacks weights that the task's outputs depend on, or its files cannot be read.
+        ExportUnsupported: transformers has no such model for the task.
+    """
+    model, entry = item.model, item.model.entry
+    subject = f"{model.repo_id}@{model.commit[:8]}"
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        config = transformers.AutoConfig.from_pretrained(
+            source_dir, trust_remote_code=entry.trust_remote_code == model.commit
+        )
+        module, info = auto_class(model.task, config).from_pretrained(
+            source_dir,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            use_safetensors=entry.allow_pickle != model.commit,
+            trust_remote_code=entry.trust_remote_code == model.commit,
+            output_loading_info=True,
+        )
+    except ValueError as err:
+        raise ExportUnsupported(
+            f"{subject}: transformers has no {model.task} model for {model.architecture} ({err}); set another task in "
+            f"its entry"
+        ) from err
+    except (OSError, RuntimeError) as err:
+        raise ModelInvalid(f"{subject}: the weights cannot be loaded ({err}); publish them again") from err
+    missing = sorted(name for name in info["missing_keys"] if not _is_unused(name, task=model.task))
+    if missing:
+        raise ModelInvalid(
+            f"{subject}: the checkpoint has no weights for {', '.join(missing[:5])}"
+            f"{' …' if len(missing) > 5 else ''}, which {model.task} needs; set the task that it was trained for"
+        )
+    loaded: PreTrainedModel = module.eval()
+    return loaded
+
+
+def auto_class(task: str, config: PretrainedConfig) -> Any:
+    """The first of the task's auto classes that knows the configuration."""
+    classes = [getattr(transformers, name) for name in TASKS[task].auto_classes]
+    return next((known for known in classes if type(config) in known._model_mapping), classes[0])
+
+
+def _is_unused(name: str, *, task: str) -> bool:
+    bare = TASKS[task].auto_classes == ("AutoModel",)
+    return bare and any(name.startswith(prefix) or f".{prefix}" in name for prefix in _UNUSED_PARAMETERS)

@@ -1,0 +1,165 @@
+"""Trace one graph of a model to ONNX, stepping back where something does not hold. Imports torch when called.
+
+A graph's inputs have names that Python does not allow for arguments (``past_key_values.0.key``): they are traced with
+``__`` for the dot, and get their own names back when the graph is finished.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
+
+from onnx_fleet import graph
+from onnx_fleet.errors import ExportUnsupported
+from onnx_fleet.stage import Fallback
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    import torch
+
+    from onnx_fleet.families import GraphSpec, Shape
+
+log = logging.getLogger(__name__)
+
+_DOT = "__"
+_PARAMETER_PREFIX = "module."
+"""What the module that takes the renamed arguments puts before the parameters' names."""
+
+
+def trace(
+    spec: GraphSpec, *, opset: int, checkpoint: Collection[str] = (), metadata: Mapping[str, str] | None = None
+) -> tuple[ir.Model, tuple[Fallback, ...]]:
+    """Trace and finish one graph: with every axis dynamic and optimised, where that holds.
+
+    Args:
+        checkpoint: the names of the checkpoint's tensors; of a tied weight's names the one in here is kept.
+        metadata: goes into the file.
+    Returns:
+        the graph, and what was given up for it.
+    Raises:
+        ExportUnsupported: no way works; the message carries the exporter's reason.
+    """
+    fixable = {axis for shape in spec.inputs.values() for axis in shape if axis in spec.fixable}
+    taken: list[Fallback] = []
+    try:
+        return _attempt(spec, opset=opset, checkpoint=checkpoint, metadata=metadata or {}, fixed=set())
+    except Exception as err:  # the exporter raises anything, from any layer of torch
+        if not fixable:
+            raise _unsupported(spec, err) from err
+        log.warning("%s: not with dynamic %s: %s", spec.role, ", ".join(sorted(fixable)), err, exc_info=err)
+        taken.append(Fallback(what=f"{spec.role}: dynamic -> fixed {', '.join(sorted(fixable))}", why=_first_line(err)))
+    try:
+        model, more = _attempt(spec, opset=opset, checkpoint=checkpoint, metadata=metadata or {}, fixed=fixable)
+    except Exception as err:
+        raise _unsupported(spec, err) from err
+    return model, (*taken, *more)
+
+
+def _attempt(
+    spec: GraphSpec, *, opset: int, checkpoint: Collection[str], metadata: Mapping[str, str], fixed: Collection[str]
+) -> tuple[ir.Model, tuple[Fallback, ...]]:
+    """One way: optimised, else as it was traced."""
+    taken: tuple[Fallback, ...] = ()
+    parameters = _parameter_names(spec.module, checkpoint)
+    model = _export(spec, opset=opset, fixed=fixed)
+    try:
+        _optimise(model, weights=parameters)
+    except Exception as err:  # a rewrite rule may raise anything, and leaves a half-rewritten graph
+        log.warning("%s: the optimizer failed: %s", spec.role, err, exc_info=err)
+        taken = (Fallback(what=f"{spec.role}: optimizer on -> off", why=_first_line(err)),)
+        model = _export(spec, opset=opset, fixed=fixed)
+    graph.finish(
+        model,
+        inputs={name: _without(shape, fixed) for name, shape in spec.inputs.items()},
+        outputs={name: _without(shape, fixed) for name, shape in spec.outputs.items()},
+        traced_names={argument(name): name for name in spec.inputs},
+        parameters=parameters,
+        metadata=metadata,
+    )
+    return model, taken
+
+
+def argument(name: str) -> str:
+    """The name that an input has while it is traced."""
+    return name.replace(".", _DOT)
+
+
+def _export(spec: GraphSpec, *, opset: int, fixed: Collection[str]) -> ir.Model:
+    """transformers' exporter, without its optimizer: that one folds weights into transposed copies of themselves."""
+    import torch
+    from transformers.exporters.configs import OnnxConfig
+    from transformers.exporters.exporter_onnx import OnnxExporter
+
+    dynamic = {
+        argument(name): {
+            axis: torch.export.Dim.AUTO
+            for axis, symbol in enumerate(shape)
+            if isinstance(symbol, str) and symbol not in fixed and symbol not in graph.NUMBERS_TO_THE_MODEL
+        }
+        for name, shape in spec.inputs.items()
+    }
+    example = {argument(name): tensor for name, tensor in spec.example_inputs.items()}
+    config = OnnxConfig(dynamic=True, dynamic_shapes=dynamic, opset_version=opset, optimize=False)
+    exporter = OnnxExporter()  # type: ignore[no-untyped-call]
+    exported = exporter.export(_named(spec.module), example, config)  # type: ignore[arg-type]
+    program: ir.Model = exported.program
+    return program
+
+
+def _named(module: torch.nn.Module) -> torch.nn.Module:
+    """A module whose arguments have names that Python allows."""
+    import torch
+
+    class Named(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = module
+            self.config = module.config
+
+        def forward(self, **arguments: torch.Tensor) -> object:
+            return self.module(**{name.replace(_DOT, "."): tensor for name, tensor in arguments.items()})
+
+    return Named().eval()
+
+
+def _optimise(model: ir.Model, *, weights: Collection[str]) -> None:
+    """Fold what is constant but no weight, fuse, and drop what is unused; every weight stays the checkpoint's own."""
+    from onnxscript import optimizer
+
+    def folds(node: ir.Node) -> bool | None:
+        return False if any(value is not None and value.name in weights for value in node.inputs) else None
+
+    optimizer.optimize_ir(model, should_fold=folds)
+
+
+def _parameter_names(module: torch.nn.Module, checkpoint: Collection[str]) -> dict[str, str]:
+    """Traced name of each parameter and buffer -> the one in the checkpoint, also where several share one tensor."""
+    from onnx_fleet.families import PARAMETER_PREFIX
+
+    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    own = {name: name.removeprefix(PARAMETER_PREFIX) for name, _ in named}
+    same: dict[int, list[str]] = {}
+    for name, tensor in named:
+        same.setdefault(id(tensor), []).append(own[name])
+    return {
+        f"{_PARAMETER_PREFIX}{name}": next((alias for alias in same[id(tensor)] if alias in checkpoint), own[name])
+        for name, tensor in named
+    }
+
+
+def _without(shape: Shape, fixed: Collection[str]) -> Shape:
+    return tuple(None if axis in fixed else axis for axis in shape)
+
+
+def _unsupported(spec: GraphSpec, err: Exception) -> ExportUnsupported:
+    if isinstance(err, ExportUnsupported):
+        return ExportUnsupported(f"{spec.role}: {err}")
+    return ExportUnsupported(
+        f"{spec.role}: the model cannot be traced ({_first_line(err)}); give it a recipe, another task or another opset"
+    )
+
+
+def _first_line(err: Exception) -> str:
+    lines = str(err).strip().splitlines()
+    return f"{type(err).__name__}: {lines[0] if lines else 'no message'}"

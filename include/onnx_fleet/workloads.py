@@ -1,0 +1,125 @@
+"""Workloads: what one graph is asked to do at one size, read off its own inputs. numpy only.
+
+A decoder's graph does two kinds of work: the prompt, all at once, and one more token behind what is cached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnx_fleet import inputs
+from onnx_fleet.graph import GraphInfo, TensorSpec
+
+if TYPE_CHECKING:
+    from onnx_fleet.reference import Reference
+
+_MASKS = ("attention_mask", "encoder_attention_mask", "decoder_attention_mask", "pixel_mask", "pixel_attention_mask")
+_DEFAULT_SIZES: Mapping[str, int] = {"height": 64, "width": 96, "num_samples": 16_000, "num_choices": 3}
+"""Of axes that no latency grid knows; a model that wants others has them as numbers in its graph."""
+_DECODED = 8
+"""Tokens that a decoder behind an encoder has already given, where one more is timed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """One kind of work at one size."""
+
+    phase: str
+    """``forward``; ``prompt`` and ``step`` of a graph with a cache; ``encode`` of an encoder before a decoder."""
+    sizes: Mapping[str, int]
+    """Symbol -> size, for every symbol of the graph's inputs."""
+    tokens: np.ndarray = field(default_factory=lambda: np.array([1]))
+    """int64: the ids to draw from."""
+
+    @property
+    def text(self) -> str:
+        """For people: ``step, batch_size 2, past_sequence_length 8``."""
+        sizes = ", ".join(f"{name} {size}" for name, size in self.sizes.items() if name != "head_size")
+        return sizes if self.phase == "forward" else f"{self.phase}, {sizes}"
+
+    def feeds(self, info: GraphInfo, *, seed: int) -> dict[str, np.ndarray]:
+        """Random input of these sizes, nothing of it padding."""
+        rng = np.random.default_rng((seed, *self.sizes.values()))
+        return {spec.name: self._feed(spec, rng) for spec in info.inputs}
+
+    def _feed(self, spec: TensorSpec, rng: np.random.Generator) -> np.ndarray:
+        shape = [self.sizes[axis] if isinstance(axis, str) else axis for axis in spec.shape]
+        if spec.name == "position_ids":
+            past = self.sizes.get("past_sequence_length", 0)
+            return np.broadcast_to(np.arange(past, past + shape[-1], dtype=spec.dtype), shape).copy()
+        if spec.name in _MASKS:
+            return np.ones(shape, dtype=spec.dtype)
+        if spec.name == "token_type_ids" or np.dtype(spec.dtype).kind == "b":
+            return np.zeros(shape, dtype=spec.dtype)
+        if np.dtype(spec.dtype).kind in "iu":
+            return rng.choice(self.tokens, size=shape).astype(spec.dtype)
+        return rng.standard_normal(shape).astype(spec.dtype)
+
+
+def of(info: GraphInfo, *, batch_size: int, length: int, tokens: np.ndarray | None = None) -> tuple[Workload, ...]:
+    """Every kind of work that a graph does, for so many rows.
+
+    Args:
+        length: tokens in a row: of the prompt, of the encoder's input, or cached already.
+        tokens: the ids to draw from; None draws only id 1, which every vocabulary has.
+    """
+    symbols = {axis for spec in info.inputs for axis in spec.shape if isinstance(axis, str)}
+    behind_encoder = "encoder_hidden_states" in {spec.name for spec in info.inputs}
+    phases: dict[str, Mapping[str, int]] = {"forward": {"sequence_length": length}}
+    if behind_encoder and "past_sequence_length" in symbols:
+        phases = {"prompt": _after_encoder(length, past=0), "step": _after_encoder(length, past=_DECODED)}
+    elif "past_sequence_length" in symbols:
+        phases = {
+            "prompt": {"sequence_length": length, "past_sequence_length": 0, "total_sequence_length": length},
+            "step": {"sequence_length": 1, "past_sequence_length": length, "total_sequence_length": length + 1},
+        }
+    elif info.role.startswith("encoder"):
+        phases = {"encode": {}}
+    made = []
+    for phase, own in phases.items():
+        sizes = {
+            **_DEFAULT_SIZES,
+            "batch_size": batch_size,
+            "encoder_sequence_length": length,
+            "decoder_sequence_length": length,
+            "head_size": _head_size(info),
+            **own,
+        }
+        used = {name: size for name, size in sizes.items() if name in symbols | set(own)}
+        made.append(
+            Workload(phase=phase, sizes=used) if tokens is None else Workload(phase=phase, sizes=used, tokens=tokens)
+        )
+    return tuple(made)
+
+
+def shortest(info: GraphInfo) -> Workload:
+    """One row of a few tokens: placement is judged by how large the tensors are."""
+    return of(info, batch_size=1, length=5)[0]
+
+
+def longest(stage_dir: Path, reference: Reference, *, bound: int = inputs.LENGTH_BOUND) -> int | None:
+    """The most tokens that may be fed; None for a model that takes none."""
+    takes_tokens = "input_ids" in reference.parameters
+    return inputs.token_space(stage_dir, reference.limits, bound=bound).max_length if takes_tokens else None
+
+
+def _after_encoder(length: int, *, past: int) -> dict[str, int]:
+    """The first call fills the cross-attention cache; later ones find it full."""
+    return {
+        "encoder_sequence_length": length,
+        "decoder_sequence_length": 1,
+        "past_sequence_length": past,
+        "past_encoder_sequence_length": length if past else 0,
+        "total_sequence_length": past + 1,
+    }
+
+
+def _head_size(info: GraphInfo) -> int:
+    """The number that an output of the cache has where its input is open."""
+    sizes = [spec.shape[3] for spec in info.outputs if spec.name.startswith("present") and len(spec.shape) == 4]
+    return next((size for size in sizes if isinstance(size, int)), 1)
