@@ -17,4 +17,9 @@ from zoo.vlm import VLMS
 ARCHITECTURES: tuple[Architecture, ...] = (*ENCODERS, *DECODERS, *SEQ2SEQ, *VISION, *SPEECH, *DUAL_ENCODERS, *VLMS)
 """Every row of every family's table."""
 
-__all__ = ["ARCHITECTURES", "Architecture"]
+__all__ = ["ARCHITECTURES", "Architecture", "of_family"]
+
+
+def of_family(family: str) -> tuple[Architecture, ...]:
+    """One family's rows."""
+    return tuple(row for row in ARCHITECTURES if row.family == family)
