@@ -4,16 +4,18 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The tools that load bundles: their own Python packages, and those of npm.
+CONSUMERS := .venv-consumers
 CODE := include dags plugins tests benchmarks docs/examples
 
 # Tracing a model takes one core and half a GB; a file's tests stay together, since they share what they exported.
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status test check fmt lint types lock schemas env clean distclean
+.PHONY: help demo up down status test test-consumers check fmt lint types lock schemas env clean distclean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(STAMP) ## Publish the demo fleet with Airflow, a local Hub and a local S3; then stop everything
 	@$(BIN)/python -m onnx_fleet_demo demo
@@ -29,6 +31,9 @@ status: ## Say what is running, and where
 
 test: $(STAMP) ## Run every test (WORKERS=1 for one at a time, PYTEST="-k name" for some)
 	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST)
+
+test-consumers: $(STAMP) $(CONSUMERS)/.installed $(CONSUMERS)/node/.installed ## Load bundles in optimum, sentence-transformers, fastembed, transformers.js
+	@CONSUMERS=$(CONSUMERS) $(BIN)/python -m pytest tests/consumers $(PYTEST)
 
 check: lint types test ## Everything that CI checks: format, lint, strict types, tests
 
@@ -57,6 +62,9 @@ lock: $(STAMP) ## Refresh the pinned files from requirements*.in (LOCK=--upgrade
 	$(COMPILE) $(LOCK) $(if $(TORCH_CPU_INDEX),--extra-index-url $(TORCH_CPU_INDEX)) \
 		--constraint requirements.txt --output-file requirements-dev.txt requirements-dev.in
 	@$(PLAIN_TORCH) requirements-dev.txt
+	$(COMPILE) $(LOCK) $(if $(TORCH_CPU_INDEX),--extra-index-url $(TORCH_CPU_INDEX)) \
+		--output-file requirements-consumers.txt requirements-consumers.in
+	@$(PLAIN_TORCH) requirements-consumers.txt
 	@grep -v '^onnxruntime==' requirements.in > .requirements-base.in
 	$(COMPILE) $(LOCK) --constraint requirements.txt --output-file requirements-gpu.txt \
 		.requirements-base.in requirements-gpu.in; rc=$$?; rm -f .requirements-base.in; exit $$rc
@@ -73,8 +81,8 @@ clean: down ## Remove what the demo wrote (var/) and the tools' caches
 	@rm -rf var .pytest_cache .mypy_cache .ruff_cache build dist
 	@find include dags plugins tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-distclean: clean ## Remove the virtual environment too
-	@rm -rf $(VENV)
+distclean: clean ## Remove the virtual environments too
+	@rm -rf $(VENV) $(CONSUMERS)
 
 $(STAMP): requirements-dev.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not on PATH: install Python 3.11 (with venv),"; \
@@ -88,3 +96,20 @@ $(STAMP): requirements-dev.txt pyproject.toml
 		$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .; \
 		echo "Installed in $$(( $$(date +%s) - start )) s"
 	@touch $@
+
+$(CONSUMERS)/.installed: requirements-consumers.txt | $(STAMP)
+	@echo "Installing the pinned consumers into $(CONSUMERS) (once)"
+	@start=$$(date +%s); set -e; \
+		[ -x $(CONSUMERS)/bin/python ] || $(PYTHON) -m venv $(CONSUMERS); \
+		$(CONSUMERS)/bin/pip install --quiet --disable-pip-version-check -r requirements-consumers.txt; \
+		echo "Installed in $$(( $$(date +%s) - start )) s"
+	@touch $@
+
+# Without npm nothing is stamped: the tests of transformers.js say that they are skipped, and the next call tries again.
+$(CONSUMERS)/node/.installed: tests/consumers/package.json tests/consumers/package-lock.json | $(CONSUMERS)/.installed
+	@mkdir -p $(@D); cp $^ $(@D); \
+	if command -v npm >/dev/null; then \
+		npm --prefix $(@D) ci --ignore-scripts --no-audit --no-fund --loglevel=error && touch $@; \
+	else \
+		echo "npm is not on PATH: transformers.js is left out (install Node 20 with npm to have it)"; \
+	fi
