@@ -21,7 +21,7 @@ from onnx_fleet import catalogue, catalogue_schema
 from onnx_fleet.airflow import settings
 from onnx_fleet.airflow.reexport import Wanted, reexport
 from onnx_fleet.airflow.run import Run
-from onnx_fleet.recipes import RECIPES
+from onnx_fleet.recipes import RECIPES, names_of_files
 from onnx_fleet.tasks import TASKS
 
 SETTINGS = settings.read()
@@ -49,8 +49,8 @@ SETTINGS = settings.read()
         "recipe": Param(
             None,
             type=["null", "string"],
-            enum=[None, *RECIPES],
-            description="A built-in recipe that changes the export. Empty leaves the model as it is.",
+            enum=[None, *RECIPES, *names_of_files()],
+            description="What changes the export: a built-in recipe, or one of recipes/. Empty leaves it as it is.",
         ),
         "variants": Param(
             ["fp32"], type="array", items={"type": "string"}, minItems=1, description="Precisions to make."

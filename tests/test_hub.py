@@ -105,11 +105,15 @@ def test_config_json_is_fetched_when_only_a_tag_speaks_of_code(
     ("tag", "architecture", "task"),
     [
         ("text-classification", "BertForSequenceClassification", "text-classification"),
-        ("text-ranking", "BertForSequenceClassification", "text-classification"),
+        ("text-ranking", "BertForSequenceClassification", "text-ranking"),
         ("feature-extraction", "BertForMaskedLM", "feature-extraction"),
         (None, "BertForTokenClassification", "token-classification"),
         (None, "RobertaForQuestionAnswering", "question-answering"),
         (None, "MPNetModel", "feature-extraction"),
+        (None, "GPT2LMHeadModel", "text-generation"),
+        ("no-such-tag", "T5ForConditionalGeneration", "text2text-generation"),
+        (None, "WhisperForConditionalGeneration", "automatic-speech-recognition"),
+        (None, "CLIPModel", "zero-shot-image-classification"),
     ],
 )
 def test_the_task_comes_from_the_pipeline_tag_then_from_the_architecture(
@@ -118,6 +122,7 @@ def test_the_task_comes_from_the_pipeline_tag_then_from_the_architecture(
     repo = repo_maker.with_config("acme/task", architectures=[architecture])
     card = f"---\npipeline_tag: {tag}\n---\n" if tag else "no front matter"
     (repo_maker.root / repo / "README.md").write_text(card)
+    (repo_maker.root / repo / "preprocessor_config.json").write_text("{}")
     assert resolve(Entry(repo_id=repo), hub=hub).task == task
 
 
@@ -125,16 +130,16 @@ def test_the_entrys_task_goes_first(hub: Hub, repo_maker: RepoMaker) -> None:
     assert resolve(Entry(repo_id=repo_maker.sound(), task="feature-extraction"), hub=hub).task == "feature-extraction"
 
 
-@pytest.mark.parametrize("architecture", ["GPT2LMHeadModel", "T5ForConditionalGeneration"])
+@pytest.mark.parametrize("architecture", ["BertForPreTraining", "GPT2DoubleHeadsModel"])
 def test_a_model_without_a_task_says_what_to_write(hub: Hub, repo_maker: RepoMaker, architecture: str) -> None:
     repo = repo_maker.with_config("acme/task", architectures=[architecture])
-    (repo_maker.root / repo / "README.md").write_text("---\npipeline_tag: text-generation\n---\n")
+    (repo_maker.root / repo / "README.md").write_text("---\npipeline_tag: reinforcement-learning\n---\n")
     with pytest.raises(
         ExportUnsupported, match=rf"acme/task@\w{{7}}: no task for {architecture}.*write task: .*fill-m"
     ):
         resolve(Entry(repo_id=repo), hub=hub)
-    with pytest.raises(ExportUnsupported, match=r"unknown task 'text-generation'; write one of .*fill-mask"):
-        resolve(Entry(repo_id=repo, task="text-generation"), hub=hub)
+    with pytest.raises(ExportUnsupported, match=r"unknown task 'reinforcement-learning'; write one of .*fill-mask"):
+        resolve(Entry(repo_id=repo, task="reinforcement-learning"), hub=hub)
 
 
 _Make = Callable[[RepoMaker], str]

@@ -66,7 +66,7 @@ def test_a_sound_graph_passes_every_check(
 ) -> None:
     for report in (questions_report, embeddings_report):
         assert report.status == "passed", report.reason
-        assert {row.check for row in report.rows} == {check.name for check in CHECKS["encoder"]}
+        assert {row.check for row in report.rows} == {check.name for check in CHECKS["encoder"]} - {"recipe_cases"}
         assert report.nodes_by_provider["CPUExecutionProvider"] > 20
         assert report.worst_abs_diff is not None
         assert report.worst_abs_diff < 1e-5

@@ -160,6 +160,7 @@ def seal(folder: Path, *, provenance: Provenance, created_at: datetime) -> Manif
         export=Export(
             settings=dict(export.settings),
             recipe=export.recipe,
+            recipe_digest=export.recipe_digest,
             fallbacks=export.fallbacks,
             duration_s=export.duration_s,
             peak_memory_bytes=export.peak_memory_bytes,

@@ -51,7 +51,7 @@ class Entry:
     task: str | None = None
     """A task name of onnx_fleet.tasks.TASKS; None takes it from the Hub's pipeline tag, then the architecture."""
     recipe: str | None = None
-    """The name of a built-in recipe (onnx_fleet.recipes.RECIPES); None exports the model as it is."""
+    """A recipe's name, as onnx_fleet.recipes.find takes it; None exports the model as it is."""
     variants: tuple[str, ...] = ("fp32",)
     opset: int = catalogue_schema.OPSET_DEFAULT
     tolerances: Tolerances = field(default_factory=Tolerances)

@@ -23,7 +23,7 @@ def misfit(recipe: object, task: object) -> str | None:
     """Why a recipe and a task do not go together; what is unknown or left out is not judged here."""
     if not isinstance(recipe, str) or not isinstance(task, str) or recipe not in RECIPES or task not in TASKS:
         return None
-    if task in RECIPES[recipe].tasks:
+    if not RECIPES[recipe].tasks or task in RECIPES[recipe].tasks:
         return None
     tasks = ", ".join(RECIPES[recipe].tasks)
     return f"recipe '{recipe}' is for {tasks}, not for {task}; leave the recipe out, or name one of these tasks"

@@ -25,6 +25,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from onnx_fleet import recipes
 from onnx_fleet.recipes import RECIPES
 from onnx_fleet.tasks import TASKS
 
@@ -52,6 +53,7 @@ _UNITS: Final = {
 }
 _SIZE: Final = r"^\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*$"
 _COMMIT: Final = r"^[0-9a-f]{40}$"
+RECIPE_OF_FILE: Final = r"^recipes\.[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$"
 _REPO_PART: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _REPO_ID: Final = rf"^(?:{_REPO_PART}/)?{_REPO_PART}$"
 _HUB_URL: Final = r"^https?://[^/]+/([^/]+/[^/?#]+)"
@@ -100,8 +102,10 @@ def _check_task(name: str) -> str:
 
 
 def _check_recipe(name: str) -> str:
-    if name not in RECIPES:
+    if ":" not in name and name not in RECIPES:
         raise _fault(f"recipe '{name}' is not known{suggestion(name, RECIPES)}")
+    if why := recipes.fault(name):
+        raise _fault(why)
     return name
 
 
@@ -157,7 +161,13 @@ def _enum(names: Collection[str]) -> WithJsonSchema:
 RepoId = Annotated[str, AfterValidator(_check_repo_id)]
 CommitSha = Annotated[str, AfterValidator(_check_commit), WithJsonSchema({"type": "string", "pattern": _COMMIT})]
 TaskName = Annotated[str, AfterValidator(_check_task), _enum(TASKS)]
-RecipeName = Annotated[str, AfterValidator(_check_recipe), _enum(RECIPES)]
+RecipeName = Annotated[
+    str,
+    AfterValidator(_check_recipe),
+    WithJsonSchema(
+        {"anyOf": [{"type": "string", "enum": list(RECIPES)}, {"type": "string", "pattern": RECIPE_OF_FILE}]}
+    ),
+]
 VariantName = Annotated[str, AfterValidator(_check_variant), _enum(VARIANTS)]
 ProviderName = Annotated[str, AfterValidator(_check_provider), _enum(PROVIDERS)]
 SortName = Annotated[str, AfterValidator(_check_sort), _enum(SORTS)]
@@ -204,7 +214,7 @@ class SettingsSection(_Section):
     task: TaskName | None = None
     """What the model is exported for; left out, the Hub's pipeline tag says it, then the architecture."""
     recipe: RecipeName | None = None
-    """A built-in recipe that changes the export, such as an output head; left out, the model stays as it is."""
+    """What changes the export: a built-in recipe, or recipes.file:name; left out, the model stays as it is."""
     variants: Annotated[list[VariantName], Field(min_length=1), AfterValidator(_check_distinct)] = ["fp32"]
     """Precisions to make."""
     opset: Annotated[int, Field(ge=OPSET_MIN, le=OPSET_MAX)] = OPSET_DEFAULT

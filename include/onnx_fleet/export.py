@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnx_fleet import graph, isolated, model_config, stage, tokenizer, toolchain, tracing, weights
+from onnx_fleet import graph, isolated, model_config, recipes, stage, tokenizer, toolchain, tracing, weights
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.graph import GraphInfo
 from onnx_fleet.isolated import Limits
@@ -44,6 +44,7 @@ def export(item: WorkItem, *, source_dir: Path, stage_dir: Path, limits: Limits)
         WorkerOutOfResources, StepTimedOut, StepCrashed: the process passed a limit or died.
     """
     _require_toolchain(item)
+    _require_recipe(item)
     if stage_dir.exists():
         shutil.rmtree(stage_dir)
     stage.write_work(stage_dir, item)
@@ -66,25 +67,34 @@ def fill(request: ExportRequest) -> ExportRecord:
     tokenizer.pack(item.model, source_dir=request.source_dir, stage=request.stage)
     family = families.family(item.family)
     model = family.load(item, request.source_dir)
+    recipe = recipes.find(item.model.entry.recipe) if item.model.entry.recipe else None
     checkpoint = weights.checkpoint_names(request.source_dir)
     traced: dict[str, ir.Model] = {}
     fallbacks: list[Fallback] = []
+    if recipe:
+        model_config.change_tokenizer(request.stage, recipe.tokenizer)
+        if recipe.rewrite:
+            recipe.rewrite(model)
     for spec in family.graphs(item, model):
         traced[spec.role], taken = tracing.trace(
-            spec, opset=item.model.entry.opset, checkpoint=checkpoint, metadata=_metadata(item)
+            spec, opset=item.model.entry.opset, checkpoint=checkpoint, metadata=_metadata(item), recipe=recipe
         )
         fallbacks += taken
     paths = weights.save_all(traced, request.stage / "onnx")
     for path in paths.values():
         graph.check(path)
     graphs = tuple(
-        graph.describe(path, role=role, variant="fp32", bundle=request.stage) for role, path in paths.items()
+        graph.describe(
+            path, role=role, variant="fp32", bundle=request.stage, libraries=recipe.libraries if recipe else ()
+        )
+        for role, path in paths.items()
     )
     model_config.complete_config(request.stage, external_data=_external_data(graphs))
     return ExportRecord(
         graphs=graphs,
         settings={"opset": item.model.entry.opset, "attention": "eager"},
         recipe=item.model.entry.recipe,
+        recipe_digest=item.recipe_digest,
         fallbacks=tuple(fallbacks),
         toolchain=item.toolchain,
         duration_s=0.0,
@@ -103,6 +113,24 @@ def _require_toolchain(item: WorkItem) -> None:
     if differing:
         raise ExportUnsupported(
             f"{item.model_id}: planned with {', '.join(differing)}; install the same requirements.txt on every worker"
+        )
+
+
+def _require_recipe(item: WorkItem) -> None:
+    """The fingerprint names the recipe's file by its digest: another file here would make other graphs under it."""
+    name, task = item.model.entry.recipe, item.model.task
+    if name is None:
+        return
+    if recipes.digest(name) != item.recipe_digest:
+        raise ExportUnsupported(
+            f"{item.model_id}: the file of recipe '{name}' is not the one that the plan was made with; bring the same "
+            f"recipes/ to every worker"
+        )
+    fitting = recipes.find(name).tasks
+    if fitting and task not in fitting:
+        raise ExportUnsupported(
+            f"{item.model_id}: recipe '{name}' is for {', '.join(fitting)}, not for {task}; leave the recipe out, or "
+            f"name one of these tasks"
         )
 
 

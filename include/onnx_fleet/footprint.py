@@ -42,7 +42,12 @@ def take(request: FootprintRequest) -> Footprint:
         GpuUnavailable, ValidationFailed: a graph does not load or run.
     """
     sessions = [
-        runtime.open_session(request.stage_dir / info.path, provider=request.provider, threads=request.threads)
+        runtime.open_session(
+            request.stage_dir / info.path,
+            provider=request.provider,
+            threads=request.threads,
+            libraries=info.libraries,
+        )
         for info in request.graphs
     ]
     for info, session in zip(request.graphs, sessions, strict=True):

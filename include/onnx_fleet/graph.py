@@ -20,8 +20,8 @@ SYMBOLS = frozenset(
     {
         "batch_size", "sequence_length", "past_sequence_length", "total_sequence_length", "encoder_sequence_length",
         "decoder_sequence_length", "past_encoder_sequence_length", "num_choices", "num_logits_to_keep", "height",
-        "width", "output_height", "output_width", "num_samples", "num_frames", "image_batch_size", "text_batch_size",
-        "num_images", "head_size",
+        "width", "output_height", "output_width", "mask_height", "mask_width", "num_samples", "num_frames",
+        "image_batch_size", "text_batch_size", "num_images", "head_size",
     }
 )  # fmt: skip
 """The contract's words for axes, the same in every graph."""
@@ -65,6 +65,8 @@ class GraphInfo:
     """Relative to the bundle: ``onnx/model.onnx_data``; empty when the weights are inside the graph."""
     onnxruntime_min: str
     """The oldest onnxruntime that takes this opset and IR version."""
+    libraries: tuple[str, ...] = ()
+    """Python packages whose operators the graph uses: ``get_library_path()`` names what onnxruntime has to load."""
 
 
 def finish(
@@ -123,7 +125,7 @@ def check(path: Path) -> None:
         raise ExportUnsupported(f"{path.name}: the traced graph is not valid ONNX ({err}); try another opset") from err
 
 
-def describe(path: Path, *, role: str, variant: str, bundle: Path) -> GraphInfo:
+def describe(path: Path, *, role: str, variant: str, bundle: Path, libraries: tuple[str, ...] = ()) -> GraphInfo:
     """What a finished file says of itself; its weights are not read."""
     import onnx
 
@@ -146,6 +148,7 @@ def describe(path: Path, *, role: str, variant: str, bundle: Path) -> GraphInfo:
         outputs=tuple(_tensor_spec(value) for value in model.graph.output),
         weight_files=tuple(sorted((path.parent / name).relative_to(bundle).as_posix() for name in data)),
         onnxruntime_min=onnxruntime_min(opset=opset, ir_version=model.ir_version),
+        libraries=libraries,
     )
 
 

@@ -61,7 +61,7 @@ class LatencyRow:
     """``forward``; ``prompt`` and ``step`` of a graph with a cache; ``encode`` of an encoder before a decoder."""
     batch_size: int
     sequence_length: int | None
-    """Tokens in a row: of the prompt, of the encoder's input, or cached before the step; None where there are none."""
+    """Tokens in a row: of the prompt, the encoder's input, or up to the end of the step; None where there are none."""
     timed_runs: int
     """On each side; fewer than the entry asks for where the point's time ran out."""
     latency_ms_p50: float
@@ -171,9 +171,15 @@ class _Bench:
         """A session; on an accelerator one whose nodes were seen to run there."""
         path = self.stage_dir / info.path
         if self.provider == "cpu":
-            return runtime.open_session(path, threads=self.threads)
+            return runtime.open_session(path, threads=self.threads, libraries=info.libraries)
         with TemporaryDirectory(prefix="onnx-fleet-") as folder:
-            session = runtime.open_session(path, provider=self.provider, threads=self.threads, profile_dir=Path(folder))
+            session = runtime.open_session(
+                path,
+                provider=self.provider,
+                threads=self.threads,
+                libraries=info.libraries,
+                profile_dir=Path(folder),
+            )
             placement = session.prove_placement(workloads.shortest(info).feeds(info, seed=0))
         runtime.require_placed(placement, graph=info.path)
         return session

@@ -80,6 +80,8 @@ class Export:
 
     settings: Mapping[str, str | int | bool]
     recipe: str | None
+    recipe_digest: Sha256 | None = None
+    """Of the file that the recipe is in; none of a built-in one."""
     fallbacks: tuple[Fallback, ...]
     """What was tried first and did not hold, and why."""
     duration_s: float

@@ -11,6 +11,14 @@ _TRANSFORMERS_JS = "transformers.js_config"
 _EXTERNAL_DATA = "use_external_data_format"
 
 
+def change_tokenizer(stage: Path, settings: Mapping[str, Any]) -> None:
+    """Put a recipe's settings into the packed tokenizer_config.json; the others stay as they are."""
+    path = stage / "tokenizer_config.json"
+    if settings and path.exists():
+        changed = {**json.loads(path.read_text(encoding="utf-8")), **settings}
+        path.write_text(json.dumps(changed, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def complete_config(stage: Path, *, external_data: Mapping[str, int]) -> None:
     """Write into config.json what transformers.js reads there; every other key stays as it is and where it is.
 

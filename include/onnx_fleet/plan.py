@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from onnx_fleet import catalogue_conflicts, jsonio, published, toolchain
+from onnx_fleet import catalogue_conflicts, jsonio, published, recipes, toolchain
 from onnx_fleet.hub import ResolvedModel
 from onnx_fleet.published import Manifest
 from onnx_fleet.store import ObjectStore
@@ -35,6 +35,8 @@ class WorkItem:
     """For people: why it is new, changed or unchanged."""
     toolchain: Mapping[str, str]
     """Package name -> version, of everything that decides the graphs' bytes."""
+    recipe_digest: str | None = None
+    """SHA-256 of the file that the entry's recipe is in; None of a built-in recipe, or of none."""
     rebuild: str | None = None
     """The run that asked for a re-export of something unchanged; part of the fingerprint."""
 
@@ -108,7 +110,14 @@ def plan(
     return Plan(items=items, refusals=tuple(sorted(refusals, key=lambda refusal: refusal.repo_id.lower())))
 
 
-def fingerprint(model: ResolvedModel, *, family: str, versions: Mapping[str, str], rebuild: str | None = None) -> str:
+def fingerprint(
+    model: ResolvedModel,
+    *,
+    family: str,
+    versions: Mapping[str, str],
+    recipe_digest: str | None = None,
+    rebuild: str | None = None,
+) -> str:
     """SHA-256 over everything that decides the graphs: 64 hex digits.
 
     Tolerances, latency grid, providers and priority decide what is proven and when, not the graphs; they stay out.
@@ -119,6 +128,7 @@ def fingerprint(model: ResolvedModel, *, family: str, versions: Mapping[str, str
         "task": model.task,
         "family": family,
         "recipe": entry.recipe,
+        **({"recipe_file": recipe_digest} if recipe_digest else {}),
         "variants": sorted(entry.variants),
         "opset": entry.opset,
         "trust_remote_code": entry.trust_remote_code is not None,
@@ -156,9 +166,10 @@ def _item(
     model: ResolvedModel, *, store: ObjectStore, force: str | None, channel: str, tools: Mapping[str, str]
 ) -> WorkItem:
     family = TASKS[model.task].family
+    recipe_digest = recipes.digest(model.entry.recipe) if model.entry.recipe else None
 
     def item(state: State, reason: str, *, rebuild: str | None) -> WorkItem:
-        digest = fingerprint(model, family=family, versions=tools, rebuild=rebuild)
+        digest = fingerprint(model, family=family, versions=tools, recipe_digest=recipe_digest, rebuild=rebuild)
         return WorkItem(
             model=model,
             family=family,
@@ -167,6 +178,7 @@ def _item(
             state=state,
             reason=reason,
             toolchain=tools,
+            recipe_digest=recipe_digest,
             rebuild=rebuild,
         )
 
@@ -200,6 +212,7 @@ def _differences(old: Manifest, new: WorkItem) -> list[str]:
         ("task", old.task, model.task),
         ("family", old.family, new.family),
         ("recipe", old.export.recipe or "none", entry.recipe or "none"),
+        ("recipe's file", (old.export.recipe_digest or "none")[:8], (new.recipe_digest or "none")[:8]),
         ("variants", ", ".join(old.variants), ", ".join(sorted(entry.variants))),
         ("opset", ", ".join(map(str, old.opsets)), str(entry.opset)),
     ]

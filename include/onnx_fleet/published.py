@@ -37,6 +37,7 @@ class _Source(_Document):
 
 class _Export(_Document):
     recipe: str | None = None
+    recipe_digest: str | None = None
 
 
 class _Graph(_Document):

@@ -6,6 +6,7 @@ a warning (onnxruntime#23372). onnxruntime and numpy are imported inside; torch 
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -14,7 +15,7 @@ import re
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -146,12 +147,18 @@ class Session:
 
 
 def open_session(
-    graph: Path, *, provider: str = "cpu", threads: int | None = None, profile_dir: Path | None = None
+    graph: Path,
+    *,
+    provider: str = "cpu",
+    threads: int | None = None,
+    libraries: Sequence[str] = (),
+    profile_dir: Path | None = None,
 ) -> Session:
     """Load a graph on one provider, or fail.
 
     Args:
         threads: intra-op threads; None takes the cores that the process may use. Inter-op is always 1.
+        libraries: packages whose custom operators the graph uses, as GraphInfo names them.
         profile_dir: where onnxruntime writes its profile; None profiles nothing.
     Raises:
         GpuUnavailable: onnxruntime does not offer the provider, or drops it while the session is made.
@@ -164,7 +171,9 @@ def open_session(
     started = time.perf_counter()
     try:
         native = onnxruntime.InferenceSession(
-            str(graph), _options(onnxruntime, threads=count, profile_dir=profile_dir), providers=_chain(wanted)
+            str(graph),
+            _options(onnxruntime, threads=count, libraries=libraries, profile_dir=profile_dir),
+            providers=_chain(wanted),
         )
         native.disable_fallback()
     except _native_errors() as err:
@@ -291,8 +300,10 @@ def _chain(provider: Provider) -> list[tuple[str, dict[str, str]]]:
     return chain
 
 
-def _options(onnxruntime: Any, *, threads: int, profile_dir: Path | None) -> Any:
+def _options(onnxruntime: Any, *, threads: int, libraries: Sequence[str], profile_dir: Path | None) -> Any:
     options = onnxruntime.SessionOptions()
+    for package in libraries:
+        options.register_custom_ops_library(_library(package))
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # fatal: its errors are raised too, and its warnings are not for users
@@ -300,6 +311,21 @@ def _options(onnxruntime: Any, *, threads: int, profile_dir: Path | None) -> Any
         options.enable_profiling = True
         options.profile_file_prefix = str(profile_dir / "onnxruntime")
     return options
+
+
+def _library(package: str) -> str:
+    """The shared library that a package of custom operators brings.
+
+    Raises:
+        ValidationFailed: the package is not installed, or brings none.
+    """
+    try:
+        path: str = importlib.import_module(package).get_library_path()
+    except (ImportError, AttributeError) as err:
+        raise ValidationFailed(
+            f"the graph uses operators of {package}, which gives no library here ({err}); run: pip install {package}"
+        ) from err
+    return path
 
 
 def _is_bookkeeping(args: Mapping[str, Any]) -> bool:

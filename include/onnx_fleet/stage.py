@@ -38,6 +38,8 @@ class ExportRecord:
     graphs: tuple[GraphInfo, ...]
     settings: Mapping[str, str | int | bool]
     recipe: str | None
+    recipe_digest: str | None = None
+    """SHA-256 of the file that the recipe is in; None of a built-in one."""
     fallbacks: tuple[Fallback, ...]
     toolchain: Mapping[str, str]
     duration_s: float

@@ -7,11 +7,16 @@ A graph's inputs have names that Python does not allow for arguments (``past_key
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+import traceback
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnx_fleet import graph
 from onnx_fleet.errors import ExportUnsupported
+from onnx_fleet.recipes import Recipe
 from onnx_fleet.stage import Fallback
 
 if TYPE_CHECKING:
@@ -28,47 +33,63 @@ _PARAMETER_PREFIX = "module."
 
 
 def trace(
-    spec: GraphSpec, *, opset: int, checkpoint: Collection[str] = (), metadata: Mapping[str, str] | None = None
+    spec: GraphSpec,
+    *,
+    opset: int,
+    checkpoint: Collection[str] = (),
+    metadata: Mapping[str, str] | None = None,
+    recipe: Recipe | None = None,
 ) -> tuple[ir.Model, tuple[Fallback, ...]]:
     """Trace and finish one graph: with every axis dynamic and optimised, where that holds.
 
     Args:
         checkpoint: the names of the checkpoint's tensors; of a tied weight's names the one in here is kept.
         metadata: goes into the file.
+        recipe: gives its own example and translations of operators.
     Returns:
         the graph, and what was given up for it.
     Raises:
         ExportUnsupported: no way works; the message carries the exporter's reason.
     """
+    if recipe and recipe.example:
+        spec = replace(spec, example_inputs={**spec.example_inputs, **recipe.example(spec.example_inputs)})
     fixable = {axis for shape in spec.inputs.values() for axis in shape if axis in spec.fixable}
     taken: list[Fallback] = []
     try:
-        return _attempt(spec, opset=opset, checkpoint=checkpoint, metadata=metadata or {}, fixed=set())
+        return _attempt(spec, opset=opset, checkpoint=checkpoint, metadata=metadata or {}, recipe=recipe, fixed=set())
     except Exception as err:  # the exporter raises anything, from any layer of torch
         if not fixable:
             raise _unsupported(spec, err) from err
         log.warning("%s: not with dynamic %s: %s", spec.role, ", ".join(sorted(fixable)), err, exc_info=err)
         taken.append(Fallback(what=f"{spec.role}: dynamic -> fixed {', '.join(sorted(fixable))}", why=_first_line(err)))
     try:
-        model, more = _attempt(spec, opset=opset, checkpoint=checkpoint, metadata=metadata or {}, fixed=fixable)
+        model, more = _attempt(
+            spec, opset=opset, checkpoint=checkpoint, metadata=metadata or {}, recipe=recipe, fixed=fixable
+        )
     except Exception as err:
         raise _unsupported(spec, err) from err
     return model, (*taken, *more)
 
 
 def _attempt(
-    spec: GraphSpec, *, opset: int, checkpoint: Collection[str], metadata: Mapping[str, str], fixed: Collection[str]
+    spec: GraphSpec,
+    *,
+    opset: int,
+    checkpoint: Collection[str],
+    metadata: Mapping[str, str],
+    recipe: Recipe | None,
+    fixed: Collection[str],
 ) -> tuple[ir.Model, tuple[Fallback, ...]]:
     """One way: optimised, else as it was traced."""
     taken: tuple[Fallback, ...] = ()
     parameters = _parameter_names(spec.module, checkpoint)
-    model = _export(spec, opset=opset, fixed=fixed)
+    model = _export(spec, opset=opset, recipe=recipe, fixed=fixed)
     try:
         _optimise(model, weights=parameters)
     except Exception as err:  # a rewrite rule may raise anything, and leaves a half-rewritten graph
         log.warning("%s: the optimizer failed: %s", spec.role, err, exc_info=err)
         taken = (Fallback(what=f"{spec.role}: optimizer on -> off", why=_first_line(err)),)
-        model = _export(spec, opset=opset, fixed=fixed)
+        model = _export(spec, opset=opset, recipe=recipe, fixed=fixed)
     graph.finish(
         model,
         inputs={name: _without(shape, fixed) for name, shape in spec.inputs.items()},
@@ -85,7 +106,7 @@ def argument(name: str) -> str:
     return name.replace(".", _DOT)
 
 
-def _export(spec: GraphSpec, *, opset: int, fixed: Collection[str]) -> ir.Model:
+def _export(spec: GraphSpec, *, opset: int, recipe: Recipe | None, fixed: Collection[str]) -> ir.Model:
     """transformers' exporter, without its optimizer: that one folds weights into transposed copies of themselves."""
     import torch
     from transformers.exporters.configs import OnnxConfig
@@ -102,9 +123,26 @@ def _export(spec: GraphSpec, *, opset: int, fixed: Collection[str]) -> ir.Model:
     example = {argument(name): tensor for name, tensor in spec.example_inputs.items()}
     config = OnnxConfig(dynamic=True, dynamic_shapes=dynamic, opset_version=opset, optimize=False)
     exporter = OnnxExporter()  # type: ignore[no-untyped-call]
-    exported = exporter.export(_named(spec.module), example, config)  # type: ignore[arg-type]
+    with _translations(recipe):
+        exported = exporter.export(_named(spec.module), example, config)  # type: ignore[arg-type]
     program: ir.Model = exported.program
     return program
+
+
+@contextmanager
+def _translations(recipe: Recipe | None) -> Iterator[None]:
+    """The recipe's own operators, beside those that the exporter translates; it takes them from this one table."""
+    from transformers.exporters import exporter_onnx
+
+    table = exporter_onnx._ONNX_TRANSLATION_TABLE
+    added = dict(recipe.translations()) if recipe and recipe.translations else {}
+    before = dict(table)
+    table.update(added)
+    try:
+        yield
+    finally:
+        table.clear()
+        table.update(before)
 
 
 def _named(module: torch.nn.Module) -> torch.nn.Module:
@@ -155,9 +193,29 @@ def _without(shape: Shape, fixed: Collection[str]) -> Shape:
 def _unsupported(spec: GraphSpec, err: Exception) -> ExportUnsupported:
     if isinstance(err, ExportUnsupported):
         return ExportUnsupported(f"{spec.role}: {err}")
+    where = _place(err)
     return ExportUnsupported(
-        f"{spec.role}: the model cannot be traced ({_first_line(err)}); give it a recipe, another task or another opset"
+        f"{spec.role}: the model cannot be traced ({_first_line(err)}{f'; at {where}' if where else ''}); give it a "
+        f"recipe, another task or another opset"
     )
+
+
+_NOT_THE_MODELS = ("torch", "transformers/exporters", "transformers/utils", "onnx_fleet", "contextlib")
+
+
+def _place(err: BaseException) -> str | None:
+    """The last line of the model's own code that was being traced: ``modeling_bert.py, line 120, in forward``."""
+    frames = [
+        frame
+        for cause in (err, err.__cause__, err.__context__)
+        if cause is not None
+        for frame in traceback.extract_tb(cause.__traceback__)
+        if not any(f"/{part}/" in frame.filename or f"/{part}.py" in frame.filename for part in _NOT_THE_MODELS)
+    ]
+    if not frames:
+        return None
+    last = frames[-1]
+    return f"{Path(last.filename).name}, line {last.lineno}, in {last.name}: {last.line}"
 
 
 def _first_line(err: Exception) -> str:

@@ -192,6 +192,7 @@ def _prove(bench: _Bench, graphs: tuple[GraphInfo, ...]) -> _Proof:
                     bench.stage_dir / info.path,
                     provider=bench.provider,
                     threads=bench.threads,
+                    libraries=info.libraries,
                     profile_dir=Path(folder),
                 )
             except ValidationFailed as err:

@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from onnx_fleet.reference import Reference
 
 _MASKS = ("attention_mask", "encoder_attention_mask", "decoder_attention_mask", "pixel_mask", "pixel_attention_mask")
-_DEFAULT_SIZES: Mapping[str, int] = {"height": 64, "width": 96, "num_samples": 16_000, "num_choices": 3}
+_DEFAULT_SIZES: Mapping[str, int] = {
+    "height": 224,
+    "width": 256,
+    "mask_height": 64,
+    "mask_width": 64,
+    "num_samples": 16_000,
+    "num_choices": 3,
+}
 """Of axes that no latency grid knows; a model that wants others has them as numbers in its graph."""
 _DECODED = 8
 """Tokens that a decoder behind an encoder has already given, where one more is timed."""
@@ -65,18 +72,20 @@ def of(info: GraphInfo, *, batch_size: int, length: int, tokens: np.ndarray | No
     """Every kind of work that a graph does, for so many rows.
 
     Args:
-        length: tokens in a row: of the prompt, of the encoder's input, or cached already.
+        length: tokens in a row: of the prompt, of the encoder's input, or up to the end of the step.
         tokens: the ids to draw from; None draws only id 1, which every vocabulary has.
     """
     symbols = {axis for spec in info.inputs for axis in spec.shape if isinstance(axis, str)}
     behind_encoder = "encoder_hidden_states" in {spec.name for spec in info.inputs}
-    phases: dict[str, Mapping[str, int]] = {"forward": {"sequence_length": length}}
+    phases: dict[str, Mapping[str, int]] = {
+        "forward": {"sequence_length": length} if "sequence_length" in symbols else {}
+    }
     if behind_encoder and "past_sequence_length" in symbols:
         phases = {"prompt": _after_encoder(length, past=0), "step": _after_encoder(length, past=_DECODED)}
     elif "past_sequence_length" in symbols:
         phases = {
             "prompt": {"sequence_length": length, "past_sequence_length": 0, "total_sequence_length": length},
-            "step": {"sequence_length": 1, "past_sequence_length": length, "total_sequence_length": length + 1},
+            "step": {"sequence_length": 1, "past_sequence_length": length - 1, "total_sequence_length": length},
         }
     elif info.role.startswith("encoder"):
         phases = {"encode": {}}
@@ -85,6 +94,8 @@ def of(info: GraphInfo, *, batch_size: int, length: int, tokens: np.ndarray | No
         sizes = {
             **_DEFAULT_SIZES,
             "batch_size": batch_size,
+            "image_batch_size": batch_size,
+            "text_batch_size": batch_size,
             "encoder_sequence_length": length,
             "decoder_sequence_length": length,
             "head_size": _head_size(info),

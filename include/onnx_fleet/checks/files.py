@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import numpy as np
+
 from onnx_fleet import graph as graphs
-from onnx_fleet import workloads
+from onnx_fleet import recipes, workloads
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
-from onnx_fleet.comparison import Case, CheckRow
+from onnx_fleet.comparison import Case, CheckRow, compare
 from onnx_fleet.errors import GpuUnavailable, ValidationFailed
 from onnx_fleet.graph import SYMBOLS, GraphInfo
 from onnx_fleet.runtime import require_placed
@@ -49,6 +51,28 @@ def dynamic(subject: Subject) -> Iterator[CheckRow]:
         for batch_size, length in DYNAMIC_SIZES:
             for work in workloads.of(info, batch_size=batch_size, length=min(length, longest or length)):
                 yield from _sizes_kept(subject, info, work, case=subject.case("dynamic", work.text, role=role))
+
+
+def recipe_cases(subject: Subject) -> Iterator[CheckRow]:
+    """On the inputs that the recipe names, one for each way that the model branches, every output equals PyTorch's."""
+    name = subject.item.model.entry.recipe
+    cases = recipes.find(name).cases if name else None
+    if cases is None or len(subject.graphs) > 1:
+        return
+    (info,) = subject.graphs.values()
+    work = workloads.of(info, batch_size=2, length=9, tokens=_tokens(subject))[0]
+    for text, feeds in cases(work.feeds(info, seed=SEED)).items():
+        case = subject.case("recipe_cases", f"{text}, {work.text}, seed {SEED}")
+        try:
+            found = subject.session(info.role).run(feeds)
+        except ValidationFailed as err:
+            yield case.row("error", detail=str(err))
+            continue
+        yield from compare(subject.reference(feeds), found, case=case)
+
+
+def _tokens(subject: Subject) -> np.ndarray | None:
+    return subject.space.tokens if "input_ids" in subject.reference.parameters else None
 
 
 def _sizes_kept(subject: Subject, info: GraphInfo, work: workloads.Workload, *, case: Case) -> Iterator[CheckRow]:
@@ -102,4 +126,4 @@ def _taken(subject: Subject, info: GraphInfo, case: Case) -> Iterator[CheckRow]:
             yield case.row("missing", output=name, detail="the source model takes it, the graph does not")
 
 
-CHECKS = checks_of(placement, contract, dynamic)
+CHECKS = checks_of(placement, contract, dynamic, recipe_cases)

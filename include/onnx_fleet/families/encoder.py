@@ -34,7 +34,7 @@ _EXAMPLE_BATCH, _EXAMPLE_CHOICES, _EXAMPLE_LENGTH, _EXAMPLE_PADDING = 2, 3, 7, 3
 
 def whole(item: WorkItem, model: PreTrainedModel) -> Forward:
     """The model with the outputs of its task, and its recipe's."""
-    return Forward(model, outputs=OUTPUTS[item.model.task], recipe=item.model.entry.recipe).eval()
+    return Forward(item, model, outputs=OUTPUTS[item.model.task]).eval()
 
 
 def graphs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
@@ -52,14 +52,13 @@ def graphs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
     }
     if takes_token_types(model):
         example["token_type_ids"] = (torch.arange(_EXAMPLE_LENGTH) > _EXAMPLE_LENGTH // 2).long().expand(shape).clone()
-    recipe_outputs = module.recipe.outputs if module.recipe else {}
     return (
         GraphSpec(
             role="model",
             module=module,
             example_inputs=example,
             inputs=dict.fromkeys(example, _CHOICES if choices else _TOKENS),
-            outputs={**OUTPUTS[item.model.task], **recipe_outputs},
+            outputs=module.outputs,
         ),
     )
 

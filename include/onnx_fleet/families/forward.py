@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from onnx_fleet.recipes import RECIPES
+from onnx_fleet import recipes
+from onnx_fleet.families import Shape
+from onnx_fleet.plan import WorkItem
 
 
 class Forward(torch.nn.Module):
-    """The source's model with named outputs, in the contract's order, and the recipe's behind them."""
+    """The source's model with named outputs, in the contract's order, as its recipe wants them."""
 
-    def __init__(self, model: PreTrainedModel, *, outputs: Iterable[str], recipe: str | None = None) -> None:
+    def __init__(self, item: WorkItem, model: PreTrainedModel, *, outputs: Mapping[str, Shape]) -> None:
         super().__init__()
         self.model = model
         self.config: PretrainedConfig = model.config
-        self.output_names = tuple(outputs)
-        self.recipe = RECIPES[recipe] if recipe else None
+        self.own_outputs = tuple(outputs)
+        self.recipe = recipes.find(item.model.entry.recipe) if item.model.entry.recipe else None
+        self.outputs = self.recipe.output_shapes(outputs) if self.recipe else dict(outputs)
+        """What forward gives: name -> the contract's symbols."""
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
-        given = self.model(**inputs, return_dict=True)
-        outputs = {name: given[name] for name in self.output_names}
-        if self.recipe is not None:
-            outputs |= self.recipe.head(inputs, outputs)
-        return outputs
+        recipe = self.recipe
+        if recipe is None:
+            given = self.model(**inputs, return_dict=True)
+            return {name: given[name] for name in self.own_outputs}
+        wanted = {"output_hidden_states": True} if recipe.hidden_states else {}
+        given = self.model(**inputs, return_dict=True, **wanted)
+        own = {name: given[name] for name in self.own_outputs}
+        layers = {f"hidden_states.{index}": layer for index, layer in enumerate(given.get("hidden_states") or ())}
+        added = recipe.head(inputs, {**own, **layers}) if recipe.head else {}
+        kept = {recipe.rename.get(name, name): tensor for name, tensor in own.items() if name not in recipe.drop}
+        return {**kept, **added}

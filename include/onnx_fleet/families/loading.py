@@ -9,6 +9,7 @@ import torch
 import transformers
 from transformers import PretrainedConfig, PreTrainedModel
 
+from onnx_fleet import recipes
 from onnx_fleet.errors import ExportUnsupported, ModelInvalid
 from onnx_fleet.plan import WorkItem
 from onnx_fleet.tasks import TASKS
@@ -18,7 +19,7 @@ _UNUSED_PARAMETERS = ("pooler.",)
 
 
 def load(item: WorkItem, source_dir: Path) -> PreTrainedModel:
-    """The checkpoint in float32, in evaluation mode, with eager attention.
+    """The checkpoint in float32, in evaluation mode, with eager attention, prepared as its recipe wants it.
 
     Raises:
         ModelInvalid: the checkpoint lacks weights that the task's outputs depend on, or its files cannot be read.
@@ -54,6 +55,8 @@ def load(item: WorkItem, source_dir: Path) -> PreTrainedModel:
             f"{' …' if len(missing) > 5 else ''}, which {model.task} needs; set the task that it was trained for"
         )
     loaded: PreTrainedModel = module.eval()
+    if entry.recipe and (prepare := recipes.find(entry.recipe).prepare):
+        prepare(loaded)
     return loaded
 
 
