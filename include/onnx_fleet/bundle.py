@@ -29,11 +29,18 @@ _ROLES: Mapping[str, FileRole] = {
     "special_tokens_map.json": "tokenizer",
     "added_tokens.json": "tokenizer",
     "chat_template.jinja": "tokenizer",
+    "chat_template.json": "tokenizer",
+    "normalizer.json": "tokenizer",
+    "tekken.json": "tokenizer",
+    "tokenizer.onnx": "tokenizer",
     "vocab.txt": "tokenizer",
     "vocab.json": "tokenizer",
     "merges.txt": "tokenizer",
     "preprocessor_config.json": "preprocessor",
     "processor_config.json": "preprocessor",
+    "image_processor_config.json": "preprocessor",
+    "feature_extractor_config.json": "preprocessor",
+    "video_preprocessor_config.json": "preprocessor",
     "modules.json": "sentence_transformers",
     "sentence_bert_config.json": "sentence_transformers",
     "config_sentence_transformers.json": "sentence_transformers",
@@ -44,6 +51,8 @@ _ROLES_BY_PATTERN: tuple[tuple[re.Pattern[str], FileRole], ...] = (
     (re.compile(r"\d+_\w+/.+"), "sentence_transformers"),
     (re.compile(r"(?i)licen[cs]e(\..+)?|notice(\..+)?"), "licence"),
     (re.compile(r"[^/]+\.(model|spm|bpe|tiktoken)"), "tokenizer"),
+    (re.compile(r"(target_)?vocab[^/]*\.(txt|json)"), "tokenizer"),
+    (re.compile(r"additional_chat_templates/[^/]+\.jinja"), "tokenizer"),
 )
 
 
