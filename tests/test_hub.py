@@ -196,6 +196,31 @@ def test_pickle_and_code_are_taken_at_the_very_commit_that_was_trusted(hub: Hub,
         resolve(Entry(repo_id=coded, trust_remote_code="0" * 40), hub=hub)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "model_type", "native"),
+    [
+        ("NomicBertModel", "nomic_bert", True),
+        ("JinaBertForMaskedLM", "bert", False),
+        ("NomicBertModel", "bert", False),
+    ],
+)
+def test_a_repos_code_is_not_needed_where_transformers_has_the_very_class(
+    hub: Hub, repo_maker: RepoMaker, architecture: str, model_type: str, native: bool
+) -> None:
+    repo = repo_maker.with_config(
+        "acme/ported",
+        architectures=[architecture],
+        model_type=model_type,
+        auto_map={"AutoModel": f"modeling_acme.{architecture}"},
+    )
+    if native:
+        found = resolve(Entry(repo_id=repo, task="feature-extraction"), hub=hub)
+        assert not any(path.endswith(".py") for path in found.needed)
+    else:
+        with pytest.raises(UnsafeModel, match="runs Python code of its repo"):
+            resolve(Entry(repo_id=repo, task="feature-extraction"), hub=hub)
+
+
 def test_code_of_another_repo_is_never_trusted(hub: Hub, repo_maker: RepoMaker) -> None:
     repo = repo_maker.with_config("acme/x", auto_map={"AutoModel": "evil/code--modeling.Model"})
     commit = hub.api.model_info(repo).sha

@@ -23,7 +23,7 @@ from onnx_fleet.errors import (
 )
 from onnx_fleet.hub_client import Hub, HubSettings
 from onnx_fleet.hub_download import download, read_json
-from onnx_fleet.repo_files import Permits, needed, require_inputs, require_pinned_code, require_safe_paths
+from onnx_fleet.repo_files import Permits, is_native, needed, require_inputs, require_pinned_code, require_safe_paths
 from onnx_fleet.source import ResolvedModel, SourceFile
 from onnx_fleet.tasks import TASKS
 
@@ -257,14 +257,14 @@ def _architecture(info: ModelInfo, commit: str, *, hub: Hub, permits: Permits, s
     if unclear or not config.get("architectures") or not config.get("model_type"):
         path = hub.fetch(info.id, "config.json", commit=commit)
         config = read_json(path, subject=subject)
-    auto_map = config.get("auto_map")
-    if isinstance(auto_map, dict):
-        require_pinned_code(auto_map, permits=permits, subject=subject)
     architectures, model_type = config.get("architectures"), config.get("model_type")
     if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
         raise ModelInvalid(f"{subject}: config.json has no 'architectures'; name a revision that has")
     if not isinstance(model_type, str) or not model_type:
         raise ModelInvalid(f"{subject}: config.json has no 'model_type'; name a revision that has")
+    auto_map = config.get("auto_map")
+    if isinstance(auto_map, dict) and not is_native(auto_map, architecture=architectures[0], model_type=model_type):
+        require_pinned_code(auto_map, permits=permits, subject=subject)
     return architectures[0], model_type
 
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from onnx_fleet.errors import HubFileCorrupt, ModelInvalid, UnsafeModel, WorkerOutOfResources
 from onnx_fleet.hub_client import Bar, Hub
-from onnx_fleet.repo_files import WEIGHTS_INDEX, Permits, require_pinned_code
+from onnx_fleet.repo_files import WEIGHTS_INDEX, Permits, is_native, require_pinned_code
 from onnx_fleet.source import ResolvedModel, SourceFile
 
 Progress = Callable[[int, int], None]
@@ -195,6 +195,10 @@ def _require_readable(model: ResolvedModel, snapshot: Path, *, subject: str) -> 
             auto_map = read_json(snapshot / path, subject=subject).get("auto_map") or {}
             if not isinstance(auto_map, dict):
                 auto_map = {path: auto_map}
+            if path == "config.json" and is_native(
+                auto_map, architecture=model.architecture, model_type=model.model_type
+            ):
+                continue
             require_pinned_code(auto_map, permits=permits, subject=subject)
         elif path == WEIGHTS_INDEX:
             weight_map = read_json(snapshot / path, subject=subject).get("weight_map")

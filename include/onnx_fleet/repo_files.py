@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from onnx_fleet.errors import ModelInvalid, UnsafeModel
 from onnx_fleet.source import SourceFile
@@ -210,6 +211,20 @@ def require_pinned_code(auto_map: Mapping[str, object], *, permits: Permits, sub
             f"{subject}: the model's code lies in another repo ({', '.join(elsewhere)}), which this entry cannot pin;"
             " name a repo that holds its own code"
         )
+
+
+def is_native(auto_map: Mapping[str, object], *, architecture: str, model_type: str) -> bool:
+    """Whether transformers has the class itself that a repo brings code for: then that is used, and no code is run.
+
+    The class has to have the same name: Jina's BERT says ``model_type: bert`` and is another model.
+    """
+    named = {place.rpartition(".")[2] for place in _places(auto_map.values())}
+    package = importlib.util.find_spec("transformers")  # which is not imported: it brings torch
+    if architecture not in named or package is None or package.origin is None:
+        return False
+    folder = Path(package.origin).parent / "models" / model_type.replace("-", "_")
+    defined = re.compile(rf"^class {re.escape(architecture)}\(", re.MULTILINE)
+    return any(defined.search(path.read_text(encoding="utf-8")) for path in folder.glob("modeling_*.py"))
 
 
 def _places(values: Iterable[object]) -> Iterable[str]:
