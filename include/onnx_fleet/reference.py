@@ -43,8 +43,8 @@ class Reference:
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """What it takes of tokens; a graph has to take as much."""
-        return tuple(name for name in TOKEN_INPUTS if name in self.parameters)
+        """What it takes of tokens; a graph has to take as much. Masks of images and of sound are others."""
+        return tuple(name for name in TOKEN_INPUTS if {name, "input_ids"} <= self.parameters)
 
     @cached_property
     def limits(self) -> ModelLimits:

@@ -1,0 +1,88 @@
+"""Comparisons of one graph on given feeds, whatever its model does: with PyTorch, of its rows, of its choices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from onnx_fleet.checks.subject import Subject
+from onnx_fleet.comparison import Case, CheckRow, Outputs, compare
+from onnx_fleet.errors import ValidationFailed
+
+Feeds = Mapping[str, np.ndarray]
+
+
+def rows_of(feeds: Feeds, rows: slice) -> dict[str, np.ndarray]:
+    """Some rows of a batch."""
+    return {name: array[rows] for name, array in feeds.items()}
+
+
+def run(subject: Subject, feeds: Feeds, *, case: Case, role: str = "model") -> tuple[Outputs, list[CheckRow]]:
+    """One graph's outputs, or none and the row that says why."""
+    try:
+        return subject.session(role).run(feeds), []
+    except ValidationFailed as err:
+        return {}, [case.row("error", detail=str(err))]
+
+
+def batches_equal(
+    subject: Subject,
+    feeds: Feeds,
+    *,
+    expected: Outputs,
+    check: str,
+    text: str,
+    sizes: Sequence[int],
+    role: str = "model",
+) -> Iterator[CheckRow]:
+    """The first rows of a batch, and its last row alone, against PyTorch's on all of it.
+
+    PyTorch gives a row the same values in a batch of any size, to 1e-6; the graph has to as well.
+    """
+    count = len(next(iter(feeds.values())))
+    parts = {f"batch_size {size}": slice(size) for size in sorted({min(size, count) for size in sizes})}
+    for name, rows in {**parts, "the last row alone": slice(count - 1, count)}.items():
+        case = subject.case(check, f"{name}, {text}", role=role)
+        actual, faults = run(subject, rows_of(feeds, rows), case=case, role=role)
+        yield from faults or compare(rows_of(expected, rows), actual, case=case)
+
+
+def choices_equal(expected: np.ndarray, actual: np.ndarray, *, axis: int, output: str, case: Case) -> CheckRow:
+    """One row: the largest value stands at the same place along an axis, wherever PyTorch's own choice is no tie."""
+    if expected.shape != actual.shape:
+        return case.row("shape", output=output, detail=f"{list(actual.shape)} where PyTorch has {list(expected.shape)}")
+    ordered = np.sort(expected, axis=axis)
+    margin = np.take(ordered, -1, axis=axis) - np.take(ordered, -2, axis=axis)
+    clear = margin > 2 * (case.tolerances.atol + case.tolerances.rtol * np.abs(np.take(ordered, -1, axis=axis)))
+    wrong = (expected.argmax(axis=axis) != actual.argmax(axis=axis)) & clear
+    said = f"{int(clear.sum())} of {clear.size} choices are clear in PyTorch"
+    if wrong.any():
+        return case.row("different", output=output, detail=f"{said}; {int(wrong.sum())} of them are others")
+    return case.row("equal", output=output, passed=True, detail=said)
+
+
+def sensitive(subject: Subject, feeds: Feeds, other: Feeds, *, case: Case) -> CheckRow:
+    """One row: whether PyTorch's own outputs tell two inputs apart, so that a graph that does not would be caught."""
+    moved = {
+        row.output: row.max_abs_diff
+        for row in compare(subject.reference(feeds), subject.reference(other), case=case)
+        if not row.passed
+    }
+    if moved:
+        found = ", ".join(f"{name} {size:.2g}" for name, size in moved.items() if size is not None)
+        return case.row("sensitive", passed=True, detail=f"PyTorch's own outputs move: {found}")
+    detail = "PyTorch's own outputs stay within the tolerance: a graph with this fault would pass"
+    return case.row("insensitive", passed=True, detail=detail)
+
+
+def where_pytorch_holds(own: Sequence[CheckRow], found: Sequence[CheckRow], *, case: Case) -> Iterator[CheckRow]:
+    """The graph's rows about a property, but for outputs of which PyTorch's own rows do not have it."""
+    broken = {row.output: row for row in own if not row.passed}
+    for row in found:
+        if row.output in broken:
+            size = broken[row.output].max_abs_diff
+            by = "" if size is None else f" by up to {size:.2g}"
+            yield case.row("skipped", output=row.output, passed=True, detail=f"PyTorch's own differ{by}")
+        else:
+            yield row

@@ -1,0 +1,137 @@
+"""What vision models are held to: one graph, pixels in, at every batch size and every image size that it offers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from onnx_fleet import images, preprocessor
+from onnx_fleet.checks.feeds import batches_equal, choices_equal, run, sensitive
+from onnx_fleet.checks.subject import SEED, Subject, checks_of
+from onnx_fleet.comparison import CheckRow, compare
+from onnx_fleet.errors import ValidationFailed
+from onnx_fleet.images import Kind
+
+BATCH_SIZES = (1, 2, 5)
+LARGEST_SIDE = 256
+"""Models whose images may have any size are proven up to about here: attention costs the fourth power of the side."""
+CONSUMERS_MASK = (64, 64)
+"""What transformers.js sends as pixel_mask, whatever the image's size: all ones."""
+_CHOICES = {"image-classification": -1, "object-detection": -1, "image-segmentation": 1}
+"""Task -> the axis of its logits along which the largest is the answer."""
+
+
+def parity(subject: Subject) -> Iterator[CheckRow]:
+    """Every output equals PyTorch's on noise, over batch sizes and, where they are open, image sizes, odd ones too."""
+    native, *others = sizes(subject)
+    feeds = image_feeds(subject, BATCH_SIZES[-1], size=native, kind="noise")
+    text = f"{native[0]} x {native[1]} pixels of noise, seed {SEED}"
+    expected = subject.reference(feeds)
+    yield from batches_equal(subject, feeds, expected=expected, check="parity", text=text, sizes=BATCH_SIZES)
+    for size in others:
+        case = subject.case("parity", f"batch_size 2, {size[0]} x {size[1]} pixels of noise, seed {SEED}")
+        feeds = image_feeds(subject, 2, size=size, kind="noise")
+        try:
+            expected = subject.reference(feeds)
+        except ValidationFailed as err:
+            yield case.row("skipped", passed=True, detail=str(err))
+            continue
+        actual, faults = run(subject, feeds, case=case)
+        yield from faults or compare(expected, actual, case=case)
+
+
+def pictures(subject: Subject) -> Iterator[CheckRow]:
+    """Every output equals PyTorch's on pictures with edges and flat areas, normalised as the preprocessor does."""
+    feeds = image_feeds(subject, 4, size=sizes(subject)[0], kind="picture")
+    case = subject.case("pictures", "4 pictures: slopes, checkerboards and discs, as preprocessor_config.json has them")
+    actual, faults = run(subject, feeds, case=case)
+    yield from faults or compare(subject.reference(feeds), actual, case=case)
+
+
+def answers(subject: Subject) -> Iterator[CheckRow]:
+    """The label of every picture, box or pixel is the one that PyTorch gives."""
+    axis = _CHOICES.get(subject.item.model.task)
+    case = subject.case("answers", f"5 images of noise, seed {SEED}, and 4 pictures")
+    if axis is None:
+        yield case.row("skipped", passed=True, detail=f"{subject.item.model.task} chooses no label")
+        return
+    kinds: tuple[tuple[int, Kind], ...] = ((5, "noise"), (4, "picture"))
+    for count, kind in kinds:
+        feeds = image_feeds(subject, count, size=sizes(subject)[0], kind=kind)
+        actual, faults = run(subject, feeds, case=case)
+        yield from faults
+        if "logits" in actual:
+            expected = subject.reference(feeds)["logits"]
+            yield choices_equal(expected, actual["logits"], axis=axis, output="logits", case=case)
+
+
+def pixel_mask(subject: Subject) -> Iterator[CheckRow]:
+    """Images padded to one size equal PyTorch's, with a mask of the image's own size and with one of 64 x 64."""
+    if "pixel_mask" not in {spec.name for spec in subject.graph().inputs}:
+        return
+    height, width = sizes(subject)[0]
+    feeds = _padded(image_feeds(subject, 3, size=(height, width), kind="noise"))
+    small = {**feeds, "pixel_mask": np.ones((3, *CONSUMERS_MASK), dtype=np.int64)}
+    for text, given in {"a mask as large as the image": feeds, "a mask of 64 x 64 ones": small}.items():
+        case = subject.case("pixel_mask", f"3 images of up to {height} x {width} pixels, {text}, seed {SEED}")
+        actual, faults = run(subject, given, case=case)
+        yield from faults or compare(subject.reference(given), actual, case=case)
+
+
+def sensitivity(subject: Subject) -> Iterator[CheckRow]:
+    """The comparisons can tell: PyTorch's own outputs move when a corner of the image, or the mask, is another one."""
+    feeds = image_feeds(subject, 2, size=sizes(subject)[0], kind="noise")
+    corner = feeds["pixel_values"].copy()
+    corner[..., -(corner.shape[-2] // 4) :, -(corner.shape[-1] // 4) :] *= -1
+    case = subject.case("sensitivity", "another corner, a sixteenth of the image")
+    yield sensitive(subject, feeds, {**feeds, "pixel_values": corner}, case=case)
+    if "pixel_mask" in feeds:
+        padded = _padded(feeds)
+        case = subject.case("sensitivity", "the mask ignored")
+        yield sensitive(subject, padded, {**padded, "pixel_mask": feeds["pixel_mask"]}, case=case)
+
+
+def sizes(subject: Subject) -> tuple[tuple[int, int], ...]:
+    """(height, width) to feed: the model's own first; where it is open unequal, larger and odd ones too."""
+    spec = next(spec for spec in subject.graph().inputs if spec.name == "pixel_values")
+    height, width = spec.shape[2:]
+    if isinstance(height, int) and isinstance(width, int):
+        return ((height, width),)
+    settings = preprocessor.settings(subject.stage_dir)
+    config = subject.reference.model.config
+    own = images.size_of_preprocessor(settings) or images.size_of_config(config) or (images.USUAL_SIZE,) * 2
+    unit = images.unit(config)
+    native = own if max(own) <= LARGEST_SIDE else (max(unit, LARGEST_SIDE // unit * unit),) * 2
+    least = max(native[0], 2 * unit)
+    return native, (least, least + unit), (least + 2 * unit, least), (least + 5, least + unit - 3)
+
+
+def image_feeds(subject: Subject, count: int, *, size: tuple[int, int], kind: Kind) -> dict[str, np.ndarray]:
+    """A batch as the graph takes it, nothing of it padding."""
+    specs = {spec.name: spec for spec in subject.graph().inputs}
+    channels = specs["pixel_values"].shape[1]
+    made = images.batch(
+        count,
+        channels=channels if isinstance(channels, int) else 3,
+        size=size,
+        seed=SEED,
+        kind=kind,
+        settings=preprocessor.settings(subject.stage_dir),
+    )
+    feeds = {"pixel_values": made}
+    if "pixel_mask" in specs:
+        feeds["pixel_mask"] = np.ones((count, *size), dtype=np.int64)
+    return feeds
+
+
+def _padded(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same images, all but the first cut short and filled up with zeros, as preprocessors batch them."""
+    mask = feeds["pixel_mask"].copy()
+    for row in range(1, len(mask)):
+        mask[row, -row * mask.shape[1] // 4 :] = 0
+        mask[row, :, -mask.shape[2] // 3 :] = 0
+    return {"pixel_values": feeds["pixel_values"] * mask[:, np.newaxis].astype(np.float32), "pixel_mask": mask}
+
+
+CHECKS = checks_of(parity, pictures, answers, pixel_mask, sensitivity)

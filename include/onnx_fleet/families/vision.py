@@ -1,0 +1,204 @@
+"""Vision: one graph, pixels in, classes, features, boxes, segments or depth out. Imports torch and transformers.
+
+Height and width stay open where the architecture is known to be right at any size; elsewhere the graph takes the one
+size that the model's preprocessor makes of every image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from onnx_fleet import images, preprocessor, weights
+from onnx_fleet.errors import ExportUnsupported
+from onnx_fleet.families import Family, GraphSpec, Shape
+from onnx_fleet.families.forward import Forward
+from onnx_fleet.families.loading import load
+from onnx_fleet.plan import WorkItem
+
+_PIXELS: Shape = ("batch_size", None, "height", "width")
+_PIXEL_MASK: Shape = ("batch_size", "mask_height", "mask_width")
+"""Of its own size: it is scaled to the feature map, and consumers send 64 x 64 ones for an image of any size."""
+
+OUTPUTS: dict[str, dict[str, Shape]] = {
+    "image-classification": {"logits": ("batch_size", None)},
+    "image-segmentation": {"logits": ("batch_size", None, "output_height", "output_width")},
+    "object-detection": {"logits": ("batch_size", None, None), "pred_boxes": ("batch_size", None, None)},
+    "depth-estimation": {"predicted_depth": ("batch_size", "output_height", "output_width")},
+    "image-to-image": {"reconstruction": ("batch_size", None, "output_height", "output_width")},
+}
+"""Of feature extractors the outputs depend on the model."""
+
+ANY_SIZE = frozenset(
+    {
+        "bit", "conditional_detr", "convnext", "convnextv2", "cvt", "deformable_detr", "depth_anything", "detr",
+        "dinov2", "dinov2_with_registers", "dinov3_convnext", "dinov3_vit", "efficientnet", "focalnet", "glpn",
+        "hgnet_v2", "mobilenet_v1", "mobilenet_v2", "mobilevit", "mobilevitv2", "poolformer", "pvt", "pvt_v2",
+        "regnet", "resnet", "rt_detr", "rt_detr_v2", "segformer", "swiftformer", "table-transformer", "upernet",
+        "yolos",
+    }
+)  # fmt: skip
+"""Model types whose graphs were proven at sizes that were never traced, odd ones included."""
+
+_MASKED = frozenset({"conditional_detr", "dab-detr", "deformable_detr", "detr", "table-transformer"})
+"""Detectors that look where pixel_mask is 1 only; the others' forward takes one and ignores it."""
+
+_EXAMPLE_BATCH = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """At what image size a model is traced."""
+
+    height: int
+    width: int
+    fixed: str = ""
+    """Why it takes no other size; empty where it takes any."""
+
+    def require(self, pixel_values: Tensor) -> None:
+        """Refuse at once to be traced at any size where only one will do.
+
+        Raises:
+            ValueError: a size is open.
+        """
+        if self.fixed and not all(isinstance(size, int) for size in pixel_values.shape[2:]):
+            raise ValueError(self.fixed)
+
+
+class Seeing(Forward):
+    """A model that sees."""
+
+    def __init__(self, item: WorkItem, model: PreTrainedModel, *, seen: Sight) -> None:
+        super().__init__(item, model, outputs=outputs(item, model, seen))
+        self.seen = seen
+
+    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
+        self.seen.require(inputs["pixel_values"])
+        return super().forward(**inputs)
+
+
+def whole(item: WorkItem, model: PreTrainedModel) -> Seeing:
+    """The model with the outputs of its task, and its recipe's."""
+    return Seeing(item, model, seen=sight(item, model)).eval()
+
+
+def graphs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
+    """The one graph of a vision model.
+
+    Raises:
+        ExportUnsupported: its outputs are random, or it runs at no size that is known.
+    """
+    seen = sight(item, model)
+    example = {"pixel_values": pixels(model, _EXAMPLE_BATCH, seen)}
+    inputs: dict[str, Shape] = {"pixel_values": _PIXELS}
+    if model.config.model_type in _MASKED:
+        mask = torch.ones(_EXAMPLE_BATCH, seen.height // 2, seen.width // 2, dtype=torch.int64)
+        mask[-1, :, -(seen.width // 8) :] = 0
+        example["pixel_mask"] = mask
+        inputs["pixel_mask"] = _PIXEL_MASK
+    module = Seeing(item, model, seen=seen).eval()
+    return (
+        GraphSpec(
+            role="model",
+            module=module,
+            example_inputs=example,
+            inputs=inputs,
+            outputs=module.outputs,
+            fixable=("height", "width"),
+        ),
+    )
+
+
+def outputs(item: WorkItem, model: PreTrainedModel, seen: Sight) -> dict[str, Shape]:
+    """The contract's outputs; what follows from the image's size is a number where that is one.
+
+    Raises:
+        ExportUnsupported: a feature extractor's outputs change from call to call.
+    """
+    shapes = OUTPUTS.get(item.model.task) or _features(item, model, seen)
+    if not seen.fixed:
+        return dict(shapes)
+    return {name: tuple(axis if axis == "batch_size" else None for axis in shape) for name, shape in shapes.items()}
+
+
+def _features(item: WorkItem, model: PreTrainedModel, seen: Sight) -> dict[str, Shape]:
+    """Tokens or a map, and a pooled vector where the model has a trained one."""
+    given = pixels(model, 1, seen)
+    with torch.inference_mode():
+        first, second = (model(pixel_values=given, return_dict=True) for _ in range(2))
+    if not torch.equal(first["last_hidden_state"], second["last_hidden_state"]):
+        raise ExportUnsupported(
+            f"{item.model.repo_id}@{item.model.commit[:8]}: {item.model.architecture} gives other features for one "
+            f"image with every call, as masked autoencoders do; take the model that was trained from it"
+        )
+    is_map = first["last_hidden_state"].dim() == 4
+    features: Shape = ("batch_size", None, "output_height", "output_width")
+    found: dict[str, Shape] = {"last_hidden_state": features if is_map else ("batch_size", "sequence_length", None)}
+    pooled = first.get("pooler_output")
+    if pooled is not None and _has_trained_pooler(model):
+        found["pooler_output"] = ("batch_size", *[None] * (pooled.dim() - 1))
+    return found
+
+
+def sight(item: WorkItem, model: PreTrainedModel, *, see: Callable[..., object] | None = None) -> Sight:
+    """The size to trace a model at: one of its own where any will do, else the one that its images have.
+
+    Args:
+        see: what takes pixel_values, where it is not the model itself.
+    Raises:
+        ExportUnsupported: it runs at none.
+    """
+    config, see = model.config, see or model
+    backbone = getattr(getattr(config, "backbone_config", None), "model_type", config.model_type)
+    if {config.model_type, backbone} <= ANY_SIZE:
+        unit = images.unit(config)
+        seen = Sight(height=4 * unit, width=5 * unit)  # neither equal nor the size that position tables have
+        if _runs(see, pixels(model, 1, seen)):
+            return seen
+    source = Path(str(model.name_or_path))
+    known = (
+        images.size_of_preprocessor(preprocessor.settings(source)),
+        images.size_of_config(config),
+        (images.USUAL_SIZE, images.USUAL_SIZE),
+    )
+    for size in dict.fromkeys(size for size in known if size is not None):
+        reason = (
+            f"{config.model_type} is right at one image size only, and its images have {size[0]} x {size[1]} pixels"
+        )
+        seen = Sight(height=size[0], width=size[1], fixed=reason)
+        if _runs(see, pixels(model, 1, seen)):
+            return seen
+    raise ExportUnsupported(
+        f"{item.model.repo_id}@{item.model.commit[:8]}: {item.model.architecture} runs at none of the image sizes that "
+        f"its preprocessor_config.json and config.json name; correct them"
+    )
+
+
+def pixels(model: PreTrainedModel, count: int, seen: Sight) -> Tensor:
+    """Images of the size that the model is traced at."""
+    channels = getattr(model.config, "num_channels", None) or 3
+    made = images.batch(count, channels=channels, size=(seen.height, seen.width), seed=0, kind="noise", settings={})
+    return torch.from_numpy(made)
+
+
+def _runs(see: Callable[..., object], pixel_values: Tensor) -> bool:
+    try:
+        with torch.inference_mode():
+            see(pixel_values=pixel_values, return_dict=True)
+    except (RuntimeError, ValueError, IndexError, AssertionError):
+        return False
+    return True
+
+
+def _has_trained_pooler(model: PreTrainedModel) -> bool:
+    """A bare model loaded from a classifier's checkpoint has a pooler of random weights."""
+    own = any("pooler." in name for name, _ in model.named_parameters())
+    return not own or any("pooler." in name for name in weights.checkpoint_names(Path(str(model.name_or_path))))
+
+
+FAMILY = Family(name="vision", load=load, whole=whole, graphs=graphs)
