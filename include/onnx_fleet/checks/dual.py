@@ -1,0 +1,172 @@
+"""What dual encoders are held to: texts against images, and each side alone, at every batch size and with padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from onnx_fleet import images, inputs, preprocessor
+from onnx_fleet.checks.feeds import batches_equal, choices_equal, rows_of, run, sensitive, where_pytorch_holds
+from onnx_fleet.checks.subject import SEED, Subject, checks_of
+from onnx_fleet.comparison import CheckRow, compare
+from onnx_fleet.images import Kind
+from onnx_fleet.inputs import Batch
+
+BATCH_SIZES = (1, 2, 5)
+LENGTHS = (2, 17)
+"""And the model's maximum."""
+PADDED_LENGTHS = (17, 9, 3)
+COUNTS = ((1, 1), (1, 3), (4, 2))
+"""Texts and images that meet: one label, several labels of an image, and neither as many."""
+
+
+def parity(subject: Subject) -> Iterator[CheckRow]:
+    """Similarities and embeddings equal PyTorch's, for every number of texts and images, and so does the best match."""
+    for texts, pictures in COUNTS:
+        said = f"{texts} texts of 9 tokens, {pictures} images of noise, seed {SEED}"
+        case = subject.case("parity", said, role="model")
+        feeds = {**_text(subject, texts, length=9), **_image(subject, pictures, kind="noise")}
+        expected = subject.reference(feeds)
+        actual, faults = run(subject, feeds, case=case)
+        yield from faults or compare(expected, actual, case=case)
+        if "logits_per_image" in actual and texts > 1:
+            chosen = replace(case, case=f"{said}: the text that fits best")
+            name = "logits_per_image"
+            yield choices_equal(expected[name], actual[name], axis=-1, output=name, case=chosen)
+
+
+def text_alone(subject: Subject) -> Iterator[CheckRow]:
+    """Texts by themselves equal PyTorch's, over batch sizes and lengths up to the maximum, and real text too."""
+    role, maximum = "text_model", subject.space.max_length
+    for length in sorted({min(length, maximum) for length in (*LENGTHS, maximum)}):
+        feeds = _text(subject, BATCH_SIZES[-1] if length < maximum else 2, length=length)
+        expected = subject.reference.graph(role, feeds)
+        text = f"sequence_length {length}, seed {SEED}"
+        yield from batches_equal(
+            subject, feeds, expected=expected, check="text_alone", text=text, sizes=BATCH_SIZES, role=role
+        )
+    if (subject.stage_dir / "tokenizer.json").exists():
+        case = subject.case("text_alone", "texts of several scripts through the packed tokenizer", role=role)
+        feeds = _taken(subject, inputs.text_batch(subject.stage_dir, subject.space))
+        actual, faults = run(subject, feeds, case=case, role=role)
+        yield from faults or compare(subject.reference.graph(role, feeds), actual, case=case)
+
+
+def image_alone(subject: Subject) -> Iterator[CheckRow]:
+    """Images by themselves equal PyTorch's, over batch sizes, noise and pictures."""
+    role = "vision_model"
+    kinds: tuple[Kind, ...] = ("noise", "picture")
+    for kind in kinds:
+        feeds = _image(subject, BATCH_SIZES[-1], kind=kind)
+        expected = subject.reference.graph(role, feeds)
+        yield from batches_equal(
+            subject,
+            feeds,
+            expected=expected,
+            check="image_alone",
+            text=f"{kind}, seed {SEED}",
+            sizes=BATCH_SIZES,
+            role=role,
+        )
+
+
+def parts(subject: Subject) -> Iterator[CheckRow]:
+    """Each side's own graph gives the embeddings of the whole, but for their length."""
+    feeds = {**_text(subject, 3, length=9), **_image(subject, 2, kind="picture")}
+    case = subject.case("parts", f"3 texts and 2 pictures, seed {SEED}: alone, normalised, as together", role="model")
+    together, faults = run(subject, feeds, case=case)
+    yield from faults
+    for role, name in {"text_model": "text_embeds", "vision_model": "image_embeds"}.items():
+        alone, faults = run(subject, feeds, case=case, role=role)
+        yield from faults
+        if alone and name in together:
+            embeds = next(iter(alone.values()))
+            normal = embeds / np.linalg.norm(embeds, axis=-1, keepdims=True)
+            yield from compare({name: together[name]}, {name: normal.astype(embeds.dtype)}, case=case)
+
+
+def padding(subject: Subject) -> Iterator[CheckRow]:
+    """Texts padded on the right equal PyTorch's, the same texts alone, and themselves with other tokens behind them."""
+    role = "text_model"
+    rows = [_row(subject, length) for length in PADDED_LENGTHS]
+    text = f"rows of {', '.join(str(row.input_ids.shape[1]) for row in rows)} tokens, seed {SEED}"
+    batch = inputs.pad(rows, side="right", space=subject.space)
+    padded = _taken(subject, batch)
+    noisy = _taken(subject, inputs.replace_masked(batch, space=subject.space, seed=SEED))
+    case = subject.case("padding", f"{text}: as PyTorch on the same batch", role=role)
+    actual, faults = run(subject, padded, case=case, role=role)
+    yield from faults or compare(subject.reference.graph(role, padded), actual, case=case)
+    if faults or "attention_mask" not in padded:
+        return
+    pooled = subject.graph(role).outputs[0].name
+    torch_runs, graph_runs = subject.reference, subject.session(role)
+    own = {pooled: torch_runs.graph(role, padded)[pooled]}, {pooled: actual[pooled]}
+    leak = replace(case, case=f"{text}: other tokens under the mask change nothing")
+    held = compare(own[0], {pooled: torch_runs.graph(role, noisy)[pooled]}, case=leak)
+    found = compare(own[1], {pooled: graph_runs.run(noisy)[pooled]}, case=leak)
+    yield from where_pytorch_holds(held, found, case=leak)
+    alone = replace(case, case=f"{text}: each text as that text alone")
+    single = [_taken(subject, row) for row in rows]
+    held = compare(
+        {pooled: np.concatenate([torch_runs.graph(role, feeds)[pooled] for feeds in single])}, own[0], case=alone
+    )
+    found = compare({pooled: np.concatenate([graph_runs.run(feeds)[pooled] for feeds in single])}, own[1], case=alone)
+    yield from where_pytorch_holds(held, found, case=alone)
+
+
+def sensitivity(subject: Subject) -> Iterator[CheckRow]:
+    """The comparisons can tell: PyTorch's own outputs move when tokens, the mask or a corner of the image change."""
+    feeds = {**_text(subject, 2, length=9), **_image(subject, 2, kind="noise")}
+    ids, corner = feeds["input_ids"].copy(), feeds["pixel_values"].copy()
+    ids[:, 1:-1] = ids[:, -2:0:-1]
+    corner[..., -(corner.shape[-2] // 4) :, -(corner.shape[-1] // 4) :] *= -1
+    changes = {
+        "tokens in another order": {**feeds, "input_ids": ids},
+        "another corner, a sixteenth of the image": {**feeds, "pixel_values": corner},
+    }
+    for change, other in changes.items():
+        yield sensitive(subject, feeds, other, case=subject.case("sensitivity", change, role="model"))
+    if "attention_mask" in feeds:
+        rows = [_row(subject, length) for length in PADDED_LENGTHS]
+        padded = {**rows_of(feeds, slice(1)), **_taken(subject, inputs.pad(rows, side="right", space=subject.space))}
+        ignored = {**padded, "attention_mask": np.ones_like(padded["attention_mask"])}
+        yield sensitive(subject, padded, ignored, case=subject.case("sensitivity", "the mask ignored", role="model"))
+
+
+def _row(subject: Subject, length: int) -> Batch:
+    """One text of random tokens with the end token that CLIP pools."""
+    fitting = min(length, subject.space.max_length)
+    return _ended(subject, inputs.random_batch(subject.space, batch_size=1, length=fitting, seed=SEED))
+
+
+def _text(subject: Subject, count: int, *, length: int) -> dict[str, np.ndarray]:
+    fitting = min(length, subject.space.max_length)
+    return _taken(
+        subject, _ended(subject, inputs.random_batch(subject.space, batch_size=count, length=fitting, seed=SEED))
+    )
+
+
+def _ended(subject: Subject, batch: Batch) -> Batch:
+    end = subject.reference.model.config.get_text_config().eos_token_id
+    if not isinstance(end, int) or not 0 <= end < subject.reference.limits.vocab_size:
+        return batch
+    return replace(batch, input_ids=np.concatenate([batch.input_ids[:, :-1], np.full((len(batch), 1), end)], axis=1))
+
+
+def _taken(subject: Subject, batch: Batch) -> dict[str, np.ndarray]:
+    """What the graph of texts takes of a batch."""
+    names = {spec.name for spec in subject.graph("text_model").inputs}
+    return {name: array for name, array in batch.feeds.items() if name in names}
+
+
+def _image(subject: Subject, count: int, *, kind: Kind) -> dict[str, np.ndarray]:
+    shape = subject.graph("vision_model").inputs[0].shape
+    channels, height, width = (axis if isinstance(axis, int) else images.USUAL_SIZE for axis in shape[1:])
+    settings = preprocessor.settings(subject.stage_dir)
+    made = images.batch(count, channels=channels, size=(height, width), seed=SEED, kind=kind, settings=settings)
+    return {"pixel_values": made}
+
+
+CHECKS = checks_of(parity, text_alone, image_alone, parts, padding, sensitivity)
