@@ -25,11 +25,14 @@ _DEFAULT_SIZES: Mapping[str, int] = {
     "mask_height": 64,
     "mask_width": 64,
     "num_samples": 16_000,
+    "num_frames": 100,
     "num_choices": 3,
 }
 """Of axes that no latency grid knows; a model that wants others has them as numbers in its graph."""
 _DECODED = 8
 """Tokens that a decoder behind an encoder has already given, where one more is timed."""
+_FRAMES_A_STATE, _SAMPLES_A_STATE = 4, 512
+"""At least as much sound as makes one state of an encoder: a decoder behind it reads the mask of the sound."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +101,11 @@ def of(info: GraphInfo, *, batch_size: int, length: int, tokens: np.ndarray | No
             "text_batch_size": batch_size,
             "encoder_sequence_length": length,
             "decoder_sequence_length": length,
+            **(
+                {"num_frames": _FRAMES_A_STATE * length, "num_samples": _SAMPLES_A_STATE * length}
+                if behind_encoder
+                else {}
+            ),
             "head_size": _head_size(info),
             **own,
         }

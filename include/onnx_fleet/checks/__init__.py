@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from onnx_fleet.checks import decoder, encoder, files
+from onnx_fleet.checks import ctc, decoder, dual, encoder, files, seq2seq, vision
 from onnx_fleet.checks.subject import Check, Subject
 
 __all__ = ["CHECKS", "Check", "Subject"]
@@ -15,5 +15,9 @@ __all__ = ["CHECKS", "Check", "Subject"]
 CHECKS: Mapping[str, tuple[Check, ...]] = {
     "encoder": (*files.CHECKS, *encoder.CHECKS),
     "decoder": (*files.CHECKS, *decoder.CHECKS),
+    "vision": (*files.CHECKS, *vision.CHECKS),
+    "seq2seq": (*files.CHECKS, *seq2seq.CHECKS),
+    "speech": (*files.CHECKS, *ctc.CHECKS, *seq2seq.CHECKS_OF_SPEECH),
+    "dual": (*files.CHECKS, *dual.CHECKS),
 }
 """By family, in the order in which they are run."""

@@ -1,0 +1,351 @@
+"""What encoder-decoders are held to: every token of a given text, the same in pieces, padding, and what they generate.
+
+PyTorch's word is always the plain model's: one pass without a cache, and transformers' own generate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from onnx_fleet import generation_seq2seq as generation
+from onnx_fleet.checks import source_and_target as feeding
+from onnx_fleet.checks.feeds import Feeds, rows_of, sensitive
+from onnx_fleet.checks.subject import SEED, Subject, checks_of
+from onnx_fleet.comparison import Case, CheckRow, Outputs, compare
+from onnx_fleet.errors import ValidationFailed
+from onnx_fleet.generation_seq2seq import Encoded
+from onnx_fleet.runtime import Session
+
+SIZES = ((1, 1), (17, 2), (2, 13))
+"""Lengths of source and target; and the model's maxima. Both 17 and 13 are longer than small models' windows."""
+BATCH_SIZES = (1, 2, 5)
+TOKENS_AT_MAXIMUM = 1024
+"""Batches at the maximum lengths hold as many rows as fit in this."""
+PADDED_LENGTHS = (17, 9, 1)
+TARGET_LENGTH = 12
+PIECES = ((1,) * TARGET_LENGTH, (4,) + (1,) * 8, (3, 4, 5))
+"""How a target of TARGET_LENGTH tokens is fed: one by one, behind forced ones, and several at a time."""
+NEW_TOKENS, BEAMS, NEW_TOKENS_OF_BEAMS = 32, 2, 20
+
+
+def parity(subject: Subject) -> Iterator[CheckRow]:
+    """A given text's logits equal PyTorch's at every position, over batch sizes and lengths up to the maxima."""
+    source_limit, target_limit = feeding.source_limit(subject), feeding.target_limit(subject)
+    sizes = [(min(source, source_limit), min(target, target_limit)) for source, target in SIZES]
+    for source, target in dict.fromkeys([*sizes, (source_limit, target_limit)]):
+        rows = max(1, min(BATCH_SIZES[-1], TOKENS_AT_MAXIMUM // max(source, target)))
+        feeds, tokens = feeding.sources(subject, [source] * rows), feeding.targets(subject, rows=rows, length=target)
+        expected = _pytorch(subject, feeds, tokens)
+        for size in sorted({min(size, rows) for size in BATCH_SIZES}):
+            text = f"batch_size {size}, source of {source}, target of {target}, seed {SEED}"
+            few = slice(size)
+            run = partial(_graphs, subject, rows_of(feeds, few), tokens[few])
+            yield from _compared(subject.case("parity", text), rows_of(expected, few), run)
+
+
+def padding(subject: Subject) -> Iterator[CheckRow]:
+    """Sources padded on the right equal PyTorch's, the same rows alone, and themselves with noise under the mask."""
+    text, feeds, tokens = _padded(subject)
+    case = subject.case("padding", f"{text}: as PyTorch on the same batch")
+    if "attention_mask" not in feeds:
+        yield case.row("skipped", passed=True, detail="the model takes sources of one length, and no mask")
+        return
+    own = _PaddedRuns.of(partial(_pytorch, subject), subject, feeds, tokens)
+    try:
+        found = _PaddedRuns.of(partial(_graphs, subject), subject, feeds, tokens)
+    except ValidationFailed as err:
+        yield case.row("error", detail=str(err))
+        return
+    yield from compare(own.batch, found.batch, case=case)
+    alone = replace(case, case=f"{text}: each row as that row alone")
+    yield _where_pytorch_holds((own.batch, own.alone), (found.batch, found.alone), case=alone)
+    noisy = replace(case, case=f"{text}: noise under the mask changes nothing")
+    yield _where_pytorch_holds((own.batch, own.noisy), (found.batch, found.noisy), case=noisy)
+
+
+def cache(subject: Subject) -> Iterator[CheckRow]:
+    """A text in pieces, rows in another order, and caches as consumers begin them give what PyTorch gives at once."""
+    session = _decoder(subject)
+    if session is None:
+        return
+    text, feeds, tokens = _padded(subject)
+    expected = _logits(_pytorch(subject, feeds, tokens))
+    for pieces in PIECES:
+        sizes = _fitting(pieces, tokens.shape[1])
+        for keeps, whose in ((True, "the first step's"), (False, "each step's own")):
+            said = f"{text}, target in pieces of {', '.join(map(str, sizes))}, {whose} encoder cache"
+            run = partial(_in_pieces, subject, session, feeds, tokens, sizes, keeps_encoder_cache=keeps)
+            yield from _compared(subject.case("cache", said), expected, run)
+    order = np.array([2, 0, 0])
+    case = subject.case("cache", f"{text}, the last token with rows {order.tolist()}, as beams do")
+    run = partial(_reordered, subject, session, feeds, tokens, order)
+    yield from _compared(case, {"logits": expected["logits"][order, -1:]}, run)
+    for head_size in (0, 1) if generation.takes_cache(session) else ():
+        case = subject.case("cache", f"{text}, an empty cache whose head size is guessed as {head_size}")
+        run = partial(_from_guessed_cache, subject, session, feeds, tokens, head_size)
+        yield from _compared(case, expected, run)
+
+
+def greedy(subject: Subject) -> Iterator[CheckRow]:
+    """The likeliest tokens are those of transformers' generate, in a padded batch of sources."""
+    room = feeding.target_limit(subject) - 1
+    yield from _generated(subject, "greedy", num_beams=1, new_tokens=min(NEW_TOKENS, room), ends=())
+
+
+def beams(subject: Subject) -> Iterator[CheckRow]:
+    """Beam search finds the texts that transformers' generate finds, where texts may end."""
+    room = feeding.target_limit(subject) - 1
+    ends = _listed(subject.reference.model.generation_config.eos_token_id)
+    yield from _generated(subject, "beams", num_beams=BEAMS, new_tokens=min(NEW_TOKENS_OF_BEAMS, room), ends=ends)
+
+
+def sensitivity(subject: Subject) -> Iterator[CheckRow]:
+    """The comparisons can tell: PyTorch's own logits move by more than the tolerance when an input is ignored."""
+    _, padded, tokens = _padded(subject)
+    target = {"decoder_input_ids": tokens}
+    feeds = {**feeding.sources(subject, [feeding.source_limit(subject)] * len(tokens)), **target}
+    name = feeding.source_name(feeds)
+    time = 2 if name == "input_features" and "attention_mask" not in feeds else 1  # Whisper's frames stand last
+    changes: dict[str, tuple[Feeds, Feeds]] = {
+        "the source in another order": (feeds, {**feeds, name: np.flip(feeds[name], axis=time).copy()}),
+        "the target in another order": (feeds, {**feeds, "decoder_input_ids": tokens[:, ::-1].copy()}),
+    }
+    if "attention_mask" in padded:
+        ignored = {**padded, **target, "attention_mask": np.ones_like(padded["attention_mask"])}
+        changes["the mask ignored"] = ({**padded, **target}, ignored)
+    for change, (own, other) in changes.items():
+        yield sensitive(subject, own, other, case=subject.case("sensitivity", change))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PaddedRuns:
+    """One runner's logits: of a padded batch, of its rows alone, and with other values under the mask."""
+
+    batch: Outputs
+    alone: Outputs
+    noisy: Outputs
+
+    @classmethod
+    def of(
+        cls, run: Callable[[Feeds, np.ndarray], Outputs], subject: Subject, feeds: Feeds, tokens: np.ndarray
+    ) -> _PaddedRuns:
+        rows = [feeding.sources(subject, _lengths(subject), only=row) for row in range(len(tokens))]
+        single = [run(own, tokens[row : row + 1])["logits"] for row, own in enumerate(rows)]
+        return cls(
+            batch=_logits(run(feeds, tokens)),
+            alone={"logits": np.concatenate(single)},
+            noisy=_logits(run(feeding.with_noise(subject, feeds), tokens)),
+        )
+
+
+def _where_pytorch_holds(own: tuple[Outputs, Outputs], found: tuple[Outputs, Outputs], *, case: Case) -> CheckRow:
+    """One row: that the graphs keep what PyTorch keeps. Convolutions over sound read across the edge of a mask."""
+    (kept,) = compare(*own, case=case)
+    if not kept.passed:
+        by = "" if kept.max_abs_diff is None else f" by up to {kept.max_abs_diff:.2g}"
+        return case.row("skipped", output="logits", passed=True, detail=f"PyTorch's own differ{by}")
+    (row,) = compare(*found, case=case)
+    return row
+
+
+def _generated(
+    subject: Subject, check: str, *, num_beams: int, new_tokens: int, ends: Sequence[int]
+) -> Iterator[CheckRow]:
+    """One row a source: our loop on the graphs, transformers' own on the model, the same settings and no others."""
+    session = _decoder(subject)
+    if session is None:
+        return
+    text, feeds, _ = _padded(subject)
+    case = subject.case(check, f"{text}, padded right, {new_tokens} new")
+    rows = len(_lengths(subject))
+    wanted = _generate(subject, feeds, num_beams=num_beams, max_new_tokens=new_tokens, eos_token_id=list(ends) or None)
+    start = np.full((rows, 1), feeding.start_token(subject), dtype=np.int64)
+    search = partial(generation.beams, num_beams=num_beams) if num_beams > 1 else generation.greedy
+    try:
+        encoded = generation.encode(subject.session("encoder_model"), feeds)
+        found = search(session, start, encoded=encoded, max_new_tokens=new_tokens, eos_token_ids=ends)
+    except ValidationFailed as err:
+        yield case.row("error", detail=str(err))
+        return
+    for row in range(rows):
+        pair = [generation.until_end(tokens[row], ends) for tokens in (wanted, found)]
+        where = replace(case, case=f"{case.case}, source {row}")
+        if pair[0] == pair[1]:
+            yield where.row("equal", output="tokens", passed=True, detail=f"{len(pair[0])} tokens")
+            continue
+        tie, detail = _judge(subject, rows_of(feeds, slice(row, row + 1)), pair, whole_texts=num_beams > 1)
+        yield where.row("near_tie" if tie else "different", output="tokens", passed=tie, detail=detail)
+
+
+def _judge(subject: Subject, feeds: Feeds, pair: Sequence[list[int]], *, whole_texts: bool) -> tuple[bool, str]:
+    """Whether PyTorch itself finds two texts equally likely, and what its own logits say.
+
+    Args:
+        pair: generate's text and the graphs', of one source.
+        whole_texts: whether texts are weighed as beams are, or the tokens where they part.
+    """
+    logits = [_text_logits(subject, feeds, text) for text in pair]
+    shared = min(map(len, pair))
+    place = next((i for i in range(shared) if pair[0][i] != pair[1][i]), shared)
+    if whole_texts or place == shared:
+        scores = [_mean_log_probability(own, text) for own, text in zip(logits, pair, strict=True)]
+        margin = scores[0] - scores[1]
+        what = f"texts part at token {place}; PyTorch's mean log-probabilities of the two"
+    else:
+        own, other = pair[0][place], pair[1][place]
+        margin = float(logits[0][place, own] - logits[0][place, other])
+        what = f"token {place} is {other} where generate gives {own}; PyTorch's logits of the two"
+    tolerances = subject.item.model.entry.tolerances
+    largest = max(float(np.abs(own).max()) for own in logits)
+    tolerance = 2 * (tolerances.atol + tolerances.rtol * largest)
+    return abs(margin) <= tolerance, f"{what} differ by {margin:.2g}, the tolerance is {tolerance:.2g}"
+
+
+def _text_logits(subject: Subject, feeds: Feeds, text: Sequence[int]) -> np.ndarray:
+    """float32 [tokens, vocabulary]: what PyTorch gave each token of a generated text its chance."""
+    tokens = np.array([[feeding.start_token(subject, source=True), *text[:-1]]], dtype=np.int64)
+    logits: np.ndarray = _pytorch(subject, feeds, tokens)["logits"][0]
+    return logits
+
+
+def _mean_log_probability(logits: np.ndarray, text: Sequence[int]) -> float:
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    logs = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return float(logs[np.arange(len(text)), text].mean())
+
+
+def _generate(subject: Subject, feeds: Feeds, **settings: Any) -> np.ndarray:
+    """transformers' generate with these settings alone: int64 [rows, new tokens].
+
+    The source's generation_config would add its own (forced tokens, penalties), and Whisper's class its own loop.
+    """
+    import torch
+    from transformers import GenerationConfig, GenerationMixin
+
+    reference, start = subject.reference, feeding.start_token(subject, source=True)
+    model: Any = reference.model
+    own = model.generation_config
+    plain: Any = GenerationConfig(decoder_start_token_id=start, pad_token_id=subject.space.pad_token_id)  # type: ignore[no-untyped-call]
+    tensors: Any = {name: torch.from_numpy(array).to(reference.device) for name, array in feeds.items()}
+    model.generation_config = plain
+    try:
+        with torch.inference_mode():
+            given: Any = GenerationMixin.generate(model, **tensors, do_sample=False, **settings)
+    finally:
+        model.generation_config = own
+    tokens: np.ndarray = given.cpu().numpy()
+    return tokens[:, 1:]
+
+
+def _graphs(subject: Subject, feeds: Feeds, tokens: np.ndarray) -> Outputs:
+    """Source and target through the graphs, all tokens at once."""
+    session = _decoder(subject)
+    if session is None:
+        mask = np.ones_like(tokens)
+        return subject.session().run({**feeds, "decoder_input_ids": tokens, "decoder_attention_mask": mask})
+    encoded = generation.encode(subject.session("encoder_model"), feeds)
+    found = generation.step(session, tokens, encoded=encoded)
+    return {"logits": found.logits, "last_hidden_state": encoded.states}
+
+
+def _in_pieces(
+    subject: Subject,
+    session: Session,
+    feeds: Feeds,
+    tokens: np.ndarray,
+    sizes: Sequence[int],
+    *,
+    keeps_encoder_cache: bool,
+) -> Outputs:
+    encoded = generation.encode(subject.session("encoder_model"), feeds)
+    logits, cached, done = [], None, 0
+    for size in sizes:
+        found = generation.step(
+            session,
+            tokens[:, done : done + size],
+            encoded=encoded,
+            cache=cached,
+            keeps_encoder_cache=keeps_encoder_cache,
+        )
+        logits.append(found.logits)
+        cached, done = found.cache, done + size
+    return {"logits": np.concatenate(logits, axis=1)}
+
+
+def _reordered(subject: Subject, session: Session, feeds: Feeds, tokens: np.ndarray, order: np.ndarray) -> Outputs:
+    """The last token's logits, its cache's rows taken in another order."""
+    encoded = generation.encode(subject.session("encoder_model"), feeds)
+    first = generation.step(session, tokens[:, :-1], encoded=encoded)
+    last = generation.step(session, tokens[order, -1:], encoded=encoded.rows(order), cache=first.rows(order))
+    return {"logits": last.logits}
+
+
+def _from_guessed_cache(
+    subject: Subject, session: Session, feeds: Feeds, tokens: np.ndarray, head_size: int
+) -> Outputs:
+    """optimum takes hidden size by heads, transformers.js none where a size has a name: both are wrong at times."""
+    encoded: Encoded = generation.encode(subject.session("encoder_model"), feeds)
+    empty = generation.empty_cache(session, batch_size=len(tokens), head_size=head_size)
+    return {"logits": generation.step(session, tokens, encoded=encoded, cache=empty).logits}
+
+
+def _pytorch(subject: Subject, feeds: Feeds, tokens: np.ndarray) -> Outputs:
+    """One pass without a cache."""
+    return subject.reference({**feeds, "decoder_input_ids": tokens})
+
+
+def _compared(case: Case, expected: Outputs, run: Callable[[], Outputs]) -> Iterator[CheckRow]:
+    try:
+        found = run()
+    except ValidationFailed as err:
+        yield case.row("error", detail=str(err))
+        return
+    yield from compare({name: array for name, array in expected.items() if name in found}, found, case=case)
+
+
+def _logits(outputs: Outputs) -> Outputs:
+    return {"logits": outputs["logits"]}
+
+
+def _decoder(subject: Subject) -> Session | None:
+    """The graph that gives one token after the other; None where one graph takes source and target."""
+    return next((session for role, session in subject.sessions.items() if role.startswith("decoder_model")), None)
+
+
+def _lengths(subject: Subject) -> list[int]:
+    return [min(length, feeding.source_limit(subject)) for length in PADDED_LENGTHS]
+
+
+def _padded(subject: Subject) -> tuple[str, dict[str, np.ndarray], np.ndarray]:
+    """A batch of sources of different lengths and a target for each, and how to make them again."""
+    lengths = _lengths(subject)
+    target = min(TARGET_LENGTH, feeding.target_limit(subject))
+    text = f"sources of {', '.join(map(str, lengths))}, seed {SEED}"
+    return text, feeding.sources(subject, lengths), feeding.targets(subject, rows=len(lengths), length=target)
+
+
+def _fitting(pieces: Sequence[int], length: int) -> list[int]:
+    """Pieces of a shorter text."""
+    ends = [min(end, length) for end in np.cumsum(pieces)]
+    return [size for size in np.diff([0, *ends]).tolist() if size]
+
+
+def _listed(ids: int | list[int] | None) -> list[int]:
+    return [] if ids is None else ids if isinstance(ids, list) else [ids]
+
+
+def _where_it_decodes(run: Callable[[Subject], Iterator[CheckRow]], subject: Subject) -> Iterator[CheckRow]:
+    model: Any = subject.reference.model
+    if model.config.is_encoder_decoder and model.can_generate():
+        yield from run(subject)
+
+
+CHECKS = checks_of(parity, padding, cache, greedy, beams, sensitivity)
+
+CHECKS_OF_SPEECH = tuple(replace(check, run=partial(_where_it_decodes, check.run)) for check in CHECKS)
+"""The same; models that give letters or classes without a decoder are asked nothing."""

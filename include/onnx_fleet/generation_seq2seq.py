@@ -1,0 +1,256 @@
+"""Generate tokens with an encoder-decoder's graphs as their consumers do: encode once, then token by token. numpy only.
+
+optimum and transformers.js take the encoder's part of the cache from the first step, and feed it at every later one
+whatever the graph gives then; so does this loop, unless it is told otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnx_fleet.runtime import Session
+
+_NEVER = -1e9
+"""A logarithm of a probability that is out of the running."""
+_SO_FAR = "input_ids"
+"""In place of a cache, for a decoder without one: all tokens so far."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """What a decoder reads of its encoder at every step."""
+
+    states: np.ndarray
+    """float32 [batch_size, encoder_sequence_length, width]."""
+    mask: np.ndarray | None
+    """int64 [batch_size, encoder_sequence_length], or over the encoder's own input; None where there is none."""
+
+    def rows(self, order: np.ndarray) -> Encoded:
+        """Its rows in another order, or repeated."""
+        return Encoded(states=self.states[order], mask=None if self.mask is None else self.mask[order])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What one call of the decoder's graph gave."""
+
+    logits: np.ndarray
+    """float32 [batch_size, new tokens, vocabulary]."""
+    cache: Mapping[str, np.ndarray]
+    """By the names of the inputs: ``past_key_values.0.decoder.key``, each [batch_size, heads, tokens, head size]."""
+
+    def rows(self, order: np.ndarray) -> Mapping[str, np.ndarray]:
+        """The cache with its rows in another order, as beam search leaves it."""
+        return {name: array[order] for name, array in self.cache.items()}
+
+
+def encode(session: Session, feeds: Mapping[str, np.ndarray]) -> Encoded:
+    """Run the encoder's graph.
+
+    Raises:
+        ValidationFailed: onnxruntime refuses the feeds.
+    """
+    return Encoded(states=session.run(feeds)["last_hidden_state"], mask=feeds.get("attention_mask"))
+
+
+def takes_cache(session: Session) -> bool:
+    """Whether a decoder's graph keeps what it has read, or is given all tokens at every step."""
+    return any(spec.name.startswith("past_key_values.") for spec in session.inputs)
+
+
+def empty_cache(session: Session, *, batch_size: int, head_size: int | None = None) -> dict[str, np.ndarray]:
+    """Both caches before the first step: float32 [batch_size, heads, 0, head size].
+
+    Args:
+        head_size: of all; None takes each one's own. Consumers guess one number, and may be wrong.
+    """
+    head_sizes = {
+        spec.name.replace("present", "past_key_values"): spec.shape[3]
+        for spec in session.outputs
+        if spec.name.startswith("present.")
+    }
+    return {
+        spec.name: np.zeros(
+            (batch_size, int(spec.shape[1]), 0, int(head_sizes[spec.name]) if head_size is None else head_size),
+            dtype=spec.dtype,
+        )
+        for spec in session.inputs
+        if spec.name.startswith("past_key_values.")
+    }
+
+
+def step(
+    session: Session,
+    input_ids: np.ndarray,
+    *,
+    encoded: Encoded,
+    cache: Mapping[str, np.ndarray] | None = None,
+    keeps_encoder_cache: bool = True,
+) -> Step:
+    """One call of a decoder's graph.
+
+    Args:
+        input_ids: int64 [batch_size, new tokens].
+        cache: of the call before; None starts anew.
+        keeps_encoder_cache: whether the encoder's part of a cache is passed on as it was fed, as consumers do, or is
+            the one that this call gave.
+    Raises:
+        ValidationFailed: onnxruntime refuses the feeds.
+    """
+    before = cache if cache is not None else empty_cache(session, batch_size=len(input_ids))
+    tokens = np.concatenate([before[_SO_FAR], input_ids], axis=1) if _SO_FAR in before else input_ids
+    feeds = {**before, "input_ids": tokens, "encoder_hidden_states": encoded.states}
+    if encoded.mask is not None:
+        feeds["encoder_attention_mask"] = encoded.mask
+    outputs = session.run(feeds)
+    if not takes_cache(session):
+        return Step(logits=outputs["logits"][:, -input_ids.shape[1] :], cache={_SO_FAR: tokens})
+    present = {
+        name.replace("present", "past_key_values"): array
+        for name, array in outputs.items()
+        if name.startswith("present.")
+    }
+    if keeps_encoder_cache and cache is not None:
+        present |= {name: array for name, array in before.items() if ".encoder." in name}
+    return Step(logits=outputs["logits"], cache=present)
+
+
+def greedy(
+    session: Session,
+    start: np.ndarray,
+    *,
+    encoded: Encoded,
+    max_new_tokens: int,
+    eos_token_ids: Collection[int] = (),
+    pad_token_id: int = 0,
+) -> np.ndarray:
+    """The likeliest token, again and again; a row that has ended is padded.
+
+    Args:
+        start: int64 [batch_size, tokens]: the decoder's start token, and forced ones behind it.
+    Returns:
+        int64 [batch_size, new tokens], without the start; it ends with the last row.
+    """
+    tokens: list[np.ndarray] = []
+    ended = np.zeros(len(start), dtype=bool)
+    new, cache = start, None
+    for _ in range(max_new_tokens):
+        found = step(session, new, encoded=encoded, cache=cache)
+        chosen = np.where(ended, pad_token_id, found.logits[:, -1].argmax(axis=-1)).astype(np.int64)
+        tokens.append(chosen)
+        ended |= np.isin(chosen, list(eos_token_ids))
+        if ended.all():
+            break
+        new, cache = chosen[:, None], found.cache
+    return np.stack(tokens, axis=1)
+
+
+def beams(
+    session: Session,
+    start: np.ndarray,
+    *,
+    encoded: Encoded,
+    num_beams: int,
+    max_new_tokens: int,
+    eos_token_ids: Collection[int] = (),
+    pad_token_id: int = 0,
+    length_penalty: float = 1.0,
+) -> np.ndarray:
+    """The best of several running texts, as transformers searches with ``early_stopping=False``.
+
+    Args:
+        start: int64 [batch_size, tokens], as for greedy.
+        num_beams: texts that run side by side for each row.
+        length_penalty: a finished text's score is its logarithm of probability, divided by its length to this power.
+    Returns:
+        int64 [batch_size, new tokens], without the start; rows that ended early are padded.
+    """
+    searches = [_Search(beams=num_beams, ends=tuple(eos_token_ids), penalty=length_penalty) for _ in start]
+    order = np.repeat(np.arange(len(start)), num_beams)
+    new, cache, many = start[order], None, encoded.rows(order)
+    for count in range(1, max_new_tokens + 1):
+        found = step(session, new, encoded=many, cache=cache)
+        logs = _log_softmax(found.logits[:, -1]).reshape(len(start), num_beams, -1)
+        for search, of_row in zip(searches, logs, strict=True):
+            search.advance(of_row, last=count == max_new_tokens)
+        if not any(search.improvable for search in searches):
+            break
+        origins = [search.origins + index * num_beams for index, search in enumerate(searches)]
+        cache = found.rows(np.concatenate(origins))
+        new = np.concatenate([search.tokens[:, -1:] for search in searches])
+    best = [search.best for search in searches]
+    padded = np.full((len(start), max(map(len, best))), pad_token_id, dtype=np.int64)
+    for index, tokens in enumerate(best):
+        padded[index, : len(tokens)] = tokens
+    return padded
+
+
+@dataclass(slots=True, kw_only=True)
+class _Search:
+    """One row's running and finished texts."""
+
+    beams: int
+    ends: tuple[int, ...]
+    penalty: float
+    tokens: np.ndarray = field(init=False)
+    """int64 [beams, new tokens]: the running texts, the likeliest first."""
+    scores: np.ndarray = field(init=False)
+    origins: np.ndarray = field(init=False)
+    """int64 [beams]: which running text of the step before each one continues."""
+    finished: list[tuple[float, np.ndarray]] = field(default_factory=list)
+    improvable: bool = True
+    """Whether a running text may still beat the finished ones."""
+
+    def __post_init__(self) -> None:
+        self.tokens = np.empty((self.beams, 0), dtype=np.int64)
+        self.scores = np.full(self.beams, _NEVER, dtype=np.float32)
+        self.scores[0] = 0  # all texts are alike before the first step: only one may branch
+        self.origins = np.arange(self.beams)
+
+    def advance(self, logs: np.ndarray, *, last: bool) -> None:
+        """Take one token more.
+
+        Args:
+            logs: float32 [beams, vocabulary]: of the next token's probability, for each running text.
+            last: whether every text ends here.
+        """
+        kept = max(2, 1 + len(self.ends)) * self.beams  # so many that enough go on where the best ones end
+        totals = (self.scores[:, None] + logs).ravel()
+        top = _largest(totals, kept)
+        texts = np.concatenate([self.tokens[top // logs.shape[1]], (top % logs.shape[1])[:, None]], axis=1)
+        ending = np.full(len(top), last) | np.isin(texts[:, -1], self.ends)
+        if self.improvable:
+            length = texts.shape[1] ** self.penalty
+            ended = [i for i in range(self.beams) if ending[i]]
+            self.finished += [(float(totals[top[i]] / length), texts[i]) for i in ended]
+            self.finished = sorted(self.finished, key=lambda scored: -scored[0])[: self.beams]
+        going = _largest(np.where(ending, _NEVER, totals[top]), self.beams)
+        self.tokens, self.scores, self.origins = texts[going], totals[top][going], top[going] // logs.shape[1]
+        full = len(self.finished) == self.beams
+        self.improvable &= not full or self.scores[0] / texts.shape[1] ** self.penalty > self.finished[-1][0]
+
+    @property
+    def best(self) -> np.ndarray:
+        return self.finished[0][1]
+
+
+def _largest(values: np.ndarray, count: int) -> np.ndarray:
+    """Where the largest values stand, the largest first."""
+    top = np.argpartition(-values, min(count, len(values)) - 1)[:count]
+    return top[np.argsort(-values[top], kind="stable")]
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    logs: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return logs
+
+
+def until_end(tokens: Sequence[int] | np.ndarray, eos_token_ids: Collection[int]) -> list[int]:
+    """A row's tokens up to and with the first that ends it: what stands behind is padding."""
+    listed = [int(token) for token in tokens]
+    place = next((i for i, token in enumerate(listed) if token in eos_token_ids), len(listed) - 1)
+    return listed[: place + 1]
