@@ -24,20 +24,18 @@ def main() -> int:
     chosen = [row for row in ARCHITECTURES if not given.names or {row.family, row.name} & set(given.names)]
     if given.missing:
         chosen = [row for row in chosen if row.name not in lines()]
-    known = {row.name for row in ARCHITECTURES}
-    kept = {name: text for name, text in lines().items() if name in known}
     with ProcessPoolExecutor(
         given.jobs, mp_context=get_context("spawn"), initializer=be_quiet, max_tasks_per_child=20
     ) as pool:
         for done in as_completed([pool.submit(survey_aside, row) for row in chosen]):
             verdict = done.result()
-            kept[verdict.architecture] = line(verdict)
             print(f"{verdict.duration_s:5.1f} s  {line(verdict)}", flush=True)
-            _write(kept)
+            _write({**lines(), verdict.architecture: line(verdict)})
     return 0
 
 
 def _write(kept: dict[str, str]) -> None:
+    """Other surveys may be writing too: the page is read again for each row."""
     import transformers
 
     passed = [row.name for row in ARCHITECTURES if row.name in kept and status(kept[row.name]) == "passed"]

@@ -222,7 +222,7 @@ VISION: tuple[Architecture, ...] = (
         {"num_labels": 5},
         vision_config={key: value for key, value in _VIT.items() if key != "num_labels"},
     ),
-    _row("CLIPVisionModelWithProjection", FEATURES, _VIT, projection_dim=24),
+    _row("CLIPVisionModel", FEATURES, _VIT),
     _row("SiglipVisionModel", FEATURES, _VIT),
     _row("DetrForObjectDetection", DETECTION, _DETR, backbone_config=_BACKBONE, image=(64, 96)),
     _row("ConditionalDetrForObjectDetection", DETECTION, _DETR, backbone_config=_BACKBONE, image=(64, 96)),
