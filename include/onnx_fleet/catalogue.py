@@ -54,6 +54,8 @@ class Entry:
     """A recipe's name, as onnx_fleet.recipes.find takes it; None exports the model as it is."""
     variants: tuple[str, ...] = ("fp32",)
     opset: int = catalogue_schema.OPSET_DEFAULT
+    tokenizer_graph: bool = False
+    """Whether the bundle has ``tokenizer.onnx`` too, where that can be made exact."""
     tolerances: Tolerances = field(default_factory=Tolerances)
     latency: LatencyGrid = field(default_factory=LatencyGrid)
     providers: tuple[str, ...] = ("cpu",)
@@ -253,6 +255,7 @@ def _with_settings(section: SettingsSection, *, repo_id: str) -> Entry:
         recipe=section.recipe,
         variants=tuple(section.variants),
         opset=section.opset,
+        tokenizer_graph=section.tokenizer_graph,
         tolerances=Tolerances(atol=section.tolerances.atol, rtol=section.tolerances.rtol),
         latency=LatencyGrid(
             batch_sizes=tuple(section.latency.batch_sizes),

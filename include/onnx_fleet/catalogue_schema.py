@@ -219,6 +219,8 @@ class SettingsSection(_Section):
     """Precisions to make."""
     opset: Annotated[int, Field(ge=OPSET_MIN, le=OPSET_MAX)] = OPSET_DEFAULT
     """The ONNX operator set of the graphs."""
+    tokenizer_graph: bool = False
+    """Also make tokenizer.onnx, which takes text; it needs onnxruntime-extensions wherever it is used."""
     tolerances: TolerancesSection = TolerancesSection()
     latency: LatencySection = LatencySection()
     providers: Annotated[

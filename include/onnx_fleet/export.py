@@ -9,11 +9,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnx_fleet import graph, isolated, model_config, recipes, stage, tokenizer, toolchain, tracing, weights
+from onnx_fleet import (
+    graph,
+    isolated,
+    model_config,
+    recipes,
+    stage,
+    tokenizer,
+    tokenizer_graph,
+    toolchain,
+    tracing,
+    weights,
+)
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.graph import GraphInfo
 from onnx_fleet.isolated import Limits
 from onnx_fleet.plan import WorkItem
+from onnx_fleet.recipes import Recipe
 from onnx_fleet.stage import ExportRecord, Fallback
 
 if TYPE_CHECKING:
@@ -61,20 +73,43 @@ def export(item: WorkItem, *, source_dir: Path, stage_dir: Path, limits: Limits)
 
 def fill(request: ExportRequest) -> ExportRecord:
     """What the export's process does; imports torch."""
+    item = request.item
+    recipe = _recipe(item)
+    tokenizer.pack(item.model, source_dir=request.source_dir, stage=request.stage)
+    if recipe:
+        model_config.change_tokenizer(request.stage, recipe.tokenizer)
+    graphs, fallbacks = _make_graphs(request, recipe)
+    model_config.complete_config(request.stage, external_data=_external_data(graphs))
+    settings: dict[str, str | int | bool] = {"opset": item.model.entry.opset, "attention": "eager"}
+    if item.model.entry.tokenizer_graph:
+        made = tokenizer_graph.write(request.stage)
+        settings["tokenizer_graph"] = made.path is not None
+        if made.path is None:
+            fallbacks = (*fallbacks, Fallback(what="tokenizer.onnx -> none", why=made.reason))
+    return ExportRecord(
+        graphs=graphs,
+        settings=settings,
+        recipe=item.model.entry.recipe,
+        recipe_digest=item.recipe_digest,
+        fallbacks=fallbacks,
+        toolchain=item.toolchain,
+        duration_s=0.0,
+        peak_memory_bytes=0,
+    )
+
+
+def _make_graphs(request: ExportRequest, recipe: Recipe | None) -> tuple[tuple[GraphInfo, ...], tuple[Fallback, ...]]:
+    """Trace every graph of the model's family, and write them with their weights."""
     from onnx_fleet import families
 
     item = request.item
-    tokenizer.pack(item.model, source_dir=request.source_dir, stage=request.stage)
     family = families.family(item.family)
     model = family.load(item, request.source_dir)
-    recipe = recipes.find(item.model.entry.recipe) if item.model.entry.recipe else None
+    if recipe and recipe.rewrite:
+        recipe.rewrite(model)
     checkpoint = weights.checkpoint_names(request.source_dir)
     traced: dict[str, ir.Model] = {}
     fallbacks: list[Fallback] = []
-    if recipe:
-        model_config.change_tokenizer(request.stage, recipe.tokenizer)
-        if recipe.rewrite:
-            recipe.rewrite(model)
     for spec in family.graphs(item, model):
         traced[spec.role], taken = tracing.trace(
             spec, opset=item.model.entry.opset, checkpoint=checkpoint, metadata=_metadata(item), recipe=recipe
@@ -83,23 +118,12 @@ def fill(request: ExportRequest) -> ExportRecord:
     paths = weights.save_all(traced, request.stage / "onnx")
     for path in paths.values():
         graph.check(path)
-    graphs = tuple(
-        graph.describe(
-            path, role=role, variant="fp32", bundle=request.stage, libraries=recipe.libraries if recipe else ()
-        )
+    libraries = recipe.libraries if recipe else ()
+    described = (
+        graph.describe(path, role=role, variant="fp32", bundle=request.stage, libraries=libraries)
         for role, path in paths.items()
     )
-    model_config.complete_config(request.stage, external_data=_external_data(graphs))
-    return ExportRecord(
-        graphs=graphs,
-        settings={"opset": item.model.entry.opset, "attention": "eager"},
-        recipe=item.model.entry.recipe,
-        recipe_digest=item.recipe_digest,
-        fallbacks=tuple(fallbacks),
-        toolchain=item.toolchain,
-        duration_s=0.0,
-        peak_memory_bytes=0,
-    )
+    return tuple(described), tuple(fallbacks)
 
 
 def _require_toolchain(item: WorkItem) -> None:
@@ -118,20 +142,26 @@ def _require_toolchain(item: WorkItem) -> None:
 
 def _require_recipe(item: WorkItem) -> None:
     """The fingerprint names the recipe's file by its digest: another file here would make other graphs under it."""
-    name, task = item.model.entry.recipe, item.model.task
-    if name is None:
-        return
-    if recipes.digest(name) != item.recipe_digest:
+    name = item.model.entry.recipe
+    if name is not None and recipes.digest(name) != item.recipe_digest:
         raise ExportUnsupported(
             f"{item.model_id}: the file of recipe '{name}' is not the one that the plan was made with; bring the same "
             f"recipes/ to every worker"
         )
-    fitting = recipes.find(name).tasks
-    if fitting and task not in fitting:
+
+
+def _recipe(item: WorkItem) -> Recipe | None:
+    """The entry's recipe; a file's may import torch, so only the export's own process asks."""
+    name, task = item.model.entry.recipe, item.model.task
+    if name is None:
+        return None
+    recipe = recipes.find(name)
+    if recipe.tasks and task not in recipe.tasks:
         raise ExportUnsupported(
-            f"{item.model_id}: recipe '{name}' is for {', '.join(fitting)}, not for {task}; leave the recipe out, or "
-            f"name one of these tasks"
+            f"{item.model_id}: recipe '{name}' is for {', '.join(recipe.tasks)}, not for {task}; leave the recipe out, "
+            f"or name one of these tasks"
         )
+    return recipe
 
 
 def _metadata(item: WorkItem) -> Mapping[str, str]:

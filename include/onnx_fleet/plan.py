@@ -131,6 +131,7 @@ def fingerprint(
         **({"recipe_file": recipe_digest} if recipe_digest else {}),
         "variants": sorted(entry.variants),
         "opset": entry.opset,
+        **({"tokenizer_graph": True} if entry.tokenizer_graph else {}),
         "trust_remote_code": entry.trust_remote_code is not None,
         "allow_pickle": entry.allow_pickle is not None,
         "toolchain": dict(versions),
