@@ -27,6 +27,7 @@ _DEFAULT_SIZES: Mapping[str, int] = {
     "num_samples": 16_000,
     "num_frames": 100,
     "num_choices": 3,
+    "num_images": 2,
 }
 """Of axes that no latency grid knows; a model that wants others has them as numbers in its graph."""
 _DECODED = 8

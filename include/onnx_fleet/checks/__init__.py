@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from onnx_fleet.checks import ctc, decoder, dual, encoder, files, seq2seq, vision
+from onnx_fleet.checks import ctc, decoder, dual, encoder, files, seq2seq, vision, vlm
 from onnx_fleet.checks.subject import Check, Subject
 
 __all__ = ["CHECKS", "Check", "Subject"]
@@ -19,5 +19,6 @@ CHECKS: Mapping[str, tuple[Check, ...]] = {
     "seq2seq": (*files.CHECKS, *seq2seq.CHECKS),
     "speech": (*files.CHECKS, *ctc.CHECKS, *seq2seq.CHECKS_OF_SPEECH),
     "dual": (*files.CHECKS, *dual.CHECKS),
+    "vlm": (*files.CHECKS, *vlm.CHECKS),
 }
 """By family, in the order in which they are run."""
