@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 from onnx import ModelProto, helper, numpy_helper
 
 from fixtures.exported import Exported, export_from_zoo
-from onnx_fleet import generation, runtime, stage, validation
+from onnx_fleet import generation, latency, runtime, stage, validation
+from onnx_fleet.catalogue import LatencyGrid
 from onnx_fleet.checks import CHECKS
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.validation import ValidationReport
@@ -174,3 +176,16 @@ def test_full_prompts_hide_a_lost_mask(gpt2: Exported, tmp_path: Path) -> None:
     report = validate(broken)
 
     assert all(row.passed for row in report.rows if row.check in ("prompt", "cache"))
+
+
+def test_prompt_and_step_are_timed_beside_pytorch(gpt2: Exported, tmp_path: Path) -> None:
+    grid = LatencyGrid(batch_sizes=(1, 2), sequence_lengths=(8,), warmup_runs=1, timed_runs=5, threads=1)
+    timed = gpt2.copy(tmp_path).with_entry(lambda entry: replace(entry, latency=grid))
+
+    report = latency.measure(timed.stage_dir, source_dir=timed.source_dir)
+
+    assert report.status == "measured", report.reason
+    assert [(row.phase, row.batch_size) for row in report.rows] == [
+        ("prompt", 1), ("step", 1), ("prompt", 2), ("step", 2),
+    ]  # fmt: skip
+    assert all(row.torch_latency_ms_p50 > 0 for row in report.rows)
