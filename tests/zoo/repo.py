@@ -67,6 +67,16 @@ def _save_tokenizer(architecture: Architecture, config: PreTrainedConfig, folder
     }
     _write(folder / "tokenizer_config.json", settings)
     _write(folder / "special_tokens_map.json", by_role)
+    _keep_own_class(folder)
+
+
+def _keep_own_class(folder: Path) -> None:
+    """Qwen2 and SigLIP 2 get their own class of tokenizer whatever their repos say: write what that one does."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if type(tokenizer).__name__ != "TokenizersBackend":
+        tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
 
 
 def _special_tokens(config: PreTrainedConfig, *, size: int) -> dict[int, str]:

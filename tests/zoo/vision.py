@@ -1,4 +1,4 @@
-"""Vision: pixels in; classes, features, boxes, masks, depth or larger images out."""
+"""Vision: pixels in; classes, features, boxes, masks or depth out."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _SWIN: dict[str, Any] = {
     "num_labels": 5,
 }
 CLASSES, FEATURES, DETECTION = "image-classification", "image-feature-extraction", "object-detection"
-SEGMENTS, DEPTH, LARGER = "image-segmentation", "depth-estimation", "image-to-image"
+SEGMENTS, DEPTH = "image-segmentation", "depth-estimation"
 
 
 def _row(name: str, task: str, sizes: dict[str, Any], **differing: Any) -> Architecture:
@@ -335,17 +335,5 @@ VISION: tuple[Architecture, ...] = (
         auxiliary_in_channels=16,
         auxiliary_channels=8,
         image=(64, 64),
-    ),
-    _row(
-        "Swin2SRForImageSuperResolution",
-        LARGER,
-        {},
-        image_size=16,
-        embed_dim=16,
-        depths=[2],
-        num_heads=[2],
-        window_size=4,
-        upscale=2,
-        image=(16, 16),
     ),
 )
