@@ -1,4 +1,4 @@
-"""PyTorch's answers, from the plain model of transformers: each input alone, so that nothing is padded. Imports torch."""
+"""PyTorch's answers, from the plain model of transformers: each input alone, so nothing is padded. Imports torch."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ import torch
 import transformers
 
 from consumers.cases import Case
+from consumers.sources import picture
+
+NEW_TOKENS = 8
 
 Answer = dict[str, np.ndarray]
 
@@ -54,6 +57,78 @@ def _embeddings(case: Case, source: Path) -> Ask:
     return ask
 
 
+def _generated(case: Case, source: Path) -> Ask:
+    """The new tokens that the model writes, behind the prompt or the decoder's start, greedily and with two beams."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    model = _model(source)
+
+    def ask(given: Mapping[str, Any]) -> Answer:
+        tokens = tokenizer(given["texts"], return_tensors="pt")
+        tokens.pop("token_type_ids", None)
+        prompt = 1 if model.config.is_encoder_decoder else tokens["input_ids"].shape[1]
+        made = {
+            name: model.generate(**tokens, max_new_tokens=NEW_TOKENS, do_sample=False, num_beams=beams)
+            for name, beams in (("tokens", 1), ("best_of_two_beams", 2))
+        }
+        return {name: tokens[0, prompt:].numpy() for name, tokens in made.items()}
+
+    return ask
+
+
+def _speech(case: Case, source: Path) -> Ask:
+    """What a decoder writes after its start, or the logits of every frame; beside it the model's input."""
+    extract = transformers.AutoFeatureExtractor.from_pretrained(source)
+    model = _model(source)
+
+    def ask(given: Mapping[str, Any]) -> Answer:
+        inputs = extract(np.array(given["audio"], np.float32), sampling_rate=16000, return_tensors="pt")
+        if not model.config.is_encoder_decoder:
+            return {"logits": model(**inputs).logits[0].numpy()}
+        features = inputs["input_features"]
+        made = model.generate(features, max_new_tokens=NEW_TOKENS, do_sample=False, language="en", task="transcribe")
+        return {"tokens": made[0].numpy()[-NEW_TOKENS:], "given_input_features": features[0].numpy()}
+
+    return ask
+
+
+def _images(case: Case, source: Path) -> Ask:
+    """The logits of a picture; beside them its pixels as the model takes them."""
+    model = _model(source)
+
+    def ask(given: Mapping[str, Any]) -> Answer:
+        pixels = _pixels(given["images"])
+        return {"logits": model(pixels).logits[0].numpy(), "given_pixel_values": pixels[0].numpy()}
+
+    return ask
+
+
+def _pairs(case: Case, source: Path) -> Ask:
+    """A text and a picture in one space, of length 1 as the whole model has them, and as each side alone gives them."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    model = _model(source)
+
+    def ask(given: Mapping[str, Any]) -> Answer:
+        tokens = {
+            name: ids for name, ids in tokenizer(given["texts"], return_tensors="pt").items() if "type" not in name
+        }
+        pixels = _pixels(given["images"])
+        both = model(**tokens, pixel_values=pixels)
+        return {
+            "text_embeds": both.text_embeds[0].numpy(),
+            "image_embeds": both.image_embeds[0].numpy(),
+            "texts_alone": model.get_text_features(**tokens).pooler_output[0].numpy(),
+            "images_alone": model.get_image_features(pixels).pooler_output[0].numpy(),
+            "given_pixel_values": pixels[0].numpy(),
+        }
+
+    return ask
+
+
+def _pixels(name: str) -> torch.Tensor:
+    """float32 [1, 3, 32, 32] from -1 to 1, as preprocessor_config.json says."""
+    return torch.from_numpy(picture(name).astype(np.float32).transpose(2, 0, 1)[None] / 127.5 - 1)
+
+
 _ASKING: Mapping[str, Callable[[Case, Path], Ask]] = {
     "sentence-similarity": _embeddings,
     "feature-extraction": _embeddings,
@@ -61,6 +136,11 @@ _ASKING: Mapping[str, Callable[[Case, Path], Ask]] = {
     "token-classification": _outputs,
     "question-answering": _outputs,
     "fill-mask": _outputs,
+    "text-generation": _generated,
+    "text2text-generation": _generated,
+    "automatic-speech-recognition": _speech,
+    "image-classification": _images,
+    "zero-shot-image-classification": _pairs,
 }
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from onnx_fleet_demo.models import CLASSIFIER, FILL_MASK, MINILM
 
 RAW, OPTIMUM, SENTENCES, FASTEMBED = "onnxruntime", "optimum", "sentence-transformers", "fastembed"
@@ -35,7 +37,8 @@ class Case:
     pooling: str | None = None
     """Makes the source a sentence-transformers folder."""
     recipe: str | None = None
-    atol: float = 2e-5
+    one_by_one: tuple[str, ...] = ()
+    """Consumers that take no batches of such inputs."""
 
 
 def everywhere(block: str, *consumers: str) -> dict[str, str]:
@@ -66,6 +69,106 @@ _ENCODER = {
     "intermediate_size": 96,
     "max_position_embeddings": 66,
     "pad_token_id": 0,
+}
+
+_DECODER = {
+    "vocab_size": 600,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_T5 = {
+    "vocab_size": 600,
+    "d_model": 32,
+    "d_ff": 64,
+    "num_layers": 2,
+    "num_heads": 4,
+    "pad_token_id": 0,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 0,
+}
+_BART = {
+    "vocab_size": 600,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "max_position_embeddings": 128,
+    **_SPECIAL,
+    "decoder_start_token_id": 2,
+    "forced_eos_token_id": None,
+}
+
+
+def _generating(name: str, task: str, model: str, config: Mapping[str, Any], **differing: Any) -> Case:
+    start = {key: value for key, value in config.items() if key == "decoder_start_token_id"}
+    settings: dict[str, Any] = {
+        "given": _TEXTS,
+        "blocks": everywhere(task),
+        "tokenizer": "bpe",
+        "generation": {**_SPECIAL, **start},
+        **differing,
+    }
+    return Case(name=name, task=task, model=model, config=config, **settings)
+
+
+def _sounds() -> Given:
+    """Two chirps over noise, 0.9 s and 1.4 s at 16 kHz."""
+    random = np.random.default_rng(3)
+    waves = []
+    for seconds, pitch in ((0.9, 300), (1.4, 220)):
+        time = np.arange(int(16000 * seconds)) / 16000
+        wave = 0.3 * np.sin(2 * np.pi * (pitch + 200 * time) * time) + 0.05 * random.standard_normal(len(time))
+        waves.append(np.round(wave, 5).tolist())
+    return {"audio": waves}
+
+
+_WAV2VEC2 = {
+    "vocab_size": 32,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "conv_dim": [16] * 7,
+    "feat_extract_norm": "layer",
+    "do_stable_layer_norm": True,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
+    "pad_token_id": 0,
+}
+_WHISPER_TOKENS = {"pad_token_id": 3, "bos_token_id": 3, "eos_token_id": 3, "decoder_start_token_id": 4}
+_WHISPER = {
+    "vocab_size": 600,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "max_source_positions": 100,
+    "max_target_positions": 64,
+    "num_mel_bins": 80,
+    **_WHISPER_TOKENS,
+}
+_WHISPER_GENERATION = {
+    **_WHISPER_TOKENS,
+    "is_multilingual": True,
+    "lang_to_id": {"<|en|>": 5, "<|de|>": 6},
+    "task_to_id": {"transcribe": 7, "translate": 8},
+    "no_timestamps_token_id": 9,
+    "suppress_tokens": [],
+    "begin_suppress_tokens": [],
+    "max_length": 40,
 }
 
 CASES: tuple[Case, ...] = (
@@ -137,5 +240,81 @@ CASES: tuple[Case, ...] = (
         repo=FILL_MASK,
         given=_MASKED,
         blocks=everywhere("fill-mask"),
+    ),
+    _generating("gpt2", "text-generation", "GPT2LMHeadModel", _DECODER),
+    # The head size is not hidden_size / heads, which would be 8.
+    _generating("qwen3", "text-generation", "Qwen3ForCausalLM", {**_DECODER, "num_key_value_heads": 2, "head_dim": 16}),
+    _generating("bart", "text2text-generation", "BartForConditionalGeneration", _BART),
+    # T5 v1.1: gated, untied, and with a head size of its own.
+    _generating(
+        "t5-v1.1",
+        "text2text-generation",
+        "T5ForConditionalGeneration",
+        {**_T5, "d_kv": 16, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    ),
+    Case(
+        name="whisper",
+        task="automatic-speech-recognition",
+        model="WhisperForConditionalGeneration",
+        config=_WHISPER,
+        generation=_WHISPER_GENERATION,
+        tokenizer="whisper",
+        given=_sounds(),
+        blocks=everywhere("speech-to-text"),
+        one_by_one=(NODE, WASM),
+    ),
+    Case(
+        name="ctc",
+        task="automatic-speech-recognition",
+        model="Wav2Vec2ForCTC",
+        config=_WAV2VEC2,
+        tokenizer="ctc",
+        given=_sounds(),
+        blocks=everywhere("ctc", RAW, NODE, WASM),
+        one_by_one=(NODE, WASM),
+    ),
+    Case(
+        name="ctc-without-mask",
+        task="automatic-speech-recognition",
+        model="Wav2Vec2ForCTC",
+        config={**_WAV2VEC2, "feat_extract_norm": "group", "do_stable_layer_norm": False},
+        tokenizer="ctc",
+        given=_sounds(),
+        blocks=everywhere("ctc", OPTIMUM, NODE, WASM),
+        one_by_one=(OPTIMUM, NODE, WASM),
+    ),
+    Case(
+        name="image-classification",
+        task="image-classification",
+        model="ViTForImageClassification",
+        config={
+            **{name: _DECODER[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")},
+            "intermediate_size": 64,
+            "image_size": 32,
+            "patch_size": 8,
+            "num_labels": 5,
+        },
+        tokenizer="images",
+        given={"images": ["image-0.png", "image-1.png"]},
+        blocks={**everywhere("image-classification"), WASM: "image-classification-from-pixels"},
+    ),
+    Case(
+        name="clip",
+        task="zero-shot-image-classification",
+        model="CLIPModel",
+        config={
+            "text_config": {**_DECODER, "eos_token_id": 3, "projection_dim": 24},
+            "vision_config": {
+                **{name: _DECODER[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")},
+                "intermediate_size": 64,
+                "image_size": 32,
+                "patch_size": 8,
+                "projection_dim": 24,
+            },
+            "projection_dim": 24,
+        },
+        tokenizer="clip",
+        given={"texts": _TEXTS["texts"][:2], "images": ["image-0.png", "image-1.png"]},
+        blocks={**everywhere("text-and-images"), NODE: "text-or-images", WASM: "text-or-images"},
     ),
 )

@@ -49,8 +49,8 @@ class Answered:
     block: Block
     expected: list[Answers]
     """PyTorch's, for each input by itself, without the batch axis."""
-    batch: Answers
-    """All inputs together."""
+    batch: Answers | None
+    """All inputs together; None where the consumer takes no batches of them."""
     alone: list[Answers]
     """Each input as a batch of one."""
 
@@ -169,9 +169,15 @@ def answered(request: pytest.FixtureRequest, bundles: Bundles, consumers: Consum
     block = documented.blocks()[consumer, case.blocks[consumer]]
     folder = bundles.folder(case)
     count = len(next(iter(case.given.values())))
-    singles = [{name: [values[index]] for name, values in case.given.items()} for index in range(count)]
-    batch, *alone = consumers.run(block, folder, [dict(case.given), *singles])
     expected = [dict(np.load(folder / f"expected-{index}.npz")) for index in range(count)]
+    given = dict(case.given)
+    for name in expected[0]:
+        if name.startswith("given_"):  # what the model itself takes, for consumers without a preprocessor
+            given[name.removeprefix("given_")] = [one[name].tolist() for one in expected]
+    singles = [{name: [values[index]] for name, values in given.items()} for index in range(count)]
+    if consumer in case.one_by_one:
+        return Answered(block=block, expected=expected, batch=None, alone=consumers.run(block, folder, singles))
+    batch, *alone = consumers.run(block, folder, [given, *singles])
     return Answered(block=block, expected=expected, batch=batch, alone=alone)
 
 

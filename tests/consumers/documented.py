@@ -9,7 +9,8 @@ from pathlib import Path
 PAGE = Path(__file__).parents[2] / "docs" / "consumers.md"
 
 _BLOCK = re.compile(
-    r"<!-- run: (?P<consumers>[\w., -]+?) / (?P<name>[\w-]+)(?: after (?P<after>[\w-]+))?(?: -> (?P<gives>[\w, ]+?))? -->\n"
+    r"<!-- run: (?P<consumers>[\w., -]+?) / (?P<name>[\w-]+)"
+    r"(?: after (?P<after>[\w-]+))?(?: -> (?P<gives>[\w, ]+?))? -->\n"
     r"```(?P<language>\w+)\n(?P<code>.*?)```",
     flags=re.DOTALL,
 )

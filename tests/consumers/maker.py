@@ -21,6 +21,7 @@ def handle(question: Question) -> None:
     (case,) = (case for case in CASES if case.name == question["case"])
     folder = Path(str(question["folder"]))
     source = sources.make(case, folder / "source")
+    sources.draw(case, folder)
     item = work_item(source, task=case.task, recipe=case.recipe)
     stage.write_work(folder / "bundle", item)
     export.fill(export.ExportRequest(item=item, source_dir=source, stage=folder / "bundle"))

@@ -32,6 +32,7 @@ const fetched = async (address) => {
 if (job.web) {
   // The library asks what it runs on, and Node is what it must not find.
   Object.defineProperty(process, "release", { value: { name: "a browser" } });
+  globalThis.self = { constructor: { name: "DedicatedWorkerGlobalScope" } };
   globalThis.require = createRequire(import.meta.url); // onnxruntime-web itself knows Node, and reads its .wasm there
   const { env } = await import(url(library, "dist", "transformers.web.js"));
   const wasm = (extension) => url(job.packages, "onnxruntime-web", "dist", `ort-wasm-simd-threaded.asyncify.${extension}`);
@@ -49,6 +50,15 @@ const plain = (value) => {
   return { dims: [value.length, ...(value[0].length ? [value[0].length] : [])], data: value.flat().map(Number) };
 };
 
+// Lists of numbers are Float32Arrays, with their dims where they have more than one.
+const number = (value) => {
+  if (!Array.isArray(value)) return value;
+  const dims = [];
+  for (let inner = value; Array.isArray(inner); inner = inner[0]) dims.push(inner.length);
+  return Object.assign(Float32Array.from(value.flat(Infinity)), dims.length > 1 ? { dims } : {});
+};
+const given = (values) => Object.fromEntries(Object.entries(values).map(([name, list]) => [name, list.map(number)]));
+
 const names = Object.keys(job.runs[0].given).join(", ");
 const block = `block-${job.web ? "wasm" : "node"}.mjs`;
 await writeFile(
@@ -56,7 +66,7 @@ await writeFile(
   `const { ${names} } = globalThis.given;\n${resolved(job.block)}\nexport { ${job.gives.join(", ")} };\n`,
 );
 for (const [index, run] of job.runs.entries()) {
-  globalThis.given = run.given;
+  globalThis.given = given(run.given);
   const module = await import(`${url(job.folder, block)}?${index}`);
   await writeFile(run.answers, JSON.stringify(Object.fromEntries(job.gives.map((name) => [name, plain(module[name])]))));
 }

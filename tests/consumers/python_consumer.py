@@ -33,7 +33,7 @@ def answer(question: Question) -> None:
     code = compile(question["block"], question["title"], "exec")
     os.chdir(question["folder"])
     for run in question["runs"]:
-        names = dict(run["given"])
+        names = {name: _given(values) for name, values in run["given"].items()}
         exec(code, names)
         np.savez(run["answers"], **{name: _array(names[name]) for name in question["gives"]})
 
@@ -53,6 +53,11 @@ def answer_afresh(question: Question) -> None:
         if os.waitpid(child, 0)[1]:
             with open(run["answers"] + ".error", encoding="utf-8") as error:  # noqa: PTH123
                 raise RuntimeError(error.read())
+
+
+def _given(values: list[object]) -> list[object]:
+    """Lists of numbers, however deep, as float32 arrays; strings stay."""
+    return [np.array(value, np.float32) if isinstance(value, list) else value for value in values]
 
 
 def _array(value: object) -> np.ndarray:

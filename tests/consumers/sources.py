@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import transformers
+from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
+from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
 
 from consumers.cases import Case
-from onnx_fleet_demo import models
+from onnx_fleet_demo import corpus, models
 from zoo.weights import scale
 
 
@@ -48,7 +55,104 @@ def _wordpiece(folder: Path, root: Path) -> None:
     _write(folder / "tokenizer_config.json", {**settings, **changes})
 
 
-PREPROCESSING: Mapping[str, Callable[[Path, Path], None]] = {"wordpiece": _wordpiece}
+def _bpe(
+    folder: Path,
+    root: Path,
+    *,
+    specials: tuple[str, ...] = ("<pad>", "<s>", "</s>"),
+    around: tuple[tuple[str, ...], tuple[str, ...]] | None = None,
+    **settings: Any,
+) -> None:
+    """Bytes, merged as in the demo's corpus; the special tokens have the first ids, and some stand around a text."""
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = BpeTrainer(
+        vocab_size=600, special_tokens=list(specials), initial_alphabet=sorted(alphabet), show_progress=False
+    )
+    tokenizer.train_from_iterator(corpus.sentences(), trainer)
+    if around:
+        ids = [(token, specials.index(token)) for part in around for token in part]
+        first, last = (" ".join(part) for part in around)
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{first} $A {last}", pair=f"{first} $A $B {last}", special_tokens=ids
+        )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    named = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<pad>"}
+    usual = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 128, **named}
+    usual["model_input_names"] = ["input_ids", "attention_mask"]
+    _write(folder / "tokenizer_config.json", {**usual, "clean_up_tokenization_spaces": False, **settings})
+
+
+def _whisper(folder: Path, root: Path) -> None:
+    """Two languages, and sound of two seconds at most."""
+    words = ("startoftranscript", "en", "de", "transcribe", "translate", "notimestamps")
+    end = "<|endoftext|>"
+    _bpe(
+        folder,
+        root,
+        specials=("<pad>", "<s>", "</s>", end, *(f"<|{word}|>" for word in words)),
+        around=(("<|startoftranscript|>", "<|notimestamps|>"), (end,)),
+        **dict.fromkeys(("pad_token", "bos_token", "eos_token", "unk_token"), end),
+        tokenizer_class="WhisperTokenizer",
+    )
+    vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]
+    _write(folder / "vocab.json", vocabulary["vocab"])
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in vocabulary["merges"]]
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")
+    transformers.WhisperFeatureExtractor(feature_size=80, chunk_length=2).save_pretrained(folder)
+
+
+def _ctc(folder: Path, root: Path) -> None:
+    """Letters, and waveforms of unit variance, with a mask where the model's normalisation goes by it."""
+    letters = ["<pad>", "<s>", "</s>", "<unk>", "|", *"abcdefghijklmnopqrstuvwxyz'"]
+    _write(folder / "vocab.json", {letter: index for index, letter in enumerate(letters)})
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    _write(folder / "tokenizer_config.json", {"tokenizer_class": "Wav2Vec2CTCTokenizer", **special})
+    masked = json.loads((folder / "config.json").read_text())["feat_extract_norm"] == "layer"
+    transformers.Wav2Vec2FeatureExtractor(return_attention_mask=masked).save_pretrained(folder)
+
+
+def _images(folder: Path, root: Path) -> None:
+    """Pictures of the model's own size: how two libraries shrink one is not what is compared here."""
+    steps = {"do_resize": True, "size": {"height": 32, "width": 32}, "resample": 2}
+    steps |= {"do_rescale": True, "rescale_factor": 1 / 255}
+    steps |= {"do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    _write(folder / "preprocessor_config.json", {"image_processor_type": "ViTImageProcessor", **steps})
+
+
+def _clip(folder: Path, root: Path) -> None:
+    """Texts end with a token that the model pools, and pictures are as a ViT's."""
+    _bpe(folder, root, specials=("<pad>", "<s>", "<mask>", "</s>"), around=(("<s>",), ("</s>",)))
+    _images(folder, root)
+
+
+PREPROCESSING: Mapping[str, Callable[[Path, Path], None]] = {
+    "wordpiece": _wordpiece,
+    "bpe": _bpe,
+    "whisper": _whisper,
+    "ctc": _ctc,
+    "images": _images,
+    "clip": _clip,
+}
+
+
+def draw(case: Case, folder: Path) -> None:
+    """The pictures that a case asks about, as PNG files."""
+    for name in case.given.get("images", ()):
+        pixels = picture(name)
+        height, width, _ = pixels.shape
+        rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+        header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+        chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+        parts = (struct.pack(">I", len(b)) + k + b + struct.pack(">I", zlib.crc32(k + b)) for k, b in chunks)
+        (folder / name).write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+def picture(name: str) -> np.ndarray:
+    """uint8 [32, 32, 3], another one for each name."""
+    return np.random.default_rng(zlib.crc32(name.encode())).integers(0, 256, (32, 32, 3), dtype=np.uint8)
 
 
 def _sentence_transformers(folder: Path, *, pooling: str, width: int) -> None:
