@@ -1,0 +1,334 @@
+"""Encoder-decoders: what their graphs look like, that sound ones pass, and that each way to break one has its check."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, helper, numpy_helper
+
+from fixtures.exported import Exported, export_from_zoo
+from fixtures.items import work_item
+from onnx_fleet import generation_seq2seq as generation
+from onnx_fleet import graph, runtime, stage, tracing, validation, weights
+from onnx_fleet.catalogue import Tolerances
+from onnx_fleet.checks import CHECKS
+from onnx_fleet.stage import ExportRecord
+from onnx_fleet.validation import CheckRow, ValidationReport
+from zoo import ARCHITECTURES
+from zoo.repo import save
+
+# In the product a process of its own hears what torch and the exporter warn of.
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(900)]  # two graphs with two caches to trace
+
+BART = "BartForConditionalGeneration"
+LAYERS = 2
+
+
+def validate(exported: Exported) -> ValidationReport:
+    return validation.validate(exported.stage_dir, source_dir=exported.source_dir)
+
+
+def failed(report: ValidationReport) -> set[str]:
+    return {row.check for row in report.rows if not row.passed}
+
+
+def rows_of(report: ValidationReport, check: str) -> list[CheckRow]:
+    return [row for row in report.rows if row.check == check]
+
+
+@pytest.fixture(scope="session")
+def bart(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """Learned positions with an offset, a bias on the logits, one table for both vocabularies and the head."""
+    return export_from_zoo(BART, tmp_path_factory.mktemp("seq2seq"))
+
+
+@pytest.fixture(scope="session")
+def bart_report(bart: Exported) -> ValidationReport:
+    return validate(bart)
+
+
+def test_a_sound_bundle_passes_every_check(bart_report: ValidationReport) -> None:
+    assert bart_report.status == "passed", bart_report.reason
+    assert {row.check for row in bart_report.rows} == {check.name for check in CHECKS["seq2seq"]} - {"recipe_cases"}
+    assert bart_report.worst_abs_diff is not None
+    assert bart_report.worst_abs_diff < 1e-5
+    assert {row.finding for row in bart_report.rows} == {"equal", "sensitive"}
+
+
+def test_the_graphs_have_the_names_and_axes_that_consumers_feed(bart: Exported) -> None:
+    encoder, decoder = stage.read_export(bart.stage_dir).graphs
+    kinds = [f"{layer}.{kind}" for layer in range(LAYERS) for kind in ("decoder", "encoder")]
+    cached = [f"{kind}.{name}" for kind in kinds for name in ("key", "value")]
+
+    assert [spec.name for spec in encoder.inputs] == ["input_ids", "attention_mask"]
+    assert [spec.name for spec in encoder.outputs] == ["last_hidden_state"]
+    assert [spec.name for spec in decoder.inputs] == [
+        "input_ids", "encoder_hidden_states", "encoder_attention_mask", *(f"past_key_values.{name}" for name in cached)
+    ]  # fmt: skip
+    assert [spec.name for spec in decoder.outputs] == ["logits", *(f"present.{name}" for name in cached)]
+    shapes = {spec.name: spec.shape for spec in (*decoder.inputs, *decoder.outputs)}
+    assert shapes["past_key_values.1.decoder.key"] == ("batch_size", 4, "past_sequence_length", "head_size")
+    assert shapes["past_key_values.1.encoder.value"] == ("batch_size", 4, "past_encoder_sequence_length", "head_size")
+    assert shapes["present.1.decoder.key"] == ("batch_size", 4, "total_sequence_length", 8)
+    assert shapes["present.1.encoder.value"] == ("batch_size", 4, "encoder_sequence_length", 8)
+
+
+def test_every_weight_is_in_the_bundle_once(bart: Exported) -> None:
+    encoder, decoder = stage.read_export(bart.stage_dir).graphs
+    data, checkpoint = bart.stage_dir / "onnx" / "encoder_model.onnx_data", bart.source_dir / "model.safetensors"
+
+    assert encoder.weight_files == decoder.weight_files == ("onnx/encoder_model.onnx_data",)
+    assert data.stat().st_size <= checkpoint.stat().st_size
+    names = {
+        tensor.name
+        for info in (encoder, decoder)
+        for tensor in onnx.load(bart.stage_dir / info.path, load_external_data=False).graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+    }
+    assert names <= weights.checkpoint_names(bart.source_dir)
+
+
+def test_no_graph_has_a_branch(bart: Exported) -> None:
+    for info in stage.read_export(bart.stage_dir).graphs:
+        model = onnx.load(bart.stage_dir / info.path, load_external_data=False)
+        assert "If" not in {node.op_type for node in model.graph.node}
+
+
+def cross_cache_frozen(model: ModelProto) -> None:
+    """What comes out is what went in: the first step leaves nothing for later ones."""
+    _instead_of_output(model, "present.1.encoder.key", ["past_key_values.1.encoder.key"], "Identity")
+
+
+def cross_cache_appended_again(model: ModelProto) -> None:
+    """Every step projects the encoder's states, whether the cache holds them or not."""
+    (piece,) = (node for node in model.graph.node if node.op_type == "Slice" and "encoder_hidden_states" in node.input)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0]), "from_the_start"))
+    piece.input[1] = "from_the_start"
+
+
+def layers_swapped(model: ModelProto) -> None:
+    """Each layer's keys are given back under the other's name."""
+    _swap_outputs(model, "present.0.decoder.key", "present.1.decoder.key")
+
+
+def keys_and_values_swapped(model: ModelProto) -> None:
+    _swap_outputs(model, "present.1.encoder.key", "present.1.encoder.value")
+
+
+def mask_dropped(model: ModelProto) -> None:
+    """Padding of the source counts; the input is still there."""
+    nodes = [
+        helper.make_node("Shape", ["encoder_attention_mask"], ["mask_shape"]),
+        helper.make_node("ConstantOfShape", ["mask_shape"], ["all_ones"], value=numpy_helper.from_array(np.array([1]))),
+    ]
+    for node in model.graph.node:
+        if node.op_type != "Shape":
+            node.input[:] = ["all_ones" if name == "encoder_attention_mask" else name for name in node.input]
+    _put_first(model, nodes)
+
+
+def positions_off_by_one(model: ModelProto) -> None:
+    """Every token sits one place further to the right."""
+    (table,) = (tensor for tensor in model.graph.initializer if "decoder.embed_positions" in tensor.name)
+    rolled = np.ascontiguousarray(np.roll(numpy_helper.to_array(table), -1, axis=0))
+    table.CopyFrom(numpy_helper.from_array(rolled, table.name))
+
+
+def positions_off_by_one_behind_a_cache(model: ModelProto) -> None:
+    """The first step is right; every later one counts one token too few."""
+    (lookup,) = (node for node in model.graph.node if any("decoder.embed_positions" in name for name in node.input))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1]), "one"))
+    nodes = [
+        helper.make_node("Shape", ["past_key_values.0.decoder.key"], ["past_length"], start=2, end=3),
+        helper.make_node("Min", ["past_length", "one"], ["too_few"]),
+        helper.make_node("Sub", [lookup.input[1], "too_few"], ["wrong_positions"]),
+    ]
+    place = list(model.graph.node).index(lookup)
+    lookup.input[1] = "wrong_positions"
+    for offset, node in enumerate(nodes):
+        model.graph.node.insert(place + offset, node)
+
+
+def likeliest_tokens_shifted(model: ModelProto) -> None:
+    """Logits stand one place off."""
+    nodes = list(model.graph.node)
+    (last,) = (node for node in nodes if "logits" in node.output)
+    last.output[:] = ["right_logits"]
+    width = model.graph.output[0].type.tensor_type.shape.dim[2].dim_value
+    order = numpy_helper.from_array(np.roll(np.arange(width), 1), "order")
+    model.graph.initializer.append(order)
+    model.graph.node.append(helper.make_node("Gather", ["right_logits", "order"], ["logits"], axis=2))
+
+
+BREAKAGES: dict[Callable[[ModelProto], None], str] = {
+    cross_cache_frozen: "cache",
+    cross_cache_appended_again: "cache",
+    layers_swapped: "cache",
+    keys_and_values_swapped: "cache",
+    mask_dropped: "padding",
+    positions_off_by_one: "parity",
+    positions_off_by_one_behind_a_cache: "cache",
+    likeliest_tokens_shifted: "greedy",
+}
+"""And the check that says best what is wrong; others may see it too."""
+
+
+@pytest.mark.parametrize(("breakage", "check"), BREAKAGES.items(), ids=lambda one: getattr(one, "__name__", one))
+def test_a_broken_decoder_is_caught_by_the_check_for_it(
+    bart: Exported, breakage: Callable[[ModelProto], None], check: str, tmp_path: Path
+) -> None:
+    broken = bart.copy(tmp_path)
+    break_decoder(broken, breakage)
+
+    report = validate(broken)
+
+    assert report.status == "failed"
+    assert check in failed(report)
+    if breakage is positions_off_by_one_behind_a_cache:
+        assert "parity" not in failed(report)
+
+
+def test_a_wrong_start_token_in_the_bundle_is_caught(bart: Exported, tmp_path: Path) -> None:
+    broken = bart.copy(tmp_path)
+    packed = broken.stage_dir / "generation_config.json"
+    packed.write_text(json.dumps({**json.loads(packed.read_text()), "decoder_start_token_id": 7}))
+
+    assert {"greedy", "beams"} <= failed(validate(broken))
+
+
+def test_other_tokens_pass_only_where_pytorch_finds_them_as_likely(bart: Exported, tmp_path: Path) -> None:
+    broken = bart.copy(tmp_path)
+    break_decoder(broken, likeliest_tokens_shifted)
+    strict = rows_of(validate(broken), "greedy")
+    wide = broken.with_entry(lambda entry: replace(entry, tolerances=Tolerances(atol=1e3, rtol=0.0)))
+
+    lenient = rows_of(validate(wide), "greedy")
+
+    assert {(row.finding, row.passed) for row in strict} == {("different", False)}
+    assert {(row.finding, row.passed) for row in lenient} == {("near_tie", True)}
+    assert all("PyTorch's logits of the two differ by" in row.detail for row in (*strict, *lenient))
+
+
+@pytest.mark.parametrize("num_beams", [2, 3])
+@pytest.mark.parametrize("length_penalty", [0.3, 1.0, 2.0])
+def test_beam_search_ends_texts_as_transformers_does(bart: Exported, num_beams: int, length_penalty: float) -> None:
+    import torch
+    from transformers import BartForConditionalGeneration
+
+    model: Any = BartForConditionalGeneration.from_pretrained(bart.source_dir, attn_implementation="eager")
+    rng = np.random.default_rng(3)
+    mask = np.array([[1] * 9, [1] * 5 + [0] * 4])
+    feeds = {"input_ids": np.where(mask, rng.integers(8, 120, mask.shape), 1), "attention_mask": mask}
+    tensors = {name: torch.from_numpy(array) for name, array in feeds.items()}
+    plain = {"forced_bos_token_id": None, "forced_eos_token_id": None, "do_sample": False, "max_new_tokens": 16}
+    common = model.generate(**tensors, **{**plain, "num_beams": 1, "eos_token_id": None})[:, 1:].unique()
+    ends = [int(token) for token in common[:4]]  # tokens that it likes, so that texts do end
+    model.generation_config.forced_bos_token_id = model.generation_config.forced_eos_token_id = None
+    wanted = model.generate(
+        **tensors, **{**plain, "num_beams": num_beams, "eos_token_id": ends, "length_penalty": length_penalty}
+    )[:, 1:].numpy()
+    sessions = {
+        role: runtime.open_session(bart.stage_dir / "onnx" / f"{role}.onnx", threads=1)
+        for role in ("encoder_model", "decoder_model_merged")
+    }
+
+    found = generation.beams(
+        sessions["decoder_model_merged"],
+        np.full((2, 1), 2),
+        encoded=generation.encode(sessions["encoder_model"], feeds),
+        num_beams=num_beams,
+        max_new_tokens=16,
+        eos_token_ids=ends,
+        length_penalty=length_penalty,
+    )
+
+    texts = [[generation.until_end(row, ends) for row in rows] for rows in (wanted, found)]
+    assert texts[0] == texts[1]
+    assert min(map(len, texts[0])) < 16
+
+
+@pytest.mark.parametrize("form", ["plain", "without-past"])
+def test_the_other_forms_prove_right_too(form: str, tmp_path: Path) -> None:
+    exported = export_form(BART, form, tmp_path)
+
+    report = validate(exported)
+
+    assert report.status == "passed", report.reason
+    roles = [info.role for info in stage.read_export(exported.stage_dir).graphs]
+    assert roles == {"plain": ["model"], "without-past": ["encoder_model", "decoder_model"]}[form]
+    proven = {row.check for row in report.rows}
+    assert {"parity", "padding"} <= proven
+    assert ("greedy" in proven) == (form == "without-past")
+
+
+def test_what_a_decoder_of_sound_takes_is_what_its_consumers_have(tmp_path: Path) -> None:
+    taken = {name: decoder_inputs(name, tmp_path) for name in ("Whisper", "Speech2Text", "Moonshine")}
+
+    assert "encoder_attention_mask" not in taken["Whisper"]
+    assert taken["Speech2Text"]["encoder_attention_mask"] == ("batch_size", "num_frames")
+    assert taken["Moonshine"]["encoder_attention_mask"] == ("batch_size", "num_samples")
+
+
+def break_decoder(exported: Exported, breakage: Callable[[ModelProto], None]) -> None:
+    path = exported.stage_dir / "onnx" / "decoder_model_merged.onnx"
+    model = onnx.load(path)
+    breakage(model)
+    onnx.save(model, path)
+
+
+def export_form(name: str, form: str, folder: Path) -> Exported:
+    """A stage of another form than the bundle's usual one."""
+    from onnx_fleet.families import seq2seq
+
+    source_dir, stage_dir = folder / "zoo" / name, folder / "stage"
+    (architecture,) = (row for row in ARCHITECTURES if row.name == name)
+    save(architecture, source_dir)
+    item = work_item(source_dir, task=architecture.task)
+    stage.write_work(stage_dir, item)
+    model = seq2seq.FAMILY.load(item, source_dir)
+    specs = seq2seq.FORMS[form](item, model, source=seq2seq.source(model))
+    traced = {spec.role: tracing.trace(spec, opset=20)[0] for spec in specs}
+    paths = weights.save_all(traced, stage_dir / "onnx")
+    infos = tuple(graph.describe(path, role=role, variant="fp32", bundle=stage_dir) for role, path in paths.items())
+    record = ExportRecord(
+        graphs=infos, settings={}, recipe=None, fallbacks=(), toolchain={}, duration_s=0.0, peak_memory_bytes=0
+    )
+    stage.write_export(stage_dir, record)
+    return Exported(stage_dir=stage_dir, source_dir=source_dir)
+
+
+def decoder_inputs(name: str, folder: Path) -> dict[str, tuple[str | int | None, ...]]:
+    """The decoder's inputs of a speech model, without tracing it."""
+    from onnx_fleet.families import speech
+
+    (architecture,) = (row for row in ARCHITECTURES if row.name == f"{name}ForConditionalGeneration")
+    source_dir = folder / "zoo" / name
+    save(architecture, source_dir)
+    item = work_item(source_dir, task=architecture.task)
+    _, decoder = speech.FAMILY.graphs(item, speech.FAMILY.load(item, source_dir))
+    return dict(decoder.inputs)
+
+
+def _instead_of_output(model: ModelProto, name: str, inputs: list[str], op_type: str) -> None:
+    """Readers inside keep the right value; the output is made another way."""
+    for node in model.graph.node:
+        node.output[:] = [f"right.{name}" if output == name else output for output in node.output]
+        node.input[:] = [f"right.{name}" if value == name else value for value in node.input]
+    model.graph.node.append(helper.make_node(op_type, inputs, [name]))
+
+
+def _swap_outputs(model: ModelProto, one: str, other: str) -> None:
+    for name in (one, other):
+        _instead_of_output(model, name, [f"right.{other if name == one else one}"], "Identity")
+
+
+def _put_first(model: ModelProto, nodes: list[onnx.NodeProto]) -> None:
+    for place, node in enumerate(nodes):
+        model.graph.node.insert(place, node)
