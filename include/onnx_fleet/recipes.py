@@ -2,7 +2,7 @@
 
 A catalogue entry names a built-in recipe (``mean-normalized``), or one of a file: ``recipes.layers:swish`` is the
 object ``swish`` in ``recipes/layers.py``. Such a file is the fleet owner's reviewed code: its digest is in the
-fingerprint.
+fingerprint. Plan and catalogue read it without running it, so that it may import torch.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import ast
 import hashlib
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnx_fleet.errors import CatalogueInvalid
+from onnx_fleet.errors import CatalogueInvalid, ExportUnsupported
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,8 +34,6 @@ _FILE_PREFIX = "recipes."
 class Recipe:
     """Changes to one export; what is left out stays as the family has it."""
 
-    name: str = ""
-    """What a catalogue calls it; of a file's recipe, the object's own name."""
     summary: str
     """For people: one line."""
     tasks: tuple[str, ...] = ()
@@ -49,7 +47,7 @@ class Recipe:
     hidden_states: bool = False
     """Gives the head every layer's hidden states too: ``hidden_states.0``, the embeddings, to ``hidden_states.<n>``."""
     head: Callable[[Tensors, Tensors], Mapping[str, Tensor]] | None = None
-    """(inputs, the family's outputs) -> what is added to the outputs."""
+    """(inputs, the family's outputs by its own names) -> what is added to them."""
     outputs: Mapping[str, Shape] = field(default_factory=dict)
     """What the head adds: name -> the contract's symbols; None is a number that the model decides."""
     drop: tuple[str, ...] = ()
@@ -57,22 +55,60 @@ class Recipe:
     rename: Mapping[str, str] = field(default_factory=dict)
     """The family's name of an output -> the graph's."""
 
-    translations: Callable[[], Mapping[Any, Callable[..., Any]]] | None = None
+    translations: Mapping[Any, Callable[..., Any]] = field(default_factory=dict)
     """Operators of torch -> onnxscript functions, for operators that no exporter knows."""
     libraries: tuple[str, ...] = ()
     """Python packages whose ``get_library_path()`` names the library that onnxruntime needs for the operators."""
 
     example: Callable[[Tensors], Tensors] | None = None
-    """The family's example inputs -> the ones to trace with: of the same names and axes."""
+    """A graph's example inputs -> those to trace with instead: of the same names and axes."""
     cases: Callable[[Feeds], Mapping[str, Feeds]] | None = None
     """A random batch -> further inputs to be proven equal on, named: one for each way that the model branches."""
     tokenizer: Mapping[str, Any] = field(default_factory=dict)
     """Settings to change in the packed tokenizer_config.json: ``model_max_length`` clips what is fed."""
 
+    @property
+    def needs_one_pass(self) -> bool:
+        """Whether something in it speaks of the one pass of a model of one graph: its outputs, or cases to prove."""
+        return bool(self.head or self.outputs or self.drop or self.rename or self.hidden_states or self.cases)
+
     def output_shapes(self, own: Mapping[str, Shape]) -> dict[str, Shape]:
-        """The graph's outputs, in order: the family's that are kept, then the head's."""
-        kept = {self.rename.get(name, name): shape for name, shape in own.items() if name not in self.drop}
-        return {**kept, **self.outputs}
+        """The graph's outputs, in order: the family's that are kept, then the head's.
+
+        Raises:
+            ExportUnsupported: it drops or renames what the family has not, gives a name twice, or leaves none.
+        """
+        unknown = [name for name in (*self.drop, *self.rename) if name not in own]
+        if unknown:
+            raise ExportUnsupported(
+                f"the recipe drops or renames {', '.join(unknown)}, and the task's outputs are {', '.join(own)}"
+            )
+        kept = [(self.rename.get(name, name), shape) for name, shape in own.items() if name not in self.drop]
+        names = [*(name for name, _ in kept), *self.outputs]
+        if len(set(names)) < len(names) or not names:
+            raise ExportUnsupported(
+                f"the recipe leaves the outputs {', '.join(names) or 'none'}; a graph needs one, and each name once"
+            )
+        return {**dict(kept), **self.outputs}
+
+    def outputs_of(self, inputs: Tensors, own: Tensors, *, layers: Sequence[Tensor] = ()) -> dict[str, Tensor]:
+        """What the graph gives, in the order of output_shapes.
+
+        Args:
+            own: the family's outputs.
+            layers: every layer's hidden states, the embeddings first.
+        Raises:
+            ExportUnsupported: the head gives other outputs than it declares.
+        """
+        given = {**own, **{f"hidden_states.{index}": layer for index, layer in enumerate(layers)}}
+        added = dict(self.head(inputs, given)) if self.head else {}
+        if set(added) != set(self.outputs):
+            raise ExportUnsupported(
+                f"the recipe's head gives {', '.join(added) or 'nothing'}, and its outputs declare "
+                f"{', '.join(self.outputs) or 'nothing'}; let both name the same"
+            )
+        kept = {self.rename.get(name, name): tensor for name, tensor in own.items() if name not in self.drop}
+        return {**kept, **{name: added[name] for name in self.outputs}}
 
 
 def find(name: str) -> Recipe:
@@ -87,12 +123,14 @@ def find(name: str) -> Recipe:
     module = importlib.import_module(name.partition(":")[0])
     found = getattr(module, attribute, None)
     if not isinstance(found, Recipe):
-        raise CatalogueInvalid(f"recipe '{name}': {path.name} has no Recipe named {attribute}")
+        raise CatalogueInvalid([f"recipe '{name}': {path.name} has no Recipe named {attribute}"])
     return found
 
 
 def digest(name: str) -> str | None:
-    """SHA-256 of the file that a recipe is in, 64 hex digits; None of a built-in one, which the toolchain covers.
+    """SHA-256 of the file that a recipe is in, and of those of recipes/ that it imports: 64 hex digits.
+
+    None of a built-in one, which the toolchain covers.
 
     Raises:
         CatalogueInvalid: there is no such file.
@@ -100,7 +138,10 @@ def digest(name: str) -> str | None:
     if name in RECIPES:
         return None
     path, _ = _locate(name)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    found = hashlib.sha256()
+    for source in _sources(path, module=name.partition(":")[0]):
+        found.update(source.read_bytes())
+    return found.hexdigest()
 
 
 def fault(name: str) -> str | None:
@@ -127,34 +168,67 @@ def _locate(name: str) -> tuple[Path, str]:
     module, _, attribute = name.partition(":")
     if not module.startswith(_FILE_PREFIX) or not attribute.isidentifier():
         raise CatalogueInvalid(
-            f"recipe '{name}' is not known; write a built-in one ({', '.join(RECIPES)}), or recipes.file:name for the "
-            f"object `name` in recipes/file.py"
+            [
+                f"recipe '{name}' is not known; write a built-in one ({', '.join(RECIPES)}), or recipes.file:name for "
+                f"the object `name` in recipes/file.py"
+            ]
         )
+    path = _file(module)
+    if path is None:
+        raise CatalogueInvalid(
+            [
+                f"recipe '{name}': there is no {module.replace('.', '/')}.py; the folder that holds recipes/ must be "
+                f"on PYTHONPATH of whoever plans and exports"
+            ]
+        )
+    if attribute not in _assigned(path):
+        known = ", ".join(_assigned(path)) or "none"
+        raise CatalogueInvalid([f"recipe '{name}': {path.name} assigns no {attribute}; its names are {known}"])
+    return path, attribute
+
+
+def _file(module: str) -> Path | None:
+    """Where a module lies; it is not run."""
     try:
         spec = importlib.util.find_spec(module)
     except ModuleNotFoundError:
-        spec = None
-    if spec is None or spec.origin is None:
-        raise CatalogueInvalid(
-            f"recipe '{name}': there is no {module.replace('.', '/')}.py; the folder that holds recipes/ must be on "
-            f"PYTHONPATH of whoever plans and exports"
-        )
-    path = Path(spec.origin)
-    if attribute not in _assigned(path):
-        known = ", ".join(_assigned(path)) or "none"
-        raise CatalogueInvalid(f"recipe '{name}': {path.name} assigns no {attribute}; its names are {known}")
-    return path, attribute
+        return None
+    return Path(spec.origin) if spec and spec.has_location and spec.origin else None
+
+
+def _sources(path: Path, *, module: str) -> tuple[Path, ...]:
+    """A file, then the others of recipes/ that it and they import, by name."""
+    found, waiting = {module: path}, [module]
+    while waiting:
+        for name in _imported(found[package := waiting.pop()], package=package.rpartition(".")[0]):
+            if name not in found and (file := _file(name)):
+                found[name] = file
+                waiting.append(name)
+    first = found.pop(module)
+    return (first, *(found[name] for name in sorted(found)))
+
+
+def _imported(path: Path, *, package: str) -> Iterator[str]:
+    """The modules of recipes/ that a file's import statements may mean."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            origin = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            names = [origin, *(f"{origin}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        yield from (name for name in names if name.startswith(_FILE_PREFIX))
 
 
 def _assigned(path: Path) -> tuple[str, ...]:
     """The names that a file gives to ``… = Recipe(…)``, or to whatever another call returns, at its top level."""
-    statements = ast.parse(path.read_text(encoding="utf-8")).body
-    targets = (
-        target
-        for statement in statements
-        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Call)
-        for target in statement.targets
-    )
+    targets: list[ast.expr] = []
+    for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Call):
+            targets += statement.targets
+        elif isinstance(statement, ast.AnnAssign) and isinstance(statement.value, ast.Call):
+            targets.append(statement.target)
     return tuple(target.id for target in targets if isinstance(target, ast.Name) and not target.id.startswith("_"))
 
 
@@ -187,14 +261,13 @@ def _normalised(vector: Tensor) -> Tensor:
     return torch.nn.functional.normalize(vector, p=2.0, dim=1)
 
 
-def embedding(summary: str, pool: Callable[[Tensors, Tensors], Tensor], *, name: str = "") -> Recipe:
+def embedding(summary: str, pool: Callable[[Tensors, Tensors], Tensor]) -> Recipe:
     """A recipe that adds the output sentence_embedding.
 
     Args:
         pool: (inputs, the family's outputs) -> [batch_size, hidden].
     """
     return Recipe(
-        name=name,
         summary=summary,
         tasks=("feature-extraction", "sentence-similarity"),
         outputs={"sentence_embedding": ("batch_size", None)},
@@ -224,32 +297,25 @@ def _probabilities(inputs: Tensors, outputs: Tensors) -> dict[str, Tensor]:
 
 
 RECIPES: Mapping[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in (
-        embedding("adds sentence_embedding: the first token's hidden state", _first_token, name="cls"),
-        embedding(
-            "adds sentence_embedding: the first token's hidden state, of length 1",
-            lambda inputs, outputs: _normalised(_first_token(inputs, outputs)),
-            name="cls-normalized",
-        ),
-        embedding("adds sentence_embedding: the mean over real tokens", _mean, name="mean"),
-        embedding(
-            "adds sentence_embedding: the mean over real tokens, of length 1",
-            lambda inputs, outputs: _normalised(_mean(inputs, outputs)),
-            name="mean-normalized",
-        ),
-        embedding("adds sentence_embedding: the last real token's hidden state", _last_token, name="last-token"),
-        embedding(
-            "adds sentence_embedding: the last real token's hidden state, of length 1",
-            lambda inputs, outputs: _normalised(_last_token(inputs, outputs)),
-            name="last-token-normalized",
-        ),
-        Recipe(
-            name="probabilities",
-            summary="adds probabilities: softmax over the classes, sigmoid of a single one",
-            tasks=("text-classification", "text-ranking", "zero-shot-classification"),
-            outputs={"probabilities": ("batch_size", None)},
-            head=_probabilities,
-        ),
-    )
+    "cls": embedding("adds sentence_embedding: the first token's hidden state", _first_token),
+    "cls-normalized": embedding(
+        "adds sentence_embedding: the first token's hidden state, of length 1",
+        lambda inputs, outputs: _normalised(_first_token(inputs, outputs)),
+    ),
+    "mean": embedding("adds sentence_embedding: the mean over real tokens", _mean),
+    "mean-normalized": embedding(
+        "adds sentence_embedding: the mean over real tokens, of length 1",
+        lambda inputs, outputs: _normalised(_mean(inputs, outputs)),
+    ),
+    "last-token": embedding("adds sentence_embedding: the last real token's hidden state", _last_token),
+    "last-token-normalized": embedding(
+        "adds sentence_embedding: the last real token's hidden state, of length 1",
+        lambda inputs, outputs: _normalised(_last_token(inputs, outputs)),
+    ),
+    "probabilities": Recipe(
+        summary="adds probabilities: softmax over the classes, sigmoid of a single one",
+        tasks=("text-classification", "text-ranking", "zero-shot-classification"),
+        outputs={"probabilities": ("batch_size", None)},
+        head=_probabilities,
+    ),
 }

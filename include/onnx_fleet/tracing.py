@@ -11,10 +11,9 @@ import traceback
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from onnx_fleet import graph
+from onnx_fleet import branches, graph
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.recipes import Recipe
 from onnx_fleet.stage import Fallback
@@ -49,10 +48,10 @@ def trace(
     Returns:
         the graph, and what was given up for it.
     Raises:
-        ExportUnsupported: no way works; the message carries the exporter's reason.
+        ExportUnsupported: no way works, or the recipe is not for such a graph; the message carries the reason.
     """
-    if recipe and recipe.example:
-        spec = replace(spec, example_inputs={**spec.example_inputs, **recipe.example(spec.example_inputs)})
+    if recipe:
+        spec = _as_the_recipe_wants(spec, recipe)
     fixable = {axis for shape in spec.inputs.values() for axis in shape if axis in spec.fixable}
     taken: list[Fallback] = []
     try:
@@ -101,6 +100,23 @@ def _attempt(
     return model, taken
 
 
+def _as_the_recipe_wants(spec: GraphSpec, recipe: Recipe) -> GraphSpec:
+    """The graph with the recipe's example."""
+    if recipe.needs_one_pass and getattr(spec.module, "recipe", None) is not recipe:
+        raise ExportUnsupported(
+            f"{spec.role}: the recipe changes outputs or has cases, which only a model of one graph and one pass has; "
+            f"use prepare, rewrite, translations or example here"
+        )
+    if recipe.example is None:
+        return spec
+    own = recipe.example(spec.example_inputs)
+    if unknown := sorted(set(own) - set(spec.inputs)):
+        raise ExportUnsupported(
+            f"{spec.role}: the recipe's example has {', '.join(unknown)}, and the graph takes {', '.join(spec.inputs)}"
+        )
+    return replace(spec, example_inputs={**spec.example_inputs, **own})
+
+
 def argument(name: str) -> str:
     """The name that an input has while it is traced."""
     return name.replace(".", _DOT)
@@ -110,7 +126,6 @@ def _export(spec: GraphSpec, *, opset: int, recipe: Recipe | None, fixed: Collec
     """transformers' exporter, without its optimizer: that one folds weights into transposed copies of themselves."""
     import torch
     from transformers.exporters.configs import OnnxConfig
-    from transformers.exporters.exporter_onnx import OnnxExporter
 
     dynamic = {
         argument(name): {
@@ -122,7 +137,8 @@ def _export(spec: GraphSpec, *, opset: int, recipe: Recipe | None, fixed: Collec
     }
     example = {argument(name): tensor for name, tensor in spec.example_inputs.items()}
     config = OnnxConfig(dynamic=True, dynamic_shapes=dynamic, opset_version=opset, optimize=False)
-    exporter = OnnxExporter()  # type: ignore[no-untyped-call]
+    inputs = {argument(name): shape for name, shape in spec.inputs.items()}
+    exporter = branches.exporter(inputs, longest=_positions(spec.module))
     with _translations(recipe):
         exported = exporter.export(_named(spec.module), example, config)  # type: ignore[arg-type]
     program: ir.Model = exported.program
@@ -135,14 +151,21 @@ def _translations(recipe: Recipe | None) -> Iterator[None]:
     from transformers.exporters import exporter_onnx
 
     table = exporter_onnx._ONNX_TRANSLATION_TABLE
-    added = dict(recipe.translations()) if recipe and recipe.translations else {}
     before = dict(table)
-    table.update(added)
+    table.update(recipe.translations if recipe else {})
     try:
         yield
     finally:
         table.clear()
         table.update(before)
+
+
+def _positions(module: torch.nn.Module) -> int | None:
+    """The longest sequence that the model says it takes."""
+    config: Any = getattr(module, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    stated = getattr(text, "max_position_embeddings", None)
+    return stated if isinstance(stated, int) else None
 
 
 def _named(module: torch.nn.Module) -> torch.nn.Module:
@@ -200,24 +223,21 @@ def _unsupported(spec: GraphSpec, err: Exception) -> ExportUnsupported:
     )
 
 
-_NOT_THE_MODELS = ("torch", "transformers/exporters", "transformers/utils", "onnx_fleet", "contextlib")
-
-
 def _place(err: BaseException) -> str | None:
-    """The last line of the model's own code that was being traced: ``modeling_bert.py, line 120, in forward``."""
+    """The last line of the model's own code that was being traced: ``modeling_bert.py, line 120, in forward: …``."""
     frames = [
         frame
         for cause in (err, err.__cause__, err.__context__)
         if cause is not None
         for frame in traceback.extract_tb(cause.__traceback__)
-        if not any(f"/{part}/" in frame.filename or f"/{part}.py" in frame.filename for part in _NOT_THE_MODELS)
+        if branches.is_the_models(frame)
     ]
-    if not frames:
-        return None
-    last = frames[-1]
-    return f"{Path(last.filename).name}, line {last.lineno}, in {last.name}: {last.line}"
+    return branches.place(frames[-1]) if frames else None
 
 
-def _first_line(err: Exception) -> str:
+def _first_line(err: BaseException) -> str:
+    """Of the cause where torch.onnx has only wrapped it: there it is the operator, or what its translation raised."""
+    while type(err).__module__.startswith("torch.onnx") and err.__cause__ is not None:
+        err = err.__cause__
     lines = str(err).strip().splitlines()
     return f"{type(err).__name__}: {lines[0] if lines else 'no message'}"

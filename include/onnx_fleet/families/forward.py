@@ -26,14 +26,10 @@ class Forward(torch.nn.Module):
         """What forward gives: name -> the contract's symbols."""
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
-        recipe = self.recipe
-        if recipe is None:
-            given = self.model(**inputs, return_dict=True)
-            return {name: given[name] for name in self.own_outputs}
-        wanted = {"output_hidden_states": True} if recipe.hidden_states else {}
+        wanted = {"output_hidden_states": True} if self.recipe and self.recipe.hidden_states else {}
         given = self.model(**inputs, return_dict=True, **wanted)
         own = {name: given[name] for name in self.own_outputs}
-        layers = {f"hidden_states.{index}": layer for index, layer in enumerate(given.get("hidden_states") or ())}
-        added = recipe.head(inputs, {**own, **layers}) if recipe.head else {}
-        kept = {recipe.rename.get(name, name): tensor for name, tensor in own.items() if name not in recipe.drop}
-        return {**kept, **added}
+        if self.recipe is None:
+            return own
+        layers = given.get("hidden_states") if self.recipe.hidden_states else None
+        return self.recipe.outputs_of(inputs, own, layers=layers or ())
