@@ -24,9 +24,7 @@ def main() -> int:
     chosen = [row for row in ARCHITECTURES if not given.names or {row.family, row.name} & set(given.names)]
     if given.missing:
         chosen = [row for row in chosen if row.name not in lines()]
-    with ProcessPoolExecutor(
-        given.jobs, mp_context=get_context("spawn"), initializer=be_quiet, max_tasks_per_child=20
-    ) as pool:
+    with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn"), initializer=be_quiet) as pool:
         for done in as_completed([pool.submit(survey_aside, row) for row in chosen]):
             verdict = done.result()
             print(f"{verdict.duration_s:5.1f} s  {line(verdict)}", flush=True)
