@@ -6,7 +6,14 @@ import os
 
 import pytest
 
-pytest_plugins = ["fixtures.airflow", "fixtures.exported", "fixtures.hub", "fixtures.models", "fixtures.s3"]
+pytest_plugins = [
+    "fixtures.airflow",
+    "fixtures.exported",
+    "fixtures.hub",
+    "fixtures.models",
+    "fixtures.recipes",
+    "fixtures.s3",
+]
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)
