@@ -1,0 +1,140 @@
+"""Models of sound without a decoder: what their graphs take, that padding is right, and that a broken one is caught."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import ModelProto, helper, numpy_helper
+
+from fixtures.broken_graphs import break_file
+from fixtures.exported import Exported, export_from_zoo
+from onnx_fleet import sound, stage, validation
+from onnx_fleet.validation import ValidationReport
+
+# In the product a process of its own hears what torch and the exporter warn of.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A Wav2Vec2 of the large models' form: its feature extractor says what is padding. It classifies."""
+    return export_from_zoo("Wav2Vec2ForSequenceClassification", tmp_path_factory.mktemp("masked"))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A Wav2Vec2 of the small models' form: trained on zeros behind the sound, and without a mask. It writes."""
+    return export_from_zoo("Wav2Vec2ForCTC", tmp_path_factory.mktemp("plain"))
+
+
+def test_a_waveform_of_any_length_gives_logits_of_every_frame(plain: Exported) -> None:
+    assert shapes(plain) == {
+        "input_values": ("batch_size", "num_samples"),
+        "logits": ("batch_size", "num_frames", 32),
+    }
+    report = validate(plain)
+    assert report.passed, report.reason
+    lengths = {row.case for row in report.rows if row.check == "parity"}
+    assert "batch_size 2, 400 samples of noise, seed 20" in lengths
+
+
+def test_the_mask_is_an_input_where_the_feature_extractor_gives_one(masked: Exported) -> None:
+    assert shapes(masked) == {
+        "input_values": ("batch_size", "num_samples"),
+        "attention_mask": ("batch_size", "num_samples"),
+        "logits": ("batch_size", 5),
+    }
+
+
+def test_padded_sounds_are_proven_equal_to_themselves_alone(masked: Exported) -> None:
+    report = validate(masked)
+
+    assert report.passed, report.reason
+    assert [(row.case.partition(": ")[2], row.finding) for row in report.rows if row.check == "padding"] == [
+        ("as PyTorch on the same batch", "equal"),
+        ("noise under the mask changes nothing", "equal"),
+        ("each sound as that sound alone", "equal"),
+    ]
+    assert {row.finding for row in report.rows if row.check == "sensitivity"} == {"sensitive"}
+
+
+def test_a_mask_that_is_ignored_is_caught(masked: Exported, tmp_path: Path) -> None:
+    broken = masked.copy(tmp_path)
+    break_file(str(broken.graph), mask_ignored)
+
+    failed = [row for row in validate(broken).rows if not row.passed]
+
+    assert {row.check for row in failed} == {"padding"}
+    assert len(failed) == 3
+
+
+def mask_ignored(model: ModelProto) -> None:
+    """Every sample counts as sound."""
+    for node in model.graph.node:
+        if node.op_type != "Shape":
+            node.input[:] = ["all_ones" if value == "attention_mask" else value for value in node.input]
+    one = numpy_helper.from_array(np.array([1]))
+    model.graph.node.insert(0, helper.make_node("ConstantOfShape", ["mask_shape"], ["all_ones"], value=one))
+    model.graph.node.insert(0, helper.make_node("Shape", ["attention_mask"], ["mask_shape"]))
+
+
+def test_other_letters_are_caught(plain: Exported, tmp_path: Path) -> None:
+    broken = plain.copy(tmp_path)
+    break_file(str(broken.graph), letters_moved)
+
+    failed = [row.case for row in validate(broken).rows if not row.passed and row.check == "tones"]
+
+    assert any("the likeliest of every frame" in case for case in failed)
+
+
+def letters_moved(model: ModelProto) -> None:
+    """Every letter has its neighbour's logit."""
+    for tensor in model.graph.initializer:
+        if tensor.name.startswith("lm_head."):
+            moved = np.roll(numpy_helper.to_array(tensor), 1, axis=0)
+            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(moved), tensor.name))
+
+
+def test_what_the_feature_extractor_says_of_masks_counts_more_than_the_architecture(masked: Exported) -> None:
+    from onnx_fleet.families import ctc, speech
+
+    item = stage.read_work(masked.stage_dir)
+    model = speech.FAMILY.load(item, masked.source_dir)
+    path = masked.source_dir / "preprocessor_config.json"
+    said = path.read_text()
+    try:
+        path.write_text(json.dumps({**json.loads(said), "return_attention_mask": False}))
+        refused = ctc.takes_mask(model)
+        path.unlink()
+        by_architecture = ctc.takes_mask(model)
+    finally:
+        path.write_text(said)
+
+    assert (refused, by_architecture) == (False, True)
+
+
+def test_spectrograms_of_one_length_are_numbers_in_the_graph(tmp_path: Path) -> None:
+    exported = export_from_zoo("ASTForAudioClassification", tmp_path)
+
+    assert shapes(exported) == {"input_values": ("batch_size", 48, 32), "logits": ("batch_size", 5)}
+    assert validate(exported).passed
+
+
+def test_sounds_have_zero_mean_and_unit_variance_and_differ() -> None:
+    first, second = sound.batch(2, 4000, seed=0, kind="tones")
+
+    assert abs(first.mean()) < 1e-5
+    assert first.std() == pytest.approx(1, abs=1e-3)
+    assert np.abs(first - second).max() > 1
+
+
+def shapes(exported: Exported) -> dict[str, tuple[int | str, ...]]:
+    (graph,) = stage.read_export(exported.stage_dir).graphs
+    return {spec.name: spec.shape for spec in (*graph.inputs, *graph.outputs)}
+
+
+def validate(exported: Exported) -> ValidationReport:
+    return validation.validate(exported.stage_dir, source_dir=exported.source_dir)
