@@ -68,12 +68,25 @@ class Reference:
         return self._run(self._graph_modules[role], feeds)
 
     def generate(self, feeds: Mapping[str, np.ndarray], **settings: Any) -> np.ndarray:
-        """transformers' own generate: int64 [rows, tokens], the prompt included where the model has no encoder."""
-        import torch
+        """transformers' own generate with these settings alone: int64 [rows, tokens], prompt or start token first.
 
-        tensors = self._tensors(feeds)
-        with torch.inference_mode():
-            tokens: np.ndarray = self.model.generate(**tensors, **settings).cpu().numpy()  # type: ignore[operator]
+        The source's generation_config would add its own (forced tokens, penalties), and Whisper's class its own loop.
+
+        Args:
+            settings: of transformers' GenerationConfig.
+        """
+        import torch
+        from transformers import GenerationConfig, GenerationMixin
+
+        model: Any = self.model
+        own = model.generation_config
+        model.generation_config = GenerationConfig(do_sample=False, **settings)  # type: ignore[no-untyped-call]
+        try:
+            with torch.inference_mode():
+                given: Any = GenerationMixin.generate(model, **self._tensors(feeds))
+        finally:
+            model.generation_config = own
+        tokens: np.ndarray = given.cpu().numpy()
         return tokens
 
     def _run(self, module: Module, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

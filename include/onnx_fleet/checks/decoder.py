@@ -82,8 +82,6 @@ def greedy(subject: Subject) -> Iterator[CheckRow]:
     wanted = subject.reference.generate(
         {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask},
         max_new_tokens=new_tokens,
-        do_sample=False,
-        num_beams=1,
         pad_token_id=subject.space.pad_token_id,
         eos_token_id=ends or None,
     )[:, batch.input_ids.shape[1] :]

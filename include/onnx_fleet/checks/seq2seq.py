@@ -220,26 +220,11 @@ def _mean_log_probability(logits: np.ndarray, text: Sequence[int]) -> float:
 
 
 def _generate(subject: Subject, feeds: Feeds, **settings: Any) -> np.ndarray:
-    """transformers' generate with these settings alone: int64 [rows, new tokens].
-
-    The source's generation_config would add its own (forced tokens, penalties), and Whisper's class its own loop.
-    """
-    import torch
-    from transformers import GenerationConfig, GenerationMixin
-
-    reference, start = subject.reference, feeding.start_token(subject, source=True)
-    model: Any = reference.model
-    own = model.generation_config
-    plain: Any = GenerationConfig(decoder_start_token_id=start, pad_token_id=subject.space.pad_token_id)  # type: ignore[no-untyped-call]
-    tensors: Any = {name: torch.from_numpy(array).to(reference.device) for name, array in feeds.items()}
-    model.generation_config = plain
-    try:
-        with torch.inference_mode():
-            given: Any = GenerationMixin.generate(model, **tensors, do_sample=False, **settings)
-    finally:
-        model.generation_config = own
-    tokens: np.ndarray = given.cpu().numpy()
-    return tokens[:, 1:]
+    """PyTorch's tokens behind the start token: int64 [rows, new tokens]."""
+    start = feeding.start_token(subject, source=True)
+    return subject.reference.generate(
+        feeds, decoder_start_token_id=start, pad_token_id=subject.space.pad_token_id, **settings
+    )[:, 1:]
 
 
 def _graphs(subject: Subject, feeds: Feeds, tokens: np.ndarray) -> Outputs:
