@@ -7,16 +7,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from onnx_fleet.errors import ExportUnsupported
+
 _TRANSFORMERS_JS = "transformers.js_config"
 _EXTERNAL_DATA = "use_external_data_format"
 
 
 def change_tokenizer(stage: Path, settings: Mapping[str, Any]) -> None:
-    """Put a recipe's settings into the packed tokenizer_config.json; the others stay as they are."""
+    """Put a recipe's settings into the packed tokenizer_config.json; the others stay as they are.
+
+    Raises:
+        ExportUnsupported: there are settings, and no such file.
+    """
+    if not settings:
+        return
     path = stage / "tokenizer_config.json"
-    if settings and path.exists():
-        changed = {**json.loads(path.read_text(encoding="utf-8")), **settings}
-        path.write_text(json.dumps(changed, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if not path.exists():
+        raise ExportUnsupported(
+            f"the recipe changes {', '.join(settings)} in tokenizer_config.json, and the source has none; take the "
+            f"settings out of the recipe"
+        )
+    changed = {**json.loads(path.read_text(encoding="utf-8")), **settings}
+    path.write_text(json.dumps(changed, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def complete_config(stage: Path, *, external_data: Mapping[str, int]) -> None:
