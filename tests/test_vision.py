@@ -1,0 +1,221 @@
+"""Vision models: what their graphs promise of sizes, masks and features, and that a broken one is caught."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import ModelProto, helper, numpy_helper
+
+from fixtures.broken_graphs import Breakage, break_file
+from fixtures.exported import Exported, export_from_zoo
+from fixtures.items import work_item
+from onnx_fleet import images, stage, validation
+from onnx_fleet.checks import CHECKS
+from onnx_fleet.errors import ExportUnsupported
+from onnx_fleet.graph import GraphInfo
+from onnx_fleet.validation import CheckRow, ValidationReport
+
+# In the product a process of its own hears what torch and the exporter warn of.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def convolutions(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A ResNet: images of any size."""
+    return export_from_zoo("ResNetForImageClassification", tmp_path_factory.mktemp("convolutions"))
+
+
+@pytest.fixture(scope="module")
+def patches(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A ViT: a position table for images of 32 x 32."""
+    return export_from_zoo("ViTForImageClassification", tmp_path_factory.mktemp("patches"))
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A DETR: images of any size with a mask."""
+    return export_from_zoo("DetrForObjectDetection", tmp_path_factory.mktemp("boxes"))
+
+
+def test_a_model_without_a_position_table_takes_images_of_any_size(convolutions: Exported) -> None:
+    graph = the_graph(convolutions)
+
+    assert {spec.name: spec.shape for spec in (*graph.inputs, *graph.outputs)} == {
+        "pixel_values": ("batch_size", 3, "height", "width"),
+        "logits": ("batch_size", 5),
+    }
+    assert stage.read_export(convolutions.stage_dir).fallbacks == ()
+
+
+def test_it_is_proven_at_sizes_that_were_never_traced(convolutions: Exported) -> None:
+    report = validate(convolutions)
+
+    assert report.passed, report.reason
+    sizes = [row.case for row in report.rows if row.check == "parity" and "pixels" in row.case]
+    assert {"69 x 93" in case for case in sizes} == {True, False}
+    assert [row.finding for row in report.rows if row.check == "sensitivity"] == ["sensitive"]
+
+
+def test_a_model_with_a_position_table_takes_its_one_size_and_the_record_says_so(patches: Exported) -> None:
+    (fallback,) = stage.read_export(patches.stage_dir).fallbacks
+
+    assert the_graph(patches).inputs[0].shape == ("batch_size", 3, 32, 32)
+    assert fallback.what == "model: dynamic -> fixed height, width"
+    assert "32 x 32 pixels" in fallback.why
+    assert validate(patches).passed
+
+
+def test_every_check_of_vision_runs_on_a_detector_with_a_mask(boxes: Exported) -> None:
+    report = validate(boxes)
+
+    assert report.passed, report.reason
+    assert {row.check for row in report.rows} >= {check.name for check in CHECKS["vision"]} - {"recipe_cases"}
+
+
+def test_a_mask_of_another_size_than_the_image_is_taken_as_consumers_send_it(boxes: Exported) -> None:
+    session = onnxruntime.InferenceSession(boxes.graph)
+    image = np.zeros((1, 3, 70, 90), dtype=np.float32)
+
+    logits, found = session.run(None, {"pixel_values": image, "pixel_mask": np.ones((1, 64, 64), dtype=np.int64)})
+
+    assert (logits.shape, found.shape) == ((1, 6, 6), (1, 6, 4))
+
+
+def mask_ignored(model: ModelProto) -> None:
+    """The input is there, and everything counts as image."""
+    read_instead(
+        model,
+        "pixel_mask",
+        [
+            helper.make_node("Shape", ["pixel_mask"], ["mask_shape"]),
+            helper.make_node(
+                "ConstantOfShape", ["mask_shape"], ["changed"], value=numpy_helper.from_array(np.array([1]))
+            ),
+        ],
+    )
+
+
+def colours_reversed(model: ModelProto) -> None:
+    """Blue, green, red: the commonest mistake with images."""
+    model.graph.initializer.append(numpy_helper.from_array(np.array([2, 1, 0]), "bgr"))
+    read_instead(model, "pixel_values", [helper.make_node("Gather", ["pixel_values", "bgr"], ["changed"], axis=1)])
+
+
+def image_mirrored(model: ModelProto) -> None:
+    """Left is right."""
+    for name, value in {"from": [-1], "to": [-(1 << 40)], "axis": [3], "step": [-1]}.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value), name))
+    node = helper.make_node("Slice", ["pixel_values", "from", "to", "axis", "step"], ["changed"])
+    read_instead(model, "pixel_values", [node])
+
+
+@pytest.mark.parametrize(
+    ("breakage", "check"), [(mask_ignored, "pixel_mask"), (colours_reversed, "parity"), (image_mirrored, "parity")]
+)
+def test_a_broken_detector_is_caught(boxes: Exported, tmp_path: Path, breakage: Breakage, check: str) -> None:
+    broken = boxes.copy(tmp_path)
+    break_file(str(broken.graph), breakage)
+
+    failed = {row.check for row in validate(broken).rows if not row.passed}
+
+    assert check in failed
+
+
+def test_another_label_of_a_picture_is_caught_by_name(patches: Exported, tmp_path: Path) -> None:
+    broken = patches.copy(tmp_path)
+    break_file(str(broken.graph), classes_moved)
+
+    rows = failures(validate(broken), "answers")
+
+    assert [row.finding for row in rows] == ["different", "different"]
+    assert "of them are others" in rows[0].detail
+
+
+def classes_moved(model: ModelProto) -> None:
+    """Every class has its neighbour's logit."""
+    for tensor in model.graph.initializer:
+        if tensor.name.startswith("classifier."):
+            moved = np.roll(numpy_helper.to_array(tensor), 1, axis=0)
+            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(moved), tensor.name))
+
+
+def test_a_pooler_that_the_checkpoint_lacks_is_left_out(tmp_path: Path) -> None:
+    import transformers
+
+    from onnx_fleet.families import vision
+
+    folder = tmp_path / "zoo" / "vit"
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=16, patch_size=8
+    )
+    with_pooler, without = (transformers.ViTModel(config, add_pooling_layer=pools) for pools in (True, False))
+    outputs = []
+    for model in (with_pooler, without):
+        model.save_pretrained(folder)
+        item = work_item(folder, task="image-feature-extraction")
+        (spec,) = vision.graphs(item, vision.FAMILY.load(item, folder))
+        outputs.append(list(spec.outputs))
+
+    assert outputs == [["last_hidden_state", "pooler_output"], ["last_hidden_state"]]
+
+
+def test_features_that_change_from_call_to_call_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportUnsupported, match="other features for one image with every call"):
+        export_from_zoo("ViTMAEModel", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "size"),
+    [
+        ({"size": 224}, (224, 224)),
+        ({"size": {"height": 384, "width": 512}}, (384, 512)),
+        ({"size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": 224}, (224, 224)),
+        ({"size": {"shortest_edge": 384}, "crop_pct": 0.875}, (384, 384)),
+        ({"size": {"shortest_edge": 800, "longest_edge": 1333}}, None),
+        ({}, None),
+    ],
+)
+def test_the_size_of_images_is_the_one_that_the_preprocessor_gives(
+    settings: Mapping[str, Any], size: tuple[int, int] | None
+) -> None:
+    assert images.size_of_preprocessor(settings) == size
+
+
+def test_pictures_are_normalised_as_the_preprocessor_says(patches: Exported) -> None:
+    settings = json.loads((patches.stage_dir / "preprocessor_config.json").read_text())
+    plain, normal = (
+        images.batch(2, channels=3, size=(8, 8), seed=0, kind="picture", settings=given)
+        for given in ({"do_normalize": False}, settings)
+    )
+
+    assert plain.min() >= 0
+    assert plain.max() <= 1
+    np.testing.assert_allclose(normal, (plain - 0.5) / 0.5, rtol=1e-6, atol=1e-6)
+
+
+def the_graph(exported: Exported) -> GraphInfo:
+    (graph,) = stage.read_export(exported.stage_dir).graphs
+    return graph
+
+
+def validate(exported: Exported) -> ValidationReport:
+    return validation.validate(exported.stage_dir, source_dir=exported.source_dir)
+
+
+def failures(report: ValidationReport, check: str) -> list[CheckRow]:
+    return [row for row in report.rows if row.check == check and not row.passed]
+
+
+def read_instead(model: ModelProto, name: str, nodes: list[onnx.NodeProto]) -> None:
+    """Every reader of an input reads what the nodes make of it."""
+    for node in model.graph.node:
+        node.input[:] = ["changed" if value == name else value for value in node.input]
+    for node in reversed(nodes):
+        model.graph.node.insert(0, node)
