@@ -52,7 +52,7 @@ def greedy(subject: Subject) -> Iterator[CheckRow]:
     prompt = _prompt(subject, (2, 1), kind="picture")
     case = subject.case("greedy", f"{prompt.text}, {NEW_TOKENS} new")
     length = prompt.real.shape[1]
-    settings = {"do_sample": False, "num_beams": 1, "eos_token_id": None, "pad_token_id": subject.space.pad_token_id}
+    settings = {"num_beams": 1, "eos_token_id": None, "pad_token_id": subject.space.pad_token_id}
     given = {name: array for name, array in prompt.feeds.items() if name != "position_ids"}
     wanted = subject.reference.generate(given, max_new_tokens=NEW_TOKENS, **settings)[:, length:]
     try:

@@ -1,0 +1,76 @@
+"""Vision-language models: three graphs that consumers put together, right with images, without, and token by token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from fixtures.exported import Exported, export_from_zoo
+from onnx_fleet import stage, validation
+from onnx_fleet.checks import CHECKS
+from onnx_fleet.errors import ExportUnsupported
+from onnx_fleet.validation import ValidationReport
+
+# In the product a process of its own hears what torch and the exporter warn of.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A SmolVLM: four tokens an image of 32 x 32."""
+    return export_from_zoo("SmolVLMForConditionalGeneration", tmp_path_factory.mktemp("answers"))
+
+
+def test_the_graphs_are_the_ones_that_consumers_put_together(answers: Exported) -> None:
+    graphs = {graph.role: graph for graph in stage.read_export(answers.stage_dir).graphs}
+    inputs = {role: {spec.name: spec.shape for spec in graph.inputs} for role, graph in graphs.items()}
+
+    assert list(graphs) == ["embed_tokens", "vision_encoder", "decoder_model_merged"]
+    assert inputs["embed_tokens"] == {"input_ids": ("batch_size", "sequence_length")}
+    assert inputs["vision_encoder"] == {
+        "pixel_values": ("batch_size", "num_images", 3, 32, 32),
+        "pixel_attention_mask": ("batch_size", "num_images", 32, 32),
+    }
+    assert list(inputs["decoder_model_merged"])[:4] == [
+        "inputs_embeds", "attention_mask", "position_ids", "past_key_values.0.key",
+    ]  # fmt: skip
+    assert graphs["vision_encoder"].outputs[0].shape == ("image_batch_size", 4, 32)
+
+
+def test_sound_graphs_pass_every_check(answers: Exported) -> None:
+    report = validate(answers)
+
+    assert report.passed, report.reason
+    assert {row.check for row in report.rows} >= {check.name for check in CHECKS["vlm"]} - {"recipe_cases"}
+    assert {row.finding for row in report.rows if row.check == "sensitivity"} == {"sensitive"}
+
+
+def test_an_image_that_is_mirrored_is_caught(answers: Exported, tmp_path: Path) -> None:
+    broken = answers.copy(tmp_path)
+    path = broken.stage_dir / "onnx" / "vision_encoder.onnx"
+    model = onnx.load(path)
+    for node in model.graph.node:
+        node.input[:] = ["mirrored" if value == "pixel_values" else value for value in node.input]
+    for name, value in {"from": [-1], "to": [-(1 << 40)], "axis": [4], "step": [-1]}.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value), name))
+    slicing = helper.make_node("Slice", ["pixel_values", "from", "to", "axis", "step"], ["mirrored"])
+    model.graph.node.insert(0, slicing)
+    onnx.save(model, path)
+
+    failed = {(row.check, row.case.partition(" images")[0]) for row in validate(broken).rows if not row.passed}
+
+    assert {("parity", "rows of 1"), ("parity", "rows of 2 and 1")} <= failed
+    assert ("parity", "rows of 0") not in failed
+
+
+def test_a_model_that_looks_in_another_way_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportUnsupported, match="only idefics3 and smolvlm are"):
+        export_from_zoo("LlavaForConditionalGeneration", tmp_path)
+
+
+def validate(exported: Exported) -> ValidationReport:
+    return validation.validate(exported.stage_dir, source_dir=exported.source_dir)
