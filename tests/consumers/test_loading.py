@@ -5,9 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from consumers.conftest import Answered, rows, worst
+from consumers.cases import CASES
+from consumers.loading import Answered, worst
+
+pytestmark = pytest.mark.timeout(900)  # the first test of a bundle waits until it is exported
 
 _ATOL, _RTOL = 2e-5, 1e-4
+
+
+def rows(*, batches: bool) -> list[object]:
+    """Every bundle with every consumer that takes it, or that takes its inputs in batches."""
+    return [
+        pytest.param((case, consumer), id=f"{case.name}-{consumer}")
+        for case in CASES
+        for consumer in case.blocks
+        if not (batches and consumer in case.one_by_one)
+    ]
 
 
 @pytest.mark.parametrize("answered", rows(batches=False), indirect=True)
