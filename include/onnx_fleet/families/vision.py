@@ -36,15 +36,14 @@ OUTPUTS: dict[str, dict[str, Shape]] = {
 
 ANY_SIZE = frozenset(
     {
-        "conditional_detr", "convnext", "convnextv2", "depth_anything", "detr", "dinov2", "dinov2_with_registers",
-        "dinov3_convnext", "efficientnet", "glpn", "poolformer", "regnet", "resnet", "segformer", "table-transformer",
-        "yolos",
+        "conditional_detr", "convnext", "convnextv2", "detr", "dinov2", "dinov3_convnext",
+        "efficientnet", "glpn", "poolformer", "regnet", "resnet", "segformer", "table-transformer", "yolos",
     }
 )  # fmt: skip
 """Model types whose graphs were proven at sizes that were never traced, odd ones included.
 
-Of those that are not here some pad what does not divide (MobileNet, FocalNet, MobileViT) or list their maps' sizes
-(Deformable DETR and RT-DETR): their graphs hold for sizes like the traced one only.
+Of those that are not here some pad what does not divide (MobileNet, FocalNet, MobileViT), and some keep the traced
+sizes as numbers (Deformable DETR, Depth Anything, DINOv2 with registers): their graphs hold for such sizes only.
 """
 
 _MASKED = frozenset({"conditional_detr", "dab-detr", "deformable_detr", "detr", "table-transformer"})
