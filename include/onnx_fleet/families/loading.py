@@ -46,6 +46,12 @@ def load(item: WorkItem, source_dir: Path) -> PreTrainedModel:
             f"{subject}: transformers has no {model.task} model for {model.architecture} ({err}); set another task in "
             f"its entry"
         ) from err
+    except ImportError as err:
+        lines = str(err).strip().splitlines()
+        raise ExportUnsupported(
+            f"{subject}: {model.architecture} needs a package that is not installed here "
+            f"({lines[0] if lines else err.name}); install it on every worker, or remove the entry"
+        ) from err
     except (OSError, RuntimeError) as err:
         raise ModelInvalid(f"{subject}: the weights cannot be loaded ({err}); publish them again") from err
     missing = sorted(name for name in info["missing_keys"] if not _is_unused(name, task=model.task))
