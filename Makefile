@@ -12,7 +12,7 @@ CODE := include dags plugins tests benchmarks docs/examples
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status test test-consumers check fmt lint types lock schemas env clean distclean
+.PHONY: help demo up down status install test test-consumers check fmt lint types architectures lock schemas env clean distclean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -31,6 +31,8 @@ status: ## Say what is running, and where
 
 test: $(STAMP) ## Run every test (WORKERS=1 for one at a time, PYTEST="-k name" for some)
 	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST)
+
+install: $(STAMP) $(CONSUMERS)/.installed $(CONSUMERS)/node/.installed ## Install everything that the other targets need (-j2 is faster)
 
 test-consumers: $(STAMP) $(CONSUMERS)/.installed $(CONSUMERS)/node/.installed ## Load bundles in optimum, sentence-transformers, fastembed, transformers.js
 	@CONSUMERS=$(CONSUMERS) $(BIN)/python -m pytest tests/consumers $(PYTEST)
@@ -54,6 +56,9 @@ COMPILE = $(BIN)/pip-compile --quiet --no-header --strip-extras --annotation-sty
 	--no-emit-index-url --no-emit-find-links --unsafe-package pip
 # torch's local suffix (+cpu) is a choice of index, not of version: the files say 2.13.0 and take any build of it.
 PLAIN_TORCH = sed -i -E 's/^(torch==[0-9.]+)\+[a-z0-9.]+/\1/'
+
+architectures: $(STAMP) ## Survey the whole zoo again, and write docs/architectures.md (an hour; ROWS=vision, ROWS=--missing for some)
+	@cd tests && ../$(BIN)/python -W ignore -m zoo --jobs $(WORKERS) $(ROWS)
 
 lock: $(STAMP) ## Refresh the pinned files from requirements*.in (LOCK=--upgrade takes newer versions)
 	$(COMPILE) $(LOCK) $(if $(TORCH_CPU_INDEX),--extra-index-url $(TORCH_CPU_INDEX)) \
@@ -97,7 +102,7 @@ $(STAMP): requirements-dev.txt pyproject.toml
 		echo "Installed in $$(( $$(date +%s) - start )) s"
 	@touch $@
 
-$(CONSUMERS)/.installed: requirements-consumers.txt | $(STAMP)
+$(CONSUMERS)/.installed: requirements-consumers.txt
 	@echo "Installing the pinned consumers into $(CONSUMERS) (once)"
 	@start=$$(date +%s); set -e; \
 		[ -x $(CONSUMERS)/bin/python ] || $(PYTHON) -m venv $(CONSUMERS); \

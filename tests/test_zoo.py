@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo import ARCHITECTURES, Architecture
+from zoo import ARCHITECTURES, Architecture, page
 from zoo.repo import save
 from zoo.strength import weaknesses
 
@@ -47,6 +47,18 @@ def test_a_model_that_loses_the_mask_is_told_to_be_weak() -> None:
 
 def test_no_row_stands_twice() -> None:
     assert [name for name, count in Counter(row.name for row in ARCHITECTURES).items() if count > 1] == []
+
+
+def test_every_row_of_the_page_is_of_the_zoo() -> None:
+    assert page.lines().keys() <= {row.name for row in ARCHITECTURES}
+
+
+def test_at_least_90_model_types_pass() -> None:
+    import transformers
+
+    passed = [name for name, line in page.lines().items() if page.status(line) == "passed"]
+
+    assert len({getattr(transformers, name).config_class.model_type for name in passed}) >= 90
 
 
 @pytest.mark.parametrize("architecture", _SAVED, ids=lambda row: row.family)
