@@ -102,9 +102,11 @@ class Reference:
         return {name: output.cpu().numpy() for name, output in outputs.items()}
 
     def _tensors(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        import numpy as np
         import torch
 
-        return {name: torch.from_numpy(array).to(self.device) for name, array in feeds.items()}
+        # A model may take a view of what it is given: XGLM does of its positions.
+        return {name: torch.from_numpy(np.ascontiguousarray(array)).to(self.device) for name, array in feeds.items()}
 
 
 def load(item: WorkItem, *, source_dir: Path, device: str = "cpu") -> Reference:

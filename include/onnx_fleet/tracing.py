@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _DOT = "__"
+_OPTIMIZER_ROUNDS = 2
+"""What one rule makes, another may take up; a third round finds nothing."""
 _PARAMETER_PREFIX = "module."
 """What the module that takes the renamed arguments puts before the parameters' names."""
 
@@ -185,13 +187,31 @@ def _named(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def _optimise(model: ir.Model, *, weights: Collection[str]) -> None:
-    """Fold what is constant but no weight, fuse, and drop what is unused; every weight stays the checkpoint's own."""
-    from onnxscript import optimizer
+    """Fold what is constant but no weight, fuse, and drop what is unused; every weight stays the checkpoint's own.
+
+    This is onnxscript's own optimizer without its no-op rules: they take 1e-8 for 0, and a norm loses its epsilon.
+    """
+    from onnx_ir.passes import Sequential, common
+    from onnxscript import optimizer, rewriter
+    from onnxscript.rewriter.rules.common import _no_op
 
     def folds(node: ir.Node) -> bool | None:
         return False if any(value is not None and value.name in weights for value in node.inputs) else None
 
-    optimizer.optimize_ir(model, should_fold=folds)
+    rules = [rule for rule in rewriter._DEFAULT_REWRITE_RULES if rule not in _no_op.rules.rules]
+    common.InlinePass()(model)
+    for _ in range(_OPTIMIZER_ROUNDS):
+        optimizer.fold_constants_ir(model, should_fold=folds)
+        rewriter.rewrite(model, rules)
+    Sequential(
+        common.RemoveUnusedNodesPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.LiftSubgraphInitializersToMainGraphPass(),
+        common.DeduplicateInitializersPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.OutputFixPass(),
+        common.NameFixPass(),
+    )(model)
 
 
 def _parameter_names(module: torch.nn.Module, checkpoint: Collection[str]) -> dict[str, str]:

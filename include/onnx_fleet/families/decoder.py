@@ -80,7 +80,7 @@ def graphs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
     example = {"input_ids": (tokens * 31 + vocabulary // 2) % vocabulary, "attention_mask": attention_mask}
     inputs: dict[str, Shape] = {"input_ids": _TOKENS, "attention_mask": _MASK}
     if takes_positions(model):
-        example["position_ids"] = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, _EXAMPLE_PAST:]
+        example["position_ids"] = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, _EXAMPLE_PAST:].contiguous()
         inputs["position_ids"] = _TOKENS
     outputs: dict[str, Shape] = {"logits": ("batch_size", "sequence_length", None)}
     generator = torch.Generator().manual_seed(0)
