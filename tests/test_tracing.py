@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 class _Norm(torch.nn.Module):
-    """Divides each row by its length, as RMS norms do, with an epsilon that float32 holds and a careless eye does not."""
+    """Divides each row by its length, as RMS norms do: the epsilon is all that keeps a row of zeros from 0 / 0."""
 
     def __init__(self, epsilon: float) -> None:
         super().__init__()
