@@ -205,6 +205,8 @@ def _optimise(model: ir.Model, *, weights: Collection[str]) -> None:
         rewriter.rewrite(model, rules)
     Sequential(
         common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedFunctionsPass(),
+        common.RemoveUnusedOpsetsPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.LiftSubgraphInitializersToMainGraphPass(),
         common.DeduplicateInitializersPass(),
