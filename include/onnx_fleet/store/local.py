@@ -12,6 +12,7 @@ import os
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -132,7 +133,9 @@ class LocalStore:
                 key = path.relative_to(self._root).as_posix()
                 if key.startswith(prefix) and not key.startswith(f"{PRIVATE}/"):
                     with suppress(FileNotFoundError):
-                        yield ObjectInfo(key=key, size_bytes=path.stat().st_size, etag="")
+                        found = path.stat()
+                        modified_at = datetime.fromtimestamp(found.st_mtime, UTC)
+                        yield ObjectInfo(key=key, size_bytes=found.st_size, etag="", modified_at=modified_at)
 
     def delete(self, key: str) -> None:
         path = self._path(key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +22,8 @@ class ObjectInfo:
     etag: str
     """Changes whenever the bytes change, without quotes; empty in a folder's listing, where telling it would mean
     reading every file."""
+    modified_at: datetime | None = None
+    """When it was put there, in a listing."""
     sha256: str | None = None
     """Hex, where the store knows it of the bytes that it holds; None where only reading them would tell."""
 

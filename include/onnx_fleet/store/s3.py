@@ -184,7 +184,12 @@ class S3Store:
                 for item in page.get("Contents", ()):
                     key = item["Key"].removeprefix(base)
                     if not key.endswith("/"):  # consoles make folders as empty objects
-                        yield ObjectInfo(key=key, size_bytes=item["Size"], etag=_bare(item.get("ETag", "")))
+                        yield ObjectInfo(
+                            key=key,
+                            size_bytes=item["Size"],
+                            etag=_bare(item.get("ETag", "")),
+                            modified_at=item.get("LastModified"),
+                        )
 
     def delete(self, key: str) -> None:
         with s3_errors.translated(self._where(key)):
