@@ -110,7 +110,7 @@ def graphs_of(name: str, folder: Path) -> tuple[GraphSpec, ...]:
     source_dir = folder / "zoo" / name
     save(architecture, source_dir)
     item = work_item(source_dir, task=architecture.task)
-    return dual.graphs(item, dual.FAMILY.load(item, source_dir))
+    return dual.graphs(item, dual.FAMILY.load(item, source_dir, None))
 
 
 def validate(exported: Exported) -> ValidationReport:

@@ -97,7 +97,7 @@ def test_the_first_token_by_hand_is_what_cls_gives(proven: Callable[[str], Prove
     item = stage.read_work(found.stage_dir)
     built_in = replace(item, model=replace(item.model, entry=replace(item.model.entry, recipe="cls")))
     family = families.family("encoder")
-    whole = family.whole(built_in, family.load(built_in, found.source_dir))
+    whole = family.whole(built_in, family.load(built_in, found.source_dir, None))
     with torch.inference_mode():
         expected = whole(**{name: torch.from_numpy(array) for name, array in FEEDS.items()})
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import ModelProto, helper, numpy_helper
 
@@ -82,17 +83,17 @@ def test_the_graphs_have_the_names_and_axes_that_consumers_feed(bart: Exported) 
 
 def test_every_weight_is_in_the_bundle_once(bart: Exported) -> None:
     encoder, decoder = stage.read_export(bart.stage_dir).graphs
-    data, checkpoint = bart.stage_dir / "onnx" / "encoder_model.onnx_data", bart.source_dir / "model.safetensors"
+    data, source = bart.stage_dir / "onnx" / "encoder_model.onnx_data", bart.source_dir / "model.safetensors"
 
     assert encoder.weight_files == decoder.weight_files == ("onnx/encoder_model.onnx_data",)
-    assert data.stat().st_size <= checkpoint.stat().st_size
+    assert data.stat().st_size <= source.stat().st_size
     names = {
         tensor.name
         for info in (encoder, decoder)
         for tensor in onnx.load(bart.stage_dir / info.path, load_external_data=False).graph.initializer
         if tensor.data_location == onnx.TensorProto.EXTERNAL
     }
-    assert names <= weights.checkpoint_names(bart.source_dir)
+    assert names <= set(checkpoint.read(bart.source_dir))
 
 
 def test_no_graph_has_a_branch(bart: Exported) -> None:
@@ -292,10 +293,10 @@ def export_form(name: str, form: str, folder: Path) -> Exported:
     save(architecture, source_dir)
     item = work_item(source_dir, task=architecture.task)
     stage.write_work(stage_dir, item)
-    model = seq2seq.FAMILY.load(item, source_dir)
+    model = seq2seq.FAMILY.load(item, source_dir, None)
     specs = seq2seq.FORMS[form](item, model, source=seq2seq.source(model))
-    traced = {spec.role: tracing.trace(spec, opset=20)[0] for spec in specs}
-    paths = weights.save_all(traced, stage_dir / "onnx")
+    traced = {spec.role: ir.to_proto(tracing.trace(spec, opset=20)[0]) for spec in specs}
+    paths = weights.save_all(traced, stage_dir / "onnx", tensors={})
     infos = tuple(graph.describe(path, role=role, variant="fp32", bundle=stage_dir) for role, path in paths.items())
     record = ExportRecord(
         graphs=infos, settings={}, recipe=None, fallbacks=(), toolchain={}, duration_s=0.0, peak_memory_bytes=0
@@ -312,7 +313,7 @@ def decoder_inputs(name: str, folder: Path) -> dict[str, tuple[str | int | None,
     source_dir = folder / "zoo" / name
     save(architecture, source_dir)
     item = work_item(source_dir, task=architecture.task)
-    _, decoder = speech.FAMILY.graphs(item, speech.FAMILY.load(item, source_dir))
+    _, decoder = speech.FAMILY.graphs(item, speech.FAMILY.load(item, source_dir, None))
     return dict(decoder.inputs)
 
 

@@ -102,7 +102,7 @@ def test_what_the_feature_extractor_says_of_masks_counts_more_than_the_architect
     from onnx_fleet.families import ctc, speech
 
     item = stage.read_work(masked.stage_dir)
-    model = speech.FAMILY.load(item, masked.source_dir)
+    model = speech.FAMILY.load(item, masked.source_dir, None)
     path = masked.source_dir / "preprocessor_config.json"
     said = path.read_text()
     try:

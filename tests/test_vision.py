@@ -160,7 +160,7 @@ def test_a_pooler_that_the_checkpoint_lacks_is_left_out(tmp_path: Path) -> None:
     for model in (with_pooler, without):
         model.save_pretrained(folder)
         item = work_item(folder, task="image-feature-extraction")
-        (spec,) = vision.graphs(item, vision.FAMILY.load(item, folder))
+        (spec,) = vision.graphs(item, vision.FAMILY.load(item, folder, None))
         outputs.append(list(spec.outputs))
 
     assert outputs == [["last_hidden_state", "pooler_output"], ["last_hidden_state"]]

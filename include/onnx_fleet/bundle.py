@@ -171,6 +171,8 @@ def seal(folder: Path, *, provenance: Provenance, created_at: datetime) -> Manif
             recipe=export.recipe,
             recipe_digest=export.recipe_digest,
             fallbacks=export.fallbacks,
+            traced=export.traced,
+            graph_key=export.graph_key,
             duration_s=export.duration_s,
             peak_memory_bytes=export.peak_memory_bytes,
         ),

@@ -54,6 +54,10 @@ class Entry:
     """A recipe's name, as onnx_fleet.recipes.find takes it; None exports the model as it is."""
     variants: tuple[str, ...] = ("fp32",)
     opset: int = catalogue_schema.OPSET_DEFAULT
+    weights: catalogue_schema.Placement = "auto"
+    """Where the weights lie: "inline", in each graph's file; "external", beside it; "auto", by size."""
+    inline_max_bytes: int = catalogue_schema.INLINE_MAX_BYTES
+    """Up to how many bytes "auto" puts a graph's weights into its file."""
     tokenizer_graph: bool = False
     """Whether the bundle has ``tokenizer.onnx`` too, where that can be made exact."""
     tolerances: Tolerances = field(default_factory=Tolerances)
@@ -255,6 +259,8 @@ def _with_settings(section: SettingsSection, *, repo_id: str) -> Entry:
         recipe=section.recipe,
         variants=tuple(section.variants),
         opset=section.opset,
+        weights=section.weights,
+        inline_max_bytes=section.inline_max_bytes,
         tokenizer_graph=section.tokenizer_graph,
         tolerances=Tolerances(atol=section.tolerances.atol, rtol=section.tolerances.rtol),
         latency=LatencyGrid(

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -34,6 +34,11 @@ OPSET_MIN: Final = 18
 OPSET_MAX: Final = 23
 """torch 2.13.0's ONNX_MAX_OPSET. onnxruntime 1.31.1 would load up to 26, onnxscript 0.7.2 convert up to 25."""
 OPSET_DEFAULT: Final = 20
+
+Placement = Literal["auto", "inline", "external"]
+"""Where weights lie: inside each graph's file, beside it, or by size and sharing."""
+INLINE_MAX_BYTES: Final = 32 << 20
+"""Up to here a graph is one file, which is simpler to carry; beyond it weights are not copied through memory."""
 
 VARIANTS: Final = ("fp32",)
 """What the product makes."""
@@ -219,6 +224,10 @@ class SettingsSection(_Section):
     """Precisions to make."""
     opset: Annotated[int, Field(ge=OPSET_MIN, le=OPSET_MAX)] = OPSET_DEFAULT
     """The ONNX operator set of the graphs."""
+    weights: Placement = "auto"
+    """Where the weights lie: inline, in each graph's file; external, beside it; auto, by size."""
+    inline_max_bytes: Size = INLINE_MAX_BYTES
+    """Up to here auto puts a graph's weights into its file: a number of bytes, or 32 MiB."""
     tokenizer_graph: bool = False
     """Also make tokenizer.onnx, which takes text; it needs onnxruntime-extensions wherever it is used."""
     tolerances: TolerancesSection = TolerancesSection()

@@ -7,9 +7,9 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from onnx_fleet import (
+    checkpoint,
     graph,
     isolated,
     model_config,
@@ -18,18 +18,19 @@ from onnx_fleet import (
     tokenizer,
     tokenizer_graph,
     toolchain,
-    tracing,
+    traced,
     weights,
 )
-from onnx_fleet.errors import ExportUnsupported
+from onnx_fleet.checkpoint import StoredTensor
+from onnx_fleet.errors import BundleCorrupt, ExportUnsupported
 from onnx_fleet.graph import GraphInfo
+from onnx_fleet.graph_cache import GraphCache
+from onnx_fleet.graph_key import graph_key
 from onnx_fleet.isolated import Limits
 from onnx_fleet.plan import WorkItem
 from onnx_fleet.recipes import Recipe
 from onnx_fleet.stage import ExportRecord, Fallback
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
+from onnx_fleet.traced import Traced
 
 log = logging.getLogger(__name__)
 
@@ -41,29 +42,56 @@ class ExportRequest:
     item: WorkItem
     source_dir: Path
     stage: Path
+    graph_key: str | None = None
+    """None where no other model can take the graphs."""
+    archive: Path | None = None
+    """The graphs of this key, from the cache."""
+    link: bool = False
+    """Whether the stage may have the source's files under second names."""
 
 
-def export(item: WorkItem, *, source_dir: Path, stage_dir: Path, limits: Limits) -> ExportRecord:
+def export(
+    item: WorkItem,
+    *,
+    source_dir: Path,
+    stage_dir: Path,
+    limits: Limits,
+    cache: GraphCache | None = None,
+    link: bool = False,
+) -> ExportRecord:
     """Fill a stage; whatever an earlier attempt left in it is removed first.
 
     Args:
         source_dir: the model's files, as hub.download gives them.
         limits: of the process that traces.
+        cache: has the graphs of models that were exported before, and gets this one's.
+        link: let the stage have the source's files under second names where it can: for a stage that is only read.
     Raises:
         ExportUnsupported: the exporter refuses the model, an axis or input would be lost, or this worker has other
             packages than the plan was made with.
         ModelInvalid: the source's weights or tokenizer cannot be used.
         WorkerOutOfResources, StepTimedOut, StepCrashed: the process passed a limit or died.
+        StoreUnavailable: the cache cannot be asked.
     """
     _require_toolchain(item)
     _require_recipe(item)
     if stage_dir.exists():
         shutil.rmtree(stage_dir)
     stage.write_work(stage_dir, item)
-    request = ExportRequest(item=item, source_dir=source_dir, stage=stage_dir)
+    key = graph_key(item, source_dir=source_dir, tensors=checkpoint.read(source_dir))
+    request = ExportRequest(
+        item=item,
+        source_dir=source_dir,
+        stage=stage_dir,
+        graph_key=key,
+        archive=_fetch(item, key, cache=cache, stage_dir=stage_dir),
+        link=link,
+    )
     outcome = isolated.run(fill, request, limits=limits, log=stage_dir / stage.PRIVATE / "export.log")
     record = replace(outcome.value, duration_s=outcome.duration_s, peak_memory_bytes=outcome.peak_memory_bytes)
     stage.write_export(stage_dir, record)
+    if cache and record.graph_key and record.traced != "cached":
+        cache.put(record.graph_key, _archive(stage_dir).read_bytes())
     log.info(
         "exported %s@%s in %.1f s, %d MB", item.model_id, item.model.commit[:8], record.duration_s,
         record.peak_memory_bytes >> 20,
@@ -71,59 +99,96 @@ def export(item: WorkItem, *, source_dir: Path, stage_dir: Path, limits: Limits)
     return record
 
 
+def _fetch(item: WorkItem, key: str | None, *, cache: GraphCache | None, stage_dir: Path) -> Path | None:
+    """The cached graphs of a key, as a file; a re-export that was asked for makes its own."""
+    found = cache.get(key) if cache and key and item.rebuild is None else None
+    if found is None:
+        return None
+    _archive(stage_dir).write_bytes(found)
+    return _archive(stage_dir)
+
+
+def _archive(stage_dir: Path) -> Path:
+    return stage_dir / stage.PRIVATE / "graphs.zip"
+
+
 def fill(request: ExportRequest) -> ExportRecord:
-    """What the export's process does; imports torch."""
-    item = request.item
+    """What the export's process does; it imports torch where the graphs are not there yet."""
+    item, entry = request.item, request.item.model.entry
     recipe = _recipe(item)
     tokenizer.pack(item.model, source_dir=request.source_dir, stage=request.stage)
     if recipe:
         model_config.change_tokenizer(request.stage, recipe.tokenizer)
-    graphs, fallbacks = _make_graphs(request, recipe)
+    made = _graphs(request, recipe)
+    if made.derived is None and made.way != "cached":
+        _archive(request.stage).write_bytes(traced.pack(made))
+    graphs = _write(request, made, libraries=recipe.libraries if recipe else ())
     model_config.complete_config(request.stage, external_data=_external_data(graphs))
-    settings: dict[str, str | int | bool] = {"opset": item.model.entry.opset, "attention": "eager"}
-    if item.model.entry.tokenizer_graph:
-        made = tokenizer_graph.write(request.stage)
-        settings["tokenizer_graph"] = made.path is not None
-        if made.path is None:
-            fallbacks = (*fallbacks, Fallback(what="tokenizer.onnx -> none", why=made.reason))
+    settings: dict[str, str | int | bool] = {"opset": entry.opset, "attention": "eager", "weights": entry.weights}
+    fallbacks = made.fallbacks
+    if entry.tokenizer_graph:
+        written = tokenizer_graph.write(request.stage)
+        settings["tokenizer_graph"] = written.path is not None
+        if written.path is None:
+            fallbacks = (*fallbacks, Fallback(what="tokenizer.onnx -> none", why=written.reason))
     return ExportRecord(
         graphs=graphs,
         settings=settings,
-        recipe=item.model.entry.recipe,
+        recipe=entry.recipe,
         recipe_digest=item.recipe_digest,
         fallbacks=fallbacks,
+        traced=made.way,
+        graph_key=request.graph_key if made.derived is None else None,
         toolchain=item.toolchain,
         duration_s=0.0,
         peak_memory_bytes=0,
     )
 
 
-def _make_graphs(request: ExportRequest, recipe: Recipe | None) -> tuple[tuple[GraphInfo, ...], tuple[Fallback, ...]]:
-    """Trace every graph of the model's family, and write them with their weights."""
-    from onnx_fleet import families
+def _graphs(request: ExportRequest, recipe: Recipe | None) -> Traced:
+    """The model's graphs without weights: the cache's where they fit, else traced."""
+    if request.archive is not None:
+        try:
+            found = traced.unpack(request.archive.read_bytes())
+            _require_tensors(found, checkpoint.read(request.source_dir))
+            return found
+        except BundleCorrupt as err:
+            log.warning("%s: the cached graphs are of no use, they are traced again: %s", request.item.model_id, err)
+    from onnx_fleet import trace_model
 
-    item = request.item
-    family = families.family(item.family)
-    model = family.load(item, request.source_dir)
-    if recipe and recipe.rewrite:
-        recipe.rewrite(model)
-    checkpoint = weights.checkpoint_names(request.source_dir)
-    traced: dict[str, ir.Model] = {}
-    fallbacks: list[Fallback] = []
-    for spec in family.graphs(item, model):
-        traced[spec.role], taken = tracing.trace(
-            spec, opset=item.model.entry.opset, checkpoint=checkpoint, metadata=_metadata(item), recipe=recipe
-        )
-        fallbacks += taken
-    paths = weights.save_all(traced, request.stage / "onnx")
-    for path in paths.values():
-        graph.check(path)
-    libraries = recipe.libraries if recipe else ()
-    described = (
+    derived = request.stage / stage.PRIVATE / "derived.safetensors"
+    return trace_model.trace_model(request.item, source_dir=request.source_dir, derived=derived, recipe=recipe)
+
+
+def _require_tensors(found: Traced, tensors: Mapping[str, StoredTensor]) -> None:
+    for role, model in found.graphs.items():
+        for name, shape in weights.references(model).items():
+            if name not in tensors or tensors[name].shape != shape:
+                raise BundleCorrupt(f"{role} wants {name} of the shape {list(shape)}, and the checkpoint has no such")
+
+
+def _write(request: ExportRequest, made: Traced, *, libraries: tuple[str, ...]) -> tuple[GraphInfo, ...]:
+    """Bring the graphs and their weights together, in the stage."""
+    entry = request.item.model.entry
+    tensors = checkpoint.read(request.source_dir)
+    if made.derived is not None:
+        tensors |= {tensor.name: tensor for tensor in checkpoint.tensors_of(made.derived)}
+    for role, model in made.graphs.items():
+        if made.way != "cached":  # those were checked before they were kept
+            graph.check(model, role=role)
+        graph.stamp(model, _metadata(request.item))
+    paths = weights.save_all(
+        made.graphs,
+        request.stage / "onnx",
+        tensors=tensors,
+        placement=entry.weights,
+        inline_max_bytes=entry.inline_max_bytes,
+        link=request.link,
+    )
+    return tuple(
         graph.describe(path, role=role, variant="fp32", bundle=request.stage, libraries=libraries)
         for role, path in paths.items()
     )
-    return tuple(described), tuple(fallbacks)
 
 
 def _require_toolchain(item: WorkItem) -> None:
@@ -174,6 +239,10 @@ def _metadata(item: WorkItem) -> Mapping[str, str]:
 
 
 def _external_data(graphs: Iterable[GraphInfo]) -> dict[str, int]:
-    """The files of those graphs that have weights under their own name beside them; others' are in one of these."""
-    files = {file for info in graphs for file in info.weight_files}
-    return {info.path.removeprefix("onnx/"): 1 for info in graphs if f"{info.path}_data" in files}
+    """How many data files each graph has under its own name; what others have is in one of these."""
+    found: dict[str, int] = {}
+    for info in graphs:
+        own = [file for file in info.weight_files if file.startswith(f"{info.path}_data")]
+        if own:
+            found[info.path.removeprefix("onnx/")] = len(own)
+    return found

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from onnx_fleet import bundle, channels, feed, hub, isolated, publish, record, stage
+from onnx_fleet import bundle, channels, feed, graph_cache, hub, isolated, publish, record, stage
 from onnx_fleet import export as exporting
 from onnx_fleet import latency as measuring
 from onnx_fleet import plan as planning
@@ -23,6 +23,7 @@ from onnx_fleet import validation as proving
 from onnx_fleet.bundle import Ref
 from onnx_fleet.catalogue import Entry
 from onnx_fleet.errors import GpuUnavailable, OnnxFleetError
+from onnx_fleet.graph_cache import GraphCache
 from onnx_fleet.hub import Hub
 from onnx_fleet.isolated import Limits
 from onnx_fleet.latency import LatencyReport
@@ -50,6 +51,8 @@ class Tools:
     """Holds the stages; on one machine, or on a volume that all workers of a run see."""
     limits: Limits
     """Of each process that loads a model."""
+    graph_cache_bytes: int = graph_cache.LIMIT_BYTES
+    """The most that the graphs of earlier exports take in the store; 0 keeps none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +83,14 @@ def export(item: WorkItem, *, place: Path, tools: Tools, progress: Progress | No
         place: the stage's folder, as stage_dir names it or a person does.
     """
     source_dir = hub.download(item.model, hub=tools.hub, progress=progress)
-    return exporting.export(item, source_dir=source_dir, stage_dir=place, limits=tools.limits)
+    return exporting.export(
+        item,
+        source_dir=source_dir,
+        stage_dir=place,
+        limits=tools.limits,
+        cache=GraphCache(store=tools.store, limit_bytes=tools.graph_cache_bytes),
+        link=place.is_relative_to(tools.work_dir),  # a person's folder is theirs to change
+    )
 
 
 def validate(place: Path, *, tools: Tools, provider: Provider = "cpu") -> ValidationReport:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,7 +76,6 @@ def finish(
     outputs: Mapping[str, Shape],
     traced_names: Mapping[str, str],
     parameters: Mapping[str, str],
-    metadata: Mapping[str, str],
 ) -> None:
     """Give a traced graph the contract's names, in place.
 
@@ -84,8 +83,7 @@ def finish(
         inputs: every input by name, with the contract's symbol for each axis that must stay dynamic.
         outputs: every output by name, in the order that consumers rely on.
         traced_names: input's name in the trace -> its own.
-        parameters: parameter's name in the trace -> the checkpoint's.
-        metadata: goes into the file: model id, commit, fingerprint.
+        parameters: parameter's name in the trace -> its own.
     Raises:
         ExportUnsupported: an input was traced away, or an axis that must be dynamic was frozen.
     """
@@ -106,23 +104,51 @@ def finish(
         if name in parameters:
             _rename_initializer(model.graph, name, parameters[name])
     _forget_origin(model)
-    model.metadata_props.update(metadata)
     model.producer_name = "onnx-fleet"
     model.producer_version = ""
 
 
-def check(path: Path) -> None:
-    """Run the ONNX checker with shape inference on a file.
+def check(model: onnx.ModelProto, *, role: str = "model") -> None:
+    """Run the ONNX checker with shape inference on a graph; weights that are not in it are taken on trust.
 
     Raises:
         ExportUnsupported: the graph is not valid ONNX.
     """
     import onnx
 
+    given = onnx.ModelProto()
+    given.CopyFrom(model)
+    outside = [tensor for tensor in given.graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    for tensor in outside:  # the checker would look for their files
+        given.graph.initializer.remove(tensor)
+        given.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     try:
-        onnx.checker.check_model(path, full_check=True)
+        onnx.checker.check_model(given, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as err:
-        raise ExportUnsupported(f"{path.name}: the traced graph is not valid ONNX ({err}); try another opset") from err
+        raise ExportUnsupported(f"{role}: the traced graph is not valid ONNX ({err}); try another opset") from err
+
+
+def put_in_order(model: onnx.ModelProto, *, inputs: Collection[str], outputs: Collection[str]) -> None:
+    """Bring a graph's inputs and outputs into the order that consumers rely on.
+
+    Raises:
+        ExportUnsupported: it has others than these.
+    """
+    for kind, values, names in (("input", model.graph.input, inputs), ("output", model.graph.output, outputs)):
+        known = {value.name: value for value in values}
+        if known.keys() != set(names):
+            raise ExportUnsupported(f"the graph has the {kind}s {', '.join(known)} where {', '.join(names)} are wanted")
+        ordered = [known[name] for name in names]
+        copies = [type(value).FromString(value.SerializeToString()) for value in ordered]
+        del values[:]
+        values.extend(copies)
+
+
+def stamp(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
+    """Write into a graph which bundle it is of, in the place of what was said before."""
+    del model.metadata_props[:]
+    for key, value in sorted(metadata.items()):
+        model.metadata_props.add(key=key, value=value)
 
 
 def describe(path: Path, *, role: str, variant: str, bundle: Path, libraries: tuple[str, ...] = ()) -> GraphInfo:

@@ -3,6 +3,7 @@
 models/<org>/<name>/<version>/…                 a bundle; without its manifest.json it does not exist
 models/<org>/<name>/channels/<channel>.json     a channel
 unfinished/<org>/<name>/<version>/…             what publishing keeps until the manifest stands
+cache/graphs/<graph key>.zip                    graphs without weights, for the next model of the same key
 """
 
 from __future__ import annotations
@@ -17,6 +18,15 @@ MANIFEST_KEY: Final = re.compile(rf"{MODELS}([^/]+/[^/]+)/([0-9a-f]{{8}}-[0-9a-f
 """Model id and version."""
 CHANNEL_KEY: Final = re.compile(rf"{MODELS}([^/]+/[^/]+)/channels/([^/]+)\.json")
 """Model id and channel."""
+
+GRAPH_CACHE: Final = "cache/graphs/"
+GRAPH_CACHE_KEY: Final = re.compile(rf"{GRAPH_CACHE}([0-9a-f]{{64}})\.zip")
+"""Graph key."""
+
+
+def graph_cache_key(graph_key: str) -> str:
+    """Where the graphs of a key lie."""
+    return f"{GRAPH_CACHE}{graph_key}.zip"
 
 
 def bundle_prefix(model_id: str, version: str) -> str:

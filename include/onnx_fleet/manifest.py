@@ -20,7 +20,7 @@ from onnx_fleet.errors import BundleCorrupt, UnsafeModel
 from onnx_fleet.graph import GraphInfo
 from onnx_fleet.latency import LatencyRow
 from onnx_fleet.source import SourceFile
-from onnx_fleet.stage import Fallback
+from onnx_fleet.stage import Fallback, Way
 from onnx_fleet.store import keys
 
 SCHEMA_VERSION = 1
@@ -84,6 +84,10 @@ class Export:
     """Of the file that the recipe is in; none of a built-in one."""
     fallbacks: tuple[Fallback, ...]
     """What was tried first and did not hold, and why."""
+    traced: Way = "full"
+    """How the graphs came to be: traced whole, traced shallow and repeated, or taken from the cache."""
+    graph_key: Sha256 | None = None
+    """Of the graphs in the cache; models that have the same one have the same graphs."""
     duration_s: float
     peak_memory_bytes: int
 

@@ -118,12 +118,20 @@ def fingerprint(
     recipe_digest: str | None = None,
     rebuild: str | None = None,
 ) -> str:
-    """SHA-256 over everything that decides the graphs: 64 hex digits.
+    """SHA-256 over everything that decides the bundle's graphs: 64 hex digits."""
+    told = {**deciding(model, family=family, versions=versions, recipe_digest=recipe_digest), "rebuild": rebuild}
+    return hashlib.sha256(jsonio.canonical(told)).hexdigest()
+
+
+def deciding(
+    model: ResolvedModel, *, family: str, versions: Mapping[str, str], recipe_digest: str | None = None
+) -> dict[str, object]:
+    """Everything that decides the graphs of a bundle, by name.
 
     Tolerances, latency grid, providers and priority decide what is proven and when, not the graphs; they stay out.
     """
     entry = model.entry
-    deciding = {
+    return {
         "commit": model.commit,
         "task": model.task,
         "family": family,
@@ -132,12 +140,12 @@ def fingerprint(
         "variants": sorted(entry.variants),
         "opset": entry.opset,
         **({"tokenizer_graph": True} if entry.tokenizer_graph else {}),
+        "weights": entry.weights,
+        "inline_max_bytes": entry.inline_max_bytes,
         "trust_remote_code": entry.trust_remote_code is not None,
         "allow_pickle": entry.allow_pickle is not None,
         "toolchain": dict(versions),
-        "rebuild": rebuild,
     }
-    return hashlib.sha256(jsonio.canonical(deciding)).hexdigest()
 
 
 def version_of(commit: str, fingerprint: str) -> str:

@@ -123,7 +123,7 @@ def load(item: WorkItem, *, source_dir: Path, device: str = "cpu") -> Reference:
     from onnx_fleet import families
 
     family = families.family(item.family)
-    model = family.load(item, source_dir)
+    model = family.load(item, source_dir, None)
     whole = family.whole(item, model)
     modules = {spec.role: spec.module for spec in family.graphs(item, model)}
     return Reference(model, whole=whole, graph_modules=modules, device=device)

@@ -1,6 +1,7 @@
 """The stage: the folder in which one bundle grows, step by step, until it is published.
 
 <stage>/.onnx-fleet/work.json      what is being made (WorkItem); never published
+<stage>/.onnx-fleet/graphs.zip     the graphs without weights, for the cache; never published
 <stage>/.onnx-fleet/export.json    how the graphs were made (ExportRecord); never published
 <stage>/config.json, tokenizer…    as they will lie in the bundle
 <stage>/onnx/model.onnx
@@ -13,6 +14,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from onnx_fleet import jsonio
 from onnx_fleet.errors import BundleNotFound
@@ -20,6 +22,9 @@ from onnx_fleet.graph import GraphInfo
 from onnx_fleet.plan import WorkItem
 
 PRIVATE = ".onnx-fleet"
+
+Way = Literal["full", "unrolled", "cached"]
+"""How the graphs came to be: traced whole, traced shallow and repeated, or taken from the cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +46,9 @@ class ExportRecord:
     recipe_digest: str | None = None
     """SHA-256 of the file that the recipe is in; None of a built-in one."""
     fallbacks: tuple[Fallback, ...]
+    traced: Way = "full"
+    graph_key: str | None = None
+    """Under which the graphs are in the cache; None where no other model can take them."""
     toolchain: Mapping[str, str]
     duration_s: float
     peak_memory_bytes: int

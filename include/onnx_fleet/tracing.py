@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from onnx_fleet import branches, graph
+from onnx_fleet import branches, graph, weights
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.recipes import Recipe
 from onnx_fleet.stage import Fallback
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from onnx_fleet.families import GraphSpec, Shape
+    from onnx_fleet.hollow import Place
 
 log = logging.getLogger(__name__)
 
@@ -37,15 +38,14 @@ def trace(
     spec: GraphSpec,
     *,
     opset: int,
-    checkpoint: Collection[str] = (),
-    metadata: Mapping[str, str] | None = None,
+    names: Mapping[Place, str] | None = None,
     recipe: Recipe | None = None,
 ) -> tuple[ir.Model, tuple[Fallback, ...]]:
     """Trace and finish one graph: with every axis dynamic and optimised, where that holds.
 
     Args:
-        checkpoint: the names of the checkpoint's tensors; of a tied weight's names the one in here is kept.
-        metadata: goes into the file.
+        names: where a parameter is in memory -> the tensor of the checkpoint that it is. The graph has no values of
+            these, it refers to them: weights.save_all brings them together.
         recipe: gives its own example and translations of operators.
     Returns:
         the graph, and what was given up for it.
@@ -57,16 +57,14 @@ def trace(
     fixable = {axis for shape in spec.inputs.values() for axis in shape if axis in spec.fixable}
     taken: list[Fallback] = []
     try:
-        return _attempt(spec, opset=opset, checkpoint=checkpoint, metadata=metadata or {}, recipe=recipe, fixed=set())
+        return _attempt(spec, opset=opset, names=names or {}, recipe=recipe, fixed=set())
     except Exception as err:  # the exporter raises anything, from any layer of torch
         if not fixable:
             raise _unsupported(spec, err) from err
         log.warning("%s: not with dynamic %s: %s", spec.role, ", ".join(sorted(fixable)), err, exc_info=err)
         taken.append(Fallback(what=f"{spec.role}: dynamic -> fixed {', '.join(sorted(fixable))}", why=_first_line(err)))
     try:
-        model, more = _attempt(
-            spec, opset=opset, checkpoint=checkpoint, metadata=metadata or {}, recipe=recipe, fixed=fixable
-        )
+        model, more = _attempt(spec, opset=opset, names=names or {}, recipe=recipe, fixed=fixable)
     except Exception as err:
         raise _unsupported(spec, err) from err
     return model, (*taken, *more)
@@ -76,29 +74,31 @@ def _attempt(
     spec: GraphSpec,
     *,
     opset: int,
-    checkpoint: Collection[str],
-    metadata: Mapping[str, str],
+    names: Mapping[Place, str],
     recipe: Recipe | None,
     fixed: Collection[str],
 ) -> tuple[ir.Model, tuple[Fallback, ...]]:
     """One way: optimised, else as it was traced."""
     taken: tuple[Fallback, ...] = ()
-    parameters = _parameter_names(spec.module, checkpoint)
+    parameters, bound = _parameters(spec.module, names)
     model = _export(spec, opset=opset, recipe=recipe, fixed=fixed)
+    references = _detach(model, bound)
+    _measure_once(model, spec)
     try:
         _optimise(model, weights=parameters)
     except Exception as err:  # a rewrite rule may raise anything, and leaves a half-rewritten graph
         log.warning("%s: the optimizer failed: %s", spec.role, err, exc_info=err)
         taken = (Fallback(what=f"{spec.role}: optimizer on -> off", why=_first_line(err)),)
         model = _export(spec, opset=opset, recipe=recipe, fixed=fixed)
+        references = _detach(model, bound)
     graph.finish(
         model,
         inputs={name: _without(shape, fixed) for name, shape in spec.inputs.items()},
         outputs={name: _without(shape, fixed) for name, shape in spec.outputs.items()},
         traced_names={argument(name): name for name in spec.inputs},
         parameters=parameters,
-        metadata=metadata,
     )
+    _attach(model, references)
     return model, taken
 
 
@@ -216,19 +216,81 @@ def _optimise(model: ir.Model, *, weights: Collection[str]) -> None:
     )(model)
 
 
-def _parameter_names(module: torch.nn.Module, checkpoint: Collection[str]) -> dict[str, str]:
-    """Traced name of each parameter and buffer -> the one in the checkpoint, also where several share one tensor."""
+def _measure_once(model: ir.Model, spec: GraphSpec) -> None:
+    """Read each length from the first input that has it: a decoder's from one layer's cache, and not from every one.
+
+    What the contract calls by one name is one length. The layers' reshapes then are the same, and become one.
+    """
+    import onnx_ir as ir
+
+    sources: dict[str, tuple[ir.Value, int]] = {}
+    shapes = {argument(name): shape for name, shape in spec.inputs.items()}
+    for value in model.graph.inputs:
+        for axis, symbol in enumerate(shapes.get(str(value.name), ())):
+            if isinstance(symbol, str) and symbol not in graph.NUMBERS_TO_THE_MODEL:
+                sources.setdefault(symbol, (value, axis))
+    for node in model.graph:
+        read = node.inputs[0] if node.op_type == "Shape" else None
+        if read is None or not read.is_graph_input() or not {"start", "end"} <= node.attributes.keys():
+            continue
+        start, end = node.attributes["start"].as_int(), node.attributes["end"].as_int()
+        symbol = shapes[str(read.name)][start]
+        if end == start + 1 and symbol in sources:
+            source, axis = sources[str(symbol)]
+            node.replace_input_with(0, source)
+            node.attributes["start"], node.attributes["end"] = (
+                ir.AttrInt64("start", axis),
+                ir.AttrInt64("end", axis + 1),
+            )
+
+
+def _parameters(module: torch.nn.Module, names: Mapping[Place, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Traced name of each parameter and buffer -> its own; and of those in the checkpoint -> the name there."""
+    from onnx_fleet import hollow
     from onnx_fleet.families import PARAMETER_PREFIX
 
     named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-    own = {name: name.removeprefix(PARAMETER_PREFIX) for name, _ in named}
-    same: dict[int, list[str]] = {}
-    for name, tensor in named:
-        same.setdefault(id(tensor), []).append(own[name])
-    return {
-        f"{_PARAMETER_PREFIX}{name}": next((alias for alias in same[id(tensor)] if alias in checkpoint), own[name])
-        for name, tensor in named
+    own = {f"{_PARAMETER_PREFIX}{name}": name.removeprefix(PARAMETER_PREFIX) for name, _ in named}
+    bound = {
+        f"{_PARAMETER_PREFIX}{name}": names[where] for name, tensor in named if (where := hollow.place(tensor)) in names
     }
+    return own, bound
+
+
+def _detach(model: ir.Model, bound: Mapping[str, str]) -> dict[str, ir.Value]:
+    """Take the values of the checkpoint's tensors away, and let each one be there once, by its name there.
+
+    No pass can fold, compare or drop then what the next checkpoint has another value of.
+
+    Returns:
+        name in the checkpoint -> the initializer.
+    """
+    references: dict[str, ir.Value] = {}
+    for name, value in list(model.graph.initializers.items()):
+        if name not in bound:
+            continue
+        first = references.setdefault(bound[name], value)
+        if first is not value:
+            value.replace_all_uses_with(first)
+            del model.graph.initializers[name]
+        value.const_value = None
+    return references
+
+
+def _attach(model: ir.Model, references: Mapping[str, ir.Value]) -> None:
+    """Name what is left of them as the checkpoint does, and have them refer to it."""
+    import onnx_ir as ir
+
+    initializers = model.graph.initializers
+    left = {name: value for name, value in references.items() if initializers.pop(str(value.name), None) is not None}
+    for name, value in left.items():
+        if value.shape is None or value.dtype is None:
+            raise ValueError(f"{value.name}: an initializer without shape or type")
+        value.name = name
+        value.const_value = ir.ExternalTensor(
+            f"{weights.SCHEME}{name}", None, None, value.dtype, shape=value.shape, name=name
+        )
+        initializers[name] = value
 
 
 def _without(shape: Shape, fixed: Collection[str]) -> Shape:

@@ -1,114 +1,261 @@
-"""Where the graphs' weights lie: inside a graph's file, or beside it; what several graphs use, once for all of them."""
+"""Where the graphs' weights lie: inside a graph's file, or beside it; what several graphs use, once for all of them.
+
+A traced graph refers to the checkpoint's tensors by their names and has no values of them. Here it gets them: where
+the checkpoint's own file will do, that very file becomes the graph's external data, and nothing is converted.
+docs/decisions/weights.md says when it will do.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
+
+from onnx_fleet.catalogue_schema import INLINE_MAX_BYTES, Placement
+from onnx_fleet.checkpoint import StoredTensor
+from onnx_fleet.errors import BundleCorrupt, ExportUnsupported
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
+    import numpy as np
+    import onnx
 
-INLINE_LIMIT_BYTES = 1 << 30
-"""protobuf ends at 2 GB, and some consumers read a whole file into memory: larger weights lie beside the graph."""
+SCHEME = "checkpoint:"
+"""Where a traced graph says that the data of an initializer lies; behind it stands the tensor's name."""
 
-_SMALL_CONSTANT_BYTES = 1024
+_PROTOBUF_LIMIT_BYTES = 2_000_000_000
+"""No protobuf message is larger than 2 GiB; the graph itself needs some of it."""
+_SMALL_BYTES = 1024
 """Shapes and scalars stay in the graph: consumers fold them before they look at external data."""
+_MOSTLY_USED = 0.9
+"""A checkpoint's file with less than this for the graphs is not carried along: what they use is written."""
+_ALIGNMENT_BYTES = 64
+_PIECE_BYTES = 16 << 20
+"""Copied or converted at once."""
+
+
+def references(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """The names of the checkpoint's tensors that a traced graph refers to -> their shapes."""
+    return {name: tuple(tensor.dims) for tensor in _initializers(model.graph) if (name := _referred(tensor))}
 
 
 def save_all(
-    models: Mapping[str, ir.Model], folder: Path, *, inline_limit_bytes: int = INLINE_LIMIT_BYTES
+    models: Mapping[str, onnx.ModelProto],
+    folder: Path,
+    *,
+    tensors: Mapping[str, StoredTensor],
+    placement: Placement = "auto",
+    inline_max_bytes: int = INLINE_MAX_BYTES,
+    link: bool = False,
 ) -> dict[str, Path]:
-    """Write the graphs of a bundle, by role, and every weight once.
+    """Write the graphs of a bundle, by role, with every weight once.
 
-    Graphs that share no weight are files of their own. Those that do have one data file, named after the first of
-    them: ``encoder_model.onnx_data`` holds the decoder's weights too.
+    Graphs that share no weight are files of their own. Those that do have their data together, named after the first
+    of them: ``encoder_model.onnx_data`` holds the decoder's weights too.
 
+    Args:
+        models: as they were traced; they are changed.
+        tensors: of the checkpoint, by name.
+        placement: ``inline`` gives each graph its own copy of what it shares with others.
+        link: let a data file be the checkpoint's file under a second name, where the file system can; whoever changes
+            the one then changes the other.
     Returns:
         role -> the graph's file.
+    Raises:
+        ExportUnsupported: a graph with its weights inside would be larger than ONNX allows.
+        BundleCorrupt: a graph refers to a tensor that is not among these, or has another shape.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    sharing = _sharing(models)
-    if sharing:
-        _bind_to_one_file(sharing, folder)
-    paths = {}
-    for role, model in models.items():
-        paths[role] = folder / f"{role}.onnx"
-        save(model, paths[role], inline_limit_bytes=inline_limit_bytes)
+    weights = {role: _large_weights(model, tensors) for role, model in models.items()}
+    for roles in _sharing(weights):
+        group = {role: weights[role] for role in roles}
+        if _goes_inside(group, placement=placement, max_bytes=inline_max_bytes):
+            for weight in _all(group):
+                weight.put_inside()
+        else:
+            _put_beside(group, folder, link=link)
+    paths = {role: folder / f"{role}.onnx" for role in models}
+    for role, path in paths.items():
+        path.write_bytes(models[role].SerializeToString(deterministic=True))
     return paths
 
 
-def save(model: ir.Model, path: Path, *, inline_limit_bytes: int = INLINE_LIMIT_BYTES) -> tuple[Path, ...]:
-    """Write a graph, and its weights where they belong: in it, or in ``<path>_data``; bound ones stay where they are.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Weight:
+    """One initializer of one graph."""
 
-    Returns:
-        the files written.
-    """
-    import onnx_ir as ir
+    tensor: onnx.TensorProto
+    stored: StoredTensor
+    dtype: np.dtype
+    """The graph's."""
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unbound = [tensor for _, tensor in _weights(model) if not isinstance(tensor, ir.ExternalTensor)]
-    if sum(tensor.nbytes for tensor in unbound) <= inline_limit_bytes:
-        ir.save(model, path)
-        return (path,)
-    data = path.with_name(f"{path.name}_data")
-    ir.save(model, path, external_data=data.name, size_threshold_bytes=_SMALL_CONSTANT_BYTES)
-    return (path, data)
+    @property
+    def key(self) -> tuple[str, str]:
+        """The same for what is one weight, in whichever graphs."""
+        return self.stored.name, self.dtype.name
 
+    @property
+    def size_bytes(self) -> int:
+        """In the graph's type."""
+        return self.stored.count * self.dtype.itemsize
 
-def checkpoint_names(source_dir: Path) -> frozenset[str]:
-    """The names of every tensor in the source's safetensors files; only their headers are read."""
-    from safetensors import safe_open
+    @property
+    def is_the_checkpoints_bytes(self) -> bool:
+        return self.stored.dtype == self.dtype.name
 
-    names: set[str] = set()
-    for path in sorted(source_dir.glob("*.safetensors")):
-        with safe_open(path, framework="np") as file:
-            names.update(file.keys())
-    return frozenset(names)
+    def pieces(self) -> Iterator[np.ndarray]:
+        """Its values in order, in the graph's type."""
+        values = self.stored.array().reshape(-1)
+        step = _PIECE_BYTES // self.dtype.itemsize
+        for start in range(0, values.size, step):
+            yield values[start : start + step].astype(self.dtype, copy=False)
 
+    def put_inside(self) -> None:
+        """Have the graph hold the values."""
+        self.tensor.ClearField("data_location")
+        del self.tensor.external_data[:]
+        self.tensor.raw_data = self.stored.array().astype(self.dtype, copy=False).tobytes()
 
-def _sharing(models: Mapping[str, ir.Model]) -> dict[str, ir.Model]:
-    """The graphs that have a weight in common with another one, by role."""
-    digests = {role: {_digest(tensor) for _, tensor in _large(model)} for role, model in models.items()}
-    return {
-        role: model
-        for role, model in models.items()
-        if any(digests[role] & other for name, other in digests.items() if name != role)
-    }
-
-
-def _bind_to_one_file(models: Mapping[str, ir.Model], folder: Path) -> None:
-    """Write the large weights of all these graphs once, and let the graphs refer to them."""
-    from onnx_ir import external_data
-
-    data = f"{next(iter(models))}.onnx_data"
-    uses: dict[str, list[ir.Value]] = {}
-    for model in models.values():
-        for value, tensor in _large(model):
-            uses.setdefault(_digest(tensor), []).append(value)
-    tensors = [values[0].const_value for values in uses.values()]
-    written = external_data.convert_tensors_to_external(
-        [tensor for tensor in tensors if tensor is not None], base_dir=folder, relative_path=data
-    )
-    for values, tensor in zip(uses.values(), written, strict=True):
-        for value in values:
-            value.const_value = tensor
+    def put_at(self, location: str, offset: int) -> None:
+        """Have the graph find the values in a file beside it."""
+        del self.tensor.external_data[:]
+        for key, value in (("location", location), ("offset", offset), ("length", self.size_bytes)):
+            self.tensor.external_data.add(key=key, value=str(value))
 
 
-def _large(model: ir.Model) -> Iterable[tuple[ir.Value, ir.TensorProtocol]]:
-    return ((value, tensor) for value, tensor in _weights(model) if tensor.nbytes >= _SMALL_CONSTANT_BYTES)
+def _large_weights(model: onnx.ModelProto, tensors: Mapping[str, StoredTensor]) -> list[_Weight]:
+    """What a graph refers to; small ones are put inside at once."""
+    from onnx import helper
+
+    found = []
+    for tensor in _initializers(model.graph):
+        name = _referred(tensor)
+        if name is None:
+            continue
+        stored = tensors.get(name)
+        if stored is None or stored.shape != tuple(tensor.dims):
+            there = f"has the shape {list(stored.shape)}" if stored else "is missing"
+            raise BundleCorrupt(f"{name} {there} in the checkpoint, and the graph wants {list(tensor.dims)}")
+        weight = _Weight(tensor=tensor, stored=stored, dtype=helper.tensor_dtype_to_np_dtype(tensor.data_type))
+        if weight.size_bytes < _SMALL_BYTES:
+            weight.put_inside()
+        else:
+            found.append(weight)
+    return found
 
 
-def _weights(model: ir.Model) -> Iterable[tuple[ir.Value, ir.TensorProtocol]]:
-    """Every initializer, of the graphs inside an If too."""
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            if value.const_value is not None:
-                yield value, value.const_value
+def _sharing(weights: Mapping[str, list[_Weight]]) -> list[tuple[str, ...]]:
+    """The roles in groups: in one are those that have a weight in common, directly or through others."""
+    groups: list[tuple[set[str], set[tuple[str, str]]]] = []
+    for role, found in weights.items():
+        roles, keys = {role}, {weight.key for weight in found}
+        apart = []
+        for group in groups:
+            if group[1] & keys:
+                roles, keys = roles | group[0], keys | group[1]
+            else:
+                apart.append(group)
+        groups = [*apart, (roles, keys)]
+    return [tuple(role for role in weights if role in roles) for roles, _ in groups]
 
 
-def _digest(tensor: ir.TensorProtocol) -> str:
-    """Of type, shape and bytes: two names for one tensor are one weight."""
-    text = f"{tensor.dtype.name} {list(tensor.shape)}"
-    return hashlib.sha256(text.encode() + tensor.tobytes()).hexdigest()
+def _goes_inside(group: Mapping[str, list[_Weight]], *, placement: Placement, max_bytes: int) -> bool:
+    largest = max(sum(weight.size_bytes for weight in weights) for weights in group.values())
+    if placement == "inline" and largest > _PROTOBUF_LIMIT_BYTES:
+        raise ExportUnsupported(
+            f"{', '.join(group)}: {largest:,} bytes of weights do not fit into a graph's file, which ends at 2 GiB; "
+            f"take `weights: inline` out of the entry"
+        )
+    return placement == "inline" or (placement == "auto" and len(group) == 1 and largest <= max_bytes)
+
+
+def _put_beside(group: Mapping[str, list[_Weight]], folder: Path, *, link: bool) -> None:
+    """Give a group of graphs their data files: the checkpoint's own where they will do, and one for all the rest."""
+    names = _data_names(next(iter(group)))
+    rest = list(_all(group))
+    for file in _files_that_will_do(group):
+        name = next(names)
+        _bring(file, folder / name, link=link)
+        for weight in (weight for weight in rest if weight.stored.file == file):
+            weight.put_at(name, weight.stored.offset)
+        rest = [weight for weight in rest if weight.stored.file != file]
+    if rest:
+        _write(rest, folder, next(names))
+
+
+def _files_that_will_do(group: Mapping[str, list[_Weight]]) -> list[Path]:
+    """The checkpoint's files that the graphs use in their own types, and nearly all of."""
+    uses: dict[Path, dict[tuple[str, str], _Weight]] = {}
+    for weight in _all(group):
+        uses.setdefault(weight.stored.file, {})[weight.key] = weight
+    return [
+        file
+        for file, used in sorted(uses.items())
+        if all(weight.is_the_checkpoints_bytes for weight in used.values())
+        and sum(weight.size_bytes for weight in used.values()) >= _MOSTLY_USED * file.stat().st_size
+    ]
+
+
+def _data_names(role: str) -> Iterator[str]:
+    """As transformers.js numbers them: ``model.onnx_data``, ``model.onnx_data_1``, …"""
+    number = 0
+    while True:
+        yield f"{role}.onnx_data{f'_{number}' if number else ''}"
+        number += 1
+
+
+def _bring(file: Path, target: Path, *, link: bool) -> None:
+    """The checkpoint's file, at another place; a file system that can shares the bytes until one is changed."""
+    target.unlink(missing_ok=True)
+    source = file.resolve()  # huggingface_hub's snapshots are symbolic links
+    if link:
+        with suppress(OSError):
+            os.link(source, target)
+            return
+    with source.open("rb") as given, target.open("xb") as taken, suppress(OSError):
+        rest = os.fstat(given.fileno()).st_size
+        while rest and (copied := os.copy_file_range(given.fileno(), taken.fileno(), rest)):
+            rest -= copied
+        if not rest:
+            return
+    shutil.copyfile(source, target)
+
+
+def _write(weights: Iterable[_Weight], folder: Path, name: str) -> None:
+    """Write what several graphs use once, piece by piece."""
+    places: dict[tuple[str, str], int] = {}
+    with (folder / name).open("wb") as file:
+        for weight in weights:
+            if weight.key not in places:
+                places[weight.key] = _append(file, weight)
+            weight.put_at(name, places[weight.key])
+
+
+def _append(file: BinaryIO, weight: _Weight) -> int:
+    file.write(bytes(-file.tell() % _ALIGNMENT_BYTES))
+    offset = file.tell()
+    for piece in weight.pieces():
+        file.write(piece.tobytes())
+    return offset
+
+
+def _all(group: Mapping[str, list[_Weight]]) -> Iterator[_Weight]:
+    return (weight for weights in group.values() for weight in weights)
+
+
+def _initializers(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Of the graphs inside an If too."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
+                yield from _initializers(inner)
+
+
+def _referred(tensor: onnx.TensorProto) -> str | None:
+    """The name of the checkpoint's tensor that stands here."""
+    places = [entry.value for entry in tensor.external_data if entry.key == "location"]
+    return places[0].removeprefix(SCHEME) if places and places[0].startswith(SCHEME) else None

@@ -12,7 +12,7 @@ import sys
 import typer
 
 from onnx_fleet import __version__
-from onnx_fleet.cli import inspecting, makers, readers
+from onnx_fleet.cli import caching, inspecting, makers, readers
 from onnx_fleet.cli.show import console
 from onnx_fleet.errors import OnnxFleetError
 
@@ -26,6 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(makers.catalogue_app, name="catalogue")
+app.add_typer(caching.cache_app, name="cache")
 for command in (
     makers.plan, makers.run, makers.export, makers.validate, makers.measure, makers.publish,
     readers.list_, readers.verify, readers.pull, inspecting.inspect,

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from onnx_fleet import graph_cache
 from onnx_fleet.errors import StoreNotFound
 from onnx_fleet.flow import Tools
 from onnx_fleet.hub import Hub, HubSettings
@@ -49,6 +50,7 @@ def opened_tools(address: str | None) -> Iterator[Tools]:
             hub=Hub(_hub_settings()),
             work_dir=_work_dir(),
             limits=machine_limits(),
+            graph_cache_bytes=_graph_cache_bytes(),
         )
 
 
@@ -68,6 +70,11 @@ def _s3_settings() -> S3Settings:
     if os.environ.get("AWS_REQUEST_CHECKSUM_CALCULATION", "").lower() == "when_required":
         return S3Settings(endpoint_url=endpoint_url, checksum_mode="when_required")
     return settings
+
+
+def _graph_cache_bytes() -> int:
+    named = os.environ.get("ONNX_FLEET_GRAPH_CACHE_BYTES")
+    return int(named) if named else graph_cache.LIMIT_BYTES
 
 
 def _work_dir() -> Path:

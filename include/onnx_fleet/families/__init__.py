@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from torch.nn import Module
     from transformers import PreTrainedModel
 
+    from onnx_fleet.hollow import Hollow
+
 FAMILIES = ("encoder", "decoder", "seq2seq", "vision", "speech", "dual", "vlm")
 
 Shape = tuple[str | int | None, ...]
@@ -45,8 +47,9 @@ class Family:
     """A way to cut models into graphs."""
 
     name: str
-    load: Callable[[WorkItem, Path], PreTrainedModel]
-    """(item, folder of the source's files) -> the source's model: float32, evaluation mode, eager attention."""
+    load: Callable[[WorkItem, Path, Hollow | None], PreTrainedModel]
+    """(item, folder of the source's files, what stands for its weights) -> the source's model: float32, evaluation
+    mode, eager attention; whole where nothing stands for its weights."""
     whole: Callable[[WorkItem, PreTrainedModel], Module]
     """The model in one call, forward(**feeds) -> {output: Tensor}: what the graphs together are compared with."""
     graphs: Callable[[WorkItem, PreTrainedModel], tuple[GraphSpec, ...]]

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 import transformers
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.models.auto.auto_factory import _get_model_class
 
 from onnx_fleet import recipes
 from onnx_fleet.errors import ExportUnsupported, ModelInvalid
+from onnx_fleet.hollow import Hollow
 from onnx_fleet.plan import WorkItem
 from onnx_fleet.tasks import TASKS
 
@@ -18,9 +20,11 @@ _UNUSED_PARAMETERS = ("pooler.",)
 """Parameters that no output of ours depends on for a bare model: a checkpoint may lack them."""
 
 
-def load(item: WorkItem, source_dir: Path) -> PreTrainedModel:
+def load(item: WorkItem, source_dir: Path, hollow: Hollow | None = None) -> PreTrainedModel:
     """The checkpoint in float32, in evaluation mode, with eager attention, prepared as its recipe wants it.
 
+    Args:
+        hollow: stands for the checkpoint's weights; only for classes of transformers' own.
     Raises:
         ModelInvalid: the checkpoint lacks weights that the task's outputs depend on, or its files cannot be read.
         ExportUnsupported: transformers has no such model for the task.
@@ -32,15 +36,21 @@ def load(item: WorkItem, source_dir: Path) -> PreTrainedModel:
         config = transformers.AutoConfig.from_pretrained(
             source_dir, trust_remote_code=entry.trust_remote_code == model.commit
         )
-        module, info = auto_class(model.task, config).from_pretrained(
-            source_dir,
-            config=config,
-            dtype=torch.float32,
-            attn_implementation="eager",
-            use_safetensors=entry.allow_pickle != model.commit,
-            trust_remote_code=entry.trust_remote_code == model.commit,
-            output_loading_info=True,
-        )
+        settings = {"dtype": torch.float32, "attn_implementation": "eager", "output_loading_info": True}
+        auto = auto_class(model.task, config)
+        if hollow and type(config) in auto._model_mapping:
+            config._name_or_path = str(source_dir)
+            known = _get_model_class(config, auto._model_mapping)  # type: ignore[no-untyped-call]
+            module, info = known.from_pretrained(None, config=config, state_dict=hollow.state, **settings)
+            hollow.missing = frozenset(info["missing_keys"])
+        else:
+            module, info = auto.from_pretrained(
+                source_dir,
+                config=config,
+                use_safetensors=entry.allow_pickle != model.commit,
+                trust_remote_code=entry.trust_remote_code == model.commit,
+                **settings,
+            )
     except ValueError as err:
         raise ExportUnsupported(
             f"{subject}: transformers has no {model.task} model for {model.architecture} ({err}); set another task in "

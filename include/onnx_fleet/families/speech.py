@@ -17,6 +17,7 @@ from transformers import EncoderDecoderCache, PreTrainedModel
 
 from onnx_fleet.families import Family, GraphSpec, Shape, loading, seq2seq
 from onnx_fleet.families.seq2seq import EXAMPLE_BATCH, CachedDecoder, Decoder, Source, additive
+from onnx_fleet.hollow import Hollow
 from onnx_fleet.plan import WorkItem
 
 _FRAMES: Shape = ("batch_size", "num_frames")
@@ -71,9 +72,9 @@ def _of_samples(model: PreTrainedModel, mask: Tensor, states: int) -> Tensor:
 _MASKS = {"speech_to_text": _of_frames, "moonshine": _of_samples}
 
 
-def load(item: WorkItem, source_dir: Path) -> PreTrainedModel:
+def load(item: WorkItem, source_dir: Path, hollow: Hollow | None = None) -> PreTrainedModel:
     """As any model, with Moonshine's own count of states in whole numbers, which tracing keeps open."""
-    model = loading.load(item, source_dir)
+    model = loading.load(item, source_dir, hollow)
     if model.config.model_type == "moonshine":
         model.get_encoder()._get_feat_extract_output_lengths = _moonshine_states
     return model

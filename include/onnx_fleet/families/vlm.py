@@ -17,6 +17,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from onnx_fleet import images
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.families import Family, GraphSpec, Shape, decoder, loading
+from onnx_fleet.hollow import Hollow
 from onnx_fleet.plan import WorkItem
 
 MODEL_TYPES = frozenset({"smolvlm", "idefics3"})
@@ -68,7 +69,7 @@ class Look(_Part):
         return {"image_features": features.index_select(0, real.nonzero().squeeze(1))}
 
 
-def load(item: WorkItem, source_dir: Path) -> PreTrainedModel:
+def load(item: WorkItem, source_dir: Path, hollow: Hollow | None = None) -> PreTrainedModel:
     """As every family, for the model types that are known here.
 
     Raises:
@@ -80,7 +81,7 @@ def load(item: WorkItem, source_dir: Path) -> PreTrainedModel:
             f"not proven here, only {' and '.join(sorted(MODEL_TYPES))} are; serve it with PyTorch, or take it out of "
             f"the catalogue"
         )
-    return loading.load(item, source_dir)
+    return loading.load(item, source_dir, hollow)
 
 
 def whole(item: WorkItem, model: PreTrainedModel) -> Whole:

@@ -1,0 +1,115 @@
+"""The checkpoint: which tensor lies where in a source's safetensors files. Only their headers are read, unless asked.
+
+The format is eight bytes of the header's length, the header in JSON, and the tensors:
+https://huggingface.co/docs/safetensors/index#format
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onnx_fleet.errors import ModelInvalid
+from onnx_fleet.repo_files import WEIGHTS, WEIGHTS_INDEX
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_DTYPES: Mapping[str, str] = {
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32", "I32": "int32",
+    "U64": "uint64", "I64": "int64", "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
+}  # fmt: skip
+"""safetensors' names -> numpy's, those of ml_dtypes among them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredTensor:
+    """One tensor of a checkpoint."""
+
+    name: str
+    file: Path
+    dtype: str
+    """numpy's name, or ``bfloat16``; a type that numpy has no name for keeps safetensors'."""
+    shape: tuple[int, ...]
+    offset: int
+    """Of its first byte in the file."""
+    size_bytes: int
+
+    @property
+    def count(self) -> int:
+        """Of its values."""
+        return math.prod(self.shape)
+
+    def array(self) -> np.ndarray:
+        """The values, mapped from the file: pages are read when they are touched."""
+        import ml_dtypes
+        import numpy as np
+
+        dtype = np.dtype(ml_dtypes.bfloat16 if self.dtype == "bfloat16" else self.dtype)
+        if not self.size_bytes:
+            return np.empty(self.shape, dtype)
+        mapped = np.memmap(self.file, np.uint8, mode="r", offset=self.offset, shape=(self.size_bytes,))
+        return mapped.view(np.ndarray).view(dtype).reshape(self.shape)
+
+
+def read(source_dir: Path) -> dict[str, StoredTensor]:
+    """Every tensor of a source's safetensors files by name; empty where its weights are not in safetensors.
+
+    Raises:
+        ModelInvalid: a file is not what its header says.
+    """
+    return {tensor.name: tensor for path in files(source_dir) for tensor in tensors_of(path)}
+
+
+def files(source_dir: Path) -> tuple[Path, ...]:
+    """The source's weights: its one file, or the shards that its index names, in order.
+
+    Raises:
+        ModelInvalid: the index is not one.
+    """
+    if (source_dir / WEIGHTS).exists():
+        return (source_dir / WEIGHTS,)
+    index = source_dir / WEIGHTS_INDEX
+    if not index.exists():
+        return ()
+    try:
+        shards = set(json.loads(index.read_bytes())["weight_map"].values())
+    except (ValueError, KeyError, AttributeError) as err:
+        raise ModelInvalid(f"{index.name}: names no shards ({err}); publish the weights again") from err
+    return tuple(source_dir / name for name in sorted(shards))
+
+
+def tensors_of(path: Path) -> Iterator[StoredTensor]:
+    """The tensors of one safetensors file.
+
+    Raises:
+        ModelInvalid: the file is not what its header says.
+    """
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > size:
+                raise ValueError(f"a header of {length} bytes in a file of {size}")
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        for name, told in header.items():
+            start, end = told["data_offsets"]
+            offset = 8 + length + start
+            if not 8 + length <= offset <= 8 + length + end <= size:
+                raise ValueError(f"{name} ends at byte {8 + length + end} of {size}")
+            yield StoredTensor(
+                name=name,
+                file=path,
+                dtype=_DTYPES.get(told["dtype"], told["dtype"]),
+                shape=tuple(told["shape"]),
+                offset=offset,
+                size_bytes=end - start,
+            )
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as err:
+        raise ModelInvalid(f"{path.name}: is not safetensors ({err}); publish the weights again") from err

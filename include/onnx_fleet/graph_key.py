@@ -1,0 +1,72 @@
+"""The graph key: what decides a model's graphs apart from its weights' values. Nothing of torch is imported.
+
+Two models with one key have the same graphs. Whatever might shape a graph is in the key; only what is named here as
+without an effect stays out, and a test traces a model with each of those changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from onnx_fleet import jsonio, plan, recipes
+from onnx_fleet.checkpoint import StoredTensor
+from onnx_fleet.plan import WorkItem
+
+WITHOUT_EFFECT = frozenset(
+    {"_name_or_path", "_commit_hash", "transformers_version", "dtype", "torch_dtype", "finetuning_task"}
+)
+"""Keys of config.json, at any depth, that no graph depends on: weights are loaded as float32 whatever it says."""
+_LABELS = ("id2label", "label2id")
+"""How many there are is a shape; what they are called is not."""
+_FILES_WITHOUT_EFFECT = (
+    "config.json", "generation_config.json", "README.md", "LICENSE*",
+    "*.safetensors", "*.bin", "*.index.json",
+    "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab*", "target_vocab.json", "merges.txt",
+    "bpe.codes", "*.model", "*.spm", "*.tiktoken", "tekken.json", "normalizer.json", "*chat_template*",
+)  # fmt: skip
+"""Configuration and weights have their own places in the key; generation, card and tokenizer shape no graph."""
+
+
+def graph_key(item: WorkItem, *, source_dir: Path, tensors: Mapping[str, StoredTensor]) -> str | None:
+    """64 hex digits, or None where the graphs may depend on something that no key can tell.
+
+    Args:
+        tensors: of the checkpoint.
+    """
+    entry = item.model.entry
+    recipe_is_own = entry.recipe is not None and entry.recipe not in recipes.RECIPES
+    if not tensors or entry.trust_remote_code is not None or (recipe_is_own and item.recipe_digest is None):
+        return None
+    config = json.loads((source_dir / "config.json").read_bytes())
+    shaping = {
+        "deciding": {
+            name: value
+            for name, value in plan.deciding(
+                item.model, family=item.family, versions=item.toolchain, recipe_digest=item.recipe_digest
+            ).items()
+            if name != "commit"
+        },
+        "config": _shaping(config),
+        "tensors": {tensor.name: [tensor.dtype, *tensor.shape] for tensor in tensors.values()},
+        "files": {
+            path: hashlib.sha256((source_dir / path).read_bytes()).hexdigest()
+            for path in item.model.needed
+            if not any(fnmatchcase(path, pattern) for pattern in _FILES_WITHOUT_EFFECT)
+        },
+    }
+    return hashlib.sha256(jsonio.canonical(shaping)).hexdigest()
+
+
+def _shaping(value: Any) -> Any:
+    """A configuration without what has no effect."""
+    if isinstance(value, list):
+        return [_shaping(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    kept = {key: _shaping(each) for key, each in value.items() if key not in WITHOUT_EFFECT and key not in _LABELS}
+    return {**kept, **{key: len(value[key]) for key in _LABELS if isinstance(value.get(key), dict)}}

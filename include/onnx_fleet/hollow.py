@@ -1,0 +1,102 @@
+"""Hollow weights: what stands for a checkpoint's tensors while its model is traced. Imports torch.
+
+A graph does not depend on what the weights are, only on their names, types and shapes. So the model is loaded, by
+transformers' own loader, from tensors that are zero and that the system never gives memory to. Which tensor of the
+checkpoint each parameter is, is then told by the place of its memory, whatever the loader renamed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from onnx_fleet.checkpoint import StoredTensor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Place = tuple[int, tuple[int, ...], tuple[int, ...]]
+"""Where a tensor's values are in memory: address, shape and strides. A part or a transpose of one is another."""
+
+_EXACT = ("float32", "float16", "bfloat16")
+"""Types that float32 holds every value of."""
+_AS_THEY_ARE = ("bool", "uint8", "int8", "int16", "int32", "int64")
+
+
+class Hollow:
+    """A checkpoint without its bytes.
+
+    Args:
+        tensors: of the checkpoint, of types for which can_stand_for holds.
+    """
+
+    def __init__(self, tensors: Iterable[StoredTensor]) -> None:
+        self.state = {tensor.name: _zeros(tensor) for tensor in tensors}
+        """Name in the checkpoint -> a tensor of zeros; floats are float32, as they are loaded."""
+        self.names = {place(tensor): name for name, tensor in self.state.items() if tensor.numel()}
+        """Where each one is -> its name in the checkpoint."""
+        self.missing: frozenset[str] = frozenset()
+        """Parameters that the checkpoint lacks and the model makes up by itself; set by whoever loads it."""
+
+    def accounts_for(self, model: PreTrainedModel) -> bool:
+        """Whether every parameter is a tensor of the checkpoint, and none is made from several of them."""
+        return all(
+            place(parameter) in self.names or name in self.missing or not parameter.numel()
+            for name, parameter in model.named_parameters()
+        )
+
+
+def place(tensor: torch.Tensor) -> Place:
+    """Where a tensor is; two that are alike in all of it are one."""
+    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
+
+
+def can_stand_for(tensors: Mapping[str, StoredTensor]) -> bool:
+    """Whether there is a checkpoint, whose values float32 holds."""
+    return bool(tensors) and all(tensor.dtype in (*_EXACT, *_AS_THEY_ARE) for tensor in tensors.values())
+
+
+def write_derived(model: PreTrainedModel, tensors: Mapping[str, StoredTensor], path: Path) -> dict[Place, str]:
+    """Of a model that is loaded whole, write those weights that are not the checkpoint's tensor of their name.
+
+    Returns:
+        where each parameter is -> its name, in the checkpoint or, if that is another tensor, in the file.
+    """
+    names: dict[Place, str] = {}
+    derived: dict[str, torch.Tensor] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        where = place(value)
+        if where in names or not value.numel():
+            continue
+        names[where] = name
+        if name not in tensors or not _same(tensors[name], value.detach().numpy()):
+            derived[name] = value.detach().contiguous()
+    save_file(derived, path)
+    return names
+
+
+def _same(stored: StoredTensor, loaded: np.ndarray) -> bool:
+    """Compared as bytes: NaN is NaN, and -0 is not 0."""
+    if stored.shape != loaded.shape or stored.dtype not in (*_EXACT, *_AS_THEY_ARE):
+        return False
+    flat, values = stored.array().reshape(-1), np.ascontiguousarray(loaded).reshape(-1)
+    pieces = range(0, flat.size, _PIECE)
+    return all(
+        flat[start : start + _PIECE].astype(values.dtype).tobytes() == values[start : start + _PIECE].tobytes()
+        for start in pieces
+    )
+
+
+_PIECE = 1 << 22
+"""Values compared at once."""
+
+
+def _zeros(tensor: StoredTensor) -> torch.Tensor:
+    """numpy's zeros come from the system untouched; torch's are written."""
+    dtype = np.float32 if tensor.dtype in _EXACT else np.dtype(tensor.dtype)
+    return torch.from_numpy(np.zeros(tensor.shape, dtype))

@@ -1,0 +1,114 @@
+"""Trace every graph of a model, without its weights where nothing needs their values. Imports torch."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from onnx_fleet import checkpoint, families, graph, hollow, shallow, tracing, unrolling
+from onnx_fleet.families import GraphSpec
+from onnx_fleet.hollow import Hollow, Place
+from onnx_fleet.plan import WorkItem
+from onnx_fleet.recipes import Recipe
+from onnx_fleet.stage import Fallback
+from onnx_fleet.traced import Traced
+from onnx_fleet.unrolling import Irregular
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import onnx
+    from transformers import PreTrainedModel
+
+    from onnx_fleet.checkpoint import StoredTensor
+
+log = logging.getLogger(__name__)
+
+
+def trace_model(item: WorkItem, *, source_dir: Path, derived: Path, recipe: Recipe | None) -> Traced:
+    """Trace a model's graphs, which refer to the checkpoint's tensors.
+
+    A model that a recipe changes, that is no class of transformers' own, or whose parameters the loader makes from
+    several tensors is loaded whole: which of them are the checkpoint's is then found by comparing every byte.
+
+    Args:
+        derived: the file to write for weights that are not the checkpoint's.
+    Raises:
+        ExportUnsupported: the exporter refuses the model, or an axis or input would be lost.
+        ModelInvalid: the source's weights cannot be used.
+    """
+    tensors = checkpoint.read(source_dir)
+    family = families.family(item.family)
+    if _can_be_hollow(item, tensors, source_dir=source_dir, recipe=recipe):
+        stand_in = Hollow(tensors.values())
+        model = family.load(item, source_dir, stand_in)
+        if stand_in.accounts_for(model):
+            specs = family.graphs(item, model)
+            return _repeated(item, model, specs, names=stand_in.names, recipe=recipe) or _trace(
+                item, specs, names=stand_in.names, recipe=recipe
+            )
+        log.info("%s: its loader makes parameters from several tensors; loading it whole", item.model_id)
+    model = family.load(item, source_dir, None)
+    if recipe and recipe.rewrite:
+        recipe.rewrite(model)
+    names = hollow.write_derived(model, tensors, derived)
+    return _trace(item, family.graphs(item, model), names=names, recipe=recipe, derived=derived)
+
+
+def _repeated(
+    item: WorkItem,
+    model: PreTrainedModel,
+    specs: Sequence[GraphSpec],
+    *,
+    names: Mapping[Place, str],
+    recipe: Recipe | None,
+) -> Traced | None:
+    """The graphs of a deep model from those of a shallow one; None where that is not possible."""
+    stacks = shallow.stacks(model, names)
+    if not stacks:
+        return None
+    try:
+        with shallow.cut(model, stacks):
+            with shallow.told(model, stacks):
+                few = families.family(item.family).graphs(item, model)
+            found = _trace(item, few, names=names, recipe=recipe)
+        for spec in specs:
+            for stack in stacks:
+                unrolling.unroll(found.graphs[spec.role], stack.weights, path=stack.path)
+            graph.put_in_order(found.graphs[spec.role], inputs=spec.inputs, outputs=spec.outputs)
+    except Exception as err:  # a model without most of its layers may fail in any way
+        log.info("%s: its graphs are not unrolled: %s", item.model_id, err, exc_info=not isinstance(err, Irregular))
+        return None
+    return replace(found, way="unrolled")
+
+
+def _trace(
+    item: WorkItem,
+    specs: Iterable[GraphSpec],
+    *,
+    names: Mapping[Place, str],
+    recipe: Recipe | None,
+    derived: Path | None = None,
+) -> Traced:
+    graphs: dict[str, onnx.ModelProto] = {}
+    fallbacks: list[Fallback] = []
+    for spec in specs:
+        model, taken = tracing.trace(spec, opset=item.model.entry.opset, names=names, recipe=recipe)
+        graphs[spec.role] = ir.to_proto(model)
+        fallbacks += taken
+    return Traced(graphs=graphs, fallbacks=tuple(fallbacks), way="full", derived=derived)
+
+
+def _can_be_hollow(
+    item: WorkItem, tensors: Mapping[str, StoredTensor], *, source_dir: Path, recipe: Recipe | None
+) -> bool:
+    """Whether the model is transformers' own, as it is, with plain weights in safetensors."""
+    config = json.loads((source_dir / "config.json").read_bytes())
+    changed = recipe is not None and bool(recipe.prepare or recipe.rewrite)
+    own_code = item.model.entry.trust_remote_code is not None
+    return hollow.can_stand_for(tensors) and not (changed or own_code or "quantization_config" in config)
