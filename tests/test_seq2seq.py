@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -239,10 +240,11 @@ def test_beam_search_ends_texts_as_transformers_does(bart: Exported, num_beams: 
         for role in ("encoder_model", "decoder_model_merged")
     }
 
+    encoded = generation.encode(sessions["encoder_model"], feeds).rows(np.repeat([0, 1], num_beams))
+
     found = generation.beams(
-        sessions["decoder_model_merged"],
+        partial(generation.step, sessions["decoder_model_merged"], encoded=encoded),
         np.full((2, 1), 2),
-        encoded=generation.encode(sessions["encoder_model"], feeds),
         num_beams=num_beams,
         max_new_tokens=16,
         eos_token_ids=ends,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from onnx_fleet import generation_seq2seq as generation
+from onnx_fleet import generation, generation_seq2seq
 from onnx_fleet.checks import source_and_target as feeding
 from onnx_fleet.checks.feeds import Feeds, rows_of, sensitive
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
@@ -85,7 +85,7 @@ def cache(subject: Subject) -> Iterator[CheckRow]:
     case = subject.case("cache", f"{text}, the last token with rows {order.tolist()}, as beams do")
     run = partial(_reordered, subject, session, feeds, tokens, order)
     yield from _compared(case, {"logits": expected["logits"][order, -1:]}, run)
-    for head_size in (0, 1) if generation.takes_cache(session) else ():
+    for head_size in (0, 1) if generation_seq2seq.takes_cache(session) else ():
         case = subject.case("cache", f"{text}, an empty cache whose head size is guessed as {head_size}")
         run = partial(_from_guessed_cache, subject, session, feeds, tokens, head_size)
         yield from _compared(case, expected, run)
@@ -165,15 +165,16 @@ def _generated(
     rows = len(_lengths(subject))
     wanted = _generate(subject, feeds, num_beams=num_beams, max_new_tokens=new_tokens, eos_token_id=list(ends) or None)
     start = np.full((rows, 1), feeding.start_token(subject), dtype=np.int64)
-    search = partial(generation.beams, num_beams=num_beams) if num_beams > 1 else generation.greedy
+    search = partial(generation_seq2seq.beams, num_beams=num_beams) if num_beams > 1 else generation.greedy
     try:
-        encoded = generation.encode(subject.session("encoder_model"), feeds)
-        found = search(session, start, encoded=encoded, max_new_tokens=new_tokens, eos_token_ids=ends)
+        encoded = generation_seq2seq.encode(subject.session("encoder_model"), feeds)
+        call = partial(generation_seq2seq.step, session, encoded=encoded.rows(np.repeat(np.arange(rows), num_beams)))
+        found = search(call, start, max_new_tokens=new_tokens, eos_token_ids=ends)
     except ValidationFailed as err:
         yield case.row("error", detail=str(err))
         return
     for row in range(rows):
-        pair = [generation.until_end(tokens[row], ends) for tokens in (wanted, found)]
+        pair = [generation_seq2seq.until_end(tokens[row], ends) for tokens in (wanted, found)]
         where = replace(case, case=f"{case.case}, source {row}")
         if pair[0] == pair[1]:
             yield where.row("equal", output="tokens", passed=True, detail=f"{len(pair[0])} tokens")
@@ -233,8 +234,8 @@ def _graphs(subject: Subject, feeds: Feeds, tokens: np.ndarray) -> Outputs:
     if session is None:
         mask = np.ones_like(tokens)
         return subject.session().run({**feeds, "decoder_input_ids": tokens, "decoder_attention_mask": mask})
-    encoded = generation.encode(subject.session("encoder_model"), feeds)
-    found = generation.step(session, tokens, encoded=encoded)
+    encoded = generation_seq2seq.encode(subject.session("encoder_model"), feeds)
+    found = generation_seq2seq.step(session, tokens, encoded=encoded)
     return {"logits": found.logits, "last_hidden_state": encoded.states}
 
 
@@ -247,10 +248,10 @@ def _in_pieces(
     *,
     keeps_encoder_cache: bool,
 ) -> Outputs:
-    encoded = generation.encode(subject.session("encoder_model"), feeds)
+    encoded = generation_seq2seq.encode(subject.session("encoder_model"), feeds)
     logits, cached, done = [], None, 0
     for size in sizes:
-        found = generation.step(
+        found = generation_seq2seq.step(
             session,
             tokens[:, done : done + size],
             encoded=encoded,
@@ -264,9 +265,9 @@ def _in_pieces(
 
 def _reordered(subject: Subject, session: Session, feeds: Feeds, tokens: np.ndarray, order: np.ndarray) -> Outputs:
     """The last token's logits, its cache's rows taken in another order."""
-    encoded = generation.encode(subject.session("encoder_model"), feeds)
-    first = generation.step(session, tokens[:, :-1], encoded=encoded)
-    last = generation.step(session, tokens[order, -1:], encoded=encoded.rows(order), cache=first.rows(order))
+    encoded = generation_seq2seq.encode(subject.session("encoder_model"), feeds)
+    first = generation_seq2seq.step(session, tokens[:, :-1], encoded=encoded)
+    last = generation_seq2seq.step(session, tokens[order, -1:], encoded=encoded.rows(order), cache=first.rows(order))
     return {"logits": last.logits}
 
 
@@ -274,9 +275,9 @@ def _from_guessed_cache(
     subject: Subject, session: Session, feeds: Feeds, tokens: np.ndarray, head_size: int
 ) -> Outputs:
     """optimum takes hidden size by heads, transformers.js none where a size has a name: both are wrong at times."""
-    encoded: Encoded = generation.encode(subject.session("encoder_model"), feeds)
+    encoded: Encoded = generation_seq2seq.encode(subject.session("encoder_model"), feeds)
     empty = generation.empty_cache(session, batch_size=len(tokens), head_size=head_size)
-    return {"logits": generation.step(session, tokens, encoded=encoded, cache=empty).logits}
+    return {"logits": generation_seq2seq.step(session, tokens, encoded=encoded, cache=empty).logits}
 
 
 def _pytorch(subject: Subject, feeds: Feeds, tokens: np.ndarray) -> Outputs:
