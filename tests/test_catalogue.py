@@ -167,6 +167,11 @@ def test_sizes_are_for_people(size: str, size_bytes: int) -> None:
         ("task: text-clasification", "task 'text-clasification' is not known; did you mean 'text-classification'?"),
         ("task: juggling", "task 'juggling' is not known; write one of feature-extraction, sentence-similarity"),
         ("recipe: meen", "recipe 'meen' is not known; did you mean 'mean'?"),
+        ("decoder_form: flat", "decoder_form 'flat' is not known; write one of merged, without-past, plain"),
+        (
+            "decoder_form: plain\n    task: fill-mask",
+            "decoder_form 'plain' is for text2text-generation, summarization, translation, not for fill-mask; leave it",
+        ),
         ("recipe: cls\n    task: fill-mask", "recipe 'cls' is for feature-extraction, sentence-similarity, not for"),
         ("variants: [fp16]", "variant 'fp16' is not made yet; write fp32"),
         ("variants: [fp23]", "variant 'fp23' is not known; did you mean 'fp32'?"),

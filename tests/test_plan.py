@@ -200,6 +200,7 @@ def test_every_deciding_field_changes_the_fingerprint() -> None:
         plan.fingerprint(resolved(recipe="cls"), family="encoder", versions=VERSIONS),
         plan.fingerprint(resolved(variants=("fp32", "fp16")), family="encoder", versions=VERSIONS),
         plan.fingerprint(resolved(opset=21), family="encoder", versions=VERSIONS),
+        plan.fingerprint(resolved(decoder_form="plain"), family="encoder", versions=VERSIONS),
         plan.fingerprint(resolved(trust_remote_code=COMMIT), family="encoder", versions=VERSIONS),
         plan.fingerprint(resolved(allow_pickle=COMMIT), family="encoder", versions=VERSIONS),
         plan.fingerprint(resolved(), family="encoder", versions={**VERSIONS, "torch": "2.14.0"}),
@@ -244,6 +245,13 @@ def test_a_task_without_a_family_is_refused_and_touches_no_other_model(store: Ob
 def test_a_recipe_for_another_task_is_refused(store: ObjectStore) -> None:
     (refusal,) = plan.plan([resolved(recipe="cls")], store=store, versions=VERSIONS).refusals
     assert "recipe 'cls' is for feature-extraction, sentence-similarity, not for fill-mask" in refusal.message
+
+
+def test_another_form_is_a_change_and_only_encoder_decoders_have_forms(store: ObjectStore) -> None:
+    publish(store, planned(resolved(task="translation"), store))
+    assert planned(resolved(task="translation", decoder_form="plain"), store).reason == "decoder_form merged -> plain"
+    (refusal,) = plan.plan([resolved(decoder_form="plain")], store=store, versions=VERSIONS).refusals
+    assert "decoder_form 'plain' is for text2text-generation, summarization, translation, not for" in refusal.message
 
 
 def test_two_entries_that_the_hub_knows_as_one_model_give_one_item(store: ObjectStore) -> None:

@@ -54,6 +54,8 @@ class Entry:
     """A recipe's name, as onnx_fleet.recipes.find takes it; None exports the model as it is."""
     variants: tuple[str, ...] = ("fp32",)
     opset: int = catalogue_schema.OPSET_DEFAULT
+    decoder_form: str = catalogue_schema.DECODER_FORMS[0]
+    """One of catalogue_schema.DECODER_FORMS: how an encoder-decoder is cut into graphs."""
     tokenizer_graph: bool = False
     """Whether the bundle has ``tokenizer.onnx`` too, where that can be made exact."""
     tolerances: Tolerances = field(default_factory=Tolerances)
@@ -170,7 +172,7 @@ def entry(settings: Mapping[str, object], *, source: str) -> Entry:
     except ValidationError as err:
         faults = catalogue_faults.of(err, text=catalogue_yaml.SourceText(None), within=["models", 0])
         raise CatalogueInvalid([f"{source}: {message}" for _, message in faults]) from err
-    if why := catalogue_conflicts.misfit(section.recipe, section.task):
+    if why := catalogue_conflicts.misfit(section.task, recipe=section.recipe, decoder_form=section.decoder_form):
         raise CatalogueInvalid([f"{source}: {why}"])
     return _entry(SettingsSection(), section)
 
@@ -255,6 +257,7 @@ def _with_settings(section: SettingsSection, *, repo_id: str) -> Entry:
         recipe=section.recipe,
         variants=tuple(section.variants),
         opset=section.opset,
+        decoder_form=section.decoder_form,
         tokenizer_graph=section.tokenizer_graph,
         tolerances=Tolerances(atol=section.tolerances.atol, rtol=section.tolerances.rtol),
         latency=LatencyGrid(

@@ -39,6 +39,8 @@ VARIANTS: Final = ("fp32",)
 """What the product makes."""
 PLANNED_VARIANTS: Final = ("fp16", "int8", "q4")
 PROVIDERS: Final = ("cpu", "cuda")
+DECODER_FORMS: Final = ("merged", "without-past", "plain")
+"""How an encoder-decoder may be cut into graphs; the first is what consumers load."""
 SORTS: Final = ("downloads", "likes", "trending_score", "last_modified", "created_at")
 
 DISCOVER_LIMIT_MAX: Final = 1000
@@ -125,6 +127,12 @@ def _check_provider(name: str) -> str:
     return name
 
 
+def _check_decoder_form(name: str) -> str:
+    if name not in DECODER_FORMS:
+        raise _fault(f"decoder_form '{name}' is not known{suggestion(name, DECODER_FORMS)}")
+    return name
+
+
 def _check_providers(names: list[str]) -> list[str]:
     if "cpu" not in names:
         raise _fault("providers has no cpu, where every bundle is validated; write [cpu, cuda]")
@@ -170,6 +178,7 @@ RecipeName = Annotated[
 ]
 VariantName = Annotated[str, AfterValidator(_check_variant), _enum(VARIANTS)]
 ProviderName = Annotated[str, AfterValidator(_check_provider), _enum(PROVIDERS)]
+DecoderForm = Annotated[str, AfterValidator(_check_decoder_form), _enum(DECODER_FORMS)]
 SortName = Annotated[str, AfterValidator(_check_sort), _enum(SORTS)]
 Word = Annotated[str, Field(min_length=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -219,6 +228,8 @@ class SettingsSection(_Section):
     """Precisions to make."""
     opset: Annotated[int, Field(ge=OPSET_MIN, le=OPSET_MAX)] = OPSET_DEFAULT
     """The ONNX operator set of the graphs."""
+    decoder_form: DecoderForm = DECODER_FORMS[0]
+    """How an encoder-decoder is cut: with a cache, without one, or as one graph of source and target."""
     tokenizer_graph: bool = False
     """Also make tokenizer.onnx, which takes text; it needs onnxruntime-extensions wherever it is used."""
     tolerances: TolerancesSection = TolerancesSection()

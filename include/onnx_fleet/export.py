@@ -21,6 +21,7 @@ from onnx_fleet import (
     tracing,
     weights,
 )
+from onnx_fleet.catalogue_schema import DECODER_FORMS
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.graph import GraphInfo
 from onnx_fleet.isolated import Limits
@@ -81,6 +82,8 @@ def fill(request: ExportRequest) -> ExportRecord:
     graphs, fallbacks = _make_graphs(request, recipe)
     model_config.complete_config(request.stage, external_data=_external_data(graphs))
     settings: dict[str, str | int | bool] = {"opset": item.model.entry.opset, "attention": "eager"}
+    if item.model.entry.decoder_form != DECODER_FORMS[0]:
+        settings["decoder_form"] = item.model.entry.decoder_form
     if item.model.entry.tokenizer_graph:
         made = tokenizer_graph.write(request.stage)
         settings["tokenizer_graph"] = made.path is not None

@@ -80,6 +80,23 @@ def step(
     return Step(logits=outputs["logits"], cache=present)
 
 
+def step_of_one_graph(
+    session: Session,
+    input_ids: np.ndarray,
+    *,
+    source: Mapping[str, np.ndarray],
+    cache: Mapping[str, np.ndarray] | None = None,
+) -> Step:
+    """The same of a graph that takes source and target together: all of both at every call.
+
+    Args:
+        source: what an encoder would take.
+    """
+    tokens = input_ids if cache is None else np.concatenate([cache[_SO_FAR], input_ids], axis=1)
+    feeds = {**source, "decoder_input_ids": tokens, "decoder_attention_mask": np.ones_like(tokens)}
+    return Step(logits=session.run(feeds)["logits"][:, -input_ids.shape[1] :], cache={_SO_FAR: tokens})
+
+
 def beams(
     call: Call,
     start: np.ndarray,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from onnx_fleet import catalogue_conflicts, jsonio, published, recipes, toolchain
+from onnx_fleet.catalogue_schema import DECODER_FORMS
 from onnx_fleet.hub import ResolvedModel
 from onnx_fleet.published import Manifest
 from onnx_fleet.store import ObjectStore
@@ -131,6 +132,7 @@ def fingerprint(
         **({"recipe_file": recipe_digest} if recipe_digest else {}),
         "variants": sorted(entry.variants),
         "opset": entry.opset,
+        **({"decoder_form": entry.decoder_form} if entry.decoder_form != DECODER_FORMS[0] else {}),
         **({"tokenizer_graph": True} if entry.tokenizer_graph else {}),
         "trust_remote_code": entry.trust_remote_code is not None,
         "allow_pickle": entry.allow_pickle is not None,
@@ -150,7 +152,9 @@ def _refuse(model: ResolvedModel, *, same: ResolvedModel | None) -> Refusal | No
     error = "ExportUnsupported"
     if model.task not in TASKS:
         message = f"{where}: no family exports {model.task}; give the entry one of these tasks: {', '.join(TASKS)}"
-    elif why := catalogue_conflicts.misfit(model.entry.recipe, model.task):
+    elif why := catalogue_conflicts.misfit(
+        model.task, recipe=model.entry.recipe, decoder_form=model.entry.decoder_form
+    ):
         message = f"{where}: {why}"
     elif same is not None:
         error = "CatalogueInvalid"
@@ -216,6 +220,7 @@ def _differences(old: Manifest, new: WorkItem) -> list[str]:
         ("recipe's file", (old.export.recipe_digest or "none")[:8], (new.recipe_digest or "none")[:8]),
         ("variants", ", ".join(old.variants), ", ".join(sorted(entry.variants))),
         ("opset", ", ".join(map(str, old.opsets)), str(entry.opset)),
+        ("decoder_form", str(old.export.settings.get("decoder_form", DECODER_FORMS[0])), entry.decoder_form),
     ]
     names = sorted({*old.toolchain, *new.toolchain})
     pairs += [

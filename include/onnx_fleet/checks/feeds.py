@@ -13,7 +13,7 @@ from onnx_fleet.errors import ValidationFailed
 Feeds = Mapping[str, np.ndarray]
 
 
-def rows_of(feeds: Feeds, rows: slice) -> dict[str, np.ndarray]:
+def rows_of(feeds: Feeds, rows: slice | np.ndarray) -> dict[str, np.ndarray]:
     """Some rows of a batch."""
     return {name: array[rows] for name, array in feeds.items()}
 

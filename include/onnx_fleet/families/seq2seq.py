@@ -178,12 +178,12 @@ def whole(item: WorkItem, model: PreTrainedModel) -> Whole:
 
 
 def graphs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
-    """Encoder and cached decoder.
+    """The model in the form that its entry asks for.
 
     Raises:
         ExportUnsupported: what the decoder keeps is not keys and values per layer, of itself and of the encoder.
     """
-    return merged(item, model, source=source(model))
+    return FORMS[item.model.entry.decoder_form](item, model, source=source(model))
 
 
 def source(model: PreTrainedModel) -> Source:
@@ -258,7 +258,7 @@ FORMS: Mapping[str, Callable[..., tuple[GraphSpec, ...]]] = {
     "without-past": without_past,
     "plain": plain,
 }
-"""How a model may be cut: (item, model, source=) -> its graphs."""
+"""How a model may be cut, by its entry's ``decoder_form``: (item, model, source=) -> its graphs."""
 
 
 def cache_sizes(item: WorkItem, model: PreTrainedModel, *, source: Source) -> tuple[Mapping[str, tuple[int, int]], ...]:
