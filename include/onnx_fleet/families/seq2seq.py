@@ -129,11 +129,14 @@ class CachedDecoder(Decoder):
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
         own, cross = (self._cache(inputs, kind) for kind in _CACHES)
         cache = EncoderDecoderCache(own, cross)
-        # A layer that has its cross-attention's keys reads no state of the encoder; one that has none yet appends.
-        cache.is_updated = dict.fromkeys(range(self.layers), False)
+        states, known = inputs["encoder_hidden_states"], inputs["past_key_values.0.encoder.key"].shape[2]
+        # In the graph a layer appends what it projects, of no state where the cache is full. PyTorch, which is timed
+        # beside it, takes a full cache as it is: T5 cannot project no state at all.
+        full = not torch.compiler.is_exporting() and known == states.shape[1]
+        cache.is_updated = dict.fromkeys(range(self.layers), full)
         given = self.decode(
             inputs["input_ids"],
-            states=inputs["encoder_hidden_states"][:, inputs["past_key_values.0.encoder.key"].shape[2] :],
+            states=states[:, known:],
             mask=self.mask(inputs),
             cache=cache,
         )
