@@ -167,6 +167,9 @@ def test_sizes_are_for_people(size: str, size_bytes: int) -> None:
         ("task: text-clasification", "task 'text-clasification' is not known; did you mean 'text-classification'?"),
         ("task: juggling", "task 'juggling' is not known; write one of feature-extraction, sentence-similarity"),
         ("recipe: meen", "recipe 'meen' is not known; did you mean 'mean'?"),
+        ("may_be_fixed: [batch_size]", "batch_size may not be fixed, because consumers choose it; write any of"),
+        ("may_be_fixed: [hight]", "axis 'hight' is not known; did you mean 'height'?"),
+        ("may_be_fixed: height", "may_be_fixed must be a list, not 'height'; write a list, such as [sequence_length]"),
         ("decoder_form: flat", "decoder_form 'flat' is not known; write one of merged, without-past, plain"),
         (
             "decoder_form: plain\n    task: fill-mask",

@@ -135,6 +135,7 @@ def test_a_bundle_without_a_manifest_does_not_count(store: ObjectStore) -> None:
             {"torch": "2.14.0"},
             "commit 3f2a1c0 -> 9be01d2; opset 20 -> 18; toolchain: torch 2.13.0 -> 2.14.0",
         ),
+        (resolved(may_be_fixed=("sequence_length",)), {}, "may_be_fixed none -> sequence_length"),
         (resolved(allow_pickle=COMMIT), {}, "the way of exporting changed"),
     ],
 )
@@ -201,6 +202,7 @@ def test_every_deciding_field_changes_the_fingerprint() -> None:
         plan.fingerprint(resolved(variants=("fp32", "fp16")), family="encoder", versions=VERSIONS),
         plan.fingerprint(resolved(opset=21), family="encoder", versions=VERSIONS),
         plan.fingerprint(resolved(decoder_form="plain"), family="encoder", versions=VERSIONS),
+        plan.fingerprint(resolved(may_be_fixed=("sequence_length",)), family="encoder", versions=VERSIONS),
         plan.fingerprint(resolved(trust_remote_code=COMMIT), family="encoder", versions=VERSIONS),
         plan.fingerprint(resolved(allow_pickle=COMMIT), family="encoder", versions=VERSIONS),
         plan.fingerprint(resolved(), family="encoder", versions={**VERSIONS, "torch": "2.14.0"}),

@@ -56,6 +56,8 @@ class Entry:
     opset: int = catalogue_schema.OPSET_DEFAULT
     decoder_form: str = catalogue_schema.DECODER_FORMS[0]
     """One of catalogue_schema.DECODER_FORMS: how an encoder-decoder is cut into graphs."""
+    may_be_fixed: tuple[str, ...] = ()
+    """Symbols of graph.FIXABLE: axes that may have one size in the graphs, where the model cannot keep them dynamic."""
     tokenizer_graph: bool = False
     """Whether the bundle has ``tokenizer.onnx`` too, where that can be made exact."""
     tolerances: Tolerances = field(default_factory=Tolerances)
@@ -258,6 +260,7 @@ def _with_settings(section: SettingsSection, *, repo_id: str) -> Entry:
         variants=tuple(section.variants),
         opset=section.opset,
         decoder_form=section.decoder_form,
+        may_be_fixed=tuple(section.may_be_fixed),
         tokenizer_graph=section.tokenizer_graph,
         tolerances=Tolerances(atol=section.tolerances.atol, rtol=section.tolerances.rtol),
         latency=LatencyGrid(

@@ -84,6 +84,8 @@ def fill(request: ExportRequest) -> ExportRecord:
     settings: dict[str, str | int | bool] = {"opset": item.model.entry.opset, "attention": "eager"}
     if item.model.entry.decoder_form != DECODER_FORMS[0]:
         settings["decoder_form"] = item.model.entry.decoder_form
+    if item.model.entry.may_be_fixed:
+        settings["may_be_fixed"] = ", ".join(sorted(item.model.entry.may_be_fixed))
     if item.model.entry.tokenizer_graph:
         made = tokenizer_graph.write(request.stage)
         settings["tokenizer_graph"] = made.path is not None
@@ -115,7 +117,12 @@ def _make_graphs(request: ExportRequest, recipe: Recipe | None) -> tuple[tuple[G
     fallbacks: list[Fallback] = []
     for spec in family.graphs(item, model):
         traced[spec.role], taken = tracing.trace(
-            spec, opset=item.model.entry.opset, checkpoint=checkpoint, metadata=_metadata(item), recipe=recipe
+            spec,
+            opset=item.model.entry.opset,
+            checkpoint=checkpoint,
+            metadata=_metadata(item),
+            recipe=recipe,
+            may_be_fixed=item.model.entry.may_be_fixed,
         )
         fallbacks += taken
     paths = weights.save_all(traced, request.stage / "onnx")

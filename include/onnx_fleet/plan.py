@@ -133,6 +133,7 @@ def fingerprint(
         "variants": sorted(entry.variants),
         "opset": entry.opset,
         **({"decoder_form": entry.decoder_form} if entry.decoder_form != DECODER_FORMS[0] else {}),
+        **({"may_be_fixed": sorted(entry.may_be_fixed)} if entry.may_be_fixed else {}),
         **({"tokenizer_graph": True} if entry.tokenizer_graph else {}),
         "trust_remote_code": entry.trust_remote_code is not None,
         "allow_pickle": entry.allow_pickle is not None,
@@ -209,6 +210,10 @@ def _item(
     return replace(wanted, state="changed", reason="; ".join(why) or "the way of exporting changed")
 
 
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
+
+
 def _differences(old: Manifest, new: WorkItem) -> list[str]:
     """What made the latest version and would not make this one, in words."""
     model, entry = new.model, new.model.entry
@@ -221,6 +226,7 @@ def _differences(old: Manifest, new: WorkItem) -> list[str]:
         ("variants", ", ".join(old.variants), ", ".join(sorted(entry.variants))),
         ("opset", ", ".join(map(str, old.opsets)), str(entry.opset)),
         ("decoder_form", str(old.export.settings.get("decoder_form", DECODER_FORMS[0])), entry.decoder_form),
+        ("may_be_fixed", str(old.export.settings.get("may_be_fixed", "none")), _listed(entry.may_be_fixed)),
     ]
     names = sorted({*old.toolchain, *new.toolchain})
     pairs += [

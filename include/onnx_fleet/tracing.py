@@ -40,6 +40,7 @@ def trace(
     checkpoint: Collection[str] = (),
     metadata: Mapping[str, str] | None = None,
     recipe: Recipe | None = None,
+    may_be_fixed: Collection[str] = (),
 ) -> tuple[ir.Model, tuple[Fallback, ...]]:
     """Trace and finish one graph: with every axis dynamic and optimised, where that holds.
 
@@ -47,6 +48,7 @@ def trace(
         checkpoint: the names of the checkpoint's tensors; of a tied weight's names the one in here is kept.
         metadata: goes into the file.
         recipe: gives its own example and translations of operators.
+        may_be_fixed: symbols of graph.FIXABLE that the entry allows to become numbers, beside the family's own.
     Returns:
         the graph, and what was given up for it.
     Raises:
@@ -54,13 +56,13 @@ def trace(
     """
     if recipe:
         spec = _as_the_recipe_wants(spec, recipe)
-    fixable = {axis for shape in spec.inputs.values() for axis in shape if axis in spec.fixable}
+    fixable = _fixable(spec, may_be_fixed)
     taken: list[Fallback] = []
     try:
         return _attempt(spec, opset=opset, checkpoint=checkpoint, metadata=metadata or {}, recipe=recipe, fixed=set())
     except Exception as err:  # the exporter raises anything, from any layer of torch
         if not fixable:
-            raise _unsupported(spec, err) from err
+            raise _unsupported(spec, err, fixed=fixable) from err
         log.warning("%s: not with dynamic %s: %s", spec.role, ", ".join(sorted(fixable)), err, exc_info=err)
         taken.append(Fallback(what=f"{spec.role}: dynamic -> fixed {', '.join(sorted(fixable))}", why=_first_line(err)))
     try:
@@ -68,7 +70,7 @@ def trace(
             spec, opset=opset, checkpoint=checkpoint, metadata=metadata or {}, recipe=recipe, fixed=fixable
         )
     except Exception as err:
-        raise _unsupported(spec, err) from err
+        raise _unsupported(spec, err, fixed=fixable) from err
     return model, (*taken, *more)
 
 
@@ -235,9 +237,22 @@ def _without(shape: Shape, fixed: Collection[str]) -> Shape:
     return tuple(None if axis in fixed else axis for axis in shape)
 
 
-def _unsupported(spec: GraphSpec, err: Exception) -> ExportUnsupported:
+def _fixable(spec: GraphSpec, allowed: Collection[str]) -> frozenset[str]:
+    """The axes of a graph that may become numbers: its family's, and what its entry allows.
+
+    A graph with a cache is prompt and step in one, and keeps every length.
+    """
+    shapes = (*spec.inputs.values(), *spec.outputs.values())
+    axes = {axis for shape in shapes for axis in shape if isinstance(axis, str)}
+    return frozenset(axes & {*spec.fixable, *(() if "past_sequence_length" in axes else allowed)})
+
+
+def _unsupported(spec: GraphSpec, err: Exception, *, fixed: Collection[str]) -> ExportUnsupported:
     if isinstance(err, ExportUnsupported):
-        return ExportUnsupported(f"{spec.role}: {err}")
+        frozen = err.axes - set(fixed) if isinstance(err, graph.AxesFrozen) else frozenset()
+        option = ", ".join(sorted(_fixable(spec, frozen & graph.FIXABLE) & frozen))
+        hint = f"; where one size will do, its entry may say so: may_be_fixed: [{option}]" if option else ""
+        return ExportUnsupported(f"{spec.role}: {err}{hint}")
     where = _place(err)
     return ExportUnsupported(
         f"{spec.role}: the model cannot be traced ({_first_line(err)}{f'; at {where}' if where else ''}); give it a "

@@ -60,7 +60,10 @@ def tones(subject: Subject) -> Iterator[CheckRow]:
 
 def padding(subject: Subject) -> Iterator[CheckRow]:
     """Sounds padded to one length equal PyTorch's, each sound alone, and themselves with noise behind their ends."""
-    if not _is_meant(subject) or _symbol(subject) is None:
+    if not _is_meant(subject):
+        return
+    if _symbol(subject) is None:
+        yield from _padding_at_one_length(subject)
         return
     lengths = PADDED_LENGTHS[_symbol(subject) or ""]
     singles = [_feeds(subject, 1, length=length, kind="noise") for length in lengths]
@@ -82,6 +85,21 @@ def padding(subject: Subject) -> Iterator[CheckRow]:
     own = compare(_stacked(alone), held, case=single)
     ours = compare(_stacked([subject.session().run(feeds) for feeds in singles]), found, case=single)
     yield from where_pytorch_holds(own, ours, case=single)
+
+
+def _padding_at_one_length(subject: Subject) -> Iterator[CheckRow]:
+    """Sounds that are shorter than the one length that the graph takes, where a mask says how long they are."""
+    feeds = _feeds(subject, 3, length=0, kind="noise")
+    if "attention_mask" not in feeds:
+        return
+    mask = feeds["attention_mask"]
+    most = mask.shape[1]
+    mask[1, 5 * most // 8 :] = mask[2, most // 4 :] = 0
+    name = _values(subject)
+    feeds[name] = feeds[name] * mask.reshape(*mask.shape, *[1] * (feeds[name].ndim - 2)).astype(feeds[name].dtype)
+    case = subject.case("padding", f"rows that fill all, 5/8 and a quarter, seed {SEED}: as PyTorch on the same batch")
+    actual, faults = run(subject, feeds, case=case)
+    yield from faults or compare(subject.reference(feeds), actual, case=case)
 
 
 def sensitivity(subject: Subject) -> Iterator[CheckRow]:

@@ -30,7 +30,7 @@ def parity(subject: Subject) -> Iterator[CheckRow]:
     lengths = sorted({min(length, maximum) for length in LENGTHS} | {maximum})
     for length in lengths:
         rows = max(1, min(BATCH_SIZES[-1], TOKENS_AT_MAXIMUM // length))
-        largest = inputs.random_batch(subject.space, batch_size=rows, length=length, seed=SEED)
+        largest = subject.filled(inputs.random_batch(subject.space, batch_size=rows, length=length, seed=SEED))
         expected = subject.reference(subject.feeds(largest))
         for batch_size in sorted({min(size, rows) for size in BATCH_SIZES}):
             # PyTorch gives a row the same values in a batch of any size, to 1e-6; the graph has to as well.
@@ -82,9 +82,7 @@ def sensitivity(subject: Subject) -> Iterator[CheckRow]:
     """The comparisons can tell: PyTorch's own outputs move by more than the tolerance when an input is ignored."""
     rows = _rows_to_pad(subject)
     batch = inputs.pad(rows, side="right", space=subject.space)
-    expected = at_real_positions(
-        subject.reference(subject.feeds(batch)), real=batch.real, specs=subject.graph().outputs
-    )
+    expected = at_real_positions(subject.reference(subject.feeds(batch)), real=batch.real, specs=subject.outputs)
     changes = {
         "the mask ignored": replace(batch, attention_mask=batch.attention_mask * 0 + 1),
         "tokens in another order": inputs.pad(
@@ -95,9 +93,7 @@ def sensitivity(subject: Subject) -> Iterator[CheckRow]:
         changes["token types ignored"] = replace(batch, token_type_ids=batch.token_type_ids * 0)
     for change, other in changes.items():
         case = subject.case("sensitivity", change)
-        changed = at_real_positions(
-            subject.reference(subject.feeds(other)), real=batch.real, specs=subject.graph().outputs
-        )
+        changed = at_real_positions(subject.reference(subject.feeds(other)), real=batch.real, specs=subject.outputs)
         moved = {row.output: row.max_abs_diff for row in compare(expected, changed, case=case) if not row.passed}
         if moved:
             found = ", ".join(f"{name} {size:.2g}" for name, size in moved.items() if size is not None)
@@ -144,20 +140,27 @@ class _PaddedRuns:
 def _padded_runs(
     run: Callable[[Mapping[str, np.ndarray]], Outputs], rows: Sequence[Batch], *, side: Side, subject: Subject
 ) -> _PaddedRuns:
-    specs = subject.graph().outputs
+    specs = subject.outputs
     padded = inputs.pad(rows, side=side, space=subject.space)
     noisy = inputs.replace_masked(padded, space=subject.space, seed=SEED)
-    singles = [run(subject.feeds(row)) for row in rows]
+    batches = [inputs.pad([row], side=side, space=subject.space) for row in rows]
+    singles = [(batch, run(subject.feeds(batch))) for batch in batches]
     return _PaddedRuns(
         padded=at_real_positions(run(subject.feeds(padded)), real=padded.real, specs=specs),
-        alone={spec.name: _stacked(spec, singles) for spec in specs if spec.name in singles[0]},
+        alone={spec.name: _stacked(spec, singles) for spec in specs if spec.name in singles[0][1]},
         noisy=at_real_positions(run(subject.feeds(noisy)), real=padded.real, specs=specs),
     )
 
 
-def _stacked(spec: TensorSpec, singles: Sequence[Outputs]) -> np.ndarray:
+def _stacked(spec: TensorSpec, singles: Sequence[tuple[Batch, Outputs]]) -> np.ndarray:
     """One output of single rows, laid out as at_real_positions lays it out for a batch of them."""
-    arrays = [single[spec.name][0] if is_per_token(spec) else single[spec.name] for single in singles]
+    arrays = [outputs[spec.name] for _, outputs in singles]
+    if is_per_token(spec):
+        reals = [batch.real for batch, _ in singles]
+        arrays = [
+            array[real] if array.shape[:2] == real.shape else array[0]
+            for array, real in zip(arrays, reals, strict=True)
+        ]
     if len({array.shape[1:] for array in arrays}) > 1:
         return np.empty(0, dtype=arrays[0].dtype)  # whose shape is a finding
     return np.concatenate(arrays)

@@ -98,13 +98,15 @@ def sizes(subject: Subject) -> tuple[tuple[int, int], ...]:
     height, width = spec.shape[2:]
     if isinstance(height, int) and isinstance(width, int):
         return ((height, width),)
+    fixed = (height if isinstance(height, int) else None, width if isinstance(width, int) else None)
     settings = preprocessor.settings(subject.stage_dir)
     config = subject.reference.model.config
     own = images.size_of_preprocessor(settings) or images.size_of_config(config) or (images.USUAL_SIZE,) * 2
     unit = images.unit(config)
     native = own if max(own) <= LARGEST_SIDE else (max(unit, LARGEST_SIDE // unit * unit),) * 2
     least = max(native[0], 2 * unit)
-    return native, (least, least + unit), (least + 2 * unit, least), (least + 5, least + unit - 3)
+    offered = (native, (least, least + unit), (least + 2 * unit, least), (least + 5, least + unit - 3))
+    return tuple(dict.fromkeys((fixed[0] or rows, fixed[1] or columns) for rows, columns in offered))
 
 
 def image_feeds(subject: Subject, count: int, *, size: tuple[int, int], kind: Kind) -> dict[str, np.ndarray]:
