@@ -1,4 +1,4 @@
-"""What a check is given, and what all checks share."""
+"""What a check is given."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnx_fleet import inputs, workloads
-from onnx_fleet.comparison import Case, CheckRow, Outputs, at_real_positions, compare
-from onnx_fleet.errors import ValidationFailed
+from onnx_fleet.comparison import Case, CheckRow
 from onnx_fleet.graph import GraphInfo, TensorSpec
 from onnx_fleet.inputs import Batch, TokenSpace
 from onnx_fleet.plan import WorkItem
@@ -93,18 +92,3 @@ class Check:
 def checks_of(*functions: Callable[[Subject], Iterator[CheckRow]]) -> tuple[Check, ...]:
     """Checks from their functions: a name is a function's, the first line of its docstring says what it proves."""
     return tuple(Check(name=run.__name__, proves=(run.__doc__ or "").partition("\n")[0], run=run) for run in functions)
-
-
-def against(subject: Subject, case: Case, batch: Batch, *, expected: Outputs) -> Iterator[CheckRow]:
-    """The outputs of a single graph against given ones, at real positions."""
-    try:
-        actual: Outputs = subject.session().run(subject.feeds(batch))
-    except ValidationFailed as err:
-        yield case.row("error", detail=str(err))
-        return
-    real, specs = batch.real, subject.outputs
-    yield from compare(
-        at_real_positions(expected, real=real, specs=specs),
-        at_real_positions(actual, real=real, specs=specs),
-        case=case,
-    )

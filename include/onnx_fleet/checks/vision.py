@@ -7,10 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from onnx_fleet import images, preprocessor
-from onnx_fleet.checks.feeds import batches_equal, choices_equal, run, sensitive
+from onnx_fleet.checks.feeds import choices_equal, parity_over_sizes, run, sensitive
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
 from onnx_fleet.comparison import CheckRow, compare
-from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.images import Kind
 
 BATCH_SIZES = (1, 2, 5)
@@ -24,21 +23,13 @@ _CHOICES = {"image-classification": -1, "object-detection": -1, "image-segmentat
 
 def parity(subject: Subject) -> Iterator[CheckRow]:
     """Every output equals PyTorch's on noise, over batch sizes and, where they are open, image sizes, odd ones too."""
-    native, *others = sizes(subject)
-    feeds = image_feeds(subject, BATCH_SIZES[-1], size=native, kind="noise")
-    text = f"{native[0]} x {native[1]} pixels of noise, seed {SEED}"
-    expected = subject.reference(feeds)
-    yield from batches_equal(subject, feeds, expected=expected, check="parity", text=text, sizes=BATCH_SIZES)
-    for size in others:
-        case = subject.case("parity", f"batch_size 2, {size[0]} x {size[1]} pixels of noise, seed {SEED}")
-        feeds = image_feeds(subject, 2, size=size, kind="noise")
-        try:
-            expected = subject.reference(feeds)
-        except ValidationFailed as err:
-            yield case.row("skipped", passed=True, detail=str(err))
-            continue
-        actual, faults = run(subject, feeds, case=case)
-        yield from faults or compare(expected, actual, case=case)
+    yield from parity_over_sizes(
+        subject,
+        sizes(subject),
+        feed=lambda count, size: image_feeds(subject, count, size=size, kind="noise"),
+        said=lambda size: f"{size[0]} x {size[1]} pixels of noise, seed {SEED}",
+        batch_sizes=BATCH_SIZES,
+    )
 
 
 def pictures(subject: Subject) -> Iterator[CheckRow]:
