@@ -101,6 +101,8 @@ def _attempt(
         parameters=parameters,
         metadata=metadata,
     )
+    if recipe:
+        _require_cases(model, spec, recipe)
     return model, taken
 
 
@@ -119,6 +121,18 @@ def _as_the_recipe_wants(spec: GraphSpec, recipe: Recipe) -> GraphSpec:
             f"{spec.role}: the recipe's example has {', '.join(unknown)}, and the graph takes {', '.join(spec.inputs)}"
         )
     return replace(spec, example_inputs={**spec.example_inputs, **own})
+
+
+def _require_cases(model: ir.Model, spec: GraphSpec, recipe: Recipe) -> None:
+    """A graph with a branch is proven on inputs that take each way, which only the recipe knows."""
+    branching = any(node.op_type == "If" for graph in (*model.graphs(), *model.functions.values()) for node in graph)
+    if not branching or recipe.cases:
+        return
+    if getattr(spec.module, "recipe", None) is recipe:
+        what_next = "give the recipe cases: inputs to be proven equal on, for each way that the model branches"
+    else:
+        what_next = "a model of several graphs or with a cache takes none, so let the recipe compute without a branch"
+    raise ExportUnsupported(f"the graph has a branch (If), and the recipe names no cases to prove it on; {what_next}")
 
 
 def argument(name: str) -> str:
