@@ -80,6 +80,7 @@ def fill(request: ExportRequest) -> ExportRecord:
     if recipe:
         model_config.change_tokenizer(request.stage, recipe.tokenizer)
     graphs, fallbacks = _make_graphs(request, recipe)
+    fallbacks = (*fallbacks, *tokenizer.lost_token_types(request.stage, graphs))
     model_config.complete_config(request.stage, external_data=_external_data(graphs))
     settings: dict[str, str | int | bool] = {"opset": item.model.entry.opset, "attention": "eager"}
     if item.model.entry.decoder_form != DECODER_FORMS[0]:
