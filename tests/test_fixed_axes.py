@@ -12,14 +12,17 @@ from pathlib import Path
 import pytest
 
 from fixtures.broken_graphs import break_file, mask_dropped
+from fixtures.exported import export_from_zoo
 from fixtures.recipes import Proven
-from onnx_fleet import latency, validation
+from onnx_fleet import latency, stage, validation
 from onnx_fleet.catalogue import Entry, LatencyGrid
 from onnx_fleet.errors import ExportUnsupported
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # in the product a process of its own hears what torch warns of
 
 RECIPE = """
+import functools
+
 import torch
 
 from onnx_fleet.recipes import Recipe
@@ -36,7 +39,31 @@ def _fade(model):
     model.base_model.embeddings.__class__ = _Fading
 
 
+def _scale(model, *, given, output):
+    own = type(model)
+
+    @functools.wraps(own.forward)
+    def forward(self, *args, **inputs):
+        found = own.forward(self, *args, **inputs)
+        found[output] = found[output] * (1 + 1 / int(inputs[given].shape[1]))
+        return found
+
+    model.__class__ = type(own.__name__, (own,), {"forward": forward})
+
+
 fading = Recipe(summary="a table that is as long as the example", prepare=_fade)
+choices = Recipe(
+    summary="logits by the number of choices",
+    prepare=lambda model: _scale(model, given="input_ids", output="logits"),
+)
+samples = Recipe(
+    summary="logits by the number of samples",
+    prepare=lambda model: _scale(model, given="input_values", output="logits"),
+)
+source = Recipe(
+    summary="states by the length of the source",
+    prepare=lambda model: _scale(model.get_encoder(), given="input_ids", output="last_hidden_state"),
+)
 """
 LENGTH = 7
 """Of the family's example."""
@@ -99,6 +126,41 @@ def test_it_is_timed_at_its_one_length_whatever_the_grid_has(of_one_length: Prov
     report = latency.measure(of_one_length.stage_dir, source_dir=of_one_length.source_dir)
 
     assert [(row.batch_size, row.sequence_length) for row in report.rows] == [(1, LENGTH), (2, LENGTH)]
+
+
+@pytest.mark.usefixtures("fading")
+@pytest.mark.parametrize(
+    ("architecture", "recipe", "axes", "shapes"),
+    [
+        ("BertForMultipleChoice", "choices", ("num_choices",), {"input_ids": ("batch_size", 3, "sequence_length")}),
+        ("HubertForCTC", "samples", ("num_samples", "num_frames"), {"input_values": ("batch_size", 6007)}),
+        (
+            "T5ForConditionalGeneration",
+            "source",
+            ("encoder_sequence_length",),
+            {"input_ids": ("batch_size", 7), "decoder_input_ids": ("batch_size", "decoder_sequence_length")},
+        ),
+    ],
+)
+def test_choices_sounds_and_sources_may_have_one_size_too_and_padding_is_still_proven(
+    tmp_path: Path,
+    architecture: str,
+    recipe: str,
+    axes: tuple[str, ...],
+    shapes: dict[str, tuple[str | int, ...]],
+) -> None:
+    form = "plain" if architecture.startswith("T5") else "merged"
+    exported = export_from_zoo(
+        architecture, tmp_path, recipe=f"recipes.fixed:{recipe}", may_be_fixed=axes, decoder_form=form
+    )
+    sound = validation.validate(exported.stage_dir, source_dir=exported.source_dir)
+    break_file(str(exported.graph), mask_dropped)
+    broken = validation.validate(exported.stage_dir, source_dir=exported.source_dir)
+
+    (graph,) = stage.read_export(exported.stage_dir).graphs
+    assert {spec.name: spec.shape for spec in graph.inputs if spec.name in shapes} == shapes
+    assert sound.passed, sound.reason
+    assert any(row.check.startswith("padding") and not row.passed for row in broken.rows)
 
 
 def test_an_open_axis_stays_open_where_it_may_be_fixed(export_entry: Callable[[Entry], Proven]) -> None:

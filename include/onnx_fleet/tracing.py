@@ -264,8 +264,9 @@ def _fixable(spec: GraphSpec, allowed: Collection[str]) -> frozenset[str]:
 def _unsupported(spec: GraphSpec, err: Exception, *, fixed: Collection[str]) -> ExportUnsupported:
     if isinstance(err, ExportUnsupported):
         frozen = err.axes - set(fixed) if isinstance(err, graph.AxesFrozen) else frozenset()
-        option = ", ".join(sorted(_fixable(spec, frozen & graph.FIXABLE) & frozen))
-        hint = f"; where one size will do, its entry may say so: may_be_fixed: [{option}]" if option else ""
+        missing = _fixable(spec, frozen & graph.FIXABLE) & frozen
+        option = ", ".join(sorted(missing | (set(fixed) - set(spec.fixable))))
+        hint = f"; where one size will do, its entry may say so: may_be_fixed: [{option}]" if missing else ""
         return ExportUnsupported(f"{spec.role}: {err}{hint}")
     where = _place(err)
     return ExportUnsupported(
