@@ -80,12 +80,11 @@ def test_a_row_that_has_ended_is_padded(gpt2: Exported) -> None:
     session = runtime.open_session(gpt2.graph, threads=1)
     prompt = np.array([[5, 6, 7], [8, 9, 10]])
     mask = np.ones_like(prompt)
-    free = generation.greedy(session, prompt, attention_mask=mask, max_new_tokens=6)
+    call = generation.behind(session, attention_mask=mask)
+    free = generation.greedy(call, prompt, max_new_tokens=6)
     end = int(free[0, 2])
 
-    stopped = generation.greedy(
-        session, prompt, attention_mask=mask, max_new_tokens=6, eos_token_ids=[end], pad_token_id=99
-    )
+    stopped = generation.greedy(call, prompt, max_new_tokens=6, eos_token_ids=[end], pad_token_id=99)
 
     assert stopped[0, : 1 + list(free[0]).index(end)].tolist() == free[0, : 1 + list(free[0]).index(end)].tolist()
     assert set(stopped[0, 1 + list(free[0]).index(end) :].tolist()) <= {99}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,6 +140,19 @@ def test_every_task_has_its_outputs(
     found = _run(tmp_path / "stage", [[2, 5, 6, 7, 3], [2, 9, 3, 1, 1]], [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
     assert {name: value.shape for name, value in found.items()} == outputs
     assert record.fallbacks == ()
+
+
+def test_a_tokenizer_that_loses_token_types_for_a_consumer_is_in_the_record(
+    save: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = save("bert-pairs", model_type="bert", auto_class="AutoModelForSequenceClassification")
+    settings = json.loads((source / "tokenizer_config.json").read_text())
+    (source / "tokenizer_config.json").write_text(json.dumps({**settings, "tokenizer_class": "TokenizersBackend"}))
+    item = work_item(source, task="text-classification")
+
+    record = export.export(item, source_dir=source, stage_dir=tmp_path / "stage", limits=LIMITS)
+
+    assert [fallback.what for fallback in record.fallbacks] == ["token types in transformers.js -> none"]
 
 
 def test_a_recipe_adds_its_output_behind_the_familys_own(save: Callable[..., Path], tmp_path: Path) -> None:

@@ -135,6 +135,7 @@ def test_a_bundle_without_a_manifest_does_not_count(store: ObjectStore) -> None:
             {"torch": "2.14.0"},
             "commit 3f2a1c0 -> 9be01d2; opset 20 -> 18; toolchain: torch 2.13.0 -> 2.14.0",
         ),
+        (resolved(may_be_fixed=("sequence_length",)), {}, "may_be_fixed none -> sequence_length"),
         (resolved(allow_pickle=COMMIT), {}, "the way of exporting changed"),
     ],
 )
@@ -200,6 +201,8 @@ def test_every_deciding_field_changes_the_fingerprint() -> None:
         plan.fingerprint(resolved(recipe="cls"), family="encoder", versions=VERSIONS),
         plan.fingerprint(resolved(variants=("fp32", "fp16")), family="encoder", versions=VERSIONS),
         plan.fingerprint(resolved(opset=21), family="encoder", versions=VERSIONS),
+        plan.fingerprint(resolved(decoder_form="plain"), family="encoder", versions=VERSIONS),
+        plan.fingerprint(resolved(may_be_fixed=("sequence_length",)), family="encoder", versions=VERSIONS),
         plan.fingerprint(resolved(trust_remote_code=COMMIT), family="encoder", versions=VERSIONS),
         plan.fingerprint(resolved(allow_pickle=COMMIT), family="encoder", versions=VERSIONS),
         plan.fingerprint(resolved(), family="encoder", versions={**VERSIONS, "torch": "2.14.0"}),
@@ -244,6 +247,13 @@ def test_a_task_without_a_family_is_refused_and_touches_no_other_model(store: Ob
 def test_a_recipe_for_another_task_is_refused(store: ObjectStore) -> None:
     (refusal,) = plan.plan([resolved(recipe="cls")], store=store, versions=VERSIONS).refusals
     assert "recipe 'cls' is for feature-extraction, sentence-similarity, not for fill-mask" in refusal.message
+
+
+def test_another_form_is_a_change_and_only_encoder_decoders_have_forms(store: ObjectStore) -> None:
+    publish(store, planned(resolved(task="translation"), store))
+    assert planned(resolved(task="translation", decoder_form="plain"), store).reason == "decoder_form merged -> plain"
+    (refusal,) = plan.plan([resolved(decoder_form="plain")], store=store, versions=VERSIONS).refusals
+    assert "decoder_form 'plain' is for text2text-generation, summarization, translation, not for" in refusal.message
 
 
 def test_two_entries_that_the_hub_knows_as_one_model_give_one_item(store: ObjectStore) -> None:

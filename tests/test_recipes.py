@@ -253,9 +253,12 @@ def test_an_entrys_tolerances_are_the_ones_applied(proven: Callable[[str], Prove
 
 
 FAULTY = """
+from dataclasses import replace
+
 import torch
 
 from onnx_fleet.recipes import Recipe
+from recipes.branching import in_one_graph
 from transformers.models.bert.modeling_bert import BertEmbeddings
 
 
@@ -293,6 +296,7 @@ unknown = Recipe(summary="an operator without a translation", prepare=_put_unkno
 absent = Recipe(summary="drops what is not there", drop=("pooler_output",))
 nothing: Recipe = Recipe(summary="leaves nothing", drop=("last_hidden_state",))
 undeclared = Recipe(summary="gives more than it says", head=lambda inputs, outputs: {"more": inputs["input_ids"]})
+unproven = replace(in_one_graph, cases=None)
 example = Recipe(summary="an example of another model", example=lambda inputs: {"pixels": inputs["input_ids"]})
 """
 
@@ -320,11 +324,15 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Entry]:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("size", r"would hold for sequence_length > 4 only; at faulty\.py, line 11, in forward: if input_ids\.shape"),
+        ("size", r"would hold for sequence_length > 4 only; at faulty\.py, line 14, in forward: if input_ids\.shape"),
         ("unknown", r"fleet_tests.*twice"),
         ("absent", "drops or renames pooler_output, and the task's outputs are last_hidden_state"),
         ("nothing", "leaves the outputs none"),
         ("undeclared", "head gives more, and its outputs declare nothing"),
+        (
+            "unproven",
+            r"has a branch \(If\), and the recipe names no cases .*; give the recipe cases: inputs to be proven",
+        ),
         ("example", "example has pixels, and the graph takes input_ids"),
     ],
 )

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
 from onnx import ModelProto, helper, numpy_helper
 
 from fixtures.exported import Exported, export_from_zoo
 from fixtures.items import work_item
+from onnx_fleet import checkpoint, latency, runtime, stage, validation
 from onnx_fleet import generation_seq2seq as generation
-from onnx_fleet import graph, runtime, stage, tracing, validation, weights
-from onnx_fleet.catalogue import Tolerances
+from onnx_fleet.catalogue import LatencyGrid, Tolerances
+from onnx_fleet.catalogue_schema import DECODER_FORMS
 from onnx_fleet.checks import CHECKS
-from onnx_fleet.stage import ExportRecord
 from onnx_fleet.validation import CheckRow, ValidationReport
 from zoo import ARCHITECTURES
 from zoo.repo import save
@@ -28,7 +28,7 @@ from zoo.repo import save
 # In the product a process of its own hears what torch and the exporter warn of.
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(900)]  # two graphs with two caches to trace
 
-BART = "BartForConditionalGeneration"
+BART, T5 = "BartForConditionalGeneration", "T5ForConditionalGeneration"
 LAYERS = 2
 
 
@@ -57,7 +57,10 @@ def bart_report(bart: Exported) -> ValidationReport:
 
 def test_a_sound_bundle_passes_every_check(bart_report: ValidationReport) -> None:
     assert bart_report.status == "passed", bart_report.reason
-    assert {row.check for row in bart_report.rows} == {check.name for check in CHECKS["seq2seq"]} - {"recipe_cases"}
+    assert {row.check for row in bart_report.rows} == {check.name for check in CHECKS["seq2seq"]} - {
+        "recipe_cases",
+        "target_padding",
+    }
     assert bart_report.worst_abs_diff is not None
     assert bart_report.worst_abs_diff < 1e-5
     assert {row.finding for row in bart_report.rows} == {"equal", "sensitive"}
@@ -123,15 +126,15 @@ def keys_and_values_swapped(model: ModelProto) -> None:
     _swap_outputs(model, "present.1.encoder.key", "present.1.encoder.value")
 
 
-def mask_dropped(model: ModelProto) -> None:
-    """Padding of the source counts; the input is still there."""
+def mask_dropped(model: ModelProto, name: str = "encoder_attention_mask") -> None:
+    """Padding counts; the input is still there."""
     nodes = [
-        helper.make_node("Shape", ["encoder_attention_mask"], ["mask_shape"]),
+        helper.make_node("Shape", [name], ["mask_shape"]),
         helper.make_node("ConstantOfShape", ["mask_shape"], ["all_ones"], value=numpy_helper.from_array(np.array([1]))),
     ]
     for node in model.graph.node:
         if node.op_type != "Shape":
-            node.input[:] = ["all_ones" if name == "encoder_attention_mask" else name for name in node.input]
+            node.input[:] = ["all_ones" if value == name else value for value in node.input]
     _put_first(model, nodes)
 
 
@@ -240,10 +243,11 @@ def test_beam_search_ends_texts_as_transformers_does(bart: Exported, num_beams: 
         for role in ("encoder_model", "decoder_model_merged")
     }
 
+    encoded = generation.encode(sessions["encoder_model"], feeds).rows(np.repeat([0, 1], num_beams))
+
     found = generation.beams(
-        sessions["decoder_model_merged"],
+        partial(generation.step, sessions["decoder_model_merged"], encoded=encoded),
         np.full((2, 1), 2),
-        encoded=generation.encode(sessions["encoder_model"], feeds),
         num_beams=num_beams,
         max_new_tokens=16,
         eos_token_ids=ends,
@@ -255,18 +259,87 @@ def test_beam_search_ends_texts_as_transformers_does(bart: Exported, num_beams: 
     assert min(map(len, texts[0])) < 16
 
 
-@pytest.mark.parametrize("form", ["plain", "without-past"])
-def test_the_other_forms_prove_right_too(form: str, tmp_path: Path) -> None:
-    exported = export_form(BART, form, tmp_path)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """What a form's bundle looks like, and a mask whose loss has to be seen."""
 
-    report = validate(exported)
+    roles: tuple[str, ...]
+    absent: frozenset[str]
+    """Checks of what the form does not have."""
+    mask: str
+    caught_by: str
+
+
+FORMS = {
+    "merged": Form(
+        roles=("encoder_model", "decoder_model_merged"),
+        absent=frozenset({"target_padding"}),
+        mask="encoder_attention_mask",
+        caught_by="padding",
+    ),
+    "without-past": Form(
+        roles=("encoder_model", "decoder_model"),
+        absent=frozenset({"target_padding", "cache"}),
+        mask="encoder_attention_mask",
+        caught_by="padding",
+    ),
+    "plain": Form(
+        roles=("model",), absent=frozenset({"cache"}), mask="decoder_attention_mask", caught_by="target_padding"
+    ),
+}
+
+
+@pytest.fixture(scope="session", params=FORMS)
+def form(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def formed(form: str, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A T5 in each form: positions relative to each other, one table for both vocabularies and the head."""
+    grid = LatencyGrid(batch_sizes=(2,), sequence_lengths=(7,), warmup_runs=1, timed_runs=5, threads=1)
+    return export_from_zoo(T5, tmp_path_factory.mktemp(form), decoder_form=form, latency=grid)
+
+
+def test_a_bundle_of_any_form_passes_every_check_of_what_it_has(form: str, formed: Exported) -> None:
+    report = validate(formed)
 
     assert report.status == "passed", report.reason
-    roles = [info.role for info in stage.read_export(exported.stage_dir).graphs]
-    assert roles == {"plain": ["model"], "without-past": ["encoder_model", "decoder_model"]}[form]
-    proven = {row.check for row in report.rows}
-    assert {"parity", "padding"} <= proven
-    assert ("greedy" in proven) == (form == "without-past")
+    assert tuple(info.role for info in stage.read_export(formed.stage_dir).graphs) == FORMS[form].roles
+    assert {row.check for row in report.rows} == {check.name for check in CHECKS["seq2seq"]} - {
+        "recipe_cases", *FORMS[form].absent
+    }  # fmt: skip
+    assert {row.finding for row in report.rows} == {"equal", "sensitive"}
+
+
+def test_a_bundle_of_any_form_is_measured(formed: Exported) -> None:
+    report = latency.measure(formed.stage_dir, source_dir=formed.source_dir)
+
+    assert {row.graph for row in report.rows} == {info.path for info in stage.read_export(formed.stage_dir).graphs}
+
+
+def test_a_lost_mask_is_caught_in_any_form(form: str, formed: Exported, tmp_path: Path) -> None:
+    broken = formed.copy(tmp_path)
+    break_graph(broken, FORMS[form].roles[-1], partial(mask_dropped, name=FORMS[form].mask))
+
+    report = validate(broken)
+
+    assert FORMS[form].caught_by in failed(report)
+    assert "parity" not in failed(report)
+
+
+def test_other_tokens_are_caught_in_any_form(form: str, formed: Exported, tmp_path: Path) -> None:
+    broken = formed.copy(tmp_path)
+    break_graph(broken, FORMS[form].roles[-1], likeliest_tokens_shifted)
+
+    assert {"parity", "greedy"} <= failed(validate(broken))
+
+
+def test_a_catalogue_may_name_every_form_and_the_record_says_which(form: str, formed: Exported) -> None:
+    from onnx_fleet.families import seq2seq
+
+    assert tuple(seq2seq.FORMS) == DECODER_FORMS
+    assert stage.read_export(formed.stage_dir).settings.get("decoder_form", "merged") == form
 
 
 def test_what_a_decoder_of_sound_takes_is_what_its_consumers_have(tmp_path: Path) -> None:
@@ -278,31 +351,14 @@ def test_what_a_decoder_of_sound_takes_is_what_its_consumers_have(tmp_path: Path
 
 
 def break_decoder(exported: Exported, breakage: Callable[[ModelProto], None]) -> None:
-    path = exported.stage_dir / "onnx" / "decoder_model_merged.onnx"
+    break_graph(exported, "decoder_model_merged", breakage)
+
+
+def break_graph(exported: Exported, role: str, breakage: Callable[[ModelProto], None]) -> None:
+    path = exported.stage_dir / "onnx" / f"{role}.onnx"
     model = onnx.load(path)
     breakage(model)
     onnx.save(model, path)
-
-
-def export_form(name: str, form: str, folder: Path) -> Exported:
-    """A stage of another form than the bundle's usual one."""
-    from onnx_fleet.families import seq2seq
-
-    source_dir, stage_dir = folder / "zoo" / name, folder / "stage"
-    (architecture,) = (row for row in ARCHITECTURES if row.name == name)
-    save(architecture, source_dir)
-    item = work_item(source_dir, task=architecture.task)
-    stage.write_work(stage_dir, item)
-    model = seq2seq.FAMILY.load(item, source_dir, None)
-    specs = seq2seq.FORMS[form](item, model, source=seq2seq.source(model))
-    traced = {spec.role: ir.to_proto(tracing.trace(spec, opset=20)[0]) for spec in specs}
-    paths = weights.save_all(traced, stage_dir / "onnx", tensors={})
-    infos = tuple(graph.describe(path, role=role, variant="fp32", bundle=stage_dir) for role, path in paths.items())
-    record = ExportRecord(
-        graphs=infos, settings={}, recipe=None, fallbacks=(), toolchain={}, duration_s=0.0, peak_memory_bytes=0
-    )
-    stage.write_export(stage_dir, record)
-    return Exported(stage_dir=stage_dir, source_dir=source_dir)
 
 
 def decoder_inputs(name: str, folder: Path) -> dict[str, tuple[str | int | None, ...]]:

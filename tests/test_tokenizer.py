@@ -13,6 +13,7 @@ from fixtures import tokenizers as made
 from fixtures.items import work_item
 from onnx_fleet import tokenizer
 from onnx_fleet.errors import ModelInvalid
+from onnx_fleet.graph import GraphInfo, TensorSpec
 from onnx_fleet.model_config import complete_config
 from onnx_fleet.tokenizer import Packed
 
@@ -26,6 +27,14 @@ def source(small_repo: Path, tmp_path: Path) -> Path:
 
 def pack(source: Path, stage: Path, *, task: str = "text-classification") -> Packed:
     return tokenizer.pack(work_item(source, task=task).model, source_dir=source, stage=stage)
+
+
+def a_graph(*names: str) -> GraphInfo:
+    inputs = (TensorSpec(name=name, dtype="int64", shape=("batch_size", "sequence_length")) for name in names)
+    return GraphInfo(
+        role="model", variant="fp32", path="onnx/model.onnx", opset=20, ir_version=10, inputs=tuple(inputs), outputs=(),
+        weight_files=(), onnxruntime_min="1.18",
+    )  # fmt: skip
 
 
 def test_the_sources_own_files_are_packed_byte_for_byte_and_no_weights(source: Path, tmp_path: Path) -> None:
@@ -90,6 +99,28 @@ def test_how_the_tokenizer_was_proven_is_reported_in_the_bundle(source: Path, tm
     assert report["tokenizer_class"] == "BertTokenizer"
     assert report["proof"] == {"texts": len(tokenizer.CORPUS), "pairs": 3, "differences": []}
     assert packed.proof is not None
+
+
+@pytest.mark.parametrize("name", ["PreTrainedTokenizerFast", "TokenizersBackend"])
+def test_a_tokenizer_class_of_no_model_is_said_where_a_graph_takes_token_types(
+    source: Path, tmp_path: Path, name: str
+) -> None:
+    settings = json.loads((source / "tokenizer_config.json").read_text())
+    (source / "tokenizer_config.json").write_text(json.dumps({**settings, "tokenizer_class": name}))
+    pack(source, tmp_path / "stage")
+
+    (fallback,) = tokenizer.lost_token_types(tmp_path / "stage", [a_graph("input_ids", "token_type_ids")])
+
+    assert fallback.what == "token types in transformers.js -> none"
+    assert name in fallback.why
+    assert "return_token_type_ids: true" in fallback.why
+    assert tokenizer.lost_token_types(tmp_path / "stage", [a_graph("input_ids", "attention_mask")]) == ()
+
+
+def test_a_tokenizer_of_the_models_own_class_loses_no_token_types(source: Path, tmp_path: Path) -> None:
+    pack(source, tmp_path / "stage")
+
+    assert tokenizer.lost_token_types(tmp_path / "stage", [a_graph("input_ids", "token_type_ids")]) == ()
 
 
 def test_a_sentencepiece_model_becomes_a_tokenizer_that_encodes_and_decodes_alike(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from onnx_fleet import tracing, weights
+from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.families import GraphSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -47,3 +48,58 @@ def test_a_tiny_epsilon_stays_in_the_graph(tmp_path: Path, epsilon: float) -> No
     (normed,) = session.run(["normed"], {"rows": np.zeros((2, 4), dtype=np.float32)})
 
     assert normed.tolist() == [[0.0] * 4] * 2
+
+
+class _Pooled(torch.nn.Module):
+    """Any number of rows and columns in, four columns out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = PretrainedConfig()
+
+    def forward(self, rows: Tensor) -> dict[str, Tensor]:
+        return {"pooled": rows.mean(dim=2, keepdim=True).expand(-1, -1, 4)}
+
+
+class _Cached(_Pooled):
+    """Reads the length of its cache as a number."""
+
+    def forward(self, rows: Tensor) -> dict[str, Tensor]:
+        return {"pooled": rows * int(rows.shape[2])}
+
+
+def _spec(module: torch.nn.Module, *, columns: str, output: str, fixable: tuple[str, ...] = ()) -> GraphSpec:
+    return GraphSpec(
+        role="model",
+        module=module,
+        example_inputs={"rows": torch.randn(3, 2, 12)},
+        inputs={"rows": ("batch_size", None, columns)},
+        outputs={"pooled": ("batch_size", None, output)},
+        fixable=fixable,
+    )
+
+
+def test_an_axis_of_an_output_alone_falls_back_where_it_may() -> None:
+    spec = _spec(_Pooled(), columns="width", output="output_width")
+
+    with pytest.raises(ExportUnsupported, match=r"may_be_fixed: \[output_width\]"):
+        tracing.trace(spec, opset=20)
+    model, (fallback,) = tracing.trace(spec, opset=20, may_be_fixed=["output_width"])
+
+    assert fallback.what == "model: dynamic -> fixed output_width"
+    assert list(model.graph.outputs[0].shape or ())[1:] == [2, 4]
+    assert str(list(model.graph.inputs[0].shape or ())[2]) == "width"
+
+
+def test_a_family_may_let_an_axis_of_an_output_fall_back_too() -> None:
+    spec = _spec(_Pooled(), columns="width", output="output_width", fixable=("output_width",))
+
+    assert tracing.trace(spec, opset=20)[1][0].what == "model: dynamic -> fixed output_width"
+
+
+def test_no_length_of_a_cache_is_fixed_whatever_an_entry_says() -> None:
+    spec = _spec(_Cached(), columns="past_sequence_length", output="past_sequence_length")
+
+    with pytest.raises(ExportUnsupported, match="would hold for") as refused:
+        tracing.trace(spec, opset=20, may_be_fixed=["past_sequence_length"])
+    assert "may_be_fixed" not in str(refused.value)

@@ -14,7 +14,7 @@ from pathlib import Path
 from traceback import FrameSummary
 from typing import TYPE_CHECKING, Any
 
-from onnx_fleet.errors import ExportUnsupported
+from onnx_fleet.graph import AxesFrozen
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -72,14 +72,15 @@ def require_no_lost_branch(program: ExportedProgram, *, inputs: Mapping[str, Sha
     """Refuse a program that holds for some sizes only, because the model asked for a size.
 
     Raises:
-        ExportUnsupported: names the line and the axis.
+        AxesFrozen: names the line and the axis.
     """
     lost = list(_lost(program, inputs=inputs, longest=longest))
     if lost:
         first, more = lost[0], f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
-        raise ExportUnsupported(
+        raise AxesFrozen(
             f"the model branches on a size, and the graph would hold for {first.sizes} only; at {first.place}{more}; "
-            f"let the model compute the same way at every size, or give it a recipe whose rewrite does"
+            f"let the model compute the same way at every size, or give it a recipe whose rewrite does",
+            axes=[word for each in lost for word in re.findall(r"\w+", each.sizes)],
         )
 
 

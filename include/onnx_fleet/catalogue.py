@@ -58,6 +58,10 @@ class Entry:
     """Where the weights lie: "inline", in each graph's file; "external", beside it; "auto", by size."""
     inline_max_bytes: int = catalogue_schema.INLINE_MAX_BYTES
     """Up to how many bytes "auto" puts a graph's weights into its file."""
+    decoder_form: str = catalogue_schema.DECODER_FORMS[0]
+    """One of catalogue_schema.DECODER_FORMS: how an encoder-decoder is cut into graphs."""
+    may_be_fixed: tuple[str, ...] = ()
+    """Symbols of graph.FIXABLE: axes that may have one size in the graphs, where the model cannot keep them dynamic."""
     tokenizer_graph: bool = False
     """Whether the bundle has ``tokenizer.onnx`` too, where that can be made exact."""
     tolerances: Tolerances = field(default_factory=Tolerances)
@@ -174,7 +178,7 @@ def entry(settings: Mapping[str, object], *, source: str) -> Entry:
     except ValidationError as err:
         faults = catalogue_faults.of(err, text=catalogue_yaml.SourceText(None), within=["models", 0])
         raise CatalogueInvalid([f"{source}: {message}" for _, message in faults]) from err
-    if why := catalogue_conflicts.misfit(section.recipe, section.task):
+    if why := catalogue_conflicts.misfit(section.task, recipe=section.recipe, decoder_form=section.decoder_form):
         raise CatalogueInvalid([f"{source}: {why}"])
     return _entry(SettingsSection(), section)
 
@@ -261,6 +265,8 @@ def _with_settings(section: SettingsSection, *, repo_id: str) -> Entry:
         opset=section.opset,
         weights=section.weights,
         inline_max_bytes=section.inline_max_bytes,
+        decoder_form=section.decoder_form,
+        may_be_fixed=tuple(section.may_be_fixed),
         tokenizer_graph=section.tokenizer_graph,
         tolerances=Tolerances(atol=section.tolerances.atol, rtol=section.tolerances.rtol),
         latency=LatencyGrid(

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from onnx_fleet.catalogue_faults import Fault
+from onnx_fleet.catalogue_schema import DECODER_FORMS
 from onnx_fleet.catalogue_yaml import Document, Plain
 from onnx_fleet.recipes import RECIPES
 from onnx_fleet.tasks import TASKS
 
+_CUT_BY_FORM = "seq2seq"
 _CRITERIA = ("author", "tags", "task", "library")
 
 
@@ -19,14 +21,18 @@ def of(document: Document) -> list[Fault]:
     return [*_nothing_listed(document.value), *_repeated(document), *_unbounded(document), *_misfits(document)]
 
 
-def misfit(recipe: object, task: object) -> str | None:
-    """Why a recipe and a task do not go together; what is unknown or left out is not judged here."""
-    if not isinstance(recipe, str) or not isinstance(task, str) or recipe not in RECIPES or task not in TASKS:
+def misfit(task: object, *, recipe: object, decoder_form: object) -> str | None:
+    """Why a task does not go with an entry's other settings; what is unknown or left out is not judged here."""
+    if not isinstance(task, str) or task not in TASKS:
         return None
-    if not RECIPES[recipe].tasks or task in RECIPES[recipe].tasks:
-        return None
-    tasks = ", ".join(RECIPES[recipe].tasks)
-    return f"recipe '{recipe}' is for {tasks}, not for {task}; leave the recipe out, or name one of these tasks"
+    fitting = RECIPES[recipe].tasks if isinstance(recipe, str) and recipe in RECIPES else ()
+    if fitting and task not in fitting:
+        tasks = ", ".join(fitting)
+        return f"recipe '{recipe}' is for {tasks}, not for {task}; leave the recipe out, or name one of these tasks"
+    if decoder_form in DECODER_FORMS[1:] and TASKS[task].family != _CUT_BY_FORM:
+        tasks = ", ".join(task.name for task in TASKS.values() if task.family == _CUT_BY_FORM)
+        return f"decoder_form '{decoder_form}' is for {tasks}, not for {task}; leave it out, or name one of these tasks"
+    return None
 
 
 def _items(document: Document, key: str) -> Iterator[tuple[int, int, Plain]]:
@@ -73,5 +79,6 @@ def _misfits(document: Document) -> Iterator[Fault]:
     for key in ("models", "discover"):
         for line, _, item in _items(document, key):
             own = item if isinstance(item, dict) else {}
-            if why := misfit(own.get("recipe", shared.get("recipe")), own.get("task", shared.get("task"))):
+            task, recipe, form = (own.get(key, shared.get(key)) for key in ("task", "recipe", "decoder_form"))
+            if why := misfit(task, recipe=recipe, decoder_form=form):
                 yield line, why

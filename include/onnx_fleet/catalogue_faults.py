@@ -33,6 +33,8 @@ _FORMS: Final[Mapping[str, str]] = {
     "max_bytes": "a number of bytes, or 2 GB",
     "variants": "[fp32]",
     "providers": "[cpu], or [cpu, cuda]",
+    "may_be_fixed": "a list, such as [sequence_length]",
+    "decoder_form": "merged, without-past or plain",
     "allowed_licences": "a list, such as [apache-2.0, mit]",
     "tags": "a list, such as [english]",
     "exclude": "a list, such as ['*-test']",

@@ -26,6 +26,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from onnx_fleet import recipes
+from onnx_fleet.graph import FIXABLE, SYMBOLS
 from onnx_fleet.recipes import RECIPES
 from onnx_fleet.tasks import TASKS
 
@@ -44,8 +45,11 @@ VARIANTS: Final = ("fp32",)
 """What the product makes."""
 PLANNED_VARIANTS: Final = ("fp16", "int8", "q4")
 PROVIDERS: Final = ("cpu", "cuda")
+DECODER_FORMS: Final = ("merged", "without-past", "plain")
+"""How an encoder-decoder may be cut into graphs; the first is what consumers load."""
 SORTS: Final = ("downloads", "likes", "trending_score", "last_modified", "created_at")
 
+_AXES: Final = tuple(sorted(FIXABLE))
 DISCOVER_LIMIT_MAX: Final = 1000
 _NAMES_SHOWN: Final = 20
 T = TypeVar("T", str, int)
@@ -130,6 +134,20 @@ def _check_provider(name: str) -> str:
     return name
 
 
+def _check_decoder_form(name: str) -> str:
+    if name not in DECODER_FORMS:
+        raise _fault(f"decoder_form '{name}' is not known{suggestion(name, DECODER_FORMS)}")
+    return name
+
+
+def _check_axis(name: str) -> str:
+    if name in SYMBOLS - FIXABLE:
+        raise _fault(f"{name} may not be fixed, because consumers choose it; write any of {', '.join(_AXES)}")
+    if name not in FIXABLE:
+        raise _fault(f"axis '{name}' is not known{suggestion(name, _AXES)}")
+    return name
+
+
 def _check_providers(names: list[str]) -> list[str]:
     if "cpu" not in names:
         raise _fault("providers has no cpu, where every bundle is validated; write [cpu, cuda]")
@@ -175,6 +193,8 @@ RecipeName = Annotated[
 ]
 VariantName = Annotated[str, AfterValidator(_check_variant), _enum(VARIANTS)]
 ProviderName = Annotated[str, AfterValidator(_check_provider), _enum(PROVIDERS)]
+DecoderForm = Annotated[str, AfterValidator(_check_decoder_form), _enum(DECODER_FORMS)]
+AxisName = Annotated[str, AfterValidator(_check_axis), _enum(_AXES)]
 SortName = Annotated[str, AfterValidator(_check_sort), _enum(SORTS)]
 Word = Annotated[str, Field(min_length=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -228,6 +248,10 @@ class SettingsSection(_Section):
     """Where the weights lie: inline, in each graph's file; external, beside it; auto, by size."""
     inline_max_bytes: Size = INLINE_MAX_BYTES
     """Up to here auto puts a graph's weights into its file: a number of bytes, or 32 MiB."""
+    decoder_form: DecoderForm = DECODER_FORMS[0]
+    """How an encoder-decoder is cut: with a cache, without one, or as one graph of source and target."""
+    may_be_fixed: Annotated[list[AxisName], AfterValidator(_check_distinct)] = []
+    """Axes that may have one size in the graphs, where the model cannot keep them dynamic."""
     tokenizer_graph: bool = False
     """Also make tokenizer.onnx, which takes text; it needs onnxruntime-extensions wherever it is used."""
     tolerances: TolerancesSection = TolerancesSection()

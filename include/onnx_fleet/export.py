@@ -21,6 +21,7 @@ from onnx_fleet import (
     traced,
     weights,
 )
+from onnx_fleet.catalogue_schema import DECODER_FORMS
 from onnx_fleet.checkpoint import StoredTensor
 from onnx_fleet.errors import BundleCorrupt, ExportUnsupported
 from onnx_fleet.graph import GraphInfo
@@ -123,9 +124,13 @@ def fill(request: ExportRequest) -> ExportRecord:
     if made.derived is None and made.way != "cached":
         _archive(request.stage).write_bytes(traced.pack(made))
     graphs = _write(request, made, libraries=recipe.libraries if recipe else ())
+    fallbacks = (*made.fallbacks, *tokenizer.lost_token_types(request.stage, graphs))
     model_config.complete_config(request.stage, external_data=_external_data(graphs))
     settings: dict[str, str | int | bool] = {"opset": entry.opset, "attention": "eager", "weights": entry.weights}
-    fallbacks = made.fallbacks
+    if entry.decoder_form != DECODER_FORMS[0]:
+        settings["decoder_form"] = entry.decoder_form
+    if entry.may_be_fixed:
+        settings["may_be_fixed"] = ", ".join(sorted(entry.may_be_fixed))
     if entry.tokenizer_graph:
         written = tokenizer_graph.write(request.stage)
         settings["tokenizer_graph"] = written.path is not None

@@ -1,12 +1,14 @@
-"""Generate tokens with a decoder's graph as its consumers do: the prompt at once, then token by token. numpy only.
+"""Generate tokens with a graph as its consumers do: the prompt at once, then token by token. numpy only.
 
-Padding stands on the left; positions count the real tokens.
+``greedy`` knows no family: it is given what makes one call. ``behind`` makes the calls of a decoder, where padding
+stands on the left and positions count the real tokens; generation_seq2seq has those of encoder-decoders.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -18,7 +20,7 @@ class Step:
     """What one call of the graph gave."""
 
     logits: np.ndarray
-    """float32 [batch_size, sequence_length, vocabulary]."""
+    """float32 [batch_size, new tokens, vocabulary]."""
     cache: Mapping[str, np.ndarray]
     """By the names of the inputs: ``past_key_values.0.key``, each [batch_size, heads, tokens, head size]."""
 
@@ -27,17 +29,39 @@ class Step:
         return {name: array[order] for name, array in self.cache.items()}
 
 
-def empty_cache(session: Session, *, batch_size: int) -> dict[str, np.ndarray]:
-    """The cache before the prompt: float32 [batch_size, heads, 0, head size]."""
+class Call(Protocol):
+    """One call of a graph, with the cache of the call before; None starts anew."""
+
+    def __call__(self, input_ids: np.ndarray, *, cache: Mapping[str, np.ndarray] | None) -> Step: ...
+
+
+def empty_cache(session: Session, *, batch_size: int, head_size: int | None = None) -> dict[str, np.ndarray]:
+    """Every cache before the first call: float32 [batch_size, heads, 0, head size].
+
+    Args:
+        head_size: of all; None takes each one's own. Consumers guess one number, and may be wrong.
+    """
     head_sizes = {
         spec.name.replace("present", "past_key_values"): spec.shape[3]
         for spec in session.outputs
         if spec.name.startswith("present.")
     }
     return {
-        spec.name: np.zeros((batch_size, int(spec.shape[1]), 0, int(head_sizes[spec.name])), dtype=spec.dtype)
+        spec.name: np.zeros(
+            (batch_size, int(spec.shape[1]), 0, int(head_sizes[spec.name]) if head_size is None else head_size),
+            dtype=spec.dtype,
+        )
         for spec in session.inputs
         if spec.name.startswith("past_key_values.")
+    }
+
+
+def cache_of(outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What a call gave for the next one, by the names of the inputs."""
+    return {
+        name.replace("present", "past_key_values"): array
+        for name, array in outputs.items()
+        if name.startswith("present.")
     }
 
 
@@ -65,19 +89,36 @@ def step(
         **cache,
     }
     outputs = session.run(feeds)
-    present = {
-        name.replace("present", "past_key_values"): array
-        for name, array in outputs.items()
-        if name.startswith("present.")
-    }
-    return Step(logits=outputs["logits"], cache=present)
+    return Step(logits=outputs["logits"], cache=cache_of(outputs))
+
+
+def behind(session: Session, *, attention_mask: np.ndarray) -> Call:
+    """The calls of a decoder's graph from a prompt on.
+
+    Args:
+        attention_mask: int64 [batch_size, sequence_length], of the prompt, padded on the left.
+    """
+
+    def call(input_ids: np.ndarray, *, cache: Mapping[str, np.ndarray] | None) -> Step:
+        return step(session, input_ids, attention_mask=extended(attention_mask, input_ids, cache=cache), cache=cache)
+
+    return call
+
+
+def extended(attention_mask: np.ndarray, new: np.ndarray, *, cache: Mapping[str, np.ndarray] | None) -> np.ndarray:
+    """A prompt's mask up to the end of a call's new tokens: nothing behind a prompt is padding.
+
+    Args:
+        new: [batch_size, new tokens, …]: the call's tokens, or their vectors.
+    """
+    cached = next(iter(cache.values())).shape[2] if cache else 0
+    return np.pad(attention_mask, ((0, 0), (0, cached + new.shape[1] - attention_mask.shape[1])), constant_values=1)
 
 
 def greedy(
-    session: Session,
-    input_ids: np.ndarray,
+    call: Call,
+    start: np.ndarray,
     *,
-    attention_mask: np.ndarray,
     max_new_tokens: int,
     eos_token_ids: Collection[int] = (),
     pad_token_id: int = 0,
@@ -85,22 +126,21 @@ def greedy(
     """The likeliest token, again and again; a row that has ended is padded.
 
     Args:
-        input_ids: int64 [batch_size, sequence_length], padded on the left.
+        start: int64 [batch_size, tokens]: a prompt, padded on the left, or the start token and forced ones behind it.
     Returns:
-        int64 [batch_size, new tokens], without the prompt; it ends with the last row.
+        int64 [batch_size, new tokens], without the start; it ends with the last row.
     """
     tokens: list[np.ndarray] = []
-    ended = np.zeros(len(input_ids), dtype=bool)
-    new, cache = input_ids, None
+    ended = np.zeros(len(start), dtype=bool)
+    new, cache = start, None
     for _ in range(max_new_tokens):
-        found = step(session, new, attention_mask=attention_mask, cache=cache)
+        found = call(new, cache=cache)
         chosen = np.where(ended, pad_token_id, found.logits[:, -1].argmax(axis=-1)).astype(np.int64)
         tokens.append(chosen)
         ended |= np.isin(chosen, list(eos_token_ids))
         if ended.all():
             break
         new, cache = chosen[:, None], found.cache
-        attention_mask = np.concatenate([attention_mask, np.ones_like(new)], axis=1)
     return np.stack(tokens, axis=1)
 
 

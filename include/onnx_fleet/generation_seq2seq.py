@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from onnx_fleet.generation import Call, Step, cache_of, empty_cache
 from onnx_fleet.runtime import Session
 
 _NEVER = -1e9
@@ -33,20 +34,6 @@ class Encoded:
         return Encoded(states=self.states[order], mask=None if self.mask is None else self.mask[order])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """What one call of the decoder's graph gave."""
-
-    logits: np.ndarray
-    """float32 [batch_size, new tokens, vocabulary]."""
-    cache: Mapping[str, np.ndarray]
-    """By the names of the inputs: ``past_key_values.0.decoder.key``, each [batch_size, heads, tokens, head size]."""
-
-    def rows(self, order: np.ndarray) -> Mapping[str, np.ndarray]:
-        """The cache with its rows in another order, as beam search leaves it."""
-        return {name: array[order] for name, array in self.cache.items()}
-
-
 def encode(session: Session, feeds: Mapping[str, np.ndarray]) -> Encoded:
     """Run the encoder's graph.
 
@@ -59,27 +46,6 @@ def encode(session: Session, feeds: Mapping[str, np.ndarray]) -> Encoded:
 def takes_cache(session: Session) -> bool:
     """Whether a decoder's graph keeps what it has read, or is given all tokens at every step."""
     return any(spec.name.startswith("past_key_values.") for spec in session.inputs)
-
-
-def empty_cache(session: Session, *, batch_size: int, head_size: int | None = None) -> dict[str, np.ndarray]:
-    """Both caches before the first step: float32 [batch_size, heads, 0, head size].
-
-    Args:
-        head_size: of all; None takes each one's own. Consumers guess one number, and may be wrong.
-    """
-    head_sizes = {
-        spec.name.replace("present", "past_key_values"): spec.shape[3]
-        for spec in session.outputs
-        if spec.name.startswith("present.")
-    }
-    return {
-        spec.name: np.zeros(
-            (batch_size, int(spec.shape[1]), 0, int(head_sizes[spec.name]) if head_size is None else head_size),
-            dtype=spec.dtype,
-        )
-        for spec in session.inputs
-        if spec.name.startswith("past_key_values.")
-    }
 
 
 def step(
@@ -108,51 +74,33 @@ def step(
     outputs = session.run(feeds)
     if not takes_cache(session):
         return Step(logits=outputs["logits"][:, -input_ids.shape[1] :], cache={_SO_FAR: tokens})
-    present = {
-        name.replace("present", "past_key_values"): array
-        for name, array in outputs.items()
-        if name.startswith("present.")
-    }
+    present = cache_of(outputs)
     if keeps_encoder_cache and cache is not None:
         present |= {name: array for name, array in before.items() if ".encoder." in name}
     return Step(logits=outputs["logits"], cache=present)
 
 
-def greedy(
+def step_of_one_graph(
     session: Session,
-    start: np.ndarray,
+    input_ids: np.ndarray,
     *,
-    encoded: Encoded,
-    max_new_tokens: int,
-    eos_token_ids: Collection[int] = (),
-    pad_token_id: int = 0,
-) -> np.ndarray:
-    """The likeliest token, again and again; a row that has ended is padded.
+    source: Mapping[str, np.ndarray],
+    cache: Mapping[str, np.ndarray] | None = None,
+) -> Step:
+    """The same of a graph that takes source and target together: all of both at every call.
 
     Args:
-        start: int64 [batch_size, tokens]: the decoder's start token, and forced ones behind it.
-    Returns:
-        int64 [batch_size, new tokens], without the start; it ends with the last row.
+        source: what an encoder would take.
     """
-    tokens: list[np.ndarray] = []
-    ended = np.zeros(len(start), dtype=bool)
-    new, cache = start, None
-    for _ in range(max_new_tokens):
-        found = step(session, new, encoded=encoded, cache=cache)
-        chosen = np.where(ended, pad_token_id, found.logits[:, -1].argmax(axis=-1)).astype(np.int64)
-        tokens.append(chosen)
-        ended |= np.isin(chosen, list(eos_token_ids))
-        if ended.all():
-            break
-        new, cache = chosen[:, None], found.cache
-    return np.stack(tokens, axis=1)
+    tokens = input_ids if cache is None else np.concatenate([cache[_SO_FAR], input_ids], axis=1)
+    feeds = {**source, "decoder_input_ids": tokens, "decoder_attention_mask": np.ones_like(tokens)}
+    return Step(logits=session.run(feeds)["logits"][:, -input_ids.shape[1] :], cache={_SO_FAR: tokens})
 
 
 def beams(
-    session: Session,
+    call: Call,
     start: np.ndarray,
     *,
-    encoded: Encoded,
     num_beams: int,
     max_new_tokens: int,
     eos_token_ids: Collection[int] = (),
@@ -162,6 +110,7 @@ def beams(
     """The best of several running texts, as transformers searches with ``early_stopping=False``.
 
     Args:
+        call: of num_beams rows for each row of start, those of one row side by side.
         start: int64 [batch_size, tokens], as for greedy.
         num_beams: texts that run side by side for each row.
         length_penalty: a finished text's score is its logarithm of probability, divided by its length to this power.
@@ -169,10 +118,9 @@ def beams(
         int64 [batch_size, new tokens], without the start; rows that ended early are padded.
     """
     searches = [_Search(beams=num_beams, ends=tuple(eos_token_ids), penalty=length_penalty) for _ in start]
-    order = np.repeat(np.arange(len(start)), num_beams)
-    new, cache, many = start[order], None, encoded.rows(order)
+    new, cache = np.repeat(start, num_beams, axis=0), None
     for count in range(1, max_new_tokens + 1):
-        found = step(session, new, encoded=many, cache=cache)
+        found = call(new, cache=cache)
         logs = _log_softmax(found.logits[:, -1]).reshape(len(start), num_beams, -1)
         for search, of_row in zip(searches, logs, strict=True):
             search.advance(of_row, last=count == max_new_tokens)

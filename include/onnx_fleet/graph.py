@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,12 +29,36 @@ SYMBOLS = frozenset(
 NUMBERS_TO_THE_MODEL = frozenset({"head_size"})
 """Symbols of axes that the trace has as numbers: consumers that size an empty cache wrongly need them open."""
 
+FIXABLE = frozenset(
+    {
+        "sequence_length", "encoder_sequence_length", "num_choices", "num_samples", "num_frames", "height", "width",
+        "output_height", "output_width",
+    }
+)  # fmt: skip
+"""Axes of which an entry may allow one size: a consumer can pad, cut or resize everything to it, or follows from that.
+
+Not the number of rows and images, which every call chooses; not what grows while a text is generated; not a mask of a
+size of its own, whose senders choose it.
+"""
+
 OPSETS = range(18, 24)
 """Below 18 the exporter needs version conversion; above 23 the pinned onnxruntime gives no guarantee."""
 
 _ONNXRUNTIME_BY_OPSET: Mapping[int, str] = {18: "1.14", 19: "1.15", 20: "1.17", 21: "1.18", 22: "1.21", 23: "1.22"}
 _ONNXRUNTIME_BY_IR_VERSION: Mapping[int, str] = {8: "1.14", 9: "1.15", 10: "1.18", 11: "1.22"}
 """The first release that takes it: https://onnxruntime.ai/docs/reference/compatibility.html"""
+
+
+class AxesFrozen(ExportUnsupported):
+    """Axes that must be dynamic hold for some sizes only.
+
+    Attributes:
+        axes: the contract's symbols.
+    """
+
+    def __init__(self, message: str, *, axes: Iterable[str]) -> None:
+        super().__init__(message)
+        self.axes = frozenset(axes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,9 +224,10 @@ def _symbols(value: ir.Value, wanted: Shape) -> dict[str, str]:
         if not isinstance(name, str) or name in NUMBERS_TO_THE_MODEL:
             continue
         if isinstance(dim, int) or dim.value is None:
-            raise ExportUnsupported(
+            raise AxesFrozen(
                 f"axis {axis} ({name}) of {value.name} was frozen to {dim} while tracing; the model branches on its "
-                f"size and needs a recipe"
+                f"size and needs a recipe",
+                axes=[name],
             )
         symbols[str(dim.value)] = name
     return symbols
@@ -239,9 +264,12 @@ def _require_shape(value: ir.Value, wanted: Shape) -> None:
     )
     if not agree:
         asked = ["a number" if name is None else name for name in wanted]
-        raise ExportUnsupported(
+        raise AxesFrozen(
             f"output {value.name} was traced with the shape {found} where {asked} was wanted; the model branches on a "
-            f"size and needs a recipe"
+            f"size and needs a recipe",
+            axes=[
+                name for dim, name in zip(found, wanted, strict=False) if isinstance(dim, int) and isinstance(name, str)
+            ],
         )
 
 

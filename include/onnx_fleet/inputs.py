@@ -49,6 +49,8 @@ class TokenSpace:
     pad_token_id: int
     max_length: int
     """The longest sequence to feed: positions, tokenizer and LENGTH_BOUND, whichever is least."""
+    fixed_length: int | None = None
+    """Of a graph that takes one length only: every batch is padded to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,11 +86,14 @@ class Batch:
         )
 
 
-def token_space(stage_dir: Path, limits: ModelLimits, *, bound: int = LENGTH_BOUND) -> TokenSpace:
-    """Put together what the model and its packed tokenizer say.
+def token_space(
+    stage_dir: Path, limits: ModelLimits, *, bound: int = LENGTH_BOUND, fixed_length: int | None = None
+) -> TokenSpace:
+    """Put together what the model, its packed tokenizer and its graph say.
 
     Args:
         bound: no sequence is longer than this, whatever they say.
+        fixed_length: the only one that the graph takes, padding included.
     """
     special = {limits.pad_token_id}
     if (stage_dir / "tokenizer.json").exists():
@@ -99,7 +104,8 @@ def token_space(stage_dir: Path, limits: ModelLimits, *, bound: int = LENGTH_BOU
         tokens=tokens if tokens.size else np.arange(limits.vocab_size),
         token_types=limits.token_types,
         pad_token_id=limits.pad_token_id,
-        max_length=min(limits.max_length or bound, _tokenizer_limit(stage_dir) or bound, bound),
+        max_length=min(limits.max_length or bound, _tokenizer_limit(stage_dir) or bound, fixed_length or bound, bound),
+        fixed_length=fixed_length,
     )
 
 
@@ -134,8 +140,8 @@ def text_batch(stage_dir: Path, space: TokenSpace, *, texts: Sequence[str] = TEX
 
 
 def pad(rows: Sequence[Batch], *, side: Side, space: TokenSpace) -> Batch:
-    """One batch of rows of different lengths, as a tokenizer makes it."""
-    length = max(row.input_ids.shape[1] for row in rows)
+    """One batch of rows of different lengths, as a tokenizer makes it: as long as the longest, or as the graph asks."""
+    length = space.fixed_length or max(row.input_ids.shape[1] for row in rows)
 
     def joined(name: str, filler: int) -> np.ndarray:
         arrays = (row.feeds[name] for row in rows)

@@ -145,8 +145,15 @@ class _Bench:
     threads: int
     grid: LatencyGrid
 
-    def points(self) -> tuple[tuple[_Point, ...], tuple[SkippedPoint, ...]]:
-        """The points to time, smallest first, and those that are too long for the model."""
+    def points(self, graphs: tuple[GraphInfo, ...]) -> tuple[tuple[_Point, ...], tuple[SkippedPoint, ...]]:
+        """The points to time, smallest first, and those that are too long for the model.
+
+        Graphs that take one length only are timed at that one, whatever lengths the grid has.
+        """
+        only = workloads.fixed_length(graphs)
+        if only is not None:
+            sizes = sorted(self.grid.batch_sizes)
+            return tuple(_Point(batch_size=size, sequence_length=only) for size in sizes), ()
         longest = workloads.longest(self.stage_dir, self.reference, bound=_NO_BOUND)
         if longest is None:
             sizes = sorted(self.grid.batch_sizes)
@@ -247,7 +254,7 @@ def _load_reference(item: WorkItem, source_dir: Path, *, provider: str) -> Refer
 def _take_figures(bench: _Bench, graphs: tuple[GraphInfo, ...], *, budget_s: float) -> _Figures:
     from onnx_fleet.reference import threads
 
-    points, skipped = bench.points()
+    points, skipped = bench.points(graphs)
     if not points:
         return _Figures(reason="every point of the grid is too long for the model", skipped=skipped)
     request = FootprintRequest(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from onnx_fleet import catalogue_conflicts, jsonio, published, recipes, toolchain
+from onnx_fleet.catalogue_schema import DECODER_FORMS
 from onnx_fleet.hub import ResolvedModel
 from onnx_fleet.published import Manifest
 from onnx_fleet.store import ObjectStore
@@ -139,6 +140,8 @@ def deciding(
         **({"recipe_file": recipe_digest} if recipe_digest else {}),
         "variants": sorted(entry.variants),
         "opset": entry.opset,
+        **({"decoder_form": entry.decoder_form} if entry.decoder_form != DECODER_FORMS[0] else {}),
+        **({"may_be_fixed": sorted(entry.may_be_fixed)} if entry.may_be_fixed else {}),
         **({"tokenizer_graph": True} if entry.tokenizer_graph else {}),
         "weights": entry.weights,
         "inline_max_bytes": entry.inline_max_bytes,
@@ -158,7 +161,9 @@ def _refuse(model: ResolvedModel, *, same: ResolvedModel | None) -> Refusal | No
     error = "ExportUnsupported"
     if model.task not in TASKS:
         message = f"{where}: no family exports {model.task}; give the entry one of these tasks: {', '.join(TASKS)}"
-    elif why := catalogue_conflicts.misfit(model.entry.recipe, model.task):
+    elif why := catalogue_conflicts.misfit(
+        model.task, recipe=model.entry.recipe, decoder_form=model.entry.decoder_form
+    ):
         message = f"{where}: {why}"
     elif same is not None:
         error = "CatalogueInvalid"
@@ -213,6 +218,10 @@ def _item(
     return replace(wanted, state="changed", reason="; ".join(why) or "the way of exporting changed")
 
 
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
+
+
 def _differences(old: Manifest, new: WorkItem) -> list[str]:
     """What made the latest version and would not make this one, in words."""
     model, entry = new.model, new.model.entry
@@ -224,6 +233,9 @@ def _differences(old: Manifest, new: WorkItem) -> list[str]:
         ("recipe's file", (old.export.recipe_digest or "none")[:8], (new.recipe_digest or "none")[:8]),
         ("variants", ", ".join(old.variants), ", ".join(sorted(entry.variants))),
         ("opset", ", ".join(map(str, old.opsets)), str(entry.opset)),
+        ("weights", str(old.export.settings.get("weights", "auto")), entry.weights),
+        ("decoder_form", str(old.export.settings.get("decoder_form", DECODER_FORMS[0])), entry.decoder_form),
+        ("may_be_fixed", str(old.export.settings.get("may_be_fixed", "none")), _listed(entry.may_be_fixed)),
     ]
     names = sorted({*old.toolchain, *new.toolchain})
     pairs += [

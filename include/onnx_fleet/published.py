@@ -38,6 +38,7 @@ class _Source(_Document):
 class _Export(_Document):
     recipe: str | None = None
     recipe_digest: str | None = None
+    settings: Annotated[Mapping[str, object], Field(default_factory=dict)]
 
 
 class _Graph(_Document):
@@ -52,7 +53,7 @@ class Manifest(_Document):
     source: _Source = _Source()
     task: str = ""
     family: str = ""
-    export: _Export = _Export()
+    export: Annotated[_Export, Field(default_factory=_Export)]
     graphs: Annotated[tuple[_Graph, ...], Field(default_factory=tuple)]
     toolchain: Annotated[Mapping[str, str], Field(default_factory=dict)]
 

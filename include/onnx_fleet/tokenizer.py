@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,20 +18,27 @@ from typing import TYPE_CHECKING, Literal
 from onnx_fleet import stage as stages
 from onnx_fleet import tokenizer_json, tokenizer_proof
 from onnx_fleet.errors import ModelInvalid
+from onnx_fleet.graph import GraphInfo
 from onnx_fleet.hub import ResolvedModel
 from onnx_fleet.repo_files import has_tokenizer
+from onnx_fleet.stage import Fallback
 from onnx_fleet.tasks import TASKS
 from onnx_fleet.tokenizer_proof import CORPUS, Proof
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["CORPUS", "Packed", "pack"]
+__all__ = ["CORPUS", "NO_TOKEN_TYPES", "Packed", "lost_token_types", "pack"]
 
 _NOT_PACKED = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".py")
 """Weights become graphs, and code is not run from a bundle."""
 
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+NO_TOKEN_TYPES = "token types in transformers.js -> none"
+"""What lost_token_types calls it."""
+_OF_NO_MODEL = (None, "PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend")
+"""Classes that say nothing of the model: transformers.js makes token types for those that it knows to have them."""
 
 Origin = Literal["source", "converted", "none"]
 
@@ -69,6 +77,22 @@ def pack(model: ResolvedModel, *, source_dir: Path, stage: Path) -> Packed:
     packed = _pack_tokenizer(model, source_dir=source_dir, stage=stage)
     stages.write_report(stage, "tokenizer", packed)
     return packed
+
+
+def lost_token_types(stage: Path, graphs: Iterable[GraphInfo]) -> tuple[Fallback, ...]:
+    """What is to be said where a graph takes token types and one consumer feeds zeros for them, without an error."""
+    settings = stage / "tokenizer_config.json"
+    takes_them = any(spec.name == "token_type_ids" for info in graphs for spec in info.inputs)
+    if not takes_them or not settings.exists():
+        return ()
+    name = json.loads(settings.read_text(encoding="utf-8")).get("tokenizer_class")
+    if name not in _OF_NO_MODEL:
+        return ()
+    why = (
+        f"tokenizer_config.json names {name or 'no tokenizer class'}, for which transformers.js makes no token types: "
+        f"it feeds zeros, also for the second text of a pair; pass return_token_type_ids: true to its tokenizer"
+    )
+    return (Fallback(what=NO_TOKEN_TYPES, why=why),)
 
 
 def _pack_tokenizer(model: ResolvedModel, *, source_dir: Path, stage: Path) -> Packed:

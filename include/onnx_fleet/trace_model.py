@@ -95,10 +95,13 @@ def _trace(
     recipe: Recipe | None,
     derived: Path | None = None,
 ) -> Traced:
+    entry = item.model.entry
     graphs: dict[str, onnx.ModelProto] = {}
     fallbacks: list[Fallback] = []
     for spec in specs:
-        model, taken = tracing.trace(spec, opset=item.model.entry.opset, names=names, recipe=recipe)
+        model, taken = tracing.trace(
+            spec, opset=entry.opset, names=names, recipe=recipe, may_be_fixed=entry.may_be_fixed
+        )
         graphs[spec.role] = ir.to_proto(model)
         fallbacks += taken
     return Traced(graphs=graphs, fallbacks=tuple(fallbacks), way="full", derived=derived)

@@ -40,6 +40,7 @@ def trace(
     opset: int,
     names: Mapping[Place, str] | None = None,
     recipe: Recipe | None = None,
+    may_be_fixed: Collection[str] = (),
 ) -> tuple[ir.Model, tuple[Fallback, ...]]:
     """Trace and finish one graph: with every axis dynamic and optimised, where that holds.
 
@@ -47,6 +48,7 @@ def trace(
         names: where a parameter is in memory -> the tensor of the checkpoint that it is. The graph has no values of
             these, it refers to them: weights.save_all brings them together.
         recipe: gives its own example and translations of operators.
+        may_be_fixed: symbols of graph.FIXABLE that the entry allows to become numbers, beside the family's own.
     Returns:
         the graph, and what was given up for it.
     Raises:
@@ -54,19 +56,19 @@ def trace(
     """
     if recipe:
         spec = _as_the_recipe_wants(spec, recipe)
-    fixable = {axis for shape in spec.inputs.values() for axis in shape if axis in spec.fixable}
+    fixable = _fixable(spec, may_be_fixed)
     taken: list[Fallback] = []
     try:
         return _attempt(spec, opset=opset, names=names or {}, recipe=recipe, fixed=set())
     except Exception as err:  # the exporter raises anything, from any layer of torch
         if not fixable:
-            raise _unsupported(spec, err) from err
+            raise _unsupported(spec, err, fixed=fixable) from err
         log.warning("%s: not with dynamic %s: %s", spec.role, ", ".join(sorted(fixable)), err, exc_info=err)
         taken.append(Fallback(what=f"{spec.role}: dynamic -> fixed {', '.join(sorted(fixable))}", why=_first_line(err)))
     try:
         model, more = _attempt(spec, opset=opset, names=names or {}, recipe=recipe, fixed=fixable)
     except Exception as err:
-        raise _unsupported(spec, err) from err
+        raise _unsupported(spec, err, fixed=fixable) from err
     return model, (*taken, *more)
 
 
@@ -99,6 +101,8 @@ def _attempt(
         parameters=parameters,
     )
     _attach(model, references)
+    if recipe:
+        _require_cases(model, spec, recipe)
     return model, taken
 
 
@@ -117,6 +121,18 @@ def _as_the_recipe_wants(spec: GraphSpec, recipe: Recipe) -> GraphSpec:
             f"{spec.role}: the recipe's example has {', '.join(unknown)}, and the graph takes {', '.join(spec.inputs)}"
         )
     return replace(spec, example_inputs={**spec.example_inputs, **own})
+
+
+def _require_cases(model: ir.Model, spec: GraphSpec, recipe: Recipe) -> None:
+    """A graph with a branch is proven on inputs that take each way, which only the recipe knows."""
+    branching = any(node.op_type == "If" for graph in (*model.graphs(), *model.functions.values()) for node in graph)
+    if not branching or recipe.cases:
+        return
+    if getattr(spec.module, "recipe", None) is recipe:
+        what_next = "give the recipe cases: inputs to be proven equal on, for each way that the model branches"
+    else:
+        what_next = "a model of several graphs or with a cache takes none, so let the recipe compute without a branch"
+    raise ExportUnsupported(f"the graph has a branch (If), and the recipe names no cases to prove it on; {what_next}")
 
 
 def argument(name: str) -> str:
@@ -297,9 +313,23 @@ def _without(shape: Shape, fixed: Collection[str]) -> Shape:
     return tuple(None if axis in fixed else axis for axis in shape)
 
 
-def _unsupported(spec: GraphSpec, err: Exception) -> ExportUnsupported:
+def _fixable(spec: GraphSpec, allowed: Collection[str]) -> frozenset[str]:
+    """The axes of a graph that may become numbers: its family's, and what its entry allows.
+
+    A graph with a cache is prompt and step in one, and keeps every length.
+    """
+    shapes = (*spec.inputs.values(), *spec.outputs.values())
+    axes = {axis for shape in shapes for axis in shape if isinstance(axis, str)}
+    return frozenset(axes & {*spec.fixable, *(() if "past_sequence_length" in axes else allowed)})
+
+
+def _unsupported(spec: GraphSpec, err: Exception, *, fixed: Collection[str]) -> ExportUnsupported:
     if isinstance(err, ExportUnsupported):
-        return ExportUnsupported(f"{spec.role}: {err}")
+        frozen = err.axes - set(fixed) if isinstance(err, graph.AxesFrozen) else frozenset()
+        missing = _fixable(spec, frozen & graph.FIXABLE) & frozen
+        option = ", ".join(sorted(missing | (set(fixed) - set(spec.fixable))))
+        hint = f"; where one size will do, its entry may say so: may_be_fixed: [{option}]" if missing else ""
+        return ExportUnsupported(f"{spec.role}: {err}{hint}")
     where = _place(err)
     return ExportUnsupported(
         f"{spec.role}: the model cannot be traced ({_first_line(err)}{f'; at {where}' if where else ''}); give it a "

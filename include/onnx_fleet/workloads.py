@@ -5,7 +5,7 @@ A decoder's graph does two kinds of work: the prompt, all at once, and one more 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -120,6 +120,13 @@ def of(info: GraphInfo, *, batch_size: int, length: int, tokens: np.ndarray | No
 def shortest(info: GraphInfo) -> Workload:
     """One row of a few tokens: placement is judged by how large the tensors are."""
     return of(info, batch_size=1, length=5)[0]
+
+
+def fixed_length(graphs: Iterable[GraphInfo]) -> int | None:
+    """The only number of tokens that may be fed; None where any may, or none are."""
+    lengths = (spec.shape[-1] for info in graphs for spec in info.inputs if spec.name == "input_ids")
+    first = next(lengths, None)
+    return first if isinstance(first, int) else None
 
 
 def longest(stage_dir: Path, reference: Reference, *, bound: int = inputs.LENGTH_BOUND) -> int | None:

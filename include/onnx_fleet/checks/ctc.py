@@ -8,10 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from onnx_fleet import sound
-from onnx_fleet.checks.feeds import batches_equal, choices_equal, run, sensitive, where_pytorch_holds
+from onnx_fleet.checks.feeds import choices_equal, parity_over_sizes, run, sensitive, where_pytorch_holds
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
 from onnx_fleet.comparison import CheckRow, Outputs, compare
-from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.sound import Kind
 
 BATCH_SIZES = (1, 2, 5)
@@ -27,21 +26,13 @@ def parity(subject: Subject) -> Iterator[CheckRow]:
     """Every output equals PyTorch's on noise, over batch sizes and lengths, the shortest and odd ones too."""
     if not _is_meant(subject):
         return
-    usual, *others = _lengths(subject)
-    feeds = _feeds(subject, BATCH_SIZES[-1], length=usual, kind="noise")
-    text = f"{_long(subject, usual)} of noise, seed {SEED}"
-    expected = subject.reference(feeds)
-    yield from batches_equal(subject, feeds, expected=expected, check="parity", text=text, sizes=BATCH_SIZES)
-    for length in others:
-        case = subject.case("parity", f"batch_size 2, {_long(subject, length)} of noise, seed {SEED}")
-        feeds = _feeds(subject, 2, length=length, kind="noise")
-        try:
-            expected = subject.reference(feeds)
-        except ValidationFailed as err:
-            yield case.row("skipped", passed=True, detail=str(err))
-            continue
-        actual, faults = run(subject, feeds, case=case)
-        yield from faults or compare(expected, actual, case=case)
+    yield from parity_over_sizes(
+        subject,
+        _lengths(subject),
+        feed=lambda count, length: _feeds(subject, count, length=length, kind="noise"),
+        said=lambda length: f"{_long(subject, length)} of noise, seed {SEED}",
+        batch_sizes=BATCH_SIZES,
+    )
 
 
 def tones(subject: Subject) -> Iterator[CheckRow]:
@@ -60,7 +51,10 @@ def tones(subject: Subject) -> Iterator[CheckRow]:
 
 def padding(subject: Subject) -> Iterator[CheckRow]:
     """Sounds padded to one length equal PyTorch's, each sound alone, and themselves with noise behind their ends."""
-    if not _is_meant(subject) or _symbol(subject) is None:
+    if not _is_meant(subject):
+        return
+    if _symbol(subject) is None:
+        yield from _padding_at_one_length(subject)
         return
     lengths = PADDED_LENGTHS[_symbol(subject) or ""]
     singles = [_feeds(subject, 1, length=length, kind="noise") for length in lengths]
@@ -82,6 +76,21 @@ def padding(subject: Subject) -> Iterator[CheckRow]:
     own = compare(_stacked(alone), held, case=single)
     ours = compare(_stacked([subject.session().run(feeds) for feeds in singles]), found, case=single)
     yield from where_pytorch_holds(own, ours, case=single)
+
+
+def _padding_at_one_length(subject: Subject) -> Iterator[CheckRow]:
+    """Sounds that are shorter than the one length that the graph takes, where a mask says how long they are."""
+    feeds = _feeds(subject, 3, length=0, kind="noise")
+    if "attention_mask" not in feeds:
+        return
+    mask = feeds["attention_mask"]
+    most = mask.shape[1]
+    mask[1, 5 * most // 8 :] = mask[2, most // 4 :] = 0
+    name = _values(subject)
+    feeds[name] = feeds[name] * mask.reshape(*mask.shape, *[1] * (feeds[name].ndim - 2)).astype(feeds[name].dtype)
+    case = subject.case("padding", f"rows that fill all, 5/8 and a quarter, seed {SEED}: as PyTorch on the same batch")
+    actual, faults = run(subject, feeds, case=case)
+    yield from faults or compare(subject.reference(feeds), actual, case=case)
 
 
 def sensitivity(subject: Subject) -> Iterator[CheckRow]:

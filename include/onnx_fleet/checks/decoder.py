@@ -87,9 +87,8 @@ def greedy(subject: Subject) -> Iterator[CheckRow]:
     )[:, batch.input_ids.shape[1] :]
     try:
         found = generation.greedy(
-            subject.session(),
+            generation.behind(subject.session(), attention_mask=batch.attention_mask),
             batch.input_ids,
-            attention_mask=batch.attention_mask,
             max_new_tokens=new_tokens,
             eos_token_ids=ends,
             pad_token_id=subject.space.pad_token_id,

@@ -108,7 +108,7 @@ def padding(subject: Subject) -> Iterator[CheckRow]:
     found = compare(own[1], {pooled: graph_runs.run(noisy)[pooled]}, case=leak)
     yield from where_pytorch_holds(held, found, case=leak)
     alone = replace(case, case=f"{text}: each text as that text alone")
-    single = [_taken(subject, row) for row in rows]
+    single = [_taken(subject, subject.filled(row)) for row in rows]
     held = compare(
         {pooled: np.concatenate([torch_runs.graph(role, feeds)[pooled] for feeds in single])}, own[0], case=alone
     )
@@ -143,9 +143,8 @@ def _row(subject: Subject, length: int) -> Batch:
 
 def _text(subject: Subject, count: int, *, length: int) -> dict[str, np.ndarray]:
     fitting = min(length, subject.space.max_length)
-    return _taken(
-        subject, _ended(subject, inputs.random_batch(subject.space, batch_size=count, length=fitting, seed=SEED))
-    )
+    batch = _ended(subject, inputs.random_batch(subject.space, batch_size=count, length=fitting, seed=SEED))
+    return _taken(subject, subject.filled(batch))
 
 
 def _ended(subject: Subject, batch: Batch) -> Batch:

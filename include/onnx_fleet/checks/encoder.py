@@ -9,7 +9,8 @@ import numpy as np
 
 from onnx_fleet import inputs
 from onnx_fleet import pooling as pooling_of_source
-from onnx_fleet.checks.subject import SEED, Subject, against, checks_of
+from onnx_fleet.checks.feeds import run, told_apart, where_pytorch_holds
+from onnx_fleet.checks.subject import SEED, Subject, checks_of
 from onnx_fleet.comparison import Case, CheckRow, Outputs, at_real_positions, compare, is_per_token
 from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.graph import TensorSpec
@@ -22,6 +23,7 @@ TOKENS_AT_MAXIMUM = 1024
 """Batches at the maximum length hold as many rows as fit in this: cost grows with the square of the length."""
 PADDED_LENGTHS = (17, 9, 1)
 _EMBEDDING = "sentence_embedding"
+_NOT_MEANT = "the model is not meant for this padding"
 
 
 def parity(subject: Subject) -> Iterator[CheckRow]:
@@ -30,13 +32,13 @@ def parity(subject: Subject) -> Iterator[CheckRow]:
     lengths = sorted({min(length, maximum) for length in LENGTHS} | {maximum})
     for length in lengths:
         rows = max(1, min(BATCH_SIZES[-1], TOKENS_AT_MAXIMUM // length))
-        largest = inputs.random_batch(subject.space, batch_size=rows, length=length, seed=SEED)
+        largest = subject.filled(inputs.random_batch(subject.space, batch_size=rows, length=length, seed=SEED))
         expected = subject.reference(subject.feeds(largest))
         for batch_size in sorted({min(size, rows) for size in BATCH_SIZES}):
             # PyTorch gives a row the same values in a batch of any size, to 1e-6; the graph has to as well.
             first = {name: array[:batch_size] for name, array in expected.items()}
             text = f"batch_size {batch_size}, sequence_length {length}, seed {SEED}"
-            yield from against(subject, subject.case("parity", text), largest[:batch_size], expected=first)
+            yield from _against(subject, subject.case("parity", text), largest[:batch_size], expected=first)
 
 
 def text(subject: Subject) -> Iterator[CheckRow]:
@@ -46,7 +48,7 @@ def text(subject: Subject) -> Iterator[CheckRow]:
         yield case.row("skipped", passed=True, detail="the stage has no tokenizer.json")
         return
     batch = inputs.text_batch(subject.stage_dir, subject.space)
-    yield from against(subject, case, batch, expected=subject.reference(subject.feeds(batch)))
+    yield from _against(subject, case, batch, expected=subject.reference(subject.feeds(batch)))
 
 
 def padding_left(subject: Subject) -> Iterator[CheckRow]:
@@ -82,9 +84,7 @@ def sensitivity(subject: Subject) -> Iterator[CheckRow]:
     """The comparisons can tell: PyTorch's own outputs move by more than the tolerance when an input is ignored."""
     rows = _rows_to_pad(subject)
     batch = inputs.pad(rows, side="right", space=subject.space)
-    expected = at_real_positions(
-        subject.reference(subject.feeds(batch)), real=batch.real, specs=subject.graph().outputs
-    )
+    expected = at_real_positions(subject.reference(subject.feeds(batch)), real=batch.real, specs=subject.outputs)
     changes = {
         "the mask ignored": replace(batch, attention_mask=batch.attention_mask * 0 + 1),
         "tokens in another order": inputs.pad(
@@ -95,16 +95,19 @@ def sensitivity(subject: Subject) -> Iterator[CheckRow]:
         changes["token types ignored"] = replace(batch, token_type_ids=batch.token_type_ids * 0)
     for change, other in changes.items():
         case = subject.case("sensitivity", change)
-        changed = at_real_positions(
-            subject.reference(subject.feeds(other)), real=batch.real, specs=subject.graph().outputs
-        )
-        moved = {row.output: row.max_abs_diff for row in compare(expected, changed, case=case) if not row.passed}
-        if moved:
-            found = ", ".join(f"{name} {size:.2g}" for name, size in moved.items() if size is not None)
-            yield case.row("sensitive", passed=True, detail=f"PyTorch's own outputs move: {found}")
-        else:
-            detail = "PyTorch's own outputs stay within the tolerance: a graph with this fault would pass"
-            yield case.row("insensitive", passed=True, detail=detail)
+        changed = at_real_positions(subject.reference(subject.feeds(other)), real=batch.real, specs=subject.outputs)
+        yield told_apart(expected, changed, case=case)
+
+
+def _against(subject: Subject, case: Case, batch: Batch, *, expected: Outputs) -> Iterator[CheckRow]:
+    """The graph's outputs against given ones, at real positions."""
+    actual, faults = run(subject, subject.feeds(batch), case=case)
+    real, specs = batch.real, subject.outputs
+    yield from faults or compare(
+        at_real_positions(expected, real=real, specs=specs),
+        at_real_positions(actual, real=real, specs=specs),
+        case=case,
+    )
 
 
 def _padding(subject: Subject, *, side: Side) -> Iterator[CheckRow]:
@@ -126,10 +129,12 @@ def _padding(subject: Subject, *, side: Side) -> Iterator[CheckRow]:
         return
     alone = replace(case, case=f"rows of {lengths} tokens, seed {SEED}: each row as that row alone")
     own = compare(torch_runs.alone, torch_runs.padded, case=alone)
-    yield from _where_pytorch_holds(own, compare(graph_runs.alone, graph_runs.padded, case=alone), case=alone)
+    found = compare(graph_runs.alone, graph_runs.padded, case=alone)
+    yield from where_pytorch_holds(own, found, case=alone, meaning=_NOT_MEANT)
     leak = replace(case, case=f"rows of {lengths} tokens, seed {SEED}: other tokens under the mask change nothing")
     own = compare(torch_runs.padded, torch_runs.noisy, case=leak)
-    yield from _where_pytorch_holds(own, compare(graph_runs.padded, graph_runs.noisy, case=leak), case=leak)
+    found = compare(graph_runs.padded, graph_runs.noisy, case=leak)
+    yield from where_pytorch_holds(own, found, case=leak, meaning=_NOT_MEANT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,38 +147,32 @@ class _PaddedRuns:
 
 
 def _padded_runs(
-    run: Callable[[Mapping[str, np.ndarray]], Outputs], rows: Sequence[Batch], *, side: Side, subject: Subject
+    runner: Callable[[Mapping[str, np.ndarray]], Outputs], rows: Sequence[Batch], *, side: Side, subject: Subject
 ) -> _PaddedRuns:
-    specs = subject.graph().outputs
+    specs = subject.outputs
     padded = inputs.pad(rows, side=side, space=subject.space)
     noisy = inputs.replace_masked(padded, space=subject.space, seed=SEED)
-    singles = [run(subject.feeds(row)) for row in rows]
+    batches = [inputs.pad([row], side=side, space=subject.space) for row in rows]
+    singles = [(batch, runner(subject.feeds(batch))) for batch in batches]
     return _PaddedRuns(
-        padded=at_real_positions(run(subject.feeds(padded)), real=padded.real, specs=specs),
-        alone={spec.name: _stacked(spec, singles) for spec in specs if spec.name in singles[0]},
-        noisy=at_real_positions(run(subject.feeds(noisy)), real=padded.real, specs=specs),
+        padded=at_real_positions(runner(subject.feeds(padded)), real=padded.real, specs=specs),
+        alone={spec.name: _stacked(spec, singles) for spec in specs if spec.name in singles[0][1]},
+        noisy=at_real_positions(runner(subject.feeds(noisy)), real=padded.real, specs=specs),
     )
 
 
-def _stacked(spec: TensorSpec, singles: Sequence[Outputs]) -> np.ndarray:
+def _stacked(spec: TensorSpec, singles: Sequence[tuple[Batch, Outputs]]) -> np.ndarray:
     """One output of single rows, laid out as at_real_positions lays it out for a batch of them."""
-    arrays = [single[spec.name][0] if is_per_token(spec) else single[spec.name] for single in singles]
+    arrays = [outputs[spec.name] for _, outputs in singles]
+    if is_per_token(spec):
+        reals = [batch.real for batch, _ in singles]
+        arrays = [
+            array[real] if array.shape[:2] == real.shape else array[0]
+            for array, real in zip(arrays, reals, strict=True)
+        ]
     if len({array.shape[1:] for array in arrays}) > 1:
         return np.empty(0, dtype=arrays[0].dtype)  # whose shape is a finding
     return np.concatenate(arrays)
-
-
-def _where_pytorch_holds(own: Sequence[CheckRow], found: Sequence[CheckRow], *, case: Case) -> Iterator[CheckRow]:
-    """The graph's rows, but for outputs whose property PyTorch's own rows do not have."""
-    broken = {row.output: row for row in own if not row.passed}
-    for row in found:
-        if row.output in broken:
-            size = broken[row.output].max_abs_diff
-            by = "" if size is None else f" by up to {size:.2g}"
-            detail = f"PyTorch's own differ{by}: the model is not meant for this padding"
-            yield case.row("skipped", output=row.output, passed=True, detail=detail)
-        else:
-            yield row
 
 
 def _rows_to_pad(subject: Subject) -> list[Batch]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -11,9 +12,10 @@ from onnx_fleet.comparison import Case, CheckRow, Outputs, compare
 from onnx_fleet.errors import ValidationFailed
 
 Feeds = Mapping[str, np.ndarray]
+Size = TypeVar("Size")
 
 
-def rows_of(feeds: Feeds, rows: slice) -> dict[str, np.ndarray]:
+def rows_of(feeds: Feeds, rows: slice | np.ndarray) -> dict[str, np.ndarray]:
     """Some rows of a batch."""
     return {name: array[rows] for name, array in feeds.items()}
 
@@ -48,6 +50,37 @@ def batches_equal(
         yield from faults or compare(rows_of(expected, rows), actual, case=case)
 
 
+def parity_over_sizes(
+    subject: Subject,
+    sizes: Sequence[Size],
+    *,
+    feed: Callable[[int, Size], Feeds],
+    said: Callable[[Size], str],
+    batch_sizes: Sequence[int],
+) -> Iterator[CheckRow]:
+    """Every output equals PyTorch's: at the first size in several batches, at every other one in two rows.
+
+    Args:
+        sizes: of whatever is fed; where PyTorch itself cannot run at one, that is skipped.
+        feed: (rows, size) -> feeds.
+        said: a size and what is fed, for people.
+    """
+    usual, *others = sizes
+    feeds = feed(max(batch_sizes), usual)
+    expected = subject.reference(feeds)
+    yield from batches_equal(subject, feeds, expected=expected, check="parity", text=said(usual), sizes=batch_sizes)
+    for size in others:
+        case = subject.case("parity", f"batch_size 2, {said(size)}")
+        feeds = feed(2, size)
+        try:
+            expected = subject.reference(feeds)
+        except ValidationFailed as err:
+            yield case.row("skipped", passed=True, detail=str(err))
+            continue
+        actual, faults = run(subject, feeds, case=case)
+        yield from faults or compare(expected, actual, case=case)
+
+
 def choices_equal(expected: np.ndarray, actual: np.ndarray, *, axis: int, output: str, case: Case) -> CheckRow:
     """One row: the largest value stands at the same place along an axis, wherever PyTorch's own choice is no tie."""
     if expected.shape != actual.shape:
@@ -64,11 +97,12 @@ def choices_equal(expected: np.ndarray, actual: np.ndarray, *, axis: int, output
 
 def sensitive(subject: Subject, feeds: Feeds, other: Feeds, *, case: Case) -> CheckRow:
     """One row: whether PyTorch's own outputs tell two inputs apart, so that a graph that does not would be caught."""
-    moved = {
-        row.output: row.max_abs_diff
-        for row in compare(subject.reference(feeds), subject.reference(other), case=case)
-        if not row.passed
-    }
+    return told_apart(subject.reference(feeds), subject.reference(other), case=case)
+
+
+def told_apart(outputs: Outputs, others: Outputs, *, case: Case) -> CheckRow:
+    """The same of what PyTorch gave for the two."""
+    moved = {row.output: row.max_abs_diff for row in compare(outputs, others, case=case) if not row.passed}
     if moved:
         found = ", ".join(f"{name} {size:.2g}" for name, size in moved.items() if size is not None)
         return case.row("sensitive", passed=True, detail=f"PyTorch's own outputs move: {found}")
@@ -76,13 +110,20 @@ def sensitive(subject: Subject, feeds: Feeds, other: Feeds, *, case: Case) -> Ch
     return case.row("insensitive", passed=True, detail=detail)
 
 
-def where_pytorch_holds(own: Sequence[CheckRow], found: Sequence[CheckRow], *, case: Case) -> Iterator[CheckRow]:
-    """The graph's rows about a property, but for outputs of which PyTorch's own rows do not have it."""
+def where_pytorch_holds(
+    own: Sequence[CheckRow], found: Sequence[CheckRow], *, case: Case, meaning: str = ""
+) -> Iterator[CheckRow]:
+    """The graph's rows about a property, but for outputs of which PyTorch's own rows do not have it.
+
+    Args:
+        meaning: what it says of the model where they do not.
+    """
     broken = {row.output: row for row in own if not row.passed}
     for row in found:
         if row.output in broken:
             size = broken[row.output].max_abs_diff
             by = "" if size is None else f" by up to {size:.2g}"
-            yield case.row("skipped", output=row.output, passed=True, detail=f"PyTorch's own differ{by}")
+            detail = f"PyTorch's own differ{by}" + (f": {meaning}" if meaning else "")
+            yield case.row("skipped", output=row.output, passed=True, detail=detail)
         else:
             yield row

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from onnx_fleet import generation_seq2seq as generation
+from onnx_fleet import generation, generation_seq2seq
 from onnx_fleet.checks import source_and_target as feeding
-from onnx_fleet.checks.feeds import Feeds, rows_of, sensitive
+from onnx_fleet.checks.feeds import Feeds, rows_of, sensitive, where_pytorch_holds
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
 from onnx_fleet.comparison import Case, CheckRow, Outputs, compare
 from onnx_fleet.errors import ValidationFailed
+from onnx_fleet.generation import Call
 from onnx_fleet.generation_seq2seq import Encoded
 from onnx_fleet.runtime import Session
 
@@ -31,6 +32,8 @@ TARGET_LENGTH = 12
 PIECES = ((1,) * TARGET_LENGTH, (4,) + (1,) * 8, (3, 4, 5))
 """How a target of TARGET_LENGTH tokens is fed: one by one, behind forced ones, and several at a time."""
 NEW_TOKENS, BEAMS, NEW_TOKENS_OF_BEAMS = 32, 2, 20
+_TARGET_MASK = "decoder_attention_mask"
+"""What only a graph of source and target takes."""
 
 
 def parity(subject: Subject) -> Iterator[CheckRow]:
@@ -63,15 +66,37 @@ def padding(subject: Subject) -> Iterator[CheckRow]:
         return
     yield from compare(own.batch, found.batch, case=case)
     alone = replace(case, case=f"{text}: each row as that row alone")
-    yield _where_pytorch_holds((own.batch, own.alone), (found.batch, found.alone), case=alone)
+    yield from _kept((own.batch, own.alone), (found.batch, found.alone), case=alone)
     noisy = replace(case, case=f"{text}: noise under the mask changes nothing")
-    yield _where_pytorch_holds((own.batch, own.noisy), (found.batch, found.noisy), case=noisy)
+    yield from _kept((own.batch, own.noisy), (found.batch, found.noisy), case=noisy)
+
+
+def target_padding(subject: Subject) -> Iterator[CheckRow]:
+    """Targets padded on either side equal PyTorch's at real positions, and themselves with noise under their mask."""
+    if _TARGET_MASK not in {spec.name for spec in list(subject.graphs.values())[-1].inputs}:
+        return
+    for side in ("left", "right"):
+        text, feeds, real = _with_padded_targets(subject, side=side)
+        noise = feeding.targets(subject, rows=len(real), length=real.shape[1])[::-1]
+        noisy = {**feeds, "decoder_input_ids": np.where(real, feeds["decoder_input_ids"], noise)}
+        case = subject.case("target_padding", f"{text}: as PyTorch on the same batch")
+        own, own_noisy = (subject.reference(given)["logits"][real] for given in (feeds, noisy))
+        try:
+            found, found_noisy = (subject.session().run(given)["logits"][real] for given in (feeds, noisy))
+        except ValidationFailed as err:
+            yield case.row("error", detail=str(err))
+            continue
+        yield from compare({"logits": own}, {"logits": found}, case=case)
+        leak = replace(case, case=f"{text}: other tokens under the mask change nothing")
+        yield from _kept(
+            ({"logits": own}, {"logits": own_noisy}), ({"logits": found}, {"logits": found_noisy}), case=leak
+        )
 
 
 def cache(subject: Subject) -> Iterator[CheckRow]:
     """A text in pieces, rows in another order, and caches as consumers begin them give what PyTorch gives at once."""
     session = _decoder(subject)
-    if session is None:
+    if session is None or not generation_seq2seq.takes_cache(session):
         return
     text, feeds, tokens = _padded(subject)
     expected = _logits(_pytorch(subject, feeds, tokens))
@@ -85,7 +110,7 @@ def cache(subject: Subject) -> Iterator[CheckRow]:
     case = subject.case("cache", f"{text}, the last token with rows {order.tolist()}, as beams do")
     run = partial(_reordered, subject, session, feeds, tokens, order)
     yield from _compared(case, {"logits": expected["logits"][order, -1:]}, run)
-    for head_size in (0, 1) if generation.takes_cache(session) else ():
+    for head_size in (0, 1):
         case = subject.case("cache", f"{text}, an empty cache whose head size is guessed as {head_size}")
         run = partial(_from_guessed_cache, subject, session, feeds, tokens, head_size)
         yield from _compared(case, expected, run)
@@ -118,6 +143,9 @@ def sensitivity(subject: Subject) -> Iterator[CheckRow]:
     if "attention_mask" in padded:
         ignored = {**padded, **target, "attention_mask": np.ones_like(padded["attention_mask"])}
         changes["the mask ignored"] = ({**padded, **target}, ignored)
+    if _TARGET_MASK in {spec.name for spec in list(subject.graphs.values())[-1].inputs}:
+        _, masked, _ = _with_padded_targets(subject, side="left")
+        changes["the target's mask ignored"] = (masked, {**masked, _TARGET_MASK: np.ones_like(masked[_TARGET_MASK])})
     for change, (own, other) in changes.items():
         yield sensitive(subject, own, other, case=subject.case("sensitivity", change))
 
@@ -143,37 +171,29 @@ class _PaddedRuns:
         )
 
 
-def _where_pytorch_holds(own: tuple[Outputs, Outputs], found: tuple[Outputs, Outputs], *, case: Case) -> CheckRow:
-    """One row: that the graphs keep what PyTorch keeps. Convolutions over sound read across the edge of a mask."""
-    (kept,) = compare(*own, case=case)
-    if not kept.passed:
-        by = "" if kept.max_abs_diff is None else f" by up to {kept.max_abs_diff:.2g}"
-        return case.row("skipped", output="logits", passed=True, detail=f"PyTorch's own differ{by}")
-    (row,) = compare(*found, case=case)
-    return row
+def _kept(own: tuple[Outputs, Outputs], found: tuple[Outputs, Outputs], *, case: Case) -> Iterator[CheckRow]:
+    """That the graphs keep what PyTorch keeps. Convolutions over sound read across the edge of a mask."""
+    return where_pytorch_holds(compare(*own, case=case), compare(*found, case=case), case=case)
 
 
 def _generated(
     subject: Subject, check: str, *, num_beams: int, new_tokens: int, ends: Sequence[int]
 ) -> Iterator[CheckRow]:
     """One row a source: our loop on the graphs, transformers' own on the model, the same settings and no others."""
-    session = _decoder(subject)
-    if session is None:
-        return
     text, feeds, _ = _padded(subject)
     case = subject.case(check, f"{text}, padded right, {new_tokens} new")
     rows = len(_lengths(subject))
     wanted = _generate(subject, feeds, num_beams=num_beams, max_new_tokens=new_tokens, eos_token_id=list(ends) or None)
     start = np.full((rows, 1), feeding.start_token(subject), dtype=np.int64)
-    search = partial(generation.beams, num_beams=num_beams) if num_beams > 1 else generation.greedy
+    search = partial(generation_seq2seq.beams, num_beams=num_beams) if num_beams > 1 else generation.greedy
     try:
-        encoded = generation.encode(subject.session("encoder_model"), feeds)
-        found = search(session, start, encoded=encoded, max_new_tokens=new_tokens, eos_token_ids=ends)
+        call = _calls(subject, rows_of(feeds, np.repeat(np.arange(rows), num_beams)))
+        found = search(call, start, max_new_tokens=new_tokens, eos_token_ids=ends)
     except ValidationFailed as err:
         yield case.row("error", detail=str(err))
         return
     for row in range(rows):
-        pair = [generation.until_end(tokens[row], ends) for tokens in (wanted, found)]
+        pair = [generation_seq2seq.until_end(tokens[row], ends) for tokens in (wanted, found)]
         where = replace(case, case=f"{case.case}, source {row}")
         if pair[0] == pair[1]:
             yield where.row("equal", output="tokens", passed=True, detail=f"{len(pair[0])} tokens")
@@ -227,14 +247,22 @@ def _generate(subject: Subject, feeds: Feeds, **settings: Any) -> np.ndarray:
     )[:, 1:]
 
 
+def _calls(subject: Subject, feeds: Feeds) -> Call:
+    """What makes one call of the graphs on these sources, whatever form they have."""
+    session = _decoder(subject)
+    if session is None:
+        return partial(generation_seq2seq.step_of_one_graph, subject.session(), source=feeds)
+    encoded = generation_seq2seq.encode(subject.session("encoder_model"), feeds)
+    return partial(generation_seq2seq.step, session, encoded=encoded)
+
+
 def _graphs(subject: Subject, feeds: Feeds, tokens: np.ndarray) -> Outputs:
     """Source and target through the graphs, all tokens at once."""
     session = _decoder(subject)
     if session is None:
-        mask = np.ones_like(tokens)
-        return subject.session().run({**feeds, "decoder_input_ids": tokens, "decoder_attention_mask": mask})
-    encoded = generation.encode(subject.session("encoder_model"), feeds)
-    found = generation.step(session, tokens, encoded=encoded)
+        return {"logits": _calls(subject, feeds)(tokens, cache=None).logits}
+    encoded = generation_seq2seq.encode(subject.session("encoder_model"), feeds)
+    found = generation_seq2seq.step(session, tokens, encoded=encoded)
     return {"logits": found.logits, "last_hidden_state": encoded.states}
 
 
@@ -247,10 +275,10 @@ def _in_pieces(
     *,
     keeps_encoder_cache: bool,
 ) -> Outputs:
-    encoded = generation.encode(subject.session("encoder_model"), feeds)
+    encoded = generation_seq2seq.encode(subject.session("encoder_model"), feeds)
     logits, cached, done = [], None, 0
     for size in sizes:
-        found = generation.step(
+        found = generation_seq2seq.step(
             session,
             tokens[:, done : done + size],
             encoded=encoded,
@@ -264,9 +292,9 @@ def _in_pieces(
 
 def _reordered(subject: Subject, session: Session, feeds: Feeds, tokens: np.ndarray, order: np.ndarray) -> Outputs:
     """The last token's logits, its cache's rows taken in another order."""
-    encoded = generation.encode(subject.session("encoder_model"), feeds)
-    first = generation.step(session, tokens[:, :-1], encoded=encoded)
-    last = generation.step(session, tokens[order, -1:], encoded=encoded.rows(order), cache=first.rows(order))
+    encoded = generation_seq2seq.encode(subject.session("encoder_model"), feeds)
+    first = generation_seq2seq.step(session, tokens[:, :-1], encoded=encoded)
+    last = generation_seq2seq.step(session, tokens[order, -1:], encoded=encoded.rows(order), cache=first.rows(order))
     return {"logits": last.logits}
 
 
@@ -274,9 +302,9 @@ def _from_guessed_cache(
     subject: Subject, session: Session, feeds: Feeds, tokens: np.ndarray, head_size: int
 ) -> Outputs:
     """optimum takes hidden size by heads, transformers.js none where a size has a name: both are wrong at times."""
-    encoded: Encoded = generation.encode(subject.session("encoder_model"), feeds)
+    encoded: Encoded = generation_seq2seq.encode(subject.session("encoder_model"), feeds)
     empty = generation.empty_cache(session, batch_size=len(tokens), head_size=head_size)
-    return {"logits": generation.step(session, tokens, encoded=encoded, cache=empty).logits}
+    return {"logits": generation_seq2seq.step(session, tokens, encoded=encoded, cache=empty).logits}
 
 
 def _pytorch(subject: Subject, feeds: Feeds, tokens: np.ndarray) -> Outputs:
@@ -314,6 +342,18 @@ def _padded(subject: Subject) -> tuple[str, dict[str, np.ndarray], np.ndarray]:
     return text, feeding.sources(subject, lengths), feeding.targets(subject, rows=len(lengths), length=target)
 
 
+def _with_padded_targets(subject: Subject, *, side: str) -> tuple[str, dict[str, np.ndarray], np.ndarray]:
+    """Sources, targets of different lengths padded on one side, and where those are real: bool [rows, tokens]."""
+    _, feeds, tokens = _padded(subject)
+    most = tokens.shape[1]
+    lengths = [max(1, most * part // len(tokens)) for part in range(len(tokens), 0, -1)]
+    real = np.array([np.arange(most) < length for length in lengths])
+    real = real[:, ::-1] if side == "left" else real
+    text = f"targets of {', '.join(map(str, lengths))}, padded {side}, seed {SEED}"
+    given = {**feeds, "decoder_input_ids": tokens, _TARGET_MASK: real.astype(np.int64)}
+    return text, given, real
+
+
 def _fitting(pieces: Sequence[int], length: int) -> list[int]:
     """Pieces of a shorter text."""
     ends = [min(end, length) for end in np.cumsum(pieces)]
@@ -330,7 +370,7 @@ def _where_it_decodes(run: Callable[[Subject], Iterator[CheckRow]], subject: Sub
         yield from run(subject)
 
 
-CHECKS = checks_of(parity, padding, cache, greedy, beams, sensitivity)
+CHECKS = checks_of(parity, padding, target_padding, cache, greedy, beams, sensitivity)
 
 CHECKS_OF_SPEECH = tuple(replace(check, run=partial(_where_it_decodes, check.run)) for check in CHECKS)
 """The same; models that give letters or classes without a decoder are asked nothing."""

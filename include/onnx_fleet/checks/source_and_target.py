@@ -62,6 +62,9 @@ def _source(subject: Subject, specs: Sequence[TensorSpec], *, length: int, row: 
             made[spec.name] = rng.choice(subject.space.tokens, size=shape).astype(np.int64)
         else:
             made[spec.name] = rng.standard_normal(shape).astype(spec.dtype)
+    if subject.space.fixed_length is not None and "attention_mask" in made:
+        made["input_ids"][:, length:] = subject.space.pad_token_id
+        made["attention_mask"][:, length:] = 0
     return made
 
 

@@ -1,19 +1,18 @@
-"""What a check is given, and what all checks share."""
+"""What a check is given."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_fleet import inputs
-from onnx_fleet.comparison import Case, CheckRow, Outputs, at_real_positions, compare
-from onnx_fleet.errors import ValidationFailed
-from onnx_fleet.graph import GraphInfo
+from onnx_fleet import inputs, workloads
+from onnx_fleet.comparison import Case, CheckRow
+from onnx_fleet.graph import GraphInfo, TensorSpec
 from onnx_fleet.inputs import Batch, TokenSpace
 from onnx_fleet.plan import WorkItem
 from onnx_fleet.runtime import Session
@@ -39,13 +38,33 @@ class Subject:
     @cached_property
     def space(self) -> TokenSpace:
         """The tokens that may be fed."""
-        return inputs.token_space(self.stage_dir, self.reference.limits)
+        fixed = workloads.fixed_length(self.graphs.values())
+        return inputs.token_space(self.stage_dir, self.reference.limits, fixed_length=fixed)
+
+    @cached_property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Of the one graph that takes tokens; a length that became a number has its symbol again."""
+        specs, fixed = self.graph().outputs, (self.space.fixed_length,)
+        return tuple(
+            replace(spec, shape=(spec.shape[0], "sequence_length", *spec.shape[2:]))
+            if spec.shape[1:2] == fixed
+            else spec
+            for spec in specs
+        )
+
+    def filled(self, batch: Batch) -> Batch:
+        """A batch of the length that the graph takes: padded on the right where that is a number."""
+        return inputs.pad([batch], side="right", space=self.space)
 
     def feeds(self, batch: Batch) -> dict[str, np.ndarray]:
-        """A batch as the model takes it: for multiple choice each row is the one choice of its question."""
+        """A batch as the model takes it: for multiple choice each row is every choice of its question, the only one
+        where their number is open.
+        """
         if self.item.model.task != "multiple-choice":
             return batch.feeds
-        return {name: array[:, np.newaxis] for name, array in batch.feeds.items()}
+        choices = next(spec.shape[1] for spec in self.graph().inputs if spec.name == "input_ids")
+        count = choices if isinstance(choices, int) else 1
+        return {name: np.repeat(array[:, np.newaxis], count, axis=1) for name, array in batch.feeds.items()}
 
     def graph(self, role: str = "model") -> GraphInfo:
         """One graph as the export recorded it."""
@@ -73,18 +92,3 @@ class Check:
 def checks_of(*functions: Callable[[Subject], Iterator[CheckRow]]) -> tuple[Check, ...]:
     """Checks from their functions: a name is a function's, the first line of its docstring says what it proves."""
     return tuple(Check(name=run.__name__, proves=(run.__doc__ or "").partition("\n")[0], run=run) for run in functions)
-
-
-def against(subject: Subject, case: Case, batch: Batch, *, expected: Outputs) -> Iterator[CheckRow]:
-    """The outputs of a single graph against given ones, at real positions."""
-    try:
-        actual: Outputs = subject.session().run(subject.feeds(batch))
-    except ValidationFailed as err:
-        yield case.row("error", detail=str(err))
-        return
-    real, specs = batch.real, subject.graph().outputs
-    yield from compare(
-        at_real_positions(expected, real=real, specs=specs),
-        at_real_positions(actual, real=real, specs=specs),
-        case=case,
-    )

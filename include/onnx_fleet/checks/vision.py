@@ -7,10 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from onnx_fleet import images, preprocessor
-from onnx_fleet.checks.feeds import batches_equal, choices_equal, run, sensitive
+from onnx_fleet.checks.feeds import choices_equal, parity_over_sizes, run, sensitive
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
 from onnx_fleet.comparison import CheckRow, compare
-from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.images import Kind
 
 BATCH_SIZES = (1, 2, 5)
@@ -24,21 +23,13 @@ _CHOICES = {"image-classification": -1, "object-detection": -1, "image-segmentat
 
 def parity(subject: Subject) -> Iterator[CheckRow]:
     """Every output equals PyTorch's on noise, over batch sizes and, where they are open, image sizes, odd ones too."""
-    native, *others = sizes(subject)
-    feeds = image_feeds(subject, BATCH_SIZES[-1], size=native, kind="noise")
-    text = f"{native[0]} x {native[1]} pixels of noise, seed {SEED}"
-    expected = subject.reference(feeds)
-    yield from batches_equal(subject, feeds, expected=expected, check="parity", text=text, sizes=BATCH_SIZES)
-    for size in others:
-        case = subject.case("parity", f"batch_size 2, {size[0]} x {size[1]} pixels of noise, seed {SEED}")
-        feeds = image_feeds(subject, 2, size=size, kind="noise")
-        try:
-            expected = subject.reference(feeds)
-        except ValidationFailed as err:
-            yield case.row("skipped", passed=True, detail=str(err))
-            continue
-        actual, faults = run(subject, feeds, case=case)
-        yield from faults or compare(expected, actual, case=case)
+    yield from parity_over_sizes(
+        subject,
+        sizes(subject),
+        feed=lambda count, size: image_feeds(subject, count, size=size, kind="noise"),
+        said=lambda size: f"{size[0]} x {size[1]} pixels of noise, seed {SEED}",
+        batch_sizes=BATCH_SIZES,
+    )
 
 
 def pictures(subject: Subject) -> Iterator[CheckRow]:
@@ -98,13 +89,15 @@ def sizes(subject: Subject) -> tuple[tuple[int, int], ...]:
     height, width = spec.shape[2:]
     if isinstance(height, int) and isinstance(width, int):
         return ((height, width),)
+    fixed = (height if isinstance(height, int) else None, width if isinstance(width, int) else None)
     settings = preprocessor.settings(subject.stage_dir)
     config = subject.reference.model.config
     own = images.size_of_preprocessor(settings) or images.size_of_config(config) or (images.USUAL_SIZE,) * 2
     unit = images.unit(config)
     native = own if max(own) <= LARGEST_SIDE else (max(unit, LARGEST_SIDE // unit * unit),) * 2
     least = max(native[0], 2 * unit)
-    return native, (least, least + unit), (least + 2 * unit, least), (least + 5, least + unit - 3)
+    offered = (native, (least, least + unit), (least + 2 * unit, least), (least + 5, least + unit - 3))
+    return tuple(dict.fromkeys((fixed[0] or rows, fixed[1] or columns) for rows, columns in offered))
 
 
 def image_feeds(subject: Subject, count: int, *, size: tuple[int, int], kind: Kind) -> dict[str, np.ndarray]:

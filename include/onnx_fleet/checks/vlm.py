@@ -12,6 +12,7 @@ from onnx_fleet.checks.feeds import Feeds, sensitive
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
 from onnx_fleet.comparison import CheckRow, compare
 from onnx_fleet.errors import ValidationFailed
+from onnx_fleet.generation import Step
 from onnx_fleet.images import Kind
 
 NEW_TOKENS = 8
@@ -40,11 +41,11 @@ def parity(subject: Subject) -> Iterator[CheckRow]:
             case = subject.case("parity", prompt.text)
             expected = {"logits": subject.reference(prompt.feeds)["logits"][prompt.real]}
             try:
-                outputs = _decode(subject, _embedded(subject, prompt), prompt.feeds["attention_mask"], cache=None)
+                found = _decode(subject, _embedded(subject, prompt), prompt.feeds["attention_mask"], cache=None)
             except ValidationFailed as err:
                 yield case.row("error", detail=str(err))
                 continue
-            yield from compare(expected, {"logits": outputs["logits"][prompt.real]}, case=case)
+            yield from compare(expected, {"logits": found.logits[prompt.real]}, case=case)
 
 
 def greedy(subject: Subject) -> Iterator[CheckRow]:
@@ -132,32 +133,27 @@ def _embedded(subject: Subject, prompt: Prompt) -> np.ndarray:
     return vectors
 
 
-def _decode(
-    subject: Subject, vectors: np.ndarray, attention_mask: np.ndarray, *, cache: Feeds | None
-) -> dict[str, np.ndarray]:
+def _decode(subject: Subject, vectors: np.ndarray, attention_mask: np.ndarray, *, cache: Feeds | None) -> Step:
     session = subject.session("decoder_model_merged")
     cache = cache if cache is not None else generation.empty_cache(session, batch_size=len(vectors))
     places = generation.positions(attention_mask)[:, -vectors.shape[1] :]
     given = {"inputs_embeds": vectors, "attention_mask": attention_mask, "position_ids": places, **cache}
-    return dict(session.run(given))
+    outputs = session.run(given)
+    return Step(logits=outputs["logits"], cache=generation.cache_of(outputs))
 
 
 def _generated(subject: Subject, prompt: Prompt) -> np.ndarray:
     """int64 [batch_size, NEW_TOKENS]"""
-    mask, vectors, tokens = prompt.feeds["attention_mask"], _embedded(subject, prompt), []
-    cache: Feeds | None = None
-    for _ in range(NEW_TOKENS):
-        outputs = _decode(subject, vectors, mask, cache=cache)
-        chosen = outputs["logits"][:, -1].argmax(axis=-1).astype(np.int64)[:, np.newaxis]
-        tokens.append(chosen)
-        cache = {
-            name.replace("present", "past_key_values"): array
-            for name, array in outputs.items()
-            if name.startswith("present.")
-        }
-        vectors = subject.session("embed_tokens").run({"input_ids": chosen})["inputs_embeds"]
-        mask = np.concatenate([mask, np.ones_like(chosen)], axis=1)
-    return np.concatenate(tokens, axis=1)
+
+    def call(input_ids: np.ndarray, *, cache: Feeds | None) -> Step:
+        if cache is None:
+            vectors = _embedded(subject, prompt)
+        else:
+            vectors = subject.session("embed_tokens").run({"input_ids": input_ids})["inputs_embeds"]
+        mask = generation.extended(prompt.feeds["attention_mask"], vectors, cache=cache)
+        return _decode(subject, vectors, mask, cache=cache)
+
+    return generation.greedy(call, prompt.feeds["input_ids"], max_new_tokens=NEW_TOKENS)
 
 
 CHECKS = checks_of(parity, greedy, sensitivity)

@@ -39,7 +39,10 @@ class GraphSpec:
     inputs: Mapping[str, Shape]
     outputs: Mapping[str, Shape]
     fixable: tuple[str, ...] = ()
-    """Symbols that may become numbers, the example's sizes, where the model cannot keep them: said as a fallback."""
+    """Symbols that may become numbers, the example's sizes, where the model cannot keep them: said as a fallback.
+
+    An entry may allow others: ``may_be_fixed``.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

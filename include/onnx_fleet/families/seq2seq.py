@@ -129,11 +129,14 @@ class CachedDecoder(Decoder):
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
         own, cross = (self._cache(inputs, kind) for kind in _CACHES)
         cache = EncoderDecoderCache(own, cross)
-        # A layer that has its cross-attention's keys reads no state of the encoder; one that has none yet appends.
-        cache.is_updated = dict.fromkeys(range(self.layers), False)
+        states, known = inputs["encoder_hidden_states"], inputs["past_key_values.0.encoder.key"].shape[2]
+        # In the graph a layer appends what it projects, of no state where the cache is full. PyTorch, which is timed
+        # beside it, takes a full cache as it is: T5 cannot project no state at all.
+        full = not torch.compiler.is_exporting() and known == states.shape[1]
+        cache.is_updated = dict.fromkeys(range(self.layers), full)
         given = self.decode(
             inputs["input_ids"],
-            states=inputs["encoder_hidden_states"][:, inputs["past_key_values.0.encoder.key"].shape[2] :],
+            states=states[:, known:],
             mask=self.mask(inputs),
             cache=cache,
         )
@@ -178,12 +181,12 @@ def whole(item: WorkItem, model: PreTrainedModel) -> Whole:
 
 
 def graphs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
-    """Encoder and cached decoder.
+    """The model in the form that its entry asks for.
 
     Raises:
         ExportUnsupported: what the decoder keeps is not keys and values per layer, of itself and of the encoder.
     """
-    return merged(item, model, source=source(model))
+    return FORMS[item.model.entry.decoder_form](item, model, source=source(model))
 
 
 def source(model: PreTrainedModel) -> Source:
@@ -258,7 +261,7 @@ FORMS: Mapping[str, Callable[..., tuple[GraphSpec, ...]]] = {
     "without-past": without_past,
     "plain": plain,
 }
-"""How a model may be cut: (item, model, source=) -> its graphs."""
+"""How a model may be cut, by its entry's ``decoder_form``: (item, model, source=) -> its graphs."""
 
 
 def cache_sizes(item: WorkItem, model: PreTrainedModel, *, source: Source) -> tuple[Mapping[str, tuple[int, int]], ...]:

@@ -110,7 +110,7 @@ def graphs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
             example_inputs=example,
             inputs=inputs,
             outputs=module.outputs,
-            fixable=("height", "width"),
+            fixable=("height", "width", "output_height", "output_width"),
         ),
     )
 
