@@ -46,6 +46,11 @@ class Checkpoint:
     def repo_id(self) -> str:
         return f"bench/{self.name}"
 
+    @property
+    def generates(self) -> bool:
+        """Whether it makes texts token by token."""
+        return self.task in ("text-generation", "text2text-generation")
+
     def sibling(self, seed: int, *, labels: tuple[str, ...] = ()) -> Checkpoint:
         """Another fine-tune: the same configuration but for its labels' names, other weights."""
         return replace(self, name=f"{self.name}-{seed}", seed=seed, labels=labels)
@@ -202,7 +207,7 @@ def _save(checkpoint: Checkpoint, folder: Path) -> None:
     write_tokenizer(
         folder,
         size=config.vocab_size,
-        framed=not checkpoint.task.startswith("text-generation"),
+        framed=checkpoint.task != "text-generation",
         max_length=min(_MAX_LENGTH, getattr(config, "max_position_embeddings", _MAX_LENGTH)),
     )
     (folder / "README.md").write_text(
