@@ -21,6 +21,8 @@ from benchmarks.workplace import Workplace
 COUNT = 50
 SAMPLE = 3
 
+_STEPS = ("export", "validate", "measure", "publish")
+
 _CATALOGUE = """\
 defaults:
   # As little as may be: a latency is no part of what is compared here.
@@ -109,7 +111,7 @@ def report(result: FleetResult) -> str:
         )
         rows.append(("ratio", f"{result.ours.wall_s / count / wall_s:.2f}", "", "", "", ""))
     header = ("", "wall s a model", "CPU s a model", "peak MB", "bytes by the weights", "wall s in all")
-    steps = list(result.seconds[0])
+    steps = sorted(result.seconds[0], key=_STEPS.index)
     by_step = [
         (step, f"{result.seconds[0][step]:.2f}", *_cells(model[step] for model in result.seconds[1:])) for step in steps
     ]

@@ -32,7 +32,8 @@ AT_LEAST = 1.0
 """Our tokens per second, by optimum's."""
 
 _WARM_UP_TOKENS = 8
-_FIRST_ORDINARY_ID = 100
+_FIRST_ORDINARY_ID = 8
+"""Smaller ones may be special tokens."""
 
 
 class Generator:
