@@ -12,7 +12,7 @@ CODE := include dags plugins tests benchmarks docs/examples
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status install test test-consumers check fmt lint types architectures lock schemas env clean distclean
+.PHONY: help demo up down status install test test-consumers check fmt lint types architectures bench lock schemas env clean distclean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -60,6 +60,9 @@ PLAIN_TORCH = sed -i -E 's/^(torch==[0-9.]+)\+[a-z0-9.]+/\1/'
 architectures: $(STAMP) ## Survey the whole zoo again, and write docs/architectures.md (an hour; ROWS=vision, ROWS=--missing for some)
 	@cd tests && ../$(BIN)/python -W ignore -m zoo --jobs $(WORKERS) $(ROWS)
 
+bench: $(STAMP) $(CONSUMERS)/.installed ## Measure beside optimum, and write docs/benchmarks.md (hours; BENCH="--runs 1 bert" for some)
+	@$(BIN)/python -m benchmarks $(BENCH)
+
 lock: $(STAMP) ## Refresh the pinned files from requirements*.in (LOCK=--upgrade takes newer versions)
 	$(COMPILE) $(LOCK) $(if $(TORCH_CPU_INDEX),--extra-index-url $(TORCH_CPU_INDEX)) \
 		--output-file requirements.txt requirements.in
@@ -84,7 +87,7 @@ env: $(STAMP) ## Write .env for docker compose, with generated secrets
 
 clean: down ## Remove what the demo wrote (var/) and the tools' caches
 	@rm -rf var .pytest_cache .mypy_cache .ruff_cache build dist
-	@find include dags plugins tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find include dags plugins tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## Remove the virtual environments too
 	@rm -rf $(VENV) $(CONSUMERS)

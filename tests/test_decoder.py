@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import ModelProto, helper, numpy_helper
 
+from benchmarks import generate
 from fixtures.exported import Exported, export_from_zoo
 from onnx_fleet import generation, latency, runtime, stage, validation
 from onnx_fleet.catalogue import LatencyGrid
@@ -188,3 +189,17 @@ def test_prompt_and_step_are_timed_beside_pytorch(gpt2: Exported, tmp_path: Path
         ("prompt", 1), ("step", 1), ("prompt", 2), ("step", 2),
     ]  # fmt: skip
     assert all(row.torch_latency_ms_p50 > 0 for row in report.rows)
+
+
+def test_the_loop_of_the_benchmarks_makes_the_tokens_that_ours_makes(gpt2: Exported) -> None:
+    folder = gpt2.stage_dir / "onnx"
+    prompt = np.array([[9, 12, 30, 7, 21]], dtype=np.int64)
+    session = runtime.open_session(folder / "model.onnx", threads=1)
+    expected = generation.greedy(session, prompt, attention_mask=np.ones_like(prompt), max_new_tokens=6)
+
+    one = generate.open_bundle(folder, threads=1)
+    assert one.generate(prompt, start_id=0, new_tokens=6) == expected[0].tolist()
+
+    run = generate.Pair(ours=one, peer=one, start_id=0, vocabulary=60).turn("a", 1, prompt_tokens=4, new_tokens=5)
+    assert (run.agreeing_tokens, run.new_tokens) == (5, 5)
+    assert run.ours_tokens_per_s > 0

@@ -14,6 +14,7 @@ import onnx
 import pytest
 from onnx import ModelProto, helper, numpy_helper
 
+from benchmarks import generate
 from fixtures.exported import Exported, export_from_zoo
 from fixtures.items import work_item
 from onnx_fleet import checkpoint, latency, runtime, stage, validation
@@ -389,3 +390,16 @@ def _swap_outputs(model: ModelProto, one: str, other: str) -> None:
 def _put_first(model: ModelProto, nodes: list[onnx.NodeProto]) -> None:
     for place, node in enumerate(nodes):
         model.graph.node.insert(place, node)
+
+
+def test_the_loop_of_the_benchmarks_makes_the_tokens_that_ours_makes(bart: Exported) -> None:
+    folder = bart.stage_dir / "onnx"
+    encoder, decoder = (
+        runtime.open_session(folder / f"{role}.onnx", threads=1) for role in ("encoder_model", "decoder_model_merged")
+    )
+    prompt, start = np.array([[9, 12, 30, 7, 21]], dtype=np.int64), np.array([[2]], dtype=np.int64)
+    encoded = generation.encode(encoder, {"input_ids": prompt, "attention_mask": np.ones_like(prompt)})
+    expected = generation.greedy(decoder, start, encoded=encoded, max_new_tokens=6)
+
+    one = generate.open_bundle(folder, threads=1)
+    assert one.generate(prompt, start_id=2, new_tokens=6) == expected[0].tolist()

@@ -1,0 +1,160 @@
+"""Write docs/benchmarks.md and its picture from what was measured.
+
+python -m benchmarks.page
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import export, finetunes, generate, growth_plot, options, results
+from benchmarks.results import ExportResult, FleetResult, GenerateResult, Machine
+from benchmarks.tables import table
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
+PICTURE = Path("pictures") / "growth.svg"
+WHY = Path(__file__).with_name("misses.md")
+"""Why targets are missed: written by hand, kept when the page is made anew."""
+
+_INTRODUCTION = """\
+# Benchmarks
+
+What an export costs beside `optimum-cli export onnx`, and how fast the graphs generate beside optimum's. Made by
+`make bench`, which measures all of it anew; [benchmarks/](../benchmarks/README.md) says how to run parts of it.
+
+The checkpoints have real sizes and random weights. Every figure of an export is of a whole process with all that it
+starts, interpreter and imports included; both sides begin with the checkpoint's files on disk, and take turns. A ratio
+is taken within a turn; its least, median and most over the turns are given, and a target is met when the median meets
+it. Memory is the peak of the resident set sizes of all processes of a side, added up, looked at every 50 ms; what of it
+is anonymous belongs to no file.
+
+*first* is an export into an empty store. *repeated* is an export of another checkpoint of the same configuration, into
+the store that the first one has used. optimum-cli validates what it made, and cannot be told not to; *without its
+validation* it is called from Python. The targets compare `onnx-fleet export` with optimum-cli as its users run it; the
+table "Like for like" compares both sides without a validation, and both with one: ours proves far more, in a process of
+its own.
+"""
+
+
+def page(
+    *,
+    exports: ExportResult | None,
+    growth: ExportResult | None,
+    generated: GenerateResult | None,
+    fleet: FleetResult | None,
+    why: str = "",
+) -> str:
+    """The whole page; what was not measured says so.
+
+    Args:
+        why: Markdown, why targets are missed.
+    """
+    taken = [(name, result.machine) for name, result in (
+        ("export", exports), ("growth", growth), ("generate", generated), ("finetunes", fleet)
+    ) if result is not None]  # fmt: skip
+    parts = [_INTRODUCTION]
+    if exports is None:
+        parts.append("## Export\n\n" + _missing("export"))
+    else:
+        parts += [
+            f"## Export: the targets\n\n{export.verdicts(exports)}",
+            f"## Export: the figures\n\nMedians of {_turns(exports)}.\n\n{export.figures(exports)}",
+            "## Like for like\n\nWall time by optimum's: least / median / most.\n\n" + export.like_for_like(exports),
+        ]
+    parts.append("## Growth with depth\n\n" + (_missing("export --growth") if growth is None else _growth(growth)))
+    parts.append("## Generating\n\n" + (_missing("generate") if generated is None else _generating(generated)))
+    parts.append("## A fleet of fine-tunes\n\n" + (_missing("finetunes") if fleet is None else _fleet(fleet)))
+    missed = [line for line in "\n".join(parts).splitlines() if "**missed**" in line]
+    if missed:
+        counted = f"{len(missed)} of the rows above {'misses' if len(missed) == 1 else 'miss'} the target."
+        parts.append(f"## What is missed, and why\n\n{counted}\n\n{why.strip() or 'Not explained yet.'}")
+    if taken:
+        parts.append("## The machine\n\n" + _machine(taken))
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _missing(what: str) -> str:
+    return f"Not measured yet: `python -m benchmarks.{what}`."
+
+
+def _turns(result: ExportResult) -> str:
+    count = len({run.turn for run in result.runs})
+    return "one turn" if count == 1 else f"{count} turns"
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
+
+
+def _growth(result: ExportResult) -> str:
+    said = f"The same Llama with more layers, {_turns(result)}."
+    picture = f"![wall time and peak memory over the number of layers]({PICTURE.as_posix()})"
+    return f"{said}\n\n{picture}\n\n{export.figures(result)}"
+
+
+def _generating(result: GenerateResult) -> str:
+    said = (
+        f"Tokens per second under one plain onnxruntime loop: greedy, one row, {result.prompt_tokens} prompt tokens, "
+        f"{result.runs[0].new_tokens} new ones, {result.threads} threads, in turn. Ratios are ours by optimum's: more "
+        "is better. The last column says how many tokens are the same in both texts, at least."
+    )
+    return f"{_filled(said)}\n\n{generate.report(result)}"
+
+
+def _fleet(result: FleetResult) -> str:
+    said = (
+        f"{len(result.seconds)} fine-tunes of one {result.title} (other weights, other labels) through one `onnx-fleet "
+        "run` with an empty store: resolved, exported, validated, measured, published. optimum-cli exports and "
+        "validates."
+    )
+    return f"{_filled(said)}\n\n{finetunes.report(result)}"
+
+
+def _machine(taken: Sequence[tuple[str, Machine]]) -> str:
+    """Facts once, and when each benchmark was run with what load."""
+    facts = taken[0][1]
+    hardware = facts.hardware
+    lines = [
+        f"- {hardware['cpu_model']}, {hardware['cores_usable']} usable cores, "
+        f"{int(hardware['memory_bytes']) / 1e9:.0f} GB of memory, {hardware['system']}",
+        f"- ours: {_versions(facts)}",
+        f"- optimum's: {_versions(facts, peer=True) or 'not run'}",
+    ]
+    rows = [(name, machine.taken_at, f"{machine.load_average_1m:.2f}") for name, machine in taken]
+    others = {str(machine.hardware) for _, machine in taken}
+    if len(others) > 1:
+        lines.append(f"- **not all of it was measured on one machine**: {' and '.join(sorted(others))}")
+    return "\n".join(lines) + "\n\n" + table(("benchmark", "begun (UTC)", "load average then"), rows, names=2)
+
+
+def _versions(facts: Machine, *, peer: bool = False) -> str:
+    return ", ".join(f"{name} {version}" for name, version in (facts.peer if peer else facts.ours).items())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the page and the picture."""
+    parser = options.parser("page", __doc__)
+    parser.add_argument(
+        "--out", type=Path, default=PAGE, help="the page to write; its picture lies in pictures/ beside"
+    )
+    chosen = parser.parse_args(arguments)
+    kept = chosen.folder / "results"
+    growth = results.read(ExportResult, kept / "growth.json")
+    if growth is not None:
+        growth_plot.draw(growth, chosen.out.parent / PICTURE)
+    text = page(
+        exports=results.read(ExportResult, kept / "export.json"),
+        growth=growth,
+        generated=results.read(GenerateResult, kept / "generate.json"),
+        fleet=results.read(FleetResult, kept / "finetunes.json"),
+        why=WHY.read_text(encoding="utf-8") if WHY.is_file() else "",
+    )
+    chosen.out.parent.mkdir(parents=True, exist_ok=True)
+    chosen.out.write_text(text, encoding="utf-8")
+    print(f"wrote {chosen.out}")
+
+
+if __name__ == "__main__":
+    main()
