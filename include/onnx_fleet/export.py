@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnx_fleet import (
+    cache,
+    cache_keys,
     checkpoint,
     graph,
     isolated,
@@ -21,12 +25,11 @@ from onnx_fleet import (
     traced,
     weights,
 )
+from onnx_fleet.cache import Cache
 from onnx_fleet.catalogue_schema import DECODER_FORMS
 from onnx_fleet.checkpoint import StoredTensor
 from onnx_fleet.errors import BundleCorrupt, ExportUnsupported
 from onnx_fleet.graph import GraphInfo
-from onnx_fleet.graph_cache import GraphCache
-from onnx_fleet.graph_key import graph_key
 from onnx_fleet.isolated import Limits
 from onnx_fleet.plan import WorkItem
 from onnx_fleet.recipes import Recipe
@@ -45,8 +48,12 @@ class ExportRequest:
     stage: Path
     graph_key: str | None = None
     """None where no other model can take the graphs."""
-    archive: Path | None = None
-    """The graphs of this key, from the cache."""
+    graphs: Path | None = None
+    """The archive of the graphs of this key, from the cache."""
+    tokenizer: Path | None = None
+    """The archive of what was made of the same tokenizer, from the cache."""
+    whole: bool = False
+    """Whether every layer is traced, also where one shows what the others are."""
     link: bool = False
     """Whether the stage may have the source's files under second names."""
 
@@ -57,7 +64,8 @@ def export(
     source_dir: Path,
     stage_dir: Path,
     limits: Limits,
-    cache: GraphCache | None = None,
+    cached: Cache | None = None,
+    whole: bool = False,
     link: bool = False,
 ) -> ExportRecord:
     """Fill a stage; whatever an earlier attempt left in it is removed first.
@@ -65,7 +73,8 @@ def export(
     Args:
         source_dir: the model's files, as hub.download gives them.
         limits: of the process that traces.
-        cache: has the graphs of models that were exported before, and gets this one's.
+        cached: has what exports of the same kind found out before, and gets what this one does.
+        whole: trace every layer of this very model; what the cache has of it is replaced.
         link: let the stage have the source's files under second names where it can: for a stage that is only read.
     Raises:
         ExportUnsupported: the exporter refuses the model, an axis or input would be lost, or this worker has other
@@ -79,20 +88,32 @@ def export(
     if stage_dir.exists():
         shutil.rmtree(stage_dir)
     stage.write_work(stage_dir, item)
-    key = graph_key(item, source_dir=source_dir, tensors=checkpoint.read(source_dir))
+    keys: dict[cache.Kind, str | None] = {
+        "graphs": cache_keys.of_graphs(item, source_dir=source_dir, tensors=checkpoint.read(source_dir)),
+        "tokenizers": cache_keys.of_tokenizer(item, source_dir=source_dir),
+    }
+    if whole and cached and keys["graphs"]:
+        cached.remove("graphs", keys["graphs"])
+    found = {
+        kind: None if whole and kind == "graphs" else _fetch(item, kind, key, cached=cached, stage_dir=stage_dir)
+        for kind, key in keys.items()
+    }
     request = ExportRequest(
         item=item,
         source_dir=source_dir,
         stage=stage_dir,
-        graph_key=key,
-        archive=_fetch(item, key, cache=cache, stage_dir=stage_dir),
+        graph_key=keys["graphs"],
+        graphs=found["graphs"],
+        tokenizer=found["tokenizers"],
+        whole=whole,
         link=link,
     )
-    outcome = isolated.run(fill, request, limits=limits, log=stage_dir / stage.PRIVATE / "export.log")
-    record = replace(outcome.value, duration_s=outcome.duration_s, peak_memory_bytes=outcome.peak_memory_bytes)
+    record = _run(request, limits=limits)
     stage.write_export(stage_dir, record)
-    if cache and record.graph_key and record.traced != "cached":
-        cache.put(record.graph_key, _archive(stage_dir).read_bytes())
+    for kind, key in keys.items():
+        archive = _archive(stage_dir, kind)
+        if cached and key and found[kind] is None and archive.exists():
+            cached.put(kind, key, archive.read_bytes())
     log.info(
         "exported %s@%s in %.1f s, %d MB", item.model_id, item.model.commit[:8], record.duration_s,
         record.peak_memory_bytes >> 20,
@@ -100,31 +121,53 @@ def export(
     return record
 
 
-def _fetch(item: WorkItem, key: str | None, *, cache: GraphCache | None, stage_dir: Path) -> Path | None:
-    """The cached graphs of a key, as a file; a re-export that was asked for makes its own."""
-    found = cache.get(key) if cache and key and item.rebuild is None else None
+def _fetch(item: WorkItem, kind: cache.Kind, key: str | None, *, cached: Cache | None, stage_dir: Path) -> Path | None:
+    """The cached archive of a key, as a file; a re-export that was asked for makes its own."""
+    found = cached.get(kind, key) if cached and key and item.rebuild is None else None
     if found is None:
         return None
-    _archive(stage_dir).write_bytes(found)
-    return _archive(stage_dir)
+    _archive(stage_dir, kind).write_bytes(found)
+    return _archive(stage_dir, kind)
 
 
-def _archive(stage_dir: Path) -> Path:
-    return stage_dir / stage.PRIVATE / "graphs.zip"
+def _archive(stage_dir: Path, kind: cache.Kind) -> Path:
+    return stage_dir / stage.PRIVATE / f"{kind}.zip"
+
+
+def _run(request: ExportRequest, *, limits: Limits) -> ExportRecord:
+    """Where torch is needed, in a process of its own; where all is there, here: starting one takes longer than that."""
+    name = request.item.model.entry.recipe
+    if request.graphs and request.tokenizer and (name is None or name in recipes.RECIPES):
+        started = time.monotonic()
+        with suppress(BundleCorrupt):
+            record = fill(request)
+            return replace(
+                record,
+                duration_s=time.monotonic() - started,
+                peak_memory_bytes=isolated.peak_memory_bytes(),
+            )
+        request = replace(request, graphs=None, tokenizer=None)
+    log_file = request.stage / stage.PRIVATE / "export.log"
+    outcome = isolated.run(fill, request, limits=limits, log=log_file)
+    return replace(outcome.value, duration_s=outcome.duration_s, peak_memory_bytes=outcome.peak_memory_bytes)
 
 
 def fill(request: ExportRequest) -> ExportRecord:
     """What the export's process does; it imports torch where the graphs are not there yet."""
     item, entry = request.item, request.item.model.entry
     recipe = _recipe(item)
-    tokenizer.pack(item.model, source_dir=request.source_dir, stage=request.stage)
+    earlier = request.tokenizer.read_bytes() if request.tokenizer else None
+    packed = tokenizer.pack(item.model, source_dir=request.source_dir, stage=request.stage, earlier=earlier)
+    if earlier is None:
+        made = tokenizer.archived(packed, source_dir=request.source_dir, stage=request.stage)
+        _archive(request.stage, "tokenizers").write_bytes(made)
     if recipe:
         model_config.change_tokenizer(request.stage, recipe.tokenizer)
-    made = _graphs(request, recipe)
-    if made.derived is None and made.way != "cached":
-        _archive(request.stage).write_bytes(traced.pack(made))
-    graphs = _write(request, made, libraries=recipe.libraries if recipe else ())
-    fallbacks = (*made.fallbacks, *tokenizer.lost_token_types(request.stage, graphs))
+    traces = _graphs(request, recipe)
+    if traces.derived is None and traces.way != "cached":
+        _archive(request.stage, "graphs").write_bytes(traced.pack(traces))
+    graphs = _write(request, traces, libraries=recipe.libraries if recipe else ())
+    fallbacks = (*traces.fallbacks, *tokenizer.lost_token_types(request.stage, graphs))
     model_config.complete_config(request.stage, external_data=_external_data(graphs))
     settings: dict[str, str | int | bool] = {"opset": entry.opset, "attention": "eager", "weights": entry.weights}
     if entry.decoder_form != DECODER_FORMS[0]:
@@ -142,8 +185,8 @@ def fill(request: ExportRequest) -> ExportRecord:
         recipe=entry.recipe,
         recipe_digest=item.recipe_digest,
         fallbacks=fallbacks,
-        traced=made.way,
-        graph_key=request.graph_key if made.derived is None else None,
+        traced=traces.way,
+        graph_key=request.graph_key if traces.derived is None else None,
         toolchain=item.toolchain,
         duration_s=0.0,
         peak_memory_bytes=0,
@@ -151,18 +194,21 @@ def fill(request: ExportRequest) -> ExportRecord:
 
 
 def _graphs(request: ExportRequest, recipe: Recipe | None) -> Traced:
-    """The model's graphs without weights: the cache's where they fit, else traced."""
-    if request.archive is not None:
-        try:
-            found = traced.unpack(request.archive.read_bytes())
-            _require_tensors(found, checkpoint.read(request.source_dir))
-            return found
-        except BundleCorrupt as err:
-            log.warning("%s: the cached graphs are of no use, they are traced again: %s", request.item.model_id, err)
+    """The model's graphs without weights: the cache's, else traced.
+
+    Raises:
+        BundleCorrupt: the cache's are not for this checkpoint.
+    """
+    if request.graphs is not None:
+        found = traced.unpack(request.graphs.read_bytes())
+        _require_tensors(found, checkpoint.read(request.source_dir))
+        return found
     from onnx_fleet import trace_model
 
     derived = request.stage / stage.PRIVATE / "derived.safetensors"
-    return trace_model.trace_model(request.item, source_dir=request.source_dir, derived=derived, recipe=recipe)
+    return trace_model.trace_model(
+        request.item, source_dir=request.source_dir, derived=derived, recipe=recipe, whole=request.whole
+    )
 
 
 def _require_tensors(found: Traced, tensors: Mapping[str, StoredTensor]) -> None:

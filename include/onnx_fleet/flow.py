@@ -15,15 +15,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from onnx_fleet import bundle, channels, feed, graph_cache, hub, isolated, publish, record, stage
+from onnx_fleet import bundle, cache, channels, feed, hub, isolated, publish, record, stage
 from onnx_fleet import export as exporting
 from onnx_fleet import latency as measuring
 from onnx_fleet import plan as planning
 from onnx_fleet import validation as proving
 from onnx_fleet.bundle import Ref
+from onnx_fleet.cache import Cache
 from onnx_fleet.catalogue import Entry
 from onnx_fleet.errors import GpuUnavailable, OnnxFleetError
-from onnx_fleet.graph_cache import GraphCache
 from onnx_fleet.hub import Hub
 from onnx_fleet.isolated import Limits
 from onnx_fleet.latency import LatencyReport
@@ -51,8 +51,8 @@ class Tools:
     """Holds the stages; on one machine, or on a volume that all workers of a run see."""
     limits: Limits
     """Of each process that loads a model."""
-    graph_cache_bytes: int = graph_cache.LIMIT_BYTES
-    """The most that the graphs of earlier exports take in the store; 0 keeps none."""
+    cache_bytes: int = cache.LIMIT_BYTES
+    """The most that what earlier exports found out takes in the store; 0 keeps nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +76,14 @@ def stage_dir(item: WorkItem, *, tools: Tools) -> Path:
     return tools.work_dir / "stages" / item.model_id / item.version
 
 
-def export(item: WorkItem, *, place: Path, tools: Tools, progress: Progress | None = None) -> ExportRecord:
+def export(
+    item: WorkItem, *, place: Path, tools: Tools, whole: bool = False, progress: Progress | None = None
+) -> ExportRecord:
     """Download what is needed and fill a stage.
 
     Args:
         place: the stage's folder, as stage_dir names it or a person does.
+        whole: trace this very model, whole, whatever the cache has.
     """
     source_dir = hub.download(item.model, hub=tools.hub, progress=progress)
     return exporting.export(
@@ -88,9 +91,22 @@ def export(item: WorkItem, *, place: Path, tools: Tools, progress: Progress | No
         source_dir=source_dir,
         stage_dir=place,
         limits=tools.limits,
-        cache=GraphCache(store=tools.store, limit_bytes=tools.graph_cache_bytes),
+        cached=Cache(store=tools.store, limit_bytes=tools.cache_bytes),
+        whole=whole,
         link=place.is_relative_to(tools.work_dir),  # a person's folder is theirs to change
     )
+
+
+def prove(place: Path, *, tools: Tools) -> ValidationReport:
+    """Validate a stage; graphs that were not traced from this very model, whole, get a second chance that way."""
+    report = validate(place, tools=tools)
+    traced = stage.read_export(place).traced
+    if report.passed or traced == "full":
+        return report
+    item = stage.read_work(place)
+    log.warning("%s@%s: its %s graphs are not right; tracing it whole", item.model_id, item.version, traced)
+    export(item, place=place, tools=tools, whole=True)
+    return validate(place, tools=tools)
 
 
 def validate(place: Path, *, tools: Tools, provider: Provider = "cpu") -> ValidationReport:
@@ -216,7 +232,7 @@ def process(
         on_step("export")
         export(item, place=place, tools=tools, progress=progress)
         begin("validate")
-        validation = validate(place, tools=tools)
+        validation = prove(place, tools=tools)
         proving.require_passed(validation)
         if "cuda" in item.model.entry.providers:
             gpu = prove_on_gpu(place, tools=tools)

@@ -3,7 +3,7 @@
 models/<org>/<name>/<version>/…                 a bundle; without its manifest.json it does not exist
 models/<org>/<name>/channels/<channel>.json     a channel
 unfinished/<org>/<name>/<version>/…             what publishing keeps until the manifest stands
-cache/graphs/<graph key>.zip                    graphs without weights, for the next model of the same key
+cache/<kind>/<key>.zip                          what one export leaves for the next one of the same kind
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ MANIFEST_KEY: Final = re.compile(rf"{MODELS}([^/]+/[^/]+)/([0-9a-f]{{8}}-[0-9a-f
 CHANNEL_KEY: Final = re.compile(rf"{MODELS}([^/]+/[^/]+)/channels/([^/]+)\.json")
 """Model id and channel."""
 
-GRAPH_CACHE: Final = "cache/graphs/"
-GRAPH_CACHE_KEY: Final = re.compile(rf"{GRAPH_CACHE}([0-9a-f]{{64}})\.zip")
-"""Graph key."""
+CACHE: Final = "cache/"
+CACHE_KEY: Final = re.compile(rf"{CACHE}(graphs|tokenizers)/([0-9a-f]{{64}})\.zip")
+"""Kind and key."""
 
 
-def graph_cache_key(graph_key: str) -> str:
-    """Where the graphs of a key lie."""
-    return f"{GRAPH_CACHE}{graph_key}.zip"
+def cache_key(kind: str, key: str) -> str:
+    """Where an entry of the cache lies."""
+    return f"{CACHE}{kind}/{key}.zip"
 
 
 def bundle_prefix(model_id: str, version: str) -> str:

@@ -10,8 +10,8 @@ from typing import Literal
 
 from onnx_fleet import catalogue_conflicts, jsonio, published, recipes, toolchain
 from onnx_fleet.catalogue_schema import DECODER_FORMS
-from onnx_fleet.hub import ResolvedModel
 from onnx_fleet.published import Manifest
+from onnx_fleet.source import ResolvedModel
 from onnx_fleet.store import ObjectStore
 from onnx_fleet.tasks import TASKS
 

@@ -1,7 +1,7 @@
 """The stage: the folder in which one bundle grows, step by step, until it is published.
 
 <stage>/.onnx-fleet/work.json      what is being made (WorkItem); never published
-<stage>/.onnx-fleet/graphs.zip     the graphs without weights, for the cache; never published
+<stage>/.onnx-fleet/<kind>.zip      what is for the cache, or from it; never published
 <stage>/.onnx-fleet/export.json    how the graphs were made (ExportRecord); never published
 <stage>/config.json, tokenizer…    as they will lie in the bundle
 <stage>/onnx/model.onnx

@@ -11,16 +11,16 @@ import json
 import shutil
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from onnx_fleet import archive, jsonio, tokenizer_json, tokenizer_proof
 from onnx_fleet import stage as stages
-from onnx_fleet import tokenizer_json, tokenizer_proof
-from onnx_fleet.errors import ModelInvalid
+from onnx_fleet.errors import BundleCorrupt, ModelInvalid
 from onnx_fleet.graph import GraphInfo
-from onnx_fleet.hub import ResolvedModel
 from onnx_fleet.repo_files import has_tokenizer
+from onnx_fleet.source import ResolvedModel
 from onnx_fleet.stage import Fallback
 from onnx_fleet.tasks import TASKS
 from onnx_fleet.tokenizer_proof import CORPUS, Proof
@@ -33,6 +33,8 @@ __all__ = ["CORPUS", "NO_TOKEN_TYPES", "Packed", "lost_token_types", "pack"]
 _NOT_PACKED = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".py")
 """Weights become graphs, and code is not run from a bundle."""
 
+_MADE = ("tokenizer.json", "special_tokens_map.json")
+"""What is written here where the source lacks it."""
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 NO_TOKEN_TYPES = "token types in transformers.js -> none"
@@ -59,12 +61,15 @@ class Packed:
     """Why there is no tokenizer.json; empty where there is one."""
 
 
-def pack(model: ResolvedModel, *, source_dir: Path, stage: Path) -> Packed:
+def pack(model: ResolvedModel, *, source_dir: Path, stage: Path, earlier: bytes | None = None) -> Packed:
     """Copy everything but weights and code into the stage, complete what consumers need, and prove the tokenizer.
 
     The outcome is also written to ``reports/tokenizer.json``.
 
+    Args:
+        earlier: what archived gave for the very same tokenizer files; nothing is proven again then.
     Raises:
+        BundleCorrupt: earlier is nothing of the kind.
         ModelInvalid: the task needs a tokenizer and there is none that can be used, or the packed one encodes or
             decodes differently from the source's.
     """
@@ -74,7 +79,7 @@ def pack(model: ResolvedModel, *, source_dir: Path, stage: Path) -> Packed:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source_dir / path, target)
     _complete_preprocessor(stage)
-    packed = _pack_tokenizer(model, source_dir=source_dir, stage=stage)
+    packed = _restored(earlier, stage) if earlier else _pack_tokenizer(model, source_dir=source_dir, stage=stage)
     stages.write_report(stage, "tokenizer", packed)
     return packed
 
@@ -93,6 +98,28 @@ def lost_token_types(stage: Path, graphs: Iterable[GraphInfo]) -> tuple[Fallback
         f"it feeds zeros, also for the second text of a pair; pass return_token_type_ids: true to its tokenizer"
     )
     return (Fallback(what=NO_TOKEN_TYPES, why=why),)
+
+
+def archived(packed: Packed, *, source_dir: Path, stage: Path) -> bytes:
+    """What was made of a tokenizer, for the next model that has the same files."""
+    now = {name: path.read_bytes() for name in _MADE if (path := stage / name).exists()}
+    before = {name: path.read_bytes() for name in _MADE if (path := source_dir / name).exists()}
+    made = {name: data for name, data in now.items() if before.get(name) != data}
+    about = {"packed": jsonio.to_json(packed), "removed": sorted(before.keys() - now.keys())}
+    return archive.pack(made, about=about)
+
+
+def _restored(earlier: bytes, stage: Path) -> Packed:
+    files, about = archive.unpack(earlier)
+    try:
+        packed, removed = jsonio.from_json(Packed, about["packed"]), about["removed"]
+    except (KeyError, ValueError) as err:
+        raise BundleCorrupt(f"not what was made of a tokenizer: {err}") from err
+    for name, data in files.items():
+        (stage / name).write_bytes(data)
+    for name in removed:
+        (stage / name).unlink(missing_ok=True)
+    return replace(packed, files=stages.published_files(stage))
 
 
 def _pack_tokenizer(model: ResolvedModel, *, source_dir: Path, stage: Path) -> Packed:

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def trace_model(item: WorkItem, *, source_dir: Path, derived: Path, recipe: Recipe | None) -> Traced:
+def trace_model(
+    item: WorkItem, *, source_dir: Path, derived: Path, recipe: Recipe | None, whole: bool = False
+) -> Traced:
     """Trace a model's graphs, which refer to the checkpoint's tensors.
 
     A model that a recipe changes, that is no class of transformers' own, or whose parameters the loader makes from
@@ -38,6 +40,7 @@ def trace_model(item: WorkItem, *, source_dir: Path, derived: Path, recipe: Reci
 
     Args:
         derived: the file to write for weights that are not the checkpoint's.
+        whole: trace every layer, also where one shows what the others are.
     Raises:
         ExportUnsupported: the exporter refuses the model, or an axis or input would be lost.
         ModelInvalid: the source's weights cannot be used.
@@ -49,9 +52,8 @@ def trace_model(item: WorkItem, *, source_dir: Path, derived: Path, recipe: Reci
         model = family.load(item, source_dir, stand_in)
         if stand_in.accounts_for(model):
             specs = family.graphs(item, model)
-            return _repeated(item, model, specs, names=stand_in.names, recipe=recipe) or _trace(
-                item, specs, names=stand_in.names, recipe=recipe
-            )
+            repeated = None if whole else _repeated(item, model, specs, names=stand_in.names, recipe=recipe)
+            return repeated or _trace(item, specs, names=stand_in.names, recipe=recipe)
         log.info("%s: its loader makes parameters from several tensors; loading it whole", item.model_id)
     model = family.load(item, source_dir, None)
     if recipe and recipe.rewrite:

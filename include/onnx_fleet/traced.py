@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnx_fleet import jsonio
+from onnx_fleet import archive, jsonio
 from onnx_fleet.errors import BundleCorrupt
 from onnx_fleet.stage import Fallback, Way
 
 if TYPE_CHECKING:
     import onnx
-
-_ABOUT = "about.json"
-_MADE = (1980, 1, 1, 0, 0, 0)
-"""The same graphs are the same bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,63 +31,30 @@ class Traced:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _About:
     roles: tuple[str, ...]
-    digests: Mapping[str, str]
-    """Role -> SHA-256 of the graph's file, hex."""
+    way: Way
     fallbacks: tuple[Fallback, ...]
 
 
 def pack(traced: Traced) -> bytes:
     """The graphs as one archive."""
-    files = {role: model.SerializeToString(deterministic=True) for role, model in traced.graphs.items()}
-    about = _About(
-        roles=tuple(files),
-        digests={role: hashlib.sha256(data).hexdigest() for role, data in files.items()},
-        fallbacks=traced.fallbacks,
-    )
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(zipfile.ZipInfo(_ABOUT, _MADE), jsonio.canonical(jsonio.to_json(about)))
-        for role, data in files.items():
-            info = zipfile.ZipInfo(f"{role}.onnx", _MADE)
-            info.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(info, data)
-    return buffer.getvalue()
+    files = {f"{role}.onnx": model.SerializeToString(deterministic=True) for role, model in traced.graphs.items()}
+    about = _About(roles=tuple(traced.graphs), way=traced.way, fallbacks=traced.fallbacks)
+    return archive.pack(files, about=jsonio.to_json(about))
 
 
-def unpack(archive: bytes) -> Traced:
-    """The inverse of pack.
+def unpack(data: bytes) -> Traced:
+    """The inverse of pack; the graphs are cached ones now.
 
     Raises:
-        BundleCorrupt: it is not such an archive, or a graph is not the one that was packed.
+        BundleCorrupt: it is not such an archive.
     """
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+    files, told = archive.unpack(data)
     try:
-        about, files = _read(archive)
-        graphs = {role: onnx.ModelProto.FromString(files[role]) for role in about.roles}
-    except (zipfile.BadZipFile, KeyError, ValueError, DecodeError) as err:
+        about = jsonio.from_json(_About, told)
+        graphs = {role: onnx.ModelProto.FromString(files[f"{role}.onnx"]) for role in about.roles}
+    except (KeyError, ValueError, DecodeError) as err:
         raise BundleCorrupt(f"not an archive of traced graphs: {type(err).__name__}: {err}") from err
     return Traced(graphs=graphs, fallbacks=about.fallbacks, way="cached")
-
-
-def require_whole(archive: bytes) -> None:
-    """Refuse an archive whose graphs are not those that were packed; nothing of ONNX is imported.
-
-    Raises:
-        BundleCorrupt: it is not such an archive, or a graph is not the one that was packed.
-    """
-    try:
-        _read(archive)
-    except (zipfile.BadZipFile, KeyError, ValueError) as err:
-        raise BundleCorrupt(f"not an archive of traced graphs: {type(err).__name__}: {err}") from err
-
-
-def _read(archive: bytes) -> tuple[_About, dict[str, bytes]]:
-    with zipfile.ZipFile(io.BytesIO(archive)) as opened:
-        about = jsonio.from_json(_About, json.loads(opened.read(_ABOUT)))
-        files = {role: opened.read(f"{role}.onnx") for role in about.roles}
-    for role, data in files.items():
-        if hashlib.sha256(data).hexdigest() != about.digests[role]:
-            raise ValueError(f"{role}.onnx is not the graph that was packed")
-    return about, files

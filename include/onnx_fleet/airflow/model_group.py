@@ -94,7 +94,7 @@ def _export(now: run.Run, item: Json) -> None:
 
 def _validate(now: run.Run, item: Json) -> None:
     with quiet.among_others():
-        report = flow.validate(now.place(item["model_id"]), tools=now.tools)
+        report = flow.prove(now.place(item["model_id"]), tools=now.tools)
     validation.require_passed(report)
 
 

@@ -79,7 +79,7 @@ def current(settings: FleetSettings) -> Run:
             hub=Hub(connections.hub_settings(settings)),
             work_dir=corner.folder,
             limits=settings.limits,
-            graph_cache_bytes=settings.graph_cache_bytes,
+            cache_bytes=settings.cache_bytes,
         ),
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from airflow.sdk.configuration import conf
 
-from onnx_fleet import graph_cache
+from onnx_fleet import cache
 from onnx_fleet.isolated import Limits, machine_limits
 
 SECTION = "onnx_fleet"
@@ -47,8 +47,8 @@ class FleetSettings:
     """How long what a run left there is kept."""
     shards: int
     """Mapped groups, each for at most ``[core] max_map_length`` models."""
-    graph_cache_bytes: int
-    """The most that the graphs of earlier exports take in the store; 0 keeps none."""
+    cache_bytes: int
+    """The most that what earlier exports found out takes in the store; 0 keeps nothing."""
     retries: int
     retry_delay: timedelta
     """Option ``retry_delay_s``; doubles each time."""
@@ -79,7 +79,7 @@ def read() -> FleetSettings:
         scratch=Path(_text("scratch", default_scratch)),
         scratch_days=max(1, _number("scratch_days", 14)),
         shards=max(1, _number("shards", 4)),
-        graph_cache_bytes=max(0, _number("graph_cache_bytes", graph_cache.LIMIT_BYTES)),
+        cache_bytes=max(0, _number("cache_bytes", cache.LIMIT_BYTES)),
         retries=max(0, _number("retries", 3)),
         retry_delay=timedelta(seconds=_number("retry_delay_s", 60)),
         retry_delay_max=timedelta(seconds=_number("retry_delay_max_s", 1800)),

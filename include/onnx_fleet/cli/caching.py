@@ -1,35 +1,36 @@
-"""The commands for the graph cache: cache list, cache clear."""
+"""The commands for the cache: cache list, cache clear."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
 
-from onnx_fleet import graph_cache
+from onnx_fleet.cache import Cache, CacheEntry
 from onnx_fleet.cli import show
 from onnx_fleet.cli.options import Json, Store
 from onnx_fleet.cli.settings import opened_store
-from onnx_fleet.graph_cache import GraphCache
 from onnx_fleet.report import human_bytes
 
 cache_app = typer.Typer(
-    help="Look at the graphs that are kept for the next model of the same kind.", no_args_is_help=True
+    help="Look at what exports keep in the store for the next model of the same kind.", no_args_is_help=True
 )
 
 
 @cache_app.command("list")
 def list_(store: Store = None, as_json: Json = False) -> None:
-    """The graphs in the store's cache, the oldest first."""
+    """What is in the store's cache, the oldest first."""
     with opened_store(store) as opened:
-        found = GraphCache(store=opened).list()
+        found = Cache(store=opened).list()
     if as_json:
         show.dataclasses_as_json(found)
         return
     show.table(
-        ("graph key", "kept since", "size"),
+        ("kind", "key", "kept since", "size"),
         [
             (
+                entry.kind,
                 entry.key[:12],
                 f"{entry.created_at:%Y-%m-%d %H:%M}" if entry.created_at else "–",
                 human_bytes(entry.size_bytes),
@@ -38,7 +39,7 @@ def list_(store: Store = None, as_json: Json = False) -> None:
         ],
         numbers=("size",),
     )
-    show.say(f"{len(found)} kept, {human_bytes(graph_cache.size_bytes(found))}")
+    show.say(f"{len(found)} kept, {human_bytes(_size_bytes(found))}")
 
 
 @cache_app.command("clear")
@@ -47,14 +48,18 @@ def clear(
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Remove every graph from the store's cache; the next export of each kind traces again. Bundles stay."""
+    """Remove everything from the store's cache; the next export of each kind starts anew. Bundles stay."""
     with opened_store(store) as opened:
-        cache = GraphCache(store=opened)
+        cache = Cache(store=opened)
         found = cache.list()
         if not dry_run:
             cache.clear()
-    size = graph_cache.size_bytes(found)
+    size = _size_bytes(found)
     if as_json:
         show.as_json({"entries": len(found), "size_bytes": size, "removed": not dry_run})
     else:
         show.line(f"{'would remove' if dry_run else 'removed'} {len(found)} entries, {human_bytes(size)}")
+
+
+def _size_bytes(entries: Iterable[CacheEntry]) -> int:
+    return sum(entry.size_bytes for entry in entries)

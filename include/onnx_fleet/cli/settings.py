@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from onnx_fleet import graph_cache
+from onnx_fleet import cache
 from onnx_fleet.errors import StoreNotFound
 from onnx_fleet.flow import Tools
 from onnx_fleet.hub import Hub, HubSettings
@@ -50,7 +50,7 @@ def opened_tools(address: str | None) -> Iterator[Tools]:
             hub=Hub(_hub_settings()),
             work_dir=_work_dir(),
             limits=machine_limits(),
-            graph_cache_bytes=_graph_cache_bytes(),
+            cache_bytes=_cache_bytes(),
         )
 
 
@@ -72,9 +72,9 @@ def _s3_settings() -> S3Settings:
     return settings
 
 
-def _graph_cache_bytes() -> int:
-    named = os.environ.get("ONNX_FLEET_GRAPH_CACHE_BYTES")
-    return int(named) if named else graph_cache.LIMIT_BYTES
+def _cache_bytes() -> int:
+    named = os.environ.get("ONNX_FLEET_CACHE_BYTES")
+    return int(named) if named else cache.LIMIT_BYTES
 
 
 def _work_dir() -> Path:

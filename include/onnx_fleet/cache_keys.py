@@ -1,7 +1,8 @@
-"""The graph key: what decides a model's graphs apart from its weights' values. Nothing of torch is imported.
+"""The keys of the cache: all that decides a model's graphs apart from its weights' values, and all that decides what
+becomes of its tokenizer. Nothing of torch is imported.
 
-Two models with one key have the same graphs. Whatever might shape a graph is in the key; only what is named here as
-without an effect stays out, and a test traces a model with each of those changed.
+Two models with one graph key have the same graphs. Whatever might shape a graph is in the key; only what is named here
+as without an effect stays out, and a test traces a model with each of those changed.
 """
 
 from __future__ import annotations
@@ -23,16 +24,18 @@ WITHOUT_EFFECT = frozenset(
 """Keys of config.json, at any depth, that no graph depends on: weights are loaded as float32 whatever it says."""
 _LABELS = ("id2label", "label2id")
 """How many there are is a shape; what they are called is not."""
-_FILES_WITHOUT_EFFECT = (
-    "config.json", "generation_config.json", "README.md", "LICENSE*",
-    "*.safetensors", "*.bin", "*.index.json",
+_TOKENIZER_FILES = (
     "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab*", "target_vocab.json", "merges.txt",
-    "bpe.codes", "*.model", "*.spm", "*.tiktoken", "tekken.json", "normalizer.json", "*chat_template*",
+    "bpe.codes", "*.model", "*.spm", "*.tiktoken", "tekken.json", "normalizer.json",
+)  # fmt: skip
+_WITHOUT_EFFECT_ON_GRAPHS = (
+    "config.json", "generation_config.json", "README.md", "LICENSE*", "*chat_template*", "additional_chat_templates/*",
+    "*.safetensors", "*.bin", "*.index.json", *_TOKENIZER_FILES,
 )  # fmt: skip
 """Configuration and weights have their own places in the key; generation, card and tokenizer shape no graph."""
 
 
-def graph_key(item: WorkItem, *, source_dir: Path, tensors: Mapping[str, StoredTensor]) -> str | None:
+def of_graphs(item: WorkItem, *, source_dir: Path, tensors: Mapping[str, StoredTensor]) -> str | None:
     """64 hex digits, or None where the graphs may depend on something that no key can tell.
 
     Args:
@@ -54,12 +57,37 @@ def graph_key(item: WorkItem, *, source_dir: Path, tensors: Mapping[str, StoredT
         "config": _shaping(config),
         "tensors": {tensor.name: [tensor.dtype, *tensor.shape] for tensor in tensors.values()},
         "files": {
-            path: hashlib.sha256((source_dir / path).read_bytes()).hexdigest()
-            for path in item.model.needed
-            if not any(fnmatchcase(path, pattern) for pattern in _FILES_WITHOUT_EFFECT)
+            path: digest
+            for path, digest in _digests(item, source_dir).items()
+            if not _matches(path, _WITHOUT_EFFECT_ON_GRAPHS)
         },
     }
     return hashlib.sha256(jsonio.canonical(shaping)).hexdigest()
+
+
+def of_tokenizer(item: WorkItem, *, source_dir: Path) -> str | None:
+    """64 hex digits, or None where the tokenizer runs code of its repo."""
+    if item.model.entry.trust_remote_code is not None:
+        return None
+    deciding = {
+        "task": item.model.task,
+        "toolchain": dict(item.toolchain),
+        "config": _shaping(json.loads((source_dir / "config.json").read_bytes())),
+        "files": {
+            path: digest for path, digest in _digests(item, source_dir).items() if _matches(path, _TOKENIZER_FILES)
+        },
+    }
+    return hashlib.sha256(jsonio.canonical(deciding)).hexdigest()
+
+
+def _digests(item: WorkItem, source_dir: Path) -> dict[str, str]:
+    """Of everything that is downloaded but weights: 64 hex digits each."""
+    small = [path for path in item.model.needed if not path.endswith((".safetensors", ".bin"))]
+    return {path: hashlib.sha256((source_dir / path).read_bytes()).hexdigest() for path in small}
+
+
+def _matches(path: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(path, pattern) for pattern in patterns)
 
 
 def _shaping(value: Any) -> Any:
