@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from onnx_fleet.catalogue_schema import Placement
 from onnx_fleet_demo.models import CLASSIFIER, FILL_MASK, MINILM
 
 RAW, OPTIMUM, SENTENCES, FASTEMBED = "onnxruntime", "optimum", "sentence-transformers", "fastembed"
@@ -37,6 +38,8 @@ class Case:
     pooling: str | None = None
     """Makes the source a sentence-transformers folder."""
     recipe: str | None = None
+    weights: Placement = "auto"
+    """Tiny weights go into the graph by themselves; here they can lie beside it, as large ones do."""
     one_by_one: tuple[str, ...] = ()
     """Consumers that take no batches of such inputs."""
 
@@ -240,6 +243,7 @@ CASES: tuple[Case, ...] = (
         task="question-answering",
         model="BertForQuestionAnswering",
         config=_ENCODER,
+        weights="external",
         given=_QUESTIONS,
         blocks=everywhere("question-answering"),
     ),
@@ -250,7 +254,8 @@ CASES: tuple[Case, ...] = (
         given=_MASKED,
         blocks=everywhere("fill-mask"),
     ),
-    _generating("gpt2", "text-generation", "GPT2LMHeadModel", _DECODER),
+    # Deep enough for its third layer to be repeated.
+    _generating("gpt2", "text-generation", "GPT2LMHeadModel", {**_DECODER, "num_hidden_layers": 6}, weights="external"),
     # The head size is not hidden_size / heads, which would be 8.
     _generating("qwen3", "text-generation", "Qwen3ForCausalLM", {**_DECODER, "num_key_value_heads": 2, "head_dim": 16}),
     _generating("bart", "text2text-generation", "BartForConditionalGeneration", _BART),
@@ -301,6 +306,7 @@ CASES: tuple[Case, ...] = (
             "num_labels": 5,
         },
         tokenizer="images",
+        weights="external",
         given={"images": ["image-0.png", "image-1.png"]},
         blocks={**everywhere("image-classification"), WASM: "image-classification-from-pixels"},
     ),

@@ -22,7 +22,7 @@ def handle(question: Question) -> None:
     folder = Path(str(question["folder"]))
     source = sources.make(case, folder / "source")
     sources.draw(case, folder)
-    item = work_item(source, task=case.task, recipe=case.recipe)
+    item = work_item(source, task=case.task, recipe=case.recipe, weights=case.weights)
     stage.write_work(folder / "bundle", item)
     export.fill(export.ExportRequest(item=item, source_dir=source, stage=folder / "bundle"))
     for index, answer in enumerate(answers.of(case, source)):
