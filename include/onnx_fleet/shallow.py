@@ -43,13 +43,21 @@ def stacks(model: PreTrainedModel, names: Mapping[Place, str]) -> tuple[Stack, .
         names: where a parameter is -> the checkpoint's tensor that it is.
     """
     found: list[Stack] = []
+    told_apart = {depth for config in _configs(model) for depth in _depths_told_apart(config)}
     for path, module in model.named_modules():
         inside = any(path.startswith(f"{stack.path}.") for stack in found)
         if not inside and isinstance(module, nn.ModuleList) and len(module) > LAYERS + 1:
             weights = _weights(module, names)
-            if weights:
+            if weights and len(module) not in told_apart:
                 found.append(Stack(path=path, layers=module, weights=weights))
     return tuple(found)
+
+
+def _depths_told_apart(config: PretrainedConfig) -> Iterator[int]:
+    """How many layers have a word each in the configuration that is not the same for all: sliding or full attention."""
+    for name, value in vars(config).items():
+        if "layer" in name and isinstance(value, list) and len(set(map(str, value))) > 1:
+            yield len(value)
 
 
 def _weights(layers: nn.ModuleList, names: Mapping[Place, str]) -> tuple[tuple[str, ...], ...]:
@@ -88,10 +96,7 @@ def told(model: PreTrainedModel, stacks: tuple[Stack, ...]) -> Iterator[None]:
     """Have the configuration say how many layers there are, for caches that are made by it; not while tracing."""
     depths = {stack.depth for stack in stacks}
     changed: list[tuple[Any, str, Any]] = []
-    found = (getattr(module, "config", None) for module in model.modules())
-    own = [config for config in found if isinstance(config, PretrainedConfig)]
-    configs = {id(each): each for config in own for each in (config, *_parts(config))}
-    for config in configs.values():
+    for config in _configs(model):
         for name, value in list(vars(config).items()):
             if type(value) is int and value in depths and "layer" in name:
                 changed.append((config, name, value))
@@ -104,6 +109,13 @@ def told(model: PreTrainedModel, stacks: tuple[Stack, ...]) -> Iterator[None]:
     finally:
         for config, name, value in changed:
             setattr(config, name, value)
+
+
+def _configs(model: PreTrainedModel) -> list[PretrainedConfig]:
+    """Of the model and its parts, each once: T5's decoder has its own."""
+    found = (getattr(module, "config", None) for module in model.modules())
+    own = [config for config in found if isinstance(config, PretrainedConfig)]
+    return list({id(each): each for config in own for each in (config, *_parts(config))}.values())
 
 
 def _parts(config: PretrainedConfig) -> Iterator[PretrainedConfig]:

@@ -143,6 +143,7 @@ def argument(name: str) -> str:
 def _export(spec: GraphSpec, *, opset: int, recipe: Recipe | None, fixed: Collection[str]) -> ir.Model:
     """transformers' exporter, without its optimizer: that one folds weights into transposed copies of themselves."""
     import torch
+    import torch._dynamo
     from transformers.exporters.configs import OnnxConfig
 
     dynamic = {
@@ -157,7 +158,8 @@ def _export(spec: GraphSpec, *, opset: int, recipe: Recipe | None, fixed: Collec
     config = OnnxConfig(dynamic=True, dynamic_shapes=dynamic, opset_version=opset, optimize=False)
     inputs = {argument(name): shape for name, shape in spec.inputs.items()}
     exporter = branches.exporter(inputs, longest=_positions(spec.module))
-    with _translations(recipe):
+    # Its entries are made and read back more slowly than most operators' shapes are worked out.
+    with _translations(recipe), torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
         exported = exporter.export(_named(spec.module), example, config)  # type: ignore[arg-type]
     program: ir.Model = exported.program
     return program
