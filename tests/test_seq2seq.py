@@ -22,6 +22,7 @@ from onnx_fleet import generation_seq2seq as generation
 from onnx_fleet.catalogue import LatencyGrid, Tolerances
 from onnx_fleet.catalogue_schema import DECODER_FORMS
 from onnx_fleet.checks import CHECKS
+from onnx_fleet.generation import greedy
 from onnx_fleet.validation import CheckRow, ValidationReport
 from zoo import ARCHITECTURES
 from zoo.repo import save
@@ -399,7 +400,7 @@ def test_the_loop_of_the_benchmarks_makes_the_tokens_that_ours_makes(bart: Expor
     )
     prompt, start = np.array([[9, 12, 30, 7, 21]], dtype=np.int64), np.array([[2]], dtype=np.int64)
     encoded = generation.encode(encoder, {"input_ids": prompt, "attention_mask": np.ones_like(prompt)})
-    expected = generation.greedy(decoder, start, encoded=encoded, max_new_tokens=6)
+    expected = greedy(partial(generation.step, decoder, encoded=encoded), start, max_new_tokens=6)
 
     one = generate.open_bundle(folder, threads=1)
     assert one.generate(prompt, start_id=2, new_tokens=6) == expected[0].tolist()
