@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from onnx_fleet.catalogue import Tolerances
+from onnx_fleet.entry import Tolerances
 from onnx_fleet.graph import TensorSpec
 
 Finding = Literal[

@@ -26,8 +26,8 @@ from onnx_fleet import (
     weights,
 )
 from onnx_fleet.cache import Cache
-from onnx_fleet.catalogue_schema import DECODER_FORMS
 from onnx_fleet.checkpoint import StoredTensor
+from onnx_fleet.entry import DECODER_FORMS
 from onnx_fleet.errors import BundleCorrupt, ExportUnsupported
 from onnx_fleet.graph import GraphInfo
 from onnx_fleet.isolated import Limits

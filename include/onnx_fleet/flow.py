@@ -22,7 +22,7 @@ from onnx_fleet import plan as planning
 from onnx_fleet import validation as proving
 from onnx_fleet.bundle import Ref
 from onnx_fleet.cache import Cache
-from onnx_fleet.catalogue import Entry
+from onnx_fleet.entry import Entry
 from onnx_fleet.errors import GpuUnavailable, OnnxFleetError
 from onnx_fleet.hub import Hub
 from onnx_fleet.isolated import Limits

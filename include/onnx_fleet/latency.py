@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
 from onnx_fleet import isolated, runtime, stage, workloads
-from onnx_fleet.catalogue import LatencyGrid
+from onnx_fleet.entry import LatencyGrid
 from onnx_fleet.errors import GpuUnavailable
 from onnx_fleet.footprint import Footprint, FootprintRequest, take
 from onnx_fleet.graph import GraphInfo

@@ -13,7 +13,6 @@ import typer
 
 from onnx_fleet import bundle, catalogue, feed, flow, hub, jsonio, report, stage, validation
 from onnx_fleet import record as records
-from onnx_fleet.catalogue import Entry
 from onnx_fleet.cli import show
 from onnx_fleet.cli.options import (
     CatalogueFile,
@@ -32,6 +31,7 @@ from onnx_fleet.cli.options import (
     Task,
 )  # fmt: skip
 from onnx_fleet.cli.settings import opened_tools
+from onnx_fleet.entry import Entry
 from onnx_fleet.errors import OnnxFleetError
 from onnx_fleet.flow import Tools
 from onnx_fleet.latency import LatencyReport
