@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from onnx_fleet import catalogue_conflicts, catalogue_faults, catalogue_yaml
+from onnx_fleet import catalogue_conflicts, catalogue_faults
 from onnx_fleet.catalogue_schema import (
     CatalogueFile,
     DiscoverSection,
@@ -62,6 +62,8 @@ def parse(text: str, *, source: str) -> Catalogue:
     Raises:
         CatalogueInvalid: the text has faults; all of them are listed.
     """
+    from onnx_fleet import catalogue_yaml
+
     try:
         document = catalogue_yaml.read(text.removeprefix("\ufeff"))
     except catalogue_yaml.SyntaxFault as err:
@@ -92,6 +94,8 @@ def entry(settings: Mapping[str, object], *, source: str) -> Entry:
     try:
         section = ModelSection.model_validate(dict(settings))
     except ValidationError as err:
+        from onnx_fleet import catalogue_yaml
+
         faults = catalogue_faults.of(err, text=catalogue_yaml.SourceText(None), within=["models", 0])
         raise CatalogueInvalid([f"{source}: {message}" for _, message in faults]) from err
     if why := misfit(section.task, recipe=section.recipe, decoder_form=section.decoder_form):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from onnx_fleet.catalogue_faults import Fault
-from onnx_fleet.catalogue_yaml import Document, Plain
 from onnx_fleet.entry import misfit
+
+if TYPE_CHECKING:
+    from onnx_fleet.catalogue_yaml import Document, Plain
 
 _CRITERIA = ("author", "tags", "task", "library")
 

@@ -20,7 +20,6 @@ from onnx_fleet import (
     recipes,
     stage,
     tokenizer,
-    tokenizer_graph,
     toolchain,
     traced,
     weights,
@@ -175,6 +174,8 @@ def fill(request: ExportRequest) -> ExportRecord:
     if entry.may_be_fixed:
         settings["may_be_fixed"] = ", ".join(sorted(entry.may_be_fixed))
     if entry.tokenizer_graph:
+        from onnx_fleet import tokenizer_graph
+
         written = tokenizer_graph.write(request.stage)
         settings["tokenizer_graph"] = written.path is not None
         if written.path is None:

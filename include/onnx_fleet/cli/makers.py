@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from onnx_fleet import bundle, catalogue, feed, flow, hub, jsonio, report, stage, validation
+from onnx_fleet import bundle, catalogue, feed, flow, jsonio, report, stage, validation
 from onnx_fleet import record as records
 from onnx_fleet.cli import show
 from onnx_fleet.cli.options import (
@@ -229,6 +229,8 @@ def _entries(
     if given:
         raise typer.BadParameter("a catalogue says this itself", param_hint=f"--{next(iter(given))}")
     found = catalogue.load(file)
+    from onnx_fleet import hub
+
     entries = catalogue.expand(found, partial(hub.search, hub=tools.hub))
     return catalogue.select(entries, only or ()), found.digest
 
