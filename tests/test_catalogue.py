@@ -14,7 +14,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from onnx_fleet import catalogue, catalogue_schema
-from onnx_fleet.catalogue import Catalogue, Discover, Entry, LatencyGrid, Tolerances
+from onnx_fleet.catalogue import Catalogue
+from onnx_fleet.entry import Discover, Entry, LatencyGrid, Tolerances
 from onnx_fleet.errors import CatalogueInvalid
 from onnx_fleet_demo import models
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_fleet.catalogue import Tolerances
 from onnx_fleet.comparison import Case, at_real_positions, compare
+from onnx_fleet.entry import Tolerances
 from onnx_fleet.graph import TensorSpec
 
 CASE = Case(check="parity", graph="onnx/model.onnx", case="by hand", tolerances=Tolerances(atol=1e-4, rtol=1e-3))

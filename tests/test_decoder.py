@@ -14,8 +14,8 @@ from onnx import ModelProto, helper, numpy_helper
 from benchmarks import generate
 from fixtures.exported import Exported, export_from_zoo
 from onnx_fleet import generation, latency, runtime, stage, validation
-from onnx_fleet.catalogue import LatencyGrid
 from onnx_fleet.checks import CHECKS
+from onnx_fleet.entry import LatencyGrid
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.validation import ValidationReport
 

@@ -15,7 +15,7 @@ from fixtures.broken_graphs import break_file, mask_dropped
 from fixtures.exported import export_from_zoo
 from fixtures.recipes import Proven
 from onnx_fleet import latency, stage, validation
-from onnx_fleet.catalogue import Entry, LatencyGrid
+from onnx_fleet.entry import Entry, LatencyGrid
 from onnx_fleet.errors import ExportUnsupported
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # in the product a process of its own hears what torch warns of

@@ -12,7 +12,7 @@ import pytest
 
 from fixtures.hub import PatientClock
 from fixtures.models import RepoMaker
-from onnx_fleet.catalogue import Discover, Entry
+from onnx_fleet.entry import Discover, Entry
 from onnx_fleet.errors import (
     ExportUnsupported,
     HubRateLimited,

@@ -11,7 +11,7 @@ import pytest
 
 from fixtures.hub import PatientClock
 from fixtures.models import RepoMaker
-from onnx_fleet.catalogue import Entry
+from onnx_fleet.entry import Entry
 from onnx_fleet.errors import (
     HubFileCorrupt,
     HubUnavailable,

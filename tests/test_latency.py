@@ -14,7 +14,7 @@ import pytest
 
 from fixtures.exported import Exported
 from onnx_fleet import jsonio, latency, stage
-from onnx_fleet.catalogue import LatencyGrid
+from onnx_fleet.entry import LatencyGrid
 from onnx_fleet.footprint import FootprintRequest
 from onnx_fleet.latency import LatencyReport, time_interleaved
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from onnx_fleet import channels, jsonio, manifest, plan, toolchain
-from onnx_fleet.catalogue import Entry, LatencyGrid, Tolerances
+from onnx_fleet.entry import Entry, LatencyGrid, Tolerances
 from onnx_fleet.errors import StoreNotFound
 from onnx_fleet.graph import GraphInfo
 from onnx_fleet.hub import ResolvedModel, SourceFile

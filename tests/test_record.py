@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from onnx_fleet import manifest, record
-from onnx_fleet.catalogue import Entry
+from onnx_fleet.entry import Entry
 from onnx_fleet.hub import ResolvedModel
 from onnx_fleet.manifest import Manifest
 from onnx_fleet.plan import Refusal, WorkItem

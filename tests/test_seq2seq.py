@@ -19,9 +19,8 @@ from fixtures.exported import Exported, export_from_zoo
 from fixtures.items import work_item
 from onnx_fleet import checkpoint, latency, runtime, stage, validation
 from onnx_fleet import generation_seq2seq as generation
-from onnx_fleet.catalogue import LatencyGrid, Tolerances
-from onnx_fleet.catalogue_schema import DECODER_FORMS
 from onnx_fleet.checks import CHECKS
+from onnx_fleet.entry import DECODER_FORMS, LatencyGrid, Tolerances
 from onnx_fleet.generation import greedy
 from onnx_fleet.validation import CheckRow, ValidationReport
 from zoo import ARCHITECTURES

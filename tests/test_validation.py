@@ -12,8 +12,8 @@ import pytest
 from fixtures.broken_graphs import BREAKAGES, break_file
 from fixtures.exported import Exported
 from onnx_fleet import jsonio, stage, validation
-from onnx_fleet.catalogue import Tolerances
 from onnx_fleet.checks import CHECKS
+from onnx_fleet.entry import Tolerances
 from onnx_fleet.errors import BundleNotFound, GpuUnavailable, ValidationFailed
 from onnx_fleet.validation import CheckRow, ValidationReport
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from onnx_fleet import catalogue_conflicts, catalogue_faults, catalogue_schema, catalogue_yaml
+from onnx_fleet import catalogue_conflicts, catalogue_faults
 from onnx_fleet.catalogue_schema import (
     CatalogueFile,
     DiscoverSection,
@@ -19,92 +19,8 @@ from onnx_fleet.catalogue_schema import (
     SettingsSection,
     suggestion,
 )
+from onnx_fleet.entry import Discover, Entry, LatencyGrid, Tolerances, misfit
 from onnx_fleet.errors import CatalogueInvalid
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tolerances:
-    """How far an output may be from PyTorch's: |a - b| <= atol + rtol * |b|."""
-
-    atol: float = 1e-4
-    rtol: float = 1e-3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LatencyGrid:
-    """The points to measure: every batch size with every sequence length."""
-
-    batch_sizes: tuple[int, ...] = (1, 8)
-    sequence_lengths: tuple[int, ...] = (16, 128)
-    warmup_runs: int = 5
-    timed_runs: int = 50
-    threads: int | None = None
-    """Intra-op threads; None takes the cores that the process may use."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """One model wanted."""
-
-    repo_id: str
-    revision: str = "main"
-    task: str | None = None
-    """A task name of onnx_fleet.tasks.TASKS; None takes it from the Hub's pipeline tag, then the architecture."""
-    recipe: str | None = None
-    """A recipe's name, as onnx_fleet.recipes.find takes it; None exports the model as it is."""
-    variants: tuple[str, ...] = ("fp32",)
-    opset: int = catalogue_schema.OPSET_DEFAULT
-    weights: catalogue_schema.Placement = "auto"
-    """Where the weights lie: "inline", in each graph's file; "external", beside it; "auto", by size."""
-    inline_max_bytes: int = catalogue_schema.INLINE_MAX_BYTES
-    """Up to how many bytes "auto" puts a graph's weights into its file."""
-    decoder_form: str = catalogue_schema.DECODER_FORMS[0]
-    """One of catalogue_schema.DECODER_FORMS: how an encoder-decoder is cut into graphs."""
-    may_be_fixed: tuple[str, ...] = ()
-    """Symbols of graph.FIXABLE: axes that may have one size in the graphs, where the model cannot keep them dynamic."""
-    tokenizer_graph: bool = False
-    """Whether the bundle has ``tokenizer.onnx`` too, where that can be made exact."""
-    tolerances: Tolerances = field(default_factory=Tolerances)
-    latency: LatencyGrid = field(default_factory=LatencyGrid)
-    providers: tuple[str, ...] = ("cpu",)
-    """Where to validate and measure: "cpu", "cuda"."""
-    allowed_licences: tuple[str, ...] | None = None
-    """None allows every licence."""
-    trust_remote_code: str | None = None
-    """The commit SHA whose Python code may be run; None runs none."""
-    allow_pickle: str | None = None
-    """The commit SHA whose pickle weights may be loaded; None loads safetensors only."""
-    max_bytes: int | None = None
-    priority: int = 0
-    """Higher goes first."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Discover:
-    """One search of the Hub."""
-
-    author: str | None = None
-    tags: tuple[str, ...] = ()
-    """All of them must be on the model."""
-    task: str | None = None
-    """The Hub's pipeline tag."""
-    library: str | None = None
-    sort: str = "downloads"
-    """One of catalogue_schema.SORTS; the highest come first."""
-    limit: int = 10
-    min_downloads: int = 0
-    exclude: tuple[str, ...] = ()
-    """Patterns of repo ids to leave out, matched without regard to case."""
-    template: Entry = field(default_factory=lambda: Entry(repo_id=""))
-    """What each model found is wanted with; ``entry`` puts its repo id in."""
-
-    def entry(self, repo_id: str) -> Entry:
-        """The entry of a model that was found."""
-        return replace(self.template, repo_id=repo_id)
-
-    def excludes(self, repo_id: str) -> bool:
-        """Whether a pattern leaves a model out."""
-        return any(fnmatchcase(repo_id.lower(), pattern.lower()) for pattern in self.exclude)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +62,8 @@ def parse(text: str, *, source: str) -> Catalogue:
     Raises:
         CatalogueInvalid: the text has faults; all of them are listed.
     """
+    from onnx_fleet import catalogue_yaml
+
     try:
         document = catalogue_yaml.read(text.removeprefix("\ufeff"))
     except catalogue_yaml.SyntaxFault as err:
@@ -176,9 +94,11 @@ def entry(settings: Mapping[str, object], *, source: str) -> Entry:
     try:
         section = ModelSection.model_validate(dict(settings))
     except ValidationError as err:
+        from onnx_fleet import catalogue_yaml
+
         faults = catalogue_faults.of(err, text=catalogue_yaml.SourceText(None), within=["models", 0])
         raise CatalogueInvalid([f"{source}: {message}" for _, message in faults]) from err
-    if why := catalogue_conflicts.misfit(section.task, recipe=section.recipe, decoder_form=section.decoder_form):
+    if why := misfit(section.task, recipe=section.recipe, decoder_form=section.decoder_form):
         raise CatalogueInvalid([f"{source}: {why}"])
     return _entry(SettingsSection(), section)
 

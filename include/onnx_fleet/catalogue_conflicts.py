@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from onnx_fleet.catalogue_faults import Fault
-from onnx_fleet.catalogue_schema import DECODER_FORMS
-from onnx_fleet.catalogue_yaml import Document, Plain
-from onnx_fleet.recipes import RECIPES
-from onnx_fleet.tasks import TASKS
+from onnx_fleet.entry import misfit
 
-_CUT_BY_FORM = "seq2seq"
+if TYPE_CHECKING:
+    from onnx_fleet.catalogue_yaml import Document, Plain
+
 _CRITERIA = ("author", "tags", "task", "library")
 
 
@@ -19,20 +19,6 @@ def of(document: Document) -> list[Fault]:
     if not isinstance(document.value, dict):
         return []
     return [*_nothing_listed(document.value), *_repeated(document), *_unbounded(document), *_misfits(document)]
-
-
-def misfit(task: object, *, recipe: object, decoder_form: object) -> str | None:
-    """Why a task does not go with an entry's other settings; what is unknown or left out is not judged here."""
-    if not isinstance(task, str) or task not in TASKS:
-        return None
-    fitting = RECIPES[recipe].tasks if isinstance(recipe, str) and recipe in RECIPES else ()
-    if fitting and task not in fitting:
-        tasks = ", ".join(fitting)
-        return f"recipe '{recipe}' is for {tasks}, not for {task}; leave the recipe out, or name one of these tasks"
-    if decoder_form in DECODER_FORMS[1:] and TASKS[task].family != _CUT_BY_FORM:
-        tasks = ", ".join(task.name for task in TASKS.values() if task.family == _CUT_BY_FORM)
-        return f"decoder_form '{decoder_form}' is for {tasks}, not for {task}; leave it out, or name one of these tasks"
-    return None
 
 
 def _items(document: Document, key: str) -> Iterator[tuple[int, int, Plain]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -19,7 +19,9 @@ from onnx_fleet.catalogue_schema import (
     TolerancesSection,
     suggestion,
 )
-from onnx_fleet.catalogue_yaml import Location, SourceText
+
+if TYPE_CHECKING:
+    from onnx_fleet.catalogue_yaml import Location, SourceText
 
 Fault = tuple[int, str]
 """A line, from 1, and a message."""

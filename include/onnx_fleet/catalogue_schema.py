@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -26,6 +26,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from onnx_fleet import recipes
+from onnx_fleet.entry import DECODER_FORMS, INLINE_MAX_BYTES, OPSET_DEFAULT, Placement
 from onnx_fleet.graph import FIXABLE, SYMBOLS
 from onnx_fleet.recipes import RECIPES
 from onnx_fleet.tasks import TASKS
@@ -34,19 +35,11 @@ OPSET_MIN: Final = 18
 """torch's ONNX library is written in opset 18; anything lower is a version conversion that may fail half-way."""
 OPSET_MAX: Final = 23
 """torch 2.13.0's ONNX_MAX_OPSET. onnxruntime 1.31.1 would load up to 26, onnxscript 0.7.2 convert up to 25."""
-OPSET_DEFAULT: Final = 20
-
-Placement = Literal["auto", "inline", "external"]
-"""Where weights lie: inside each graph's file, beside it, or by size and sharing."""
-INLINE_MAX_BYTES: Final = 32 << 20
-"""Up to here a graph is one file, which is simpler to carry; beyond it weights are not copied through memory."""
 
 VARIANTS: Final = ("fp32",)
 """What the product makes."""
 PLANNED_VARIANTS: Final = ("fp16", "int8", "q4")
 PROVIDERS: Final = ("cpu", "cuda")
-DECODER_FORMS: Final = ("merged", "without-past", "plain")
-"""How an encoder-decoder may be cut into graphs; the first is what consumers load."""
 SORTS: Final = ("downloads", "likes", "trending_score", "last_modified", "created_at")
 
 _AXES: Final = tuple(sorted(FIXABLE))
@@ -206,7 +199,7 @@ Size = Annotated[
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True, defer_build=True)
 
 
 class TolerancesSection(_Section):

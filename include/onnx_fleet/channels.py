@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import ClassVar, Literal
 
-from pydantic import AwareDatetime, ConfigDict, TypeAdapter, ValidationError
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random
+from pydantic import AwareDatetime, ConfigDict, ValidationError
 
 from onnx_fleet import jsonio, layout
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound, VersionConflict
@@ -33,9 +32,6 @@ class Channel:
     moved_at: AwareDatetime
     held: bool = False
     """A person holds it where it is: runs leave it alone, and only move() moves it."""
-
-
-_adapter: TypeAdapter[Channel] = TypeAdapter(Channel)
 
 
 def is_name(text: str) -> bool:
@@ -68,7 +64,7 @@ def parse(data: bytes, *, where: str) -> Channel:
         BundleCorrupt: it is none.
     """
     try:
-        return _adapter.validate_json(data, strict=True)
+        return jsonio.adapter(Channel).validate_json(data, strict=True)
     except ValidationError as err:
         raise BundleCorrupt(f"{where}: is not a channel document; delete it and publish the model again") from err
 
@@ -130,6 +126,8 @@ def ensure(store: ObjectStore, model_id: str, channel: str, version: str, *, now
         BundleNotFound: the version is not published.
         VersionConflict: other writers keep moving it.
     """
+    from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random  # brings asyncio, tornado
+
     for attempt in Retrying(
         retry=retry_if_exception_type(VersionConflict),
         wait=wait_random(max=0.2),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-import numpy as np
-
-from onnx_fleet.catalogue import Tolerances
+from onnx_fleet.entry import Tolerances
 from onnx_fleet.graph import TensorSpec
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Finding = Literal[
     "equal", "different", "nan", "shape", "dtype", "missing", "unexpected", "error", "placement",
@@ -18,7 +20,7 @@ Finding = Literal[
 """The last four pass: they say what the comparisons would have caught, what was not proven and why, and where two
 tokens were equally likely to PyTorch itself, within the tolerance."""
 
-Outputs = Mapping[str, np.ndarray]
+Outputs: TypeAlias = "Mapping[str, np.ndarray]"
 
 _SMALLEST_SCALE = 1e-6
 
@@ -118,6 +120,8 @@ def is_per_token(spec: TensorSpec) -> bool:
 
 def _compare_one(name: str, expected: np.ndarray, actual: np.ndarray, *, case: Case, detail: str) -> CheckRow:
     """Names, then shape, dtype, finite values, and only then values: each is a finding of its own."""
+    import numpy as np
+
     if actual.shape != expected.shape:
         found = f"{list(actual.shape)} where PyTorch gives {list(expected.shape)}"
         return case.row("shape", output=name, detail=found)
@@ -145,4 +149,4 @@ def _compare_one(name: str, expected: np.ndarray, actual: np.ndarray, *, case: C
 
 def _finite(value: float) -> float | None:
     """JSON has no infinity."""
-    return float(value) if np.isfinite(value) else None
+    return float(value) if math.isfinite(value) else None

@@ -20,14 +20,13 @@ from onnx_fleet import (
     recipes,
     stage,
     tokenizer,
-    tokenizer_graph,
     toolchain,
     traced,
     weights,
 )
 from onnx_fleet.cache import Cache
-from onnx_fleet.catalogue_schema import DECODER_FORMS
 from onnx_fleet.checkpoint import StoredTensor
+from onnx_fleet.entry import DECODER_FORMS
 from onnx_fleet.errors import BundleCorrupt, ExportUnsupported
 from onnx_fleet.graph import GraphInfo
 from onnx_fleet.isolated import Limits
@@ -163,10 +162,11 @@ def fill(request: ExportRequest) -> ExportRecord:
         _archive(request.stage, "tokenizers").write_bytes(made)
     if recipe:
         model_config.change_tokenizer(request.stage, recipe.tokenizer)
-    traces = _graphs(request, recipe)
+    tensors = checkpoint.read(request.source_dir)
+    traces = _graphs(request, recipe, tensors)
     if traces.derived is None and traces.way != "cached":
         _archive(request.stage, "graphs").write_bytes(traced.pack(traces))
-    graphs = _write(request, traces, libraries=recipe.libraries if recipe else ())
+    graphs = _write(request, traces, tensors, libraries=recipe.libraries if recipe else ())
     fallbacks = (*traces.fallbacks, *tokenizer.lost_token_types(request.stage, graphs))
     model_config.complete_config(request.stage, external_data=_external_data(graphs))
     settings: dict[str, str | int | bool] = {"opset": entry.opset, "attention": "eager", "weights": entry.weights}
@@ -175,6 +175,8 @@ def fill(request: ExportRequest) -> ExportRecord:
     if entry.may_be_fixed:
         settings["may_be_fixed"] = ", ".join(sorted(entry.may_be_fixed))
     if entry.tokenizer_graph:
+        from onnx_fleet import tokenizer_graph
+
         written = tokenizer_graph.write(request.stage)
         settings["tokenizer_graph"] = written.path is not None
         if written.path is None:
@@ -193,7 +195,7 @@ def fill(request: ExportRequest) -> ExportRecord:
     )
 
 
-def _graphs(request: ExportRequest, recipe: Recipe | None) -> Traced:
+def _graphs(request: ExportRequest, recipe: Recipe | None, tensors: Mapping[str, StoredTensor]) -> Traced:
     """The model's graphs without weights: the cache's, else traced.
 
     Raises:
@@ -201,7 +203,7 @@ def _graphs(request: ExportRequest, recipe: Recipe | None) -> Traced:
     """
     if request.graphs is not None:
         found = traced.unpack(request.graphs.read_bytes())
-        _require_tensors(found, checkpoint.read(request.source_dir))
+        _require_tensors(found, tensors)
         return found
     from onnx_fleet import trace_model
 
@@ -218,12 +220,13 @@ def _require_tensors(found: Traced, tensors: Mapping[str, StoredTensor]) -> None
                 raise BundleCorrupt(f"{role} wants {name} of the shape {list(shape)}, and the checkpoint has no such")
 
 
-def _write(request: ExportRequest, made: Traced, *, libraries: tuple[str, ...]) -> tuple[GraphInfo, ...]:
+def _write(
+    request: ExportRequest, made: Traced, tensors: Mapping[str, StoredTensor], *, libraries: tuple[str, ...]
+) -> tuple[GraphInfo, ...]:
     """Bring the graphs and their weights together, in the stage."""
     entry = request.item.model.entry
-    tensors = checkpoint.read(request.source_dir)
     if made.derived is not None:
-        tensors |= {tensor.name: tensor for tensor in checkpoint.tensors_of(made.derived)}
+        tensors = {**tensors, **{tensor.name: tensor for tensor in checkpoint.tensors_of(made.derived)}}
     for role, model in made.graphs.items():
         if made.way != "cached":  # those were checked before they were kept
             graph.check(model, role=role)

@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import ClassVar, Literal
 
-from pydantic import AwareDatetime, ConfigDict, TypeAdapter, ValidationError
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random
+from pydantic import AwareDatetime, ConfigDict, ValidationError
 
 from onnx_fleet import channels, jsonio, layout, manifest, publish
 from onnx_fleet.channels import Channel
@@ -131,9 +130,6 @@ class FeedEvent:
     size_bytes: int
 
 
-_adapter: TypeAdapter[Feed] = TypeAdapter(Feed)
-
-
 def read(store: ObjectStore) -> Feed:
     """The feed as it was rebuilt last.
 
@@ -153,6 +149,8 @@ def rebuild(store: ObjectStore, *, now: datetime) -> Feed:
     Raises:
         VersionConflict: other rebuilds keep coming between.
     """
+    from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random  # brings asyncio, tornado
+
     for attempt in Retrying(
         retry=retry_if_exception_type(VersionConflict),
         wait=wait_random(max=0.5),
@@ -211,7 +209,7 @@ def _known(data: bytes) -> Feed | None:
 
 def _parse(data: bytes, *, where: str) -> Feed:
     try:
-        return _adapter.validate_json(data, strict=True)
+        return jsonio.adapter(Feed).validate_json(data, strict=True)
     except ValidationError as err:
         raise BundleCorrupt(f"{where}: is not a feed; run the DAG registry_feed to rebuild it") from err
 

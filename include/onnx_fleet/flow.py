@@ -13,18 +13,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from onnx_fleet import bundle, cache, channels, feed, hub, isolated, publish, record, stage
+from onnx_fleet import bundle, cache, channels, feed, isolated, publish, record, stage
 from onnx_fleet import export as exporting
 from onnx_fleet import latency as measuring
 from onnx_fleet import plan as planning
 from onnx_fleet import validation as proving
 from onnx_fleet.bundle import Ref
 from onnx_fleet.cache import Cache
-from onnx_fleet.catalogue import Entry
+from onnx_fleet.entry import Entry
 from onnx_fleet.errors import GpuUnavailable, OnnxFleetError
-from onnx_fleet.hub import Hub
 from onnx_fleet.isolated import Limits
 from onnx_fleet.latency import LatencyReport
 from onnx_fleet.manifest import Provenance
@@ -34,6 +33,9 @@ from onnx_fleet.record import Record
 from onnx_fleet.stage import ExportRecord
 from onnx_fleet.store import ObjectStore, Progress
 from onnx_fleet.validation import ValidationReport
+
+if TYPE_CHECKING:
+    from onnx_fleet.hub import Hub
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +68,8 @@ class ProofRequest:
 
 def plan(entries: Iterable[Entry], *, tools: Tools, force: str | None = None, channel: str = bundle.LATEST) -> Plan:
     """Resolve every entry and say what is to be done with it; the Hub's refusals are among the plan's."""
+    from onnx_fleet import hub  # huggingface_hub takes 0.2 s to import
+
     models, refused = hub.resolve_all(entries, hub=tools.hub)
     made = planning.plan(models, store=tools.store, force=force, channel=channel)
     return Plan(items=made.items, refusals=(*refused, *made.refusals))
@@ -85,6 +89,8 @@ def export(
         place: the stage's folder, as stage_dir names it or a person does.
         whole: trace this very model, whole, whatever the cache has.
     """
+    from onnx_fleet import hub
+
     source_dir = hub.download(item.model, hub=tools.hub, progress=progress)
     return exporting.export(
         item,
@@ -256,6 +262,8 @@ def process(
 
 
 def _proof(place: Path, *, tools: Tools, provider: Provider) -> ProofRequest:
+    from onnx_fleet import hub
+
     source_dir = hub.download(stage.read_work(place).model, hub=tools.hub)
     return ProofRequest(stage=place, source_dir=source_dir, provider=provider)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnx_fleet import isolated, runtime, workloads
+from onnx_fleet import isolated, runtime
 from onnx_fleet.graph import GraphInfo
 
 
@@ -41,6 +41,8 @@ def take(request: FootprintRequest) -> Footprint:
     Raises:
         GpuUnavailable, ValidationFailed: a graph does not load or run.
     """
+    from onnx_fleet import workloads
+
     sessions = [
         runtime.open_session(
             request.stage_dir / info.path,

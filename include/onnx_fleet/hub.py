@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub import ModelInfo
 
 from onnx_fleet import tasks
-from onnx_fleet.catalogue import Discover, Entry
+from onnx_fleet.entry import Discover, Entry
 from onnx_fleet.errors import (
     ExportUnsupported,
     HubUnavailable,

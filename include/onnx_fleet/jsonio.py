@@ -15,8 +15,8 @@ Json = dict[str, Any]
 _adapters: dict[type, TypeAdapter[Any]] = {}
 
 
-def _adapter(kind: type) -> TypeAdapter[Any]:
-    """Building one takes milliseconds, so each is built once."""
+def adapter(kind: type[T]) -> TypeAdapter[T]:
+    """Building one takes milliseconds, so each is built once, and not before it is used."""
     if kind not in _adapters:
         _adapters[kind] = TypeAdapter(kind)
     return _adapters[kind]
@@ -24,7 +24,7 @@ def _adapter(kind: type) -> TypeAdapter[Any]:
 
 def to_json(value: object) -> Json:
     """A dataclass as plain JSON values: tuples become lists, nested dataclasses become objects."""
-    dumped: Json = _adapter(type(value)).dump_python(value, mode="json")
+    dumped: Json = adapter(type(value)).dump_python(value, mode="json")
     return dumped
 
 
@@ -34,8 +34,7 @@ def from_json(kind: type[T], data: object) -> T:
     Raises:
         pydantic.ValidationError: data does not describe a ``kind``.
     """
-    value: T = _adapter(kind).validate_python(data)
-    return value
+    return adapter(kind).validate_python(data)
 
 
 def canonical(data: object) -> bytes:

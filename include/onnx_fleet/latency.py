@@ -20,8 +20,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
-from onnx_fleet import isolated, runtime, stage, workloads
-from onnx_fleet.catalogue import LatencyGrid
+from onnx_fleet import isolated, runtime, stage
+from onnx_fleet.entry import LatencyGrid
 from onnx_fleet.errors import GpuUnavailable
 from onnx_fleet.footprint import Footprint, FootprintRequest, take
 from onnx_fleet.graph import GraphInfo
@@ -150,6 +150,8 @@ class _Bench:
 
         Graphs that take one length only are timed at that one, whatever lengths the grid has.
         """
+        from onnx_fleet import workloads
+
         only = workloads.fixed_length(graphs)
         if only is not None:
             sizes = sorted(self.grid.batch_sizes)
@@ -172,10 +174,14 @@ class _Bench:
 
     def works(self, info: GraphInfo, point: _Point) -> tuple[Workload, ...]:
         """What a graph does at one point: full rows of random tokens, the same ones for both sides."""
+        from onnx_fleet import workloads
+
         return workloads.of(info, batch_size=point.batch_size, length=point.length, tokens=self._tokens)
 
     def open(self, info: GraphInfo) -> Session:
         """A session; on an accelerator one whose nodes were seen to run there."""
+        from onnx_fleet import workloads
+
         path = self.stage_dir / info.path
         if self.provider == "cpu":
             return runtime.open_session(path, threads=self.threads, libraries=info.libraries)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, ConfigDict, Field, ValidationError
 
 from onnx_fleet import jsonio, layout
 from onnx_fleet.errors import BundleCorrupt, UnsafeModel
@@ -188,9 +188,6 @@ class Manifest:
         return sum(file.size_bytes for file in self.files)
 
 
-_adapter: TypeAdapter[Manifest] = TypeAdapter(Manifest)
-
-
 def write(manifest: Manifest) -> bytes:
     """Canonical JSON: equal manifests are equal bytes."""
     return jsonio.canonical(jsonio.to_json(manifest))
@@ -206,7 +203,7 @@ def read(data: bytes, *, where: str = FILE_NAME) -> Manifest:
         BundleCorrupt: it is not a manifest, or not one that this onnx-fleet can read.
     """
     try:
-        manifest = _adapter.validate_json(data, strict=True)
+        manifest = jsonio.adapter(Manifest).validate_json(data, strict=True)
     except ValidationError as err:
         raise BundleCorrupt(f"{where}: {_schema_fault(data, err)}") from err
     faults = _inconsistencies(manifest)
@@ -217,7 +214,7 @@ def read(data: bytes, *, where: str = FILE_NAME) -> Manifest:
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of a manifest."""
-    schema = _adapter.json_schema()
+    schema = jsonio.adapter(Manifest).json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "onnx-fleet bundle manifest"}
 
 

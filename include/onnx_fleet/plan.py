@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from onnx_fleet import catalogue_conflicts, jsonio, published, recipes, toolchain
-from onnx_fleet.catalogue_schema import DECODER_FORMS
+from onnx_fleet import jsonio, published, recipes, toolchain
+from onnx_fleet.entry import DECODER_FORMS, misfit
 from onnx_fleet.published import Manifest
 from onnx_fleet.source import ResolvedModel
 from onnx_fleet.store import ObjectStore
@@ -161,9 +161,7 @@ def _refuse(model: ResolvedModel, *, same: ResolvedModel | None) -> Refusal | No
     error = "ExportUnsupported"
     if model.task not in TASKS:
         message = f"{where}: no family exports {model.task}; give the entry one of these tasks: {', '.join(TASKS)}"
-    elif why := catalogue_conflicts.misfit(
-        model.task, recipe=model.entry.recipe, decoder_form=model.entry.decoder_form
-    ):
+    elif why := misfit(model.task, recipe=model.entry.recipe, decoder_form=model.entry.decoder_form):
         message = f"{where}: {why}"
     elif same is not None:
         error = "CatalogueInvalid"

@@ -17,7 +17,7 @@ from onnx_fleet.store import ObjectStore
 
 
 class _Document(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
 
 class Channel(_Document):
@@ -49,8 +49,8 @@ class _Graph(_Document):
 class Manifest(_Document):
     """The part of a manifest that says what made the bundle."""
 
-    bundle: _Bundle = _Bundle()
-    source: _Source = _Source()
+    bundle: Annotated[_Bundle, Field(default_factory=_Bundle)]
+    source: Annotated[_Source, Field(default_factory=_Source)]
     task: str = ""
     family: str = ""
     export: Annotated[_Export, Field(default_factory=_Export)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnx_fleet.catalogue import Entry
+from onnx_fleet.entry import Entry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

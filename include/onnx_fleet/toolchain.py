@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
@@ -36,7 +37,9 @@ def versions() -> Mapping[str, str]:
     return dict(sorted([(FORMAT_KEY, str(EXPORT_FORMAT)), *((name, _version(name)) for name in PACKAGES)]))
 
 
+@cache
 def _version(name: str) -> str:
+    """Of an installed package; finding it takes milliseconds."""
     try:
         return version(name).partition("+")[0]
     except PackageNotFoundError as err:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from onnx_fleet.catalogue_schema import INLINE_MAX_BYTES, Placement
 from onnx_fleet.checkpoint import StoredTensor
+from onnx_fleet.entry import INLINE_MAX_BYTES, Placement
 from onnx_fleet.errors import BundleCorrupt, ExportUnsupported
 
 if TYPE_CHECKING:

@@ -11,9 +11,8 @@ from typing import Annotated
 
 import typer
 
-from onnx_fleet import bundle, catalogue, feed, flow, hub, jsonio, report, stage, validation
+from onnx_fleet import bundle, catalogue, feed, flow, jsonio, report, stage, validation
 from onnx_fleet import record as records
-from onnx_fleet.catalogue import Entry
 from onnx_fleet.cli import show
 from onnx_fleet.cli.options import (
     CatalogueFile,
@@ -32,6 +31,7 @@ from onnx_fleet.cli.options import (
     Task,
 )  # fmt: skip
 from onnx_fleet.cli.settings import opened_tools
+from onnx_fleet.entry import Entry
 from onnx_fleet.errors import OnnxFleetError
 from onnx_fleet.flow import Tools
 from onnx_fleet.latency import LatencyReport
@@ -229,6 +229,8 @@ def _entries(
     if given:
         raise typer.BadParameter("a catalogue says this itself", param_hint=f"--{next(iter(given))}")
     found = catalogue.load(file)
+    from onnx_fleet import hub
+
     entries = catalogue.expand(found, partial(hub.search, hub=tools.hub))
     return catalogue.select(entries, only or ()), found.digest
 

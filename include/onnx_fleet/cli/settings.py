@@ -7,13 +7,16 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from onnx_fleet import cache
 from onnx_fleet.errors import StoreNotFound
 from onnx_fleet.flow import Tools
-from onnx_fleet.hub import Hub, HubSettings
 from onnx_fleet.isolated import machine_limits
 from onnx_fleet.store import ObjectStore, S3Settings, open_store
+
+if TYPE_CHECKING:
+    from onnx_fleet.hub import HubSettings
 
 
 @contextmanager
@@ -44,6 +47,8 @@ def opened_store(address: str | None) -> Iterator[ObjectStore]:
 @contextmanager
 def opened_tools(address: str | None) -> Iterator[Tools]:
     """Everything that the steps work with."""
+    from onnx_fleet.hub import Hub
+
     with opened_store(address) as store:
         yield Tools(
             store=store,
@@ -57,6 +62,8 @@ def opened_tools(address: str | None) -> Iterator[Tools]:
 def _hub_settings() -> HubSettings:
     """HF_TOKEN, or what `hf auth login` saved; the cache is huggingface_hub's own, HF_HOME and all."""
     from huggingface_hub import get_token
+
+    from onnx_fleet.hub import HubSettings
 
     settings = HubSettings(token=get_token())
     endpoint = os.environ.get("HF_ENDPOINT")

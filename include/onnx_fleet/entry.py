@@ -1,0 +1,119 @@
+"""An entry: one model wanted, or one search for models, whoever wrote it down. Nothing of YAML is imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import Final, Literal
+
+from onnx_fleet.recipes import RECIPES
+from onnx_fleet.tasks import TASKS
+
+OPSET_DEFAULT: Final = 20
+
+Placement = Literal["auto", "inline", "external"]
+"""Where weights lie: inside each graph's file, beside it, or by size and sharing."""
+INLINE_MAX_BYTES: Final = 32 << 20
+"""Up to here a graph is one file, which is simpler to carry; beyond it weights are not copied through memory."""
+DECODER_FORMS: Final = ("merged", "without-past", "plain")
+"""How an encoder-decoder may be cut into graphs; the first is what consumers load."""
+_CUT_BY_FORM: Final = "seq2seq"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tolerances:
+    """How far an output may be from PyTorch's: |a - b| <= atol + rtol * |b|."""
+
+    atol: float = 1e-4
+    rtol: float = 1e-3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyGrid:
+    """The points to measure: every batch size with every sequence length."""
+
+    batch_sizes: tuple[int, ...] = (1, 8)
+    sequence_lengths: tuple[int, ...] = (16, 128)
+    warmup_runs: int = 5
+    timed_runs: int = 50
+    threads: int | None = None
+    """Intra-op threads; None takes the cores that the process may use."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One model wanted."""
+
+    repo_id: str
+    revision: str = "main"
+    task: str | None = None
+    """A task name of onnx_fleet.tasks.TASKS; None takes it from the Hub's pipeline tag, then the architecture."""
+    recipe: str | None = None
+    """A recipe's name, as onnx_fleet.recipes.find takes it; None exports the model as it is."""
+    variants: tuple[str, ...] = ("fp32",)
+    opset: int = OPSET_DEFAULT
+    weights: Placement = "auto"
+    """Where the weights lie: "inline", in each graph's file; "external", beside it; "auto", by size."""
+    inline_max_bytes: int = INLINE_MAX_BYTES
+    """Up to how many bytes "auto" puts a graph's weights into its file."""
+    decoder_form: str = DECODER_FORMS[0]
+    """One of DECODER_FORMS: how an encoder-decoder is cut into graphs."""
+    may_be_fixed: tuple[str, ...] = ()
+    """Symbols of graph.FIXABLE: axes that may have one size in the graphs, where the model cannot keep them dynamic."""
+    tokenizer_graph: bool = False
+    """Whether the bundle has ``tokenizer.onnx`` too, where that can be made exact."""
+    tolerances: Tolerances = field(default_factory=Tolerances)
+    latency: LatencyGrid = field(default_factory=LatencyGrid)
+    providers: tuple[str, ...] = ("cpu",)
+    """Where to validate and measure: "cpu", "cuda"."""
+    allowed_licences: tuple[str, ...] | None = None
+    """None allows every licence."""
+    trust_remote_code: str | None = None
+    """The commit SHA whose Python code may be run; None runs none."""
+    allow_pickle: str | None = None
+    """The commit SHA whose pickle weights may be loaded; None loads safetensors only."""
+    max_bytes: int | None = None
+    priority: int = 0
+    """Higher goes first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discover:
+    """One search of the Hub."""
+
+    author: str | None = None
+    tags: tuple[str, ...] = ()
+    """All of them must be on the model."""
+    task: str | None = None
+    """The Hub's pipeline tag."""
+    library: str | None = None
+    sort: str = "downloads"
+    """One of catalogue_schema.SORTS; the highest come first."""
+    limit: int = 10
+    min_downloads: int = 0
+    exclude: tuple[str, ...] = ()
+    """Patterns of repo ids to leave out, matched without regard to case."""
+    template: Entry = field(default_factory=lambda: Entry(repo_id=""))
+    """What each model found is wanted with; ``entry`` puts its repo id in."""
+
+    def entry(self, repo_id: str) -> Entry:
+        """The entry of a model that was found."""
+        return replace(self.template, repo_id=repo_id)
+
+    def excludes(self, repo_id: str) -> bool:
+        """Whether a pattern leaves a model out."""
+        return any(fnmatchcase(repo_id.lower(), pattern.lower()) for pattern in self.exclude)
+
+
+def misfit(task: object, *, recipe: object, decoder_form: object) -> str | None:
+    """Why a task does not go with an entry's other settings; what is unknown or left out is not judged here."""
+    if not isinstance(task, str) or task not in TASKS:
+        return None
+    fitting = RECIPES[recipe].tasks if isinstance(recipe, str) and recipe in RECIPES else ()
+    if fitting and task not in fitting:
+        tasks = ", ".join(fitting)
+        return f"recipe '{recipe}' is for {tasks}, not for {task}; leave the recipe out, or name one of these tasks"
+    if decoder_form in DECODER_FORMS[1:] and TASKS[task].family != _CUT_BY_FORM:
+        tasks = ", ".join(task.name for task in TASKS.values() if task.family == _CUT_BY_FORM)
+        return f"decoder_form '{decoder_form}' is for {tasks}, not for {task}; leave it out, or name one of these tasks"
+    return None
