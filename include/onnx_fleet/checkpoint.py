@@ -103,7 +103,7 @@ def tensors_of(path: Path) -> Iterator[StoredTensor]:
             offset = 8 + length + start
             if not 8 + length <= offset <= 8 + length + end <= size:
                 raise ValueError(f"{name} ends at byte {8 + length + end} of {size}")
-            yield StoredTensor(
+            found = StoredTensor(
                 name=name,
                 file=path,
                 dtype=_DTYPES.get(told["dtype"], told["dtype"]),
@@ -111,5 +111,13 @@ def tensors_of(path: Path) -> Iterator[StoredTensor]:
                 offset=offset,
                 size_bytes=end - start,
             )
+            if told["dtype"] in _DTYPES and found.count * _item_bytes(found.dtype) != found.size_bytes:
+                raise ValueError(f"{name} has {found.size_bytes} bytes for {list(found.shape)} of {found.dtype}")
+            yield found
     except (struct.error, ValueError, KeyError, TypeError, AttributeError) as err:
-        raise ModelInvalid(f"{path.name}: is not safetensors ({err}); publish the weights again") from err
+        raise ModelInvalid(f"{path.name} is not readable as safetensors ({err}); publish the weights again") from err
+
+
+def _item_bytes(dtype: str) -> int:
+    """``float32`` and ``bfloat16`` say it; a bool takes one byte."""
+    return int("".join(filter(str.isdigit, dtype)) or 8) // 8

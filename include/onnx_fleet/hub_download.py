@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from huggingface_hub import constants
-from safetensors import SafetensorError, safe_open
 
+from onnx_fleet import checkpoint
 from onnx_fleet.errors import HubFileCorrupt, ModelInvalid, UnsafeModel, WorkerOutOfResources
 from onnx_fleet.hub_client import Bar, Hub
 from onnx_fleet.repo_files import WEIGHTS_INDEX, Permits, is_native, require_pinned_code
@@ -184,12 +184,9 @@ def _require_readable(model: ResolvedModel, snapshot: Path, *, subject: str) -> 
     for path in model.needed:
         if path.endswith(".safetensors"):
             try:
-                with safe_open(snapshot / path, framework="np"):
-                    pass
-            except SafetensorError as err:
-                raise ModelInvalid(
-                    f"{subject}: {path} is not readable as safetensors ({err}); tell its author"
-                ) from err
+                list(checkpoint.tensors_of(snapshot / path))
+            except ModelInvalid as err:
+                raise ModelInvalid(f"{subject}: {err}") from err
         elif path in ("config.json", "tokenizer_config.json"):
             # The Hub's listing shows a part of these; the file itself decides.
             auto_map = read_json(snapshot / path, subject=subject).get("auto_map") or {}
