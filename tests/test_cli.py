@@ -111,6 +111,40 @@ def test_a_plan_says_why_and_makes_nothing(command: Command, tmp_path: Path) -> 
     assert list(store.iterdir()) == []
 
 
+def test_a_profile_says_where_the_time_of_an_export_went(command: Command, tmp_path: Path) -> None:
+    folder, empty = tmp_path / "made", tmp_path / "store"
+    empty.mkdir()
+    done = command("export", CLASSIFIER, "--out", folder, "--store", empty, "--profile", "--json")
+    assert done.returncode == 0, done.stderr
+
+    told = json.loads(done.stdout)["profile"]
+    assert told == json.loads((folder / ".onnx-fleet" / "profile.json").read_bytes())
+    stages = {cost["stage"]: cost for cost in told["stages"]}
+    assert {"imports", "plan", "download", "tokenizer", "load", "trace", "decompose", "translate", "optimise",
+            "write"} <= set(stages)  # fmt: skip
+    assert all(cost["seconds"] >= 0 and cost["peak_memory_bytes"] > 0 for cost in stages.values())
+    assert stages["trace"]["peak_memory_bytes"] > 2 * stages["plan"]["peak_memory_bytes"], "torch is in the child alone"
+
+    shown = command("export", CLASSIFIER, "--out", folder, "--store", empty, "--profile").stdout
+    assert "where the time went" in shown
+    assert "decompose" not in shown, "the second time the graphs come from the cache"
+
+
+def test_a_runs_profile_is_kept_model_by_model(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    settings = {"ONNX_FLEET_STORE": str(tmp_path / "store"), "ONNX_FLEET_WORK_DIR": str(tmp_path / "work")}
+    done = command("run", CLASSIFIER, "--profile", "--json", **settings)
+    assert done.returncode == 0, done.stderr
+
+    summary = json.loads(done.stdout)
+    kept = json.loads((tmp_path / "work" / "profiles" / f"{summary['run_id']}.json").read_bytes())
+    assert kept == summary["profile"]
+    stages = {cost["stage"]: cost["seconds"] for cost in kept["models"][CLASSIFIER]["stages"]}
+    assert {"trace", "validate", "measure", "publish"} <= set(stages)
+    whole = {cost["stage"]: cost["seconds"] for cost in kept["whole"]["stages"]}
+    assert whole["validate"] == pytest.approx(stages["validate"])
+
+
 def test_a_graph_that_was_changed_is_caught_and_cannot_be_published(
     command: Command, stage_folder: Path, tmp_path: Path
 ) -> None:

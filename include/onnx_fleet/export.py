@@ -16,7 +16,9 @@ from onnx_fleet import (
     checkpoint,
     graph,
     isolated,
+    memory,
     model_config,
+    profiling,
     recipes,
     stage,
     tokenizer,
@@ -143,7 +145,7 @@ def _run(request: ExportRequest, *, limits: Limits) -> ExportRecord:
             return replace(
                 record,
                 duration_s=time.monotonic() - started,
-                peak_memory_bytes=isolated.peak_memory_bytes(),
+                peak_memory_bytes=memory.peak_bytes(),
             )
         request = replace(request, graphs=None, tokenizer=None)
     log_file = request.stage / stage.PRIVATE / "export.log"
@@ -156,17 +158,19 @@ def fill(request: ExportRequest) -> ExportRecord:
     item, entry = request.item, request.item.model.entry
     recipe = _recipe(item)
     earlier = request.tokenizer.read_bytes() if request.tokenizer else None
-    packed = tokenizer.pack(item.model, source_dir=request.source_dir, stage=request.stage, earlier=earlier)
-    if earlier is None:
-        made = tokenizer.archived(packed, source_dir=request.source_dir, stage=request.stage)
-        _archive(request.stage, "tokenizers").write_bytes(made)
+    with profiling.timed("tokenizer"):
+        packed = tokenizer.pack(item.model, source_dir=request.source_dir, stage=request.stage, earlier=earlier)
+        if earlier is None:
+            made = tokenizer.archived(packed, source_dir=request.source_dir, stage=request.stage)
+            _archive(request.stage, "tokenizers").write_bytes(made)
     if recipe:
         model_config.change_tokenizer(request.stage, recipe.tokenizer)
     tensors = checkpoint.read(request.source_dir)
     traces = _graphs(request, recipe, tensors)
     if traces.derived is None and traces.way != "cached":
         _archive(request.stage, "graphs").write_bytes(traced.pack(traces))
-    graphs = _write(request, traces, tensors, libraries=recipe.libraries if recipe else ())
+    with profiling.timed("write"):
+        graphs = _write(request, traces, tensors, libraries=recipe.libraries if recipe else ())
     fallbacks = (*traces.fallbacks, *tokenizer.lost_token_types(request.stage, graphs))
     model_config.complete_config(request.stage, external_data=_external_data(graphs))
     settings: dict[str, str | int | bool] = {"opset": entry.opset, "attention": "eager", "weights": entry.weights}
@@ -177,7 +181,8 @@ def fill(request: ExportRequest) -> ExportRecord:
     if entry.tokenizer_graph:
         from onnx_fleet import tokenizer_graph
 
-        written = tokenizer_graph.write(request.stage)
+        with profiling.timed("tokenizer"):
+            written = tokenizer_graph.write(request.stage)
         settings["tokenizer_graph"] = written.path is not None
         if written.path is None:
             fallbacks = (*fallbacks, Fallback(what="tokenizer.onnx -> none", why=written.reason))
@@ -205,7 +210,8 @@ def _graphs(request: ExportRequest, recipe: Recipe | None, tensors: Mapping[str,
         found = traced.unpack(request.graphs.read_bytes())
         _require_tensors(found, tensors)
         return found
-    from onnx_fleet import trace_model
+    with profiling.timed("imports"):
+        from onnx_fleet import trace_model
 
     derived = request.stage / stage.PRIVATE / "derived.safetensors"
     return trace_model.trace_model(

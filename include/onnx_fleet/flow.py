@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from onnx_fleet import bundle, cache, channels, feed, isolated, publish, record, stage
+from onnx_fleet import bundle, cache, channels, feed, isolated, profiling, publish, record, stage
 from onnx_fleet import export as exporting
 from onnx_fleet import latency as measuring
 from onnx_fleet import plan as planning
@@ -68,10 +68,12 @@ class ProofRequest:
 
 def plan(entries: Iterable[Entry], *, tools: Tools, force: str | None = None, channel: str = bundle.LATEST) -> Plan:
     """Resolve every entry and say what is to be done with it; the Hub's refusals are among the plan's."""
-    from onnx_fleet import hub  # huggingface_hub takes 0.2 s to import
+    with profiling.timed("imports"):
+        from onnx_fleet import hub  # huggingface_hub takes 0.2 s
 
-    models, refused = hub.resolve_all(entries, hub=tools.hub)
-    made = planning.plan(models, store=tools.store, force=force, channel=channel)
+    with profiling.timed("plan"):
+        models, refused = hub.resolve_all(entries, hub=tools.hub)
+        made = planning.plan(models, store=tools.store, force=force, channel=channel)
     return Plan(items=made.items, refusals=(*refused, *made.refusals))
 
 
@@ -91,7 +93,8 @@ def export(
     """
     from onnx_fleet import hub
 
-    source_dir = hub.download(item.model, hub=tools.hub, progress=progress)
+    with profiling.timed("download"):
+        source_dir = hub.download(item.model, hub=tools.hub, progress=progress)
     return exporting.export(
         item,
         source_dir=source_dir,
@@ -121,13 +124,15 @@ def validate(place: Path, *, tools: Tools, provider: Provider = "cpu") -> Valida
     A graph that is wrong gives a report that says so: validation.require_passed raises.
     """
     request = _proof(place, tools=tools, provider=provider)
-    return isolated.run(_validate, request, limits=tools.limits, log=_log(place, "validate", provider)).value
+    with profiling.timed("validate"):
+        return isolated.run(_validate, request, limits=tools.limits, log=_log(place, "validate", provider)).value
 
 
 def measure(place: Path, *, tools: Tools, provider: Provider = "cpu") -> LatencyReport:
     """Time a stage's graphs beside PyTorch."""
     request = _proof(place, tools=tools, provider=provider)
-    return isolated.run(_measure, request, limits=tools.limits, log=_log(place, "measure", provider)).value
+    with profiling.timed("measure"):
+        return isolated.run(_measure, request, limits=tools.limits, log=_log(place, "measure", provider)).value
 
 
 def prove_on_gpu(place: Path, *, tools: Tools) -> ValidationReport:
@@ -168,10 +173,11 @@ def publish_stage(
 ) -> Publication:
     """Put a stage's bundle into the store, point the channel at it, and keep the feed's event."""
     now = datetime.now(UTC)
-    publication = publish.publish(
-        place, store=tools.store, provenance=provenance, created_at=now, channel=channel, progress=progress
-    )
-    feed.append_event(tools.store, publication, channel=channel, now=now)
+    with profiling.timed("publish"):
+        publication = publish.publish(
+            place, store=tools.store, provenance=provenance, created_at=now, channel=channel, progress=progress
+        )
+        feed.append_event(tools.store, publication, channel=channel, now=now)
     return publication
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnx_fleet import isolated, runtime
+from onnx_fleet import memory, runtime
 from onnx_fleet.graph import GraphInfo
 
 
@@ -57,5 +57,5 @@ def take(request: FootprintRequest) -> Footprint:
             session.run(work.feeds(info, seed=0))
     return Footprint(
         load_time_s=sum(session.load_time_s for session in sessions),
-        peak_memory_bytes=isolated.peak_memory_bytes(),
+        peak_memory_bytes=memory.peak_bytes(),
     )

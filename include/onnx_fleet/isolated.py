@@ -19,14 +19,16 @@ import time
 import traceback
 import typing
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import psutil
 
-from onnx_fleet import errors, jsonio
+from onnx_fleet import errors, jsonio, memory, profiling
 from onnx_fleet.errors import OnnxFleetError, StepCrashed, StepTimedOut, WorkerOutOfResources
+from onnx_fleet.profiling import Profile
 
 Q = TypeVar("Q")
 R = TypeVar("R")
@@ -34,6 +36,7 @@ R = TypeVar("R")
 _POLL_S = 0.1
 _LOG_TAIL_LINES = 15
 _PR_SET_PDEATHSIG = 1
+_PROFILED = "--profile"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +86,8 @@ def run(function: Callable[[Q], R], request: Q, *, limits: Limits, log: Path) ->
         question, answer = Path(folder, "request.json"), Path(folder, "answer.json")
         question.write_text(json.dumps(jsonio.to_json(request)))
         command = [sys.executable, "-m", "onnx_fleet.isolated", name, str(question), str(answer)]
+        if profiling.active():
+            command.append(_PROFILED)
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
@@ -93,6 +98,8 @@ def run(function: Callable[[Q], R], request: Q, *, limits: Limits, log: Path) ->
         reply = json.loads(answer.read_bytes()) if answer.exists() else None
     if reply is None:
         raise _death(process.returncode, name=name, log=log)
+    if (recorder := profiling.active()) and "profile" in reply:
+        recorder.take(jsonio.from_json(Profile, reply["profile"]))
     if "error" in reply:
         raise _revive(reply["error"], name=name, log=log)
     kind = typing.get_type_hints(function)["return"]
@@ -167,20 +174,7 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def peak_memory_bytes() -> int:
-    """The most resident memory that this process has had.
-
-    Not ``ru_maxrss``: Linux starts that at the size of the process which forked this one.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return int(psutil.Process().memory_info().rss)
-
-
-def _main(target: str, question: str, answer: str) -> None:
+def _main(target: str, question: str, answer: str, *options: str) -> None:
     _die_with_parent()
     module, _, qualname = target.partition(":")
     function = getattr(importlib.import_module(module), qualname)
@@ -188,8 +182,12 @@ def _main(target: str, question: str, answer: str) -> None:
     (request_kind,) = (kind for name, kind in hints.items() if name != "return")
     reply: dict[str, object]
     try:
-        value = function(jsonio.from_json(request_kind, json.loads(Path(question).read_bytes())))
-        reply = {"value": jsonio.to_json(value), "peak_memory_bytes": peak_memory_bytes()}
+        request = jsonio.from_json(request_kind, json.loads(Path(question).read_bytes()))
+        with profiling.recording(from_start=True) if _PROFILED in options else nullcontext() as recorder:
+            value = function(request)
+        reply = {"value": jsonio.to_json(value), "peak_memory_bytes": memory.peak_bytes()}
+        if recorder:
+            reply["profile"] = jsonio.to_json(recorder.profile())
     except Exception as err:  # noqa: BLE001  the parent raises it again
         traceback.print_exc()
         reply = {"error": {"type": type(err).__name__, "message": str(err)}}
@@ -200,3 +198,8 @@ def _main(target: str, question: str, answer: str) -> None:
 
 if __name__ == "__main__":
     _main(*sys.argv[1:])
+    # The answer is written, and the parent ends what is left of this process: taking torch down by the book is a wait
+    # for nothing.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from onnx_fleet import archive, jsonio, tokenizer_json, tokenizer_proof
+from onnx_fleet import archive, jsonio, profiling, tokenizer_json, tokenizer_proof
 from onnx_fleet import stage as stages
 from onnx_fleet.errors import BundleCorrupt, ModelInvalid
 from onnx_fleet.graph import GraphInfo
@@ -177,7 +177,8 @@ def _without_tokenizer(stage: Path, source: PreTrainedTokenizerBase | None, *, r
 
 
 def _load(model: ResolvedModel, source_dir: Path) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
+    with profiling.timed("imports"):
+        from transformers import AutoTokenizer
 
     trusted = model.entry.trust_remote_code == model.commit
     try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from onnx_fleet import checkpoint, families, graph, hollow, shallow, tracing, unrolling
+from onnx_fleet import checkpoint, families, graph, hollow, profiling, shallow, tracing, unrolling
 from onnx_fleet.families import GraphSpec
 from onnx_fleet.hollow import Hollow, Place
 from onnx_fleet.plan import WorkItem
@@ -46,19 +46,23 @@ def trace_model(
         ModelInvalid: the source's weights cannot be used.
     """
     tensors = checkpoint.read(source_dir)
-    family = families.family(item.family)
+    with profiling.timed("imports"):
+        family = families.family(item.family)
     if _can_be_hollow(item, tensors, source_dir=source_dir, recipe=recipe):
         stand_in = Hollow(tensors.values())
-        model = family.load(item, source_dir, stand_in)
+        with profiling.timed("load"):
+            model = family.load(item, source_dir, stand_in)
         if stand_in.accounts_for(model):
-            specs = family.graphs(item, model)
+            with profiling.timed("trace"):
+                specs = family.graphs(item, model)
             repeated = None if whole else _repeated(item, model, specs, names=stand_in.names, recipe=recipe)
             return repeated or _trace(item, specs, names=stand_in.names, recipe=recipe)
         log.info("%s: its loader makes parameters from several tensors; loading it whole", item.model_id)
-    model = family.load(item, source_dir, None)
-    if recipe and recipe.rewrite:
-        recipe.rewrite(model)
-    names = hollow.write_derived(model, tensors, derived)
+    with profiling.timed("load"):
+        model = family.load(item, source_dir, None)
+        if recipe and recipe.rewrite:
+            recipe.rewrite(model)
+        names = hollow.write_derived(model, tensors, derived)
     return _trace(item, family.graphs(item, model), names=names, recipe=recipe, derived=derived)
 
 
@@ -76,13 +80,14 @@ def _repeated(
         return None
     try:
         with shallow.cut(model, stacks):
-            with shallow.told(model, stacks):
+            with shallow.told(model, stacks), profiling.timed("trace"):
                 few = families.family(item.family).graphs(item, model)
             found = _trace(item, few, names=names, recipe=recipe)
-        for spec in specs:
-            for stack in stacks:
-                unrolling.unroll(found.graphs[spec.role], stack.weights, path=stack.path)
-            graph.put_in_order(found.graphs[spec.role], inputs=spec.inputs, outputs=spec.outputs)
+        with profiling.timed("unroll"):
+            for spec in specs:
+                for stack in stacks:
+                    unrolling.unroll(found.graphs[spec.role], stack.weights, path=stack.path)
+                graph.put_in_order(found.graphs[spec.role], inputs=spec.inputs, outputs=spec.outputs)
     except Exception as err:  # a model without most of its layers may fail in any way
         log.info("%s: its graphs are not unrolled: %s", item.model_id, err, exc_info=not isinstance(err, Irregular))
         return None
@@ -101,9 +106,10 @@ def _trace(
     graphs: dict[str, onnx.ModelProto] = {}
     fallbacks: list[Fallback] = []
     for spec in specs:
-        model, taken = tracing.trace(
-            spec, opset=entry.opset, names=names, recipe=recipe, may_be_fixed=entry.may_be_fixed
-        )
+        with profiling.timed("trace"):
+            model, taken = tracing.trace(
+                spec, opset=entry.opset, names=names, recipe=recipe, may_be_fixed=entry.may_be_fixed
+            )
         graphs[spec.role] = ir.to_proto(model)
         fallbacks += taken
     return Traced(graphs=graphs, fallbacks=tuple(fallbacks), way="full", derived=derived)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnx_fleet import archive, jsonio
+from onnx_fleet import archive, jsonio, profiling
 from onnx_fleet.errors import BundleCorrupt
 from onnx_fleet.stage import Fallback, Way
 
@@ -48,8 +48,9 @@ def unpack(data: bytes) -> Traced:
     Raises:
         BundleCorrupt: it is not such an archive.
     """
-    import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    with profiling.timed("imports"):
+        import onnx
+        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     files, told = archive.unpack(data)
     try:

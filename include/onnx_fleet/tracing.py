@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from onnx_fleet import branches, graph, weights
+from onnx_fleet import branches, graph, profiling, weights
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.recipes import Recipe
 from onnx_fleet.stage import Fallback
@@ -87,7 +87,8 @@ def _attempt(
     references = _detach(model, bound)
     _measure_once(model, spec)
     try:
-        _optimise(model, weights=parameters)
+        with profiling.timed("optimise"):
+            _optimise(model, weights=parameters)
     except Exception as err:  # a rewrite rule may raise anything, and leaves a half-rewritten graph
         log.warning("%s: the optimizer failed: %s", spec.role, err, exc_info=err)
         taken = (Fallback(what=f"{spec.role}: optimizer on -> off", why=_first_line(err)),)
@@ -142,9 +143,10 @@ def argument(name: str) -> str:
 
 def _export(spec: GraphSpec, *, opset: int, recipe: Recipe | None, fixed: Collection[str]) -> ir.Model:
     """transformers' exporter, without its optimizer: that one folds weights into transposed copies of themselves."""
-    import torch
-    import torch._dynamo
-    from transformers.exporters.configs import OnnxConfig
+    with profiling.timed("imports"):
+        import torch
+        import torch._dynamo
+        from transformers.exporters.configs import OnnxConfig
 
     dynamic = {
         argument(name): {
@@ -159,10 +161,22 @@ def _export(spec: GraphSpec, *, opset: int, recipe: Recipe | None, fixed: Collec
     inputs = {argument(name): shape for name, shape in spec.inputs.items()}
     exporter = branches.exporter(inputs, longest=_positions(spec.module))
     # Its entries are made and read back more slowly than most operators' shapes are worked out.
-    with _translations(recipe), torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
+    uncached = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
+    with _translations(recipe), uncached, profiling.timed_calls(_torchs_steps()):
         exported = exporter.export(_named(spec.module), example, config)  # type: ignore[arg-type]
     program: ir.Model = exported.program
     return program
+
+
+def _torchs_steps() -> Mapping[tuple[Any, str], profiling.Stage]:
+    """What torch.onnx.export does behind torch.export, as profiles call it."""
+    from torch.onnx._internal.exporter import _core, _fx_passes
+
+    return {
+        (_fx_passes, "decompose_with_registry"): "decompose",
+        (_fx_passes, "insert_type_promotion_nodes"): "decompose",
+        (_core, "_exported_program_to_onnx_program"): "translate",
+    }
 
 
 @contextmanager

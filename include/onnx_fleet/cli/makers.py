@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from onnx_fleet import bundle, catalogue, feed, flow, jsonio, report, stage, validation
+from onnx_fleet import bundle, catalogue, feed, flow, jsonio, profiling, report, stage, validation
 from onnx_fleet import record as records
 from onnx_fleet.cli import show
 from onnx_fleet.cli.options import (
@@ -25,6 +26,7 @@ from onnx_fleet.cli.options import (
     OneModel,
     Only,
     Opset,
+    Profile,
     RecipeName,
     Revision,
     Store,
@@ -96,38 +98,48 @@ def run(
     channel: Channel = bundle.LATEST,
     max_failed: Annotated[int, typer.Option(min=0, help="How many models may fail; more is exit status 1.")] = 0,
     store: Store = None,
+    profile: Profile = False,
     as_json: Json = False,
 ) -> None:
     """The whole flow: resolve, plan, export, validate, measure, publish."""
     run_id = _run_id()
-    with opened_tools(store) as tools:
+    with _recording(profile) as recorder, opened_tools(store) as tools:
         entries, digest = _entries(
             tools, model, catalogue_file, only, revision=revision, task=task, recipe=recipe, opset=opset
         )
         made = _plan(entries, tools=tools, force=run_id if force else None, channel=channel)
         provenance = Provenance(dag_id="onnx-fleet run", run_id=run_id, trigger="manual", catalogue_digest=digest)
         found = [records.of_refusal(refusal) for refusal in made.refusals]
+        profiles: dict[str, profiling.Profile] = {}
         with show.steps() as steps:
             for item in made.items:
-                found.append(
-                    flow.process(
-                        item,
-                        tools=tools,
-                        provenance=provenance,
-                        channel=channel,
-                        on_step=partial(steps.begin, item.model_id),
-                        progress=steps.bytes_moved,
+                with profiling.part() as part:
+                    found.append(
+                        flow.process(
+                            item,
+                            tools=tools,
+                            provenance=provenance,
+                            channel=channel,
+                            on_step=partial(steps.begin, item.model_id),
+                            progress=steps.bytes_moved,
+                        )
                     )
-                )
+                    if part and item.state != "unchanged":
+                        profiles[item.model_id] = part.profile()
                 steps.end()
         summary = report.build(found, run_id=run_id, now=datetime.now(UTC))
         report.write(summary, store=tools.store)
         if summary.counts["published"]:
             feed.rebuild(tools.store, now=datetime.now(UTC))
+        costs = profiling.RunProfile(run_id=run_id, whole=recorder.profile(), models=profiles) if recorder else None
+        if costs:
+            profiling.write(tools.work_dir / "profiles" / f"{run_id}.json", costs)
     if as_json:
-        show.as_json(jsonio.to_json(summary))
+        show.as_json(_with_profile(jsonio.to_json(summary), costs))
     else:
         show.records(summary.records)
+        if costs:
+            show.profile(costs.whole)
     verdict = report.gate(summary, max_failed=max_failed, max_refused=0 if model else None)
     if not verdict.passed:
         raise typer.Exit(1)
@@ -141,19 +153,23 @@ def export(
     recipe: RecipeName = None,
     opset: Opset = None,
     store: Store = None,
+    profile: Profile = False,
     as_json: Json = False,
 ) -> None:
     """Make the folder of one bundle: graphs, tokenizer, configuration. Nothing is published."""
     if out.exists() and any(out.iterdir()) and not (out / stage.PRIVATE).is_dir():
         raise typer.BadParameter(f"{out} holds something else; name a new folder", param_hint="--out")
-    with opened_tools(store) as tools, show.steps() as steps:
+    with _recording(profile) as recorder, opened_tools(store) as tools, show.steps() as steps:
         entries, _ = _entries(tools, model, None, None, revision=revision, task=task, recipe=recipe, opset=opset)
         made = _plan(entries, tools=tools)
         _raise_refusal(made)
         steps.begin(model, "export")
         exported = flow.export(made.items[0], place=out, tools=tools, progress=steps.bytes_moved)
+        costs = recorder.profile() if recorder else None
+        if costs:
+            profiling.write(out / stage.PRIVATE / "profile.json", costs)
     if as_json:
-        show.as_json(jsonio.to_json(exported))
+        show.as_json(_with_profile(jsonio.to_json(exported), costs))
     else:
         show.table(
             ("graph", "inputs", "outputs", "opset", "size"),
@@ -168,6 +184,8 @@ def export(
                 for graph in exported.graphs
             ],
         )
+        if costs:
+            show.profile(costs)
         show.say(f"next: onnx-fleet validate {out}; onnx-fleet measure {out}; onnx-fleet publish {out}")
 
 
@@ -238,6 +256,14 @@ def _entries(
 def _plan(entries: Iterable[Entry], *, tools: Tools, force: str | None = None, channel: str = bundle.LATEST) -> Plan:
     with show.console.status("asking the Hub and the store"):
         return flow.plan(tuple(entries), tools=tools, force=force, channel=channel)
+
+
+def _recording(asked: bool) -> AbstractContextManager[profiling.Recorder | None]:
+    return profiling.recording(from_start=True) if asked else nullcontext()
+
+
+def _with_profile(document: jsonio.Json, costs: profiling.Profile | profiling.RunProfile | None) -> jsonio.Json:
+    return {**document, "profile": jsonio.to_json(costs)} if costs else document
 
 
 def _raise_refusal(made: Plan) -> None:

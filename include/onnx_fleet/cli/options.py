@@ -23,4 +23,5 @@ Only = Annotated[list[str] | None, typer.Option(help="Only entries that match th
 Force = Annotated[bool, typer.Option("--force", help="Export again what is published already, as a new version.")]
 Channel = Annotated[str, typer.Option(help="The channel to point at what is published.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+Profile = Annotated[bool, typer.Option("--profile", help="Say at the end where the time went, stage by stage.")]
 Cuda = Annotated[bool, typer.Option("--cuda", help="On the GPU too.")]

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnx_fleet import cache
+from onnx_fleet import cache, profiling
 from onnx_fleet.errors import StoreNotFound
 from onnx_fleet.flow import Tools
 from onnx_fleet.isolated import machine_limits
@@ -47,7 +47,8 @@ def opened_store(address: str | None) -> Iterator[ObjectStore]:
 @contextmanager
 def opened_tools(address: str | None) -> Iterator[Tools]:
     """Everything that the steps work with."""
-    from onnx_fleet.hub import Hub
+    with profiling.timed("imports"):
+        from onnx_fleet.hub import Hub
 
     with opened_store(address) as store:
         yield Tools(

@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.table import Table
 
 from onnx_fleet import jsonio
+from onnx_fleet.profiling import Profile
 from onnx_fleet.record import Record
 from onnx_fleet.report import human_bytes
 
@@ -98,6 +99,27 @@ def records(found: Iterable[Record]) -> None:
         if record.message:
             console.print(f"\n[bold red]{record.model_id}[/] {record.state} at {record.step}: {record.error}")
             console.print(record.message, markup=False, highlight=False, soft_wrap=True)
+
+
+def profile(found: Profile) -> None:
+    """Where the time went."""
+    output.print("\nwhere the time went", style="bold")
+    table(
+        ("stage", "seconds", "share", "peak memory"),
+        (
+            *(
+                (
+                    cost.stage,
+                    f"{cost.seconds:.2f}",
+                    f"{cost.seconds / found.seconds:.0%}",
+                    human_bytes(cost.peak_memory_bytes),
+                )
+                for cost in found.stages
+            ),
+            ("together", f"{found.seconds:.2f}", "100%", human_bytes(found.peak_memory_bytes)),
+        ),
+        numbers=("seconds", "share", "peak memory"),
+    )
 
 
 def _number(value: float | None) -> str:
