@@ -47,7 +47,7 @@ def stacks(model: PreTrainedModel, names: Mapping[Place, str]) -> tuple[Stack, .
         inside = any(path.startswith(f"{stack.path}.") for stack in found)
         if not inside and isinstance(module, nn.ModuleList) and len(module) > LAYERS + 1:
             weights = _weights(module, names)
-            if weights:
+            if weights and _settings_are_alike(module, names) and not _told_apart(model, depth=len(module)):
                 found.append(Stack(path=path, layers=module, weights=weights))
     return tuple(found)
 
@@ -71,6 +71,53 @@ def _weights(layers: nn.ModuleList, names: Mapping[Place, str]) -> tuple[tuple[s
     return () if unbound_or_shared else table
 
 
+def _settings_are_alike(layers: nn.ModuleList, names: Mapping[Place, str]) -> bool:
+    """Whether all layers but the first are set alike: only a few of them will be seen, and the others may be local
+    where those are global, or without positions. A number that counts the layers is alike."""
+    _, *others = [_settings(layer, names) for layer in layers]
+    first = others[0]
+    return all(
+        own.keys() == first.keys()
+        and all(value == first[key] or _counts(first[key], value, by=number) for key, value in own.items())
+        for number, own in enumerate(others)
+    )
+
+
+def _settings(layer: nn.Module, names: Mapping[Place, str]) -> dict[tuple[str, str], object]:
+    """What shapes a layer beside its weights: classes, plain attributes, and buffers that it makes by itself."""
+    found: dict[tuple[str, str], object] = {}
+    for path, module in layer.named_modules():
+        found[path, "class"] = type(module)
+        for name, value in vars(module).items():
+            if isinstance(value, _PLAIN) and not name.startswith("_") and "drop" not in name:
+                found[path, name] = value
+        for name, buffer in module.named_buffers(recurse=False):
+            if hollow.place(buffer) not in names:
+                found[path, name] = (buffer.dtype, tuple(buffer.shape), buffer.numpy().tobytes())
+    return found
+
+
+_PLAIN = (bool, int, float, str, tuple, list, type(None))
+"""What is compared of a module's attributes; dropout is none while a model is only run."""
+
+
+def _counts(first: object, value: object, *, by: int) -> bool:
+    """Whether it is the layer's own number."""
+    return type(first) is type(value) is int and value - first == by
+
+
+def _told_apart(model: PreTrainedModel, *, depth: int) -> bool:
+    """Whether a configuration has a list with something else for some layer: the model itself may look there."""
+    return any(
+        isinstance(value, list | tuple)
+        and len(value) == depth
+        and any(each != value[1] for each in value[2:])
+        and "token" not in name
+        for config in _configs(model)
+        for name, value in vars(config).items()
+    )
+
+
 @contextmanager
 def cut(model: PreTrainedModel, stacks: tuple[Stack, ...]) -> Iterator[None]:
     """The model with the first layers of each stack, for the length of a with block."""
@@ -88,10 +135,7 @@ def told(model: PreTrainedModel, stacks: tuple[Stack, ...]) -> Iterator[None]:
     """Have the configuration say how many layers there are, for caches that are made by it; not while tracing."""
     depths = {stack.depth for stack in stacks}
     changed: list[tuple[Any, str, Any]] = []
-    found = (getattr(module, "config", None) for module in model.modules())
-    own = [config for config in found if isinstance(config, PretrainedConfig)]
-    configs = {id(each): each for config in own for each in (config, *_parts(config))}
-    for config in configs.values():
+    for config in _configs(model):
         for name, value in list(vars(config).items()):
             if type(value) is int and value in depths and "layer" in name:
                 changed.append((config, name, value))
@@ -104,6 +148,13 @@ def told(model: PreTrainedModel, stacks: tuple[Stack, ...]) -> Iterator[None]:
     finally:
         for config, name, value in changed:
             setattr(config, name, value)
+
+
+def _configs(model: PreTrainedModel) -> tuple[PretrainedConfig, ...]:
+    """Of the model and of all its parts, each once."""
+    found = (getattr(module, "config", None) for module in model.modules())
+    own = [config for config in found if isinstance(config, PretrainedConfig)]
+    return tuple({id(each): each for config in own for each in (config, *_parts(config))}.values())
 
 
 def _parts(config: PretrainedConfig) -> Iterator[PretrainedConfig]:
