@@ -49,9 +49,11 @@ class Hollow:
 
         transformers copies the bias of a head that is tied to the embeddings: what has all its numbers is the same.
         """
-        lists = {name: tensor for name, tensor in self.state.items() if tensor.dim() == 1 and tensor.numel()}
-        for parameter in model.parameters():
-            if parameter.dim() == 1 and place(parameter) not in self.names:
+        lists = {
+            name: tensor for name, tensor in self.state.items() if tensor.dim() == 1 and tensor.is_floating_point()
+        }
+        for own, parameter in model.named_parameters():
+            if parameter.dim() == 1 and place(parameter) not in self.names and own not in self.missing:
                 same = next((name for name, tensor in lists.items() if torch.equal(tensor, parameter)), None)
                 if same is not None:
                     self.names[place(parameter)] = same
