@@ -122,7 +122,6 @@ _SLIDING, _FULL = "sliding_attention", "full_attention"
         ("Gemma3ForCausalLM", {"layer_types": [_SLIDING] * 4 + [_FULL]}, []),
         ("SmolLM3ForCausalLM", {"no_rope_layers": [1, 1, 1, 1, 1]}, ["model.layers"]),
         ("SmolLM3ForCausalLM", {"no_rope_layers": [1, 1, 1, 0, 1]}, []),
-        ("Qwen2MoeForCausalLM", {"mlp_only_layers": [3]}, []),
         ("LlamaForCausalLM", {"num_hidden_layers": 4}, []),
     ],
 )
