@@ -6,7 +6,6 @@ import logging
 import shutil
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -109,12 +108,15 @@ def export(
         whole=whole,
         link=link,
     )
+    before = {kind: path.read_bytes() for kind, path in found.items() if path}
     record = _run(request, limits=limits)
     stage.write_export(stage_dir, record)
     for kind, key in keys.items():
         archive = _archive(stage_dir, kind)
-        if cached and key and found[kind] is None and archive.exists():
-            cached.put(kind, key, archive.read_bytes())
+        if cached and key and archive.exists() and (made := archive.read_bytes()) != before.get(kind):
+            if kind in before:  # it was of no use
+                cached.remove(kind, key)
+            cached.put(kind, key, made)
     log.info(
         "exported %s@%s in %.1f s, %d MB", item.model_id, item.model.commit[:8], record.duration_s,
         record.peak_memory_bytes >> 20,
@@ -136,18 +138,27 @@ def _archive(stage_dir: Path, kind: cache.Kind) -> Path:
 
 
 def _run(request: ExportRequest, *, limits: Limits) -> ExportRecord:
+    """Fill the stage; what the cache has and is not for this model is made anew."""
+    try:
+        return _attempt(request, limits=limits)
+    except BundleCorrupt as err:
+        if not (request.graphs or request.tokenizer):
+            raise
+        log.warning("%s: what the cache has is not for it: %s", request.item.model_id, err)
+    return _attempt(replace(request, graphs=None, tokenizer=None), limits=limits)
+
+
+def _attempt(request: ExportRequest, *, limits: Limits) -> ExportRecord:
     """Where torch is needed, in a process of its own; where all is there, here: starting one takes longer than that."""
     name = request.item.model.entry.recipe
     if request.graphs and request.tokenizer and (name is None or name in recipes.RECIPES):
         started = time.monotonic()
-        with suppress(BundleCorrupt):
-            record = fill(request)
-            return replace(
-                record,
-                duration_s=time.monotonic() - started,
-                peak_memory_bytes=memory.peak_bytes(),
-            )
-        request = replace(request, graphs=None, tokenizer=None)
+        record = fill(request)
+        return replace(
+            record,
+            duration_s=time.monotonic() - started,
+            peak_memory_bytes=memory.peak_bytes(),
+        )
     log_file = request.stage / stage.PRIVATE / "export.log"
     outcome = isolated.run(fill, request, limits=limits, log=log_file)
     return replace(outcome.value, duration_s=outcome.duration_s, peak_memory_bytes=outcome.peak_memory_bytes)

@@ -1,8 +1,9 @@
 """Hollow weights: what stands for a checkpoint's tensors while its model is traced. Imports torch.
 
 A graph does not depend on what the weights are, only on their names, types and shapes. So the model is loaded, by
-transformers' own loader, from tensors that are zero and that the system never gives memory to. Which tensor of the
-checkpoint each parameter is, is then told by the place of its memory, whatever the loader renamed.
+transformers' own loader, from tensors that are zero but for their first values, and that the system hardly gives memory
+to. Which tensor of the checkpoint each parameter is, is then told by the place of its memory, whatever the loader
+renamed.
 """
 
 from __future__ import annotations
@@ -36,15 +37,26 @@ class Hollow:
     """
 
     def __init__(self, tensors: Iterable[StoredTensor]) -> None:
-        self.state = {tensor.name: _zeros(tensor) for tensor in tensors}
-        """Name in the checkpoint -> a tensor of zeros; floats are float32, as they are loaded."""
+        self.state = {tensor.name: _stand_in(tensor, number) for number, tensor in enumerate(tensors, start=1)}
+        """Name in the checkpoint -> a tensor of zeros, or nearly; floats are float32, as they are loaded."""
         self.names = {place(tensor): name for name, tensor in self.state.items() if tensor.numel()}
         """Where each one is -> its name in the checkpoint."""
         self.missing: frozenset[str] = frozenset()
         """Parameters that the checkpoint lacks and the model makes up by itself; set by whoever loads it."""
 
     def accounts_for(self, model: PreTrainedModel) -> bool:
-        """Whether every parameter is a tensor of the checkpoint, and none is made from several of them."""
+        """Whether every parameter is a tensor of the checkpoint, and none is made from several of them.
+
+        transformers copies the bias of a head that is tied to the embeddings: what has all its numbers is the same.
+        """
+        lists = {
+            name: tensor for name, tensor in self.state.items() if tensor.dim() == 1 and tensor.is_floating_point()
+        }
+        for own, parameter in model.named_parameters():
+            if parameter.dim() == 1 and place(parameter) not in self.names and own not in self.missing:
+                same = next((name for name, tensor in lists.items() if torch.equal(tensor, parameter)), None)
+                if same is not None:
+                    self.names[place(parameter)] = same
         return all(
             place(parameter) in self.names or name in self.missing or not parameter.numel()
             for name, parameter in model.named_parameters()
@@ -96,7 +108,13 @@ _PIECE = 1 << 22
 """Values compared at once."""
 
 
-def _zeros(tensor: StoredTensor) -> torch.Tensor:
-    """numpy's zeros come from the system untouched; torch's are written."""
+def _stand_in(tensor: StoredTensor, number: int) -> torch.Tensor:
+    """Zeros that no other tensor's are: transformers ties two that the checkpoint has if they are equal, and the next
+    checkpoint's are not. numpy's zeros come from the system untouched, and torch's are written."""
     dtype = np.float32 if tensor.dtype in _EXACT else np.dtype(tensor.dtype)
-    return torch.from_numpy(np.zeros(tensor.shape, dtype))
+    values = np.zeros(tensor.shape, dtype)
+    if dtype == np.float32 and values.size:
+        values.reshape(-1)[: values.size if values.ndim == 1 else 1] = number
+        if values.ndim == 1:
+            values += np.arange(values.size, dtype=np.float32) / 2
+    return torch.from_numpy(values)

@@ -43,21 +43,13 @@ def stacks(model: PreTrainedModel, names: Mapping[Place, str]) -> tuple[Stack, .
         names: where a parameter is -> the checkpoint's tensor that it is.
     """
     found: list[Stack] = []
-    told_apart = {depth for config in _configs(model) for depth in _depths_told_apart(config)}
     for path, module in model.named_modules():
         inside = any(path.startswith(f"{stack.path}.") for stack in found)
         if not inside and isinstance(module, nn.ModuleList) and len(module) > LAYERS + 1:
             weights = _weights(module, names)
-            if weights and len(module) not in told_apart:
+            if weights and _settings_are_alike(module, names) and not _told_apart(model, depth=len(module)):
                 found.append(Stack(path=path, layers=module, weights=weights))
     return tuple(found)
-
-
-def _depths_told_apart(config: PretrainedConfig) -> Iterator[int]:
-    """How many layers have a word each in the configuration that is not the same for all: sliding or full attention."""
-    for name, value in vars(config).items():
-        if "layer" in name and isinstance(value, list) and len(set(map(str, value))) > 1:
-            yield len(value)
 
 
 def _weights(layers: nn.ModuleList, names: Mapping[Place, str]) -> tuple[tuple[str, ...], ...]:
@@ -77,6 +69,53 @@ def _weights(layers: nn.ModuleList, names: Mapping[Place, str]) -> tuple[tuple[s
     table = tuple(tuple(names.get(hollow.place(own[name]), "") for own in (first, second, *others)) for name in shapes)
     unbound_or_shared = any("" in row or len(set(row)) < len(row) for row in table)
     return () if unbound_or_shared else table
+
+
+def _settings_are_alike(layers: nn.ModuleList, names: Mapping[Place, str]) -> bool:
+    """Whether all layers but the first are set alike: only a few of them will be seen, and the others may be local
+    where those are global, or without positions. A number that counts the layers is alike."""
+    _, *others = [_settings(layer, names) for layer in layers]
+    first = others[0]
+    return all(
+        own.keys() == first.keys()
+        and all(value == first[key] or _counts(first[key], value, by=number) for key, value in own.items())
+        for number, own in enumerate(others)
+    )
+
+
+def _settings(layer: nn.Module, names: Mapping[Place, str]) -> dict[tuple[str, str], object]:
+    """What shapes a layer beside its weights: classes, plain attributes, and buffers that it makes by itself."""
+    found: dict[tuple[str, str], object] = {}
+    for path, module in layer.named_modules():
+        found[path, "class"] = type(module)
+        for name, value in vars(module).items():
+            if isinstance(value, _PLAIN) and not name.startswith("_") and "drop" not in name:
+                found[path, name] = value
+        for name, buffer in module.named_buffers(recurse=False):
+            if hollow.place(buffer) not in names:
+                found[path, name] = (buffer.dtype, tuple(buffer.shape), buffer.numpy().tobytes())
+    return found
+
+
+_PLAIN = (bool, int, float, str, tuple, list, type(None))
+"""What is compared of a module's attributes; dropout is none while a model is only run."""
+
+
+def _counts(first: object, value: object, *, by: int) -> bool:
+    """Whether it is the layer's own number."""
+    return type(first) is type(value) is int and value - first == by
+
+
+def _told_apart(model: PreTrainedModel, *, depth: int) -> bool:
+    """Whether a configuration has a list with something else for some layer: the model itself may look there."""
+    return any(
+        isinstance(value, list | tuple)
+        and len(value) == depth
+        and any(each != value[1] for each in value[2:])
+        and "token" not in name
+        for config in _configs(model)
+        for name, value in vars(config).items()
+    )
 
 
 @contextmanager
@@ -111,11 +150,11 @@ def told(model: PreTrainedModel, stacks: tuple[Stack, ...]) -> Iterator[None]:
             setattr(config, name, value)
 
 
-def _configs(model: PreTrainedModel) -> list[PretrainedConfig]:
-    """Of the model and its parts, each once: T5's decoder has its own."""
+def _configs(model: PreTrainedModel) -> tuple[PretrainedConfig, ...]:
+    """Of the model and of all its parts, each once."""
     found = (getattr(module, "config", None) for module in model.modules())
     own = [config for config in found if isinstance(config, PretrainedConfig)]
-    return list({id(each): each for config in own for each in (config, *_parts(config))}.values())
+    return tuple({id(each): each for config in own for each in (config, *_parts(config))}.values())
 
 
 def _parts(config: PretrainedConfig) -> Iterator[PretrainedConfig]:

@@ -55,7 +55,8 @@ def trace_model(
         if stand_in.accounts_for(model):
             with profiling.timed("trace"):
                 specs = family.graphs(item, model)
-            repeated = None if whole else _repeated(item, model, specs, names=stand_in.names, recipe=recipe)
+            by_index = recipe is not None and recipe.hidden_states  # three layers have not all of them
+            repeated = None if whole or by_index else _repeated(item, model, specs, names=stand_in.names, recipe=recipe)
             return repeated or _trace(item, specs, names=stand_in.names, recipe=recipe)
         log.info("%s: its loader makes parameters from several tensors; loading it whole", item.model_id)
     with profiling.timed("load"):

@@ -104,15 +104,18 @@ class _Stack:
         """Where layer 1 begins, and how many nodes it has; layer 2 follows it with as many."""
         nodes = list(self._graph.node)
         first: dict[int, int] = {}
+        last: dict[int, int] = {}
         for index, node in enumerate(nodes):
             for name in node.input:
                 if name in self._places:
                     first.setdefault(self._places[name][1], index)
+                    last[self._places[name][1]] = index
         if sorted(first) != [0, 1, 2] or not first[0] < first[1] < first[2]:
             raise Irregular(f"{self._path}: the layers do not follow one another")
         length = first[2] - first[1]
-        # A layer may begin before its first weight is read, with the root mean square of a norm.
-        for start in range(max(first[0], first[1] - length) + 1, first[1] + 1):
+        # A layer may begin before its first weight is read, with the root mean square of a norm; not before the last
+        # one of the layer before. The latest beginning is tried first: what is in front of it would not be compared.
+        for start in range(first[1], max(last[0], first[1] - length), -1):
             shown, repeated = nodes[start : start + length], nodes[start + length : start + 2 * length]
             if self._are_alike(shown, repeated):
                 return start, length

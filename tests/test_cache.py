@@ -1,0 +1,393 @@
+"""What one export leaves for the next of its kind: the same bundle in a fraction of the time, and never a wrong one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Barrier
+
+import numpy as np
+import pytest
+from onnx import TensorProto, numpy_helper
+from safetensors.numpy import load_file, save_file
+
+from fixtures.deep import Deep, save_deep
+from onnx_fleet import archive, cache_keys, checkpoint, export, flow, hub, layout, stage, traced, validation
+from onnx_fleet.cache import Cache
+from onnx_fleet.catalogue import Entry
+from onnx_fleet.errors import BundleCorrupt
+from onnx_fleet.flow import Tools
+from onnx_fleet.hub import Hub, HubSettings
+from onnx_fleet.isolated import Limits
+from onnx_fleet.plan import WorkItem
+from onnx_fleet.stage import ExportRecord
+from onnx_fleet.store.local import LocalStore
+from onnx_fleet_demo.hub_server import HubServer
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+LIMITS = Limits(memory_bytes=6 << 30, timeout_s=240)
+ROW = "BertForSequenceClassification"
+KEY, OTHER, THIRD = "a" * 64, "b" * 64, "c" * 64
+
+
+def _archive(size: int = 10, *, letter: str = "x") -> bytes:
+    """What the cache takes for whole; random bytes, for an archive is compressed."""
+    data = np.random.default_rng(ord(letter)).bytes(size)
+    return archive.pack({"file": data}, about={})
+
+
+# The cache by itself
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "store")
+
+
+@pytest.fixture
+def cache(store: LocalStore) -> Cache:
+    return Cache(store=store)
+
+
+def test_what_was_put_is_got(cache: Cache) -> None:
+    cache.put("graphs", KEY, _archive())
+
+    assert cache.get("graphs", KEY) == _archive()
+    assert cache.get("tokenizers", KEY) is None
+    assert cache.get("graphs", OTHER) is None
+
+
+@pytest.mark.parametrize("damage", ["cut", "other bytes", "no archive", "empty"])
+def test_a_damaged_entry_is_none_and_is_removed(cache: Cache, store: LocalStore, tmp_path: Path, damage: str) -> None:
+    cache.put("graphs", KEY, _archive(1000))
+    path = tmp_path / "store" / layout.cache_key("graphs", KEY)
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    changed = bytes([whole[middle] ^ 1])
+    damaged = {
+        "cut": whole[:middle],
+        "other bytes": whole[:middle] + changed + whole[middle + 1 :],
+        "no archive": b"not a zip at all",
+        "empty": b"",
+    }
+    path.write_bytes(damaged[damage])
+
+    assert cache.get("graphs", KEY) is None
+    assert list(store.list(layout.CACHE)) == []
+
+
+def test_an_archive_that_was_changed_and_packed_well_has_wrong_digests() -> None:
+    """A zip has its own checksums, which whoever changes a file makes anew."""
+    import io
+    import zipfile
+
+    given = _archive()
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(given)) as old, zipfile.ZipFile(buffer, "w") as new:
+        new.writestr("about.json", old.read("about.json"))
+        new.writestr("file", b"something else")
+
+    with pytest.raises(BundleCorrupt, match="file is not what was packed"):
+        archive.unpack(buffer.getvalue())
+
+
+def test_of_many_that_put_one_key_at_once_all_succeed_and_one_stands(store: LocalStore) -> None:
+    workers = 8
+    offered = [_archive(50_000, letter=chr(ord("a") + number)) for number in range(workers)]
+    together = Barrier(workers)
+
+    def work(own: bytes) -> bytes | None:
+        cache = Cache(store=store)
+        together.wait(timeout=30)
+        cache.put("graphs", KEY, own)
+        return cache.get("graphs", KEY)
+
+    with ThreadPoolExecutor(workers) as pool:
+        found = list(pool.map(work, offered))
+
+    assert len(set(found)) == 1
+    assert found[0] in offered
+    assert [entry.key for entry in Cache(store=store).list()] == [KEY]
+
+
+def test_beyond_the_limit_the_oldest_go(store: LocalStore, tmp_path: Path) -> None:
+    size = len(_archive(10_000))
+    cache = Cache(store=store, limit_bytes=int(2.5 * size))
+    for age_s, key, kind in ((300, OTHER, "graphs"), (200, KEY, "tokenizers")):
+        cache.put(kind, key, _archive(10_000))
+        path = tmp_path / "store" / layout.cache_key(kind, key)
+        os.utime(path, (path.stat().st_mtime - age_s,) * 2)
+    cache.put("graphs", THIRD, _archive(10_000))
+
+    assert [(entry.kind, entry.key) for entry in cache.list()] == [("tokenizers", KEY), ("graphs", THIRD)]
+
+
+def test_what_is_larger_than_the_limit_drives_nothing_out(store: LocalStore) -> None:
+    cache = Cache(store=store, limit_bytes=5_000)
+    cache.put("graphs", KEY, _archive(1_000))
+    cache.put("graphs", OTHER, _archive(10_000))
+
+    assert [entry.key for entry in cache.list()] == [KEY]
+
+
+def test_a_limit_of_zero_turns_it_off(cache: Cache, store: LocalStore) -> None:
+    cache.put("graphs", KEY, _archive())
+    off = Cache(store=store, limit_bytes=0)
+    off.put("graphs", OTHER, _archive())
+
+    assert off.get("graphs", KEY) is None
+    assert [entry.key for entry in cache.list()] == [KEY]
+
+
+def test_clearing_leaves_bundles_alone(cache: Cache, store: LocalStore) -> None:
+    store.create("models/acme/tiny/channels/latest.json", b"{}")
+    cache.put("graphs", KEY, _archive())
+    cache.clear()
+
+    assert cache.list() == ()
+    assert store.read("models/acme/tiny/channels/latest.json") == b"{}"
+
+
+# The command line
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "ONNX_FLEET_"))}
+
+    def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", "from onnx_fleet.cli import main; main()", "cache", *arguments],
+            env={**environment, "ONNX_FLEET_STORE": str(tmp_path / "store"), "COLUMNS": "200"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return _run
+
+
+def test_the_commands_list_and_clear_it(command: Callable[..., subprocess.CompletedProcess[str]], cache: Cache) -> None:
+    cache.put("graphs", KEY, _archive())
+    cache.put("tokenizers", OTHER, _archive())
+    size = 2 * len(_archive())
+
+    listed = json.loads(command("list", "--json").stdout)
+    assert {(entry["kind"], entry["key"], entry["size_bytes"]) for entry in listed} == {
+        ("graphs", KEY, size // 2), ("tokenizers", OTHER, size // 2),
+    }  # fmt: skip
+    shown = command("list")
+    assert (shown.returncode, KEY[:12] in shown.stdout, OTHER[:12] in shown.stdout) == (0, True, True)
+
+    tried = command("clear", "--dry-run", "--json")
+    assert json.loads(tried.stdout) == {"entries": 2, "size_bytes": size, "removed": False}
+    assert len(cache.list()) == 2
+
+    cleared = command("clear")
+    assert (cleared.returncode, cleared.stdout.startswith("removed 2 entries")) == (0, True)
+    assert cache.list() == ()
+
+
+# Exports with it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fleet:
+    """Two models of one architecture, and what the export of the first one left."""
+
+    first: Deep
+    second: Deep
+    folder: Path
+    stage_dir: Path
+    record: ExportRecord
+    archives: dict[str, bytes]
+    """By their keys in the store."""
+
+    def cache(self, folder: Path) -> Cache:
+        """A store with these archives, to be changed."""
+        store = LocalStore(folder / "store")
+        for place, data in self.archives.items():
+            store.create(place, data)
+        return Cache(store=store)
+
+    def place(self, kind: str) -> str:
+        (found,) = (place for place in self.archives if place.startswith(f"{layout.CACHE}{kind}/"))
+        return found
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> _Fleet:
+    folder = tmp_path_factory.mktemp("fleet")
+    first = save_deep(ROW, folder / "hub", repo="acme", num_labels=5)
+    second = save_deep(ROW, folder / "hub", repo="beta", num_labels=5)
+    weights_file = second.source_dir / "model.safetensors"
+    other = {name: np.flip(value).copy() for name, value in load_file(weights_file).items()}
+    save_file(other, weights_file, metadata={"format": "pt"})
+    store = LocalStore(folder / "store")
+    stage_dir = folder / "stage"
+    record = export.export(
+        first.item, source_dir=first.source_dir, stage_dir=stage_dir, limits=LIMITS, cached=Cache(store=store)
+    )
+    archives = {info.key: store.read(info.key) for info in store.list(layout.CACHE)}
+    return _Fleet(first=first, second=second, folder=folder, stage_dir=stage_dir, record=record, archives=archives)
+
+
+def _export(deep: Deep, stage_dir: Path, cache: Cache, **settings: bool) -> ExportRecord:
+    return export.export(
+        deep.item, source_dir=deep.source_dir, stage_dir=stage_dir, limits=LIMITS, cached=cache, **settings
+    )
+
+
+def _published(stage_dir: Path) -> dict[str, bytes]:
+    paths = (path for path in stage.published_files(stage_dir) if not path.startswith("reports/"))
+    return {path: (stage_dir / path).read_bytes() for path in paths}
+
+
+def _wrong(data: bytes) -> bytes:
+    """The archive with every constant of its graph half as large, and all its digests right."""
+    found = traced.unpack(data)
+    for model in found.graphs.values():
+        for tensor in model.graph.initializer:
+            if tensor.data_type == TensorProto.FLOAT and not tensor.external_data:
+                tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) / 2, tensor.name))
+    return traced.pack(replace(found, way="unrolled"))
+
+
+def test_an_export_leaves_its_graphs_and_its_tokenizer(fleet: _Fleet) -> None:
+    tensors = checkpoint.read(fleet.first.source_dir)
+    key = cache_keys.of_graphs(fleet.first.item, source_dir=fleet.first.source_dir, tensors=tensors)
+
+    assert fleet.record.traced == "unrolled"
+    assert fleet.record.graph_key == key
+    assert fleet.archives.keys() == {
+        layout.cache_key("graphs", str(key)),
+        layout.cache_key(
+            "tokenizers", str(cache_keys.of_tokenizer(fleet.first.item, source_dir=fleet.first.source_dir))
+        ),
+    }
+
+
+def test_an_export_with_the_cache_is_the_same_to_the_byte(fleet: _Fleet, tmp_path: Path) -> None:
+    record = _export(fleet.first, tmp_path / "stage", fleet.cache(tmp_path))
+
+    assert record.traced == "cached"
+    assert replace(record, traced="unrolled", duration_s=0, peak_memory_bytes=0) == replace(
+        fleet.record, duration_s=0, peak_memory_bytes=0
+    )
+    assert _published(tmp_path / "stage") == _published(fleet.stage_dir)
+
+
+_WITHOUT_TORCH = """
+import json, sys
+from pathlib import Path
+from onnx_fleet import export, stage
+from onnx_fleet.cache import Cache
+from onnx_fleet.isolated import Limits
+from onnx_fleet.store.local import LocalStore
+work, source, made, store = map(Path, sys.argv[1:])
+record = export.export(stage.read_work(work), source_dir=source, stage_dir=made, limits=Limits(timeout_s=240),
+                       cached=Cache(store=LocalStore(store)))
+print(json.dumps([record.traced, [name for name in ("torch", "transformers") if name in sys.modules]]))
+"""
+
+
+def test_other_weights_of_the_same_kind_are_exported_without_torch(fleet: _Fleet, tmp_path: Path) -> None:
+    fleet.cache(tmp_path)
+    stage.write_work(tmp_path / "work", fleet.second.item)
+    paths = (tmp_path / "work", fleet.second.source_dir, tmp_path / "stage", tmp_path / "store")
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_TORCH, *map(str, paths)], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == ["cached", []]
+    report = validation.validate(tmp_path / "stage", source_dir=fleet.second.source_dir)
+    assert report.passed
+    first, second = _published(fleet.stage_dir)["onnx/model.onnx"], _published(tmp_path / "stage")["onnx/model.onnx"]
+    assert first != second
+
+
+def test_a_damaged_entry_is_traced_again_and_replaced(fleet: _Fleet, tmp_path: Path) -> None:
+    cache = fleet.cache(tmp_path)
+    path = tmp_path / "store" / fleet.place("graphs")
+    path.write_bytes(path.read_bytes()[:-100])
+    record = _export(fleet.first, tmp_path / "stage", cache)
+
+    assert record.traced == "unrolled"
+    assert _published(tmp_path / "stage") == _published(fleet.stage_dir)
+    assert cache.store.read(fleet.place("graphs")) == fleet.archives[fleet.place("graphs")]
+
+
+@pytest.mark.parametrize("tokenizer", [True, False], ids=["with its tokenizer", "without"])
+def test_graphs_of_another_checkpoint_are_traced_again_and_replaced(
+    fleet: _Fleet, tmp_path: Path, tokenizer: bool
+) -> None:
+    """Whole, under a key that is not theirs."""
+    found = traced.unpack(fleet.archives[fleet.place("graphs")])
+    for tensor in found.graphs["model"].graph.initializer:
+        if tensor.name == "classifier.weight":
+            tensor.dims[0] += 1
+    cache = fleet.cache(tmp_path)
+    cache.store.delete(fleet.place("graphs"))
+    cache.store.create(fleet.place("graphs"), traced.pack(found))
+    if not tokenizer:
+        cache.store.delete(fleet.place("tokenizers"))
+    record = _export(fleet.first, tmp_path / "stage", cache)
+
+    assert record.traced == "unrolled"
+    assert _published(tmp_path / "stage") == _published(fleet.stage_dir)
+    assert cache.store.read(fleet.place("graphs")) == fleet.archives[fleet.place("graphs")]
+
+
+def test_a_rebuild_does_not_read_it(fleet: _Fleet, tmp_path: Path) -> None:
+    cache = fleet.cache(tmp_path)
+    again = replace(fleet.first, item=replace(fleet.first.item, rebuild="as asked"))
+    cache.store.delete(fleet.place("graphs"))
+    cache.store.create(fleet.place("graphs"), _wrong(fleet.archives[fleet.place("graphs")]))
+    record = _export(again, tmp_path / "stage", cache)
+
+    assert record.traced == "unrolled"
+    assert _published(tmp_path / "stage") == _published(fleet.stage_dir)
+
+
+@pytest.fixture(scope="module")
+def hub_of_fleet(fleet: _Fleet) -> Iterator[Hub]:
+    with HubServer(fleet.folder / "hub") as server:
+        yield Hub(HubSettings(endpoint=server.url, cache_dir=fleet.folder / "hub-cache"))
+
+
+@pytest.fixture
+def tools(fleet: _Fleet, hub_of_fleet: Hub, tmp_path: Path) -> Tools:
+    return Tools(store=fleet.cache(tmp_path).store, hub=hub_of_fleet, work_dir=tmp_path / "work", limits=LIMITS)
+
+
+def _resolved(fleet: _Fleet, tools: Tools) -> WorkItem:
+    """The second model as the Hub has it, to be made with the first one's graphs."""
+    entry = Entry(repo_id=f"beta/{ROW}", task="text-classification")
+    return replace(fleet.second.item, model=hub.resolve(entry, hub=tools.hub))
+
+
+def test_a_wrong_graph_in_the_cache_is_found_by_validation_and_replaced(fleet: _Fleet, tools: Tools) -> None:
+    place, bad = fleet.place("graphs"), _wrong(fleet.archives[fleet.place("graphs")])
+    tools.store.delete(place)
+    tools.store.create(place, bad)
+    item = _resolved(fleet, tools)
+    made = flow.stage_dir(item, tools=tools)
+
+    assert flow.export(item, place=made, tools=tools).traced == "cached"
+    report = flow.prove(made, tools=tools)
+
+    assert report.passed
+    assert stage.read_export(made).traced == "full"
+    kept = tools.store.read(place)
+    _, about = archive.unpack(kept)
+    assert kept != bad
+    assert isinstance(about, dict)
+    assert about["way"] == "full"
