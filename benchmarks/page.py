@@ -61,7 +61,7 @@ def page(
         parts += [
             f"## Export: the targets\n\n{export.verdicts(exports)}",
             f"## Export: the figures\n\nMedians of {_turns(exports)}.\n\n{export.figures(exports)}",
-            "## Like for like\n\nWall time by optimum's: least / median / most.\n\n" + export.like_for_like(exports),
+            "## Like for like\n\n" + _like_for_like(exports),
         ]
     parts.append("## Growth with depth\n\n" + (_missing("export --growth") if growth is None else _growth(growth)))
     parts.append("## Generating\n\n" + (_missing("generate") if generated is None else _generating(generated)))
@@ -73,6 +73,14 @@ def page(
     if taken:
         parts.append("## The machine\n\n" + _machine(taken))
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _like_for_like(exports: ExportResult) -> str:
+    """Says so where the other ways were left out: `--ways`."""
+    compared = export.like_for_like(exports)
+    if " / " not in compared:
+        return _missing("export")
+    return f"Wall time by optimum's: least / median / most.\n\n{compared}"
 
 
 def _missing(what: str) -> str:
