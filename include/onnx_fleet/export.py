@@ -150,8 +150,10 @@ def _run(request: ExportRequest, *, limits: Limits) -> ExportRecord:
 
 def _attempt(request: ExportRequest, *, limits: Limits) -> ExportRecord:
     """Where torch is needed, in a process of its own; where all is there, here: starting one takes longer than that."""
-    name = request.item.model.entry.recipe
-    if request.graphs and request.tokenizer and (name is None or name in recipes.RECIPES):
+    entry = request.item.model.entry
+    needs_no_torch = entry.recipe is None or entry.recipe in recipes.RECIPES
+    # `inline` may put two gigabytes through memory, which a limit has to hold.
+    if request.graphs and request.tokenizer and needs_no_torch and entry.weights != "inline":
         started = time.monotonic()
         record = fill(request)
         return replace(
