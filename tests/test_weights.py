@@ -395,7 +395,7 @@ def test_only_graphs_that_share_a_weight_share_a_file(tmp_path: Path) -> None:
 def test_a_file_that_is_no_checkpoint_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.safetensors").write_bytes(content)
 
-    with pytest.raises(ModelInvalid, match=r"model\.safetensors: is not readable as safetensors"):
+    with pytest.raises(ModelInvalid, match=r"model\.safetensors is not readable as safetensors"):
         checkpoint.read(tmp_path)
 
 
