@@ -177,8 +177,12 @@ def test_sizes_are_for_people(size: str, size_bytes: int) -> None:
             "decoder_form 'plain' is for text2text-generation, summarization, translation, not for fill-mask; leave it",
         ),
         ("recipe: cls\n    task: fill-mask", "recipe 'cls' is for feature-extraction, sentence-similarity, not for"),
-        ("variants: [fp16]", "variant 'fp16' is not made yet; write fp32"),
-        ("variants: [fp23]", "variant 'fp23' is not known; did you mean 'fp32'?"),
+        ("variants: [fp16]", "variants has no fp32, which all others are made from and held to; write [fp32, …]"),
+        ("variants: [fp32, fp61]", "variant 'fp61' is not known; did you mean 'fp16'?"),
+        ("required_variants: [fp32]", "fp32 is always made, and always right; write any of fp16, int8, int8_static, q4"),
+        ("variant_gates: {int9: {min_cosine: 0.9}}", "variant 'int9' is not known; did you mean 'int8'?"),
+        ("calibration: /etc/passwd", "calibration '/etc/passwd' is not a .txt or .jsonl file beside recipes/"),
+        ("calibration: corpora/none.txt", "calibration 'corpora/none.txt' is not there; put the file beside recipes/"),
         ("variants: [fp32, fp32]", "fp32 is listed twice; list each once"),
         ("variants: fp32", "variants must be a list, not 'fp32'; write [fp32]"),
         ("variants: []", "variants is empty; write [fp32], or leave the key out"),
@@ -304,7 +308,7 @@ models:
   - acme/tiny
   - Acme/tiny
   - repo_id: a/b
-    variants: [fp16, fp99]
+    variants: [fp98, fp99]
     recipe: cls
     task: fill-mask
     opset: 9
@@ -357,11 +361,11 @@ def test_a_file_that_is_not_there_or_is_a_folder_is_told(tmp_path: Path) -> None
 def test_an_entry_from_parameters_goes_by_the_same_rules() -> None:
     assert catalogue.entry({"repo_id": "a/b", "opset": 21}, source="run parameters") == Entry(repo_id="a/b", opset=21)
     with pytest.raises(CatalogueInvalid) as caught:
-        catalogue.entry({"repo_id": "a b", "opsett": 1, "variants": ["fp16"]}, source="run parameters")
+        catalogue.entry({"repo_id": "a b", "opsett": 1, "variants": ["fp23"]}, source="run parameters")
     assert sorted(caught.value.faults) == [
         "run parameters: 'a b' is not a repo id; write org/name, as the Hub's page shows it",
         "run parameters: unknown key 'opsett'; did you mean 'opset'?",
-        "run parameters: variant 'fp16' is not made yet; write fp32",
+        "run parameters: variant 'fp23' is not known; did you mean 'fp32'?",
     ]
     with pytest.raises(CatalogueInvalid, match="run parameters: recipe 'cls' is for"):
         catalogue.entry({"repo_id": "a/b", "recipe": "cls", "task": "fill-mask"}, source="run parameters")

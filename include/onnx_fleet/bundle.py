@@ -177,6 +177,7 @@ def seal(folder: Path, *, provenance: Provenance, created_at: datetime) -> Manif
             peak_memory_bytes=export.peak_memory_bytes,
         ),
         validation=validation,
+        variants=evidence.variants(folder, item=item),
         latency=evidence.latency(folder, item=item),
         provenance=provenance,
     )

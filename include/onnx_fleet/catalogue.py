@@ -15,12 +15,14 @@ from onnx_fleet import catalogue_conflicts, catalogue_faults
 from onnx_fleet.catalogue_schema import (
     CatalogueFile,
     DiscoverSection,
+    GatesSection,
     ModelSection,
     SettingsSection,
     suggestion,
 )
 from onnx_fleet.entry import Discover, Entry, LatencyGrid, Tolerances, misfit
 from onnx_fleet.errors import CatalogueInvalid
+from onnx_fleet.variants import VARIANTS, Gates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,13 +177,22 @@ def _search(defaults: SettingsSection, own: DiscoverSection) -> Discover:
     )
 
 
+def _gates(variant: str, section: GatesSection) -> Gates:
+    """The variant's own where nothing else is said."""
+    given = {key: value for key, value in section.model_dump().items() if value is not None}
+    return replace(VARIANTS[variant].gates, **given)
+
+
 def _with_settings(section: SettingsSection, *, repo_id: str) -> Entry:
     licences = section.allowed_licences
     return Entry(
         repo_id=repo_id,
         task=section.task,
         recipe=section.recipe,
-        variants=tuple(section.variants),
+        variants=tuple(dict.fromkeys((*section.variants, *section.required_variants))),
+        required_variants=tuple(section.required_variants),
+        variant_gates={name: _gates(name, gates) for name, gates in section.variant_gates.items()},
+        calibration=section.calibration,
         opset=section.opset,
         weights=section.weights,
         inline_max_bytes=section.inline_max_bytes,

@@ -10,7 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Collection
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import (
@@ -30,15 +30,13 @@ from onnx_fleet.entry import DECODER_FORMS, INLINE_MAX_BYTES, OPSET_DEFAULT, Pla
 from onnx_fleet.graph import FIXABLE, SYMBOLS
 from onnx_fleet.recipes import RECIPES
 from onnx_fleet.tasks import TASKS
+from onnx_fleet.variants import FP32, NAMES, VARIANTS, texts
 
 OPSET_MIN: Final = 18
 """torch's ONNX library is written in opset 18; anything lower is a version conversion that may fail half-way."""
 OPSET_MAX: Final = 23
 """torch 2.13.0's ONNX_MAX_OPSET. onnxruntime 1.31.1 would load up to 26, onnxscript 0.7.2 convert up to 25."""
 
-VARIANTS: Final = ("fp32",)
-"""What the product makes."""
-PLANNED_VARIANTS: Final = ("fp16", "int8", "q4")
 PROVIDERS: Final = ("cpu", "cuda")
 SORTS: Final = ("downloads", "likes", "trending_score", "last_modified", "created_at")
 
@@ -112,10 +110,29 @@ def _check_recipe(name: str) -> str:
 
 
 def _check_variant(name: str) -> str:
-    if name in PLANNED_VARIANTS:
-        raise _fault(f"variant '{name}' is not made yet; write fp32")
-    if name not in VARIANTS:
-        raise _fault(f"variant '{name}' is not known{suggestion(name, VARIANTS)}")
+    if name not in NAMES:
+        raise _fault(f"variant '{name}' is not known{suggestion(name, NAMES)}")
+    return name
+
+
+def _check_made(name: str) -> str:
+    if name == FP32:
+        raise _fault(f"{FP32} is always made, and always right; write any of {', '.join(VARIANTS)}")
+    return _check_variant(name)
+
+
+def _check_variants(names: list[str]) -> list[str]:
+    if FP32 not in names:
+        raise _fault(f"variants has no {FP32}, which all others are made from and held to; write [{FP32}, …]")
+    return names
+
+
+def _check_calibration(name: str) -> str:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or path.suffix not in (".txt", ".jsonl"):
+        raise _fault(f"calibration '{name}' is not a .txt or .jsonl file beside recipes/; write corpora/reviews.txt")
+    if texts.digest(name) is None:
+        raise _fault(f"calibration '{name}' is not there; put the file beside recipes/, on every worker")
     return name
 
 
@@ -184,7 +201,8 @@ RecipeName = Annotated[
         {"anyOf": [{"type": "string", "enum": list(RECIPES)}, {"type": "string", "pattern": RECIPE_OF_FILE}]}
     ),
 ]
-VariantName = Annotated[str, AfterValidator(_check_variant), _enum(VARIANTS)]
+VariantName = Annotated[str, AfterValidator(_check_variant), _enum(NAMES)]
+MadeVariantName = Annotated[str, AfterValidator(_check_made), _enum(VARIANTS)]
 ProviderName = Annotated[str, AfterValidator(_check_provider), _enum(PROVIDERS)]
 DecoderForm = Annotated[str, AfterValidator(_check_decoder_form), _enum(DECODER_FORMS)]
 AxisName = Annotated[str, AfterValidator(_check_axis), _enum(_AXES)]
@@ -211,6 +229,17 @@ class TolerancesSection(_Section):
     """Relative part."""
 
 
+class GatesSection(_Section):
+    """How far a variant may be from the fp32 graphs; what is left out is the variant's own."""
+
+    min_cosine: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] | None = None
+    """The mean over all output vectors; logits are centred first."""
+    min_top1: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    """The share of choices (labels, next tokens, span ends, pixels) that stay the same."""
+    max_perplexity_ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
+    """Of language models on real text: the variant's perplexity by fp32's."""
+
+
 class LatencySection(_Section):
     """The points to measure: every batch size with every sequence length."""
 
@@ -233,8 +262,16 @@ class SettingsSection(_Section):
     """What the model is exported for; left out, the Hub's pipeline tag says it, then the architecture."""
     recipe: RecipeName | None = None
     """What changes the export: a built-in recipe, or recipes.file:name; left out, the model stays as it is."""
-    variants: Annotated[list[VariantName], Field(min_length=1), AfterValidator(_check_distinct)] = ["fp32"]
-    """Precisions to make."""
+    variants: Annotated[
+        list[VariantName], Field(min_length=1), AfterValidator(_check_distinct), AfterValidator(_check_variants)
+    ] = [FP32]
+    """Precisions to make; one that is not good enough is left out of the bundle, which says so."""
+    required_variants: Annotated[list[MadeVariantName], AfterValidator(_check_distinct)] = []
+    """Variants without which nothing is published; they are made, also where variants has them not."""
+    variant_gates: dict[MadeVariantName, GatesSection] = {}
+    """By variant, how far it may be from fp32."""
+    calibration: Annotated[str, AfterValidator(_check_calibration)] | None = None
+    """Texts to tune and judge variants with: a .txt or .jsonl file beside recipes/; left out, built-in ones."""
     opset: Annotated[int, Field(ge=OPSET_MIN, le=OPSET_MAX)] = OPSET_DEFAULT
     """The ONNX operator set of the graphs."""
     weights: Placement = "auto"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Final, Literal
 
 from onnx_fleet.recipes import RECIPES
 from onnx_fleet.tasks import TASKS
+from onnx_fleet.variants import FP32, Gates
 
 OPSET_DEFAULT: Final = 20
 
@@ -50,7 +52,14 @@ class Entry:
     """A task name of onnx_fleet.tasks.TASKS; None takes it from the Hub's pipeline tag, then the architecture."""
     recipe: str | None = None
     """A recipe's name, as onnx_fleet.recipes.find takes it; None exports the model as it is."""
-    variants: tuple[str, ...] = ("fp32",)
+    variants: tuple[str, ...] = (FP32,)
+    """Names of onnx_fleet.variants.NAMES; the others are made from fp32, and held to it."""
+    required_variants: tuple[str, ...] = ()
+    """Those without which nothing is published."""
+    variant_gates: Mapping[str, Gates] = field(default_factory=dict)
+    """By variant, where they are not its own defaults."""
+    calibration: str | None = None
+    """A file of texts beside recipes/, to tune and judge variants with; None takes the built-in ones."""
     opset: int = OPSET_DEFAULT
     weights: Placement = "auto"
     """Where the weights lie: "inline", in each graph's file; "external", beside it; "auto", by size."""

@@ -12,14 +12,16 @@ from pydantic import ValidationError
 from onnx_fleet import jsonio
 from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.latency import LatencyReport
-from onnx_fleet.manifest import CheckSummary, ProviderLatency, ProviderValidation, Validation
+from onnx_fleet.manifest import CheckSummary, ProviderLatency, ProviderValidation, Validation, VariantSummary
 from onnx_fleet.plan import WorkItem
 from onnx_fleet.validation import CheckRow, ValidationReport
+from onnx_fleet.variants import FP32
+from onnx_fleet.variants.report import REPORT_NAME, VariantReport, VariantVerdict, require
 
 REQUIRED_PROVIDER = "cpu"
 GPU_PROVIDER = "cuda"
 
-Report = TypeVar("Report", ValidationReport, LatencyReport)
+Report = TypeVar("Report", ValidationReport, LatencyReport, VariantReport)
 
 
 def validation(stage: Path, *, item: WorkItem) -> Validation:
@@ -59,6 +61,26 @@ def validation(stage: Path, *, item: WorkItem) -> Validation:
     )
 
 
+def variants(stage: Path, *, item: WorkItem) -> tuple[VariantSummary, ...]:
+    """What the report of a stage says of its variants.
+
+    Raises:
+        ValidationFailed: the entry wants some, and there is no report of this very version; or one that the entry
+            requires missed its gates.
+    """
+    wanted = set(item.model.entry.variants) - {FP32}
+    reports = _reports(stage, REPORT_NAME, VariantReport, item=item) if wanted else ()
+    judged = {verdict.variant for report in reports for verdict in report.verdicts}
+    if wanted - judged:
+        raise ValidationFailed(
+            f"{_name(item)}: {', '.join(sorted(wanted - judged))} was not judged; run `onnx-fleet validate {stage}`"
+            " before it is published"
+        )
+    for report in reports:
+        require(report)
+    return tuple(_variant(verdict) for report in reports for verdict in report.verdicts)
+
+
 def latency(stage: Path, *, item: WorkItem) -> tuple[ProviderLatency, ...]:
     """What the latency reports of a stage say; nothing where nothing was measured."""
     return tuple(
@@ -78,7 +100,7 @@ def latency(stage: Path, *, item: WorkItem) -> tuple[ProviderLatency, ...]:
 
 
 def _reports(stage: Path, name: str, kind: type[Report], *, item: WorkItem) -> tuple[Report, ...]:
-    """Each ``reports/<name>*.json``, in order of the providers, all of this very version."""
+    """Each ``reports/<name>*.json``, the CPU's first, all of this very version."""
     reports = []
     for path in sorted((stage / "reports").glob(f"{name}*.json")):
         try:
@@ -90,7 +112,7 @@ def _reports(stage: Path, name: str, kind: type[Report], *, item: WorkItem) -> t
                 f"{path}: is about {report.model_id}@{report.version}, the stage is {_name(item)}; make it again"
             )
         reports.append(report)
-    return tuple(sorted(reports, key=lambda report: report.provider))
+    return tuple(reports)
 
 
 def _gpu(report: ValidationReport | None) -> str:
@@ -124,6 +146,18 @@ def _checks(report: ValidationReport) -> Iterable[CheckSummary]:
 
 def _largest(values: Iterable[float | None]) -> float | None:
     return max((value for value in values if value is not None), default=None)
+
+
+def _variant(verdict: VariantVerdict) -> VariantSummary:
+    here = sum(graph.weights.layers for graph in verdict.graphs)
+    fp32 = sum(graph.fp32_weights.layers for graph in verdict.graphs)
+    return VariantSummary(
+        variant=verdict.variant,
+        status=verdict.status,
+        reason=verdict.reason,
+        layers_ratio=here / fp32 if fp32 else None,
+        kept=tuple(dict.fromkeys(name for graph in verdict.graphs for name in graph.kept)),
+    )
 
 
 def _name(item: WorkItem) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -185,7 +185,7 @@ def fill(request: ExportRequest) -> ExportRecord:
     with profiling.timed("write"):
         graphs = _write(request, traces, tensors, libraries=recipe.libraries if recipe else ())
     fallbacks = (*traces.fallbacks, *tokenizer.lost_token_types(request.stage, graphs))
-    model_config.complete_config(request.stage, external_data=_external_data(graphs))
+    model_config.complete_config(request.stage, external_data=graph.external_data(graphs))
     settings: dict[str, str | int | bool] = {"opset": entry.opset, "attention": "eager", "weights": entry.weights}
     if entry.decoder_form != DECODER_FORMS[0]:
         settings["decoder_form"] = entry.decoder_form
@@ -309,13 +309,3 @@ def _metadata(item: WorkItem) -> Mapping[str, str]:
         "onnx_fleet.task": item.model.task,
         "onnx_fleet.fingerprint": item.fingerprint,
     }
-
-
-def _external_data(graphs: Iterable[GraphInfo]) -> dict[str, int]:
-    """How many data files each graph has under its own name; what others have is in one of these."""
-    found: dict[str, int] = {}
-    for info in graphs:
-        own = [file for file in info.weight_files if file.startswith(f"{info.path}_data")]
-        if own:
-            found[info.path.removeprefix("onnx/")] = len(own)
-    return found

@@ -33,6 +33,8 @@ from onnx_fleet.record import Record
 from onnx_fleet.stage import ExportRecord
 from onnx_fleet.store import ObjectStore, Progress
 from onnx_fleet.validation import ValidationReport
+from onnx_fleet.variants import FP32
+from onnx_fleet.variants.report import VariantReport, require
 
 if TYPE_CHECKING:
     from onnx_fleet.hub import Hub
@@ -126,6 +128,30 @@ def validate(place: Path, *, tools: Tools, provider: Provider = "cpu") -> Valida
     request = _proof(place, tools=tools, provider=provider)
     with profiling.timed("validate"):
         return isolated.run(_validate, request, limits=tools.limits, log=_log(place, "validate", provider)).value
+
+
+def make_variants(place: Path, *, tools: Tools) -> VariantReport | None:
+    """Make the variants that a proven stage's entry wants, and judge each in a process that never saw it made.
+
+    One that misses its gates is taken out of the stage, and the report says so.
+
+    Returns:
+        None where the entry wants none.
+    Raises:
+        ValidationFailed: an entry's required variant missed its gates.
+    """
+    from onnx_fleet.variants import judging, making
+
+    if set(stage.read_work(place).model.entry.variants) == {FP32}:
+        return None
+    with profiling.timed("variants"):
+        log_file = _log(place, "variants", "cpu")
+        request = making.MakingRequest(stage=place)
+        made = isolated.run(making.make, request, limits=tools.limits, log=log_file).value.made
+        judged = judging.JudgingRequest(stage=place, made=made)
+        report = isolated.run(judging.judge, judged, limits=tools.limits, log=log_file).value
+    require(report)
+    return report
 
 
 def measure(place: Path, *, tools: Tools, provider: Provider = "cpu") -> LatencyReport:
@@ -250,6 +276,7 @@ def process(
             gpu = prove_on_gpu(place, tools=tools)
             if gpu.status != "not_run":
                 proving.require_passed(gpu)
+        make_variants(place, tools=tools)
         begin("measure")
         measure(place, tools=tools)
         begin("publish")

@@ -202,6 +202,16 @@ def describe(path: Path, *, role: str, variant: str, bundle: Path, libraries: tu
     )
 
 
+def external_data(graphs: Iterable[GraphInfo]) -> dict[str, int]:
+    """How many data files each graph has under its own name; what others have is in one of these."""
+    found: dict[str, int] = {}
+    for info in graphs:
+        own = [file for file in info.weight_files if file.startswith(f"{info.path}_data")]
+        if own:
+            found[info.path.removeprefix("onnx/")] = len(own)
+    return found
+
+
 def onnxruntime_min(*, opset: int, ir_version: int) -> str:
     """The oldest onnxruntime that takes both."""
     needed = (_ONNXRUNTIME_BY_OPSET[opset], _ONNXRUNTIME_BY_IR_VERSION[ir_version])

@@ -6,9 +6,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
 
 Side = Literal["left", "right"]
 
@@ -128,15 +131,16 @@ def text_batch(stage_dir: Path, space: TokenSpace, *, texts: Sequence[str] = TEX
     tokenizer.no_padding()
     tokenizer.enable_truncation(space.max_length)
     encodings = [*map(tokenizer.encode, texts[:-2]), tokenizer.encode(texts[-2], texts[-1])]
-    rows = [
-        Batch(
-            input_ids=np.array([encoding.ids], dtype=np.int64),
-            attention_mask=np.array([encoding.attention_mask], dtype=np.int64),
-            token_type_ids=np.array([encoding.type_ids], dtype=np.int64) % space.token_types,
-        )
-        for encoding in encodings
-    ]
-    return pad(rows, side="right", space=space)
+    return pad([row_of(encoding, space) for encoding in encodings], side="right", space=space)
+
+
+def row_of(encoding: Encoding, space: TokenSpace) -> Batch:
+    """What a tokenizer made of one text, as a batch of one row."""
+    return Batch(
+        input_ids=np.array([encoding.ids], dtype=np.int64),
+        attention_mask=np.array([encoding.attention_mask], dtype=np.int64),
+        token_type_ids=np.array([encoding.type_ids], dtype=np.int64) % space.token_types,
+    )
 
 
 def pad(rows: Sequence[Batch], *, side: Side, space: TokenSpace) -> Batch:

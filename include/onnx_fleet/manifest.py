@@ -22,6 +22,7 @@ from onnx_fleet.latency import LatencyRow
 from onnx_fleet.source import SourceFile
 from onnx_fleet.stage import Fallback, Way
 from onnx_fleet.store import keys
+from onnx_fleet.variants.report import Status
 
 SCHEMA_VERSION = 1
 FILE_NAME = layout.MANIFEST
@@ -135,6 +136,21 @@ class Validation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VariantSummary:
+    """What became of one variant that was asked for; the report in the bundle has every graph's figures."""
+
+    variant: str
+    status: Status
+    """``missed``: the bundle is without it."""
+    reason: str
+    """For people: the figures and their gates."""
+    layers_ratio: float | None
+    """What the layers' weights take, of their bytes in fp32; embeddings are not among them."""
+    kept: tuple[str, ...]
+    """What stayed in float32, since it would overflow or harm the outputs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderLatency:
     """What was measured on one provider, on which hardware."""
 
@@ -179,6 +195,8 @@ class Manifest:
     toolchain: Mapping[str, str]
     export: Export
     validation: Validation
+    variants: tuple[VariantSummary, ...] = ()
+    """All but fp32 that were asked for."""
     latency: tuple[ProviderLatency, ...]
     provenance: Provenance
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from onnx_fleet import jsonio, published, recipes, toolchain
-from onnx_fleet.entry import DECODER_FORMS, misfit
+from onnx_fleet.entry import DECODER_FORMS, Entry, misfit
 from onnx_fleet.published import Manifest
 from onnx_fleet.source import ResolvedModel
 from onnx_fleet.store import ObjectStore
 from onnx_fleet.tasks import TASKS
+from onnx_fleet.variants import FP32, texts
 
 State = Literal["new", "changed", "unchanged"]
 
@@ -38,6 +39,8 @@ class WorkItem:
     """Package name -> version, of everything that decides the graphs' bytes."""
     recipe_digest: str | None = None
     """SHA-256 of the file that the entry's recipe is in; None of a built-in recipe, or of none."""
+    calibration_digest: str | None = None
+    """SHA-256 of the file that the entry's variants are tuned with; None of the built-in texts."""
     rebuild: str | None = None
     """The run that asked for a re-export of something unchanged; part of the fingerprint."""
 
@@ -117,17 +120,22 @@ def fingerprint(
     family: str,
     versions: Mapping[str, str],
     recipe_digest: str | None = None,
+    calibration_digest: str | None = None,
     rebuild: str | None = None,
 ) -> str:
     """SHA-256 over everything that decides the bundle's graphs: 64 hex digits."""
-    told = {**deciding(model, family=family, versions=versions, recipe_digest=recipe_digest), "rebuild": rebuild}
+    told = {
+        **deciding(model, family=family, versions=versions, recipe_digest=recipe_digest),
+        **deciding_variants(model.entry, calibration_digest=calibration_digest),
+        "rebuild": rebuild,
+    }
     return hashlib.sha256(jsonio.canonical(told)).hexdigest()
 
 
 def deciding(
     model: ResolvedModel, *, family: str, versions: Mapping[str, str], recipe_digest: str | None = None
 ) -> dict[str, object]:
-    """Everything that decides the graphs of a bundle, by name.
+    """Everything that decides the fp32 graphs of a bundle, by name.
 
     Tolerances, latency grid, providers and priority decide what is proven and when, not the graphs; they stay out.
     """
@@ -138,7 +146,6 @@ def deciding(
         "family": family,
         "recipe": entry.recipe,
         **({"recipe_file": recipe_digest} if recipe_digest else {}),
-        "variants": sorted(entry.variants),
         "opset": entry.opset,
         **({"decoder_form": entry.decoder_form} if entry.decoder_form != DECODER_FORMS[0] else {}),
         **({"may_be_fixed": sorted(entry.may_be_fixed)} if entry.may_be_fixed else {}),
@@ -148,6 +155,20 @@ def deciding(
         "trust_remote_code": entry.trust_remote_code is not None,
         "allow_pickle": entry.allow_pickle is not None,
         "toolchain": dict(versions),
+    }
+
+
+def deciding_variants(entry: Entry, *, calibration_digest: str | None = None) -> dict[str, object]:
+    """Everything else that decides which variants a bundle has, and their bytes, by name.
+
+    Gates are part of it: layers that hurt too much by them are left in float32.
+    """
+    asked = [name for name in sorted(entry.variants) if name != FP32]
+    gates = {name: asdict(gates) for name, gates in entry.variant_gates.items() if name in asked}
+    return {
+        "variants": [FP32, *asked],
+        **({"variant_gates": gates} if gates else {}),
+        **({"calibration": calibration_digest} if asked and calibration_digest else {}),
     }
 
 
@@ -179,9 +200,17 @@ def _item(
 ) -> WorkItem:
     family = TASKS[model.task].family
     recipe_digest = recipes.digest(model.entry.recipe) if model.entry.recipe else None
+    calibration_digest = texts.digest(model.entry.calibration) if model.entry.calibration else None
 
     def item(state: State, reason: str, *, rebuild: str | None) -> WorkItem:
-        digest = fingerprint(model, family=family, versions=tools, recipe_digest=recipe_digest, rebuild=rebuild)
+        digest = fingerprint(
+            model,
+            family=family,
+            versions=tools,
+            recipe_digest=recipe_digest,
+            calibration_digest=calibration_digest,
+            rebuild=rebuild,
+        )
         return WorkItem(
             model=model,
             family=family,
@@ -191,6 +220,7 @@ def _item(
             reason=reason,
             toolchain=tools,
             recipe_digest=recipe_digest,
+            calibration_digest=calibration_digest,
             rebuild=rebuild,
         )
 

@@ -41,8 +41,11 @@ class _Export(_Document):
     settings: Annotated[Mapping[str, object], Field(default_factory=dict)]
 
 
-class _Graph(_Document):
+class _Variant(_Document):
     variant: str = ""
+
+
+class _Graph(_Variant):
     opset: int = 0
 
 
@@ -55,12 +58,13 @@ class Manifest(_Document):
     family: str = ""
     export: Annotated[_Export, Field(default_factory=_Export)]
     graphs: Annotated[tuple[_Graph, ...], Field(default_factory=tuple)]
+    asked: Annotated[tuple[_Variant, ...], Field(default_factory=tuple, validation_alias="variants")]
     toolchain: Annotated[Mapping[str, str], Field(default_factory=dict)]
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """Each precision once, sorted."""
-        return tuple(sorted({graph.variant for graph in self.graphs}))
+        """Each precision that was asked for, sorted, those that missed their gates too."""
+        return tuple(sorted({each.variant for each in [*self.graphs, *self.asked]}))
 
     @property
     def opsets(self) -> tuple[int, ...]:

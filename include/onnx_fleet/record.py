@@ -49,6 +49,8 @@ class Record:
     """Of the published bundle."""
     location: str | None = None
     """Where the bundle lies."""
+    missed_variants: Mapping[str, str] = field(default_factory=dict)
+    """Variant -> what it missed: the bundle is without it."""
     gpu: str = GPU_NOT_ASKED
     """For people: ``not asked for``, ``validated on …``, ``not validated on GPU: …``."""
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -94,6 +96,7 @@ def of_bundle(
         ratio_to_torch=row.ratio_to_torch if row else None,
         size_bytes=manifest.size_bytes,
         location=location,
+        missed_variants={each.variant: each.reason for each in manifest.variants if each.status == "missed"},
         gpu=gpu_statement(item, gpu),
         seconds=dict(seconds or {}),
     )

@@ -98,6 +98,10 @@ def markdown(report: RunReport) -> str:
         return "\n".join([*lines, "No model was asked for.", ""])
     lines += ["| " + " | ".join(_COLUMNS) + " |", "|" + " --- |" * len(_COLUMNS)]
     lines += ["| " + " | ".join(_cell(text) for text in _row(record)) + " |" for record in report.records]
+    missed = [(record, *each) for record in report.records for each in record.missed_variants.items()]
+    if missed:
+        lines += ["", "## Published without a variant", ""]
+        lines += [f"- **{record.model_id}**: {variant}: {_cell(why)}" for record, variant, why in missed]
     troubled = [record for record in report.records if record.message]
     if troubled:
         lines += ["", "## What failed or was refused", ""]

@@ -15,7 +15,7 @@ import re
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -110,6 +110,8 @@ class Session:
         self.outputs = tuple(_spec(value) for value in native.get_outputs())
         self.placement: Placement | None = None
         """Where nodes ran, once prove_placement was called."""
+        self.on_run: Callable[[Arrays], None] | None = None
+        """Told of what every later run is fed."""
 
     def __repr__(self) -> str:
         return f"Session({self.graph.name}, {self.provider.name}, threads={self.threads})"
@@ -121,6 +123,8 @@ class Session:
             ValidationFailed: onnxruntime refuses the feeds, or a node fails.
         """
         wanted = {spec.name: feeds[spec.name] for spec in self.inputs if spec.name in feeds}
+        if self.on_run:
+            self.on_run(wanted)
         try:
             values = self._native.run(None, wanted)
         except _native_errors() as err:

@@ -19,6 +19,7 @@ from onnx_fleet import runtime, stage
 from onnx_fleet.comparison import Case, CheckRow, Finding
 from onnx_fleet.errors import GpuUnavailable, ValidationFailed
 from onnx_fleet.graph import GraphInfo
+from onnx_fleet.variants import FP32
 
 if TYPE_CHECKING:
     from onnx_fleet.plan import WorkItem
@@ -102,7 +103,9 @@ class _Proof:
 
 
 def validate(stage_dir: Path, *, source_dir: Path, provider: str = "cpu", threads: int = 1) -> ValidationReport:
-    """Hold every graph of a stage to the source model in PyTorch, and write the report into the stage.
+    """Hold every fp32 graph of a stage to the source model in PyTorch, and write the report into the stage.
+
+    Where the entry wants variants, what the graphs are fed is kept in the stage, for these to be held to.
 
     Args:
         stage_dir: an exported stage; takes ``reports/validation.json``, or ``validation_<provider>.json``.
@@ -125,7 +128,7 @@ def validate(stage_dir: Path, *, source_dir: Path, provider: str = "cpu", thread
     )
     proof, unavailable = _Proof(), ""
     try:
-        proof = _prove(bench, record.graphs)
+        proof = _prove(bench, tuple(info for info in record.graphs if info.variant == FP32))
     except GpuUnavailable as err:
         unavailable = str(err)
     report = ValidationReport(
@@ -217,8 +220,22 @@ def _rows_of(
         sessions=sessions,
         reference=expected,
     )
+    entry = bench.item.model.entry
+    if bench.provider != "cpu" or set(entry.variants) == {FP32}:
+        for check in CHECKS[bench.item.family]:
+            yield from check.run(subject)
+        return
+    from onnx_fleet.variants import asking, corpus, texts
+
+    has_words = asking.has_words(subject)
+    recorder = corpus.Recorder(corpus.folder(bench.stage_dir), foretells=has_words and asking.foretells(subject))
+    if not has_words:
+        recorder.watch(sessions)
     for check in CHECKS[bench.item.family]:
         yield from check.run(subject)
+    if has_words:
+        recorder.watch(sessions)
+        asking.ask(subject, texts.of(entry.calibration))
 
 
 def _badness(row: CheckRow) -> float:

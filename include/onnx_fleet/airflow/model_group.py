@@ -95,7 +95,8 @@ def _export(now: run.Run, item: Json) -> None:
 def _validate(now: run.Run, item: Json) -> None:
     with quiet.among_others():
         report = flow.prove(now.place(item["model_id"]), tools=now.tools)
-    validation.require_passed(report)
+        validation.require_passed(report)
+        flow.make_variants(now.place(item["model_id"]), tools=now.tools)
 
 
 def _validate_without_gpu(now: run.Run, item: Json) -> None:

@@ -31,6 +31,7 @@ from onnx_fleet.cli.options import (
     Revision,
     Store,
     Task,
+    Variants,
 )  # fmt: skip
 from onnx_fleet.cli.settings import opened_tools
 from onnx_fleet.entry import Entry
@@ -40,6 +41,8 @@ from onnx_fleet.latency import LatencyReport
 from onnx_fleet.manifest import Provenance
 from onnx_fleet.plan import Plan
 from onnx_fleet.validation import CheckRow, ValidationReport
+from onnx_fleet.variants import FP32
+from onnx_fleet.variants.report import VariantReport, said
 
 catalogue_app = typer.Typer(help="Look at a catalogue file.", no_args_is_help=True)
 
@@ -64,6 +67,7 @@ def plan(
     task: Task = None,
     recipe: RecipeName = None,
     opset: Opset = None,
+    variants: Variants = None,
     force: Force = False,
     store: Store = None,
     as_json: Json = False,
@@ -71,7 +75,15 @@ def plan(
     """Say what a run would do, and why; nothing is downloaded or written."""
     with opened_tools(store) as tools:
         entries, _ = _entries(
-            tools, model, catalogue_file, only, revision=revision, task=task, recipe=recipe, opset=opset
+            tools,
+            model,
+            catalogue_file,
+            only,
+            revision=revision,
+            task=task,
+            recipe=recipe,
+            opset=opset,
+            variants=variants,
         )
         made = _plan(entries, tools=tools, force=_run_id() if force else None)
     if as_json:
@@ -94,6 +106,7 @@ def run(
     task: Task = None,
     recipe: RecipeName = None,
     opset: Opset = None,
+    variants: Variants = None,
     force: Force = False,
     channel: Channel = bundle.LATEST,
     max_failed: Annotated[int, typer.Option(min=0, help="How many models may fail; more is exit status 1.")] = 0,
@@ -105,7 +118,15 @@ def run(
     run_id = _run_id()
     with _recording(profile) as recorder, opened_tools(store) as tools:
         entries, digest = _entries(
-            tools, model, catalogue_file, only, revision=revision, task=task, recipe=recipe, opset=opset
+            tools,
+            model,
+            catalogue_file,
+            only,
+            revision=revision,
+            task=task,
+            recipe=recipe,
+            opset=opset,
+            variants=variants,
         )
         made = _plan(entries, tools=tools, force=run_id if force else None, channel=channel)
         provenance = Provenance(dag_id="onnx-fleet run", run_id=run_id, trigger="manual", catalogue_digest=digest)
@@ -152,6 +173,7 @@ def export(
     task: Task = None,
     recipe: RecipeName = None,
     opset: Opset = None,
+    variants: Variants = None,
     store: Store = None,
     profile: Profile = False,
     as_json: Json = False,
@@ -160,7 +182,9 @@ def export(
     if out.exists() and any(out.iterdir()) and not (out / stage.PRIVATE).is_dir():
         raise typer.BadParameter(f"{out} holds something else; name a new folder", param_hint="--out")
     with _recording(profile) as recorder, opened_tools(store) as tools, show.steps() as steps:
-        entries, _ = _entries(tools, model, None, None, revision=revision, task=task, recipe=recipe, opset=opset)
+        entries, _ = _entries(
+            tools, model, None, None, revision=revision, task=task, recipe=recipe, opset=opset, variants=variants
+        )
         made = _plan(entries, tools=tools)
         _raise_refusal(made)
         steps.begin(model, "export")
@@ -190,17 +214,23 @@ def export(
 
 
 def validate(folder: Folder, cuda: Cuda = False, store: Store = None, as_json: Json = False) -> None:
-    """Compare an exported folder with its source in PyTorch; exit status 1 and the failed checks when it is wrong."""
+    """Compare an exported folder with its source in PyTorch; exit status 1 and the failed checks when it is wrong.
+
+    What is right gets the variants that its entry wants, each held to the fp32 graphs.
+    """
     with opened_tools(store) as tools, show.steps() as steps:
         steps.begin(stage.read_work(folder).model_id, "validate")
         found = [flow.validate(folder, tools=tools)]
         if cuda:
             found.append(flow.prove_on_gpu(folder, tools=tools))
+        variants = flow.make_variants(folder, tools=tools) if all(each.passed for each in found) else None
     if as_json:
-        show.dataclasses_as_json(found)
+        show.dataclasses_as_json([*found, *([variants] if variants else [])])
     else:
         for each in found:
             _show_validation(each)
+        if variants:
+            _show_variants(variants)
     if not all(each.passed for each in found):
         raise typer.Exit(1)
 
@@ -236,10 +266,18 @@ def publish(folder: Folder, channel: Channel = bundle.LATEST, store: Store = Non
 
 
 def _entries(
-    tools: Tools, model: str | None, file: Path | None, only: list[str] | None, **settings: str | int | None
+    tools: Tools,
+    model: str | None,
+    file: Path | None,
+    only: list[str] | None,
+    *,
+    variants: list[str] | None,
+    **settings: str | int | None,
 ) -> tuple[tuple[Entry, ...], str | None]:
     """The entries that a command is about, and the catalogue's digest where there is one."""
-    given = {key: value for key, value in settings.items() if value is not None}
+    given: dict[str, object] = {key: value for key, value in settings.items() if value is not None}
+    if variants:
+        given["variants"] = [FP32, *(name for name in variants if name != FP32)]
     if (model is None) == (file is None):
         raise typer.BadParameter("name one model, or a file with --catalogue", param_hint="MODEL")
     if file is None:
@@ -302,6 +340,24 @@ def _show_validation(found: ValidationReport) -> None:
             validation.require_passed(found)
         except OnnxFleetError as err:
             show.console.print(str(err), markup=False, highlight=False, soft_wrap=True)
+
+
+def _show_variants(found: VariantReport) -> None:
+    show.table(
+        ("variant", "graph", "layers' weights", "figures", "kept in float32", "result"),
+        [
+            (
+                verdict.variant,
+                graph.role,
+                f"{graph.ratio:.2f}× fp32",
+                said((graph,)),
+                ", ".join(graph.kept) or "–",
+                "[green]published[/]" if verdict.status == "published" else "[red]left out[/]",
+            )
+            for verdict in found.verdicts
+            for graph in verdict.graphs
+        ],
+    )
 
 
 def _show_latency(found: LatencyReport) -> None:

@@ -18,6 +18,9 @@ Store = Annotated[
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit; default: main.")]
 Task = Annotated[str | None, typer.Option(help="Such as text-classification; default: what the Hub says.")]
 RecipeName = Annotated[str | None, typer.Option("--recipe", help="A built-in recipe, such as mean-normalized.")]
+Variants = Annotated[
+    list[str] | None, typer.Option("--variant", help="A precision beside fp32: fp16, int8, q4, …; may be given again.")
+]
 Opset = Annotated[int | None, typer.Option(help="ONNX opset version.")]
 Only = Annotated[list[str] | None, typer.Option(help="Only entries that match this pattern; may be repeated.")]
 Force = Annotated[bool, typer.Option("--force", help="Export again what is published already, as a new version.")]

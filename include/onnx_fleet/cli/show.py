@@ -96,6 +96,9 @@ def records(found: Iterable[Record]) -> None:
         if record.location:
             line(record.location)
     for record in found:
+        for variant, why in record.missed_variants.items():
+            console.print(f"\n[bold yellow]{record.model_id}[/] is published without {variant}: {why}")
+    for record in found:
         if record.message:
             console.print(f"\n[bold red]{record.model_id}[/] {record.state} at {record.step}: {record.error}")
             console.print(record.message, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,190 @@
+"""How far a variant's answers are from the fp32 graph's, over a corpus: cosine, choices, perplexity. numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from onnx_fleet.runtime import Session
+from onnx_fleet.variants import Gates
+from onnx_fleet.variants.corpus import Sample
+from onnx_fleet.variants.report import Measure
+
+Outputs = Mapping[str, np.ndarray]
+
+_CACHE = "present."
+_SPANS = ("start_logits", "end_logits")
+"""[batch_size, sequence_length]: what is chosen is a position."""
+_MASKED, _MASKED_SAMPLES, _NOTHING = 0.9995, 4, 1e-6
+"""Masked tokens have no say, not even in the worst vector; but the range of a whole batch's activations, by which int8
+rounds, has them in it."""
+_TIE = 1e-3
+"""Two classes whose logits differ by less of the largest one are a tie: which of them comes first is rounding."""
+
+
+@dataclass(slots=True)
+class Agreement:
+    """Figures of two graphs, gathered sample by sample."""
+
+    cosines: list[np.ndarray] = field(default_factory=list)
+    same: int = 0
+    choices: int = 0
+    losses: tuple[float, float] = (0.0, 0.0)
+    """Of the fp32 graph and of the variant, summed over tokens, in nats."""
+    tokens: int = 0
+    broken: int = 0
+    """Values that are finite in fp32 alone."""
+    values: int = 0
+    masked: list[np.ndarray] = field(default_factory=list)
+    """Cosines of the variant's own outputs, before and after other tokens were put under the mask."""
+
+    def add(self, expected: Outputs, actual: Outputs, sample: Sample) -> None:
+        """Take in one call's outputs; caches are judged by what comes of them."""
+        for name, array in expected.items():
+            if not name.startswith(_CACHE) and array.dtype.kind == "f":
+                self._add(name, array, actual[name], sample)
+
+    @property
+    def cosine(self) -> float:
+        """The mean; 1 where there is nothing to compare."""
+        return float(np.concatenate(self.cosines).mean()) if self.cosines else 1.0
+
+    @property
+    def perplexity_ratio(self) -> float:
+        """The variant's perplexity by fp32's; 1 where no text was foretold."""
+        return float(np.exp((self.losses[1] - self.losses[0]) / self.tokens)) if self.tokens else 1.0
+
+    def against(self, gates: Gates) -> tuple[Measure, ...]:
+        """Every figure that there is, with its gate."""
+        found = [_measure("finite", 1.0 - self.broken / max(self.values, 1), at_least=1.0, count=self.values)]
+        if self.masked:
+            cosines = np.concatenate(self.masked)
+            found.append(_measure("masked", float(cosines.min()), at_least=_MASKED, count=len(cosines)))
+        if self.cosines:
+            count = sum(len(each) for each in self.cosines)
+            found.append(_measure("cosine", self.cosine, at_least=gates.min_cosine, count=count))
+        if self.choices:
+            found.append(_measure("top1", self.same / self.choices, at_least=gates.min_top1, count=self.choices))
+        if self.tokens:
+            ratio = self.perplexity_ratio
+            found.append(
+                Measure(
+                    name="perplexity_ratio",
+                    value=ratio,
+                    threshold=gates.max_perplexity_ratio,
+                    passed=ratio <= gates.max_perplexity_ratio,
+                    count=self.tokens,
+                )
+            )
+        return tuple(found)
+
+    def _add(self, name: str, expected: np.ndarray, actual: np.ndarray, sample: Sample) -> None:
+        expected, actual = expected.astype(np.float64), actual.astype(np.float64)
+        finite = np.isfinite(expected)
+        self.values += expected.size
+        self.broken += int((finite & ~np.isfinite(actual)).sum())
+        real = _real(expected, sample.feeds)
+        chooses = "logits" in name
+        if name in _SPANS and real is not None:
+            expected, actual = (np.where(real, array, -np.inf) for array in (expected, actual))
+            real = None
+        elif chooses and expected.ndim == 4:  # [batch_size, classes, height, width]
+            expected, actual = (np.moveaxis(array, 1, -1) for array in (expected, actual))
+        if chooses and real is not None and sample.foretells and "input_ids" in sample.feeds:
+            self._foretell(expected, actual, sample.feeds["input_ids"], real)
+        if real is not None:
+            expected, actual = expected[real], actual[real]
+        if expected.ndim < 2 or expected.shape[-1] == 1:  # one number a row: the rows together are what it says
+            expected, actual, chooses = expected.reshape(1, -1), actual.reshape(1, -1), False
+        expected, actual = (array.reshape(-1, array.shape[-1]) for array in (expected, actual))
+        if chooses:
+            self._choose(expected, actual)
+        self.cosines.append(_cosines(expected, actual, centred=chooses))
+
+    def _choose(self, expected: np.ndarray, actual: np.ndarray) -> None:
+        top = np.partition(expected, -2, axis=-1)[:, -2:]
+        clear = top[:, 1] - top[:, 0] > _TIE * np.abs(top[:, 1])
+        self.choices += int(clear.sum())
+        self.same += int((expected.argmax(axis=-1) == actual.argmax(axis=-1))[clear].sum())
+
+    def _foretell(self, expected: np.ndarray, actual: np.ndarray, tokens: np.ndarray, real: np.ndarray) -> None:
+        """Add the cross entropy of each real token, given those before it; one vector a token is asked for."""
+        if expected.ndim != 3 or expected.shape[:2] != tokens.shape or tokens.max() >= expected.shape[2]:
+            return
+        known = real[:, 1:] & real[:, :-1]
+        losses = [_cross_entropy(array[:, :-1][known], tokens[:, 1:][known]) for array in (expected, actual)]
+        self.losses = (self.losses[0] + losses[0], self.losses[1] + losses[1])
+        self.tokens += int(known.sum())
+
+
+def between(fp32: Session, other: Session, samples: Iterable[Sample]) -> Agreement:
+    """Run both on every sample.
+
+    Raises:
+        ValidationFailed: one of them does not run.
+    """
+    found = Agreement()
+    for sample in samples:
+        expected, actual = fp32.run(sample.feeds), other.run(sample.feeds)
+        found.add(expected, actual, sample)
+        noisy = _with_noise(sample)
+        if noisy and len(found.masked) < _MASKED_SAMPLES:
+            own = _moved(expected, fp32.run(noisy.feeds), sample)
+            if own.min(initial=1.0) > 1 - _NOTHING:  # a model that reads what is masked may go on doing so
+                found.masked.append(_moved(actual, other.run(noisy.feeds), sample))
+    return found
+
+
+def _with_noise(sample: Sample) -> Sample | None:
+    """Other tokens under the mask; None where nothing is masked, or where the mask is of what is cached."""
+    tokens, mask = sample.feeds.get("input_ids"), sample.feeds.get("attention_mask")
+    if tokens is None or mask is None or tokens.shape != mask.shape or mask.all():
+        return None
+    real = np.sort(tokens[mask.astype(bool)])
+    noise = np.random.default_rng(0).choice(real, size=tokens.shape)
+    return replace(sample, feeds={**sample.feeds, "input_ids": np.where(mask.astype(bool), tokens, noise)})
+
+
+def _moved(before: Outputs, after: Outputs, sample: Sample) -> np.ndarray:
+    found = Agreement()
+    found.add(before, after, sample)
+    return np.concatenate(found.cosines) if found.cosines else np.empty(0)
+
+
+def _measure(name: str, value: float, *, at_least: float, count: int) -> Measure:
+    return Measure(name=name, value=value, threshold=at_least, passed=value >= at_least, count=count)
+
+
+def _real(output: np.ndarray, feeds: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """bool [batch_size, tokens] for outputs per token; None for others. A decoder's mask covers its cache too."""
+    tokens = feeds.get("input_ids")
+    if tokens is None or tokens.ndim != 2 or output.shape[:2] != tokens.shape:
+        return None
+    mask = feeds.get("attention_mask")
+    if mask is None or mask.shape[0] != tokens.shape[0] or mask.shape[1] < tokens.shape[1]:
+        return np.ones(tokens.shape, dtype=bool)
+    found: np.ndarray = mask[:, -tokens.shape[1] :].astype(bool)
+    return found
+
+
+def _cosines(expected: np.ndarray, actual: np.ndarray, *, centred: bool) -> np.ndarray:
+    """[rows]; what is not finite in fp32 (masked positions) is left out of both."""
+    known = np.isfinite(expected)
+    expected, actual = (np.where(known, np.nan_to_num(array), 0.0) for array in (expected, actual))
+    if centred:
+        count = np.maximum(known.sum(axis=-1, keepdims=True), 1)
+        expected, actual = (
+            np.where(known, array - array.sum(axis=-1, keepdims=True) / count, 0.0) for array in (expected, actual)
+        )
+    norms = np.linalg.norm(expected, axis=-1) * np.linalg.norm(actual, axis=-1)
+    products = (expected * actual).sum(axis=-1)
+    found: np.ndarray = np.where(norms > 0, products / np.where(norms > 0, norms, 1.0), 1.0)
+    return found
+
+
+def _cross_entropy(logits: np.ndarray, tokens: np.ndarray) -> float:
+    highest = logits.max(axis=-1, keepdims=True)
+    total = np.log(np.exp(logits - highest).sum(axis=-1)) + highest[:, 0]
+    return float((total - logits[np.arange(len(tokens)), tokens]).sum())

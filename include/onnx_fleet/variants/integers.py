@@ -1,0 +1,92 @@
+"""int8 and int8_static: 8-bit weights, by onnxruntime's own quantiser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import (  # type: ignore[import-untyped]
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_dynamic,
+    quantize_static,
+)
+
+from onnx_fleet.variants.corpus import Sample
+
+_DYNAMIC = ("MatMul", "Gather")
+"""Not Conv: onnxruntime has no ConvInteger of signed weights on the CPU, and the one that it has is slow."""
+_STATIC = ("Conv", "MatMul", "Gemm", "Gather")
+
+
+def dynamic(path: Path, *, excluded: Iterable[str] = ()) -> onnx.ModelProto:
+    """8-bit weights; each call finds its activations' own range.
+
+    Seven bits of the eight are used: without VNNI instructions the products of two larger ones overflow 16 bits, and
+    one file has to be right on every machine.
+
+    Args:
+        path: the graph, as prepared.prepare writes it.
+        excluded: names of nodes to leave as they are.
+    """
+    with TemporaryDirectory(prefix="onnx-fleet-") as folder:
+        target = Path(folder, "quantised.onnx")
+        quantize_dynamic(
+            path,
+            target,
+            op_types_to_quantize=list(_DYNAMIC),
+            per_channel=True,
+            reduce_range=True,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=sorted(excluded),
+            use_external_data_format=True,
+        )
+        return onnx.load(target)
+
+
+def static(path: Path, *, samples: Iterable[Sample], excluded: Iterable[str] = ()) -> onnx.ModelProto:
+    """8-bit weights and activations, these in ranges that were seen on samples, between QuantizeLinear and
+    DequantizeLinear nodes: what accelerators and mobile runtimes compile.
+
+    Args:
+        path: the graph, as prepared.prepare writes it.
+        samples: to calibrate with.
+        excluded: names of nodes to leave as they are.
+    """
+    with TemporaryDirectory(prefix="onnx-fleet-") as folder:
+        target = Path(folder, "quantised.onnx")
+        quantize_static(
+            path,
+            target,
+            _Reader(samples, {value.name for value in onnx.load(path, load_external_data=False).graph.input}),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=list(_STATIC),
+            per_channel=True,
+            reduce_range=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=sorted(excluded),
+            use_external_data_format=True,
+            calibrate_method=CalibrationMethod.MinMax,
+            # A product of two activations is attention; in eight bits it loses what the softmax behind it decides by.
+            extra_options={"MatMulConstBOnly": True},
+        )
+        return onnx.load(target)
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]
+    """Samples as onnxruntime's calibration asks for them."""
+
+    def __init__(self, samples: Iterable[Sample], names: set[str]) -> None:
+        self._feeds: Iterator[Mapping[str, np.ndarray]] = (
+            {name: array for name, array in sample.feeds.items() if name in names} for sample in samples
+        )
+
+    def get_next(self) -> Mapping[str, np.ndarray] | None:
+        """One call's inputs; None at the end."""
+        return next(self._feeds, None)

@@ -1,0 +1,143 @@
+"""Judge the variants of a stage by its fp32 graphs, on the half of the corpus that nothing was tuned on.
+
+It runs in a process that never saw how they were made. What misses its gates is taken out of the stage.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from onnx_fleet import graph, runtime, stage
+from onnx_fleet.errors import ValidationFailed
+from onnx_fleet.graph import GraphInfo
+from onnx_fleet.variants import FP32, VARIANTS, Gates, agreement, corpus, making, prepared, rounding
+from onnx_fleet.variants.making import Made
+from onnx_fleet.variants.report import (
+    REPORT_NAME,
+    GraphVerdict,
+    Measure,
+    VariantReport,
+    VariantVerdict,
+    WeightBytes,
+    said,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgingRequest:
+    """What the process that judges is told."""
+
+    stage: Path
+    made: tuple[Made, ...]
+
+
+def judge(request: JudgingRequest) -> VariantReport:
+    """Compare every variant with fp32, take those that miss their gates out of the stage, and write the report into it.
+
+    Raises:
+        BundleNotFound: the folder is not an exported stage.
+    """
+    started = time.perf_counter()
+    place = request.stage
+    item, record = stage.read_work(place), stage.read_export(place)
+    entry = item.model.entry
+    fp32 = {info.role: info for info in record.graphs if info.variant == FP32}
+    kept = {(made.variant, made.role): made.kept for made in request.made}
+    verdicts = []
+    for name in (name for name in VARIANTS if name in entry.variants):
+        gates = entry.variant_gates.get(name, VARIANTS[name].gates)
+        graphs = tuple(
+            _judge(place, info, fp32[info.role], gates=gates, kept=kept.get((name, info.role), ()))
+            for info in record.graphs
+            if info.variant == name
+        )
+        passed = len(graphs) == len(fp32) and all(graph.passed for graph in graphs)
+        verdicts.append(
+            VariantVerdict(
+                variant=name,
+                status="published" if passed else "missed",
+                required=name in entry.required_variants,
+                reason=said(graphs) if graphs else "it was not made",
+                graphs=graphs,
+            )
+        )
+        log.info("%s@%s: %s %s: %s", item.model_id, item.version, name, verdicts[-1].status, verdicts[-1].reason)
+    making.remove(place, record, [verdict.variant for verdict in verdicts if verdict.status == "missed"])
+    report = VariantReport(
+        model_id=item.model_id,
+        version=item.version,
+        verdicts=tuple(verdicts),
+        duration_s=time.perf_counter() - started,
+    )
+    stage.write_report(place, REPORT_NAME, report)
+    return report
+
+
+def weight_bytes(path: Path, *, tables: frozenset[str]) -> WeightBytes:
+    """What the initializers of a graph take.
+
+    Args:
+        tables: the fp32 graph's embeddings; what converters made of one keeps its name, and adds to it.
+    """
+    model = onnx.load(path, load_external_data=False)
+    sizes: Mapping[bool, list[int]] = {True: [], False: []}
+    for tensor in model.graph.initializer:
+        is_table = tensor.name in tables or any(tensor.name.startswith(f"{table}_") for table in tables)
+        sizes[is_table].append(_size(tensor))
+    return WeightBytes(layers=sum(sizes[False]), embeddings=sum(sizes[True]))
+
+
+def _judge(place: Path, info: GraphInfo, fp32: GraphInfo, *, gates: Gates, kept: tuple[str, ...]) -> GraphVerdict:
+    source = prepared.load(place / fp32.path)
+    tables = prepared.embeddings(source.graph)
+    samples = list(corpus.read(place, info.role, "judging"))
+    measures: tuple[Measure, ...] = ()
+    weights = WeightBytes(layers=0, embeddings=0)
+    fault = "" if samples else "nothing was fed to its fp32 graph: there is nothing to hold it to"
+    try:
+        sessions = [
+            runtime.open_session(place / each.path, threads=1, libraries=each.libraries) for each in (fp32, info)
+        ]
+        fault = fault or _differing(place, info, fp32)
+        weights = weight_bytes(place / info.path, tables=tables)
+        if not fault:
+            rounded = rounding.measure(place / info.path, fp32=source, variant=info.variant)
+            measures = (rounded, *agreement.between(sessions[0], sessions[1], samples).against(gates))
+    except ValidationFailed as err:
+        fault = str(err)
+    return GraphVerdict(
+        role=info.role,
+        path=info.path,
+        measures=measures,
+        fault=fault,
+        samples=len(samples),
+        kept=kept,
+        weights=weights,
+        fp32_weights=weight_bytes(place / fp32.path, tables=tables),
+    )
+
+
+def _differing(place: Path, info: GraphInfo, fp32: GraphInfo) -> str:
+    """Consumers exchange one file for the other: names, types and axes are the same, or it is another model."""
+    found = graph.describe(place / info.path, role=info.role, variant=info.variant, bundle=place)
+    for what in ("inputs", "outputs"):
+        ours, other = getattr(fp32, what), getattr(found, what)
+        if ours != other:
+            names = {spec.name for spec in set(ours) ^ set(other)}
+            return f"its {what} are not those of {fp32.path}: {', '.join(sorted(names)) or 'another order'}"
+    return ""
+
+
+def _size(tensor: onnx.TensorProto) -> int:
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        return next((int(entry.value) for entry in tensor.external_data if entry.key == "length"), 0)
+    found: int = tensor.ByteSize()
+    return found

@@ -1,0 +1,99 @@
+"""A fp32 graph as the converters want it: all weights in memory, and each as the second factor of a MatMul.
+
+The exporter leaves a linear layer's weight as the checkpoint has it, [out, in], and transposes it in the graph: bound
+to the checkpoint's own file it costs nothing. Converters look for MatMul with a constant [in, out], so here the
+transposition is done once and for all; what it gives has no place in a file that others share.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from onnxruntime.quantization.onnx_model import ONNXModel  # type: ignore[import-untyped]
+
+_SMALL_BYTES = 1024
+TRANSPOSED = "_transposed"
+"""Behind the name of a weight that was; quantizers put their own endings behind that."""
+
+
+def prepare(path: Path, folder: Path) -> Path:
+    """Write a graph as load gives it, with a data file beside it."""
+    written = folder / path.name
+    data = f"{path.name}_data"
+    onnx.save(load(path), written, save_as_external_data=True, location=data, size_threshold=_SMALL_BYTES)
+    return written
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """A graph with all weights in memory, its transpositions done and every Gemm of constants a MatMul.
+
+    Args:
+        path: the fp32 graph, with its data beside it.
+    """
+    model = onnx.load(path, load_external_data=False)
+    read_weights(model.graph, path.parent)
+    del model.graph.value_info[:]  # of what is about to change; converters infer shapes themselves
+    _fold_transposes(model.graph)
+    wrapped = ONNXModel(model)
+    wrapped.replace_gemm_with_matmul()
+    wrapped.topological_sort()
+    return model
+
+
+def weights(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    """The float matrices and kernels that nodes multiply by, and the tables that they gather from."""
+    return {tensor.name: tensor for tensor in graph.initializer if len(tensor.dims) >= 2}
+
+
+def embeddings(graph: onnx.GraphProto) -> frozenset[str]:
+    """The names of the tables that tokens and positions are looked up in."""
+    tables = weights(graph)
+    return frozenset(node.input[0] for node in graph.node if node.op_type == "Gather" and node.input[0] in tables)
+
+
+def read_weights(graph: onnx.GraphProto, folder: Path) -> None:
+    """onnx.load would not: in a run a data file is the download's under a second name, which it takes for an attack."""
+    for tensor in graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            said = {entry.key: entry.value for entry in tensor.external_data}
+            with (folder / said["location"]).open("rb") as file:
+                file.seek(int(said.get("offset", 0)))
+                tensor.raw_data = file.read(int(said["length"]))
+            del tensor.external_data[:]
+            tensor.data_location = onnx.TensorProto.DEFAULT
+
+
+def _fold_transposes(graph: onnx.GraphProto) -> None:
+    initializers = {tensor.name: tensor for tensor in graph.initializer}
+    folded = {}
+    for node in list(graph.node):
+        if node.op_type == "Transpose" and node.input[0] in initializers:
+            folded[node.output[0]] = _transposed(initializers[node.input[0]], node)
+            graph.node.remove(node)
+    for node in graph.node:
+        node.input[:] = [folded[name].name if name in folded else name for name in node.input]
+    new = {tensor.name: tensor for tensor in folded.values()}
+    graph.initializer.extend(new.values())
+    used = Counter(name for node in graph.node for name in node.input)
+    outputs = {value.name for value in graph.output}
+    for tensor in list(graph.initializer):
+        if not used[tensor.name] and tensor.name not in outputs and not _has_subgraphs(graph):
+            graph.initializer.remove(tensor)
+
+
+def _transposed(tensor: onnx.TensorProto, node: onnx.NodeProto) -> onnx.TensorProto:
+    order = next((list(attribute.ints) for attribute in node.attribute if attribute.name == "perm"), None)
+    array = np.ascontiguousarray(numpy_helper.to_array(tensor).transpose(order))
+    plain = order is None or order == list(reversed(range(array.ndim)))
+    ending = TRANSPOSED if plain else f"{TRANSPOSED}_{'_'.join(map(str, order or ()))}"
+    return numpy_helper.from_array(array, tensor.name + ending)
+
+
+def _has_subgraphs(graph: onnx.GraphProto) -> bool:
+    """Whose nodes may use initializers of the graph around them."""
+    kinds = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+    return any(attribute.type in kinds for node in graph.node for attribute in node.attribute)

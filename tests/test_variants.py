@@ -1,0 +1,440 @@
+"""Variants: made from proven graphs, held to them, and left out of the bundle where they are not good enough."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from fixtures.exported import Exported, export_from_zoo
+from onnx_fleet import evidence, runtime, stage, validation
+from onnx_fleet.entry import Entry
+from onnx_fleet.errors import ModelInvalid, ValidationFailed
+from onnx_fleet.store import keys
+from onnx_fleet.variants import VARIANTS, Gates, corpus, half, judging, making, prepared, report, texts
+from onnx_fleet.variants.agreement import Agreement
+from onnx_fleet.variants.corpus import Sample
+from onnx_fleet.variants.judging import JudgingRequest
+from onnx_fleet.variants.making import MakingRecord, MakingRequest
+from onnx_fleet.variants.report import VariantReport
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+LOOSE = Gates(min_cosine=0.5, min_top1=0.3, max_perplexity_ratio=3.0)
+"""Weights without sense bear fewer bits than trained ones: here it is the way that is proven, not the precision."""
+ALL = ("fp32", *VARIANTS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Varied:
+    """A stage with its variants, before they were judged."""
+
+    exported: Exported
+    made: MakingRecord
+
+    @property
+    def stage_dir(self) -> Path:
+        return self.exported.stage_dir
+
+    def copy(self, folder: Path) -> Varied:
+        return replace(self, exported=self.exported.copy(folder))
+
+    def judge(self) -> VariantReport:
+        return judging.judge(JudgingRequest(stage=self.stage_dir, made=self.made.made))
+
+    def graph(self, variant: str, role: str = "model") -> Path:
+        return self.stage_dir / "onnx" / f"{role}{VARIANTS[variant].suffix}.onnx"
+
+
+def vary(exported: Exported, change: Callable[[Entry], Entry]) -> Varied:
+    exported.with_entry(change)
+    proof = validation.validate(exported.stage_dir, source_dir=exported.source_dir)
+    assert proof.passed, proof.reason
+    return Varied(exported=exported, made=making.make(MakingRequest(stage=exported.stage_dir)))
+
+
+def wanting(*names: str, gates: Gates | None = None) -> Callable[[Entry], Entry]:
+    given = {} if gates is None else dict.fromkeys(names, gates)
+    return lambda entry: replace(entry, variants=("fp32", *names), variant_gates=given)
+
+
+@pytest.fixture(scope="module")
+def encoder(embeddings: Exported, tmp_path_factory: pytest.TempPathFactory) -> Varied:
+    """A RoBERTa with all variants, by their own gates."""
+    return vary(embeddings.copy(tmp_path_factory.mktemp("encoder")), wanting(*VARIANTS))
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Varied:
+    exported = export_from_zoo("LlamaForCausalLM", tmp_path_factory.mktemp("decoder"))
+    return vary(exported, wanting(*VARIANTS, gates=LOOSE))
+
+
+def test_every_variant_lies_under_the_name_that_consumers_look_for(encoder: Varied) -> None:
+    graphs = stage.read_export(encoder.stage_dir).graphs
+
+    assert [(graph.variant, graph.path) for graph in graphs] == [
+        ("fp32", "onnx/model.onnx"),
+        ("fp16", "onnx/model_fp16.onnx"),
+        ("int8", "onnx/model_quantized.onnx"),
+        ("int8_static", "onnx/model_int8.onnx"),
+        ("q4", "onnx/model_q4.onnx"),
+    ]
+    for graph in graphs[1:]:
+        assert (graph.inputs, graph.outputs) == (graphs[0].inputs, graphs[0].outputs)
+
+
+def test_good_variants_pass_their_own_gates_on_samples_that_did_not_tune_them(encoder: Varied, tmp_path: Path) -> None:
+    found = encoder.copy(tmp_path).judge()
+
+    assert {verdict.variant: verdict.status for verdict in found.verdicts} == dict.fromkeys(VARIANTS, "published")
+    for verdict in found.verdicts:
+        (graph,) = verdict.graphs
+        assert {measure.name for measure in graph.measures} == {"weights", "finite", "masked", "cosine"}
+        assert graph.samples > 2
+        assert all(measure.count > 5 for measure in graph.measures)
+    report.require(found)
+
+
+def test_a_variant_answers_nearly_as_fp32_does_but_not_equally(encoder: Varied) -> None:
+    """A copy of the fp32 graph under another name would pass any gate."""
+    sample = next(corpus.read(encoder.stage_dir, "model", "judging"))
+    expected = runtime.open_session(encoder.exported.graph).run(sample.feeds)["sentence_embedding"]
+    for name in VARIANTS:
+        found = runtime.open_session(encoder.graph(name)).run(sample.feeds)["sentence_embedding"]
+        assert found.dtype == np.float32
+        assert 0 < np.abs(found - expected).max() < 0.5, name
+
+
+def test_a_decoder_is_held_to_its_prompts_its_steps_and_its_perplexity(decoder: Varied, tmp_path: Path) -> None:
+    found = decoder.copy(tmp_path).judge()
+
+    for verdict in found.verdicts:
+        assert verdict.status == "published", verdict.reason
+        assert {measure.name for measure in verdict.graphs[0].measures} == {
+            "weights", "finite", "masked", "cosine", "top1", "perplexity_ratio",
+        }  # fmt: skip
+    steps = [sample.feeds["input_ids"].shape[1] for sample in corpus.read(decoder.stage_dir, "model", "judging")]
+    assert 1 in steps
+    assert max(steps) > 1
+    masks = [sample.feeds["attention_mask"] for sample in corpus.read(decoder.stage_dir, "model", "judging")]
+    assert any((mask == 0).any() for mask in masks)
+
+
+def test_graphs_that_belong_together_are_converted_together(tmp_path: Path) -> None:
+    exported = export_from_zoo("T5ForConditionalGeneration", tmp_path)
+
+    found = vary(exported, wanting("int8", gates=LOOSE)).judge()
+
+    (verdict,) = found.verdicts
+    assert [graph.path for graph in verdict.graphs] == [
+        "onnx/encoder_model_quantized.onnx", "onnx/decoder_model_merged_quantized.onnx",
+    ]  # fmt: skip
+    assert verdict.status == "published", verdict.reason
+
+
+def test_pictures_are_what_the_checks_fed(tmp_path: Path) -> None:
+    exported = export_from_zoo("ViTForImageClassification", tmp_path)
+
+    found = vary(exported, wanting("fp16", "int8", gates=LOOSE)).judge()
+
+    assert [verdict.status for verdict in found.verdicts] == ["published", "published"]
+    assert {measure.name for measure in found.verdicts[0].graphs[0].measures} == {"weights", "finite", "cosine", "top1"}
+
+
+def _scales(model: onnx.ModelProto, ending: str) -> TensorProto:
+    named = (tensor for tensor in model.graph.initializer if tensor.name.endswith(ending))
+    found: TensorProto = next(tensor for tensor in named if len(tensor.dims) == 1)
+    return found
+
+
+def quantised_scale_wrong(model: onnx.ModelProto) -> None:
+    """One matrix's scales, doubled."""
+    scale = _scales(model, "_scale")
+    scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * 2, scale.name))
+
+
+def zero_point_wrong(model: onnx.ModelProto) -> None:
+    """Every weight of one matrix off by twenty steps."""
+    scale = _scales(model, "_scale")
+    name = scale.name.replace("_scale", "_zero_point")
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + np.int8(20), name))
+
+
+def layer_replaced_by_nothing(model: onnx.ModelProto) -> None:
+    """One matrix of zeros."""
+    tensor = next(
+        tensor for tensor in model.graph.initializer if tensor.name.endswith("dense.weight_transposed_quantized")
+    )
+    tensor.raw_data = bytes(len(tensor.raw_data))
+
+
+def mask_dropped(model: onnx.ModelProto) -> None:
+    """The mask is declared and not read."""
+    ones = [
+        helper.make_node("Shape", ["attention_mask"], ["mask_shape"]),
+        helper.make_node("ConstantOfShape", ["mask_shape"], ["all_ones"], value=numpy_helper.from_array(np.array([1]))),
+    ]
+    for node in model.graph.node:
+        node.input[:] = ["all_ones" if name == "attention_mask" else name for name in node.input]
+    for node in reversed(ones):
+        model.graph.node.insert(0, node)
+
+
+def output_renamed(model: onnx.ModelProto) -> None:
+    """Consumers would not find it."""
+    name = model.graph.output[0].name
+    producer = next(node for node in model.graph.node if name in node.output)
+    for node in model.graph.node:
+        node.input[:] = ["output_0" if value == name else value for value in node.input]
+    producer.output[:] = ["output_0" if value == name else value for value in producer.output]
+    model.graph.output[0].name = "output_0"
+
+
+@pytest.mark.parametrize(
+    ("breakage", "said"),
+    [
+        (quantised_scale_wrong, r"weights \d\.\d+ of \S+"),
+        (zero_point_wrong, r"weights \d\.\d+ of \S+"),
+        (layer_replaced_by_nothing, r"weights 1\.0000 of \S+"),
+        (mask_dropped, "masked"),
+        (output_renamed, "outputs are not those"),
+    ],
+)
+def test_a_broken_variant_is_left_out_and_the_others_are_not(
+    breakage: Callable[[onnx.ModelProto], None], said: str, encoder: Varied, tmp_path: Path
+) -> None:
+    broken = encoder.copy(tmp_path)
+    model = onnx.load(broken.graph("int8"))
+    breakage(model)
+    onnx.save(model, broken.graph("int8"))
+    record = stage.read_export(broken.stage_dir)
+
+    found = {verdict.variant: verdict for verdict in broken.judge().verdicts}
+
+    assert found["int8"].status == "missed"
+    assert re.search(said, found["int8"].reason)
+    assert not broken.graph("int8").exists()
+    assert [graph for graph in record.graphs if graph.variant != "int8"] == list(
+        stage.read_export(broken.stage_dir).graphs
+    )
+    assert {name for name, verdict in found.items() if verdict.status == "published"} == set(VARIANTS) - {"int8"}
+
+
+def test_a_graph_that_does_not_load_is_a_verdict(encoder: Varied, tmp_path: Path) -> None:
+    broken = encoder.copy(tmp_path)
+    broken.graph("q4").write_bytes(broken.graph("q4").read_bytes()[:4000])
+
+    verdict = next(verdict for verdict in broken.judge().verdicts if verdict.variant == "q4")
+
+    assert verdict.status == "missed"
+    assert "does not load" in verdict.reason
+
+
+def test_what_is_required_and_misses_stops_the_model(encoder: Varied, tmp_path: Path) -> None:
+    strict = encoder.copy(tmp_path)
+    strict.exported.with_entry(
+        lambda entry: replace(
+            entry, required_variants=("int8",), variant_gates={"int8": replace(LOOSE, min_cosine=0.9999999)}
+        )
+    )
+
+    found = strict.judge()
+
+    with pytest.raises(ValidationFailed, match=r"int8: cosine 0\.99\d+ \(at least 1\)") as failure:
+        report.require(found)
+    assert "required_variants" in str(failure.value)
+    with pytest.raises(ValidationFailed, match="int8"):
+        evidence.variants(strict.stage_dir, item=stage.read_work(strict.stage_dir))
+
+
+def test_variants_that_nobody_judged_are_not_published(encoder: Varied, tmp_path: Path) -> None:
+    unjudged = encoder.copy(tmp_path)
+
+    with pytest.raises(ValidationFailed, match=r"fp16, int8, int8_static, q4 was not judged; run `onnx-fleet validate"):
+        evidence.variants(unjudged.stage_dir, item=stage.read_work(unjudged.stage_dir))
+
+
+def test_the_layers_that_hurt_stay_in_float32(encoder: Varied, tmp_path: Path) -> None:
+    """4 bits of random weights are a cosine of 0.99 at best: a gate above that is met with fewer layers in them."""
+    all_of_it = next(verdict for verdict in encoder.copy(tmp_path / "a").judge().verdicts if verdict.variant == "q4")
+    cosine = next(measure.value for measure in all_of_it.graphs[0].measures if measure.name == "cosine")
+    asked = replace(LOOSE, min_cosine=cosine + (1 - cosine) / 2)
+
+    strict = vary(encoder.exported.copy(tmp_path / "b"), wanting("q4", gates=asked))
+
+    (made,) = strict.made.made
+    assert made.kept
+    assert made.attempts > 1
+    assert all("*" in kind or "." in kind for kind in made.kept)
+    verdict = strict.judge().verdicts[0]
+    assert verdict.graphs[0].ratio > all_of_it.graphs[0].ratio
+    assert next(each.value for each in verdict.graphs[0].measures if each.name == "cosine") > cosine
+
+
+def _overflowing_graph(folder: Path) -> Path:
+    """Eight times 3 * 4,000 is 96,000 on the way to a small output."""
+    large = numpy_helper.from_array(np.full((8, 8), 4000.0, dtype=np.float32), "large.weight")
+    small = numpy_helper.from_array(np.full((8, 8), 1e-4, dtype=np.float32), "small.weight")
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "large.weight"], ["between"], name="first"),
+            helper.make_node("MatMul", ["between", "small.weight"], ["y"], name="second"),
+        ],
+        "overflows",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch_size", 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch_size", 8])],
+        [large, small],
+    )
+    path = folder / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    return path
+
+
+def test_what_overflows_in_half_precision_stays_in_float32(tmp_path: Path) -> None:
+    path = _overflowing_graph(tmp_path)
+    sample = Sample(role="model", foretells=False, feeds={"x": np.full((2, 8), 3.0, dtype=np.float32)})
+
+    found = half.overflowing(path, samples=[sample])
+    models = {"kept": half.convert(path, excluded=found), "plain": half.convert(path)}
+
+    assert found == {"first", "second"}
+    expected = runtime.open_session(path).run(sample.feeds)["y"]
+    # onnxruntime's CPU would compute all of it in float32; the operators' own definition does not.
+    outcome = {name: list(ReferenceEvaluator(model).run(None, dict(sample.feeds))) for name, model in models.items()}
+    assert np.abs(outcome["kept"][0] - expected).max() < 0.1
+    assert not np.isfinite(outcome["plain"][0]).all()
+
+
+def test_small_activations_are_no_overflow(encoder: Varied, tmp_path: Path) -> None:
+    """Neither is a mask's minus infinity."""
+    source = prepared.prepare(encoder.exported.graph, tmp_path)
+
+    assert half.overflowing(source, samples=corpus.read(encoder.stage_dir, "model", "calibration")) == frozenset()
+
+
+def test_positions_are_never_counted_in_half_precision(decoder: Varied) -> None:
+    """4,097 has no float16; the angle of a rotary embedding would be another position's."""
+    model = onnx.load(decoder.graph("fp16"))
+    types = {
+        value.name: value.type.tensor_type.elem_type
+        for value in onnx.shape_inference.infer_shapes(model).graph.value_info
+    }
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    angles = [node.input[0] for node in model.graph.node if node.op_type in ("Cos", "Sin")]
+
+    assert angles
+    behind = list(angles)
+    while behind:
+        name = behind.pop()
+        assert types.get(name) != TensorProto.FLOAT16, name
+        behind += made_by[name].input if name in made_by else []
+
+
+def test_a_prepared_graph_gives_the_same_and_has_no_transposed_weights(decoder: Varied, tmp_path: Path) -> None:
+    source = prepared.prepare(decoder.exported.graph, tmp_path)
+    sample = next(corpus.read(decoder.stage_dir, "model", "judging"))
+
+    model = onnx.load(source)
+    names = {tensor.name for tensor in model.graph.initializer}
+    assert not [node for node in model.graph.node if node.op_type == "Transpose" and node.input[0] in names]
+    assert any(name.endswith("q_proj.weight_transposed") for name in names)
+    expected, found = (runtime.open_session(path).run(sample.feeds) for path in (decoder.exported.graph, source))
+    for name, array in expected.items():
+        np.testing.assert_allclose(found[name], array, atol=1e-5)
+
+
+def test_the_halves_of_a_corpus_have_no_sample_in_common(decoder: Varied) -> None:
+    halves = [
+        {sample.feeds["input_ids"].tobytes() for sample in corpus.read(decoder.stage_dir, "model", half)}
+        for half in ("calibration", "judging")
+    ]
+
+    assert all(halves)
+    assert not halves[0] & halves[1]
+
+
+def test_a_corpus_is_never_published(encoder: Varied) -> None:
+    paths = stage.published_files(encoder.stage_dir)
+
+    assert list(corpus.folder(encoder.stage_dir).iterdir())
+    assert not [path for path in paths if "corpus" in path]
+    for path in paths:
+        keys.checked(path)
+
+
+def test_logits_are_compared_where_softmax_can_see_it() -> None:
+    """A constant added to all logits of a token changes nothing; one that is added to half of them does."""
+    rng = np.random.default_rng(3)
+    logits = rng.standard_normal((2, 5, 50)).astype(np.float32)
+    tokens = rng.integers(0, 50, (2, 5))
+    sample = Sample(role="model", foretells=True, feeds={"input_ids": tokens, "attention_mask": np.ones_like(tokens)})
+    same, other = Agreement(), Agreement()
+
+    same.add({"logits": logits}, {"logits": logits + 100}, sample)
+    shifted = logits.copy()
+    shifted[..., :25] += 3
+    other.add({"logits": logits}, {"logits": shifted}, sample)
+
+    assert same.cosine > 0.9999
+    assert same.perplexity_ratio == pytest.approx(1, abs=1e-4)
+    assert other.cosine < 0.9
+    assert same.tokens == 8
+
+
+def test_padding_is_not_judged() -> None:
+    hidden = np.ones((1, 4, 8), dtype=np.float32)
+    noisy = hidden.copy()
+    noisy[:, 2:] = -50
+    mask = np.array([[1, 1, 0, 0]])
+    sample = Sample(role="model", foretells=False, feeds={"input_ids": mask, "attention_mask": mask})
+    found = Agreement()
+
+    found.add({"last_hidden_state": hidden}, {"last_hidden_state": noisy}, sample)
+
+    assert found.cosine == pytest.approx(1)
+
+
+def test_what_is_not_finite_any_more_misses() -> None:
+    sample = Sample(role="model", foretells=False, feeds={})
+    found = Agreement()
+    broken = np.ones((2, 8), dtype=np.float32)
+    broken[0, 0] = np.nan
+
+    found.add({"sentence_embedding": np.ones((2, 8), dtype=np.float32)}, {"sentence_embedding": broken}, sample)
+
+    assert [measure.passed for measure in found.against(LOOSE) if measure.name == "finite"] == [False]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("plain.txt", "one text\n\nanother text\n", ("one text", "another text")),
+        ("records.jsonl", '{"text": "one text", "label": 3}\n{"text": "another text"}\n', ("one text", "another text")),
+    ],
+)
+def test_texts_are_the_fleets_own_where_it_has_some(
+    name: str, content: str, expected: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+
+    assert texts.of(name, root=tmp_path) == expected
+    assert texts.of(None) == texts.LINES
+    assert texts.digest(name, root=tmp_path) is not None
+    assert texts.digest("missing.txt", root=tmp_path) is None
+
+
+def test_a_calibration_file_without_texts_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "labels.jsonl").write_text(json.dumps({"label": 1}))
+
+    with pytest.raises(ModelInvalid, match="the key 'text'"):
+        texts.of("labels.jsonl", root=tmp_path)
