@@ -175,7 +175,7 @@ def test_full_prompts_hide_a_lost_mask(gpt2: Exported, tmp_path: Path) -> None:
 
     report = validate(broken)
 
-    assert all(row.passed for row in report.rows if row.check in ("prompt", "cache"))
+    assert all(row.passed for row in report.rows if row.check in ("prompt", "cache") and "padded left" not in row.case)
 
 
 def test_prompt_and_step_are_timed_beside_pytorch(gpt2: Exported, tmp_path: Path) -> None:

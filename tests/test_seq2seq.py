@@ -211,10 +211,10 @@ def test_a_wrong_start_token_in_the_bundle_is_caught(bart: Exported, tmp_path: P
 def test_other_tokens_pass_only_where_pytorch_finds_them_as_likely(bart: Exported, tmp_path: Path) -> None:
     broken = bart.copy(tmp_path)
     break_decoder(broken, likeliest_tokens_shifted)
-    strict = rows_of(validate(broken), "greedy")
+    strict = [row for row in rows_of(validate(broken), "greedy") if row.output == "tokens"]
     wide = broken.with_entry(lambda entry: replace(entry, tolerances=Tolerances(atol=1e3, rtol=0.0)))
 
-    lenient = rows_of(validate(wide), "greedy")
+    lenient = [row for row in rows_of(validate(wide), "greedy") if row.output == "tokens"]
 
     assert {(row.finding, row.passed) for row in strict} == {("different", False)}
     assert {(row.finding, row.passed) for row in lenient} == {("near_tie", True)}
