@@ -40,8 +40,8 @@ def test_what_is_broken_here_was_sound_before(model: str, request: pytest.Fixtur
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda row: f"{row.model}-{row.name}")
 def test_it_is_caught_by_the_named_check(mutation: Mutation, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     broken: Exported = request.getfixturevalue(mutation.model).copy(tmp_path)
-    if mutation.tolerances is not None:
-        broken.with_entry(lambda entry: replace(entry, tolerances=mutation.tolerances))
+    if (asked := mutation.tolerances) is not None:
+        broken.with_entry(lambda entry: replace(entry, tolerances=asked))
     mutation.apply(broken.stage_dir)
 
     report = validate(broken)

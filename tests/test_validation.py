@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import pytest
 from fixtures.exported import Exported
 from mutations import encoder
 from mutations.mutation import change_graph
-from onnx_fleet import jsonio, stage, validation
-from onnx_fleet.checks import CHECKS
+from onnx_fleet import jsonio, reference, runtime, stage, validation
+from onnx_fleet.checks import CHECKS, Subject, texts
+from onnx_fleet.checks.answers import SINGLE
 from onnx_fleet.entry import Tolerances
 from onnx_fleet.errors import BundleNotFound, GpuUnavailable, ValidationFailed
 from onnx_fleet.validation import CheckRow, ValidationReport
@@ -114,6 +116,47 @@ def test_the_message_gives_the_worst_rows_and_the_place_of_the_others(questions:
     assert "reports/validation.json" in message
     assert "start_logits: different by up to" in message
     assert "end_logits" not in message
+
+
+def test_a_failure_says_whether_the_graph_or_pytorch_is_off(questions: Exported, tmp_path: Path) -> None:
+    broken = questions.copy(tmp_path)
+    change_graph(broken.graph, encoder.logits_scaled)
+
+    (row, *_) = (row for row in rows_of(validate(broken), "parity") if not row.passed)
+
+    said = re.fullmatch(
+        r"against PyTorch in float64 the graph is off by (\S+) and PyTorch in float32 by (\S+)", row.detail
+    )
+    assert said is not None, row.detail
+    assert float(said[1]) == pytest.approx(row.max_abs_diff, rel=0.1)
+    assert float(said[2]) < 1e-5
+
+
+def test_answers_are_those_of_transformers_own_pipeline(labels: Exported, tmp_path: Path) -> None:
+    """The source's side of the check is no pipeline: it has to read what one does."""
+    from transformers import pipeline
+
+    item = stage.read_work(labels.stage_dir)
+    subject = Subject(
+        stage_dir=labels.stage_dir,
+        source_dir=labels.source_dir,
+        item=item,
+        graphs={info.role: info for info in stage.read_export(labels.stage_dir).graphs},
+        sessions={"model": runtime.open_session(labels.graph, threads=1)},
+        reference=reference.load(item, source_dir=labels.source_dir),
+    )
+    classify = pipeline("text-classification", model=str(labels.source_dir), device="cpu")
+
+    read = [
+        [side.label(int(place)) for place in run(subject.feeds(side.encode(SINGLE)))["logits"].argmax(axis=-1)]
+        for side, run in (
+            (texts.of_source(subject), subject.reference),
+            (texts.of_stage(subject), subject.session().run),
+        )
+    ]
+
+    assert read[0] == read[1] == [classify(text)[0]["label"] for text, _ in SINGLE]
+    assert not any(label.startswith("LABEL_") for label in read[0])
 
 
 def test_tolerances_are_the_entrys(questions: Exported, tmp_path: Path) -> None:

@@ -94,4 +94,5 @@ def upstream(model: ModelProto, name: str, *, stop: str) -> list[NodeProto]:
 
 def producer(model: ModelProto, name: str) -> NodeProto:
     """The node that makes a value."""
-    return next(node for node in model.graph.node if name in node.output)
+    found: NodeProto = next(node for node in model.graph.node if name in node.output)
+    return found
