@@ -55,6 +55,15 @@ class Reference:
         """Of a model that takes tokens."""
         return _limits(self.model)
 
+    @cached_property
+    def weights(self) -> dict[str, np.ndarray]:
+        """The model's tensors of types that numpy has, by their names, as loaded; nothing is copied on a CPU."""
+        import numpy as np
+
+        tensors = self.model.state_dict().items()
+        known = {name: tensor for name, tensor in tensors if str(tensor.dtype).removeprefix("torch.") in np.sctypeDict}
+        return {name: tensor.detach().cpu().numpy() for name, tensor in known.items()}
+
     def __call__(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The whole model's outputs by name. Feeds that it does not take are left out.
 

@@ -68,7 +68,8 @@ def _read(subject: Subject, expected: np.ndarray, actual: np.ndarray, *, case: C
     if both is None:
         return
     for row, ids in enumerate(actual.argmax(axis=-1)):
-        yield texts.read_alike(both, ids.tolist(), case=replace(case, case=f"{case.case}: sound {row} as text"))
+        where = replace(case, case=f"{case.case}: sound {row} as text")
+        yield texts.read_alike(subject, ids.tolist(), both=both, case=where)
 
 
 def padding(subject: Subject) -> Iterator[CheckRow]:

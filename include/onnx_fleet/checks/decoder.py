@@ -93,7 +93,7 @@ def text(subject: Subject) -> Iterator[CheckRow]:
     if both is None:
         yield case.row("skipped", passed=True, detail="the stage has no tokenizer.json")
         return
-    rows = [both[1].encode([(text, None)]) for text in inputs.TEXTS]
+    rows = [both[1].encode([text]) for text in _texts(subject)]
     batch = inputs.pad(rows, side="left", space=subject.space)
     yield from _compared(case, _pytorch(subject, batch)[batch.real], lambda: _graph(subject, batch)[batch.real])
 
@@ -113,7 +113,7 @@ def greedy(subject: Subject) -> Iterator[CheckRow]:
     room = subject.space.max_length - max(PADDED_LENGTHS)
     new_tokens = min(NEW_TOKENS, room)
     random, both = _rows_to_pad(subject), reading.sides(subject)
-    written = [both[1].encode([(text, None)]).cut(PADDED_LENGTHS[0]) for text in inputs.TEXTS] if both else []
+    written = [both[1].encode([text]).cut(PADDED_LENGTHS[0]) for text in _texts(subject)] if both else []
     said = f"{len(random)} random prompts and {len(written)} texts of up to {PADDED_LENGTHS[0]} tokens"
     case = subject.case("greedy", f"{said}, padded left, {new_tokens} new, seed {SEED}")
     if new_tokens < 1:
@@ -142,7 +142,8 @@ def greedy(subject: Subject) -> Iterator[CheckRow]:
     if both is None:
         return
     for index, tokens in enumerate(found):
-        yield reading.read_alike(both, tokens.tolist(), case=replace(case, case=f"{case.case}, prompt {index}"))
+        where = replace(case, case=f"{case.case}, prompt {index}")
+        yield reading.read_alike(subject, tokens.tolist(), both=both, case=where)
 
 
 def sensitivity(subject: Subject) -> Iterator[CheckRow]:
@@ -280,6 +281,10 @@ def _reordered(subject: Subject, batch: Batch, order: np.ndarray) -> np.ndarray:
 def _rows_to_pad(subject: Subject) -> list[Batch]:
     lengths = (min(length, subject.space.max_length) for length in PADDED_LENGTHS)
     return [inputs.random_batch(subject.space, batch_size=1, length=length, seed=SEED) for length in lengths]
+
+
+def _texts(subject: Subject) -> list[reading.Text]:
+    return reading.known(subject, [(text, None) for text in inputs.TEXTS])
 
 
 def _end_ids(subject: Subject) -> list[int]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from onnx_fleet import checkpoint, recipes, stage, tokenizer_proof
 from onnx_fleet.checks.subject import Subject, checks_of
-from onnx_fleet.comparison import CheckRow
+from onnx_fleet.comparison import Case, CheckRow
 from onnx_fleet.graph import GraphInfo
 
 _NOT_COMPARED = ("onnx", "reports")
@@ -60,33 +60,28 @@ def tokenizer(subject: Subject) -> Iterator[CheckRow]:
 
 
 def weights(subject: Subject) -> Iterator[CheckRow]:
-    """Every weight is the checkpoint's tensor of its name, bit for bit: those that no input reaches, too."""
+    """Every weight is the source's tensor of its name, bit for bit: those that no input reaches, too."""
     name = subject.item.model.entry.recipe
-    recipe = recipes.find(name) if name else None
-    stored = checkpoint.read(subject.source_dir)
     for role, info in subject.graphs.items():
-        case = subject.case("weights", "every initializer that is named after a tensor of the checkpoint", role=role)
-        if recipe and (recipe.prepare or recipe.rewrite):
-            yield case.row("skipped", passed=True, detail=f"the recipe {name} changes the model")
-        elif not stored:
-            yield case.row("skipped", passed=True, detail="the source's weights are not in safetensors")
+        case = subject.case("weights", "every initializer that is named after a tensor of the source", role=role)
+        if name and recipes.find(name).rewrite:
+            yield case.row("skipped", passed=True, detail=f"the recipe {name} changes what is traced")
         elif info.variant == "fp32":
-            yield from _weights_equal(subject, info, stored, role=role)
+            yield from _weights_equal(subject, info, case=case)
 
 
-def _weights_equal(
-    subject: Subject, info: GraphInfo, stored: Mapping[str, checkpoint.StoredTensor], *, role: str
-) -> Iterator[CheckRow]:
-    case = subject.case("weights", "every initializer that is named after a tensor of the checkpoint", role=role)
+def _weights_equal(subject: Subject, info: GraphInfo, *, case: Case) -> Iterator[CheckRow]:
+    """Against the checkpoint's file and, where a model changes a tensor while it is loaded, the loaded one."""
+    stored, loaded = checkpoint.read(subject.source_dir), subject.reference.weights
     count, wrong = 0, 0
-    for name, values in _named_after(stored, subject.stage_dir / info.path):
-        tensor, count = stored[name], count + 1
-        own = tensor.array().astype(values.dtype, copy=False)
-        if own.shape == values.shape and np.array_equal(_bits(own), _bits(values)):
+    for name, values in _named_after(stored.keys() | loaded.keys(), subject.stage_dir / info.path):
+        count += 1
+        own = (stored[name].array(),) if name in stored else ()
+        if any(_same_bits(each, values) for each in own) or (name in loaded and _same_bits(loaded[name], values)):
             continue
         wrong += 1
         if wrong <= _SHOWN:
-            yield case.row("different", output=name, detail="not the values of the checkpoint's tensor of that name")
+            yield case.row("different", output=name, detail="not the values of the source's tensor of that name")
     if not wrong:
         yield case.row("equal", passed=True, detail=f"{count} weights")
 
@@ -101,9 +96,12 @@ def _named_after(stored: Collection[str], path: Path) -> Iterator[tuple[str, np.
             yield tensor.name, numpy_helper.to_array(tensor, base_dir=str(path.parent))
 
 
-def _bits(array: np.ndarray) -> np.ndarray:
-    """So that a value that is no number equals itself, and zeros of different signs differ."""
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+def _same_bits(own: np.ndarray, values: np.ndarray) -> bool:
+    """In the graph's type. A value that is no number equals itself, and zeros of different signs differ."""
+    if own.shape != values.shape:
+        return False
+    ours, theirs = (np.ascontiguousarray(each.astype(values.dtype, copy=False)).reshape(-1) for each in (own, values))
+    return np.array_equal(ours.view(np.uint8), theirs.view(np.uint8))
 
 
 def _differences(path: Path, source: Path, *, may_differ: frozenset[str] | set[str]) -> list[str]:

@@ -128,12 +128,13 @@ def greedy(subject: Subject) -> Iterator[CheckRow]:
 
 def text(subject: Subject) -> Iterator[CheckRow]:
     """Real text in gives the text out that the source gives, each side with its own tokenizer."""
-    case = subject.case("text", f"{len(inputs.TEXTS)} texts of several scripts, {NEW_TOKENS_OF_TEXTS} new")
+    case = subject.case("text", f"texts of several scripts, {NEW_TOKENS_OF_TEXTS} new")
     both = reading.sides(subject) if "input_ids" in subject.reference.parameters else None
     if both is None:
         yield case.row("skipped", passed=True, detail="the model reads no text, or the stage has no tokenizer.json")
         return
-    own, found = (side.encode([(text, None) for text in inputs.TEXTS]) for side in both)
+    texts = reading.known(subject, [(text, None) for text in inputs.TEXTS])
+    own, found = (side.encode(texts) for side in both)
     if not np.array_equal(own.input_ids[own.real], found.input_ids[found.real]):
         yield case.row("different", output="tokens", detail="the packed tokenizer makes other tokens of them")
         return
@@ -217,7 +218,7 @@ def _generated(
         pair = [generation_seq2seq.until_end(tokens[row], ends) for tokens in (wanted, found)]
         where = replace(case, case=f"{case.case}, source {row}")
         if both is not None:
-            yield reading.read_alike(both, pair[1], case=where)
+            yield reading.read_alike(subject, pair[1], both=both, case=where)
         if pair[0] == pair[1]:
             yield where.row("equal", output="tokens", passed=True, detail=f"{len(pair[0])} tokens")
             continue

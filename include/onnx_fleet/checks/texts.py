@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from onnx_fleet import inputs, tokenizer_json, tokenizer_proof
 from onnx_fleet.checks.subject import Subject
 from onnx_fleet.comparison import Case, CheckRow
 from onnx_fleet.inputs import Batch
@@ -29,6 +30,7 @@ class Side:
     labels: Sequence[str]
     """config.json's, by class; empty where it has none."""
     mask_token: str | None
+    """The source's, for both: what its users write."""
 
     def label(self, index: int) -> str:
         """A class in words."""
@@ -42,10 +44,16 @@ def sides(subject: Subject) -> tuple[Side, Side] | None:
     return of_source(subject), of_stage(subject)
 
 
-def read_alike(both: tuple[Side, Side], ids: Sequence[int], *, case: Case) -> CheckRow:
+def known(subject: Subject, texts: Sequence[Text]) -> list[Text]:
+    """Those texts on which a tokenizer.json can be exact at all."""
+    source = subject.source_tokenizer
+    return [text for text in texts if all(tokenizer_json.covers(source, part) for part in text if part is not None)]
+
+
+def read_alike(subject: Subject, ids: Sequence[int], *, both: tuple[Side, Side], case: Case) -> CheckRow:
     """One row: the packed tokenizer makes of a model's tokens the text that the source's makes of them."""
     own, found = (side.decode(ids) for side in both)
-    if own == found:
+    if tokenizer_proof.reads_alike(found, own, source=subject.source_tokenizer, ids=ids):
         return case.row("equal", output="text", passed=True)
     return case.row(
         "different", output="text", detail=f"{found[:80]!r} where the source's tokenizer reads {own[:80]!r}"
@@ -55,30 +63,22 @@ def read_alike(both: tuple[Side, Side], ids: Sequence[int], *, case: Case) -> Ch
 def of_source(subject: Subject) -> Side:
     """What transformers makes of the source's own files."""
     tokenizer: Any = subject.source_tokenizer
-    if tokenizer.pad_token is None:  # of what was trained without padding
-        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(subject.space.pad_token_id)
+    pad_id = subject.space.pad_token_id if tokenizer.pad_token is None else tokenizer.pad_token_id
+    space = replace(subject.space, pad_token_id=int(pad_id))
 
     def encode(texts: Sequence[Text]) -> Batch:
-        length = subject.space.fixed_length or subject.space.max_length
-        first, second = [text for text, _ in texts], [pair for _, pair in texts]
-        found = tokenizer(
-            first,
-            second if second[0] is not None else None,
-            padding="max_length" if subject.space.fixed_length else True,
-            truncation=True,
-            max_length=length,
-            return_tensors="np",
-            return_attention_mask=True,
-        )
-        ids = found["input_ids"].astype(np.int64)
-        types = found.get("token_type_ids", np.zeros_like(ids)).astype(np.int64)
-        mask = found["attention_mask"].astype(np.int64)
-        return Batch(input_ids=ids, attention_mask=mask, token_type_ids=types)
+        rows = []
+        for first, second in texts:
+            found = tokenizer(first, second, truncation=True, max_length=space.max_length, return_tensors="np")
+            ids = found["input_ids"].astype(np.int64)
+            types = found.get("token_type_ids", np.zeros_like(ids)).astype(np.int64) % space.token_types
+            rows.append(Batch(input_ids=ids, attention_mask=np.ones_like(ids), token_type_ids=types))
+        return inputs.pad(rows, side=tokenizer.padding_side, space=space)
 
     return Side(
         encode=encode,
         token=lambda index: str(tokenizer.convert_ids_to_tokens(int(index))),
-        decode=lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)),
+        decode=lambda ids: tokenizer_proof.decoded(tokenizer, [int(index) for index in ids], skip=True),
         labels=labels_of(subject.source_dir),
         mask_token=tokenizer.mask_token,
     )
@@ -106,14 +106,15 @@ def of_stage(subject: Subject) -> Side:
             np.array([getattr(each, name) for each in found], dtype=np.int64)
             for name in ("ids", "attention_mask", "type_ids")
         )
-        return Batch(input_ids=ids, attention_mask=mask, token_type_ids=types if makes_types else types * 0)
+        types = types % subject.space.token_types if makes_types else types * 0
+        return Batch(input_ids=ids, attention_mask=mask, token_type_ids=types)
 
     return Side(
         encode=encode,
         token=lambda index: str(tokenizer.id_to_token(int(index))),
         decode=lambda ids: str(tokenizer.decode([int(index) for index in ids], skip_special_tokens=True)),
         labels=labels_of(subject.stage_dir),
-        mask_token=_content(settings.get("mask_token")),
+        mask_token=subject.source_tokenizer.mask_token,
     )
 
 
