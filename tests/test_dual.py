@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
-from onnx import numpy_helper
 
-from fixtures.exported import Exported, export_from_zoo
+from fixtures.exported import Exported
 from fixtures.items import work_item
+from mutations.dual import side_in_another_space
+from mutations.mutation import change_graph
 from onnx_fleet import stage, validation
 from onnx_fleet.checks import CHECKS
 from onnx_fleet.errors import ExportUnsupported
@@ -19,12 +18,6 @@ from onnx_fleet.validation import ValidationReport
 
 # In the product a process of its own hears what torch and the exporter warn of.
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """A Chinese CLIP: a BERT, which looks ahead and so needs its mask, against an image of 32 x 32."""
-    return export_from_zoo("ChineseCLIPModel", tmp_path_factory.mktemp("pairs"))
 
 
 def test_texts_and_images_have_batch_sizes_of_their_own(pairs: Exported) -> None:
@@ -71,12 +64,7 @@ def test_sound_graphs_pass_every_check(pairs: Exported) -> None:
 
 def test_a_side_that_lies_in_another_space_is_caught(pairs: Exported, tmp_path: Path) -> None:
     broken = pairs.copy(tmp_path)
-    path = broken.stage_dir / "onnx" / "text_model.onnx"
-    model = onnx.load(path)
-    (weight,) = (tensor for tensor in model.graph.initializer if tensor.name == "text_projection.weight")
-    turned = np.ascontiguousarray(numpy_helper.to_array(weight)[::-1])
-    weight.CopyFrom(numpy_helper.from_array(turned, weight.name))
-    onnx.save(model, path)
+    change_graph(broken.stage_dir / "onnx" / "text_model.onnx", side_in_another_space)
 
     failed = {row.check for row in validate(broken).rows if not row.passed}
 

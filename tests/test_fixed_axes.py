@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.broken_graphs import break_file, mask_dropped
 from fixtures.exported import export_from_zoo
 from fixtures.recipes import Proven
+from mutations.encoder import mask_dropped
+from mutations.mutation import change_graph
 from onnx_fleet import latency, stage, validation
 from onnx_fleet.entry import Entry, LatencyGrid
 from onnx_fleet.errors import ExportUnsupported
@@ -115,7 +116,7 @@ def test_it_is_proven_at_its_one_length_with_shorter_texts_padded_to_it(of_one_l
 def test_a_lost_mask_is_caught_at_one_length_too(of_one_length: Proven, tmp_path: Path) -> None:
     copy = tmp_path / "stage"
     shutil.copytree(of_one_length.stage_dir, copy)
-    break_file(str(copy / "onnx/model.onnx"), mask_dropped)
+    change_graph(copy / "onnx/model.onnx", mask_dropped)
 
     report = validation.validate(copy, source_dir=of_one_length.source_dir)
 
@@ -154,7 +155,7 @@ def test_choices_sounds_and_sources_may_have_one_size_too_and_padding_is_still_p
         architecture, tmp_path, recipe=f"recipes.fixed:{recipe}", may_be_fixed=axes, decoder_form=form
     )
     sound = validation.validate(exported.stage_dir, source_dir=exported.source_dir)
-    break_file(str(exported.graph), mask_dropped)
+    change_graph(exported.graph, mask_dropped)
     broken = validation.validate(exported.stage_dir, source_dir=exported.source_dir)
 
     (graph,) = stage.read_export(exported.stage_dir).graphs

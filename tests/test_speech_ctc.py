@@ -7,27 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import ModelProto, helper, numpy_helper
 
-from fixtures.broken_graphs import break_file
 from fixtures.exported import Exported, export_from_zoo
+from mutations.mutation import change_graph
+from mutations.speech import letters_moved, mask_of_sound_ignored
 from onnx_fleet import sound, stage, validation
 from onnx_fleet.validation import ValidationReport
 
 # In the product a process of its own hears what torch and the exporter warn of.
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture(scope="module")
-def masked(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """A Wav2Vec2 of the large models' form: its feature extractor says what is padding. It classifies."""
-    return export_from_zoo("Wav2Vec2ForSequenceClassification", tmp_path_factory.mktemp("masked"))
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """A Wav2Vec2 of the small models' form: trained on zeros behind the sound, and without a mask. It writes."""
-    return export_from_zoo("Wav2Vec2ForCTC", tmp_path_factory.mktemp("plain"))
 
 
 def test_a_waveform_of_any_length_gives_logits_of_every_frame(plain: Exported) -> None:
@@ -63,7 +51,7 @@ def test_padded_sounds_are_proven_equal_to_themselves_alone(masked: Exported) ->
 
 def test_a_mask_that_is_ignored_is_caught(masked: Exported, tmp_path: Path) -> None:
     broken = masked.copy(tmp_path)
-    break_file(str(broken.graph), mask_ignored)
+    change_graph(broken.graph, mask_of_sound_ignored)
 
     failed = [row for row in validate(broken).rows if not row.passed]
 
@@ -71,31 +59,13 @@ def test_a_mask_that_is_ignored_is_caught(masked: Exported, tmp_path: Path) -> N
     assert len(failed) == 3
 
 
-def mask_ignored(model: ModelProto) -> None:
-    """Every sample counts as sound."""
-    for node in model.graph.node:
-        if node.op_type != "Shape":
-            node.input[:] = ["all_ones" if value == "attention_mask" else value for value in node.input]
-    one = numpy_helper.from_array(np.array([1]))
-    model.graph.node.insert(0, helper.make_node("ConstantOfShape", ["mask_shape"], ["all_ones"], value=one))
-    model.graph.node.insert(0, helper.make_node("Shape", ["attention_mask"], ["mask_shape"]))
-
-
 def test_other_letters_are_caught(plain: Exported, tmp_path: Path) -> None:
     broken = plain.copy(tmp_path)
-    break_file(str(broken.graph), letters_moved)
+    change_graph(broken.graph, letters_moved)
 
     failed = [row.case for row in validate(broken).rows if not row.passed and row.check == "tones"]
 
     assert any("the likeliest of every frame" in case for case in failed)
-
-
-def letters_moved(model: ModelProto) -> None:
-    """Every letter has its neighbour's logit."""
-    for tensor in model.graph.initializer:
-        if tensor.name.startswith("lm_head."):
-            moved = np.roll(numpy_helper.to_array(tensor), 1, axis=0)
-            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(moved), tensor.name))
 
 
 def test_what_the_feature_extractor_says_of_masks_counts_more_than_the_architecture(masked: Exported) -> None:

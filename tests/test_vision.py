@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
-from onnx import ModelProto, helper, numpy_helper
 
-from fixtures.broken_graphs import Breakage, break_file
 from fixtures.exported import Exported, export_from_zoo
 from fixtures.items import work_item
+from mutations.mutation import change_graph
+from mutations.vision import classes_moved
 from onnx_fleet import images, stage, validation
 from onnx_fleet.checks import CHECKS
 from onnx_fleet.errors import ExportUnsupported
@@ -24,24 +23,6 @@ from onnx_fleet.validation import CheckRow, ValidationReport
 
 # In the product a process of its own hears what torch and the exporter warn of.
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture(scope="module")
-def convolutions(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """A ResNet: images of any size."""
-    return export_from_zoo("ResNetForImageClassification", tmp_path_factory.mktemp("convolutions"))
-
-
-@pytest.fixture(scope="module")
-def patches(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """A ViT: a position table for images of 32 x 32."""
-    return export_from_zoo("ViTForImageClassification", tmp_path_factory.mktemp("patches"))
-
-
-@pytest.fixture(scope="module")
-def boxes(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """A DETR: images of any size with a mask."""
-    return export_from_zoo("DetrForObjectDetection", tmp_path_factory.mktemp("boxes"))
 
 
 def test_a_model_without_a_position_table_takes_images_of_any_size(convolutions: Exported) -> None:
@@ -88,62 +69,14 @@ def test_a_mask_of_another_size_than_the_image_is_taken_as_consumers_send_it(box
     assert (logits.shape, found.shape) == ((1, 6, 6), (1, 6, 4))
 
 
-def mask_ignored(model: ModelProto) -> None:
-    """The input is there, and everything counts as image."""
-    read_instead(
-        model,
-        "pixel_mask",
-        [
-            helper.make_node("Shape", ["pixel_mask"], ["mask_shape"]),
-            helper.make_node(
-                "ConstantOfShape", ["mask_shape"], ["changed"], value=numpy_helper.from_array(np.array([1]))
-            ),
-        ],
-    )
-
-
-def colours_reversed(model: ModelProto) -> None:
-    """Blue, green, red: the commonest mistake with images."""
-    model.graph.initializer.append(numpy_helper.from_array(np.array([2, 1, 0]), "bgr"))
-    read_instead(model, "pixel_values", [helper.make_node("Gather", ["pixel_values", "bgr"], ["changed"], axis=1)])
-
-
-def image_mirrored(model: ModelProto) -> None:
-    """Left is right."""
-    for name, value in {"from": [-1], "to": [-(1 << 40)], "axis": [3], "step": [-1]}.items():
-        model.graph.initializer.append(numpy_helper.from_array(np.array(value), name))
-    node = helper.make_node("Slice", ["pixel_values", "from", "to", "axis", "step"], ["changed"])
-    read_instead(model, "pixel_values", [node])
-
-
-@pytest.mark.parametrize(
-    ("breakage", "check"), [(mask_ignored, "pixel_mask"), (colours_reversed, "parity"), (image_mirrored, "parity")]
-)
-def test_a_broken_detector_is_caught(boxes: Exported, tmp_path: Path, breakage: Breakage, check: str) -> None:
-    broken = boxes.copy(tmp_path)
-    break_file(str(broken.graph), breakage)
-
-    failed = {row.check for row in validate(broken).rows if not row.passed}
-
-    assert check in failed
-
-
 def test_another_label_of_a_picture_is_caught_by_name(patches: Exported, tmp_path: Path) -> None:
     broken = patches.copy(tmp_path)
-    break_file(str(broken.graph), classes_moved)
+    change_graph(broken.graph, classes_moved)
 
     rows = failures(validate(broken), "answers")
 
     assert [row.finding for row in rows] == ["different", "different"]
     assert "of them are others" in rows[0].detail
-
-
-def classes_moved(model: ModelProto) -> None:
-    """Every class has its neighbour's logit."""
-    for tensor in model.graph.initializer:
-        if tensor.name.startswith("classifier."):
-            moved = np.roll(numpy_helper.to_array(tensor), 1, axis=0)
-            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(moved), tensor.name))
 
 
 def test_a_pooler_that_the_checkpoint_lacks_is_left_out(tmp_path: Path) -> None:
@@ -211,11 +144,3 @@ def validate(exported: Exported) -> ValidationReport:
 
 def failures(report: ValidationReport, check: str) -> list[CheckRow]:
     return [row for row in report.rows if row.check == check and not row.passed]
-
-
-def read_instead(model: ModelProto, name: str, nodes: list[onnx.NodeProto]) -> None:
-    """Every reader of an input reads what the nodes make of it."""
-    for node in model.graph.node:
-        node.input[:] = ["changed" if value == name else value for value in node.input]
-    for node in reversed(nodes):
-        model.graph.node.insert(0, node)

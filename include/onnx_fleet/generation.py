@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.runtime import Session
 
 
@@ -110,9 +111,14 @@ def extended(attention_mask: np.ndarray, new: np.ndarray, *, cache: Mapping[str,
 
     Args:
         new: [batch_size, new tokens, …]: the call's tokens, or their vectors.
+    Raises:
+        ValidationFailed: the cache holds less than the prompt: a graph has forgotten some of it.
     """
     cached = next(iter(cache.values())).shape[2] if cache else 0
-    return np.pad(attention_mask, ((0, 0), (0, cached + new.shape[1] - attention_mask.shape[1])), constant_values=1)
+    missing = cached + new.shape[1] - attention_mask.shape[1]
+    if missing < 0:
+        raise ValidationFailed(f"the cache holds {cached} tokens behind a prompt of {attention_mask.shape[1]}")
+    return np.pad(attention_mask, ((0, 0), (0, missing)), constant_values=1)
 
 
 def greedy(

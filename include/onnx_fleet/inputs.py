@@ -81,6 +81,14 @@ class Batch:
     def __len__(self) -> int:
         return len(self.input_ids)
 
+    def cut(self, length: int) -> Batch:
+        """The first tokens of every row."""
+        return Batch(
+            input_ids=self.input_ids[:, :length],
+            attention_mask=self.attention_mask[:, :length],
+            token_type_ids=self.token_type_ids[:, :length],
+        )
+
     def __getitem__(self, rows: slice) -> Batch:
         return Batch(
             input_ids=self.input_ids[rows],

@@ -6,6 +6,7 @@ mask above all. A graph that lost one of them is then different, and not equal t
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     import numpy as np
     from torch.nn import Module
     from transformers import PreTrainedModel
+
+_FLOAT64_BYTES = 2 << 30
+"""Of a model's copy in double precision: an explanation must not be what a proof runs out of memory for."""
 
 TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -51,6 +55,15 @@ class Reference:
         """Of a model that takes tokens."""
         return _limits(self.model)
 
+    @cached_property
+    def weights(self) -> dict[str, np.ndarray]:
+        """The model's tensors of types that numpy has, by their names, as loaded; nothing is copied on a CPU."""
+        import numpy as np
+
+        tensors = self.model.state_dict().items()
+        known = {name: tensor for name, tensor in tensors if str(tensor.dtype).removeprefix("torch.") in np.sctypeDict}
+        return {name: tensor.detach().cpu().numpy() for name, tensor in known.items()}
+
     def __call__(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The whole model's outputs by name. Feeds that it does not take are left out.
 
@@ -58,6 +71,21 @@ class Reference:
             ValidationFailed: PyTorch itself cannot run them.
         """
         return self._run(self._whole, {name: array for name, array in feeds.items() if name in self.parameters})
+
+    def in_float64(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The same in double precision, to see who is off; empty for a model that is too large for it, or cannot.
+
+        Some models compute parts of themselves in float32 whatever their weights are: it is the best word there is,
+        not the last one.
+        """
+        if sum(tensor.nbytes for tensor in self._whole.parameters()) > _FLOAT64_BYTES // 2:
+            return {}
+        given = {name: array for name, array in feeds.items() if name in self.parameters}
+        wide = {name: array.astype("float64") if array.dtype.kind == "f" else array for name, array in given.items()}
+        try:
+            return self._run(copy.deepcopy(self._whole).double(), wide)
+        except (ValidationFailed, TypeError, NotImplementedError):
+            return {}
 
     def graph(self, role: str, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The work of one graph alone in PyTorch eager, its inputs and outputs by the contract's names: to time it.

@@ -28,7 +28,7 @@ from onnx_fleet.tokenizer_proof import CORPUS, Proof
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["CORPUS", "NO_TOKEN_TYPES", "Packed", "lost_token_types", "pack"]
+__all__ = ["CORPUS", "NO_TOKEN_TYPES", "Packed", "load", "lost_token_types", "pack"]
 
 _NOT_PACKED = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".py")
 """Weights become graphs, and code is not run from a bundle."""
@@ -82,6 +82,29 @@ def pack(model: ResolvedModel, *, source_dir: Path, stage: Path, earlier: bytes 
     packed = _restored(earlier, stage) if earlier else _pack_tokenizer(model, source_dir=source_dir, stage=stage)
     stages.write_report(stage, "tokenizer", packed)
     return packed
+
+
+def load(model: ResolvedModel, source_dir: Path) -> PreTrainedTokenizerBase:
+    """The source's own tokenizer, as transformers reads its files.
+
+    Raises:
+        ModelInvalid: they cannot be read.
+    """
+    with profiling.timed("imports"):
+        from transformers import AutoTokenizer
+
+    trusted = model.entry.trust_remote_code == model.commit
+    try:
+        with warnings.catch_warnings():
+            # MarianTokenizer asks for a package whose result it does not use.
+            warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source_dir, trust_remote_code=trusted)
+    except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError, AssertionError) as err:
+        raise ModelInvalid(
+            f"{_name(model)}: its tokenizer cannot be loaded ({type(err).__name__}: {err}); the repo needs "
+            f"tokenizer.json or the vocabulary files of a tokenizer that transformers knows"
+        ) from err
+    return tokenizer
 
 
 def lost_token_types(stage: Path, graphs: Iterable[GraphInfo]) -> tuple[Fallback, ...]:
@@ -138,7 +161,7 @@ def _pack_tokenizer(model: ResolvedModel, *, source_dir: Path, stage: Path) -> P
 
 
 def _proven_tokenizer(model: ResolvedModel, *, source_dir: Path, stage: Path, needed: bool) -> Packed:
-    source = _load(model, source_dir)
+    source = load(model, source_dir)
     origin: Origin = "source"
     if not (stage / "special_tokens_map.json").exists():
         _write_special_tokens(source, stage)
@@ -174,24 +197,6 @@ def _without_tokenizer(stage: Path, source: PreTrainedTokenizerBase | None, *, r
         proof=None,
         reason=reason,
     )
-
-
-def _load(model: ResolvedModel, source_dir: Path) -> PreTrainedTokenizerBase:
-    with profiling.timed("imports"):
-        from transformers import AutoTokenizer
-
-    trusted = model.entry.trust_remote_code == model.commit
-    try:
-        with warnings.catch_warnings():
-            # MarianTokenizer asks for a package whose result it does not use.
-            warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
-            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source_dir, trust_remote_code=trusted)
-    except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError, AssertionError) as err:
-        raise ModelInvalid(
-            f"{_name(model)}: its tokenizer cannot be loaded ({type(err).__name__}: {err}); the repo needs "
-            f"tokenizer.json or the vocabulary files of a tokenizer that transformers knows"
-        ) from err
-    return tokenizer
 
 
 def _write_special_tokens(source: PreTrainedTokenizerBase, stage: Path) -> None:

@@ -153,14 +153,24 @@ def _decodings(packed: Tokenizer, source: PreTrainedTokenizerBase) -> Iterator[D
             ids = [each for one in ids for each in (one, one, int(source.pad_token_id or 0))]
         whats: tuple[tuple[bool, What], ...] = ((False, "decoding"), (True, "decoding without special tokens"))
         for skip, what in whats:
-            wanted = _decoded(source, ids, skip=skip)
+            wanted = decoded(source, ids, skip=skip)
             found = packed.decode(ids, skip_special_tokens=skip)
             if found != wanted:
-                spaces_alone = _spaceless(found) == _spaceless(wanted) and _holds_special(source, ids)
-                yield _difference(what, text, wanted, found, grave=text in PLAIN and not spaces_alone)
+                alike = reads_alike(found, wanted, source=source, ids=ids)
+                yield _difference(what, text, wanted, found, grave=text in PLAIN and not alike)
 
 
-def _decoded(source: PreTrainedTokenizerBase, ids: list[int], *, skip: bool) -> str:
+def reads_alike(found: str, wanted: str, *, source: PreTrainedTokenizerBase, ids: Sequence[int]) -> bool:
+    """Whether two texts of the same tokens are one, but for spaces around special tokens."""
+    return found == wanted or (_spaceless(found) == _spaceless(wanted) and _holds_special(source, ids))
+
+
+def decoded(source: PreTrainedTokenizerBase, ids: list[int], *, skip: bool) -> str:
+    """What the source's tokenizer makes of tokens.
+
+    Args:
+        skip: leave special tokens out.
+    """
     if skip and is_ctc(source):
         # The blank is a special token, and what repeats around it must stay apart: it goes when repeats are joined.
         kept = {source.pad_token_id, getattr(source, "word_delimiter_token_id", None)}
@@ -173,7 +183,7 @@ def _ids(source: PreTrainedTokenizerBase, text: str) -> list[int]:
     return ids
 
 
-def _holds_special(source: PreTrainedTokenizerBase, ids: list[int]) -> bool:
+def _holds_special(source: PreTrainedTokenizerBase, ids: Sequence[int]) -> bool:
     """Unknown and special tokens get spaces of their own from tokenizers in Python."""
     return bool(set(ids) & set(source.all_special_ids))
 

@@ -215,6 +215,7 @@ def _rows_of(
 
     subject = Subject(
         stage_dir=bench.stage_dir,
+        source_dir=bench.source_dir,
         item=bench.item,
         graphs={info.role: info for info in graphs},
         sessions=sessions,

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from onnx_fleet.checks import ctc, decoder, dual, encoder, files, seq2seq, vision, vlm
+from onnx_fleet.checks import answers, ctc, decoder, dual, encoder, files, packed, seq2seq, vision, vlm
 from onnx_fleet.checks.subject import Check, Subject
 
 __all__ = ["CHECKS", "Check", "Subject"]
 
+_OF_ALL = (*files.CHECKS, *packed.CHECKS)
+
 CHECKS: Mapping[str, tuple[Check, ...]] = {
-    "encoder": (*files.CHECKS, *encoder.CHECKS),
-    "decoder": (*files.CHECKS, *decoder.CHECKS),
-    "vision": (*files.CHECKS, *vision.CHECKS),
-    "seq2seq": (*files.CHECKS, *seq2seq.CHECKS),
-    "speech": (*files.CHECKS, *ctc.CHECKS, *seq2seq.CHECKS_OF_SPEECH),
-    "dual": (*files.CHECKS, *dual.CHECKS),
-    "vlm": (*files.CHECKS, *vlm.CHECKS),
+    "encoder": (*_OF_ALL, *encoder.CHECKS, *answers.CHECKS),
+    "decoder": (*_OF_ALL, *decoder.CHECKS),
+    "vision": (*_OF_ALL, *vision.CHECKS),
+    "seq2seq": (*_OF_ALL, *seq2seq.CHECKS),
+    "speech": (*_OF_ALL, *ctc.CHECKS, *seq2seq.CHECKS_OF_SPEECH),
+    "dual": (*_OF_ALL, *dual.CHECKS),
+    "vlm": (*_OF_ALL, *vlm.CHECKS),
 }
 """By family, in the order in which they are run."""

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from onnx_fleet import sound
-from onnx_fleet.checks.feeds import choices_equal, parity_over_sizes, run, sensitive, where_pytorch_holds
+from onnx_fleet.checks import texts
+from onnx_fleet.checks.feeds import (
+    against_pytorch,
+    choices_equal,
+    parity_over_sizes,
+    run,
+    sensitive,
+    where_pytorch_holds,
+)
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
-from onnx_fleet.comparison import CheckRow, Outputs, compare
+from onnx_fleet.comparison import Case, CheckRow, Outputs, compare
 from onnx_fleet.sound import Kind
 
-BATCH_SIZES = (1, 2, 5)
+BATCH_SIZES = (1, 2, 7)
 LENGTHS: Mapping[str, tuple[int, ...]] = {
     "num_samples": (8000, 400, 401, 5999, 24_000),
     "sequence_length": (40, 2, 9, 33, 150),
@@ -43,10 +52,24 @@ def tones(subject: Subject) -> Iterator[CheckRow]:
     case = subject.case("tones", "4 rising tones, half of the time silent, of zero mean and unit variance")
     expected = subject.reference(feeds)
     actual, faults = run(subject, feeds, case=case)
-    yield from faults or compare(expected, actual, case=case)
+    yield from faults or against_pytorch(subject, feeds, expected, actual, case=case)
     if "logits" in actual:
-        chosen = replace(case, case=f"{case.case}: the likeliest of every frame or sound")
-        yield choices_equal(expected["logits"], actual["logits"], axis=-1, output="logits", case=chosen)
+        yield from _read(subject, expected["logits"], actual["logits"], case=case)
+
+
+def _read(subject: Subject, expected: np.ndarray, actual: np.ndarray, *, case: Case) -> Iterator[CheckRow]:
+    """The likeliest of every frame or sound; of frames the text too, as both tokenizers read it."""
+    chosen = replace(case, case=f"{case.case}: the likeliest of every frame or sound")
+    own, packed = (texts.labels_of(folder) for folder in (subject.source_dir, subject.stage_dir))
+    words = partial(texts.label, own), partial(texts.label, packed)
+    by_label = words if subject.item.model.task == "audio-classification" else None
+    yield choices_equal(expected, actual, axis=-1, output="logits", case=chosen, words=by_label)
+    both = texts.sides(subject) if by_label is None else None
+    if both is None:
+        return
+    for row, ids in enumerate(actual.argmax(axis=-1)):
+        where = replace(case, case=f"{case.case}: sound {row} as text")
+        yield texts.read_alike(subject, ids.tolist(), both=both, case=where)
 
 
 def padding(subject: Subject) -> Iterator[CheckRow]:
@@ -90,7 +113,7 @@ def _padding_at_one_length(subject: Subject) -> Iterator[CheckRow]:
     feeds[name] = feeds[name] * mask.reshape(*mask.shape, *[1] * (feeds[name].ndim - 2)).astype(feeds[name].dtype)
     case = subject.case("padding", f"rows that fill all, 5/8 and a quarter, seed {SEED}: as PyTorch on the same batch")
     actual, faults = run(subject, feeds, case=case)
-    yield from faults or compare(subject.reference(feeds), actual, case=case)
+    yield from faults or against_pytorch(subject, feeds, subject.reference(feeds), actual, case=case)
 
 
 def sensitivity(subject: Subject) -> Iterator[CheckRow]:

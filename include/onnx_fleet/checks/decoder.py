@@ -12,19 +12,23 @@ from functools import partial
 import numpy as np
 
 from onnx_fleet import generation, inputs
+from onnx_fleet.checks import texts as reading
+from onnx_fleet.checks.feeds import judged
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
-from onnx_fleet.comparison import Case, CheckRow, compare
+from onnx_fleet.comparison import Case, CheckRow, Outputs, compare
 from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.inputs import Batch, Side
 
-BATCH_SIZES = (1, 2, 5)
-LENGTHS = (1, 2, 17)
+BATCH_SIZES = (1, 2, 7)
+LENGTHS = (1, 2, 17, 64)
 """And the model's maximum. 17 is odd, and longer than the sliding windows of small models."""
 TOKENS_AT_MAXIMUM = 1024
 """Batches at the maximum length hold as many rows as fit in this."""
 PADDED_LENGTHS = (17, 9, 1)
 SPLIT_LENGTH, SPLITS = 19, (1, 7, 18)
-"""A prompt of so many tokens, given in two pieces that part there."""
+"""Prompts of so many tokens, given in two pieces that part there."""
+SPLIT_ANYWHERE = 8
+"""One prompt of so many tokens, parted at every place."""
 STEPS = 6
 NEW_TOKENS = 32
 
@@ -38,7 +42,13 @@ def prompt(subject: Subject) -> Iterator[CheckRow]:
         expected = _pytorch(subject, largest)
         for batch_size in sorted({min(size, rows) for size in BATCH_SIZES}):
             case = subject.case("prompt", f"batch_size {batch_size}, sequence_length {length}, seed {SEED}")
-            yield from _compared(case, expected[:batch_size], partial(_graph, subject, largest[:batch_size]))
+            few = largest[:batch_size]
+            yield from _compared(
+                case,
+                expected[:batch_size],
+                partial(_graph, subject, few),
+                exact=partial(subject.reference.in_float64, _feeds(few)),
+            )
 
 
 def cache(subject: Subject) -> Iterator[CheckRow]:
@@ -49,12 +59,43 @@ def cache(subject: Subject) -> Iterator[CheckRow]:
     for split in (split for split in SPLITS if split < length):
         case = subject.case("cache", f"{length} tokens in two pieces, parted after {split}, seed {SEED}")
         yield from _compared(case, expected, partial(_in_pieces, subject, batch, [split, length - split]))
+    short = batch[:1].cut(min(SPLIT_ANYWHERE, length))
+    whole = _pytorch(subject, short)
+    for split in range(1, short.input_ids.shape[1]):
+        case = subject.case("cache", f"1 row of {short.input_ids.shape[1]} tokens, parted after {split}, seed {SEED}")
+        yield from _compared(case, whole, partial(_in_pieces, subject, short, [split, whole.shape[1] - split]))
+    yield from _padded_steps(subject)
     steps = min(STEPS, length - 1)
     case = subject.case("cache", f"{length - steps} tokens, then {steps} one by one, seed {SEED}")
     yield from _compared(case, expected, partial(_in_pieces, subject, batch, [length - steps, *[1] * steps]))
     order = np.array([2, 0, 0])
     case = subject.case("cache", f"{length - 1} tokens, then one with rows {order.tolist()}, as beams do, seed {SEED}")
     yield from _compared(case, expected[order, -1:], partial(_reordered, subject, batch, order))
+
+
+def _padded_steps(subject: Subject) -> Iterator[CheckRow]:
+    """A batch that is padded on the left, its last tokens one by one."""
+    rows = _rows_to_pad(subject)
+    batch = inputs.pad(rows, side="left", space=subject.space)
+    length = batch.input_ids.shape[1]
+    steps = min(STEPS, length - 1)
+    said = ", ".join(str(row.input_ids.shape[1]) for row in rows)
+    case = subject.case("cache", f"rows of {said} tokens, padded left, the last {steps} one by one, seed {SEED}")
+    run = partial(_in_pieces, subject, batch, [length - steps, *[1] * steps])
+    wanted = _pytorch(subject, batch)[batch.real]
+    yield from _compared(case, wanted, lambda: run()[batch.real])
+
+
+def text(subject: Subject) -> Iterator[CheckRow]:
+    """Logits equal PyTorch's on real text, tokenized by the packed tokenizer, padded left."""
+    case = subject.case("text", f"{len(inputs.TEXTS)} texts of several scripts through the packed tokenizer")
+    both = reading.sides(subject)
+    if both is None:
+        yield case.row("skipped", passed=True, detail="the stage has no tokenizer.json")
+        return
+    rows = [both[1].encode([text]) for text in _texts(subject)]
+    batch = inputs.pad(rows, side="left", space=subject.space)
+    yield from _compared(case, _pytorch(subject, batch)[batch.real], lambda: _graph(subject, batch)[batch.real])
 
 
 def padding_left(subject: Subject) -> Iterator[CheckRow]:
@@ -68,16 +109,17 @@ def padding_right(subject: Subject) -> Iterator[CheckRow]:
 
 
 def greedy(subject: Subject) -> Iterator[CheckRow]:
-    """The likeliest tokens are those of transformers' generate, in a padded batch of prompts."""
+    """The likeliest tokens are those of transformers' generate, in a padded batch of random prompts and real text."""
     room = subject.space.max_length - max(PADDED_LENGTHS)
     new_tokens = min(NEW_TOKENS, room)
-    case = subject.case(
-        "greedy", f"prompts of {', '.join(map(str, PADDED_LENGTHS))} tokens, padded left, {new_tokens} new, seed {SEED}"
-    )
+    random, both = _rows_to_pad(subject), reading.sides(subject)
+    written = [both[1].encode([text]).cut(PADDED_LENGTHS[0]) for text in _texts(subject)] if both else []
+    said = f"{len(random)} random prompts and {len(written)} texts of up to {PADDED_LENGTHS[0]} tokens"
+    case = subject.case("greedy", f"{said}, padded left, {new_tokens} new, seed {SEED}")
     if new_tokens < 1:
         yield case.row("skipped", passed=True, detail="the model has no room for a prompt and new tokens")
         return
-    batch = inputs.pad(_rows_to_pad(subject), side="left", space=subject.space)
+    batch = inputs.pad([*random, *written], side="left", space=subject.space)
     ends = _end_ids(subject)
     wanted = subject.reference.generate(
         {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask},
@@ -97,6 +139,11 @@ def greedy(subject: Subject) -> Iterator[CheckRow]:
         yield case.row("error", detail=str(err))
         return
     yield from _same_tokens(subject, case, batch, wanted=wanted, found=found)
+    if both is None:
+        return
+    for index, tokens in enumerate(found):
+        where = replace(case, case=f"{case.case}, prompt {index}")
+        yield reading.read_alike(subject, tokens.tolist(), both=both, case=where)
 
 
 def sensitivity(subject: Subject) -> Iterator[CheckRow]:
@@ -177,13 +224,16 @@ def _margin(
     return float(last[pair[0]] - last[pair[1]]), 2 * (tolerances.atol + tolerances.rtol * float(np.abs(last).max()))
 
 
-def _compared(case: Case, expected: np.ndarray, run: Callable[[], np.ndarray]) -> Iterator[CheckRow]:
+def _compared(
+    case: Case, expected: np.ndarray, run: Callable[[], np.ndarray], *, exact: Callable[[], Outputs] = dict
+) -> Iterator[CheckRow]:
     try:
         found = run()
     except ValidationFailed as err:
         yield case.row("error", detail=str(err))
         return
-    yield from compare({"logits": expected}, {"logits": found}, case=case)
+    own, other = {"logits": expected}, {"logits": found}
+    yield from judged(compare(own, other, case=case), own, other, exact=exact)
 
 
 def _feeds(batch: Batch) -> dict[str, np.ndarray]:
@@ -233,10 +283,14 @@ def _rows_to_pad(subject: Subject) -> list[Batch]:
     return [inputs.random_batch(subject.space, batch_size=1, length=length, seed=SEED) for length in lengths]
 
 
+def _texts(subject: Subject) -> list[reading.Text]:
+    return reading.known(subject, [(text, None) for text in inputs.TEXTS])
+
+
 def _end_ids(subject: Subject) -> list[int]:
     """What ends a text, as generate would read it."""
     ends = subject.reference.model.generation_config.eos_token_id
     return [] if ends is None else ends if isinstance(ends, list) else [ends]
 
 
-CHECKS = checks_of(prompt, cache, padding_left, padding_right, greedy, sensitivity)
+CHECKS = checks_of(prompt, text, cache, padding_left, padding_right, greedy, sensitivity)

@@ -8,14 +8,22 @@ from dataclasses import replace
 import numpy as np
 
 from onnx_fleet import images, inputs, preprocessor
-from onnx_fleet.checks.feeds import batches_equal, choices_equal, rows_of, run, sensitive, where_pytorch_holds
+from onnx_fleet.checks.feeds import (
+    against_pytorch,
+    batches_equal,
+    choices_equal,
+    rows_of,
+    run,
+    sensitive,
+    where_pytorch_holds,
+)
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
 from onnx_fleet.comparison import CheckRow, compare
 from onnx_fleet.images import Kind
 from onnx_fleet.inputs import Batch
 
-BATCH_SIZES = (1, 2, 5)
-LENGTHS = (2, 17)
+BATCH_SIZES = (1, 2, 7)
+LENGTHS = (1, 2, 17, 64)
 """And the model's maximum."""
 PADDED_LENGTHS = (17, 9, 3)
 COUNTS = ((1, 1), (1, 3), (4, 2))
@@ -30,7 +38,7 @@ def parity(subject: Subject) -> Iterator[CheckRow]:
         feeds = {**_text(subject, texts, length=9), **_image(subject, pictures, kind="noise")}
         expected = subject.reference(feeds)
         actual, faults = run(subject, feeds, case=case)
-        yield from faults or compare(expected, actual, case=case)
+        yield from faults or against_pytorch(subject, feeds, expected, actual, case=case)
         if "logits_per_image" in actual and texts > 1:
             chosen = replace(case, case=f"{said}: the text that fits best")
             name = "logits_per_image"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -13,6 +14,8 @@ from onnx_fleet.errors import ValidationFailed
 
 Feeds = Mapping[str, np.ndarray]
 Size = TypeVar("Size")
+Words = Callable[[int], str]
+"""What a class or a token is called."""
 
 
 def rows_of(feeds: Feeds, rows: slice | np.ndarray) -> dict[str, np.ndarray]:
@@ -26,6 +29,48 @@ def run(subject: Subject, feeds: Feeds, *, case: Case, role: str = "model") -> t
         return subject.session(role).run(feeds), []
     except ValidationFailed as err:
         return {}, [case.row("error", detail=str(err))]
+
+
+def against_pytorch(
+    subject: Subject,
+    feeds: Feeds,
+    expected: Outputs,
+    actual: Outputs,
+    *,
+    case: Case,
+    read: Callable[[Outputs], Outputs] = lambda outputs: outputs,
+) -> Iterator[CheckRow]:
+    """The outputs of a model's one graph against the plain model's on the same feeds.
+
+    Args:
+        read: what is compared of outputs: those at real positions, for one.
+    """
+    rows = compare(read(expected), read(actual), case=case)
+    yield from judged(
+        rows,
+        read(expected),
+        read(actual),
+        exact=lambda: read(wide) if (wide := subject.reference.in_float64(feeds)) else {},
+    )
+
+
+def judged(
+    rows: Sequence[CheckRow], expected: Outputs, actual: Outputs, *, exact: Callable[[], Outputs]
+) -> Iterator[CheckRow]:
+    """The rows; where values differ they also say who is off. It explains a failure, and never waves one through.
+
+    Args:
+        exact: the same outputs in double precision; asked for only when something differs.
+    """
+    outputs = exact() if any(row.finding == "different" for row in rows) else {}
+    for row in rows:
+        name = row.output
+        if row.finding != "different" or name not in outputs:
+            yield row
+            continue
+        graph, torch = (float(np.abs(own[name] - outputs[name]).max()) for own in (actual, expected))
+        said = f"against PyTorch in float64 the graph is off by {graph:.2g} and PyTorch in float32 by {torch:.2g}"
+        yield replace(row, detail=f"{row.detail}; {said}" if row.detail else said)
 
 
 def batches_equal(
@@ -46,8 +91,12 @@ def batches_equal(
     parts = {f"batch_size {size}": slice(size) for size in sorted({min(size, count) for size in sizes})}
     for name, rows in {**parts, "the last row alone": slice(count - 1, count)}.items():
         case = subject.case(check, f"{name}, {text}", role=role)
-        actual, faults = run(subject, rows_of(feeds, rows), case=case, role=role)
-        yield from faults or compare(rows_of(expected, rows), actual, case=case)
+        few = rows_of(feeds, rows)
+        actual, faults = run(subject, few, case=case, role=role)
+        if faults or role != "model":
+            yield from faults or compare(rows_of(expected, rows), actual, case=case)
+        else:
+            yield from against_pytorch(subject, few, rows_of(expected, rows), actual, case=case)
 
 
 def parity_over_sizes(
@@ -78,21 +127,44 @@ def parity_over_sizes(
             yield case.row("skipped", passed=True, detail=str(err))
             continue
         actual, faults = run(subject, feeds, case=case)
-        yield from faults or compare(expected, actual, case=case)
+        yield from faults or against_pytorch(subject, feeds, expected, actual, case=case)
 
 
-def choices_equal(expected: np.ndarray, actual: np.ndarray, *, axis: int, output: str, case: Case) -> CheckRow:
-    """One row: the largest value stands at the same place along an axis, wherever PyTorch's own choice is no tie."""
+def choices_equal(
+    expected: np.ndarray,
+    actual: np.ndarray,
+    *,
+    axis: int,
+    output: str,
+    case: Case,
+    words: tuple[Words, Words] | None = None,
+) -> CheckRow:
+    """One row: the largest value stands at the same place along an axis, wherever PyTorch's own choice is no tie.
+
+    Args:
+        words: what the source and the bundle call a place; then the words have to be the same, not the places.
+    """
     if expected.shape != actual.shape:
         return case.row("shape", output=output, detail=f"{list(actual.shape)} where PyTorch has {list(expected.shape)}")
     ordered = np.sort(expected, axis=axis)
     margin = np.take(ordered, -1, axis=axis) - np.take(ordered, -2, axis=axis)
     clear = margin > 2 * (case.tolerances.atol + case.tolerances.rtol * np.abs(np.take(ordered, -1, axis=axis)))
-    wrong = (expected.argmax(axis=axis) != actual.argmax(axis=axis)) & clear
+    own, found = expected.argmax(axis=axis), actual.argmax(axis=axis)
+    spoken = (own, found) if words is None else (_said(own, words[0]), _said(found, words[1]))
+    wrong = (spoken[0] != spoken[1]) & clear
     said = f"{int(clear.sum())} of {clear.size} choices are clear in PyTorch"
-    if wrong.any():
-        return case.row("different", output=output, detail=f"{said}; {int(wrong.sum())} of them are others")
-    return case.row("equal", output=output, passed=True, detail=said)
+    if not wrong.any():
+        return case.row("equal", output=output, passed=True, detail=said)
+    first = tuple(np.argwhere(wrong)[0])
+    example = f"the first is {spoken[1][first]} where the source says {spoken[0][first]}"
+    return case.row("different", output=output, detail=f"{said}; {int(wrong.sum())} of them are others; {example}")
+
+
+def _said(places: np.ndarray, word: Words) -> np.ndarray:
+    """Each place by its word."""
+    known = {int(place): word(int(place)) for place in np.unique(places)}
+    said: np.ndarray = np.array([known[int(place)] for place in places.ravel()], dtype=object).reshape(places.shape)
+    return said
 
 
 def sensitive(subject: Subject, feeds: Feeds, other: Feeds, *, case: Case) -> CheckRow:

@@ -7,15 +7,21 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from onnx_fleet import graph as graphs
-from onnx_fleet import recipes, workloads
+from onnx_fleet import recipes, stage, workloads
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
 from onnx_fleet.comparison import Case, CheckRow, compare
 from onnx_fleet.errors import GpuUnavailable, ValidationFailed
 from onnx_fleet.graph import SYMBOLS, GraphInfo
 from onnx_fleet.runtime import require_placed
+from onnx_fleet.tensors import Weight, weights_of
 
 DYNAMIC_SIZES = ((1, 1), (3, 2), (4, 13))
 """Batch sizes and lengths that no example has."""
+LARGEST_BATCH = (32, 3)
+"""For graphs that take tokens; so many images would cost as much as all other checks together."""
+_INTEGERS = frozenset({"input_ids", "attention_mask", "token_type_ids", "position_ids", "decoder_input_ids"})
+_LEAST_USED = 0.9
+"""A checkpoint's own file is carried along up to here: docs/decisions/weights.md."""
 
 
 def contract(subject: Subject) -> Iterator[CheckRow]:
@@ -23,9 +29,51 @@ def contract(subject: Subject) -> Iterator[CheckRow]:
     for role, info in subject.graphs.items():
         case = subject.case("contract", "the file as it lies", role=role)
         path = subject.stage_dir / info.path
-        found = graphs.describe(path, role=info.role, variant=info.variant, bundle=subject.stage_dir)
-        faults = [*_recorded(subject, info, found, case), *_named(found, case), *_taken(subject, found, case)]
+        try:
+            found = graphs.describe(path, role=info.role, variant=info.variant, bundle=subject.stage_dir)
+        except KeyError as err:
+            said = f"{err} is no opset or IR version of the contract: no onnxruntime is known to take it"
+            yield case.row("error", detail=said)
+            continue
+        faults = [
+            *_recorded(subject, info, found, case),
+            *_named(found, case),
+            *_typed(found, case),
+            *_paired(found, case),
+            *_taken(subject, found, case),
+        ]
+        if found.opset != subject.item.model.entry.opset:
+            said = f"opset {found.opset} where the entry wants {subject.item.model.entry.opset}"
+            faults.append(case.row("different", detail=said))
         yield from faults or [case.row("equal", passed=True)]
+
+
+def external_data(subject: Subject) -> Iterator[CheckRow]:
+    """Every file beside the graphs is as long as they say, is theirs to nine tenths, and none lies there for nobody."""
+    recorded = stage.read_export(subject.stage_dir).graphs
+    ranges: dict[str, set[tuple[int, int]]] = {}
+    for info in recorded:
+        for weight in _weights(subject, info):
+            if weight.external:
+                ranges.setdefault(weight.file, set()).add((weight.offset, weight.size_bytes))
+    case = subject.case("external_data", "every file under onnx/, by what the graphs say of it")
+    faults = 0
+    for file in sorted((subject.stage_dir / "onnx").iterdir()):
+        path, size = f"onnx/{file.name}", file.stat().st_size
+        if path in {info.path for info in recorded}:
+            continue
+        end = max((offset + length for offset, length in ranges.get(path, ())), default=0)
+        used = sum(length for _, length in ranges.get(path, ()))
+        if end > size:
+            said = f"ends at byte {size}, and weights lie up to byte {end}"
+        elif used < _LEAST_USED * size:
+            said = f"{size - used} of its {size} bytes are read by no graph"
+        else:
+            continue
+        faults += 1
+        yield case.row("different" if used else "unexpected", output=path, detail=said)
+    if not faults:
+        yield case.row("equal", passed=True, detail=f"{len(ranges)} files")
 
 
 def placement(subject: Subject) -> Iterator[CheckRow]:
@@ -48,7 +96,8 @@ def dynamic(subject: Subject) -> Iterator[CheckRow]:
     """No axis named dynamic was frozen: outputs have the sizes that their symbols promise, at sizes never traced."""
     longest = workloads.longest(subject.stage_dir, subject.reference)
     for role, info in subject.graphs.items():
-        for batch_size, length in DYNAMIC_SIZES:
+        takes_tokens = "input_ids" in {spec.name for spec in info.inputs}
+        for batch_size, length in (*DYNAMIC_SIZES, *((LARGEST_BATCH,) if takes_tokens else ())):
             for work in workloads.of(info, batch_size=batch_size, length=min(length, longest or length)):
                 yield from _sizes_kept(subject, info, work, case=subject.case("dynamic", work.text, role=role))
 
@@ -117,6 +166,27 @@ def _named(info: GraphInfo, case: Case) -> Iterator[CheckRow]:
             yield case.row("shape", output=spec.name, detail=f"axis 0 of {spec.shape} is not batch_size")
 
 
+def _typed(info: GraphInfo, case: Case) -> Iterator[CheckRow]:
+    for spec in info.inputs:
+        if spec.name in _INTEGERS and spec.dtype != "int64":
+            yield case.row("dtype", output=spec.name, detail=f"{spec.dtype} where every consumer feeds int64")
+
+
+def _paired(info: GraphInfo, case: Case) -> Iterator[CheckRow]:
+    """optimum feeds the outputs of a cache back by their order, not by their names."""
+    past = [spec.name.removeprefix("past_key_values.") for spec in info.inputs if spec.name.startswith("past_")]
+    present = [spec.name.removeprefix("present.") for spec in info.outputs if spec.name.startswith("present.")]
+    if past != present:
+        yield case.row("different", detail=f"past inputs {past} and present outputs {present} stand in another order")
+
+
+def _weights(subject: Subject, info: GraphInfo) -> Iterator[Weight]:
+    import onnx
+
+    model = onnx.load(subject.stage_dir / info.path, load_external_data=False)
+    return weights_of(model, bundle=subject.stage_dir, path=info.path)
+
+
 def _taken(subject: Subject, info: GraphInfo, case: Case) -> Iterator[CheckRow]:
     """Of a single graph: several share what the source model takes."""
     declared = {spec.name for spec in info.inputs}
@@ -126,4 +196,4 @@ def _taken(subject: Subject, info: GraphInfo, case: Case) -> Iterator[CheckRow]:
             yield case.row("missing", output=name, detail="the source model takes it, the graph does not")
 
 
-CHECKS = checks_of(placement, contract, dynamic, recipe_cases)
+CHECKS = checks_of(placement, contract, external_data, dynamic, recipe_cases)

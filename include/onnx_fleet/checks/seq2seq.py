@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from onnx_fleet import generation, generation_seq2seq
+from onnx_fleet import generation, generation_seq2seq, inputs
 from onnx_fleet.checks import source_and_target as feeding
-from onnx_fleet.checks.feeds import Feeds, rows_of, sensitive, where_pytorch_holds
+from onnx_fleet.checks import texts as reading
+from onnx_fleet.checks.feeds import Feeds, judged, rows_of, sensitive, where_pytorch_holds
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
 from onnx_fleet.comparison import Case, CheckRow, Outputs, compare
 from onnx_fleet.errors import ValidationFailed
@@ -22,16 +23,16 @@ from onnx_fleet.generation import Call
 from onnx_fleet.generation_seq2seq import Encoded
 from onnx_fleet.runtime import Session
 
-SIZES = ((1, 1), (17, 2), (2, 13))
+SIZES = ((1, 1), (2, 13), (17, 2), (64, 64))
 """Lengths of source and target; and the model's maxima. Both 17 and 13 are longer than small models' windows."""
-BATCH_SIZES = (1, 2, 5)
+BATCH_SIZES = (1, 2, 7)
 TOKENS_AT_MAXIMUM = 1024
 """Batches at the maximum lengths hold as many rows as fit in this."""
 PADDED_LENGTHS = (17, 9, 1)
 TARGET_LENGTH = 12
 PIECES = ((1,) * TARGET_LENGTH, (4,) + (1,) * 8, (3, 4, 5))
 """How a target of TARGET_LENGTH tokens is fed: one by one, behind forced ones, and several at a time."""
-NEW_TOKENS, BEAMS, NEW_TOKENS_OF_BEAMS = 32, 2, 20
+NEW_TOKENS, BEAMS, NEW_TOKENS_OF_BEAMS, NEW_TOKENS_OF_TEXTS = 32, 2, 20, 20
 _TARGET_MASK = "decoder_attention_mask"
 """What only a graph of source and target takes."""
 
@@ -48,7 +49,8 @@ def parity(subject: Subject) -> Iterator[CheckRow]:
             text = f"batch_size {size}, source of {source}, target of {target}, seed {SEED}"
             few = slice(size)
             run = partial(_graphs, subject, rows_of(feeds, few), tokens[few])
-            yield from _compared(subject.case("parity", text), rows_of(expected, few), run)
+            exact = partial(subject.reference.in_float64, {**rows_of(feeds, few), "decoder_input_ids": tokens[few]})
+            yield from _compared(subject.case("parity", text), rows_of(expected, few), run, exact=exact)
 
 
 def padding(subject: Subject) -> Iterator[CheckRow]:
@@ -119,14 +121,36 @@ def cache(subject: Subject) -> Iterator[CheckRow]:
 def greedy(subject: Subject) -> Iterator[CheckRow]:
     """The likeliest tokens are those of transformers' generate, in a padded batch of sources."""
     room = feeding.target_limit(subject) - 1
-    yield from _generated(subject, "greedy", num_beams=1, new_tokens=min(NEW_TOKENS, room), ends=())
+    text, feeds, _ = _padded(subject)
+    case = subject.case("greedy", f"{text}, padded right, {min(NEW_TOKENS, room)} new")
+    yield from _generated(subject, case, feeds, num_beams=1, new_tokens=min(NEW_TOKENS, room), ends=())
+
+
+def text(subject: Subject) -> Iterator[CheckRow]:
+    """Real text in gives the text out that the source gives, each side with its own tokenizer."""
+    case = subject.case("text", f"texts of several scripts, {NEW_TOKENS_OF_TEXTS} new")
+    both = reading.sides(subject) if "input_ids" in subject.reference.parameters else None
+    if both is None:
+        yield case.row("skipped", passed=True, detail="the model reads no text, or the stage has no tokenizer.json")
+        return
+    texts = reading.known(subject, [(text, None) for text in inputs.TEXTS])
+    own, found = (side.encode(texts) for side in both)
+    if not np.array_equal(own.input_ids[own.real], found.input_ids[found.real]):
+        yield case.row("different", output="tokens", detail="the packed tokenizer makes other tokens of them")
+        return
+    feeds = {"input_ids": found.input_ids, "attention_mask": found.attention_mask}
+    ends = _listed(subject.reference.model.generation_config.eos_token_id)
+    room = feeding.target_limit(subject) - 1
+    yield from _generated(subject, case, feeds, num_beams=1, new_tokens=min(NEW_TOKENS_OF_TEXTS, room), ends=ends)
 
 
 def beams(subject: Subject) -> Iterator[CheckRow]:
     """Beam search finds the texts that transformers' generate finds, where texts may end."""
     room = feeding.target_limit(subject) - 1
     ends = _listed(subject.reference.model.generation_config.eos_token_id)
-    yield from _generated(subject, "beams", num_beams=BEAMS, new_tokens=min(NEW_TOKENS_OF_BEAMS, room), ends=ends)
+    text, feeds, _ = _padded(subject)
+    case = subject.case("beams", f"{text}, padded right, {min(NEW_TOKENS_OF_BEAMS, room)} new")
+    yield from _generated(subject, case, feeds, num_beams=BEAMS, new_tokens=min(NEW_TOKENS_OF_BEAMS, room), ends=ends)
 
 
 def sensitivity(subject: Subject) -> Iterator[CheckRow]:
@@ -177,12 +201,10 @@ def _kept(own: tuple[Outputs, Outputs], found: tuple[Outputs, Outputs], *, case:
 
 
 def _generated(
-    subject: Subject, check: str, *, num_beams: int, new_tokens: int, ends: Sequence[int]
+    subject: Subject, case: Case, feeds: Feeds, *, num_beams: int, new_tokens: int, ends: Sequence[int]
 ) -> Iterator[CheckRow]:
-    """One row a source: our loop on the graphs, transformers' own on the model, the same settings and no others."""
-    text, feeds, _ = _padded(subject)
-    case = subject.case(check, f"{text}, padded right, {new_tokens} new")
-    rows = len(_lengths(subject))
+    """Our loop on the graphs, transformers' own on the model, the same settings and no others: tokens, then text."""
+    rows, both = len(next(iter(feeds.values()))), reading.sides(subject)
     wanted = _generate(subject, feeds, num_beams=num_beams, max_new_tokens=new_tokens, eos_token_id=list(ends) or None)
     start = np.full((rows, 1), feeding.start_token(subject), dtype=np.int64)
     search = partial(generation_seq2seq.beams, num_beams=num_beams) if num_beams > 1 else generation.greedy
@@ -195,6 +217,8 @@ def _generated(
     for row in range(rows):
         pair = [generation_seq2seq.until_end(tokens[row], ends) for tokens in (wanted, found)]
         where = replace(case, case=f"{case.case}, source {row}")
+        if both is not None:
+            yield reading.read_alike(subject, pair[1], both=both, case=where)
         if pair[0] == pair[1]:
             yield where.row("equal", output="tokens", passed=True, detail=f"{len(pair[0])} tokens")
             continue
@@ -312,13 +336,16 @@ def _pytorch(subject: Subject, feeds: Feeds, tokens: np.ndarray) -> Outputs:
     return subject.reference({**feeds, "decoder_input_ids": tokens})
 
 
-def _compared(case: Case, expected: Outputs, run: Callable[[], Outputs]) -> Iterator[CheckRow]:
+def _compared(
+    case: Case, expected: Outputs, run: Callable[[], Outputs], *, exact: Callable[[], Outputs] = dict
+) -> Iterator[CheckRow]:
     try:
         found = run()
     except ValidationFailed as err:
         yield case.row("error", detail=str(err))
         return
-    yield from compare({name: array for name, array in expected.items() if name in found}, found, case=case)
+    own = {name: array for name, array in expected.items() if name in found}
+    yield from judged(compare(own, found, case=case), own, found, exact=exact)
 
 
 def _logits(outputs: Outputs) -> Outputs:
@@ -370,7 +397,7 @@ def _where_it_decodes(run: Callable[[Subject], Iterator[CheckRow]], subject: Sub
         yield from run(subject)
 
 
-CHECKS = checks_of(parity, padding, target_padding, cache, greedy, beams, sensitivity)
+CHECKS = checks_of(parity, padding, target_padding, cache, greedy, text, beams, sensitivity)
 
 CHECKS_OF_SPEECH = tuple(replace(check, run=partial(_where_it_decodes, check.run)) for check in CHECKS)
 """The same; models that give letters or classes without a decoder are asked nothing."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_fleet import inputs, workloads
+from onnx_fleet import inputs, tokenizer, workloads
 from onnx_fleet.comparison import Case, CheckRow
 from onnx_fleet.graph import GraphInfo, TensorSpec
 from onnx_fleet.inputs import Batch, TokenSpace
@@ -18,6 +18,8 @@ from onnx_fleet.plan import WorkItem
 from onnx_fleet.runtime import Session
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from onnx_fleet.reference import Reference
 
 SEED = 20
@@ -28,6 +30,8 @@ class Subject:
     """The graphs of one bundle, and what they are held to."""
 
     stage_dir: Path
+    source_dir: Path
+    """The source's own files at the item's commit."""
     item: WorkItem
     graphs: Mapping[str, GraphInfo]
     """By role, in the export's order."""
@@ -40,6 +44,11 @@ class Subject:
         """The tokens that may be fed."""
         fixed = workloads.fixed_length(self.graphs.values())
         return inputs.token_space(self.stage_dir, self.reference.limits, fixed_length=fixed)
+
+    @cached_property
+    def source_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The source's own, in transformers."""
+        return tokenizer.load(self.item.model, self.source_dir)
 
     @cached_property
     def outputs(self) -> tuple[TensorSpec, ...]:

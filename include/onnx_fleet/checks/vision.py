@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
 from onnx_fleet import images, preprocessor
-from onnx_fleet.checks.feeds import choices_equal, parity_over_sizes, run, sensitive
+from onnx_fleet.checks import texts
+from onnx_fleet.checks.feeds import against_pytorch, choices_equal, parity_over_sizes, run, sensitive
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
-from onnx_fleet.comparison import CheckRow, compare
+from onnx_fleet.comparison import CheckRow
 from onnx_fleet.images import Kind
 
-BATCH_SIZES = (1, 2, 5)
+BATCH_SIZES = (1, 2, 7)
 LARGEST_SIDE = 256
 """Models whose images may have any size are proven up to about here: attention costs the fourth power of the side."""
 CONSUMERS_MASK = (64, 64)
@@ -37,16 +39,18 @@ def pictures(subject: Subject) -> Iterator[CheckRow]:
     feeds = image_feeds(subject, 4, size=sizes(subject)[0], kind="picture")
     case = subject.case("pictures", "4 pictures: slopes, checkerboards and discs, as preprocessor_config.json has them")
     actual, faults = run(subject, feeds, case=case)
-    yield from faults or compare(subject.reference(feeds), actual, case=case)
+    yield from faults or against_pytorch(subject, feeds, subject.reference(feeds), actual, case=case)
 
 
 def answers(subject: Subject) -> Iterator[CheckRow]:
-    """The label of every picture, box or pixel is the one that PyTorch gives."""
+    """The label of every picture, box or pixel, in the packed config.json's words, is the source's."""
     axis = _CHOICES.get(subject.item.model.task)
     case = subject.case("answers", f"5 images of noise, seed {SEED}, and 4 pictures")
     if axis is None:
         yield case.row("skipped", passed=True, detail=f"{subject.item.model.task} chooses no label")
         return
+    own, packed = (texts.labels_of(folder) for folder in (subject.source_dir, subject.stage_dir))
+    words = partial(texts.label, own), partial(texts.label, packed)
     kinds: tuple[tuple[int, Kind], ...] = ((5, "noise"), (4, "picture"))
     for count, kind in kinds:
         feeds = image_feeds(subject, count, size=sizes(subject)[0], kind=kind)
@@ -54,7 +58,7 @@ def answers(subject: Subject) -> Iterator[CheckRow]:
         yield from faults
         if "logits" in actual:
             expected = subject.reference(feeds)["logits"]
-            yield choices_equal(expected, actual["logits"], axis=axis, output="logits", case=case)
+            yield choices_equal(expected, actual["logits"], axis=axis, output="logits", case=case, words=words)
 
 
 def pixel_mask(subject: Subject) -> Iterator[CheckRow]:
@@ -67,7 +71,7 @@ def pixel_mask(subject: Subject) -> Iterator[CheckRow]:
     for text, given in {"a mask as large as the image": feeds, "a mask of 64 x 64 ones": small}.items():
         case = subject.case("pixel_mask", f"3 images of up to {height} x {width} pixels, {text}, seed {SEED}")
         actual, faults = run(subject, given, case=case)
-        yield from faults or compare(subject.reference(given), actual, case=case)
+        yield from faults or against_pytorch(subject, given, subject.reference(given), actual, case=case)
 
 
 def sensitivity(subject: Subject) -> Iterator[CheckRow]:

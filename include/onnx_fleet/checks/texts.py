@@ -1,0 +1,140 @@
+"""Texts as the two sides read them: through the source's files in transformers, and through the packed ones without."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnx_fleet import inputs, tokenizer_json, tokenizer_proof
+from onnx_fleet.checks.subject import Subject
+from onnx_fleet.comparison import Case, CheckRow
+from onnx_fleet.inputs import Batch
+
+Text = tuple[str, str | None]
+"""A text, and the second one of a pair."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """How one side turns texts into ids, and ids and classes into words."""
+
+    encode: Callable[[Sequence[Text]], Batch]
+    token: Callable[[int], str]
+    decode: Callable[[Sequence[int]], str]
+    """Without special tokens."""
+    labels: Sequence[str]
+    """config.json's, by class; empty where it has none."""
+    mask_token: str | None
+    """The source's, for both: what its users write."""
+
+    def label(self, index: int) -> str:
+        """A class in words."""
+        return label(self.labels, index)
+
+
+def sides(subject: Subject) -> tuple[Side, Side] | None:
+    """The source's and the bundle's; None where the stage has no tokenizer.json."""
+    if not (subject.stage_dir / "tokenizer.json").is_file():
+        return None
+    return of_source(subject), of_stage(subject)
+
+
+def known(subject: Subject, texts: Sequence[Text]) -> list[Text]:
+    """Those texts on which a tokenizer.json can be exact at all."""
+    source = subject.source_tokenizer
+    return [text for text in texts if all(tokenizer_json.covers(source, part) for part in text if part is not None)]
+
+
+def read_alike(subject: Subject, ids: Sequence[int], *, both: tuple[Side, Side], case: Case) -> CheckRow:
+    """One row: the packed tokenizer makes of a model's tokens the text that the source's makes of them."""
+    own, found = (side.decode(ids) for side in both)
+    if tokenizer_proof.reads_alike(found, own, source=subject.source_tokenizer, ids=ids):
+        return case.row("equal", output="text", passed=True)
+    return case.row(
+        "different", output="text", detail=f"{found[:80]!r} where the source's tokenizer reads {own[:80]!r}"
+    )
+
+
+def of_source(subject: Subject) -> Side:
+    """What transformers makes of the source's own files."""
+    tokenizer: Any = subject.source_tokenizer
+    pad_id = subject.space.pad_token_id if tokenizer.pad_token is None else tokenizer.pad_token_id
+    space = replace(subject.space, pad_token_id=int(pad_id))
+
+    def encode(texts: Sequence[Text]) -> Batch:
+        rows = []
+        for first, second in texts:
+            found = tokenizer(first, second, truncation=True, max_length=space.max_length, return_tensors="np")
+            ids = found["input_ids"].astype(np.int64)
+            types = found.get("token_type_ids", np.zeros_like(ids)).astype(np.int64) % space.token_types
+            rows.append(Batch(input_ids=ids, attention_mask=np.ones_like(ids), token_type_ids=types))
+        return inputs.pad(rows, side=tokenizer.padding_side, space=space)
+
+    return Side(
+        encode=encode,
+        token=lambda index: str(tokenizer.convert_ids_to_tokens(int(index))),
+        decode=lambda ids: tokenizer_proof.decoded(tokenizer, [int(index) for index in ids], skip=True),
+        labels=labels_of(subject.source_dir),
+        mask_token=tokenizer.mask_token,
+    )
+
+
+def of_stage(subject: Subject) -> Side:
+    """What a consumer without transformers makes of the packed files."""
+    from tokenizers import Tokenizer
+
+    settings = _json(subject.stage_dir / "tokenizer_config.json")
+    tokenizer = Tokenizer.from_file(str(subject.stage_dir / "tokenizer.json"))
+    makes_types = "token_type_ids" in subject.source_tokenizer.model_input_names
+    pad = _content(settings.get("pad_token"))
+    pad_id = tokenizer.token_to_id(pad) if pad else None
+
+    def encode(texts: Sequence[Text]) -> Batch:
+        tokenizer.enable_truncation(subject.space.fixed_length or subject.space.max_length)
+        tokenizer.enable_padding(
+            direction=subject.source_tokenizer.padding_side,
+            pad_id=subject.space.pad_token_id if pad_id is None else pad_id,
+            length=subject.space.fixed_length,
+        )
+        found = tokenizer.encode_batch([text if pair is None else (text, pair) for text, pair in texts])
+        ids, mask, types = (
+            np.array([getattr(each, name) for each in found], dtype=np.int64)
+            for name in ("ids", "attention_mask", "type_ids")
+        )
+        types = types % subject.space.token_types if makes_types else types * 0
+        return Batch(input_ids=ids, attention_mask=mask, token_type_ids=types)
+
+    return Side(
+        encode=encode,
+        token=lambda index: str(tokenizer.id_to_token(int(index))),
+        decode=lambda ids: str(tokenizer.decode([int(index) for index in ids], skip_special_tokens=True)),
+        labels=labels_of(subject.stage_dir),
+        mask_token=subject.source_tokenizer.mask_token,
+    )
+
+
+def label(labels: Sequence[str], index: int) -> str:
+    """A class in words, as transformers calls one without a name."""
+    return labels[index] if index < len(labels) else f"LABEL_{index}"
+
+
+def labels_of(folder: Path) -> list[str]:
+    """config.json's words for its classes, in order; empty where it names none."""
+    named: Mapping[str, object] = _json(folder / "config.json").get("id2label") or {}
+    return [str(named[key]) for key in sorted(named, key=int)]
+
+
+def _json(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() else {}
+    return found
+
+
+def _content(token: object) -> str | None:
+    """A special token as tokenizer_config.json writes it: a text, or an object around one."""
+    said = token.get("content") if isinstance(token, dict) else token
+    return said if isinstance(said, str) else None

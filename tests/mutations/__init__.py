@@ -1,0 +1,21 @@
+"""The proof of the prover: ways to break good bundles of every family, each with the check that has to see it.
+
+A row is a fault that was met, or that somebody is likely to meet. Add each real one.
+"""
+
+from __future__ import annotations
+
+from mutations import beside, decoder, dual, encoder, seq2seq, speech, vision
+from mutations.mutation import Mutation
+
+MUTATIONS: tuple[Mutation, ...] = (
+    *encoder.MUTATIONS,
+    *decoder.MUTATIONS,
+    *seq2seq.MUTATIONS,
+    *vision.MUTATIONS,
+    *speech.MUTATIONS,
+    *dual.MUTATIONS,
+    *beside.MUTATIONS,
+)
+
+__all__ = ["MUTATIONS", "Mutation"]

@@ -1,0 +1,159 @@
+"""Sound graphs with the wrong files beside them: settings, labels, vocabularies, data of somebody else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from mutations.mutation import of_stage
+
+_HEADER_BYTES = 8
+
+
+def labels_swapped(stage_dir: Path) -> None:
+    """The label map of another fine-tune: the right classes by the wrong names."""
+
+    def swap(config: dict[str, Any]) -> None:
+        names = list(config["id2label"].values())
+        config["id2label"] = dict(zip(config["id2label"], [*names[1:], names[0]], strict=True))
+
+    _change_json(stage_dir / "config.json", swap)
+
+
+def padding_token_of_another(stage_dir: Path) -> None:
+    """config.json names another padding token than the model was trained with."""
+    _change_json(stage_dir / "config.json", lambda config: config.update(pad_token_id=3))
+
+
+def vocabulary_of_another(stage_dir: Path) -> None:
+    """Two words of the packed tokenizer have each other's ids."""
+
+    def swap(packed: dict[str, Any]) -> None:
+        vocabulary = packed["model"]["vocab"]
+        for first, second in (("the", "a"), ("of", "and")):
+            vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+
+    _change_json(stage_dir / "tokenizer.json", swap)
+
+
+def case_kept(stage_dir: Path) -> None:
+    """The packed tokenizer does not lower letters, where the source's does."""
+    _change_json(stage_dir / "tokenizer.json", lambda packed: packed["normalizer"].update(lowercase=False))
+
+
+def special_tokens_not_added(stage_dir: Path) -> None:
+    """The packed tokenizer puts nothing around a text."""
+    _change_json(stage_dir / "tokenizer.json", lambda packed: packed.update(post_processor=None))
+
+
+def truncation_of_another(stage_dir: Path) -> None:
+    """tokenizer_config.json cuts texts at another length."""
+    _change_json(stage_dir / "tokenizer_config.json", lambda settings: settings.update(model_max_length=16))
+
+
+def start_token_of_another(stage_dir: Path) -> None:
+    """generation_config.json begins texts with another token."""
+    _change_json(stage_dir / "generation_config.json", lambda settings: settings.update(decoder_start_token_id=7))
+
+
+def image_mean_of_another(stage_dir: Path) -> None:
+    """preprocessor_config.json normalises as other models want it."""
+    _change_json(
+        stage_dir / "preprocessor_config.json", lambda settings: settings.update(image_mean=[0.485, 0.456, 0.406])
+    )
+
+
+def letters_of_another(stage_dir: Path) -> None:
+    """The packed tokenizer of a CTC model spells two letters the other way round."""
+
+    def swap(packed: dict[str, Any]) -> None:
+        vocabulary = packed["model"]["vocab"]
+        vocabulary["E"], vocabulary["T"] = vocabulary["T"], vocabulary["E"]
+
+    _change_json(stage_dir / "tokenizer.json", swap)
+
+
+def data_of_another_fine_tune(stage_dir: Path) -> None:
+    """Weights of the same names, sizes and places, trained further: no shape and no length tells."""
+    (path,) = (stage_dir / "onnx").glob("*_data")
+    content = bytearray(path.read_bytes())
+    start = _HEADER_BYTES + int.from_bytes(content[:_HEADER_BYTES], "little")
+    weights = np.frombuffer(content, dtype=np.float32, offset=start)
+    weights += np.random.default_rng(0).normal(scale=0.02, size=weights.shape).astype(np.float32)
+    path.write_bytes(content)
+
+
+def data_cut_short(stage_dir: Path) -> None:
+    """The last quarter of the weights did not arrive."""
+    (path,) = (stage_dir / "onnx").glob("*_data")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 3 // 4])
+
+
+def data_missing(stage_dir: Path) -> None:
+    """The graphs arrived without their weights."""
+    (path,) = (stage_dir / "onnx").glob("*_data")
+    path.unlink()
+
+
+def data_of_an_earlier_export_behind_it(stage_dir: Path) -> None:
+    """A file was appended to where it should have been written anew."""
+    (path,) = (stage_dir / "onnx").glob("*_data")
+    path.write_bytes(path.read_bytes() * 2)
+
+
+def file_of_an_earlier_export(stage_dir: Path) -> None:
+    """A graph lies there that nobody recorded: consumers that look for it load it."""
+    graph = stage_dir / "onnx" / "model.onnx"
+    graph.with_name("model_quantized.onnx").write_bytes(graph.read_bytes())
+
+
+def graph_of_another_opset(stage_dir: Path) -> None:
+    """The file says another opset than was asked for and recorded."""
+    path = stage_dir / "onnx" / "model.onnx"
+    model = onnx.load(path)
+    del model.opset_import[:]
+    model.opset_import.append(helper.make_opsetid("", 21))
+    onnx.save(model, path)
+
+
+def graph_cut_short(stage_dir: Path) -> None:
+    """Half of the file."""
+    path = stage_dir / "onnx" / "model.onnx"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _change_json(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+
+_labels = partial(of_stage, model="labels", family="encoder")
+_bart = partial(of_stage, model="bart", family="seq2seq")
+
+MUTATIONS = (
+    _labels(labels_swapped, check="answers"),
+    _labels(padding_token_of_another, check="packed_files"),
+    _labels(vocabulary_of_another, check="tokenizer"),
+    _labels(case_kept, check="tokenizer"),
+    _labels(special_tokens_not_added, check="tokenizer"),
+    _labels(truncation_of_another, check="packed_files"),
+    _labels(graph_of_another_opset, check="contract"),
+    _labels(graph_cut_short, check="load", finding="error"),
+    _labels(file_of_an_earlier_export, check="external_data", finding="unexpected"),
+    _bart(start_token_of_another, check="greedy"),
+    _bart(data_of_another_fine_tune, check="parity"),
+    _bart(data_cut_short, check="load", finding="error"),
+    _bart(data_missing, check="load", finding="error"),
+    _bart(data_of_an_earlier_export_behind_it, check="external_data"),
+    of_stage(image_mean_of_another, model="patches", family="vision", check="packed_files"),
+    of_stage(letters_of_another, model="plain", family="speech", check="tones"),
+)

@@ -1,0 +1,61 @@
+"""Broken dual encoders: a Chinese CLIP, three graphs over one file of weights."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+from onnx import ModelProto, helper
+
+from mutations.mutation import of_graph
+from mutations.surgery import add_constant, as_ones, behind_output, change_weight, read_instead, swap_outputs
+
+
+def side_in_another_space(model: ModelProto) -> None:
+    """Texts alone are projected by another matrix than texts beside images."""
+    change_weight(model, "text_projection.weight", lambda weight: weight[::-1])
+
+
+def temperature_lost(model: ModelProto) -> None:
+    """Similarities are cosines, not scaled by what the model learned: the best match is the same, its chance is not."""
+    change_weight(model, "logit_scale", np.zeros_like)
+
+
+def embeddings_exchanged(model: ModelProto) -> None:
+    """Texts' embeddings are called images', and the other way round."""
+    swap_outputs(model, "text_embeds", "image_embeds")
+
+
+def mask_of_texts_dropped(model: ModelProto) -> None:
+    """Padding of a text counts, where texts stand alone."""
+    read_instead(model, "attention_mask", as_ones("attention_mask"))
+
+
+def pooled_by_the_second_token(model: ModelProto) -> None:
+    """A text is what its second token says, where its first one is meant."""
+    add_constant(model, "second", np.array([1]))
+    add_constant(model, "both", np.array([0, 1]))
+    weight = next(name for node in model.graph.node for name in node.input if name == "text_projection.weight")
+    made = [
+        helper.make_node("Gather", ["last_hidden_state", "second"], ["picked"], axis=1),
+        helper.make_node("Squeeze", ["picked", "second"], ["pooled"]),
+        helper.make_node("Gemm", ["pooled", weight], ["text_embeds"], transB=1),
+    ]
+    behind_output(model, "text_embeds", made)
+
+
+def image_patches_permuted(model: ModelProto) -> None:
+    """An image's patches stand in another order than their positions, where images stand alone."""
+    change_weight(model, "position_embedding.weight", lambda table: np.concatenate([table[:1], table[:0:-1]]))
+
+
+_pairs = partial(of_graph, model="pairs", family="dual")
+
+MUTATIONS = (
+    _pairs(side_in_another_space, role="text_model", check="parts"),
+    _pairs(temperature_lost, check="parity"),
+    _pairs(embeddings_exchanged, check="parity", finding="shape"),
+    _pairs(mask_of_texts_dropped, role="text_model", check="padding"),
+    _pairs(pooled_by_the_second_token, role="text_model", check="text_alone"),
+    _pairs(image_patches_permuted, role="vision_model", check="image_alone"),
+)

@@ -1,0 +1,52 @@
+"""docs/validation.md: its tables of checks and of mutations, as the code has them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from mutations import MUTATIONS
+from onnx_fleet.checks import CHECKS
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "validation.md"
+
+_BLOCK = re.compile(r"(<!-- begin: (\w+) -->\n).*?(<!-- end: \2 -->)", flags=re.DOTALL)
+
+
+def render(page: str) -> str:
+    """The page with its tables written anew."""
+    tables = {"checks": _checks(), "mutations": _mutations()}
+    return _BLOCK.sub(lambda block: f"{block[1]}{tables[block[2]]}{block[3]}", page)
+
+
+def _checks() -> str:
+    """One row for what a check proves; families that share its words share its row."""
+    families: dict[tuple[str, str], list[str]] = {}
+    for family, checks in CHECKS.items():
+        for check in checks:
+            families.setdefault((check.name, check.proves), []).append(family)
+    rows = [
+        (f"`{name}`", "all" if len(found) == len(CHECKS) else ", ".join(found), proves)
+        for (name, proves), found in families.items()
+    ]
+    return _table(("check", "families", "what it proves"), rows)
+
+
+def _mutations() -> str:
+    rows = [
+        (
+            f"`{each.name}`",
+            each.says,
+            each.family,
+            f"`{each.check}`",
+            each.finding.replace("_", " ") + ("" if each.tolerances is None else ", by an entry's tolerances¹"),
+        )
+        for each in MUTATIONS
+    ]
+    return _table(("mutation", "what is wrong then", "family", "caught by", "finding"), rows)
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

@@ -1,0 +1,67 @@
+"""The proof of the prover: every way to break a bundle is caught by the check that its row of the table names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fixtures.exported import Exported
+from mutations import MUTATIONS, Mutation, page
+from onnx_fleet import validation
+from onnx_fleet.errors import ValidationFailed
+from onnx_fleet.validation import ValidationReport
+
+# In the product a process of its own hears what torch and the exporter warn of.
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(900)]  # the first row of a model exports it
+
+WHOLE = tuple(dict.fromkeys(mutation.model for mutation in MUTATIONS))
+
+
+def validate(exported: Exported) -> ValidationReport:
+    return validation.validate(exported.stage_dir, source_dir=exported.source_dir)
+
+
+@pytest.mark.parametrize("model", WHOLE)
+def test_what_is_broken_here_was_sound_before(model: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """With the tightest tolerances that any row asks for: else they would be what fails."""
+    sound: Exported = request.getfixturevalue(model).copy(tmp_path)
+    asked = [row.tolerances for row in MUTATIONS if row.model == model and row.tolerances]
+    if asked:
+        sound.with_entry(lambda entry: replace(entry, tolerances=asked[0]))
+
+    report = validate(sound)
+
+    assert report.passed, report.reason
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda row: f"{row.model}-{row.name}")
+def test_it_is_caught_by_the_named_check(mutation: Mutation, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    broken: Exported = request.getfixturevalue(mutation.model).copy(tmp_path)
+    if (asked := mutation.tolerances) is not None:
+        broken.with_entry(lambda entry: replace(entry, tolerances=asked))
+    mutation.apply(broken.stage_dir)
+
+    report = validate(broken)
+
+    caught = {(row.check, row.finding) for row in report.rows if not row.passed}
+    assert (mutation.check, mutation.finding) in caught, caught
+    with pytest.raises(ValidationFailed, match=mutation.check):
+        validation.require_passed(report)
+
+
+def test_every_family_but_one_is_broken_in_several_ways() -> None:
+    """Vision-language models are the exception: their parts are the others' parts."""
+    count = Counter(mutation.family for mutation in MUTATIONS)
+
+    assert count.keys() == {"encoder", "decoder", "seq2seq", "vision", "speech", "dual"}
+    assert min(count.values()) >= 6
+    assert len({mutation.name for mutation in MUTATIONS}) == len(MUTATIONS)
+
+
+def test_the_page_has_the_tables_of_the_code() -> None:
+    written = page.PAGE.read_text(encoding="utf-8")
+
+    assert page.render(written) == written, "run `python -m mutations` in tests/"
