@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 MOST_SPREAD = 0.25
-"""On two cores with one busy neighbour, one thread of ours had a spread of 0.05 to 0.20, and two threads, which then
+"""On two cores with one busy neighbour, one thread had a spread of 0.05 to 0.20, and two threads, which then
 lack a core, one of 0.43 to 1.1: docs/decisions/latency-method.md."""
 MOST_WAITING = 0.05
 """In the same runs one thread waited for 0.2 % to 3.3 % of its time, two for 5.6 % to 44 %."""
@@ -98,7 +98,7 @@ def judge(runs: tuple[KernelRun, ...], *, threads: int) -> Noise:
     return Noise(
         verdict="noisy" if noisy else "quiet",
         reason=(
-            f"a fixed piece of work on {threads} threads took up to {spread:.0%} longer than at its fastest (more than"
+            f"a fixed piece of work on {threads} thread{'s' if threads > 1 else ''} took up to {spread:.0%} longer than at its fastest (more than"
             f" {MOST_SPREAD:.0%} is noisy) and waited for a core {waiting:.0%} of its time (more than"
             f" {MOST_WAITING:.0%} is noisy)"
         ),

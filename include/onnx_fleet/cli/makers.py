@@ -357,7 +357,7 @@ def _show_latency(found: LatencyReport) -> None:
         )
     for each in found.footprints:
         peak = report.human_bytes(each.peak_memory_bytes)
-        show.say(f"{each.variant} loads in {each.load_time_s:.2f} s, peak memory {peak}, {found.threads} threads")
+        show.say(f"{each.variant} loads in {each.load_time_s:.2f} s, peak memory {peak}, threads {found.threads}")
     if found.noise:
         show.say(f"{found.noise.verdict} machine: {found.noise.reason}")
 
