@@ -122,6 +122,18 @@ def test_of_very_many_outputs_those_that_failed_and_came_closest_are_drawn(proof
     assert any("the 48 outputs that came closest of" in text for text in said)
 
 
+def test_a_check_that_judges_by_atol_alone_is_drawn_by_it(proof: ValidationReport) -> None:
+    by_atol = replace(proof.rows[0], check="own", max_abs_diff=5e-5, atol=1e-4, tolerance_used=None)
+
+    said = _texts(charts.validation(replace(proof, rows=(by_atol,))))
+
+    assert {"own · last_hidden_state", "5.0e-05"} <= set(said)
+
+
+def test_a_dollar_in_a_name_is_a_dollar(proof: ValidationReport) -> None:
+    assert "parity · a$b$" in _texts(charts.validation(replace(proof, rows=(_named(proof.rows[0], "a$b$", used=0.1),))))
+
+
 def test_outputs_that_are_equal_to_the_bit_are_drawn(proof: ValidationReport) -> None:
     assert "0.0e+00" in _texts(charts.validation(replace(proof, rows=(_named(proof.rows[0], "logits", used=0.0),))))
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "onnx-fleet",
     "svg.fonttype": "none",
+    "text.parse_math": False,
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.spines.top": False,
@@ -292,7 +293,10 @@ def _bars(report: ValidationReport) -> list[_Bar]:
 
 
 def _used(row: CheckRow) -> float | None:
-    return None if row.max_abs_diff is None else row.tolerance_used
+    """Where a check judged by atol alone, its share of that."""
+    if row.tolerance_used is not None or row.max_abs_diff is None or not row.atol:
+        return row.tolerance_used
+    return row.max_abs_diff / row.atol
 
 
 def _draw_bars(panel: Axes, bars: Sequence[_Bar]) -> None:

@@ -94,11 +94,12 @@ def judge(runs: tuple[KernelRun, ...], *, threads: int) -> Noise:
     times = sorted(run.slowest_ms for run in runs)
     spread = times[int(0.9 * (len(times) - 1))] / times[0] - 1
     waiting = max(0.0, 1 - sum(run.cpu_ms for run in runs) / sum(run.wall_ms for run in runs))
+    on = "1 thread" if threads == 1 else f"{threads} threads"
     noisy = spread > MOST_SPREAD or waiting > MOST_WAITING
     return Noise(
         verdict="noisy" if noisy else "quiet",
         reason=(
-            f"a fixed piece of work on {threads} thread{'s' if threads > 1 else ''} took up to {spread:.0%} longer than at its fastest (more than"
+            f"a fixed piece of work on {on} took up to {spread:.0%} longer than at its fastest (more than"
             f" {MOST_SPREAD:.0%} is noisy) and waited for a core {waiting:.0%} of its time (more than"
             f" {MOST_WAITING:.0%} is noisy)"
         ),
