@@ -262,9 +262,6 @@ def test_a_fleets_cost_is_told_by_model() -> None:
 
 
 def test_growth_is_drawn_the_same_each_time(tmp_path: Path) -> None:
-    pytest.importorskip(
-        "matplotlib", reason="matplotlib is not installed: it draws the picture of the benchmarks' page"
-    )
     subjects = tuple(Subject(name=f"llama-{n}", title="Llama", weight_bytes=1, layers=n) for n in (30, 12))
     runs = tuple(_run("first", subject=subject.name, wall_s=3.0) for subject in subjects)
     for name in ("one.svg", "two.svg"):

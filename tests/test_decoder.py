@@ -106,6 +106,10 @@ def test_prompt_and_step_are_timed_beside_pytorch(gpt2: Exported, tmp_path: Path
         ("prompt", 1), ("step", 1), ("prompt", 2), ("step", 2),
     ]  # fmt: skip
     assert all(row.torch_latency_ms_p50 > 0 for row in report.rows)
+    for row, prompt, step in zip(report.generation, report.rows[::2], report.rows[1::2], strict=True):
+        assert row.first_token_ms_p50 == prompt.latency_ms_p50
+        assert row.tokens_per_s == pytest.approx(row.batch_size * 1e3 / step.latency_ms_p50)
+        assert row.torch_tokens_per_s == pytest.approx(row.batch_size * 1e3 / step.torch_latency_ms_p50)
 
 
 def test_the_loop_of_the_benchmarks_makes_the_tokens_that_ours_makes(gpt2: Exported) -> None:

@@ -13,7 +13,7 @@ import pytest
 from onnx_fleet_demo.hub_server import HubServer
 from onnx_fleet_demo.models import CLASSIFIER
 
-HEAVY = frozenset({"torch", "transformers", "onnx_ir", "onnxscript", "sympy", "onnxruntime"})
+HEAVY = frozenset({"torch", "transformers", "onnx_ir", "onnxscript", "sympy", "onnxruntime", "matplotlib"})
 """Nothing but tracing, converting a tokenizer, validating and measuring needs these."""
 FOR_SOME_COMMANDS = frozenset({"numpy", "onnx", "boto3", "huggingface_hub", "ruamel", "tenacity", "airflow"})
 

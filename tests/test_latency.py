@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import jsonschema
 import onnxruntime
 import pytest
 
@@ -16,8 +17,9 @@ from fixtures.exported import Exported
 from onnx_fleet import jsonio, latency, stage
 from onnx_fleet.entry import LatencyGrid
 from onnx_fleet.footprint import FootprintRequest
-from onnx_fleet.latency import LatencyReport, time_interleaved
+from onnx_fleet.latency import LatencyReport
 
+ROOT = Path(__file__).parent.parent
 GRID = LatencyGrid(batch_sizes=(1, 2), sequence_lengths=(8, 100), warmup_runs=2, timed_runs=11, threads=1)
 """The model takes 66 tokens."""
 
@@ -35,12 +37,34 @@ def report(measured: Exported) -> LatencyReport:
 
 def test_every_point_has_figures_that_agree(report: LatencyReport) -> None:
     assert report.status == "measured"
-    assert [(row.batch_size, row.sequence_length) for row in report.rows] == [(1, 8), (2, 8)]
+    assert [(row.role, row.batch_size, row.sequence_length) for row in report.rows] == [
+        ("model", 1, 8),
+        ("model", 2, 8),
+    ]
     for row in report.rows:
         assert row.timed_runs == GRID.timed_runs
+        assert row.warmup_runs is not None
+        assert row.warmup_runs >= GRID.warmup_runs
         assert 0 < row.latency_ms_p50 <= row.latency_ms_p90 <= row.latency_ms_p95 <= row.latency_ms_p99
         assert row.throughput_per_s == pytest.approx(row.batch_size / row.latency_ms_p50 * 1e3)
         assert row.ratio_to_torch == pytest.approx(row.latency_ms_p50 / row.torch_latency_ms_p50)
+
+
+def test_a_median_has_an_interval_and_a_p95_of_eleven_runs_has_none(report: LatencyReport) -> None:
+    for row in report.rows:
+        assert row.latency_ms_p50_interval is not None
+        assert row.latency_ms_p50_interval[0] <= row.latency_ms_p50 <= row.latency_ms_p50_interval[1]
+        assert row.torch_latency_ms_p50_interval is not None
+        assert row.ratio_to_torch_interval is not None
+        assert row.ratio_to_torch_interval[0] <= row.ratio_to_torch_interval[1]
+        assert row.latency_ms_p95_interval is None
+
+
+def test_the_machine_is_judged_and_a_noisy_one_says_so_where_people_read(report: LatencyReport) -> None:
+    assert report.noise is not None
+    assert report.noise.threads == 1
+    assert report.noise.kernel_runs == 2 * 6 * 3, "points, turns, runs of each"
+    assert ("noisy" in report.reason) == (report.noise.verdict == "noisy")
 
 
 def test_a_point_that_is_too_long_is_said_and_not_dropped(report: LatencyReport) -> None:
@@ -90,6 +114,8 @@ def test_the_report_lies_in_the_stage_whole(measured: Exported, report: LatencyR
     written = json.loads((measured.stage_dir / "reports" / "latency.json").read_bytes())
 
     assert jsonio.from_json(LatencyReport, written) == report
+    jsonschema.validate(written, json.loads((ROOT / "docs" / "latency.schema.json").read_text()))
+    assert b"forward, ms" in (measured.stage_dir / "reports" / "latency.svg").read_bytes()
 
 
 def test_a_grid_without_a_point_for_the_model_is_not_run(questions: Exported, tmp_path: Path) -> None:
@@ -125,25 +151,27 @@ def test_a_provider_that_runs_nothing_is_not_measured(measured: Exported, tmp_pa
     assert "asked for AzureExecutionProvider" in report.reason
 
 
-def test_both_sides_take_turns_and_the_first_run_of_a_turn_is_not_counted() -> None:
-    calls: list[str] = []
+def test_variants_are_timed_in_the_same_turns_and_loaded_apart(measured: Exported, tmp_path: Path) -> None:
+    """The second variant is the same graph under its own name: what is tested is how it is taken, not how fast."""
+    copied = measured.copy(tmp_path)
+    record = stage.read_export(copied.stage_dir)
+    (graph,) = record.graphs
+    shutil.copy(copied.graph, copied.stage_dir / "onnx" / "model_fp16.onnx")
+    second = replace(graph, variant="fp16", path="onnx/model_fp16.onnx")
+    stage.write_export(copied.stage_dir, replace(record, graphs=(graph, second)))
 
-    ours, theirs = time_interleaved(lambda: calls.append("a"), lambda: calls.append("b"), warmup_runs=3, timed_runs=10)
+    report = latency.measure(copied.stage_dir, source_dir=copied.source_dir)
 
-    assert len(ours) == len(theirs) == 10
-    assert "".join(calls) == "aaabbb" + "aaabbb" * 5
-
-
-def test_a_slow_point_takes_fewer_runs_than_asked_for() -> None:
-    ours, theirs = time_interleaved(lambda: None, lambda: None, warmup_runs=3, timed_runs=1000, budget_s=0.0)
-
-    assert len(ours) == len(theirs) == 5
-
-
-def test_garbage_is_not_collected_while_the_clock_runs() -> None:
-    states: list[bool] = []
-
-    time_interleaved(lambda: states.append(gc.isenabled()), lambda: None, warmup_runs=1, timed_runs=5)
-
-    assert states == [True] + [False] * 10
-    assert gc.isenabled()
+    assert [(row.batch_size, row.variant) for row in report.rows] == [
+        (1, "fp32"),
+        (1, "fp16"),
+        (2, "fp32"),
+        (2, "fp16"),
+    ]
+    for one, other in ((report.rows[0], report.rows[1]), (report.rows[2], report.rows[3])):
+        assert one.torch_latency_ms_p50 == other.torch_latency_ms_p50, "timed once, beside both"
+    assert [each.variant for each in report.footprints] == ["fp32", "fp16"]
+    assert (report.load_time_s, report.peak_memory_bytes) == (
+        report.footprints[0].load_time_s,
+        report.footprints[0].peak_memory_bytes,
+    )

@@ -210,6 +210,11 @@ def test_a_bundle_of_any_form_is_measured(formed: Exported) -> None:
     report = latency.measure(formed.stage_dir, source_dir=formed.source_dir)
 
     assert {row.graph for row in report.rows} == {info.path for info in stage.read_export(formed.stage_dir).graphs}
+    phases = {row.phase: row for row in report.rows}
+    assert len(report.generation) == ("step" in phases), "what has no cache has no steps"
+    for row in report.generation:
+        assert row.first_token_ms_p50 >= max(phases["encode"].latency_ms_p50, phases["prompt"].latency_ms_p50)
+        assert row.tokens_per_s == pytest.approx(row.batch_size * 1e3 / phases["step"].latency_ms_p50)
 
 
 def test_a_lost_mask_is_caught_in_any_form(form: str, formed: Exported, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ _ROLES: Mapping[str, FileRole] = {
     "README.md": "readme",
 }
 _ROLES_BY_PATTERN: tuple[tuple[re.Pattern[str], FileRole], ...] = (
-    (re.compile(r"reports/[^/]+\.json"), "report"),
+    (re.compile(r"reports/[^/]+\.(json|svg)"), "report"),
     (re.compile(r"\d+_\w+/.+"), "sentence_transformers"),
     (re.compile(r"(?i)licen[cs]e(\..+)?|notice(\..+)?"), "licence"),
     (re.compile(r"[^/]+\.(model|spm|bpe|tiktoken)"), "tokenizer"),

@@ -45,6 +45,8 @@ class CheckRow:
     atol: float
     """As applied: the entry's where the output's largest value is 1 or more; less for smaller outputs."""
     rtol: float
+    tolerance_used: float | None = None
+    """The largest |a - b| / (atol + rtol * |b|) of all values: 1 is the limit."""
     detail: str = ""
 
 
@@ -137,13 +139,16 @@ def _compare_one(name: str, expected: np.ndarray, actual: np.ndarray, *, case: C
     atol, rtol = case.tolerances.atol * min(1.0, max(largest, _SMALLEST_SCALE)), case.tolerances.rtol
     with np.errstate(invalid="ignore"):  # an infinity that both give is no difference
         difference = np.where(actual == expected, 0.0, np.abs(actual.astype(np.float64) - expected))
-    passed = bool((difference <= atol + rtol * np.where(np.isfinite(size), size, 0.0)).all())
+    allowed = atol + rtol * np.where(np.isfinite(size), size, 0.0)
+    passed = bool((difference <= allowed).all())
+    used = np.divide(difference, allowed, out=np.zeros_like(allowed), where=difference > 0)
     far = (size >= largest / 10) & (size > 0) & np.isfinite(size)
     return replace(
         case.row("equal" if passed else "different", output=name, detail=detail, passed=passed),
         max_abs_diff=_finite(difference.max(initial=0.0)),
         max_rel_diff=_finite((difference[far] / size[far]).max(initial=0.0)),
         atol=atol,
+        tolerance_used=_finite(used.max(initial=0.0)),
     )
 
 

@@ -94,6 +94,9 @@ def latency(stage: Path, *, item: WorkItem) -> tuple[ProviderLatency, ...]:
             hardware=dict(report.hardware),
             runtime=dict(report.runtime),
             rows=report.rows,
+            generation=report.generation,
+            footprints=report.footprints,
+            noise=report.noise,
         )
         for report in _reports(stage, "latency", LatencyReport, item=item)
     )

@@ -18,7 +18,7 @@ class FootprintRequest:
 
     stage_dir: Path
     graphs: tuple[GraphInfo, ...]
-    """All are held in memory together, as a consumer holds them."""
+    """Of one variant: all are held in memory together, as a consumer holds them."""
     provider: str
     threads: int
     batch_size: int
@@ -27,8 +27,9 @@ class FootprintRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footprint:
-    """What it cost."""
+    """What it cost, of one variant."""
 
+    variant: str
     load_time_s: float
     """To make the sessions from files that are in the page cache."""
     peak_memory_bytes: int
@@ -56,6 +57,7 @@ def take(request: FootprintRequest) -> Footprint:
         for work in workloads.of(info, batch_size=request.batch_size, length=request.sequence_length):
             session.run(work.feeds(info, seed=0))
     return Footprint(
+        variant=request.graphs[0].variant,
         load_time_s=sum(session.load_time_s for session in sessions),
         peak_memory_bytes=memory.peak_bytes(),
     )

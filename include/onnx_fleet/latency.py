@@ -1,79 +1,91 @@
 """Latency: warm-up, timed runs, percentiles -> LatencyReport. Imports torch and onnxruntime when called.
 
-The method, in short. Both sides get the same inputs (full rows of random tokens) and the same fixed number of threads.
-After a warm-up they take turns in blocks, so that a change of the machine's load meets both; the first run of each
-block is thrown away, because the other side's threads are still spinning then. Garbage collection is off while the
-clock runs. Load time and peak memory come from a process of their own that has no torch in it.
+The method, in short. All variants of a graph and PyTorch eager get the same inputs (full rows of random tokens) and the
+same fixed number of threads. Each runs until it stops becoming faster; then they take turns in blocks, so that a change
+of the machine's load meets all of them. Between the blocks the machine's own noise is taken. Load time and peak memory
+come from processes of their own, one a variant, that have no torch in them. docs/decisions/latency-method.md has the
+reasons.
 """
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from onnx_fleet import isolated, runtime, stage
-from onnx_fleet.entry import LatencyGrid
+from pydantic import ConfigDict
+
+from onnx_fleet import charts, isolated, runtime, stage, timing
+from onnx_fleet.bench import Bench, Point, Run, SkippedPoint
 from onnx_fleet.errors import GpuUnavailable
 from onnx_fleet.footprint import Footprint, FootprintRequest, take
 from onnx_fleet.graph import GraphInfo
 from onnx_fleet.isolated import Limits
+from onnx_fleet.noise import Noise, NoiseMeter
+from onnx_fleet.timing import POINT_BUDGET_S, Interval, Timed, time_interleaved
 
 if TYPE_CHECKING:
     import numpy as np
 
     from onnx_fleet.plan import WorkItem
     from onnx_fleet.reference import Reference
-    from onnx_fleet.runtime import Session
-    from onnx_fleet.workloads import Workload
+
+__all__ = ["GenerationRow", "LatencyReport", "LatencyRow", "SkippedPoint", "measure", "time_interleaved"]
 
 log = logging.getLogger(__name__)
 
-POINT_BUDGET_S = 10.0
-"""A point of the grid that needs more than this takes fewer runs than were asked for, and its row says how many."""
-
-_BLOCKS = 5
-_NO_BOUND = 1_000_000
 _FOOTPRINT_LIMITS = Limits(timeout_s=600)
 _METHOD = {
     "clock": "time.perf_counter_ns around one call, numpy arrays in and out",
-    "order": f"the graph and PyTorch eager in turns, {_BLOCKS} blocks each; the first run of a block is not counted",
-    "percentiles": "numpy.percentile, linear interpolation (Hyndman and Fan 7)",
+    "warm_up": f"until the median of {timing.WINDOW} runs is no longer below that of the {timing.WINDOW} before them by"
+    f" more than {timing.STILL_FALLING:.0%}",
+    "order": f"every variant of a graph and PyTorch eager in turns, {timing.BLOCKS} blocks each; the first run of a"
+    " block is not counted",
+    "percentiles": "numpy.quantile, linear interpolation (Hyndman and Fan 7)",
+    "intervals": f"{timing.CONFIDENCE:.0%}, between order statistics (binomial); of the ratio, over the blocks'"
+    " medians",
+    "generation": "first token: one run of each graph that has to run before it, summed run by run; tokens a second:"
+    " batch rows / one step with a cache of that length",
     "load_time": "one session from files in the page cache, in a process without torch",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyRow:
-    """One graph at one point of the grid."""
+    """One graph at one point of the grid. An interval is one of 95 %, or None where the runs are too few for it."""
 
     graph: str
+    role: str = ""
+    """The same of all variants; empty in older reports."""
     variant: str
     phase: str = "forward"
     """``forward``; ``prompt`` and ``step`` of a graph with a cache; ``encode`` of an encoder before a decoder."""
     batch_size: int
     sequence_length: int | None
     """Tokens in a row: of the prompt, the encoder's input, or up to the end of the step; None where there are none."""
+    warmup_runs: int | None = None
+    settled: bool | None = None
+    """Whether both sides had stopped becoming faster when the clock started."""
     timed_runs: int
     """On each side; fewer than the entry asks for where the point's time ran out."""
     latency_ms_p50: float
+    latency_ms_p50_interval: Interval | None = None
     latency_ms_p90: float
     latency_ms_p95: float
+    latency_ms_p95_interval: Interval | None = None
     latency_ms_p99: float
     throughput_per_s: float
     """Batch rows a second, at p50."""
     torch_latency_ms_p50: float
     """PyTorch eager on the same inputs and threads, interleaved in the same run."""
+    torch_latency_ms_p50_interval: Interval | None = None
     ratio_to_torch: float
     """latency_ms_p50 / torch_latency_ms_p50: below 1 is faster than PyTorch."""
+    ratio_to_torch_interval: Interval | None = None
 
     @property
     def at(self) -> str:
@@ -83,30 +95,47 @@ class LatencyRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SkippedPoint:
-    """A point of the grid that the model cannot take."""
+class GenerationRow:
+    """What a user of a generative model waits for, at one point of the grid; sampling is not in it."""
 
+    variant: str
     batch_size: int
-    sequence_length: int
-    reason: str
+    sequence_length: int | None
+    first_token_ms_p50: float
+    """The prompt, or the encoder and the decoder's first call."""
+    first_token_ms_p50_interval: Interval | None
+    torch_first_token_ms_p50: float
+    tokens_per_s: float
+    """Of all rows together, one token each a step, behind a cache of sequence_length."""
+    tokens_per_s_interval: Interval | None
+    torch_tokens_per_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyReport:
     """Every point of the grid on one provider."""
 
-    schema_version: int = 1
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    schema_version: Literal[1] = 1
     model_id: str
     version: str
     provider: str
     status: Literal["measured", "not_run"]
     reason: str
+    """Why nothing was measured, or what to beware of: a noisy machine."""
     rows: tuple[LatencyRow, ...]
+    generation: tuple[GenerationRow, ...] = ()
+    """Of models that generate with a cache."""
     skipped: tuple[SkippedPoint, ...] = ()
+    footprints: tuple[Footprint, ...] = ()
+    """One a variant."""
     load_time_s: float | None
-    """Seconds to make a session, once, from the files on disk."""
+    """Of the first variant: seconds to make its sessions, once, from the files on disk."""
     peak_memory_bytes: int | None
-    """Of a process that loads the graph and runs the largest point, and has no torch in it."""
+    """Of a process that loads the first variant's graphs and runs the largest point, and has no torch in it."""
+    noise: Noise | None = None
+    """Of the machine, while the rows were taken."""
     threads: int
     hardware: Mapping[str, str | int]
     runtime: Mapping[str, str]
@@ -115,95 +144,21 @@ class LatencyReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Point:
-    batch_size: int
-    sequence_length: int | None
-
-    @property
-    def length(self) -> int:
-        """For graphs that ask for one."""
-        return self.sequence_length or 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Figures:
     """What was measured, or why nothing was."""
 
-    rows: tuple[LatencyRow, ...] = ()
+    runs: tuple[Run, ...] = ()
     skipped: tuple[SkippedPoint, ...] = ()
-    footprint: Footprint | None = None
+    footprints: tuple[Footprint, ...] = ()
+    noise: Noise | None = None
     reason: str = ""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Bench:
-    """What stays the same over all graphs and points."""
-
-    stage_dir: Path
-    reference: Reference
-    provider: str
-    threads: int
-    grid: LatencyGrid
-
-    def points(self, graphs: tuple[GraphInfo, ...]) -> tuple[tuple[_Point, ...], tuple[SkippedPoint, ...]]:
-        """The points to time, smallest first, and those that are too long for the model.
-
-        Graphs that take one length only are timed at that one, whatever lengths the grid has.
-        """
-        from onnx_fleet import workloads
-
-        only = workloads.fixed_length(graphs)
-        if only is not None:
-            sizes = sorted(self.grid.batch_sizes)
-            return tuple(_Point(batch_size=size, sequence_length=only) for size in sizes), ()
-        longest = workloads.longest(self.stage_dir, self.reference, bound=_NO_BOUND)
-        if longest is None:
-            sizes = sorted(self.grid.batch_sizes)
-            return tuple(_Point(batch_size=size, sequence_length=None) for size in sizes), ()
-        wanted = sorted(
-            ((rows, length) for rows in self.grid.batch_sizes for length in self.grid.sequence_lengths),
-            key=lambda point: (point[0] * point[1], point[1]),
-        )
-        fitting = tuple(_Point(batch_size=rows, sequence_length=size) for rows, size in wanted if size <= longest)
-        skipped = tuple(
-            SkippedPoint(batch_size=rows, sequence_length=size, reason=f"the model takes {longest} tokens at most")
-            for rows, size in wanted
-            if size > longest
-        )
-        return fitting, skipped
-
-    def works(self, info: GraphInfo, point: _Point) -> tuple[Workload, ...]:
-        """What a graph does at one point: full rows of random tokens, the same ones for both sides."""
-        from onnx_fleet import workloads
-
-        return workloads.of(info, batch_size=point.batch_size, length=point.length, tokens=self._tokens)
-
-    def open(self, info: GraphInfo) -> Session:
-        """A session; on an accelerator one whose nodes were seen to run there."""
-        from onnx_fleet import workloads
-
-        path = self.stage_dir / info.path
-        if self.provider == "cpu":
-            return runtime.open_session(path, threads=self.threads, libraries=info.libraries)
-        with TemporaryDirectory(prefix="onnx-fleet-") as folder:
-            session = runtime.open_session(
-                path,
-                provider=self.provider,
-                threads=self.threads,
-                libraries=info.libraries,
-                profile_dir=Path(folder),
-            )
-            placement = session.prove_placement(workloads.shortest(info).feeds(info, seed=0))
-        runtime.require_placed(placement, graph=info.path)
-        return session
-
     @property
-    def _tokens(self) -> np.ndarray | None:
-        from onnx_fleet import inputs
-
-        if "input_ids" not in self.reference.parameters:
-            return None
-        return inputs.token_space(self.stage_dir, self.reference.limits, bound=_NO_BOUND).tokens
+    def caveat(self) -> str:
+        """What the report's reason says of it."""
+        if self.noise and self.noise.verdict == "noisy":
+            return f"the machine was noisy, other runs may differ by more than the intervals say: {self.noise.reason}"
+        return self.reason
 
 
 def measure(
@@ -212,10 +167,10 @@ def measure(
     """Time every graph of a stage over the entry's grid, PyTorch eager beside it, and write the report into the stage.
 
     Args:
-        stage_dir: an exported stage; takes ``reports/latency.json``, or ``latency_<provider>.json``.
+        stage_dir: an exported stage; takes ``reports/latency.json`` and its picture, or ``latency_<provider>.*``.
         source_dir: the source's files at the stage's commit.
         provider: ``cpu`` or ``cuda``. Where that cannot run the report says ``not_run``: the CPU never stands in.
-        point_budget_s: about how long one point may be timed.
+        point_budget_s: about how long one variant may be timed at one point.
     Raises:
         BundleNotFound: the folder is not an exported stage.
         ValidationFailed: a graph does not load or run; validate says more.
@@ -227,26 +182,39 @@ def measure(
     try:
         runtime.require_provider(provider)  # before torch is imported and weights are read for nothing
         reference = _load_reference(item, source_dir, provider=provider)
-        bench = _Bench(stage_dir=stage_dir, reference=reference, provider=provider, threads=threads, grid=grid)
+        bench = Bench(
+            stage_dir=stage_dir,
+            reference=reference,
+            provider=provider,
+            threads=threads,
+            grid=grid,
+            meter=NoiseMeter(threads=threads),
+        )
         figures = _take_figures(bench, record.graphs, budget_s=point_budget_s)
     except GpuUnavailable as err:
         figures = _Figures(reason=str(err))
+    first = figures.footprints[0] if figures.footprints else None
     report = LatencyReport(
         model_id=item.model_id,
         version=item.version,
         provider=provider,
-        status="measured" if figures.rows else "not_run",
-        reason=figures.reason,
-        rows=figures.rows,
+        status="measured" if figures.runs else "not_run",
+        reason=figures.caveat,
+        rows=tuple(_row(run) for run in figures.runs),
+        generation=tuple(_generation(figures.runs)),
         skipped=figures.skipped,
-        load_time_s=figures.footprint.load_time_s if figures.footprint else None,
-        peak_memory_bytes=figures.footprint.peak_memory_bytes if figures.footprint else None,
+        footprints=figures.footprints,
+        load_time_s=first.load_time_s if first else None,
+        peak_memory_bytes=first.peak_memory_bytes if first else None,
+        noise=figures.noise,
         threads=threads,
         hardware=runtime.hardware(provider=provider),
         runtime={**runtime.versions(), **_METHOD, "load_average_1m": f"{os.getloadavg()[0]:.2f}"},
         duration_s=time.perf_counter() - started,
     )
-    stage.write_report(stage_dir, runtime.report_name("latency", provider), report)
+    name = runtime.report_name("latency", provider)
+    stage.write_report(stage_dir, name, report)
+    stage.write_picture(stage_dir, name, charts.latency(report) if report.rows else None)
     log.info("measured %s@%s on %s: %s", item.model_id, item.model.commit[:8], provider, report.status)
     return report
 
@@ -257,118 +225,94 @@ def _load_reference(item: WorkItem, source_dir: Path, *, provider: str) -> Refer
     return reference.load(item, source_dir=source_dir, device="cuda" if provider == "cuda" else "cpu")
 
 
-def _take_figures(bench: _Bench, graphs: tuple[GraphInfo, ...], *, budget_s: float) -> _Figures:
+def _take_figures(bench: Bench, graphs: tuple[GraphInfo, ...], *, budget_s: float) -> _Figures:
     from onnx_fleet.reference import threads
 
     points, skipped = bench.points(graphs)
     if not points:
         return _Figures(reason="every point of the grid is too long for the model", skipped=skipped)
-    request = FootprintRequest(
-        stage_dir=bench.stage_dir,
-        graphs=graphs,
-        provider=bench.provider,
-        threads=bench.threads,
-        batch_size=points[-1].batch_size,
-        sequence_length=points[-1].length,
-    )
-    log_file = bench.stage_dir / stage.PRIVATE / "footprint.log"
-    footprint = isolated.run(take, request, limits=_FOOTPRINT_LIMITS, log=log_file).value
+    footprints = tuple(_footprints(bench, graphs, largest=points[-1]))
     with threads(bench.threads):
-        rows = tuple(row for info in graphs for row in _time_graph(bench, info, points, budget_s=budget_s))
-    return _Figures(rows=rows, skipped=skipped, footprint=footprint)
+        runs = tuple(run for together in bench.runs(graphs, points, budget_s=budget_s) for run in together)
+    return _Figures(runs=runs, skipped=skipped, footprints=footprints, noise=bench.meter.noise())
 
 
-def _time_graph(bench: _Bench, info: GraphInfo, points: tuple[_Point, ...], *, budget_s: float) -> Iterator[LatencyRow]:
-    session = bench.open(info)
-    for point in points:
-        for work in bench.works(info, point):
-            feeds = work.feeds(info, seed=0)
-            ours_ms, torch_ms = time_interleaved(
-                partial(session.run, feeds),
-                partial(bench.reference.graph, info.role, feeds),
-                warmup_runs=bench.grid.warmup_runs,
-                timed_runs=bench.grid.timed_runs,
-                budget_s=budget_s,
-            )
-            yield _row(info, point, work.phase, ours_ms, torch_ms)
+def _footprints(bench: Bench, graphs: tuple[GraphInfo, ...], *, largest: Point) -> Iterator[Footprint]:
+    """One a variant: its graphs are loaded together, as a consumer loads them."""
+    for variant in dict.fromkeys(info.variant for info in graphs):
+        request = FootprintRequest(
+            stage_dir=bench.stage_dir,
+            graphs=tuple(info for info in graphs if info.variant == variant),
+            provider=bench.provider,
+            threads=bench.threads,
+            batch_size=largest.batch_size,
+            sequence_length=largest.length,
+        )
+        log_file = bench.stage_dir / stage.PRIVATE / "footprint.log"
+        yield isolated.run(take, request, limits=_FOOTPRINT_LIMITS, log=log_file).value
 
 
-def time_interleaved(
-    first: Callable[[], object],
-    second: Callable[[], object],
-    *,
-    warmup_runs: int,
-    timed_runs: int,
-    budget_s: float = POINT_BUDGET_S,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Time two calls in turns, in blocks.
-
-    Args:
-        timed_runs: of each, at most; fewer where budget_s would not do, one a block at least.
-    Returns:
-        float64 [runs] of each, in milliseconds, in the order in which they ran.
-    """
-    import numpy as np
-
-    pace_s = _warm_up(first, runs=warmup_runs, budget_s=budget_s / 8)
-    pace_s += _warm_up(second, runs=warmup_runs, budget_s=budget_s / 8)
-    affordable = int(budget_s / (_BLOCKS * pace_s)) - 1 if pace_s else timed_runs
-    a_block = max(1, min(-(-timed_runs // _BLOCKS), affordable))
-    times: tuple[list[float], list[float]] = ([], [])
-    with _no_garbage_collection():
-        for _ in range(_BLOCKS):
-            for call, taken in zip((first, second), times, strict=True):
-                call()
-                taken += [_time_ms(call) for _ in range(a_block)]
-    return np.array(times[0][:timed_runs]), np.array(times[1][:timed_runs])
-
-
-def _warm_up(call: Callable[[], object], *, runs: int, budget_s: float) -> float:
-    """Run until warm or out of time; the fastest run, in seconds."""
-    deadline = time.perf_counter() + budget_s
-    fastest_ms = _time_ms(call)
-    for _ in range(runs - 1):
-        fastest_ms = min(fastest_ms, _time_ms(call))
-        if time.perf_counter() > deadline:
-            break
-    return fastest_ms / 1e3
-
-
-def _time_ms(call: Callable[[], object]) -> float:
-    started = time.perf_counter_ns()
-    call()
-    return (time.perf_counter_ns() - started) / 1e6
-
-
-@contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def _row(info: GraphInfo, point: _Point, phase: str, ours_ms: np.ndarray, torch_ms: np.ndarray) -> LatencyRow:
-    import numpy as np
-
-    p50, p90, p95, p99 = (float(value) for value in np.percentile(ours_ms, [50, 90, 95, 99], method="linear"))
-    torch_p50 = float(np.percentile(torch_ms, 50, method="linear"))
+def _row(run: Run) -> LatencyRow:
+    ours, torch = run.ours, run.torch
+    p50, p90, p95, p99 = (timing.percentile(ours.times_ms, share) for share in (0.5, 0.9, 0.95, 0.99))
+    torch_p50 = timing.percentile(torch.times_ms, 0.5)
     return LatencyRow(
-        graph=info.path,
-        variant=info.variant,
-        phase=phase,
-        batch_size=point.batch_size,
-        sequence_length=point.sequence_length,
-        timed_runs=len(ours_ms),
+        graph=run.info.path,
+        role=run.info.role,
+        variant=run.info.variant,
+        phase=run.phase,
+        batch_size=run.point.batch_size,
+        sequence_length=run.point.sequence_length,
+        warmup_runs=ours.warm_up.runs,
+        settled=ours.warm_up.settled and torch.warm_up.settled,
+        timed_runs=len(ours.times_ms),
         latency_ms_p50=p50,
+        latency_ms_p50_interval=timing.interval(ours.times_ms, 0.5),
         latency_ms_p90=p90,
         latency_ms_p95=p95,
+        latency_ms_p95_interval=timing.interval(ours.times_ms, 0.95),
         latency_ms_p99=p99,
-        throughput_per_s=point.batch_size / (p50 / 1e3),
+        throughput_per_s=run.point.batch_size / (p50 / 1e3),
         torch_latency_ms_p50=torch_p50,
+        torch_latency_ms_p50_interval=timing.interval(torch.times_ms, 0.5),
         ratio_to_torch=p50 / torch_p50,
+        ratio_to_torch_interval=timing.ratio_interval(ours, torch),
     )
+
+
+def _generation(runs: tuple[Run, ...]) -> Iterator[GenerationRow]:
+    """Of each variant that has all of its model's graphs, at each point at which a step was timed."""
+    roles = {run.info.role for run in runs}
+    together: dict[tuple[str, Point], list[Run]] = {}
+    for run in runs:
+        together.setdefault((run.info.variant, run.point), []).append(run)
+    for (variant, point), own in together.items():
+        step = next((run for run in own if run.phase == "step"), None)
+        if step is None or {run.info.role for run in own} != roles:
+            continue
+        before = [run for run in own if run is not step]
+        first_ms, torch_first_ms = _sum(run.ours for run in before), _sum(run.torch for run in before)
+        step_ms, torch_step_ms = step.ours.times_ms, step.torch.times_ms
+        step_interval = timing.interval(step_ms, 0.5)
+        rate = point.batch_size * 1e3
+        yield GenerationRow(
+            variant=variant,
+            batch_size=point.batch_size,
+            sequence_length=point.sequence_length,
+            first_token_ms_p50=timing.percentile(first_ms, 0.5),
+            first_token_ms_p50_interval=timing.interval(first_ms, 0.5),
+            torch_first_token_ms_p50=timing.percentile(torch_first_ms, 0.5),
+            tokens_per_s=rate / timing.percentile(step_ms, 0.5),
+            tokens_per_s_interval=(rate / step_interval[1], rate / step_interval[0]) if step_interval else None,
+            torch_tokens_per_s=rate / timing.percentile(torch_step_ms, 0.5),
+        )
+
+
+def _sum(parts: Iterable[Timed]) -> np.ndarray:
+    """Run by run, of as many runs as every part has: float64 [runs]."""
+    import numpy as np
+
+    times = [part.times_ms for part in parts]
+    runs = min(len(part) for part in times)
+    total: np.ndarray = np.sum([part[:runs] for part in times], axis=0)
+    return total

@@ -17,8 +17,10 @@ from pydantic import AwareDatetime, ConfigDict, Field, ValidationError
 
 from onnx_fleet import jsonio, layout
 from onnx_fleet.errors import BundleCorrupt, UnsafeModel
+from onnx_fleet.footprint import Footprint
 from onnx_fleet.graph import GraphInfo
-from onnx_fleet.latency import LatencyRow
+from onnx_fleet.latency import GenerationRow, LatencyRow
+from onnx_fleet.noise import Noise
 from onnx_fleet.source import SourceFile
 from onnx_fleet.stage import Fallback, Way
 from onnx_fleet.store import keys
@@ -163,6 +165,11 @@ class ProviderLatency:
     hardware: Mapping[str, str | int]
     runtime: Mapping[str, str]
     rows: tuple[LatencyRow, ...]
+    generation: tuple[GenerationRow, ...] = ()
+    footprints: tuple[Footprint, ...] = ()
+    """One a variant; the first one's stand above."""
+    noise: Noise | None = None
+    """Of the machine, while the rows were taken; None in older manifests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

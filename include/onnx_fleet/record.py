@@ -41,6 +41,8 @@ class Record:
     """Over all comparisons with PyTorch."""
     latency_ms_p50: float | None = None
     latency_ms_p95: float | None = None
+    latency_noisy: bool = False
+    """Whether the machine was noisy meanwhile: another run may give other figures."""
     latency_at: str | None = None
     """The point of the grid that the percentiles are of: ``batch 1 × 128 tokens``."""
     ratio_to_torch: float | None = None
@@ -80,7 +82,8 @@ def of_bundle(
     seconds: Mapping[str, float] | None = None,
 ) -> Record:
     """A model whose bundle stands in the store: this run published it, or found it there."""
-    row = headline(next((each.rows for each in manifest.latency if each.provider == "cpu"), ()))
+    cpu = next((each for each in manifest.latency if each.provider == "cpu"), None)
+    row = headline(cpu.rows if cpu else ())
     gpu = next((each for each in manifest.validation.providers if each.provider == "cuda"), None)
     return Record(
         model_id=item.model_id,
@@ -92,6 +95,7 @@ def of_bundle(
         worst_abs_diff=manifest.validation.max_abs_diff,
         latency_ms_p50=row.latency_ms_p50 if row else None,
         latency_ms_p95=row.latency_ms_p95 if row else None,
+        latency_noisy=bool(row and cpu and cpu.noise and cpu.noise.verdict == "noisy"),
         latency_at=row.at if row else None,
         ratio_to_torch=row.ratio_to_torch if row else None,
         size_bytes=manifest.size_bytes,

@@ -121,6 +121,13 @@ def human_bytes(size_bytes: int | None) -> str:
     return f"{size_bytes} B" if unit == "B" else f"{size:.1f} {unit}"
 
 
+def human_ms(value: float | None, *, noisy: bool = False) -> str:
+    """``5.01``, and ``5.01 (noisy)`` where the machine was. A dash for None."""
+    if value is None:
+        return "–"
+    return f"{value:.2f} (noisy)" if noisy else f"{value:.2f}"
+
+
 _COLUMNS: Final = ("model", "state", "version", "worst difference", "p50 ms", "p95 ms", "size", "GPU", "where")
 
 
@@ -131,16 +138,12 @@ def _row(record: Record) -> tuple[str, ...]:
         state,
         record.version or "–",
         "–" if record.worst_abs_diff is None else f"{record.worst_abs_diff:.1e}",
-        _number(record.latency_ms_p50),
-        _number(record.latency_ms_p95),
+        human_ms(record.latency_ms_p50, noisy=record.latency_noisy),
+        human_ms(record.latency_ms_p95, noisy=record.latency_noisy),
         human_bytes(record.size_bytes),
         "–" if record.gpu == GPU_NOT_ASKED else record.gpu,
         record.location or "–",
     )
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
 
 
 def _cell(text: str) -> str:

@@ -6,6 +6,7 @@
 <stage>/config.json, tokenizer…    as they will lie in the bundle
 <stage>/onnx/model.onnx
 <stage>/reports/validation.json, latency.json    and validation_cuda.json, latency_cuda.json on a GPU
+<stage>/reports/validation.svg, latency.svg      the same, to look at
 """
 
 from __future__ import annotations
@@ -85,6 +86,15 @@ def read_export(stage: Path) -> ExportRecord:
 def write_report(stage: Path, name: str, report: object) -> None:
     """Keep a report where the bundle publishes it: ``reports/<name>.json``."""
     _write(stage / "reports" / f"{name}.json", report)
+
+
+def write_picture(stage: Path, name: str, svg: bytes | None) -> None:
+    """Keep a report's picture beside it: ``reports/<name>.svg``; None takes away what an earlier report left."""
+    path = stage / "reports" / f"{name}.svg"
+    if svg is None:
+        path.unlink(missing_ok=True)
+    else:
+        path.write_bytes(svg)
 
 
 def published_files(stage: Path) -> tuple[str, ...]:

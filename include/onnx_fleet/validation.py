@@ -13,9 +13,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from onnx_fleet import runtime, stage
+from pydantic import ConfigDict
+
+from onnx_fleet import charts, runtime, stage
 from onnx_fleet.comparison import Case, CheckRow, Finding
 from onnx_fleet.errors import GpuUnavailable, ValidationFailed
 from onnx_fleet.graph import GraphInfo
@@ -37,7 +39,9 @@ _ROWS_IN_MESSAGE = 5
 class ValidationReport:
     """Every comparison on one provider; nothing is dropped."""
 
-    schema_version: int = 1
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    schema_version: Literal[1] = 1
     model_id: str
     version: str
     provider: str
@@ -108,7 +112,7 @@ def validate(stage_dir: Path, *, source_dir: Path, provider: str = "cpu", thread
     Where the entry wants variants, what the graphs are fed is kept in the stage, for these to be held to.
 
     Args:
-        stage_dir: an exported stage; takes ``reports/validation.json``, or ``validation_<provider>.json``.
+        stage_dir: an exported stage; takes ``reports/validation.json`` and its picture, or ``validation_<provider>.*``.
         source_dir: the source's files at the stage's commit.
         provider: ``cpu`` or ``cuda``. Where that cannot run the report says ``not_run``: the CPU never stands in.
         threads: of PyTorch and of onnxruntime each. One gives the same bits on any number of cores, and is three times
@@ -141,7 +145,9 @@ def validate(stage_dir: Path, *, source_dir: Path, provider: str = "cpu", thread
         nodes_by_provider=proof.nodes_by_provider,
         duration_s=time.perf_counter() - started,
     )
-    stage.write_report(stage_dir, runtime.report_name("validation", provider), report)
+    name = runtime.report_name("validation", provider)
+    stage.write_report(stage_dir, name, report)
+    stage.write_picture(stage_dir, name, charts.validation(report) if report.rows else None)
     log.info("validated %s@%s on %s: %s", item.model_id, item.model.commit[:8], provider, report.status)
     return report
 

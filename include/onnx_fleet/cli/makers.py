@@ -40,6 +40,7 @@ from onnx_fleet.flow import Tools
 from onnx_fleet.latency import LatencyReport
 from onnx_fleet.manifest import Provenance
 from onnx_fleet.plan import Plan
+from onnx_fleet.timing import Interval
 from onnx_fleet.validation import CheckRow, ValidationReport
 from onnx_fleet.variants import FP32
 from onnx_fleet.variants.report import VariantReport, said
@@ -365,23 +366,59 @@ def _show_latency(found: LatencyReport) -> None:
         show.say(f"not measured on {found.provider}: {found.reason}")
         return
     show.table(
-        ("provider", "phase", "batch", "length", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "rows/s", "vs torch"),
+        ("provider", "variant", "phase", "batch", "length", "p50 ms", "p95 ms", "p99 ms", "rows/s", "vs torch"),
         [
             (
                 found.provider,
+                row.variant,
                 row.phase,
                 str(row.batch_size),
                 "–" if row.sequence_length is None else str(row.sequence_length),
-                f"{row.latency_ms_p50:.2f}",
-                f"{row.latency_ms_p90:.2f}",
-                f"{row.latency_ms_p95:.2f}",
+                _with_interval(row.latency_ms_p50, row.latency_ms_p50_interval),
+                _with_interval(row.latency_ms_p95, row.latency_ms_p95_interval),
                 f"{row.latency_ms_p99:.2f}",
                 f"{row.throughput_per_s:.1f}",
-                f"{row.ratio_to_torch:.2f}×",
+                _with_interval(row.ratio_to_torch, row.ratio_to_torch_interval, unit="×"),
             )
             for row in found.rows
         ],
-        numbers=("batch", "length", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "rows/s", "vs torch"),
+        numbers=("batch", "length", "p50 ms", "p95 ms", "p99 ms", "rows/s", "vs torch"),
     )
-    load = "–" if found.load_time_s is None else f"{found.load_time_s:.2f} s"
-    show.say(f"loads in {load}, peak memory {report.human_bytes(found.peak_memory_bytes)}, {found.threads} threads")
+    if found.generation:
+        show.table(
+            (
+                "provider",
+                "variant",
+                "batch",
+                "length",
+                "first token ms",
+                "tokens/s",
+                "torch: first token ms",
+                "torch: tokens/s",
+            ),
+            [
+                (
+                    found.provider,
+                    row.variant,
+                    str(row.batch_size),
+                    "–" if row.sequence_length is None else str(row.sequence_length),
+                    _with_interval(row.first_token_ms_p50, row.first_token_ms_p50_interval),
+                    _with_interval(row.tokens_per_s, row.tokens_per_s_interval, digits=0),
+                    f"{row.torch_first_token_ms_p50:.2f}",
+                    f"{row.torch_tokens_per_s:.0f}",
+                )
+                for row in found.generation
+            ],
+            numbers=("batch", "length", "first token ms", "tokens/s", "torch: first token ms", "torch: tokens/s"),
+        )
+    for each in found.footprints:
+        peak = report.human_bytes(each.peak_memory_bytes)
+        show.say(f"{each.variant} loads in {each.load_time_s:.2f} s, peak memory {peak}, threads {found.threads}")
+    if found.noise:
+        show.say(f"{found.noise.verdict} machine: {found.noise.reason}")
+
+
+def _with_interval(value: float, interval: Interval | None, *, digits: int = 2, unit: str = "") -> str:
+    """``1.23 (1.20–1.31)``; without one, the runs were too few for it."""
+    shown = f"{value:.{digits}f}{unit}"
+    return shown if interval is None else f"{shown} ({interval[0]:.{digits}f}–{interval[1]:.{digits}f})"

@@ -23,7 +23,7 @@ from rich.table import Table
 from onnx_fleet import jsonio
 from onnx_fleet.profiling import Profile
 from onnx_fleet.record import Record
-from onnx_fleet.report import human_bytes
+from onnx_fleet.report import human_bytes, human_ms
 
 _WIDTH_IN_A_FILE = 160
 """A log has no edge: nothing need be folded at 80 columns there."""
@@ -81,8 +81,8 @@ def records(found: Iterable[Record]) -> None:
                 coloured(record.state),
                 record.version or "–",
                 "–" if record.worst_abs_diff is None else f"{record.worst_abs_diff:.1e}",
-                _number(record.latency_ms_p50),
-                _number(record.latency_ms_p95),
+                human_ms(record.latency_ms_p50, noisy=record.latency_noisy),
+                human_ms(record.latency_ms_p95, noisy=record.latency_noisy),
                 "–" if record.ratio_to_torch is None else f"{record.ratio_to_torch:.2f}×",
                 human_bytes(record.size_bytes),
             )
@@ -123,10 +123,6 @@ def profile(found: Profile) -> None:
         ),
         numbers=("seconds", "share", "peak memory"),
     )
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
 
 
 class Steps:

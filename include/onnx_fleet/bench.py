@@ -1,0 +1,160 @@
+"""The bench: graphs of a stage and PyTorch eager, timed in turns over a grid -> Runs. Imports torch and onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from onnx_fleet import runtime
+from onnx_fleet.entry import LatencyGrid
+from onnx_fleet.graph import GraphInfo
+from onnx_fleet.noise import NoiseMeter
+from onnx_fleet.timing import Timed, take_turns
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from onnx_fleet.reference import Reference
+    from onnx_fleet.runtime import Session
+    from onnx_fleet.workloads import Workload
+
+_NO_BOUND = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One point of a grid."""
+
+    batch_size: int
+    sequence_length: int | None
+    """None of a model that takes no tokens."""
+
+    @property
+    def length(self) -> int:
+        """For graphs that ask for one."""
+        return self.sequence_length or 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkippedPoint:
+    """A point of the grid that the model cannot take."""
+
+    batch_size: int
+    sequence_length: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One kind of work of one graph at one point, and PyTorch eager in the same turns."""
+
+    info: GraphInfo
+    point: Point
+    phase: str
+    ours: Timed
+    torch: Timed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What stays the same over all graphs and points."""
+
+    stage_dir: Path
+    reference: Reference
+    provider: str
+    threads: int
+    grid: LatencyGrid
+    meter: NoiseMeter
+
+    def points(self, graphs: tuple[GraphInfo, ...]) -> tuple[tuple[Point, ...], tuple[SkippedPoint, ...]]:
+        """The points to time, smallest first, and those that are too long for the model.
+
+        Graphs that take one length only are timed at that one, whatever lengths the grid has.
+        """
+        from onnx_fleet import workloads
+
+        only = workloads.fixed_length(graphs)
+        longest = workloads.longest(self.stage_dir, self.reference, bound=_NO_BOUND)
+        if only is not None or longest is None:
+            sizes = sorted(self.grid.batch_sizes)
+            return tuple(Point(batch_size=size, sequence_length=only) for size in sizes), ()
+        wanted = sorted(
+            ((rows, length) for rows in self.grid.batch_sizes for length in self.grid.sequence_lengths),
+            key=lambda point: (point[0] * point[1], point[1]),
+        )
+        fitting = tuple(Point(batch_size=rows, sequence_length=size) for rows, size in wanted if size <= longest)
+        skipped = tuple(
+            SkippedPoint(batch_size=rows, sequence_length=size, reason=f"the model takes {longest} tokens at most")
+            for rows, size in wanted
+            if size > longest
+        )
+        return fitting, skipped
+
+    def runs(
+        self, graphs: tuple[GraphInfo, ...], points: tuple[Point, ...], *, budget_s: float
+    ) -> Iterator[tuple[Run, ...]]:
+        """Time all variants of a role together, role by role, point by point and phase by phase.
+
+        Args:
+            budget_s: about how long PyTorch and one variant may take at one point and phase.
+        """
+        for role in dict.fromkeys(info.role for info in graphs):
+            variants = tuple(info for info in graphs if info.role == role)
+            sessions = tuple(self._open(info) for info in variants)
+            for point in points:
+                for works in zip(*(self._works(info, point) for info in variants), strict=True):
+                    feeds = [work.feeds(info, seed=0) for work, info in zip(works, variants, strict=True)]
+                    *ours, torch = take_turns(
+                        *(partial(session.run, own) for session, own in zip(sessions, feeds, strict=True)),
+                        partial(self.reference.graph, role, _in_full_precision(feeds[0])),
+                        warmup_runs=self.grid.warmup_runs,
+                        timed_runs=self.grid.timed_runs,
+                        budget_s=budget_s,
+                        between=self.meter.probe,
+                    )
+                    yield tuple(
+                        Run(info=info, point=point, phase=works[0].phase, ours=timed, torch=torch)
+                        for info, timed in zip(variants, ours, strict=True)
+                    )
+
+    def _works(self, info: GraphInfo, point: Point) -> tuple[Workload, ...]:
+        """What a graph does at one point: full rows of random tokens, the same ones for all."""
+        from onnx_fleet import workloads
+
+        return workloads.of(info, batch_size=point.batch_size, length=point.length, tokens=self._tokens)
+
+    def _open(self, info: GraphInfo) -> Session:
+        """A session; on an accelerator one whose nodes were seen to run there."""
+        from onnx_fleet import workloads
+
+        path = self.stage_dir / info.path
+        if self.provider == "cpu":
+            return runtime.open_session(path, threads=self.threads, libraries=info.libraries)
+        with TemporaryDirectory(prefix="onnx-fleet-") as folder:
+            session = runtime.open_session(
+                path,
+                provider=self.provider,
+                threads=self.threads,
+                libraries=info.libraries,
+                profile_dir=Path(folder),
+            )
+            placement = session.prove_placement(workloads.shortest(info).feeds(info, seed=0))
+        runtime.require_placed(placement, graph=info.path)
+        return session
+
+    @property
+    def _tokens(self) -> np.ndarray | None:
+        from onnx_fleet import inputs
+
+        if "input_ids" not in self.reference.parameters:
+            return None
+        return inputs.token_space(self.stage_dir, self.reference.limits, bound=_NO_BOUND).tokens
+
+
+def _in_full_precision(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """PyTorch's side is float32, whatever a variant takes."""
+    return {name: array.astype("float32") if array.dtype == "float16" else array for name, array in feeds.items()}

@@ -1,0 +1,111 @@
+"""Noise: how evenly the machine did one fixed piece of work while latencies were taken -> a figure and a verdict.
+
+The work is SHA-256 over the same bytes on as many threads as the graphs have. It needs no library whose own threads
+could wait for each other, and what it costs is known: a thread that was on a core all the time has used as much
+processor time as time went by.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+MOST_SPREAD = 0.25
+"""On two cores with one busy neighbour, one thread had a spread of 0.05 to 0.20, and two threads, which then
+lack a core, one of 0.43 to 1.1: docs/decisions/latency-method.md."""
+MOST_WAITING = 0.05
+"""In the same runs one thread waited for 0.2 % to 3.3 % of its time, two for 5.6 % to 44 %."""
+
+_KERNEL_BYTES = 8 << 20
+"""4.5 ms a thread at 1.8 GB a second: longer than a time slice, so that a neighbour has its turn in it."""
+_TIMED = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """What else the machine did."""
+
+    verdict: Literal["quiet", "noisy"]
+    reason: str
+    """For people: the figures, and what they must not pass."""
+    spread: float
+    """How much longer than the fastest the slowest tenth of the kernel's runs took: 0.1 is a tenth longer."""
+    waiting_share: float
+    """Of the kernel's time, how much its threads waited for a core."""
+    kernel_ms_fastest: float
+    kernel_runs: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelRun:
+    """The fixed work, done once on every thread."""
+
+    slowest_ms: float
+    """Of the threads."""
+    wall_ms: float
+    """Of all threads together."""
+    cpu_ms: float
+    """As wall_ms, while they were on a core."""
+
+
+class NoiseMeter:
+    """Takes the machine's pulse between measurements."""
+
+    def __init__(self, *, threads: int) -> None:
+        self._threads = threads
+        self._data = bytes(_KERNEL_BYTES)
+        self._runs: list[KernelRun] = []
+
+    def probe(self) -> None:
+        """Do the fixed work a few times; the first one does not count, while others' threads may still be spinning."""
+        with ThreadPoolExecutor(self._threads) as pool:
+            runs = [self._run(pool) for _ in range(1 + _TIMED)]
+        self._runs += runs[1:]
+
+    def noise(self) -> Noise | None:
+        """Over all probes; None before the first."""
+        return judge(tuple(self._runs), threads=self._threads) if self._runs else None
+
+    def _run(self, pool: ThreadPoolExecutor) -> KernelRun:
+        threads = list(pool.map(self._work, range(self._threads)))
+        return KernelRun(
+            slowest_ms=max(wall for wall, _ in threads),
+            wall_ms=sum(wall for wall, _ in threads),
+            cpu_ms=sum(cpu for _, cpu in threads),
+        )
+
+    def _work(self, _: int) -> tuple[float, float]:
+        """Milliseconds that went by, and those on a core."""
+        cpu_ns, wall_ns = time.thread_time_ns(), time.perf_counter_ns()
+        hashlib.sha256(self._data, usedforsecurity=False)
+        return (time.perf_counter_ns() - wall_ns) / 1e6, (time.thread_time_ns() - cpu_ns) / 1e6
+
+
+def judge(runs: tuple[KernelRun, ...], *, threads: int) -> Noise:
+    """Quiet, or noisy and why.
+
+    The spread shows what comes and goes: neighbours, stolen time, a clock that changes. Waiting shows a neighbour that
+    is always there too, which makes all runs slow alike.
+    """
+    times = sorted(run.slowest_ms for run in runs)
+    spread = times[int(0.9 * (len(times) - 1))] / times[0] - 1
+    waiting = max(0.0, 1 - sum(run.cpu_ms for run in runs) / sum(run.wall_ms for run in runs))
+    on = "1 thread" if threads == 1 else f"{threads} threads"
+    noisy = spread > MOST_SPREAD or waiting > MOST_WAITING
+    return Noise(
+        verdict="noisy" if noisy else "quiet",
+        reason=(
+            f"a fixed piece of work on {on} took up to {spread:.0%} longer than at its fastest (more than"
+            f" {MOST_SPREAD:.0%} is noisy) and waited for a core {waiting:.0%} of its time (more than"
+            f" {MOST_WAITING:.0%} is noisy)"
+        ),
+        spread=spread,
+        waiting_share=waiting,
+        kernel_ms_fastest=times[0],
+        kernel_runs=len(runs),
+        threads=threads,
+    )

@@ -1,0 +1,217 @@
+"""Timing: calls that take turns, each warm before the clock counts, and how sure a percentile is. numpy when called."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Interval: TypeAlias = tuple[float, float]
+"""From, to."""
+
+CONFIDENCE = 0.95
+POINT_BUDGET_S = 10.0
+"""Two calls that need more than this take fewer runs than were asked for."""
+BLOCKS = 6
+"""Six is the least of which the smallest and the largest enclose the median with 95 % (1 - 2 / 2^6 is 96.9 %)."""
+WINDOW = 5
+"""Warm-up runs that are looked at together: their median shrugs off one or two that something got in the way of."""
+STILL_FALLING = 0.02
+"""A window whose median is less by more than this is faster than the one before it."""
+MOST_WARMUP_RUNS = 200
+_WARMUP_SHARE = 1 / 4
+"""Of the time that a point may take."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarmUp:
+    """What went before the clock counted."""
+
+    runs: int
+    settled: bool
+    """Whether the runs had stopped becoming faster; False where time ran out first."""
+    fastest_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timed:
+    """One of the calls that took turns."""
+
+    warm_up: WarmUp
+    blocks_ms: tuple[np.ndarray, ...]
+    """float64 [runs] of each turn, in the order in which they ran."""
+
+    @property
+    def times_ms(self) -> np.ndarray:
+        """float64 [runs] of all turns."""
+        import numpy as np
+
+        return np.concatenate(self.blocks_ms)
+
+
+def take_turns(
+    *calls: Callable[[], object],
+    warmup_runs: int,
+    timed_runs: int,
+    budget_s: float = POINT_BUDGET_S,
+    between: Callable[[], None] | None = None,
+) -> tuple[Timed, ...]:
+    """Time calls in turns, in blocks, so that a change of the machine's load meets all of them.
+
+    The first run of each block is not counted: the threads of the call before it are still spinning then.
+
+    Args:
+        warmup_runs: of each, at least; more until it stops becoming faster.
+        timed_runs: of each, at most; fewer where the budget would not do, one a block at least.
+        budget_s: about how long two calls may take; more calls may take more in proportion.
+        between: called before each block, while no call runs.
+    """
+    import numpy as np
+
+    budget_s *= len(calls) / 2
+    warm = [warm_up(call, least=warmup_runs, budget_s=budget_s * _WARMUP_SHARE / len(calls)) for call in calls]
+    round_s = sum(each.fastest_ms for each in warm) / 1e3
+    affordable = max(1, int(budget_s / (BLOCKS * round_s)) - 1) if round_s else timed_runs
+    runs = min(timed_runs, BLOCKS * affordable)
+    sizes = [len(part) for part in np.array_split(np.arange(runs), BLOCKS) if len(part)]
+    blocks: list[list[np.ndarray]] = [[] for _ in calls]
+    with _no_garbage_collection():
+        for size in sizes:
+            if between:
+                between()
+            for call, taken in zip(calls, blocks, strict=True):
+                call()
+                taken.append(np.array([_time_ms(call) for _ in range(size)]))
+    return tuple(Timed(warm_up=each, blocks_ms=tuple(taken)) for each, taken in zip(warm, blocks, strict=True))
+
+
+def time_interleaved(
+    first: Callable[[], object],
+    second: Callable[[], object],
+    *,
+    warmup_runs: int,
+    timed_runs: int,
+    budget_s: float = POINT_BUDGET_S,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two calls in turns: float64 [runs] of each, in milliseconds, in the order in which they ran."""
+    one, other = take_turns(first, second, warmup_runs=warmup_runs, timed_runs=timed_runs, budget_s=budget_s)
+    return one.times_ms, other.times_ms
+
+
+def warm_up(call: Callable[[], object], *, least: int, budget_s: float) -> WarmUp:
+    """Run until the median of a window is no less than that of the window before it.
+
+    Args:
+        least: runs, whatever they show.
+        budget_s: when to stop although they still become faster.
+    """
+    deadline = time.perf_counter() + budget_s
+    times_ms: list[float] = []
+    while True:
+        times_ms.append(_time_ms(call))
+        settled = has_settled(times_ms)
+        enough = len(times_ms) >= least and (settled or len(times_ms) >= MOST_WARMUP_RUNS)
+        if enough or time.perf_counter() >= deadline:
+            return WarmUp(runs=len(times_ms), settled=settled, fastest_ms=min(times_ms))
+
+
+def has_settled(times_ms: list[float]) -> bool:
+    """Whether the last window is no faster than the one before it."""
+    if len(times_ms) < 2 * WINDOW:
+        return False
+    before, last = sorted(times_ms[-2 * WINDOW : -WINDOW]), sorted(times_ms[-WINDOW:])
+    return last[WINDOW // 2] >= before[WINDOW // 2] * (1 - STILL_FALLING)
+
+
+def percentile(times: np.ndarray, share: float) -> float:
+    """Linear interpolation (Hyndman and Fan 7)."""
+    import numpy as np
+
+    return float(np.quantile(times, share, method="linear"))
+
+
+def interval(times: np.ndarray, share: float) -> Interval | None:
+    """What encloses the percentile of all such runs, with a probability of 95 % or a little more.
+
+    Args:
+        times: [runs], which are taken to be independent.
+        share: 0.5 is the median.
+
+    Returns:
+        two of the times; None where the runs are too few to enclose it: 6 for a median, 72 for p95.
+    """
+    import numpy as np
+
+    ranks = order_statistics(len(times), share)
+    if ranks is None:
+        return None
+    ordered = np.sort(times)
+    return float(ordered[ranks[0] - 1]), float(ordered[ranks[1] - 1])
+
+
+@cache
+def order_statistics(runs: int, share: float) -> tuple[int, int] | None:
+    """The ranks, from 1, of the two times that enclose a percentile: at most 2.5 % lies beyond either.
+
+    How many of the runs stay below the percentile is binomial, so this is exact and asks nothing of the distribution.
+    """
+    beyond = (1 - CONFIDENCE) / 2
+    chances = [
+        math.exp(
+            math.lgamma(runs + 1)
+            - math.lgamma(below + 1)
+            - math.lgamma(runs - below + 1)
+            + below * math.log(share)
+            + (runs - below) * math.log1p(-share)
+        )
+        for below in range(runs + 1)
+    ]
+    low, high = _tail(chances, beyond), runs + 1 - _tail(chances[::-1], beyond)
+    return (low, high) if low >= 1 and high <= runs else None
+
+
+def ratio_interval(first: Timed, second: Timed) -> Interval | None:
+    """Of the ratio of two calls' medians: from the ratios turn by turn, so that what slows both does not widen it.
+
+    Turns are further apart than runs are, and what lasts for some runs does not make this one too narrow.
+    """
+    import numpy as np
+
+    medians = zip(first.blocks_ms, second.blocks_ms, strict=True)
+    return interval(np.array([np.median(ours) / np.median(theirs) for ours, theirs in medians]), 0.5)
+
+
+def _tail(chances: list[float], most: float) -> int:
+    """How many of the first ones come to no more than ``most`` together."""
+    total = 0.0
+    for count, chance in enumerate(chances):
+        total += chance
+        if total > most:
+            return count
+    return len(chances)
+
+
+def _time_ms(call: Callable[[], object]) -> float:
+    started = time.perf_counter_ns()
+    call()
+    return (time.perf_counter_ns() - started) / 1e6
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

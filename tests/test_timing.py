@@ -1,0 +1,133 @@
+"""Turns, warm-up and intervals: arithmetic on recorded times and on calls that are counted, never a real ratio."""
+
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import pytest
+
+from onnx_fleet.timing import (
+    BLOCKS,
+    Timed,
+    WarmUp,
+    has_settled,
+    interval,
+    order_statistics,
+    ratio_interval,
+    take_turns,
+    time_interleaved,
+    warm_up,
+)
+
+
+@pytest.mark.parametrize(
+    ("runs", "share", "ranks"),
+    [
+        (5, 0.5, None),
+        (6, 0.5, (1, 6)),
+        (20, 0.5, (6, 15)),
+        (100, 0.5, (40, 61)),
+        (71, 0.95, None),
+        (72, 0.95, (64, 72)),
+        (100, 0.95, (90, 100)),
+    ],
+)
+def test_the_ranks_are_those_of_the_binomial_distribution(
+    runs: int, share: float, ranks: tuple[int, int] | None
+) -> None:
+    """The median's stand in tables of non-parametric statistics; too few runs have none."""
+    assert order_statistics(runs, share) == ranks
+
+
+def test_an_interval_holds_the_true_percentile_as_often_as_it_says() -> None:
+    """2,000 samples of 100 from a skewed distribution, as latencies are; the chances are exact, by the binomial."""
+    samples = np.random.default_rng(0).lognormal(sigma=0.5, size=(2000, 100))
+    for share, true, chance in ((0.5, 1.0, 0.965), (0.95, float(np.exp(0.5 * 1.6448536)), 0.983)):
+        found = [interval(sample, share) for sample in samples]
+        held = sum(low <= true <= high for low, high in filter(None, found))
+        assert held / 2000 == pytest.approx(chance, abs=0.01)
+
+
+def test_too_few_runs_have_no_interval() -> None:
+    assert interval(np.arange(5.0), 0.5) is None
+    assert interval(np.arange(50.0), 0.95) is None
+    assert interval(np.array([3.0, 1.0, 2.0, 6.0, 5.0, 4.0]), 0.5) == (1.0, 6.0)
+
+
+def test_the_ratio_is_judged_turn_by_turn() -> None:
+    """The machine becomes three times as slow for half of the turns: the times spread, their ratio does not."""
+    slow = (1.0, 1.0, 1.0, 3.0, 3.0, 3.0)
+    ours = _timed([np.array([2.0, 2.2, 2.1]) * factor for factor in slow])
+    theirs = _timed([np.array([4.0, 4.4, 4.2]) * factor for factor in slow])
+
+    assert ratio_interval(ours, theirs) == pytest.approx((0.5, 0.5))
+    assert interval(ours.times_ms, 0.5) == pytest.approx((2.1, 6.3))
+
+
+def test_the_ratio_of_fewer_turns_has_no_interval() -> None:
+    few = _timed([np.array([1.0])] * 5)
+    assert ratio_interval(few, few) is None
+
+
+def test_all_take_turns_and_the_first_run_of_a_turn_is_not_counted() -> None:
+    calls: list[str] = []
+
+    timed = take_turns(
+        *(lambda name=name: calls.append(name) for name in "abc"),
+        warmup_runs=3,
+        timed_runs=14,
+        between=lambda: calls.append("|"),
+    )
+
+    assert [len(each.times_ms) for each in timed] == [14, 14, 14]
+    warm, *turns = "".join(calls).split("|")
+    assert [warm.count(name) for name in "abc"] == [each.warm_up.runs for each in timed]
+    assert turns == ["aaaabbbbcccc"] * 2 + ["aaabbbccc"] * 4
+
+
+def test_a_slow_call_takes_fewer_runs_than_asked_for() -> None:
+    ours, theirs = time_interleaved(lambda: None, lambda: None, warmup_runs=3, timed_runs=1000, budget_s=0.0)
+
+    assert len(ours) == len(theirs) == BLOCKS
+
+
+def test_fewer_runs_than_turns_leave_turns_out() -> None:
+    ours, theirs = time_interleaved(lambda: None, lambda: None, warmup_runs=1, timed_runs=2)
+
+    assert len(ours) == len(theirs) == 2
+
+
+def test_garbage_is_not_collected_while_the_clock_runs() -> None:
+    states: list[bool] = []
+
+    (timed,) = take_turns(lambda: states.append(gc.isenabled()), warmup_runs=1, timed_runs=6)
+
+    assert states == [True] * timed.warm_up.runs + [False] * 12
+    assert gc.isenabled()
+
+
+def test_warm_up_ends_when_the_median_stops_falling() -> None:
+    falling, level = [9.0, 8.0, 7.0, 6.0, 5.0], [2.0, 2.1, 1.9, 2.0, 30.0]
+
+    assert not has_settled(falling)
+    assert not has_settled(falling + level)
+    assert has_settled(falling + level + [2.05, 1.95, 1.98, 40.0, 2.0])
+
+
+def test_warm_up_takes_the_runs_that_it_is_told_to_take_at_least() -> None:
+    calls: list[None] = []
+
+    found = warm_up(lambda: calls.append(None), least=300, budget_s=60)
+
+    assert found.runs == len(calls) >= 300
+
+
+def test_warm_up_says_when_time_ran_out_first() -> None:
+    found = warm_up(lambda: None, least=3, budget_s=0.0)
+
+    assert (found.runs, found.settled) == (1, False)
+
+
+def _timed(blocks_ms: list[np.ndarray]) -> Timed:
+    return Timed(warm_up=WarmUp(runs=10, settled=True, fastest_ms=1.0), blocks_ms=tuple(blocks_ms))
