@@ -19,7 +19,7 @@ from onnx_fleet.catalogue_schema import (
     SettingsSection,
     suggestion,
 )
-from onnx_fleet.entry import Discover, Entry, LatencyGrid, Tolerances, misfit
+from onnx_fleet.entry import Discover, Entry, Gates, LatencyGrid, Tolerances, misfit
 from onnx_fleet.errors import CatalogueInvalid
 
 
@@ -144,7 +144,7 @@ def _as_section(item: str | ModelSection) -> ModelSection:
 
 
 def _merged(defaults: SettingsSection, own: SettingsSection) -> dict[str, Any]:
-    """The defaults with a section's own settings over them; of tolerances and latency, key by key."""
+    """The defaults with a section's own settings over them; of tolerances, latency and gates, key by key."""
     merged: dict[str, Any] = defaults.model_dump(exclude_unset=True)
     for key, value in own.model_dump(exclude_unset=True).items():
         merged[key] = {**merged.get(key, {}), **value} if isinstance(value, dict) else value
@@ -196,6 +196,7 @@ def _with_settings(section: SettingsSection, *, repo_id: str) -> Entry:
             timed_runs=section.latency.timed_runs,
             threads=section.latency.threads,
         ),
+        gates=Gates(**section.gates.model_dump()),
         providers=tuple(section.providers),
         allowed_licences=None if licences is None else tuple(licence.lower() for licence in licences),
         max_bytes=section.max_bytes,
