@@ -178,6 +178,7 @@ def seal(folder: Path, *, provenance: Provenance, created_at: datetime) -> Manif
         ),
         validation=validation,
         latency=evidence.latency(folder, item=item),
+        regression=evidence.regression(folder, item=item),
         provenance=provenance,
     )
 

@@ -9,17 +9,18 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from onnx_fleet import jsonio
+from onnx_fleet import gates, jsonio
 from onnx_fleet.errors import ValidationFailed
+from onnx_fleet.gates import RegressionReport
 from onnx_fleet.latency import LatencyReport
-from onnx_fleet.manifest import CheckSummary, ProviderLatency, ProviderValidation, Validation
+from onnx_fleet.manifest import CheckSummary, ProviderLatency, ProviderValidation, Regression, Validation
 from onnx_fleet.plan import WorkItem
 from onnx_fleet.validation import CheckRow, ValidationReport
 
 REQUIRED_PROVIDER = "cpu"
 GPU_PROVIDER = "cuda"
 
-Report = TypeVar("Report", ValidationReport, LatencyReport)
+Report = TypeVar("Report", ValidationReport, LatencyReport, RegressionReport)
 
 
 def validation(stage: Path, *, item: WorkItem) -> Validation:
@@ -74,6 +75,20 @@ def latency(stage: Path, *, item: WorkItem) -> tuple[ProviderLatency, ...]:
             rows=report.rows,
         )
         for report in _reports(stage, "latency", LatencyReport, item=item)
+    )
+
+
+def regression(stage: Path, *, item: WorkItem) -> Regression | None:
+    """What the comparison with the version in use says; nothing where there was none."""
+    found = _reports(stage, gates.NAME, RegressionReport, item=item)
+    if not found:
+        return None
+    (report,) = found
+    return Regression(
+        channel=report.channel,
+        compared_with=report.compared_with,
+        verdict=report.verdict,
+        findings=report.findings,
     )
 
 
