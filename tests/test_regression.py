@@ -119,6 +119,9 @@ def test_a_slower_version_is_published_and_the_channel_stays(
     report = kept(place)
     assert {row.max_abs_diff for row in report.measured.outputs} == {0.0}, "the detour is exact"
     assert all(row.ratio_low > BLOCK.max_slowdown for row in report.measured.latency)
+    events = [json.loads(tools.store.read(info.key)) for info in tools.store.list("feed/events/")]
+    moved = {event["version"]: event["channel"] for event in events}
+    assert moved == {in_use.version: "latest", done.version: None}
     assert report.measured.ops[0].changed["MatMul"][1] - report.measured.ops[0].changed["MatMul"][0] == 200
 
 
