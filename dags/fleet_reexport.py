@@ -13,6 +13,8 @@ to let some models fail (`max_failed`).
   the next run takes it up. `reports/<run>/<org>--<name>/validation.json` in the store has every comparison.
 - a passing fault (`HubUnavailable`, `StoreUnavailable`, …) that outlasted its retries: clear the failed tasks of that
   model, with their downstream tasks; nothing else is repeated.
+- a model is held: its new version is worse than the one in use, and the channel stays where it was. The report says in
+  what; `onnx-fleet channel set` moves the channel all the same.
 - `plan` failed: the catalogue has faults, or the store or the Hub cannot be reached; its log says which.
 
 Models never touch each other: those that are right are published, whatever becomes of the others.
@@ -49,7 +51,9 @@ SETTINGS = settings.read()
             description="Take these models alone: repo ids, or patterns such as BAAI/*. Empty takes all.",
         ),
         "force": Param(False, type="boolean", description="Publish a new version of every model, changed or not."),
-        "max_failed": Param(0, type="integer", minimum=0, description="The run fails when more models than this fail."),
+        "max_failed": Param(
+            0, type="integer", minimum=0, description="The run fails when more models than this fail or are held."
+        ),
         "max_refused": Param(
             None,
             type=["null", "integer"],

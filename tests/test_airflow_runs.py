@@ -12,7 +12,7 @@ import pytest
 
 from fixtures.airflow import ROOT, AirflowHome, RunEnd
 from fixtures.models import RepoMaker
-from onnx_fleet import channels, feed, jsonio, publish
+from onnx_fleet import channels, feed, jsonio, layout, manifest, publish
 from onnx_fleet.hub import HubSettings
 from onnx_fleet.report import RunReport
 from onnx_fleet.store import ObjectStore, open_store
@@ -120,7 +120,7 @@ def test_a_record_tells_where_and_why_a_model_failed(fleet: Fleet, first: RunEnd
     assert (records[CORRUPT].step, records[CORRUPT].error) == ("export", "ModelInvalid")
     assert CORRUPT in records[CORRUPT].message
     assert records[NO_TOKENIZER].error == "ModelInvalid"
-    assert set(records[SOUND].seconds) == {"export", "validate", "measure", "publish"}
+    assert set(records[SOUND].seconds) == {"export", "validate", "measure", "compare", "publish"}
     assert records[SOUND].latency_ms_p50 is not None
 
 
@@ -207,3 +207,23 @@ def test_the_example_consumer_copies_a_bundle_to_its_registry(fleet: Fleet, firs
     )
     assert end.state == "success"
     assert [path.parent.parent for path in tmp_path.rglob("manifest.json")] == [tmp_path / SOUND]
+
+
+def test_a_version_that_breaks_consumers_is_published_and_leaves_the_channel(fleet: Fleet, first: RunEnd) -> None:
+    before = channels.read(fleet.store, SOUND, "latest").version
+    asked = {"model": SOUND, "opset": 23}
+    end = fleet.home.run("model_reexport", asked, options=fleet.options)
+    [record] = fleet.report(end).records
+
+    assert (end.state, end.states("gate")) == ("failed", ["failed"])
+    assert (record.state, record.compared_with) == ("held", before)
+    assert "onnxruntime 1.22 is needed, 1.18 was" in record.findings[0]
+    assert end.states("model_1.publish").count("success") + end.states("model_2.publish").count("success") == 1
+    assert channels.read(fleet.store, SOUND, "latest").version == before
+    assert manifest.read(fleet.store.read(layout.manifest_key(SOUND, str(record.version)))).regression is not None
+
+    again = fleet.home.run("model_reexport", asked, options=fleet.options)
+    assert (again.state, fleet.report(again).counts["held"]) == ("failed", 1)
+    assert channels.read(fleet.store, SOUND, "latest").version == before
+    scratch = Path(fleet.options["AIRFLOW__ONNX_FLEET__SCRATCH"])
+    assert not list(scratch.rglob("*.onnx"))

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 
 from onnx_fleet import catalogue, catalogue_schema
 from onnx_fleet.catalogue import Catalogue
-from onnx_fleet.entry import Discover, Entry, LatencyGrid, Tolerances
+from onnx_fleet.entry import Discover, Entry, Gates, LatencyGrid, Tolerances
 from onnx_fleet.errors import CatalogueInvalid
 from onnx_fleet_demo import models
 
@@ -51,6 +51,7 @@ models:
     opset: 21
     tolerances: {{atol: 5e-5, rtol: 0}}
     latency: {{batch_sizes: [2], sequence_lengths: [8, 32], warmup_runs: 0, timed_runs: 7, threads: 1}}
+    gates: {{policy: off, breaking: warn, max_slowdown: 1.5, max_growth: 2, max_drift: 0}}
     providers: [cpu, cuda]
     allowed_licences: [Apache-2.0, mit]
     trust_remote_code: "{SHA}"
@@ -69,6 +70,7 @@ models:
         latency=LatencyGrid(
             batch_sizes=(2,), sequence_lengths=(8, 32), warmup_runs=0, timed_runs=7, threads=1
         ),
+        gates=Gates(policy="off", breaking="warn", max_slowdown=1.5, max_growth=2.0, max_drift=0.0),
         providers=("cpu", "cuda"),
         allowed_licences=("apache-2.0", "mit"),
         trust_remote_code=SHA,
@@ -80,13 +82,15 @@ models:
 
 def test_defaults_reach_models_and_searches_unless_they_say_otherwise() -> None:
     made = parsed("""
-defaults: {opset: 21, allowed_licences: [mit], latency: {timed_runs: 20}, tolerances: {atol: 1e-5}}
+defaults: {opset: 21, allowed_licences: [mit], latency: {timed_runs: 20}, tolerances: {atol: 1e-5},
+  gates: {policy: block}}
 models:
   - acme/plain
   - repo_id: acme/own
     opset: 19
     allowed_licences: null
     latency: {batch_sizes: [1]}
+    gates: {max_slowdown: 1.1}
 discover:
   - {author: acme, priority: 2}
 """)
@@ -95,6 +99,7 @@ discover:
     assert (own.opset, own.allowed_licences) == (19, None)
     assert own.latency == LatencyGrid(batch_sizes=(1,), timed_runs=20)
     assert own.tolerances == Tolerances(atol=1e-5)
+    assert (own.gates, plain.gates) == (Gates(policy="block", max_slowdown=1.1), Gates(policy="block"))
     found = made.discover[0].entry("acme/found")
     assert (found.repo_id, found.opset, found.priority, found.latency.timed_runs) == ("acme/found", 21, 2, 20)
 
@@ -201,6 +206,11 @@ def test_sizes_are_for_people(size: str, size_bytes: int) -> None:
         ("latency: {batch_size: [1]}", "unknown key 'batch_size'; did you mean 'batch_sizes'?"),
         ("latency: {batch_sizes: [0]}", "batch_sizes is 0; write 1 or more"),
         ("latency: {batch_sizes: 4}", "batch_sizes must be a list, not '4'; write a list of numbers, such as [1, 8]"),
+        ("gates: block", "gates must be a mapping, not 'block'; write a mapping, such as {policy: block"),
+        ("gates: {policy: stop}", "policy: input should be 'block', 'warn' or 'off'; write block, warn or off"),
+        ("gates: {breaking: off}", "breaking: input should be 'block' or 'warn'; write block or warn"),
+        ("gates: {max_slowdown: 0.9}", "max_slowdown is 0.9; write a number from 1 to 100"),
+        ("gates: {max_slow: 2}", "unknown key 'max_slow'; did you mean 'max_slowdown'?"),
         ("latency: {timed_runs: 1}", "timed_runs is 1; write a number from 2 to 100000"),
         ("allowed_licences: mit", "allowed_licences must be a list, not 'mit'; write a list, such as [apache-2.0"),
         ("trust_remote_code: true", "trust_remote_code must be a text, not 'true'; write the commit SHA whose Python"),

@@ -8,11 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 
-from onnx_fleet import __version__
+from fixtures.worse_stages import next_version, slower
+from onnx_fleet import __version__, stage
+from onnx_fleet.entry import Gates
 from onnx_fleet_demo.hub_server import HubServer
 from onnx_fleet_demo.models import CLASSIFIER
 
@@ -59,8 +62,8 @@ def stage_folder(command: Command, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def test_the_version_and_every_command_have_help(command: Command) -> None:
     assert command("--version").stdout == f"onnx-fleet {__version__}\n"
-    for name in ("plan", "run", "export", "validate", "measure", "publish", "list", "verify", "pull", "inspect",
-                 "catalogue"):  # fmt: skip
+    for name in ("plan", "run", "export", "validate", "measure", "compare", "publish", "list", "verify", "pull",
+                 "inspect", "catalogue", "channel"):  # fmt: skip
         assert command(name, "--help").returncode == 0
 
 
@@ -203,6 +206,70 @@ def test_a_made_folder_is_published_listed_verified_and_pulled(
     assert pulled.returncode == 1
     assert "BundleCorrupt" in pulled.stderr
     assert not (tmp_path / "bad").exists()
+
+
+def test_a_slower_folder_is_published_and_the_channel_stays_until_a_person_moves_it(
+    command: Command, stage_folder: Path, tmp_path: Path
+) -> None:
+    store, slow = tmp_path / "store", tmp_path / "slow"
+    store.mkdir()
+    before = json.loads(command("publish", stage_folder, "--store", store, "--json").stdout)
+    assert "latest points at no other version" in command("compare", stage_folder, "--store", store).stderr
+
+    next_version(stage_folder, slow, digit="b", gates=Gates(policy="block"), changes=[slower])
+    for step in ("validate", "measure"):
+        assert command(step, slow, "--store", store).returncode == 0, "it is as right as the one before"
+    compared = command("compare", slow, "--store", store)
+    assert compared.returncode == 1
+    assert "which latest points at: held" in compared.stdout
+    assert "1.25 times may be" in compared.stderr
+    published = command("publish", slow, "--store", store)
+    assert published.returncode == 1
+    assert "published: " in published.stdout
+    version = stage.read_work(slow).version
+    move = ("channel", "set", CLASSIFIER, "latest", version)
+    assert f"onnx-fleet {' '.join(move)}" in published.stderr
+
+    def pointer() -> str:
+        return str(json.loads(command("list", "--store", store, "--json").stdout)[0]["channels"]["latest"])
+
+    assert pointer() == before["version"]
+    dry = command(*move, "--dry-run", "--store", store)
+    assert dry.stdout == f"would move {CLASSIFIER}@latest: {before['version']} -> {version}\n"
+    assert "1.25 times may be" in dry.stderr
+    assert command(*move, "--store", store).returncode == 1, "nobody there to say yes"
+    assert pointer() == before["version"]
+    assert command(*move, "--yes", "--store", store).returncode == 0
+    assert pointer() == version
+    index = json.loads((store / "feed" / "index.json").read_bytes())
+    assert [each["version"] for each in index["models"][0]["channels"]] == [version]
+    assert command("channel", "set", CLASSIFIER, "latest", "00000000-00000000", "--yes").returncode == 1
+
+
+def test_a_run_that_needs_a_newer_onnxruntime_is_held_at_every_run_until_a_person_moves_the_channel(
+    command: Command, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+
+    def run(opset: int) -> dict[str, Any]:
+        done = command("run", CLASSIFIER, "--opset", str(opset), "--store", store, "--json")
+        (record,) = json.loads(done.stdout)["records"]
+        return {**record, "status": done.returncode}
+
+    old = run(20)
+    assert (old["state"], old["status"]) == ("published", 0)
+    new = run(23)
+    assert (new["state"], new["status"], new["compared_with"]) == ("held", 1, old["version"])
+    assert "onnx/model.onnx: onnxruntime 1.22 is needed, 1.18 was" in new["findings"][0]
+    assert set(new["seconds"]) == {"export", "validate", "measure", "compare", "publish"}
+    again = run(23)
+    assert (again["state"], again["status"]) == ("held", 1)
+    assert command("channel", "set", CLASSIFIER, "latest", new["version"], "--yes", "--store", store).returncode == 0
+    settled = run(23)
+    assert (settled["state"], settled["status"]) == ("unchanged", 0)
+    back = run(20)
+    assert (back["state"], back["version"]) == ("unchanged", old["version"]), "an older onnxruntime will do"
 
 
 def test_without_any_store_named_the_demos_bucket_is_used(command: Command, tmp_path: Path) -> None:

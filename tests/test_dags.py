@@ -60,6 +60,7 @@ def test_heavy_tasks_wait_in_the_pool_and_light_ones_do_not(found: dict[str, Any
         "model_1.export": "onnx_fleet_cpu",
         "model_1.validate": "onnx_fleet_cpu",
         "model_1.measure": "onnx_fleet_cpu",
+        "model_1.compare": "onnx_fleet_cpu",
         "model_1.publish": "onnx_fleet_cpu",
         "model_1.record": "default_pool",
     }

@@ -41,7 +41,15 @@ FAILED = Record(
     worst_abs_diff=0.3,
     gpu="not validated on GPU: no GPU worker",
 )
-ALL = (PUBLISHED, UNCHANGED, REFUSED, FAILED)
+HELD = Record(
+    model_id="acme/slow",
+    state="held",
+    version="33333333-44444444",
+    message="acme/slow@33333333-44444444 is published, and latest does not point at it",
+    compared_with="11111111-22222222",
+    findings=("latency: 2.00 times; 1.25 | may be",),
+)
+ALL = (PUBLISHED, UNCHANGED, REFUSED, FAILED, HELD)
 
 
 def built(*records: Record) -> report.RunReport:
@@ -50,8 +58,10 @@ def built(*records: Record) -> report.RunReport:
 
 def test_records_are_counted_and_what_went_wrong_comes_first() -> None:
     made = built(*ALL)
-    assert made.counts == {"failed": 1, "refused": 1, "published": 1, "unchanged": 1}
-    assert [record.model_id for record in made.records] == ["acme/wrong", "acme/closed", "acme/tiny", "acme/same"]
+    assert made.counts == {"failed": 1, "refused": 1, "held": 1, "published": 1, "unchanged": 1}
+    assert [record.model_id for record in made.records] == [
+        "acme/wrong", "acme/closed", "acme/slow", "acme/tiny", "acme/same",
+    ]  # fmt: skip
     assert built(*ALL[::-1]) == made
 
 
@@ -72,6 +82,9 @@ def test_a_report_survives_json() -> None:
         ((PUBLISHED, UNCHANGED), 0, None, True, "2 models: 1 published, 1 unchanged"),
         ((FAILED, PUBLISHED), 0, None, False, "1 model failed and 0 may: acme/wrong"),
         ((FAILED, PUBLISHED), 1, None, True, "2 models: 1 failed, 1 published"),
+        ((HELD, PUBLISHED), 0, None, False, "1 model held back and 0 may: acme/slow"),
+        ((HELD, FAILED), 1, None, False, "1 model failed, 1 model held back and 1 may: acme/wrong, acme/slow"),
+        ((HELD, FAILED), 2, None, True, "2 models: 1 failed, 1 held"),
         ((REFUSED,), 0, None, True, "1 model: 1 refused"),
         ((REFUSED,), 0, 0, False, "1 model refused and 0 may be: acme/closed"),
         (
@@ -100,6 +113,8 @@ def test_the_gate_names_ten_models_and_counts_the_rest() -> None:
 def test_the_page_has_one_row_a_model_and_each_failure_in_full() -> None:
     page = report.markdown(built(*ALL))
     assert page.startswith("# Run manual__2026-11-21T23:30:00+00:00\n\n2026-11-21T23:30:00+00:00: 1 failed, 1 refused,")
+    assert "- **acme/slow**, 33333333-44444444 beside 11111111-22222222: latency: 2.00 times; 1.25 \\| may be" in page
+    assert "- **acme/slow**: acme/slow@33333333-44444444 is published, and latest does not point at it" in page
     assert (
         "| acme/tiny | published | 3f2a1c00-abababab | 2.4e-06 | 5.01 | 6.50 | 90.9 MB | – "
         "| s3://fleet/models/acme/tiny/3f2a1c00-abababab |"

@@ -19,7 +19,7 @@ from onnx_fleet import evidence, runtime, stage, validation
 from onnx_fleet.entry import Entry
 from onnx_fleet.errors import ModelInvalid, ValidationFailed
 from onnx_fleet.store import keys
-from onnx_fleet.variants import VARIANTS, Gates, corpus, half, judging, making, prepared, report, texts
+from onnx_fleet.variants import VARIANTS, VariantGates, corpus, half, judging, making, prepared, report, texts
 from onnx_fleet.variants.agreement import Agreement
 from onnx_fleet.variants.corpus import Sample
 from onnx_fleet.variants.judging import JudgingRequest
@@ -28,7 +28,7 @@ from onnx_fleet.variants.report import VariantReport
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-LOOSE = Gates(min_cosine=0.5, min_top1=0.3, max_perplexity_ratio=3.0)
+LOOSE = VariantGates(min_cosine=0.5, min_top1=0.3, max_perplexity_ratio=3.0)
 """Weights without sense bear fewer bits than trained ones: here it is the way that is proven, not the precision."""
 ALL = ("fp32", *VARIANTS)
 
@@ -61,7 +61,7 @@ def vary(exported: Exported, change: Callable[[Entry], Entry]) -> Varied:
     return Varied(exported=exported, made=making.make(MakingRequest(stage=exported.stage_dir)))
 
 
-def wanting(*names: str, gates: Gates | None = None) -> Callable[[Entry], Entry]:
+def wanting(*names: str, gates: VariantGates | None = None) -> Callable[[Entry], Entry]:
     given = {} if gates is None else dict.fromkeys(names, gates)
     return lambda entry: replace(entry, variants=("fp32", *names), variant_gates=given)
 

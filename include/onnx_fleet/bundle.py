@@ -179,6 +179,7 @@ def seal(folder: Path, *, provenance: Provenance, created_at: datetime) -> Manif
         validation=validation,
         variants=evidence.variants(folder, item=item),
         latency=evidence.latency(folder, item=item),
+        regression=evidence.regression(folder, item=item),
         provenance=provenance,
     )
 

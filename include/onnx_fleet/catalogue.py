@@ -15,14 +15,14 @@ from onnx_fleet import catalogue_conflicts, catalogue_faults
 from onnx_fleet.catalogue_schema import (
     CatalogueFile,
     DiscoverSection,
-    GatesSection,
     ModelSection,
     SettingsSection,
+    VariantGatesSection,
     suggestion,
 )
-from onnx_fleet.entry import Discover, Entry, LatencyGrid, Tolerances, misfit
+from onnx_fleet.entry import Discover, Entry, Gates, LatencyGrid, Tolerances, misfit
 from onnx_fleet.errors import CatalogueInvalid
-from onnx_fleet.variants import VARIANTS, Gates
+from onnx_fleet.variants import VARIANTS, VariantGates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +146,7 @@ def _as_section(item: str | ModelSection) -> ModelSection:
 
 
 def _merged(defaults: SettingsSection, own: SettingsSection) -> dict[str, Any]:
-    """The defaults with a section's own settings over them; of tolerances and latency, key by key."""
+    """The defaults with a section's own settings over them; of tolerances, latency and gates, key by key."""
     merged: dict[str, Any] = defaults.model_dump(exclude_unset=True)
     for key, value in own.model_dump(exclude_unset=True).items():
         merged[key] = {**merged.get(key, {}), **value} if isinstance(value, dict) else value
@@ -177,7 +177,7 @@ def _search(defaults: SettingsSection, own: DiscoverSection) -> Discover:
     )
 
 
-def _gates(variant: str, section: GatesSection) -> Gates:
+def _gates_of(variant: str, section: VariantGatesSection) -> VariantGates:
     """The variant's own where nothing else is said."""
     given = {key: value for key, value in section.model_dump().items() if value is not None}
     return replace(VARIANTS[variant].gates, **given)
@@ -191,7 +191,7 @@ def _with_settings(section: SettingsSection, *, repo_id: str) -> Entry:
         recipe=section.recipe,
         variants=tuple(dict.fromkeys((*section.variants, *section.required_variants))),
         required_variants=tuple(section.required_variants),
-        variant_gates={name: _gates(name, gates) for name, gates in section.variant_gates.items()},
+        variant_gates={name: _gates_of(name, gates) for name, gates in section.variant_gates.items()},
         calibration=section.calibration,
         opset=section.opset,
         weights=section.weights,
@@ -207,6 +207,7 @@ def _with_settings(section: SettingsSection, *, repo_id: str) -> Entry:
             timed_runs=section.latency.timed_runs,
             threads=section.latency.threads,
         ),
+        gates=Gates(**section.gates.model_dump()),
         providers=tuple(section.providers),
         allowed_licences=None if licences is None else tuple(licence.lower() for licence in licences),
         max_bytes=section.max_bytes,

@@ -13,6 +13,7 @@ from onnx_fleet.catalogue_schema import (
     BY_MAPPING,
     CatalogueFile,
     DiscoverSection,
+    GatesSection,
     LatencySection,
     ModelSection,
     SettingsSection,
@@ -42,6 +43,9 @@ _FORMS: Final[Mapping[str, str]] = {
     "exclude": "a list, such as ['*-test']",
     "tolerances": "a mapping, such as {atol: 1e-4, rtol: 1e-3}",
     "latency": "a mapping, such as {batch_sizes: [1, 8], sequence_lengths: [16, 128]}",
+    "gates": "a mapping, such as {policy: block, max_slowdown: 1.25}",
+    "policy": "block, warn or off",
+    "breaking": "block or warn",
     "batch_sizes": "a list of numbers, such as [1, 8]",
     "sequence_lengths": "a list of numbers, such as [16, 128]",
     "the catalogue": "models:, with - org/name on each line under it",
@@ -121,6 +125,7 @@ def _section(place: Location) -> type[BaseModel]:
         "discover": DiscoverSection,
         "tolerances": TolerancesSection,
         "latency": LatencySection,
+        "gates": GatesSection,
     }
     for part in place[:-1]:
         section = steps.get(part, section)

@@ -26,7 +26,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from onnx_fleet import recipes
-from onnx_fleet.entry import DECODER_FORMS, INLINE_MAX_BYTES, OPSET_DEFAULT, Placement
+from onnx_fleet.entry import DECODER_FORMS, INLINE_MAX_BYTES, OPSET_DEFAULT, BreakingPolicy, Placement, Policy
 from onnx_fleet.graph import FIXABLE, SYMBOLS
 from onnx_fleet.recipes import RECIPES
 from onnx_fleet.tasks import TASKS
@@ -229,7 +229,7 @@ class TolerancesSection(_Section):
     """Relative part."""
 
 
-class GatesSection(_Section):
+class VariantGatesSection(_Section):
     """How far a variant may be from the fp32 graphs; what is left out is the variant's own."""
 
     min_cosine: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] | None = None
@@ -255,6 +255,21 @@ class LatencySection(_Section):
     """Intra-op threads; left out, as many as the process may use."""
 
 
+class GatesSection(_Section):
+    """What a new version may be worse in than the one in use before its channel stays where it is."""
+
+    policy: Policy = "warn"
+    """Of being slower, larger or off in its outputs: block keeps the channel, warn only says so, off does not look."""
+    breaking: BreakingPolicy = "block"
+    """Of changed inputs, outputs and graphs; they are said in any case."""
+    max_slowdown: Annotated[float, Field(ge=1, le=100, allow_inf_nan=False)] = 1.25
+    """How many times slower: judged by the whole 95 % interval of the ratio, so that noise does not count."""
+    max_growth: Annotated[float, Field(ge=1, le=100, allow_inf_nan=False)] = 1.10
+    """How many times larger: the graphs and weights of one variant."""
+    max_drift: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] = 2.0
+    """How many of the entry's tolerances the outputs of one commit may be from those of the version in use."""
+
+
 class SettingsSection(_Section):
     """What can be said of one model, of what a search finds, or of all models (under ``defaults``)."""
 
@@ -268,7 +283,7 @@ class SettingsSection(_Section):
     """Precisions to make; one that is not good enough is left out of the bundle, which says so."""
     required_variants: Annotated[list[MadeVariantName], AfterValidator(_check_distinct)] = []
     """Variants without which nothing is published; they are made, also where variants has them not."""
-    variant_gates: dict[MadeVariantName, GatesSection] = {}
+    variant_gates: dict[MadeVariantName, VariantGatesSection] = {}
     """By variant, how far it may be from fp32."""
     calibration: Annotated[str, AfterValidator(_check_calibration)] | None = None
     """Texts to tune and judge variants with: a .txt or .jsonl file beside recipes/; left out, built-in ones."""
@@ -286,6 +301,7 @@ class SettingsSection(_Section):
     """Also make tokenizer.onnx, which takes text; it needs onnxruntime-extensions wherever it is used."""
     tolerances: TolerancesSection = TolerancesSection()
     latency: LatencySection = LatencySection()
+    gates: GatesSection = GatesSection()
     providers: Annotated[
         list[ProviderName], Field(min_length=1), AfterValidator(_check_distinct), AfterValidator(_check_providers)
     ] = ["cpu"]

@@ -69,6 +69,11 @@ def parse(data: bytes, *, where: str) -> Channel:
         raise BundleCorrupt(f"{where}: is not a channel document; delete it and publish the model again") from err
 
 
+def find(store: ObjectStore, model_id: str, channel: str) -> Channel | None:
+    """Where a channel points; None where it is not there."""
+    return _read(store, model_id, channel)[0]
+
+
 def read(store: ObjectStore, model_id: str, channel: str) -> Channel:
     """Where a channel points.
 
@@ -116,11 +121,16 @@ def move(
     return wanted
 
 
-def ensure(store: ObjectStore, model_id: str, channel: str, version: str, *, now: datetime) -> Channel:
+def ensure(
+    store: ObjectStore, model_id: str, channel: str, version: str, *, now: datetime, stay: bool = False
+) -> Channel:
     """Have a channel point at a published version, unless a person holds it; does nothing where it does.
 
     A run calls it for what it published and for what it found unchanged: so a crash between the manifest and the
     channel heals.
+
+    Args:
+        stay: leave it where it points, wherever that is; one that is not there yet is made all the same.
 
     Raises:
         BundleNotFound: the version is not published.
@@ -136,7 +146,7 @@ def ensure(store: ObjectStore, model_id: str, channel: str, version: str, *, now
     ):
         with attempt:
             current, etag = _read(store, model_id, channel)
-            if current is not None and (current.held or current.version == version):
+            if current is not None and (stay or current.held or current.version == version):
                 return current
             wanted = _pointing(model_id, channel, version, current=current, now=now, held=False)
             _swap(store, wanted, etag=etag)

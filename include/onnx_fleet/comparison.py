@@ -76,21 +76,24 @@ class Case:
         )
 
 
-def compare(expected: Outputs, actual: Outputs, *, case: Case, detail: str = "") -> tuple[CheckRow, ...]:
+def compare(
+    expected: Outputs, actual: Outputs, *, case: Case, detail: str = "", source: str = "PyTorch"
+) -> tuple[CheckRow, ...]:
     """One row for every output that is on either side.
 
     Args:
         expected: from PyTorch eager, or from the run that the other one must equal.
         detail: goes into the rows that have nothing else to say.
+        source: what messages call the expected side.
     """
     rows = [
-        _compare_one(name, expected[name], actual[name], case=case, detail=detail)
+        _compare_one(name, expected[name], actual[name], case=case, detail=detail, source=source)
         if name in actual
-        else case.row("missing", output=name, detail="PyTorch gives it, the graph does not")
+        else case.row("missing", output=name, detail=f"{source} gives it, the graph does not")
         for name in expected
     ]
     rows += [
-        case.row("unexpected", output=name, detail="the graph gives it, PyTorch does not")
+        case.row("unexpected", output=name, detail=f"the graph gives it, {source} does not")
         for name in actual
         if name not in expected
     ]
@@ -120,15 +123,17 @@ def is_per_token(spec: TensorSpec) -> bool:
     return spec.shape[:2] == ("batch_size", "sequence_length")
 
 
-def _compare_one(name: str, expected: np.ndarray, actual: np.ndarray, *, case: Case, detail: str) -> CheckRow:
+def _compare_one(
+    name: str, expected: np.ndarray, actual: np.ndarray, *, case: Case, detail: str, source: str
+) -> CheckRow:
     """Names, then shape, dtype, finite values, and only then values: each is a finding of its own."""
     import numpy as np
 
     if actual.shape != expected.shape:
-        found = f"{list(actual.shape)} where PyTorch gives {list(expected.shape)}"
+        found = f"{list(actual.shape)} where {source} gives {list(expected.shape)}"
         return case.row("shape", output=name, detail=found)
     if actual.dtype != expected.dtype:
-        return case.row("dtype", output=name, detail=f"{actual.dtype} where PyTorch gives {expected.dtype}")
+        return case.row("dtype", output=name, detail=f"{actual.dtype} where {source} gives {expected.dtype}")
     odd = ~np.isfinite(actual) & ~(actual == expected)
     if odd.any():
         return case.row("nan", output=name, detail=f"{int(odd.sum())} of {odd.size} values are not finite")

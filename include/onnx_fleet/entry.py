@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from onnx_fleet.recipes import RECIPES
 from onnx_fleet.tasks import TASKS
-from onnx_fleet.variants import FP32, Gates
+from onnx_fleet.variants import FP32, VariantGates
 
 OPSET_DEFAULT: Final = 20
 
@@ -44,6 +44,26 @@ class LatencyGrid:
     """Intra-op threads; None takes the cores that the process may use."""
 
 
+Policy = Literal["block", "warn", "off"]
+BreakingPolicy = Literal["block", "warn"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gates:
+    """What a new version may be worse in than the one in use before its channel stays where it is."""
+
+    policy: Policy = "warn"
+    """Of being slower, larger or off in its outputs: "block" keeps the channel, "off" does not look."""
+    breaking: BreakingPolicy = "block"
+    """Of inputs, outputs and graphs that consumers rely on; these are looked at whatever the policy is."""
+    max_slowdown: float = 1.25
+    """New p50 / old p50."""
+    max_growth: float = 1.10
+    """New bytes / old bytes, of the graphs and weights of one variant."""
+    max_drift: float = 2.0
+    """In the entry's tolerances: two versions that are each within one of PyTorch are within two of each other."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """One model wanted."""
@@ -58,7 +78,7 @@ class Entry:
     """Names of onnx_fleet.variants.NAMES; the others are made from fp32, and held to it."""
     required_variants: tuple[str, ...] = ()
     """Those without which nothing is published."""
-    variant_gates: Mapping[str, Gates] = field(default_factory=dict)
+    variant_gates: Mapping[str, VariantGates] = field(default_factory=dict)
     """By variant, where they are not its own defaults."""
     calibration: str | None = None
     """A file of texts beside recipes/, to tune and judge variants with; None takes the built-in ones."""
@@ -75,6 +95,7 @@ class Entry:
     """Whether the bundle has ``tokenizer.onnx`` too, where that can be made exact."""
     tolerances: Tolerances = field(default_factory=Tolerances)
     latency: LatencyGrid = field(default_factory=LatencyGrid)
+    gates: Gates = field(default_factory=Gates)
     providers: tuple[str, ...] = ("cpu",)
     """Where to validate and measure: "cpu", "cuda"."""
     allowed_licences: tuple[str, ...] | None = None

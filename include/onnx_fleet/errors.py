@@ -19,7 +19,6 @@
        ├─ StepCrashed               the step's process died
        ├─ StepTimedOut              the step's process ran past its limit
        ├─ ValidationFailed          the graph is not equal to PyTorch
-       ├─ LatencyRegressed          slower than the version in use
        ├─ GpuUnavailable            CUDA was asked for and did not run
        ├─ BundleNotFound            no such model, version or channel in the store
        ├─ BundleCorrupt             a file of a bundle is missing or has other bytes than its manifest says
@@ -126,10 +125,6 @@ class StepTimedOut(Permanent):
 
 class ValidationFailed(Permanent):
     """The graph is not equal to PyTorch."""
-
-
-class LatencyRegressed(Permanent):
-    """The new version is slower than the one in use, beyond the allowed ratio."""
 
 
 class GpuUnavailable(Permanent):

@@ -9,10 +9,18 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from onnx_fleet import jsonio
+from onnx_fleet import gates, jsonio
 from onnx_fleet.errors import ValidationFailed
+from onnx_fleet.gates import RegressionReport
 from onnx_fleet.latency import LatencyReport
-from onnx_fleet.manifest import CheckSummary, ProviderLatency, ProviderValidation, Validation, VariantSummary
+from onnx_fleet.manifest import (
+    CheckSummary,
+    ProviderLatency,
+    ProviderValidation,
+    Regression,
+    Validation,
+    VariantSummary,
+)
 from onnx_fleet.plan import WorkItem
 from onnx_fleet.validation import CheckRow, ValidationReport
 from onnx_fleet.variants import FP32
@@ -21,7 +29,7 @@ from onnx_fleet.variants.report import REPORT_NAME, VariantReport, VariantVerdic
 REQUIRED_PROVIDER = "cpu"
 GPU_PROVIDER = "cuda"
 
-Report = TypeVar("Report", ValidationReport, LatencyReport, VariantReport)
+Report = TypeVar("Report", ValidationReport, VariantReport, LatencyReport, RegressionReport)
 
 
 def validation(stage: Path, *, item: WorkItem) -> Validation:
@@ -99,6 +107,20 @@ def latency(stage: Path, *, item: WorkItem) -> tuple[ProviderLatency, ...]:
             noise=report.noise,
         )
         for report in _reports(stage, "latency", LatencyReport, item=item)
+    )
+
+
+def regression(stage: Path, *, item: WorkItem) -> Regression | None:
+    """What the comparison with the version in use says; nothing where there was none."""
+    found = _reports(stage, gates.NAME, RegressionReport, item=item)
+    if not found:
+        return None
+    (report,) = found
+    return Regression(
+        channel=report.channel,
+        compared_with=report.compared_with,
+        verdict=report.verdict,
+        findings=report.findings,
     )
 
 

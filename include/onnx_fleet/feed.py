@@ -124,7 +124,8 @@ class FeedEvent:
     kind: Literal["published"]
     model_id: str
     version: str
-    channel: str
+    channel: str | None
+    """The one that the publication moved; None where its gates kept it where it was."""
     path: str
     manifest_sha256: str
     size_bytes: int
@@ -175,7 +176,7 @@ def append_event(store: ObjectStore, publication: Publication, *, channel: str, 
         kind="published",
         model_id=publication.model_id,
         version=publication.version,
-        channel=channel,
+        channel=None if publication.held else channel,
         path=layout.bundle_prefix(publication.model_id, publication.version),
         manifest_sha256=publication.manifest_sha256,
         size_bytes=publication.size_bytes,

@@ -10,20 +10,22 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from onnx_fleet import bundle, cache, channels, feed, isolated, profiling, publish, record, stage
+from onnx_fleet import bundle, cache, feed, isolated, profiling, publish, record, regression, stage
 from onnx_fleet import export as exporting
 from onnx_fleet import latency as measuring
 from onnx_fleet import plan as planning
 from onnx_fleet import validation as proving
-from onnx_fleet.bundle import Ref
+from onnx_fleet.bundle import Bundle, Ref
 from onnx_fleet.cache import Cache
 from onnx_fleet.entry import Entry
 from onnx_fleet.errors import GpuUnavailable, OnnxFleetError
+from onnx_fleet.gates import RegressionReport
 from onnx_fleet.isolated import Limits
 from onnx_fleet.latency import LatencyReport
 from onnx_fleet.manifest import Provenance
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Step = Literal["export", "validate", "measure", "publish"]
+Step = Literal["export", "validate", "measure", "compare", "publish"]
 Provider = Literal["cpu", "cuda"]
 
 
@@ -161,6 +163,15 @@ def measure(place: Path, *, tools: Tools, provider: Provider = "cpu") -> Latency
         return isolated.run(_measure, request, limits=tools.limits, log=_log(place, "measure", provider)).value
 
 
+def compare(
+    place: Path, *, tools: Tools, channel: str = bundle.LATEST, alone: regression.Quiet = nullcontext
+) -> RegressionReport | None:
+    """Compare a measured stage with the version that the channel points at; None where there is no other."""
+    store, work_dir, limits = tools.store, tools.work_dir, tools.limits
+    with profiling.timed("compare"):
+        return regression.compare(place, store=store, work_dir=work_dir, limits=limits, channel=channel, alone=alone)
+
+
 def prove_on_gpu(place: Path, *, tools: Tools) -> ValidationReport:
     """Validate with CUDA, and measure what is right; where there is no GPU, the report says so instead."""
     try:
@@ -197,7 +208,12 @@ def publish_stage(
     channel: str = bundle.LATEST,
     progress: Progress | None = None,
 ) -> Publication:
-    """Put a stage's bundle into the store, point the channel at it, and keep the feed's event."""
+    """Put a stage's bundle into the store, point the channel at it if its gates let it, and keep the feed's event.
+
+    What the channel points at by now may not be what the stage was compared with: then it is compared again.
+    """
+    if regression.is_due(place, store=tools.store, channel=channel):
+        compare(place, tools=tools, channel=channel)
     now = datetime.now(UTC)
     with profiling.timed("publish"):
         publication = publish.publish(
@@ -213,8 +229,9 @@ def settle_unchanged(item: WorkItem, *, tools: Tools, channel: str = bundle.LATE
     Nothing is raised: a bundle that cannot be read gives the record of a failure.
     """
     try:
-        channels.ensure(tools.store, item.model_id, channel, item.version, now=datetime.now(UTC))
-        return record_of_bundle(item, tools=tools, state="unchanged")
+        found = _bundle(item, tools=tools)
+        held = publish.settle(found.manifest, store=tools.store, channel=channel, now=datetime.now(UTC))
+        return _record(item, found, tools=tools, state="held" if held else "unchanged")
     except OnnxFleetError as err:
         return record.of_failure(item, step="publish", error=type(err).__name__, message=str(err))
 
@@ -223,13 +240,13 @@ def record_of_bundle(
     item: WorkItem,
     *,
     tools: Tools,
-    state: Literal["published", "unchanged"],
+    channel: str = bundle.LATEST,
     seconds: Mapping[str, float] | None = None,
 ) -> Record:
-    """The record of an item whose bundle stands in the store, told from its manifest."""
-    found = bundle.find(Ref(model_id=item.model_id, channel=None, version=item.version), store=tools.store)
-    location = f"{tools.store.address}/{found.prefix}".rstrip("/")
-    return record.of_bundle(item, state=state, location=location, manifest=found.manifest, seconds=seconds)
+    """The record of an item that a run published, told from its manifest."""
+    found = _bundle(item, tools=tools)
+    held = publish.is_held(found.manifest, store=tools.store, channel=channel)
+    return _record(item, found, tools=tools, state="held" if held else "published", seconds=seconds)
 
 
 def discard_stage(item: WorkItem, *, tools: Tools) -> None:
@@ -279,10 +296,12 @@ def process(
         make_variants(place, tools=tools)
         begin("measure")
         measure(place, tools=tools)
+        begin("compare")
+        compare(place, tools=tools, channel=channel)
         begin("publish")
         publish_stage(place, tools=tools, provenance=provenance, channel=channel, progress=progress)
         seconds[step] = time.monotonic() - started
-        ended = record_of_bundle(item, tools=tools, state="published", seconds=seconds)
+        ended = record_of_bundle(item, tools=tools, channel=channel, seconds=seconds)
     except Exception as err:
         if not isinstance(err, OnnxFleetError):
             log.exception("%s@%s: %s failed in a way that is not foreseen", item.model_id, item.version, step)
@@ -292,6 +311,22 @@ def process(
         )
     discard_stage(item, tools=tools)
     return ended
+
+
+def _bundle(item: WorkItem, *, tools: Tools) -> Bundle:
+    return bundle.find(Ref(model_id=item.model_id, channel=None, version=item.version), store=tools.store)
+
+
+def _record(
+    item: WorkItem,
+    found: Bundle,
+    *,
+    tools: Tools,
+    state: Literal["held", "published", "unchanged"],
+    seconds: Mapping[str, float] | None = None,
+) -> Record:
+    location = f"{tools.store.address}/{found.prefix}".rstrip("/")
+    return record.of_bundle(item, state=state, location=location, manifest=found.manifest, seconds=seconds)
 
 
 def _proof(place: Path, *, tools: Tools, provider: Provider) -> ProofRequest:

@@ -18,6 +18,7 @@ from pydantic import AwareDatetime, ConfigDict, Field, ValidationError
 from onnx_fleet import jsonio, layout
 from onnx_fleet.errors import BundleCorrupt, UnsafeModel
 from onnx_fleet.footprint import Footprint
+from onnx_fleet.gates import Finding, Verdict
 from onnx_fleet.graph import GraphInfo
 from onnx_fleet.latency import GenerationRow, LatencyRow
 from onnx_fleet.noise import Noise
@@ -173,6 +174,18 @@ class ProviderLatency:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Regression:
+    """How the bundle stood beside the one in use when it was published; the report in the bundle has every figure."""
+
+    channel: str
+    compared_with: str
+    """The version that the channel pointed at."""
+    verdict: Verdict
+    """``held``: no run moves a channel from another version to this one; a person may."""
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
     """Which run made the bundle."""
 
@@ -205,6 +218,8 @@ class Manifest:
     variants: tuple[VariantSummary, ...] = ()
     """All but fp32 that were asked for."""
     latency: tuple[ProviderLatency, ...]
+    regression: Regression | None = None
+    """None where no version was in use."""
     provenance: Provenance
 
     @property

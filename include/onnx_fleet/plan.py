@@ -237,7 +237,8 @@ def _item(
         if again.fingerprint == current.bundle.fingerprint:
             return again
     if published.exists(store, model.repo_id, version=wanted.version):
-        return replace(wanted, state="unchanged", reason=f"{wanted.version} is published")
+        elsewhere = f"; {channel} points at {latest.version}" if latest and latest.version != wanted.version else ""
+        return replace(wanted, state="unchanged", reason=f"{wanted.version} is published{elsewhere}")
     if latest is None:
         return wanted
     if force is not None:

@@ -18,7 +18,7 @@ from onnx_fleet import jsonio, memory
 
 Stage = Literal[
     "imports", "plan", "download", "tokenizer", "load", "trace", "decompose", "translate", "optimise", "unroll",
-    "write", "validate", "variants", "measure", "publish", "other",
+    "write", "validate", "variants", "measure", "compare", "publish", "other",
 ]  # fmt: skip
 STAGES: tuple[Stage, ...] = get_args(Stage)
 

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Literal
 
 from onnx_fleet import bundle, channels, layout, manifest
+from onnx_fleet.channels import Channel
 from onnx_fleet.errors import BundleNotFound, StoreDenied, StoreUnavailable, VersionConflict
-from onnx_fleet.manifest import BundleFile, Manifest, Provenance
+from onnx_fleet.manifest import BundleFile, Manifest, Provenance, Regression
 from onnx_fleet.store import ObjectInfo, ObjectStore, Progress, transfer
 
 
@@ -34,6 +35,10 @@ class Publication:
     """The folder's address."""
     size_bytes: int
     manifest_sha256: str
+    regression: Regression | None = None
+    """How it stood beside the version in use; None where there was none."""
+    held: bool = False
+    """Its gates keep the channel where it was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +59,7 @@ def publish(
     channel: str = bundle.LATEST,
     progress: Progress | None = None,
 ) -> Publication:
-    """Seal a stage and put it into the store, whole or not at all; then have the channel point at it.
+    """Seal a stage and put it into the store, whole or not at all; then the channel points at it, if its gates let it.
 
     The same bundle twice does nothing: files but for the reports decide whether it is the same.
 
@@ -70,7 +75,7 @@ def publish(
     model_id, version = sealed.bundle.model_id, sealed.bundle.version
     stands = manifest.read(standing, where=f"{store.address}/{attempt.manifest_key}")
     _require_same(stands, sealed, where=f"{store.address}/{attempt.prefix}")
-    channels.ensure(store, model_id, channel, version, now=created_at)
+    held = settle(stands, store=store, channel=channel, now=created_at)
     return Publication(
         model_id=model_id,
         version=version,
@@ -78,7 +83,35 @@ def publish(
         location=f"{store.address}/{attempt.prefix}".rstrip("/"),
         size_bytes=stands.size_bytes,
         manifest_sha256=transfer.sha256_of(standing),
+        regression=stands.regression,
+        held=held,
     )
+
+
+def settle(stands: Manifest, *, store: ObjectStore, channel: str, now: datetime) -> bool:
+    """Have a channel point at a bundle that stands, unless its gates keep it from there; gives whether they do.
+
+    The manifest that stands decides and not who asks, so that every later run comes to the same: a bundle that was held
+    stays so until a person moves the channel to it, or a newer one passes.
+
+    Raises:
+        VersionConflict: other writers keep moving the channel.
+    """
+    info = stands.bundle
+    stay = stands.regression is not None and stands.regression.verdict == "held"
+    pointer = channels.ensure(store, info.model_id, channel, info.version, now=now, stay=stay)
+    return _is_held(stands, pointer)
+
+
+def is_held(stands: Manifest, *, store: ObjectStore, channel: str) -> bool:
+    """Whether its gates keep a channel from a bundle now; where a person holds the channel it is not the gates."""
+    return _is_held(stands, channels.find(store, stands.bundle.model_id, channel))
+
+
+def _is_held(stands: Manifest, pointer: Channel | None) -> bool:
+    if stands.regression is None or stands.regression.verdict != "held" or pointer is None:
+        return False
+    return pointer.version != stands.bundle.version and not pointer.held
 
 
 def list_models(store: ObjectStore) -> tuple[PublishedModel, ...]:

@@ -8,12 +8,12 @@ from typing import Literal
 
 from onnx_fleet import errors
 from onnx_fleet.latency import LatencyRow
-from onnx_fleet.manifest import Manifest, ProviderValidation
+from onnx_fleet.manifest import Manifest, ProviderValidation, Regression
 from onnx_fleet.plan import Refusal, WorkItem
 from onnx_fleet.validation import ValidationReport
 
-RecordState = Literal["failed", "refused", "published", "unchanged"]
-"""In the order that people want to read."""
+RecordState = Literal["failed", "refused", "held", "published", "unchanged"]
+"""In the order that people want to read; ``held``: published, and its gates keep the channel from it."""
 
 GPU_NOT_ASKED = "not asked for"
 
@@ -32,11 +32,11 @@ class Record:
     reason: str = ""
     """Why the plan took it as new, changed or unchanged."""
     step: str | None = None
-    """Where it was refused or failed: resolve, plan, export, validate, measure, publish."""
+    """Where it was refused or failed: resolve, plan, export, validate, measure, compare, publish."""
     error: str | None = None
     """The error class's name."""
     message: str = ""
-    """Of a refusal or failure: what, where, what to do next."""
+    """Of a refusal, a failure or a held version: what, where, what to do next."""
     worst_abs_diff: float | None = None
     """Over all comparisons with PyTorch."""
     latency_ms_p50: float | None = None
@@ -53,6 +53,10 @@ class Record:
     """Where the bundle lies."""
     missed_variants: Mapping[str, str] = field(default_factory=dict)
     """Variant -> what it missed: the bundle is without it."""
+    compared_with: str | None = None
+    """The version that was in use when this one was published."""
+    findings: tuple[str, ...] = ()
+    """What is worse than in that one, ``latency: …``; of an unchanged model it was said when it was published."""
     gpu: str = GPU_NOT_ASKED
     """For people: ``not asked for``, ``validated on …``, ``not validated on GPU: …``."""
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -76,12 +80,13 @@ def of_refusal(refusal: Refusal) -> Record:
 def of_bundle(
     item: WorkItem,
     *,
-    state: Literal["published", "unchanged"],
+    state: Literal["held", "published", "unchanged"],
     location: str,
     manifest: Manifest,
     seconds: Mapping[str, float] | None = None,
 ) -> Record:
     """A model whose bundle stands in the store: this run published it, or found it there."""
+    regression = manifest.regression
     cpu = next((each for each in manifest.latency if each.provider == "cpu"), None)
     row = headline(cpu.rows if cpu else ())
     gpu = next((each for each in manifest.validation.providers if each.provider == "cuda"), None)
@@ -92,6 +97,9 @@ def of_bundle(
         version=item.version,
         task=item.model.task,
         reason=item.reason,
+        message=_held(item, regression) if state == "held" and regression else "",
+        compared_with=regression.compared_with if regression else None,
+        findings=told(regression) if state != "unchanged" else (),
         worst_abs_diff=manifest.validation.max_abs_diff,
         latency_ms_p50=row.latency_ms_p50 if row else None,
         latency_ms_p95=row.latency_ms_p95 if row else None,
@@ -104,6 +112,11 @@ def of_bundle(
         gpu=gpu_statement(item, gpu),
         seconds=dict(seconds or {}),
     )
+
+
+def told(regression: Regression | None) -> tuple[str, ...]:
+    """What is worse than in the version that was in use, a line each."""
+    return tuple(f"{finding.gate}: {finding.message}" for finding in regression.findings) if regression else ()
 
 
 def of_failure(
@@ -135,6 +148,14 @@ def of_failure(
         worst_abs_diff=validation.worst_abs_diff if validation else None,
         gpu=gpu_statement(item, gpu),
         seconds=dict(seconds or {}),
+    )
+
+
+def _held(item: WorkItem, regression: Regression) -> str:
+    return (
+        f"{item.model_id}@{item.version} is published, and {regression.channel} does not point at it: it is worse than"
+        f" {regression.compared_with}. Look at its reports/regression.json; to use it all the same, run"
+        f" `onnx-fleet channel set {item.model_id} {regression.channel} {item.version}`"
     )
 
 

@@ -27,7 +27,7 @@ class RunReport:
     counts: Mapping[str, int]
     """State -> models; every state is there."""
     records: tuple[Record, ...]
-    """Failed first, then refused, published, unchanged; by id within each."""
+    """Failed first, then refused, held, published, unchanged; by id within each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,15 +56,17 @@ def build(records: Iterable[Record], *, run_id: str, now: datetime) -> RunReport
 
 
 def gate(report: RunReport, *, max_failed: int = 0, max_refused: int | None = None) -> Verdict:
-    """Whether a run counts as good.
+    """Whether a run counts as good; a model whose new version is held counts as one that failed.
 
     Args:
         max_refused: None lets any number of refusals pass: they are the catalogue's own rules at work.
     """
-    failed, refused = report.counts["failed"], report.counts["refused"]
+    failed, held, refused = (report.counts[state] for state in ("failed", "held", "refused"))
     faults = []
-    if failed > max_failed:
-        faults.append(f"{_models(failed)} failed and {max_failed} may: {_names(report, 'failed')}")
+    if failed + held > max_failed:
+        said = [f"{_models(failed)} failed"] if failed else []
+        said += [f"{_models(held)} held back"] if held else []
+        faults.append(f"{', '.join(said)} and {max_failed} may: {_names(report, 'failed', 'held')}")
     if max_refused is not None and refused > max_refused:
         faults.append(f"{_models(refused)} refused and {max_refused} may be: {_names(report, 'refused')}")
     if faults:
@@ -104,8 +106,16 @@ def markdown(report: RunReport) -> str:
         lines += [f"- **{record.model_id}**: {variant}: {_cell(why)}" for record, variant, why in missed]
     troubled = [record for record in report.records if record.message]
     if troubled:
-        lines += ["", "## What failed or was refused", ""]
+        lines += ["", "## What failed, was refused or is held", ""]
         lines += [f"- **{record.model_id}**: {_trouble(record)}" for record in troubled]
+    worse = [record for record in report.records if record.findings]
+    if worse:
+        lines += ["", "## What is worse than the version in use", ""]
+        lines += [
+            f"- **{record.model_id}**, {record.version} beside {record.compared_with}: {_cell(finding)}"
+            for record in worse
+            for finding in record.findings
+        ]
     return "\n".join([*lines, ""])
 
 
@@ -166,7 +176,7 @@ def _models(count: int) -> str:
     return "1 model" if count == 1 else f"{count} models"
 
 
-def _names(report: RunReport, state: RecordState, *, shown: int = 10) -> str:
-    names = [record.model_id for record in report.records if record.state == state]
+def _names(report: RunReport, *states: RecordState, shown: int = 10) -> str:
+    names = [record.model_id for record in report.records if record.state in states]
     rest = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + rest

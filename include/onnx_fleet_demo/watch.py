@@ -16,7 +16,7 @@ from rich.table import Table
 from onnx_fleet_demo.airflow_client import AirflowClient, TaskState
 
 DAG_ID: Final = "fleet_reexport"
-STEPS: Final = ("export", "validate", "measure", "publish")
+STEPS: Final = ("export", "validate", "measure", "compare", "publish")
 POLL_S: Final = 0.5
 
 _GROUP: Final = "model"

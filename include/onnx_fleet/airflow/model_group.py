@@ -32,10 +32,11 @@ def model_group(settings: FleetSettings, *, group_id: str) -> Any:
         exported = _heavy(export, settings)(item=item)
         validated = _heavy(validate, settings)(item=item)
         measured = _heavy(measure, settings, trigger_rule="none_failed")(item=item)
+        compared = _heavy(compare, settings)(item=item)
         published = _heavy(publish, settings, outlets=[assets.BUNDLE, assets.FLEET])(item=item)
         recorded = _light(record, settings, trigger_rule="all_done")(item=item)
 
-        exported >> validated >> measured >> published >> recorded
+        exported >> validated >> measured >> compared >> published >> recorded
         if settings.gpu_queue:
             asked = task.short_circuit(
                 map_index_template=LABEL, ignore_downstream_trigger_rules=False, weight_rule="upstream"
@@ -58,11 +59,14 @@ def model_group(settings: FleetSettings, *, group_id: str) -> Any:
     def measure(item: Json) -> Json:
         return _step(settings, item, _measure)
 
+    def compare(item: Json) -> Json:
+        return _step(settings, item, lambda now, item: _compare(now, item, channel=settings.channel))
+
     def publish(item: Json) -> Json:
         return _step(settings, item, lambda now, item: _publish(now, item, channel=settings.channel))
 
     def record(item: Json) -> Json:
-        return jsonio.to_json(outcome.of_model(run.current(settings), item["model_id"]))
+        return jsonio.to_json(outcome.of_model(run.current(settings), item["model_id"], channel=settings.channel))
 
     return model
 
@@ -115,6 +119,10 @@ def _prove_on_gpu(now: run.Run, item: Json) -> None:
 def _measure(now: run.Run, item: Json) -> None:
     with quiet.alone():
         flow.measure(now.place(item["model_id"]), tools=now.tools)
+
+
+def _compare(now: run.Run, item: Json, *, channel: str) -> None:
+    flow.compare(now.place(item["model_id"]), tools=now.tools, channel=channel, alone=quiet.alone)
 
 
 def _publish(now: run.Run, item: Json, *, channel: str) -> Json:

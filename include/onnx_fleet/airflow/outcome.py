@@ -24,12 +24,13 @@ STEPS: Final[Mapping[str, str]] = {
     "validate": "validate",
     "prove_on_gpu": "validate",
     "measure": "measure",
+    "compare": "compare",
     "publish": "publish",
 }
 """Task -> step, in the order in which they run."""
 
 
-def of_model(run: Run, model_id: str) -> Record:
+def of_model(run: Run, model_id: str, *, channel: str) -> Record:
     """The record of the mapped group that the calling task ends; clears the model's stage away.
 
     It comes however the group ended, so what of a failed model cannot be kept is left out rather than raised. Of a
@@ -39,7 +40,7 @@ def of_model(run: Run, model_id: str) -> Record:
     place = flow.stage_dir(item, tools=run.tools)
     made = _Group()
     if made.published():
-        ended = flow.record_of_bundle(item, tools=run.tools, state="published", seconds=made.seconds())
+        ended = flow.record_of_bundle(item, tools=run.tools, channel=channel, seconds=made.seconds())
     else:
         ended = _failed(item, made, place=place)
         _keep_validation(run, model_id, place=place)

@@ -37,6 +37,7 @@ from onnx_fleet.cli.settings import opened_tools
 from onnx_fleet.entry import Entry
 from onnx_fleet.errors import OnnxFleetError
 from onnx_fleet.flow import Tools
+from onnx_fleet.gates import RegressionReport
 from onnx_fleet.latency import LatencyReport
 from onnx_fleet.manifest import Provenance
 from onnx_fleet.plan import Plan
@@ -115,7 +116,7 @@ def run(
     profile: Profile = False,
     as_json: Json = False,
 ) -> None:
-    """The whole flow: resolve, plan, export, validate, measure, publish."""
+    """The whole flow: resolve, plan, export, validate, measure, compare, publish."""
     run_id = _run_id()
     with _recording(profile) as recorder, opened_tools(store) as tools:
         entries, digest = _entries(
@@ -151,7 +152,7 @@ def run(
                 steps.end()
         summary = report.build(found, run_id=run_id, now=datetime.now(UTC))
         report.write(summary, store=tools.store)
-        if summary.counts["published"]:
+        if summary.counts["published"] or summary.counts["held"]:
             feed.rebuild(tools.store, now=datetime.now(UTC))
         costs = profiling.RunProfile(run_id=run_id, whole=recorder.profile(), models=profiles) if recorder else None
         if costs:
@@ -250,8 +251,27 @@ def measure(folder: Folder, cuda: Cuda = False, store: Store = None, as_json: Js
             _show_latency(each)
 
 
+def compare(folder: Folder, channel: Channel = bundle.LATEST, store: Store = None, as_json: Json = False) -> None:
+    """Compare a measured folder with the version that the channel points at; exit status 1 when its gates hold it."""
+    with opened_tools(store) as tools, show.steps() as steps:
+        steps.begin(stage.read_work(folder).model_id, "compare")
+        found = flow.compare(folder, tools=tools, channel=channel)
+    if as_json:
+        show.as_json(jsonio.to_json(found) if found else None)
+    elif found is None:
+        show.say(f"{channel} points at no other version")
+    else:
+        _show_regression(found)
+    if found and found.verdict == "held":
+        raise typer.Exit(1)
+
+
 def publish(folder: Folder, channel: Channel = bundle.LATEST, store: Store = None, as_json: Json = False) -> None:
-    """Put a validated folder into the store as an immutable version, then point the channel at it."""
+    """Put a validated folder into the store as an immutable version, then point the channel at it.
+
+    A folder that was not compared with the version in use is compared first. Where its gates keep the channel where it
+    is, the version is published all the same, and the exit status is 1.
+    """
     provenance = Provenance(dag_id="onnx-fleet publish", run_id=_run_id(), trigger="manual", catalogue_digest=None)
     with opened_tools(store) as tools:
         with show.steps() as steps:
@@ -264,6 +284,13 @@ def publish(folder: Folder, channel: Channel = bundle.LATEST, store: Store = Non
         show.as_json(jsonio.to_json(done))
     else:
         show.line(f"{done.model_id}@{done.version} {done.state}: {done.location}")
+        if done.regression and done.regression.findings:
+            show.worse(done.model_id, done.regression.compared_with, records.told(done.regression))
+    if done.held:
+        show.say(
+            f"{channel} stays where it was; to move it: onnx-fleet channel set {done.model_id} {channel} {done.version}"
+        )
+        raise typer.Exit(1)
 
 
 def _entries(
@@ -422,3 +449,43 @@ def _with_interval(value: float, interval: Interval | None, *, digits: int = 2, 
     """``1.23 (1.20–1.31)``; without one, the runs were too few for it."""
     shown = f"{value:.{digits}f}{unit}"
     return shown if interval is None else f"{shown} ({interval[0]:.{digits}f}–{interval[1]:.{digits}f})"
+
+
+def _show_regression(found: RegressionReport) -> None:
+    measured = found.measured
+    show.table(
+        ("graph", "phase", "batch", "length", "old p50 ms", "new p50 ms", "ratio", "95 % interval"),
+        [
+            (
+                row.graph,
+                row.phase,
+                str(row.batch_size),
+                str(row.sequence_length),
+                f"{row.old_latency_ms_p50:.2f}",
+                f"{row.new_latency_ms_p50:.2f}",
+                f"{row.ratio:.2f}×",
+                f"{row.ratio_low:.2f} to {row.ratio_high:.2f}",
+            )
+            for row in measured.latency
+        ],
+        numbers=("batch", "length", "old p50 ms", "new p50 ms", "ratio"),
+    )
+    for size in measured.sizes:
+        show.line(
+            f"{size.variant}: {report.human_bytes(size.old_bytes)} -> {report.human_bytes(size.new_bytes)},"
+            f" {size.ratio:.2f}×"
+        )
+    for ops in measured.ops:
+        changed = ", ".join(f"{op} {old} -> {new}" for op, (old, new) in ops.changed.items())
+        show.line(f"{ops.graph}: {ops.old_nodes} -> {ops.new_nodes} nodes" + (f" ({changed})" if changed else ""))
+    worst = max((row.max_abs_diff or 0.0 for row in measured.outputs), default=0.0)
+    show.line(
+        f"outputs differ by up to {worst:.1e}" + ("" if found.alike else "; they are of another commit or recipe")
+    )
+    for change in found.contract:
+        show.line(f"{change.graph}: {change.change}" + (" [red](breaking)[/]" if change.breaking else ""))
+    if found.reason:
+        show.say(found.reason)
+    if found.findings:
+        show.worse(found.model_id, found.compared_with, (f"{each.gate}: {each.message}" for each in found.findings))
+    show.line(f"{found.version} beside {found.compared_with}, which {found.channel} points at: {found.verdict}")

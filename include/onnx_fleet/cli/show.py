@@ -100,8 +100,18 @@ def records(found: Iterable[Record]) -> None:
             console.print(f"\n[bold yellow]{record.model_id}[/] is published without {variant}: {why}")
     for record in found:
         if record.message:
-            console.print(f"\n[bold red]{record.model_id}[/] {record.state} at {record.step}: {record.error}")
+            where = f" at {record.step}: {record.error}" if record.step else ""
+            console.print(f"\n[bold red]{record.model_id}[/] {record.state}{where}")
             console.print(record.message, markup=False, highlight=False, soft_wrap=True)
+        if record.findings:
+            worse(record.model_id, record.compared_with or "", record.findings)
+
+
+def worse(model_id: str, compared_with: str, findings: Iterable[str]) -> None:
+    """What of a new version is worse than of the one in use."""
+    console.print(f"\n[bold yellow]{model_id}[/] is worse than {compared_with}", highlight=False)
+    for finding in findings:
+        console.print(f"- {finding}", markup=False, highlight=False, soft_wrap=True)
 
 
 def profile(found: Profile) -> None:

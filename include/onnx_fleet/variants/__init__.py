@@ -16,7 +16,7 @@ FP32: Final = "fp32"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gates:
+class VariantGates:
     """How far a variant may be from the fp32 graphs. What a task's outputs do not have is not asked of it."""
 
     min_cosine: float
@@ -37,7 +37,7 @@ class Variant:
     summary: str
     max_ratio: float
     """What the layers' weights should take at most, of their bytes in fp32; embeddings are counted apart."""
-    gates: Gates
+    gates: VariantGates
 
 
 VARIANTS: Mapping[str, Variant] = {
@@ -48,28 +48,28 @@ VARIANTS: Mapping[str, Variant] = {
             suffix="_fp16",
             summary="half precision; what would overflow or lose its meaning in it stays in float32",
             max_ratio=0.51,
-            gates=Gates(min_cosine=0.999, min_top1=0.99, max_perplexity_ratio=1.01),
+            gates=VariantGates(min_cosine=0.999, min_top1=0.99, max_perplexity_ratio=1.01),
         ),
         Variant(
             name="int8",
             suffix="_quantized",
             summary="8-bit weights by channel, activations quantised as they come",
             max_ratio=0.30,
-            gates=Gates(min_cosine=0.97, min_top1=0.90, max_perplexity_ratio=1.10),
+            gates=VariantGates(min_cosine=0.97, min_top1=0.90, max_perplexity_ratio=1.10),
         ),
         Variant(
             name="int8_static",
             suffix="_int8",
             summary="8-bit weights by channel, activations by ranges that were calibrated",
             max_ratio=0.30,
-            gates=Gates(min_cosine=0.97, min_top1=0.90, max_perplexity_ratio=1.10),
+            gates=VariantGates(min_cosine=0.97, min_top1=0.90, max_perplexity_ratio=1.10),
         ),
         Variant(
             name="q4",
             suffix="_q4",
             summary="4-bit weights in blocks of 32, activations in float32",
             max_ratio=0.22,
-            gates=Gates(min_cosine=0.95, min_top1=0.85, max_perplexity_ratio=1.20),
+            gates=VariantGates(min_cosine=0.95, min_top1=0.85, max_perplexity_ratio=1.20),
         ),
     )
 }

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from onnx_fleet.runtime import Session
-from onnx_fleet.variants import Gates
+from onnx_fleet.variants import VariantGates
 from onnx_fleet.variants.corpus import Sample
 from onnx_fleet.variants.report import Measure
 
@@ -56,7 +56,7 @@ class Agreement:
         """The variant's perplexity by fp32's; 1 where no text was foretold."""
         return float(np.exp((self.losses[1] - self.losses[0]) / self.tokens)) if self.tokens else 1.0
 
-    def against(self, gates: Gates) -> tuple[Measure, ...]:
+    def against(self, gates: VariantGates) -> tuple[Measure, ...]:
         """Every figure that there is, with its gate."""
         found = [_measure("finite", 1.0 - self.broken / max(self.values, 1), at_least=1.0, count=self.values)]
         if self.masked:

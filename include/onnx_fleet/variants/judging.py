@@ -16,7 +16,7 @@ import onnx
 from onnx_fleet import graph, runtime, stage
 from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.graph import GraphInfo
-from onnx_fleet.variants import FP32, VARIANTS, Gates, agreement, corpus, making, prepared, rounding
+from onnx_fleet.variants import FP32, VARIANTS, VariantGates, agreement, corpus, making, prepared, rounding
 from onnx_fleet.variants.making import Made
 from onnx_fleet.variants.report import (
     REPORT_NAME,
@@ -95,7 +95,9 @@ def weight_bytes(path: Path, *, tables: frozenset[str]) -> WeightBytes:
     return WeightBytes(layers=sum(sizes[False]), embeddings=sum(sizes[True]))
 
 
-def _judge(place: Path, info: GraphInfo, fp32: GraphInfo, *, gates: Gates, kept: tuple[str, ...]) -> GraphVerdict:
+def _judge(
+    place: Path, info: GraphInfo, fp32: GraphInfo, *, gates: VariantGates, kept: tuple[str, ...]
+) -> GraphVerdict:
     source = prepared.load(place / fp32.path)
     tables = prepared.embeddings(source.graph)
     samples = list(corpus.read(place, info.role, "judging"))

@@ -21,7 +21,18 @@ from onnx_fleet import graph, model_config, runtime, stage
 from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.graph import GraphInfo
 from onnx_fleet.stage import ExportRecord
-from onnx_fleet.variants import FP32, VARIANTS, Gates, agreement, blocks, corpus, file_name, half, integers, prepared
+from onnx_fleet.variants import (
+    FP32,
+    VARIANTS,
+    VariantGates,
+    agreement,
+    blocks,
+    corpus,
+    file_name,
+    half,
+    integers,
+    prepared,
+)
 from onnx_fleet.variants.agreement import Agreement
 from onnx_fleet.variants.corpus import Sample
 
@@ -66,7 +77,7 @@ class _Work:
     source: Path
     """As prepared.prepare writes it."""
     variant: str
-    gates: Gates
+    gates: VariantGates
 
     def samples(self) -> Iterator[Sample]:
         return corpus.read(self.stage_dir, self.info.role, "calibration")

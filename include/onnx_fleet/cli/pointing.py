@@ -1,0 +1,56 @@
+"""The command for channels: channel set."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from onnx_fleet import bundle, channels, feed, jsonio
+from onnx_fleet.bundle import Ref
+from onnx_fleet.cli import show
+from onnx_fleet.cli.options import Json, Store
+from onnx_fleet.cli.settings import opened_store
+from onnx_fleet.record import told
+
+channel_app = typer.Typer(help="Move the named pointers to versions.", no_args_is_help=True)
+
+
+@channel_app.callback()
+def _group() -> None:
+    """With a callback a group of one command keeps that command's name."""
+
+
+@channel_app.command("set")
+def set_(
+    model: Annotated[str, typer.Argument(help="ORG/NAME.", show_default=False)],
+    channel: Annotated[str, typer.Argument(help="Such as latest.", show_default=False)],
+    version: Annotated[str, typer.Argument(help="A published version, as `onnx-fleet list` names it.")],
+    hold: Annotated[bool, typer.Option("--hold", help="Runs leave the channel there until it is set again.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would move, and move nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Point a channel at a published version: to use one that its gates hold back, or to go back to an earlier one."""
+    with opened_store(store) as opened:
+        found = bundle.find(Ref(model_id=model, channel=None, version=version), store=opened)
+        now = channels.find(opened, model, channels.checked_name(channel))
+        findings = told(found.manifest.regression)
+        if findings and found.manifest.regression:
+            show.worse(f"{model}@{version}", found.manifest.regression.compared_with, findings)
+        before = now.version if now else "nothing"
+        move = f"{model}@{channel}: {before} -> {version}" + (", held there" if hold else "")
+        if not (dry_run or yes):
+            typer.confirm(f"{move}?", abort=True, err=True)
+        if not dry_run:
+            channels.move(
+                opened, model, channel, version, now=datetime.now(UTC), expected=now.version if now else None, held=hold
+            )
+            feed.rebuild(opened, now=datetime.now(UTC))
+        moved = channels.find(opened, model, channel)
+    if as_json:
+        show.as_json({"before": before, "moved": not dry_run, "channel": jsonio.to_json(moved) if moved else None})
+    else:
+        show.line(f"would move {move}" if dry_run else f"moved {move}")

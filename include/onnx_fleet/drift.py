@@ -1,0 +1,149 @@
+"""Drift: what two versions of one graph give for the same inputs, output by output. Never imports torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from onnx_fleet import comparison, runtime
+from onnx_fleet.comparison import Case, CheckRow
+from onnx_fleet.entry import Tolerances
+from onnx_fleet.errors import ValidationFailed
+from onnx_fleet.graph import GraphInfo
+from onnx_fleet.runtime import Arrays, Session
+
+if TYPE_CHECKING:
+    from onnx_fleet.inputs import TokenSpace
+    from onnx_fleet.workloads import Workload
+
+DRIFT, OLD_RUNS, NEW_RUNS = "drift", "old_runs", "new_runs"
+"""The names of the checks: outputs are near each other; each version runs at all."""
+SOURCE = "the version in use"
+
+_ROWS, _LENGTH = 2, 13
+_TEXT_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
+_PADDED = "padded on the right"
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """One graph in both versions."""
+
+    old: GraphInfo
+    new: GraphInfo
+    old_folder: Path
+    new_folder: Path
+
+    def open(self, *, threads: int) -> tuple[Session, Session]:
+        """Sessions of the old and the new one, made afresh.
+
+        Raises:
+            ValidationFailed: one does not load.
+        """
+        return self.open_old(threads=threads), self.open_new(threads=threads)
+
+    def open_old(self, *, threads: int) -> Session:
+        """A session of the version in use."""
+        return runtime.open_session(self.old_folder / self.old.path, threads=threads, libraries=self.old.libraries)
+
+    def open_new(self, *, threads: int) -> Session:
+        """A session of the new version."""
+        return runtime.open_session(self.new_folder / self.new.path, threads=threads, libraries=self.new.libraries)
+
+    def works(self, *, batch_size: int, length: int, space: TokenSpace | None) -> Iterator[tuple[Workload, Arrays]]:
+        """What the graph does at one size, with inputs for whatever either version takes."""
+        from onnx_fleet import workloads
+
+        tokens = None if space is None else space.tokens
+        both = [
+            workloads.of(info, batch_size=batch_size, length=length, tokens=tokens) for info in (self.old, self.new)
+        ]
+        before = {work.phase: work.feeds(self.old, seed=0) for work in both[0]}
+        for work in both[1]:
+            yield work, {**before.get(work.phase, {}), **work.feeds(self.new, seed=0)}
+
+
+def token_space(stage_dir: Path, *, longest: int, fixed_length: int | None = None) -> TokenSpace | None:
+    """What may be fed to a stage's model as tokens, as its files say; None of a model without a vocabulary.
+
+    Args:
+        longest: the most tokens that the model is known to take.
+        fixed_length: the only number of tokens that a version takes.
+    """
+    from onnx_fleet import inputs
+
+    config = json.loads((stage_dir / "config.json").read_text(encoding="utf-8"))
+    told: Mapping[str, Any] = next(
+        (each for each in (config, config.get("text_config")) if isinstance(each, dict) and each.get("vocab_size")), {}
+    )
+    if not told:
+        return None
+    limits = inputs.ModelLimits(
+        vocab_size=int(told["vocab_size"]),
+        max_length=None,
+        token_types=int(told.get("type_vocab_size") or 1),
+        pad_token_id=int(told.get("pad_token_id") or 0),
+    )
+    return inputs.token_space(stage_dir, limits, bound=longest, fixed_length=fixed_length)
+
+
+def of_pair(
+    pair: Pair, *, space: TokenSpace | None, longest: int, threads: int, tolerances: Tolerances
+) -> tuple[CheckRow, ...]:
+    """Run both versions on the same inputs.
+
+    Args:
+        tolerances: how far they may be apart.
+    Returns:
+        One row for every output that both have, and one for every time that a version did not load or run.
+    """
+    rows: list[CheckRow] = []
+
+    def attempt(check: str, name: str, call: Callable[[], Made]) -> Made | None:
+        try:
+            return call()
+        except ValidationFailed as err:
+            case = Case(check=check, graph=pair.new.path, case=name, tolerances=tolerances)
+            rows.append(case.row("error", detail=str(err)))
+            return None
+
+    old = attempt(OLD_RUNS, "load", partial(pair.open_old, threads=threads))
+    new = attempt(NEW_RUNS, "load", partial(pair.open_new, threads=threads))
+    if old is None or new is None:
+        return tuple(rows)
+    for name, feeds in _cases(pair, space=space, longest=longest):
+        before = attempt(OLD_RUNS, name, partial(old.run, feeds))
+        after = attempt(NEW_RUNS, name, partial(new.run, feeds))
+        if before is not None and after is not None:
+            case = Case(check=DRIFT, graph=pair.new.path, case=name, tolerances=tolerances)
+            rows += _compared(pair, before, after, feeds=feeds, case=case)
+    return tuple(rows)
+
+
+def _cases(pair: Pair, *, space: TokenSpace | None, longest: int) -> Iterator[tuple[str, Arrays]]:
+    """Inputs, with words for people: each kind of work that the graph does, and real text where it takes text alone."""
+    from onnx_fleet import inputs
+
+    length = (space.fixed_length if space else None) or min(_LENGTH, longest)
+    for work, feeds in pair.works(batch_size=_ROWS, length=length, space=space):
+        yield f"{work.text}, seed 0", feeds
+    takes = {spec.name for info in (pair.old, pair.new) for spec in info.inputs}
+    if space is not None and takes <= _TEXT_INPUTS and (pair.new_folder / "tokenizer.json").exists():
+        batch = inputs.text_batch(pair.new_folder, space)
+        yield f"{len(batch)} texts, {_PADDED}", batch.feeds
+
+
+def _compared(pair: Pair, old: Arrays, new: Arrays, *, feeds: Arrays, case: Case) -> tuple[CheckRow, ...]:
+    """Outputs of one name; those that only one version has are the contract's matter."""
+    common = [spec.name for spec in pair.new.outputs if spec.name in old]
+    sides: list[Arrays] = [{name: given[name] for name in common} for given in (old, new)]
+    if case.case.endswith(_PADDED):
+        real = feeds["attention_mask"].astype(bool)
+        sides = [comparison.at_real_positions(side, real=real, specs=pair.new.outputs) for side in sides]
+    return comparison.compare(sides[0], sides[1], case=case, source=SOURCE)

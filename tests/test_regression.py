@@ -1,0 +1,382 @@
+"""Gates: a version that is worse than the one in use is published, and its channel stays where it was."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from fixtures.exported import Exported, export_from_zoo
+from fixtures.stages import PROVENANCE
+from fixtures.worse_stages import (
+    larger,
+    next_version,
+    slower,
+    with_another_output_name,
+    with_one_length,
+    with_other_weights,
+)
+from onnx_fleet import bundle, channels, contract, differences, flow, gates, jsonio, latency, report, slowdown, stage
+from onnx_fleet.comparison import CheckRow
+from onnx_fleet.differences import Differences, DifferencesRequest, Side, SizeRow
+from onnx_fleet.drift import NEW_RUNS, OLD_RUNS
+from onnx_fleet.entry import Entry, Gates, LatencyGrid, Tolerances
+from onnx_fleet.flow import Tools
+from onnx_fleet.gates import RegressionReport
+from onnx_fleet.hub import Hub, HubSettings
+from onnx_fleet.isolated import Limits
+from onnx_fleet.publish import Publication
+from onnx_fleet.record import Record
+from onnx_fleet.slowdown import SlowdownRow
+from onnx_fleet.store import ObjectStore
+
+BLOCK = Gates(policy="block")
+GRID = LatencyGrid(batch_sizes=(1, 4), sequence_lengths=(8, 32), warmup_runs=3, timed_runs=50, threads=1)
+NOW = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def timed(questions: Exported, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A stage that was measured, so that it says at which sizes."""
+    copied = questions.copy(tmp_path_factory.mktemp("timed"))
+    copied.with_entry(lambda entry: replace(entry, latency=GRID, gates=BLOCK))
+    latency.measure(copied.stage_dir, source_dir=copied.source_dir)
+    return copied
+
+
+@pytest.fixture
+def tools(tmp_path: Path, local_store: ObjectStore) -> Tools:
+    limits = Limits(timeout_s=300)
+    return Tools(store=local_store, hub=Hub(HubSettings()), work_dir=tmp_path / "work", limits=limits)
+
+
+@pytest.fixture
+def in_use(timed: Exported, tmp_path: Path, tools: Tools) -> Publication:
+    """The first version, which latest points at."""
+    return published(next_version(timed.stage_dir, tmp_path / "in-use", digit="a"), tools)
+
+
+def published(place: Path, tools: Tools) -> Publication:
+    return flow.publish_stage(place, tools=tools, provenance=PROVENANCE)
+
+
+def kept(place: Path) -> RegressionReport:
+    return jsonio.from_json(RegressionReport, json.loads((place / "reports" / "regression.json").read_bytes()))
+
+
+def latest(tools: Tools, done: Publication) -> str:
+    return channels.read(tools.store, done.model_id, "latest").version
+
+
+def settled(place: Path, tools: Tools) -> Record:
+    """What the next run makes of a version that is published."""
+    return flow.settle_unchanged(stage.read_work(place), tools=tools)
+
+
+def test_a_first_version_is_compared_with_nothing(in_use: Publication, tools: Tools) -> None:
+    assert (in_use.regression, in_use.held, latest(tools, in_use)) == (None, False, in_use.version)
+
+
+def test_an_equal_version_passes_and_takes_the_channel(
+    timed: Exported, tmp_path: Path, tools: Tools, in_use: Publication
+) -> None:
+    place = next_version(timed.stage_dir, tmp_path / "next", digit="b")
+    done = published(place, tools)
+
+    assert (done.held, latest(tools, done)) == (False, done.version)
+    report = kept(place)
+    assert (report.verdict, report.status, report.alike) == ("passed", "compared", True)
+    assert report.compared_with == in_use.version
+    assert {row.output for row in report.measured.outputs} == {"start_logits", "end_logits"}
+    assert {row.case.partition(",")[0] for row in report.measured.outputs} == {"batch_size 2", "4 texts"}
+    assert max(row.max_abs_diff or 0.0 for row in report.measured.outputs) == 0.0
+    assert [(row.batch_size, row.sequence_length) for row in report.measured.latency] == [(1, 8), (4, 32)]
+    for row in report.measured.latency:
+        assert row.ratio_low <= row.ratio <= row.ratio_high
+        assert (row.rounds, row.runs) == (slowdown.ROUNDS, 50)
+    assert [size.ratio for size in report.measured.sizes] == [1.0]
+    assert [ops.changed for ops in report.measured.ops] == [{}]
+    assert not list(tools.work_dir.rglob("*.onnx")), "the bundle in use is not left on the disk"
+
+
+def test_a_slower_version_is_published_and_the_channel_stays(
+    timed: Exported, tmp_path: Path, tools: Tools, in_use: Publication
+) -> None:
+    place = next_version(timed.stage_dir, tmp_path / "next", digit="b", changes=[slower])
+    done = published(place, tools)
+
+    assert (done.state, done.held, latest(tools, done)) == ("published", True, in_use.version)
+    standing = bundle.find(f"{done.model_id}@{done.version}", store=tools.store).manifest
+    assert standing.regression == done.regression
+    assert standing.regression is not None
+    assert {finding.gate for finding in standing.regression.findings} == {"latency"}
+    assert {file.path: file.role for file in standing.files}["reports/regression.json"] == "report"
+    report = kept(place)
+    assert {row.max_abs_diff for row in report.measured.outputs} == {0.0}, "the detour is exact"
+    assert all(row.ratio_low > BLOCK.max_slowdown for row in report.measured.latency)
+    events = [json.loads(tools.store.read(info.key)) for info in tools.store.list("feed/events/")]
+    moved = {event["version"]: event["channel"] for event in events}
+    assert moved == {in_use.version: "latest", done.version: None}
+    assert report.measured.ops[0].changed["MatMul"][1] - report.measured.ops[0].changed["MatMul"][0] == 200
+
+
+def test_a_held_version_stays_held_until_a_person_moves_the_channel_or_a_newer_one_passes(
+    timed: Exported, tmp_path: Path, tools: Tools, in_use: Publication
+) -> None:
+    place = next_version(timed.stage_dir, tmp_path / "held", digit="b", changes=[larger])
+    held = published(place, tools)
+    for _ in range(2):
+        again = settled(place, tools)
+        assert (again.state, again.compared_with) == ("held", in_use.version)
+        assert f"onnx-fleet channel set {held.model_id} latest {held.version}" in again.message
+        assert latest(tools, held) == in_use.version
+    assert published(place, tools).held, "nor does publishing the same folder again move it"
+
+    channels.move(tools.store, held.model_id, "latest", held.version, now=NOW)
+    assert settled(place, tools).state == "unchanged"
+    assert latest(tools, held) == held.version
+
+    channels.move(tools.store, held.model_id, "latest", in_use.version, now=NOW)
+    newer = published(next_version(timed.stage_dir, tmp_path / "newer", digit="c"), tools)
+    assert (newer.held, latest(tools, newer)) == (False, newer.version)
+    assert settled(place, tools).state == "held", "a version that was held is not taken back to by a run"
+    assert latest(tools, newer) == newer.version
+
+
+def test_a_person_who_holds_the_channel_is_not_told_of_a_held_version_at_every_run(
+    timed: Exported, tmp_path: Path, tools: Tools, in_use: Publication
+) -> None:
+    place = next_version(timed.stage_dir, tmp_path / "held", digit="b", changes=[larger])
+    published(place, tools)
+    channels.move(tools.store, in_use.model_id, "latest", in_use.version, now=NOW, held=True)
+    assert (settled(place, tools).state, latest(tools, in_use)) == ("unchanged", in_use.version)
+
+
+def test_a_held_version_fails_the_gate_of_its_run_and_the_report_says_why(
+    timed: Exported, tmp_path: Path, tools: Tools, in_use: Publication
+) -> None:
+    place = next_version(timed.stage_dir, tmp_path / "held", digit="b", changes=[larger])
+    published(place, tools)
+    ended = flow.record_of_bundle(stage.read_work(place), tools=tools)
+    made = report.build([ended], run_id="r", now=NOW)
+
+    assert made.counts["held"] == 1
+    assert report.gate(made).reason == f"1 model held back and 0 may: {in_use.model_id}"
+    assert report.gate(made, max_failed=1).passed
+    page = report.markdown(made)
+    assert f"beside {in_use.version}: size: fp32: graphs and weights are" in page
+    assert f"onnx-fleet channel set {in_use.model_id} latest" in page
+
+
+@pytest.mark.parametrize(
+    ("policy", "held", "verdict"), [("block", True, "held"), ("warn", False, "warned"), ("off", False, "passed")]
+)
+def test_the_policy_says_what_a_larger_bundle_comes_to(
+    timed: Exported, tmp_path: Path, tools: Tools, in_use: Publication, policy: str, held: bool, verdict: str
+) -> None:
+    wanted = Gates(policy=policy)  # type: ignore[arg-type]
+    place = next_version(timed.stage_dir, tmp_path / "next", digit="b", gates=wanted, changes=[larger])
+    done = published(place, tools)
+    assert (done.held, kept(place).verdict) == (held, verdict)
+    assert latest(tools, done) == (in_use.version if held else done.version)
+
+
+@pytest.mark.parametrize(("breaking", "held"), [("block", True), ("warn", False)])
+def test_a_renamed_output_is_called_out_whatever_the_policy(
+    timed: Exported, tmp_path: Path, tools: Tools, in_use: Publication, breaking: str, held: bool
+) -> None:
+    wanted = Gates(policy="off", breaking=breaking)  # type: ignore[arg-type]
+    changes = [with_another_output_name]
+    place = next_version(timed.stage_dir, tmp_path / "next", digit="b", gates=wanted, changes=changes)
+    done = published(place, tools)
+
+    assert done.held == held
+    assert done.regression is not None
+    (finding,) = done.regression.findings
+    assert finding.gate == "contract"
+    assert "output start_logits is gone" in finding.message
+    assert kept(place).status == "contract_only"
+
+
+def test_other_weights_under_the_same_commit_are_held(
+    timed: Exported, tmp_path: Path, tools: Tools, in_use: Publication
+) -> None:
+    place = next_version(timed.stage_dir, tmp_path / "next", digit="b", changes=[with_other_weights])
+    done = published(place, tools)
+    assert done.held
+    assert [finding.gate for finding in kept(place).findings] == ["outputs", "outputs"]
+    assert "start_logits differs from the version in use by up to 1.0e-02" in kept(place).findings[0].message
+
+
+def test_other_weights_of_another_commit_are_reported_and_hold_nothing(
+    timed: Exported, tmp_path: Path, tools: Tools, in_use: Publication
+) -> None:
+    place = next_version(timed.stage_dir, tmp_path / "next", digit="b", commit="f" * 40, changes=[with_other_weights])
+    done = published(place, tools)
+    report = kept(place)
+    assert (done.held, report.verdict, report.alike) == (False, "passed", False)
+    assert max(row.max_abs_diff or 0.0 for row in report.measured.outputs) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_corrupt_bundle_in_use_is_said_and_stops_nothing(
+    timed: Exported, tmp_path: Path, tools: Tools, in_use: Publication
+) -> None:
+    graph = Path(in_use.location) / "onnx" / "model.onnx"
+    graph.chmod(0o644)
+    graph.write_bytes(graph.read_bytes()[:-1] + b"\x00")
+    place = next_version(timed.stage_dir, tmp_path / "next", digit="b")
+    done = published(place, tools)
+
+    assert (done.state, done.held, latest(tools, done)) == ("published", False, done.version)
+    (finding,) = kept(place).findings
+    assert (finding.gate, finding.holds) == ("comparison", False)
+    assert "the version in use is not sound" in finding.message
+
+
+def test_a_version_in_use_that_takes_less_is_compared_as_far_as_it_goes(
+    timed: Exported, tmp_path: Path, tools: Tools
+) -> None:
+    published(next_version(timed.stage_dir, tmp_path / "in-use", digit="a", changes=[with_one_length]), tools)
+    place = next_version(timed.stage_dir, tmp_path / "next", digit="b")
+    assert not published(place, tools).held
+    report = kept(place)
+    assert {row.finding for row in report.measured.outputs if row.check == "drift"} == {"equal"}
+    assert [finding.gate for finding in report.findings] == ["comparison"]
+    assert "the version in use does not run here" in report.findings[0].message
+
+
+def test_a_bundle_in_use_without_its_manifest_is_said_and_stops_nothing(
+    timed: Exported, tmp_path: Path, tools: Tools, in_use: Publication
+) -> None:
+    (Path(in_use.location) / "manifest.json").unlink()
+    place = next_version(timed.stage_dir, tmp_path / "next", digit="b")
+    assert not published(place, tools).held
+    assert kept(place).status == "not_compared"
+    assert kept(place).verdict == "warned"
+
+
+def test_a_comparison_that_breaks_off_holds_the_channel_where_the_policy_is_to_block(
+    timed: Exported, tmp_path: Path, tools: Tools, in_use: Publication
+) -> None:
+    hurried = replace(tools, limits=Limits(timeout_s=0.2))
+    place = next_version(timed.stage_dir, tmp_path / "next", digit="b")
+    done = published(place, hurried)
+    assert done.held
+    assert "StepTimedOut" in kept(place).findings[0].message
+
+    lenient = next_version(timed.stage_dir, tmp_path / "lenient", digit="c", gates=Gates())
+    assert not published(lenient, hurried).held
+
+
+def test_a_stage_is_compared_with_what_the_channel_points_at_when_it_is_published(
+    timed: Exported, tmp_path: Path, tools: Tools, in_use: Publication
+) -> None:
+    place = next_version(timed.stage_dir, tmp_path / "next", digit="b")
+    flow.compare(place, tools=tools)
+    other = published(next_version(timed.stage_dir, tmp_path / "other", digit="c"), tools)
+    done = published(place, tools)
+    assert done.regression is not None
+    assert done.regression.compared_with == other.version
+
+
+def test_torch_is_never_imported_to_compare(timed: Exported, tmp_path: Path) -> None:
+    place = next_version(timed.stage_dir, tmp_path / "next", digit="b")
+    sides = [Side(folder=each, graphs=stage.read_export(each).graphs) for each in (timed.stage_dir, place)]
+    grid = replace(GRID, timed_runs=2)
+    request = DifferencesRequest(old=sides[0], new=sides[1], tolerances=Tolerances(), grid=grid)
+    code = (
+        "import json, sys; from onnx_fleet import differences, jsonio; "
+        "differences.find(jsonio.from_json(differences.DifferencesRequest, json.loads(sys.argv[1]))); "
+        "print('torch' in sys.modules)"
+    )
+    asked = json.dumps(jsonio.to_json(request))
+    done = subprocess.run([sys.executable, "-c", code, asked], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("architecture", "phases"),
+    [
+        ("GPT2LMHeadModel", {"prompt", "step"}),
+        ("T5ForConditionalGeneration", {"encode", "prompt", "step"}),
+        ("ViTForImageClassification", {"forward"}),
+    ],
+)
+def test_graphs_of_every_kind_equal_themselves(architecture: str, phases: set[str], tmp_path: Path) -> None:
+    made = export_from_zoo(architecture, tmp_path)
+    small = LatencyGrid(batch_sizes=(1,), sequence_lengths=(4,), warmup_runs=1, timed_runs=2, threads=1)
+    made.with_entry(lambda entry: replace(entry, latency=small))
+    latency.measure(made.stage_dir, source_dir=made.source_dir)
+    side = Side(folder=made.stage_dir, graphs=stage.read_export(made.stage_dir).graphs)
+    found = differences.find(DifferencesRequest(old=side, new=side, tolerances=Tolerances(), grid=small))
+
+    assert {row.finding for row in found.outputs} == {"equal"}
+    assert {row.phase for row in found.latency} == phases
+    assert {row.output for row in found.outputs} == {spec.name for info in side.graphs for spec in info.outputs}
+    assert contract.changes(side.graphs, side.graphs) == ()
+
+
+SLOW = SlowdownRow(
+    graph="onnx/model.onnx", variant="fp32", phase="forward", batch_size=1, sequence_length=8, rounds=5, runs=50,
+    old_latency_ms_p50=1.0, new_latency_ms_p50=2.0, ratio=2.0, ratio_low=1.5, ratio_high=2.7,
+)  # fmt: skip
+
+
+def found(measured: Differences, *, policy: Gates = BLOCK, alike: bool = True) -> list[tuple[str, bool]]:
+    findings = gates.of_differences(measured, gates=policy, full=["onnx/model.onnx"], alike=alike)
+    return [(finding.gate, finding.holds) for finding in findings]
+
+
+@pytest.mark.parametrize(("low", "high", "slower"), [(1.5, 2.7, True), (1.2, 3.3, False), (0.4, 9.0, False)])
+def test_a_slowdown_counts_when_its_whole_interval_is_past_the_threshold(low: float, high: float, slower: bool) -> None:
+    measured = Differences(latency=(replace(SLOW, ratio_low=low, ratio_high=high),))
+    assert found(measured) == ([("latency", True)] if slower else [])
+
+
+def test_rounds_that_do_not_agree_give_a_wide_interval() -> None:
+    steady = slowdown.interval([1.5, 1.52, 1.49, 1.5, 1.51])
+    disturbed = slowdown.interval([1.0, 1.0, 1.0, 1.0, 5.0])
+    assert steady[1] > 1.45
+    assert disturbed[0] > 1.25, "the mean alone would have held it"
+    assert disturbed[1] < 1.0 < disturbed[2]
+
+
+def test_a_shrunk_bundle_and_one_within_its_growth_pass() -> None:
+    sizes = tuple(SizeRow(variant="fp32", old_bytes=100, new_bytes=size) for size in (50, 110))
+    assert found(Differences(sizes=sizes)) == []
+    assert found(Differences(sizes=(SizeRow(variant="fp32", old_bytes=100, new_bytes=111),))) == [("size", True)]
+
+
+def row(**changes: object) -> CheckRow:
+    plain = CheckRow(
+        check="drift", graph="onnx/model.onnx", case="batch_size 2", output="logits", passed=False, finding="different",
+        max_abs_diff=0.5, max_rel_diff=0.5, atol=1e-4, rtol=1e-3,
+    )  # fmt: skip
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("each", "alike", "expected"),
+    [
+        (row(), True, [("outputs", True)]),
+        (row(), False, []),
+        (row(graph="onnx/model_q4.onnx"), True, []),
+        (row(finding="nan"), False, [("outputs", True)]),
+        (row(check=NEW_RUNS, finding="error", output=""), False, [("outputs", True)]),
+        (row(check=OLD_RUNS, finding="error", output=""), True, [("comparison", False)]),
+    ],
+)
+def test_a_difference_is_judged_by_what_the_two_versions_are_made_of(
+    each: CheckRow, alike: bool, expected: list[tuple[str, bool]]
+) -> None:
+    assert found(Differences(outputs=(each,)), alike=alike) == expected
+
+
+def test_the_defaults_warn_of_figures_and_hold_what_breaks_consumers() -> None:
+    assert (Entry(repo_id="a/b").gates.policy, Entry(repo_id="a/b").gates.breaking) == ("warn", "block")
