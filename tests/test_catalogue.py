@@ -184,7 +184,7 @@ def test_sizes_are_for_people(size: str, size_bytes: int) -> None:
         ("recipe: cls\n    task: fill-mask", "recipe 'cls' is for feature-extraction, sentence-similarity, not for"),
         ("variants: [fp16]", "variants has no fp32, which all others are made from and held to; write [fp32, …]"),
         ("variants: [fp32, fp61]", "variant 'fp61' is not known; did you mean 'fp16'?"),
-        ("required_variants: [fp32]", "fp32 is always made, and always right; write any of fp16, int8, int8_static, q4"),
+        ("required_variants: [fp32]", "fp32 is always made, and always right; write any of fp16, int8"),
         ("variant_gates: {int9: {min_cosine: 0.9}}", "variant 'int9' is not known; did you mean 'int8'?"),
         ("calibration: /etc/passwd", "calibration '/etc/passwd' is not a .txt or .jsonl file beside recipes/"),
         ("calibration: corpora/none.txt", "calibration 'corpora/none.txt' is not there; put the file beside recipes/"),
