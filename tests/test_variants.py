@@ -100,7 +100,7 @@ def test_good_variants_pass_their_own_gates_on_samples_that_did_not_tune_them(en
         (graph,) = verdict.graphs
         assert {measure.name for measure in graph.measures} == {"weights", "finite", "masked", "cosine"}
         assert graph.samples > 2
-        assert all(measure.count > 5 for measure in graph.measures)
+        assert all(measure.count > 1 for measure in graph.measures)
     report.require(found)
 
 

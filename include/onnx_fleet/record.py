@@ -8,14 +8,30 @@ from typing import Literal
 
 from onnx_fleet import errors
 from onnx_fleet.latency import LatencyRow
-from onnx_fleet.manifest import Manifest, ProviderValidation, Regression
+from onnx_fleet.manifest import Manifest, ProviderValidation, Regression, VariantSummary
 from onnx_fleet.plan import Refusal, WorkItem
 from onnx_fleet.validation import ValidationReport
+from onnx_fleet.variants import FP32
 
 RecordState = Literal["failed", "refused", "held", "published", "unchanged"]
 """In the order that people want to read; ``held``: published, and its gates keep the channel from it."""
 
 GPU_NOT_ASKED = "not asked for"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantRecord:
+    """What became of one variant of a bundle."""
+
+    variant: str
+    status: Literal["published", "missed"]
+    """``missed``: the bundle is without it."""
+    reason: str
+    """Its figures and their gates; of one that missed, the figures that did."""
+    layers_ratio: float | None
+    """What the layers' weights take, of their bytes in fp32."""
+    latency_ms_p50: float | None
+    """At the point that the record's own is of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +67,8 @@ class Record:
     """Of the published bundle."""
     location: str | None = None
     """Where the bundle lies."""
-    missed_variants: Mapping[str, str] = field(default_factory=dict)
-    """Variant -> what it missed: the bundle is without it."""
+    variants: tuple[VariantRecord, ...] = ()
+    """Of those that were asked for beside fp32."""
     compared_with: str | None = None
     """The version that was in use when this one was published."""
     findings: tuple[str, ...] = ()
@@ -88,7 +104,7 @@ def of_bundle(
     """A model whose bundle stands in the store: this run published it, or found it there."""
     regression = manifest.regression
     cpu = next((each for each in manifest.latency if each.provider == "cpu"), None)
-    row = headline(cpu.rows if cpu else ())
+    row = headline([row for row in cpu.rows if row.variant == FP32] if cpu else ())
     gpu = next((each for each in manifest.validation.providers if each.provider == "cuda"), None)
     return Record(
         model_id=item.model_id,
@@ -108,7 +124,7 @@ def of_bundle(
         ratio_to_torch=row.ratio_to_torch if row else None,
         size_bytes=manifest.size_bytes,
         location=location,
-        missed_variants={each.variant: each.reason for each in manifest.variants if each.status == "missed"},
+        variants=tuple(_variant(each, cpu.rows if cpu else ()) for each in manifest.variants),
         gpu=gpu_statement(item, gpu),
         seconds=dict(seconds or {}),
     )
@@ -117,6 +133,17 @@ def of_bundle(
 def told(regression: Regression | None) -> tuple[str, ...]:
     """What is worse than in the version that was in use, a line each."""
     return tuple(f"{finding.gate}: {finding.message}" for finding in regression.findings) if regression else ()
+
+
+def _variant(summary: VariantSummary, rows: Sequence[LatencyRow]) -> VariantRecord:
+    row = headline([row for row in rows if row.variant == summary.variant])
+    return VariantRecord(
+        variant=summary.variant,
+        status=summary.status,
+        reason=summary.reason,
+        layers_ratio=summary.layers_ratio,
+        latency_ms_p50=row.latency_ms_p50 if row else None,
+    )
 
 
 def of_failure(

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Final, get_args
 
 from onnx_fleet import jsonio
-from onnx_fleet.record import GPU_NOT_ASKED, Record, RecordState
+from onnx_fleet.record import GPU_NOT_ASKED, Record, RecordState, VariantRecord
 from onnx_fleet.store import ObjectStore
 
 _STATES: Final[tuple[RecordState, ...]] = get_args(RecordState)
@@ -100,10 +100,16 @@ def markdown(report: RunReport) -> str:
         return "\n".join([*lines, "No model was asked for.", ""])
     lines += ["| " + " | ".join(_COLUMNS) + " |", "|" + " --- |" * len(_COLUMNS)]
     lines += ["| " + " | ".join(_cell(text) for text in _row(record)) + " |" for record in report.records]
-    missed = [(record, *each) for record in report.records for each in record.missed_variants.items()]
-    if missed:
-        lines += ["", "## Published without a variant", ""]
-        lines += [f"- **{record.model_id}**: {variant}: {_cell(why)}" for record, variant, why in missed]
+    varied = [(record, each) for record in report.records for each in record.variants]
+    if varied:
+        lines += [
+            "",
+            "## Variants",
+            "",
+            "| " + " | ".join(VARIANT_COLUMNS) + " |",
+            "|" + " --- |" * len(VARIANT_COLUMNS),
+        ]
+        lines += ["| " + " | ".join(map(_cell, variant_row(record, each))) + " |" for record, each in varied]
     troubled = [record for record in report.records if record.message]
     if troubled:
         lines += ["", "## What failed, was refused or is held", ""]
@@ -117,6 +123,21 @@ def markdown(report: RunReport) -> str:
             for finding in record.findings
         ]
     return "\n".join([*lines, ""])
+
+
+VARIANT_COLUMNS: Final = ("model", "variant", "state", "layers' weights", "p50 ms", "figures, and what they have to be")
+
+
+def variant_row(record: Record, variant: VariantRecord) -> tuple[str, ...]:
+    """One variant, as people read it."""
+    return (
+        record.model_id,
+        variant.variant,
+        "published" if variant.status == "published" else "left out",
+        "–" if variant.layers_ratio is None else f"{variant.layers_ratio:.2f}× fp32",
+        human_ms(variant.latency_ms_p50, noisy=record.latency_noisy),
+        variant.reason,
+    )
 
 
 def human_bytes(size_bytes: int | None) -> str:

@@ -13,6 +13,7 @@ from onnx_fleet import checkpoint, recipes, stage, tokenizer_proof
 from onnx_fleet.checks.subject import Subject, checks_of
 from onnx_fleet.comparison import Case, CheckRow
 from onnx_fleet.graph import GraphInfo
+from onnx_fleet.weights import array
 
 _NOT_COMPARED = ("onnx", "reports")
 """Folders of what the export makes."""
@@ -89,11 +90,10 @@ def _weights_equal(subject: Subject, info: GraphInfo, *, case: Case) -> Iterator
 def _named_after(stored: Collection[str], path: Path) -> Iterator[tuple[str, np.ndarray]]:
     """A graph's initializers that have one of these names, one after the other: only one is in memory."""
     import onnx
-    from onnx import numpy_helper
 
     for tensor in onnx.load(path, load_external_data=False).graph.initializer:
         if tensor.name in stored:
-            yield tensor.name, numpy_helper.to_array(tensor, base_dir=str(path.parent))
+            yield tensor.name, array(tensor, path.parent)
 
 
 def _same_bits(own: np.ndarray, values: np.ndarray) -> bool:

@@ -23,7 +23,7 @@ from rich.table import Table
 from onnx_fleet import jsonio
 from onnx_fleet.profiling import Profile
 from onnx_fleet.record import Record
-from onnx_fleet.report import human_bytes, human_ms
+from onnx_fleet.report import VARIANT_COLUMNS, human_bytes, human_ms, variant_row
 
 _WIDTH_IN_A_FILE = 160
 """A log has no edge: nothing need be folded at 80 columns there."""
@@ -31,7 +31,7 @@ _WIDTH_IN_A_FILE = 160
 console = Console(stderr=True)
 output = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDTH_IN_A_FILE)
 
-_COLOURS = {"published": "green", "unchanged": "cyan", "new": "green", "changed": "yellow"}
+_COLOURS = {"published": "green", "unchanged": "cyan", "new": "green", "changed": "yellow", "left out": "yellow"}
 
 
 def say(text: str) -> None:
@@ -95,9 +95,10 @@ def records(found: Iterable[Record]) -> None:
     for record in found:
         if record.location:
             line(record.location)
-    for record in found:
-        for variant, why in record.missed_variants.items():
-            console.print(f"\n[bold yellow]{record.model_id}[/] is published without {variant}: {why}")
+    varied = [variant_row(record, each) for record in found for each in record.variants]
+    if varied:
+        output.print("\nvariants", style="bold")
+        table(VARIANT_COLUMNS, ((*row[:2], coloured(row[2]), *row[3:]) for row in varied), numbers=("p50 ms",))
     for record in found:
         if record.message:
             where = f" at {record.step}: {record.error}" if record.step else ""

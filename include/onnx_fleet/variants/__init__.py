@@ -35,8 +35,9 @@ class Variant:
     suffix: str
     """Behind a graph's role in its file's name, as transformers.js looks for it."""
     summary: str
-    max_ratio: float
-    """What the layers' weights should take at most, of their bytes in fp32; embeddings are counted apart."""
+    usual_ratio: float
+    """What the layers' weights take at most, of their bytes in fp32, where nothing had to be left out; embeddings are
+    counted apart, and models narrower than a few hundred numbers take more."""
     gates: VariantGates
 
 
@@ -47,28 +48,28 @@ VARIANTS: Mapping[str, Variant] = {
             name="fp16",
             suffix="_fp16",
             summary="half precision; what would overflow or lose its meaning in it stays in float32",
-            max_ratio=0.51,
+            usual_ratio=0.51,
             gates=VariantGates(min_cosine=0.999, min_top1=0.99, max_perplexity_ratio=1.01),
         ),
         Variant(
             name="int8",
             suffix="_quantized",
             summary="8-bit weights by channel, activations quantised as they come",
-            max_ratio=0.30,
+            usual_ratio=0.30,
             gates=VariantGates(min_cosine=0.97, min_top1=0.90, max_perplexity_ratio=1.10),
         ),
         Variant(
             name="int8_static",
             suffix="_int8",
             summary="8-bit weights by channel, activations by ranges that were calibrated",
-            max_ratio=0.30,
+            usual_ratio=0.30,
             gates=VariantGates(min_cosine=0.97, min_top1=0.90, max_perplexity_ratio=1.10),
         ),
         Variant(
             name="q4",
             suffix="_q4",
             summary="4-bit weights in blocks of 32, activations in float32",
-            max_ratio=0.22,
+            usual_ratio=0.22,
             gates=VariantGates(min_cosine=0.95, min_top1=0.85, max_perplexity_ratio=1.20),
         ),
     )

@@ -65,7 +65,7 @@ def judge(request: JudgingRequest) -> VariantReport:
                 variant=name,
                 status="published" if passed else "missed",
                 required=name in entry.required_variants,
-                reason=said(graphs) if graphs else "it was not made",
+                reason=f"{said(graphs)}{_unusual(name, graphs)}" if graphs else "it was not made",
                 graphs=graphs,
             )
         )
@@ -112,7 +112,8 @@ def _judge(
         weights = weight_bytes(place / info.path, tables=tables)
         if not fault:
             rounded = rounding.measure(place / info.path, fp32=source, variant=info.variant)
-            measures = (rounded, *agreement.between(sessions[0], sessions[1], samples).against(gates))
+            found = agreement.between(sessions[0], sessions[1], samples)
+            measures = (rounded, *found.against(gates))
     except ValidationFailed as err:
         fault = str(err)
     return GraphVerdict(
@@ -125,6 +126,12 @@ def _judge(
         weights=weights,
         fp32_weights=weight_bytes(place / fp32.path, tables=tables),
     )
+
+
+def _unusual(variant: str, graphs: tuple[GraphVerdict, ...]) -> str:
+    """Where much was left in float32, a variant is right and yet not what people expect of its name."""
+    ratio, usual = max(graph.ratio for graph in graphs), VARIANTS[variant].usual_ratio
+    return f"; its layers take {ratio:.2f} of fp32's bytes, {usual:g} at most is usual" if ratio > usual else ""
 
 
 def _differing(place: Path, info: GraphInfo, fp32: GraphInfo) -> str:

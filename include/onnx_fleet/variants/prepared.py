@@ -15,6 +15,8 @@ import onnx
 from onnx import numpy_helper
 from onnxruntime.quantization.onnx_model import ONNXModel  # type: ignore[import-untyped]
 
+from onnx_fleet.weights import array
+
 _SMALL_BYTES = 1024
 TRANSPOSED = "_transposed"
 """Behind the name of a weight that was; quantizers put their own endings behind that."""
@@ -56,13 +58,10 @@ def embeddings(graph: onnx.GraphProto) -> frozenset[str]:
 
 
 def read_weights(graph: onnx.GraphProto, folder: Path) -> None:
-    """onnx.load would not: in a run a data file is the download's under a second name, which it takes for an attack."""
+    """Bring what lies beside a graph into memory."""
     for tensor in graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            said = {entry.key: entry.value for entry in tensor.external_data}
-            with (folder / said["location"]).open("rb") as file:
-                file.seek(int(said.get("offset", 0)))
-                tensor.raw_data = file.read(int(said["length"]))
+            tensor.raw_data = array(tensor, folder).tobytes()
             del tensor.external_data[:]
             tensor.data_location = onnx.TensorProto.DEFAULT
 

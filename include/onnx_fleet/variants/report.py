@@ -29,7 +29,7 @@ class Measure:
 
     @property
     def less_is_better(self) -> bool:
-        return self.name in ("weights", "perplexity_ratio")
+        return self.name in ("weights", "masked", "perplexity_ratio")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
