@@ -148,7 +148,7 @@ def between(fp32: Session, other: Session, samples: Iterable[Sample]) -> Agreeme
         if noisy and len(found.masked) < _MASKED_SAMPLES:
             mask = sample.feeds["attention_mask"]
             unmasked = replace(noisy, feeds={**noisy.feeds, "attention_mask": np.ones_like(mask)})
-            full: np.ndarray = mask.astype(bool).all(axis=1, keepdims=True)[:, 0]
+            full = np.asarray(mask.all(axis=1))
             padded = ~full
             own = _turned(expected, fp32.run(noisy.feeds), sample, rows=padded)
             if own < _NOTHING and full.any():  # a model that reads what is masked may go on doing so
