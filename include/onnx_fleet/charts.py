@@ -82,7 +82,7 @@ def latency(report: LatencyReport) -> bytes:
     points = len({(dot.batch_size, dot.sequence_length) for _, dots in panels for dot in dots})
     across = min(len(panels), 3 if points * len(series) <= 12 else 2)
     down = math.ceil(len(panels) / across)
-    with _figure(width=max(6.5, 3.4 * across), height=1.1 + 2.7 * down) as (figure, save):
+    with _figure(width=max(8.0, 3.4 * across), height=1.1 + 2.7 * down) as (figure, save):
         axes = list(figure.subplots(down, across, squeeze=False).flat)
         for panel, (title, dots) in zip(axes, panels, strict=False):
             _draw_dots(panel, title, dots, series=series)
