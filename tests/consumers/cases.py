@@ -40,6 +40,8 @@ class Case:
     recipe: str | None = None
     weights: Placement = "auto"
     """Tiny weights go into the graph by themselves; here they can lie beside it, as large ones do."""
+    variant: str = ""
+    """Beside fp32; then answers are as close as its gates ask, not equal."""
     one_by_one: tuple[str, ...] = ()
     """Consumers that take no batches of such inputs."""
 
@@ -194,6 +196,34 @@ CASES: tuple[Case, ...] = (
             OPTIMUM: "feature-extraction",
             SENTENCES: "embeddings",
         },
+    ),
+    Case(
+        name="minilm-int8",
+        task="sentence-similarity",
+        repo=MINILM,
+        variant="int8",
+        given=_TEXTS,
+        blocks={
+            **everywhere("int8-mean-embeddings", FASTEMBED, NODE, WASM),
+            OPTIMUM: "int8-feature-extraction",
+            SENTENCES: "int8-embeddings",
+        },
+    ),
+    Case(
+        name="minilm-fp16",
+        task="sentence-similarity",
+        repo=MINILM,
+        variant="fp16",
+        given=_TEXTS,
+        blocks=everywhere("fp16-mean-embeddings", NODE, WASM),
+    ),
+    Case(
+        name="minilm-q4",
+        task="sentence-similarity",
+        repo=MINILM,
+        variant="q4",
+        given=_TEXTS,
+        blocks=everywhere("q4-mean-embeddings", NODE, WASM),
     ),
     Case(
         name="mean-in-the-graph",

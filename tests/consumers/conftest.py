@@ -50,9 +50,15 @@ def answered(request: pytest.FixtureRequest, bundles: Bundles, consumers: Consum
             given[name.removeprefix("given_")] = [one[name].tolist() for one in expected]
     singles = [{name: [values[index]] for name, values in given.items()} for index in range(count)]
     if consumer in case.one_by_one:
-        return Answered(block=block, expected=expected, batch=None, alone=consumers.run(block, folder, singles))
+        return Answered(
+            block=block,
+            variant=case.variant,
+            expected=expected,
+            batch=None,
+            alone=consumers.run(block, folder, singles),
+        )
     batch, *alone = consumers.run(block, folder, [given, *singles])
-    return Answered(block=block, expected=expected, batch=batch, alone=alone)
+    return Answered(block=block, variant=case.variant, expected=expected, batch=batch, alone=alone)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

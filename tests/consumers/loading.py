@@ -41,6 +41,8 @@ class Answered:
     """What one consumer said of one bundle."""
 
     block: Block
+    variant: str
+    """Empty of fp32."""
     expected: list[Answers]
     """PyTorch's, for each input by itself, without the batch axis."""
     batch: Answers | None

@@ -5,6 +5,7 @@ python -m consumers.maker
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from consumers import answers, sources
 from consumers.cases import CASES
 from consumers.serving import Question, serve
 from fixtures.items import work_item
-from onnx_fleet import export, stage
+from onnx_fleet import export, stage, validation
+from onnx_fleet.variants import FP32, making
+from onnx_fleet.variants.making import MakingRequest
 
 
 def handle(question: Question) -> None:
@@ -24,7 +27,15 @@ def handle(question: Question) -> None:
     sources.draw(case, folder)
     item = work_item(source, task=case.task, recipe=case.recipe, weights=case.weights)
     stage.write_work(folder / "bundle", item)
-    export.fill(export.ExportRequest(item=item, source_dir=source, stage=folder / "bundle"))
+    if case.variant:
+        entry = replace(item.model.entry, variants=(FP32, case.variant))
+        item = replace(item, model=replace(item.model, entry=entry))
+        stage.write_work(folder / "bundle", item)
+    record = export.fill(export.ExportRequest(item=item, source_dir=source, stage=folder / "bundle"))
+    if case.variant:
+        stage.write_export(folder / "bundle", record)
+        validation.require_passed(validation.validate(folder / "bundle", source_dir=source))
+        making.make(MakingRequest(stage=folder / "bundle"))
     for index, answer in enumerate(answers.of(case, source)):
         np.savez(folder / f"expected-{index}.npz", **answer)
 
