@@ -31,7 +31,8 @@ _WIDTH_IN_A_FILE = 160
 console = Console(stderr=True)
 output = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDTH_IN_A_FILE)
 
-_COLOURS = {"published": "green", "unchanged": "cyan", "new": "green", "changed": "yellow"}
+_COLOURS = {"published": "green", "unchanged": "cyan", "new": "green", "changed": "yellow",
+            "passed": "green", "not_compared": "yellow"}  # fmt: skip
 
 
 def say(text: str) -> None:
