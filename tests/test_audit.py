@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -13,6 +16,7 @@ import jsonschema
 import onnx
 import pytest
 
+from fixtures.airflow import AirflowHome
 from fixtures.audited import MODEL, Proven, put
 from fixtures.faulty_stores import SteppedStore
 from fixtures.stages import NOW
@@ -20,6 +24,7 @@ from mutations.encoder import mask_dropped
 from mutations.mutation import change_graph
 from onnx_fleet import audit, audit_stage, bundle, channels, demotion, feed, jsonio, manifest, publish, stage, verify
 from onnx_fleet.audit import Audit, Target
+from onnx_fleet.audit_report import AuditReport
 from onnx_fleet.audit_stage import Trust
 from onnx_fleet.entry import Entry
 from onnx_fleet.errors import BundleNotFound, ExportUnsupported, StoreUnavailable, UnsafeModel
@@ -336,3 +341,77 @@ def test_bundles_are_chosen_by_channel_pattern_and_sample(proven: Proven, tools:
     assert choose(tools.store, all_versions=True, sample=1, seed=3) == drawn[3]
     (trusted,) = choose(tools.store, entries=[Entry(repo_id=MODEL.upper(), trust_remote_code="1" * 40)])
     assert trusted.trust == Trust(trust_remote_code="1" * 40)
+
+
+def test_the_command_line_tells_a_failure_and_moves_the_channel_when_asked(
+    proven: Proven, tools: Tools, tmp_path: Path
+) -> None:
+    sound = put(proven.stage_dir, tools.store)
+    bad_stage = proven.copy(tmp_path / "bad", digit="b")
+    _wrong(bad_stage)
+    bad = put(bad_stage, tools.store, days=1)
+
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "HF_"))}
+        return subprocess.run(
+            [sys.executable, "-c", "from onnx_fleet.cli import main; main()", "audit", *arguments],
+            env={
+                **environment,
+                "HF_ENDPOINT": proven.hub.url,
+                "HF_HOME": str(tmp_path / "hf"),
+                "ONNX_FLEET_STORE": tools.store.address,
+                "ONNX_FLEET_WORK_DIR": str(tmp_path / "work"),
+                "COLUMNS": "200",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert command("--dry-run").returncode == 2
+    nothing = command("--channel", "stable")
+    assert (nothing.returncode, nothing.stderr) == (
+        0,
+        f"nothing that 'stable' points at is published in {tools.store.address}\n",
+    )
+    moved = command("--demote", "--all-versions")
+    assert moved.returncode == 1
+    assert [line.split()[:3] for line in moved.stdout.splitlines()[1:3]] == [
+        [MODEL, version, verdict] for version, verdict in sorted([(sound, "passed"), (bad, "failed")])
+    ]
+    assert f"{MODEL}@latest: moved to {sound} and held there" in moved.stdout
+    assert "padding" in moved.stderr
+    assert channels.read(tools.store, MODEL, "latest").version == sound
+    assert [each.version for each in feed.read(tools.store).models[0].channels] == [sound]
+    assert len(_kept(tools)) == 2, "the version that it goes back to was audited already"
+
+
+@pytest.mark.airflow
+def test_the_dag_audits_every_bundle_and_its_gate_counts_those_that_failed(
+    proven: Proven, tools: Tools, tmp_path: Path, airflow_home: AirflowHome
+) -> None:
+    sound = put(proven.stage_dir, tools.store)
+    damaged = put(proven.copy(tmp_path / "damaged", digit="b"), tools.store, days=1)
+    key = bundle.find(f"{MODEL}@{damaged}", store=tools.store).key("tokenizer.json")
+    tools.store.replace(key, b"{}", etag=tools.store.read_tagged(key)[1])
+    options = {
+        "AIRFLOW__ONNX_FLEET__STORE": tools.store.address,
+        "AIRFLOW__ONNX_FLEET__SCRATCH": str(tmp_path / "scratch"),
+        "AIRFLOW__ONNX_FLEET__SHARDS": "2",
+        "HF_ENDPOINT": proven.hub.url,
+        "HF_HOME": str(tmp_path / "hf"),
+    }
+    end = airflow_home.run("bundle_audit", {"all_versions": True, "demote": True}, options=options)
+
+    assert (end.state, end.states("gate")) == ("failed", ["failed"])
+    labels = {task.label for task in end.tasks if task.task_id in ("audit_1", "audit_2")}
+    assert labels == {f"{MODEL}@{sound}", f"{MODEL}@{damaged}"}
+    report = jsonio.from_json(AuditReport, json.loads(tools.store.read(str(end.results["report"]))))
+    assert {row.version: row.verdict for row in report.rows} == {damaged: "failed", sound: "passed"}
+    assert report.counts == {"failed": 1, "broke_off": 0, "not_compared": 0, "passed": 1}
+    assert "1 failed or broke off and 0 may" in end.log
+    assert "tokenizer.json: changed" in tools.store.read(str(end.results["report"]).replace(".json", ".md")).decode()
+    assert channels.read(tools.store, MODEL, "latest").version == sound
+    assert [each.version for each in feed.read(tools.store).models[0].channels] == [sound]
+    assert {each.version for each in _kept(tools)} == {damaged, sound}
+    assert not [path for path in (tmp_path / "scratch").rglob("*") if path.is_file()]
