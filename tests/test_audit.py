@@ -203,6 +203,7 @@ def test_a_graph_that_onnxruntime_does_not_take_fails_without_its_source_too(
     assert found.verdict == "failed"
     assert [run.graph for run in found.runs if not run.passed] == ["onnx/model.onnx"]
     assert "OfTheFuture" in found.reason
+    assert str(hubless.work_dir) not in found.reason
     kept = demotion.demote(found, channel="latest", tools=hubless, now=AUDITED_AT)
     assert kept is not None
     assert (kept.to, kept.reason) == (None, "no older version passes its audit; the channel stays")

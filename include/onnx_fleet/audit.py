@@ -12,7 +12,7 @@ import json
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -34,7 +34,6 @@ from onnx_fleet import (
     publish,
     pull,
     toolchain,
-    trial,
     verify,
 )
 from onnx_fleet.audit_stage import Trust
@@ -60,7 +59,6 @@ from onnx_fleet.errors import (
 from onnx_fleet.flow import Tools
 from onnx_fleet.manifest import CheckSummary, Manifest
 from onnx_fleet.store import ObjectStore, Progress
-from onnx_fleet.trial import TrialRequest
 from onnx_fleet.variants import FP32
 from onnx_fleet.verify import FileFault
 
@@ -261,9 +259,14 @@ def _examine(found: Bundle, target: Target, *, tools: Tools, progress: Progress 
         pull.pull(ref, store=tools.store, to=folder, progress=progress)
         try:
             audit_stage.write(folder, found.manifest, trust=target.trust)
-            return _prove(folder, found.manifest, tools=tools)
+            finding = _prove(folder, found.manifest, tools=tools)
         except _UNASKED as err:
-            return _try(folder, found.manifest, tools=tools, log_file=Path(corner) / "trial.log", unasked=err)
+            finding = _try(folder, found.manifest, tools=tools, log_file=Path(corner) / "trial.log", unasked=err)
+    return replace(
+        finding,
+        reason=finding.reason.replace(f"{folder}/", ""),  # a folder that is gone is nobody's to look for
+        runs=tuple(replace(each, detail=each.detail.replace(f"{folder}/", "")) for each in finding.runs),
+    )
 
 
 def _prove(folder: Path, made: Manifest, *, tools: Tools) -> _Finding:
@@ -299,7 +302,9 @@ def _judge(folder: Path, *, tools: Tools) -> tuple[VariantVerdict, ...]:
 
 def _try(folder: Path, made: Manifest, *, tools: Tools, log_file: Path, unasked: Exception) -> _Finding:
     """What is left where PyTorch cannot be asked: whether every graph loads and runs here."""
-    request = TrialRequest(folder=folder, graphs=made.graphs)
+    from onnx_fleet import trial  # numpy, which readers at the command line need not wait for
+
+    request = trial.TrialRequest(folder=folder, graphs=made.graphs)
     try:
         rows = isolated.run(trial.run, request, limits=tools.limits, log=log_file).value.rows
     except (StepCrashed, StepTimedOut) as err:
