@@ -13,6 +13,7 @@ pytest_plugins = [
     "fixtures.models",
     "fixtures.recipes",
     "fixtures.s3",
+    "fixtures.audited",
 ]
 
 

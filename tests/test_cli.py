@@ -63,7 +63,7 @@ def stage_folder(command: Command, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_the_version_and_every_command_have_help(command: Command) -> None:
     assert command("--version").stdout == f"onnx-fleet {__version__}\n"
     for name in ("plan", "run", "export", "validate", "measure", "compare", "publish", "list", "verify", "pull",
-                 "inspect", "catalogue", "channel"):  # fmt: skip
+                 "inspect", "audit", "catalogue", "channel"):  # fmt: skip
         assert command(name, "--help").returncode == 0
 
 

@@ -11,6 +11,7 @@ from fixtures.airflow import DAGS, ROOT, AirflowHome
 pytestmark = pytest.mark.airflow
 
 FILES = {
+    "bundle_audit": "bundle_audit.py",
     "fleet_reexport": "fleet_reexport.py",
     "model_reexport": "model_reexport.py",
     "registry_feed": "registry_feed.py",
@@ -42,7 +43,7 @@ def test_a_dag_says_what_to_do_when_it_fails(found: dict[str, Any]) -> None:
 
 def test_every_param_has_a_type_and_a_description(found: dict[str, Any]) -> None:
     params = {(dag_id, name): schema for dag_id, dag in found["dags"].items() for name, schema in dag["params"].items()}
-    assert len(params) == 13
+    assert len(params) == 23
     for name, schema in params.items():
         assert schema.get("type"), name
         assert schema.get("description", "").endswith("."), name
@@ -64,6 +65,16 @@ def test_heavy_tasks_wait_in_the_pool_and_light_ones_do_not(found: dict[str, Any
         "model_1.publish": "onnx_fleet_cpu",
         "model_1.record": "default_pool",
     }
+
+
+def test_audits_wait_in_the_pool_and_are_reported_however_they_ended(found: dict[str, Any]) -> None:
+    tasks = found["dags"]["bundle_audit"]["tasks"]
+    assert {name: task["pool"] for name, task in tasks.items() if task["pool"] != "default_pool"} == {
+        "audit_1": "onnx_fleet_cpu",
+        "audit_2": "onnx_fleet_cpu",
+    }
+    assert tasks["report"]["rule"] == "all_done"
+    assert tasks["gate"]["after"] == ["report"]
 
 
 def test_nothing_waits_for_a_gpu_queue_that_is_not_configured(found: dict[str, Any]) -> None:

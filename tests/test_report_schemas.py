@@ -20,7 +20,7 @@ def test_the_schema_in_the_docs_is_the_one_of_the_code(name: str) -> None:
     assert _schema(name) == report_schemas.json_schema(name), "run: make schemas"
 
 
-@pytest.mark.parametrize("name", report_schemas.REPORTS)
+@pytest.mark.parametrize("name", ["latency", "validation"])
 def test_a_report_fits_its_schema_and_a_field_too_many_does_not(name: str, tmp_path: Path) -> None:
     schema = _schema(name)
     jsonschema.Draft202012Validator.check_schema(schema)

@@ -65,7 +65,7 @@ def validation(stage: Path, *, item: WorkItem) -> Validation:
             )
             for report in reports
         ),
-        checks=tuple(summary for report in reports for summary in _checks(report)),
+        checks=tuple(summary for report in reports for summary in summaries(report)),
     )
 
 
@@ -146,7 +146,7 @@ def _gpu(report: ValidationReport | None) -> str:
     return "validated on GPU" if report.passed else f"not validated on GPU: {report.reason}"
 
 
-def _checks(report: ValidationReport) -> Iterable[CheckSummary]:
+def summaries(report: ValidationReport) -> Iterable[CheckSummary]:
     """One row a check, graph and output, in the order in which the report has them."""
     groups: dict[tuple[str, str, str], list[CheckRow]] = {}
     for row in report.rows:

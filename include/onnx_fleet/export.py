@@ -191,6 +191,8 @@ def fill(request: ExportRequest) -> ExportRecord:
         settings["decoder_form"] = entry.decoder_form
     if entry.may_be_fixed:
         settings["may_be_fixed"] = ", ".join(sorted(entry.may_be_fixed))
+    if entry.calibration:
+        settings["calibration"] = entry.calibration
     if entry.tokenizer_graph:
         from onnx_fleet import tokenizer_graph
 

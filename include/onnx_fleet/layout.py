@@ -3,12 +3,14 @@
 models/<org>/<name>/<version>/…                 a bundle; without its manifest.json it does not exist
 models/<org>/<name>/channels/<channel>.json     a channel
 unfinished/<org>/<name>/<version>/…             what publishing keeps until the manifest stands
+audits/<org>/<name>/<version>/<time>.json       what an audit of a published bundle found
 cache/<kind>/<key>.zip                          what one export leaves for the next one of the same kind
 """
 
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import Final
 
 MODELS: Final = "models/"
@@ -47,3 +49,13 @@ def channel_key(model_id: str, channel: str) -> str:
 def unfinished_prefix(model_id: str, version: str) -> str:
     """Of what publishing keeps until the manifest stands, with a slash at the end."""
     return f"unfinished/{model_id}/{version}/"
+
+
+def model_prefix(model_id: str) -> str:
+    """Of all that is published of one model, with a slash at the end."""
+    return f"{MODELS}{model_id}/"
+
+
+def audit_key(model_id: str, version: str, *, at: datetime) -> str:
+    """Where one audit's result lies; keys stand in the order of their times."""
+    return f"audits/{model_id}/{version}/{at.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}.json"

@@ -114,22 +114,22 @@ def _is_held(stands: Manifest, pointer: Channel | None) -> bool:
     return pointer.version != stands.bundle.version and not pointer.held
 
 
-def list_models(store: ObjectStore) -> tuple[PublishedModel, ...]:
-    """Every model with a published version, by id."""
+def list_models(store: ObjectStore, *, model_id: str | None = None) -> tuple[PublishedModel, ...]:
+    """Every model with a published version, by id; or one alone."""
     versions: dict[str, list[str]] = {}
     pointers: dict[str, list[str]] = {}
-    for info in store.list(layout.MODELS):
+    for info in store.list(layout.model_prefix(model_id) if model_id else layout.MODELS):
         if match := layout.MANIFEST_KEY.fullmatch(info.key):
             versions.setdefault(match[1], []).append(match[2])
         elif match := layout.CHANNEL_KEY.fullmatch(info.key):
             pointers.setdefault(match[1], []).append(match[2])
     return tuple(
         PublishedModel(
-            model_id=model_id,
-            versions=tuple(sorted(versions[model_id])),
-            channels=tuple(sorted(pointers.get(model_id, ()))),
+            model_id=name,
+            versions=tuple(sorted(versions[name])),
+            channels=tuple(sorted(pointers.get(name, ()))),
         )
-        for model_id in sorted(versions)
+        for name in sorted(versions)
     )
 
 

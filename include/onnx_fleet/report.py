@@ -85,9 +85,18 @@ def write(report: RunReport, *, store: ObjectStore) -> str:
     Raises:
         VersionConflict: another writer put one there meanwhile.
     """
-    place = key(report.run_id)
     data = jsonio.canonical(jsonio.to_json(report))
-    for name, content in ((place, data), (f"{place.removesuffix('.json')}.md", markdown(report).encode())):
+    return put(report.run_id, data=data, page=markdown(report).encode(), store=store)
+
+
+def put(run_id: str, *, data: bytes, page: bytes, store: ObjectStore) -> str:
+    """Put a run's document into the store, and the page that says the same to people beside it; gives the key.
+
+    Raises:
+        VersionConflict: another writer put one there meanwhile.
+    """
+    place = key(run_id)
+    for name, content in ((place, data), (f"{place.removesuffix('.json')}.md", page)):
         standing = store.stat(name)
         store.replace(name, content, etag=standing.etag if standing else None)
     return place
@@ -99,7 +108,7 @@ def markdown(report: RunReport) -> str:
     if not report.records:
         return "\n".join([*lines, "No model was asked for.", ""])
     lines += ["| " + " | ".join(_COLUMNS) + " |", "|" + " --- |" * len(_COLUMNS)]
-    lines += ["| " + " | ".join(_cell(text) for text in _row(record)) + " |" for record in report.records]
+    lines += ["| " + " | ".join(cell(text) for text in _row(record)) + " |" for record in report.records]
     varied = [(record, each) for record in report.records for each in record.variants]
     if varied:
         lines += [
@@ -109,7 +118,7 @@ def markdown(report: RunReport) -> str:
             "| " + " | ".join(VARIANT_COLUMNS) + " |",
             "|" + " --- |" * len(VARIANT_COLUMNS),
         ]
-        lines += ["| " + " | ".join(map(_cell, variant_row(record, each))) + " |" for record, each in varied]
+        lines += ["| " + " | ".join(map(cell, variant_row(record, each))) + " |" for record, each in varied]
     troubled = [record for record in report.records if record.message]
     if troubled:
         lines += ["", "## What failed, was refused or is held", ""]
@@ -118,7 +127,7 @@ def markdown(report: RunReport) -> str:
     if worse:
         lines += ["", "## What is worse than the version in use", ""]
         lines += [
-            f"- **{record.model_id}**, {record.version} beside {record.compared_with}: {_cell(finding)}"
+            f"- **{record.model_id}**, {record.version} beside {record.compared_with}: {cell(finding)}"
             for record in worse
             for finding in record.findings
         ]
@@ -177,7 +186,7 @@ def _row(record: Record) -> tuple[str, ...]:
     )
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Text from outside must not end a cell, a row, or open HTML."""
     return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
@@ -185,7 +194,7 @@ def _cell(text: str) -> str:
 def _trouble(record: Record) -> str:
     where = f"{record.state} at {record.step}: " if record.step else ""
     error = f"`{record.error}` " if record.error else ""
-    return f"{where}{error}{_cell(record.message)}"
+    return f"{where}{error}{cell(record.message)}"
 
 
 def _counts(report: RunReport) -> str:

@@ -1,4 +1,4 @@
-"""JSON Schemas of the reports in a bundle.
+"""JSON Schemas of the reports in a bundle, and of the audits beside it.
 
 ``python -m onnx_fleet.report_schemas docs`` refreshes the schema files.
 """
@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from onnx_fleet import jsonio
+from onnx_fleet.audit import Audit
 from onnx_fleet.latency import LatencyReport
 from onnx_fleet.validation import ValidationReport
 
-REPORTS: Mapping[str, type] = {"latency": LatencyReport, "validation": ValidationReport}
+REPORTS: Mapping[str, type] = {"audit": Audit, "latency": LatencyReport, "validation": ValidationReport}
 
 
 def json_schema(name: str) -> dict[str, Any]:
-    """The JSON Schema of ``reports/<name>.json``, and of the one of another provider."""
+    """The JSON Schema of ``reports/<name>.json``, and of the one of another provider; or of an audit's result."""
     schema = jsonio.adapter(REPORTS[name]).json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": f"onnx-fleet {name} report"}
 

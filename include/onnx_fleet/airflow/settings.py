@@ -32,6 +32,8 @@ class FleetSettings:
     """What fleet_reexport takes where its run does not name another one."""
     schedule: str | None
     """Of fleet_reexport: a cron expression or preset; empty runs it by hand only."""
+    audit_schedule: str | None
+    """Of bundle_audit, likewise."""
     channel: str
     """What a publication moves."""
     cpu_pool: str
@@ -71,6 +73,7 @@ def read() -> FleetSettings:
         hub_conn_id=_text("hub_conn_id") or None,
         catalogue=Path(_text("catalogue", str(_INCLUDE / "catalogue.yaml"))),
         schedule=_text("schedule", "@weekly") or None,
+        audit_schedule=_text("audit_schedule", "@weekly") or None,
         channel=_text("channel", "latest"),
         cpu_pool=_text("cpu_pool", "onnx_fleet_cpu"),
         cpu_pool_slots=max(1, _number("cpu_pool_slots", 2)),

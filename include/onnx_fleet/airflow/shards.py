@@ -25,9 +25,11 @@ def deal(items: Sequence[Json], *, shards: int, shard: int) -> list[Json]:
     return list(items[shard::shards])
 
 
-def require_room(models: int, *, shards: int, per_shard: int) -> None:
+def require_room(models: int, *, shards: int, per_shard: int, instead: str = "split the catalogue") -> None:
     """Hold a plan to what the DAG can map over, before anything is begun.
 
+    Args:
+        instead: what else a person may do.
     Raises:
         CatalogueInvalid: there are too many models.
     """
@@ -35,7 +37,6 @@ def require_room(models: int, *, shards: int, per_shard: int) -> None:
         raise CatalogueInvalid(
             [
                 f"{models} models need work and the DAG has room for {shards * per_shard} in a run: set [onnx_fleet]"
-                f" shards (AIRFLOW__ONNX_FLEET__SHARDS) to at least {math.ceil(models / per_shard)}, or split the"
-                " catalogue"
+                f" shards (AIRFLOW__ONNX_FLEET__SHARDS) to at least {math.ceil(models / per_shard)}, or {instead}"
             ]
         )

@@ -12,7 +12,7 @@ import sys
 import typer
 
 from onnx_fleet import __version__
-from onnx_fleet.cli import caching, inspecting, makers, pointing, readers
+from onnx_fleet.cli import auditing, caching, inspecting, makers, pointing, readers
 from onnx_fleet.cli.show import console
 from onnx_fleet.errors import OnnxFleetError
 
@@ -30,7 +30,7 @@ app.add_typer(caching.cache_app, name="cache")
 app.add_typer(pointing.channel_app, name="channel")
 for command in (
     makers.plan, makers.run, makers.export, makers.validate, makers.measure, makers.compare, makers.publish,
-    readers.list_, readers.verify, readers.pull, inspecting.inspect,
+    readers.list_, readers.verify, readers.pull, inspecting.inspect, auditing.audit,
 ):  # fmt: skip
     app.command(name=command.__name__.rstrip("_"))(command)
 

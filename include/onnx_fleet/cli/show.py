@@ -31,7 +31,15 @@ _WIDTH_IN_A_FILE = 160
 console = Console(stderr=True)
 output = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDTH_IN_A_FILE)
 
-_COLOURS = {"published": "green", "unchanged": "cyan", "new": "green", "changed": "yellow", "left out": "yellow"}
+_COLOURS = {
+    "published": "green",
+    "unchanged": "cyan",
+    "new": "green",
+    "changed": "yellow",
+    "left out": "yellow",
+    "passed": "green",
+    "not_compared": "yellow",
+}
 
 
 def say(text: str) -> None:

@@ -1,0 +1,141 @@
+"""A round of audits: choose, one mapped task a bundle, report, gate."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from airflow.sdk import get_current_context, task
+from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowFailException
+
+from onnx_fleet import audit, audit_report, catalogue, demotion, feed, jsonio
+from onnx_fleet.airflow import quiet, retries, run, scratch, shards
+from onnx_fleet.airflow.settings import FleetSettings
+from onnx_fleet.audit import Target
+from onnx_fleet.audit_report import AuditReport, AuditRow
+from onnx_fleet.jsonio import Json
+
+log = logging.getLogger(__name__)
+
+LABEL: Final = "{{ item['model_id'] }}@{{ item['version'] }}"
+
+
+def audits(*, settings: FleetSettings) -> None:
+    """Wire the tasks into the DAG that is being defined; what they are asked for are the run's parameters."""
+
+    def retried(body: Callable[..., Any], **options: Any) -> Any:
+        return task(**retries.options(settings), **options)(body)
+
+    def choose() -> list[Json]:
+        return _choose(run.current(settings), settings=settings)
+
+    def shard(chosen: list[Json], number: int) -> list[Json]:
+        return shards.deal(chosen, shards=settings.shards, shard=number)
+
+    def audit_one(item: Json) -> Json:
+        return _audit(run.current(settings), item)
+
+    def write_report(tasks: list[str]) -> str:
+        return _report(run.current(settings), tasks)
+
+    def gate(key: str) -> str:
+        return _gate(run.current(settings), key)
+
+    chosen = retried(choose)()
+    names = ["audit"] if settings.shards == 1 else [f"audit_{number + 1}" for number in range(settings.shards)]
+    reported = retried(write_report, task_id="report", trigger_rule="all_done")(names)
+    heavy = {"pool": settings.cpu_pool, "map_index_template": LABEL}
+    if settings.cpu_queue:
+        heavy["queue"] = settings.cpu_queue
+    for number, name in enumerate(names):
+        items = retried(shard, task_id=f"{name}_items")(chosen, number)
+        retried(audit_one, task_id=name, **heavy).expand(item=items) >> reported
+    retried(gate)(reported)
+
+
+def _choose(now: run.Run, *, settings: FleetSettings) -> list[Json]:
+    """The bundles to audit; without a seed each day draws others."""
+    scratch.prune(settings.scratch, days=settings.scratch_days)
+    params: Any = now.params
+    entries = catalogue.load(Path(params["catalogue"])).entries if params["catalogue"] else ()
+    seed = datetime.now(UTC).date().toordinal() if params["seed"] is None else params["seed"]
+    targets = audit.choose(
+        now.tools.store,
+        channel=params["channel"],
+        all_versions=params["all_versions"],
+        only=params["only"],
+        sample=params["sample"],
+        seed=seed,
+        entries=entries,
+    )
+    per_shard = conf.getint("core", "max_map_length")
+    shards.require_room(len(targets), shards=settings.shards, per_shard=per_shard, instead="take a sample")
+    log.info("%d bundles to audit, seed %d", len(targets), seed)
+    return [jsonio.to_json(target) for target in targets]
+
+
+def _audit(now: run.Run, item: Json) -> Json:
+    """Audit one bundle, and move its channel where that is asked for; a bundle that fails is a result, not an error."""
+    target = jsonio.from_json(Target, item)
+    params: Any = now.params
+    with quiet.among_others():
+        made = audit.audit(target, tools=now.tools, now=datetime.now(UTC))
+        row = audit_report.row(made)
+        if params["demote"]:
+            moved = demotion.demote(
+                made,
+                channel=params["channel"],
+                tools=now.tools,
+                now=datetime.now(UTC),
+                trust=target.trust,
+                dry_run=params["dry_run"],
+            )
+            row = replace(row, demotion=moved)
+    return jsonio.to_json(row)
+
+
+def _report(now: run.Run, tasks: Sequence[str]) -> str:
+    """Gather one row a bundle, write the report, log it; gives its key in the store."""
+    ti = get_current_context()["ti"]
+    chosen = ti.xcom_pull(task_ids="choose")
+    if chosen is None:
+        raise AirflowFailException("nothing was chosen: read the log of the choose task")
+    rows = {
+        (row.model_id, row.version): row
+        for row in (
+            jsonio.from_json(AuditRow, told) for told in ti.xcom_pull(task_ids=list(tasks)) or () if told is not None
+        )
+    }
+    for target in (jsonio.from_json(Target, item) for item in chosen):
+        rows.setdefault((target.model_id, target.version), _unaudited(target))
+    if any(row.demotion and row.demotion.moved for row in rows.values()):
+        feed.rebuild(now.tools.store, now=datetime.now(UTC))
+    made = audit_report.build(rows.values(), run_id=now.label, now=datetime.now(UTC))
+    key = audit_report.write(made, store=now.tools.store)
+    log.info("%s/%s\n%s", now.tools.store.address, key, audit_report.markdown(made))
+    return key
+
+
+def _unaudited(target: Target) -> AuditRow:
+    return AuditRow(
+        model_id=target.model_id,
+        version=target.version,
+        verdict="broke_off",
+        reason="its audit task failed: read that task's log, then clear it",
+    )
+
+
+def _gate(now: run.Run, key: str) -> str:
+    """Fail the run when too many bundles failed."""
+    params: Any = now.params
+    made = jsonio.from_json(AuditReport, json.loads(now.tools.store.read(key)))
+    verdict = audit_report.gate(made.rows, max_failed=params["max_failed"], max_not_compared=params["max_not_compared"])
+    if not verdict.passed:
+        raise AirflowFailException(f"{verdict.reason}; the report is {now.tools.store.address}/{key}")
+    return verdict.reason

@@ -1,0 +1,138 @@
+"""The report of a round of audits: a row a bundle, as JSON for programs and Markdown for people; and its gate."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, Literal, get_args
+
+from onnx_fleet import audit, jsonio, report
+from onnx_fleet.audit import Audit, Target
+from onnx_fleet.demotion import Demotion
+from onnx_fleet.report import Verdict
+from onnx_fleet.store import ObjectStore
+
+State = Literal["failed", "broke_off", "not_compared", "passed"]
+"""In the order that people want to read; ``broke_off``: the store or the worker gave up, and nothing was found out."""
+_STATES: Final[tuple[State, ...]] = get_args(State)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRow:
+    """How the audit of one bundle ended."""
+
+    model_id: str
+    version: str
+    verdict: State
+    reason: str
+    changed: tuple[str, ...] = ()
+    """``onnxruntime 1.30.0 -> 1.31.1``: packages of other versions than the bundle was made with."""
+    worst_abs_diff: float | None = None
+    key: str | None = None
+    """Where the whole result lies in the store."""
+    demotion: Demotion | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditReport:
+    """One round of audits."""
+
+    schema_version: int = 1
+    run_id: str
+    created_at: str
+    """ISO 8601, UTC."""
+    counts: Mapping[str, int]
+    """Verdict -> bundles; every verdict is there."""
+    rows: tuple[AuditRow, ...]
+
+
+def row(made: Audit) -> AuditRow:
+    """What a report says of one result."""
+    return AuditRow(
+        model_id=made.model_id,
+        version=made.version,
+        verdict=made.verdict,
+        reason=made.reason,
+        changed=made.changed,
+        worst_abs_diff=max((each.max_abs_diff for each in made.checks if each.max_abs_diff is not None), default=None),
+        key=audit.key_of(made),
+    )
+
+
+def broken_off(target: Target, err: Exception) -> AuditRow:
+    """A bundle of which nothing is known, because of something that may pass."""
+    reason = f"{type(err).__name__}: {err}"
+    return AuditRow(model_id=target.model_id, version=target.version, verdict="broke_off", reason=reason)
+
+
+def build(rows: Iterable[AuditRow], *, run_id: str, now: datetime) -> AuditReport:
+    """Count and order the rows of a round."""
+    ordered = tuple(sorted(rows, key=lambda row: (_STATES.index(row.verdict), row.model_id.lower(), row.version)))
+    counted = Counter(row.verdict for row in ordered)
+    return AuditReport(
+        run_id=run_id,
+        created_at=now.astimezone(UTC).isoformat(timespec="seconds"),
+        counts={state: counted[state] for state in _STATES},
+        rows=ordered,
+    )
+
+
+def gate(rows: Sequence[AuditRow], *, max_failed: int = 0, max_not_compared: int | None = None) -> Verdict:
+    """Whether a round counts as good; a bundle whose audit broke off counts as one that failed.
+
+    Args:
+        max_not_compared: None lets any number be.
+    """
+    bad = [row for row in rows if row.verdict in ("failed", "broke_off")]
+    unasked = [row for row in rows if row.verdict == "not_compared"]
+    faults = []
+    if len(bad) > max_failed:
+        faults.append(f"{len(bad)} failed or broke off and {max_failed} may: {_names(bad)}")
+    if max_not_compared is not None and len(unasked) > max_not_compared:
+        faults.append(f"{len(unasked)} were not compared and {max_not_compared} may be: {_names(unasked)}")
+    counted = Counter(row.verdict for row in rows)
+    said = ", ".join(f"{counted[state]} {state}" for state in _STATES if counted[state]) or "no bundles"
+    return Verdict(passed=not faults, reason="; ".join(faults) or said)
+
+
+def write(made: AuditReport, *, store: ObjectStore) -> str:
+    """Put the report where run reports lie, in place of an earlier one of the same run; gives the key.
+
+    Raises:
+        VersionConflict: another writer put one there meanwhile.
+    """
+    return report.put(
+        made.run_id, data=jsonio.canonical(jsonio.to_json(made)), page=markdown(made).encode(), store=store
+    )
+
+
+def markdown(made: AuditReport) -> str:
+    """The report as a page: a table, then each bundle that did not pass, in full."""
+    counts = ", ".join(f"{count} {state}" for state, count in made.counts.items() if count) or "no bundles"
+    lines = [f"# Audit {made.run_id}", "", f"{made.created_at}: {counts}.", ""]
+    if made.rows:
+        columns = ("model", "version", "verdict", "made with others", "worst difference", "where")
+        lines += ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+        lines += ["| " + " | ".join(report.cell(text) for text in _cells(row)) + " |" for row in made.rows]
+    troubled = [row for row in made.rows if row.verdict != "passed"]
+    if troubled:
+        lines += ["", "## What did not pass", ""]
+        lines += [f"- **{row.model_id}@{row.version}** {row.verdict}: {report.cell(row.reason)}" for row in troubled]
+    demoted = [(row, row.demotion) for row in made.rows if row.demotion]
+    if demoted:
+        lines += ["", "## Channels", ""]
+        lines += [f"- **{row.model_id}@{each.channel}**: {each.reason}" for row, each in demoted]
+    return "\n".join([*lines, ""])
+
+
+def _cells(row: AuditRow) -> tuple[str, ...]:
+    worst = "–" if row.worst_abs_diff is None else f"{row.worst_abs_diff:.1e}"
+    return (row.model_id, row.version, row.verdict, ", ".join(row.changed) or "–", worst, row.key or "–")
+
+
+def _names(rows: Sequence[AuditRow], *, shown: int = 10) -> str:
+    names = [f"{row.model_id}@{row.version}" for row in rows]
+    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + rest

@@ -1,0 +1,160 @@
+"""A published bundle as a stage again, so that the steps that proved it can prove it once more.
+
+What a bundle was held to is in its manifest and its reports. What may be run to hold it to that (code and pickles of
+its source) is not: whoever can write to the store could say so there, and only a catalogue may.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from onnx_fleet import jsonio, recipes, repo_files, stage
+from onnx_fleet.entry import DECODER_FORMS, Entry, Tolerances
+from onnx_fleet.errors import ExportUnsupported
+from onnx_fleet.manifest import Manifest
+from onnx_fleet.plan import WorkItem
+from onnx_fleet.repo_files import Permits
+from onnx_fleet.source import ResolvedModel
+from onnx_fleet.stage import ExportRecord
+from onnx_fleet.variants import FP32, VARIANTS, VariantGates
+from onnx_fleet.variants.report import REPORT_NAME, VariantReport
+
+_GATES: Mapping[str, str] = {
+    "cosine": "min_cosine",
+    "top1": "min_top1",
+    "perplexity_ratio": "max_perplexity_ratio",
+}
+"""The name of a figure in a report -> the gate that its threshold comes from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """What a catalogue allows for one model."""
+
+    trust_remote_code: str | None = None
+    """The commit whose Python code may be run."""
+    allow_pickle: str | None = None
+    """The commit whose pickle weights may be loaded."""
+
+
+def write(folder: Path, made: Manifest, *, trust: Trust) -> WorkItem:
+    """Make a stage of a pulled bundle.
+
+    Args:
+        folder: the bundle's files as they were published.
+    Raises:
+        UnsafeModel: its source is loaded by running code or pickles, and the catalogue does not allow that commit.
+        ModelInvalid: its manifest does not name the files of a model.
+        ExportUnsupported, CatalogueInvalid: the recipe that it was made with is not here.
+    """
+    _require_recipe(made)
+    item = _item(folder, made, trust=trust)
+    stage.write_work(folder, item)
+    stage.write_export(
+        folder,
+        ExportRecord(
+            graphs=made.graphs,
+            settings=made.export.settings,
+            recipe=made.export.recipe,
+            recipe_digest=made.export.recipe_digest,
+            fallbacks=made.export.fallbacks,
+            traced=made.export.traced,
+            graph_key=made.export.graph_key,
+            toolchain=made.toolchain,
+            duration_s=made.export.duration_s,
+            peak_memory_bytes=made.export.peak_memory_bytes,
+        ),
+    )
+    return item
+
+
+def _item(folder: Path, made: Manifest, *, trust: Trust) -> WorkItem:
+    source, info = made.source, made.bundle
+    subject = f"{info.model_id}@{info.version}"
+    repo_files.require_safe_paths((file.path for file in source.files), subject=subject)
+    permits = Permits(
+        commit=source.revision,
+        pickle=trust.allow_pickle == source.revision,
+        remote_code=trust.trust_remote_code == source.revision,
+    )
+    repo_files.needed(source.files, permits=permits, subject=subject)
+    model = ResolvedModel(
+        entry=_entry(folder, made, trust=trust),
+        repo_id=source.repo_id,
+        commit=source.revision,
+        task=made.task,
+        architecture=made.architecture,
+        model_type=str(json.loads((folder / "config.json").read_bytes()).get("model_type", "")),
+        licence=source.licence,
+        gated=source.gated,
+        files=source.files,
+        needed=tuple(file.path for file in source.files),
+    )
+    return WorkItem(
+        model=model,
+        family=made.family,
+        fingerprint=info.fingerprint,
+        version=info.version,
+        state="unchanged",
+        reason="published, and audited",
+        toolchain=made.toolchain,
+        recipe_digest=made.export.recipe_digest,
+        rebuild=info.rebuild,
+    )
+
+
+def _entry(folder: Path, made: Manifest, *, trust: Trust) -> Entry:
+    """The part of an entry that decides what is compared, and how strictly."""
+    settings = made.export.settings
+    return Entry(
+        repo_id=made.source.repo_id,
+        revision=made.source.revision,
+        task=made.task,
+        recipe=made.export.recipe,
+        variants=tuple(dict.fromkeys((FP32, *(info.variant for info in made.graphs)))),
+        variant_gates=_gates(folder),
+        calibration=str(settings["calibration"]) if "calibration" in settings else None,
+        opset=int(settings.get("opset", made.graphs[0].opset)),
+        decoder_form=str(settings.get("decoder_form", DECODER_FORMS[0])),
+        tolerances=_tolerances(made),
+        trust_remote_code=trust.trust_remote_code,
+        allow_pickle=trust.allow_pickle,
+    )
+
+
+def _tolerances(made: Manifest) -> Tolerances:
+    """The entry's own: what was applied is less where an output's values are small, and never more."""
+    rows = [row for row in made.validation.checks if row.provider == "cpu"]
+    if not rows:
+        return Tolerances()
+    return Tolerances(atol=max(row.atol for row in rows), rtol=max(row.rtol for row in rows))
+
+
+def _gates(folder: Path) -> dict[str, VariantGates]:
+    """Those that each variant passed, from the report of it; the variant's own where there is none that can be read."""
+    try:
+        report = jsonio.from_json(VariantReport, json.loads((folder / "reports" / f"{REPORT_NAME}.json").read_bytes()))
+    except (FileNotFoundError, ValueError, ValidationError):
+        return {}
+    gates = {}
+    for verdict in report.verdicts:
+        measured = [measure for graph in verdict.graphs for measure in graph.measures if measure.name in _GATES]
+        told = {_GATES[measure.name]: measure.threshold for measure in measured}
+        if verdict.variant in VARIANTS:
+            gates[verdict.variant] = replace(VARIANTS[verdict.variant].gates, **told)
+    return gates
+
+
+def _require_recipe(made: Manifest) -> None:
+    """PyTorch gives what a recipe makes of it: another file of that name would be another thing to compare with."""
+    name = made.export.recipe
+    if name is not None and recipes.digest(name) != made.export.recipe_digest:
+        raise ExportUnsupported(
+            f"{made.bundle.model_id}@{made.bundle.version}: the file of recipe '{name}' is not the one that it was made"
+            " with; bring that one here to compare it with PyTorch again"
+        )

@@ -1,0 +1,145 @@
+"""``onnx-fleet audit``: published bundles, hashed and proven again with what is installed here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from onnx_fleet import audit as auditing
+from onnx_fleet import audit_report, bundle, catalogue, demotion, feed, jsonio
+from onnx_fleet.audit import Audit, Target
+from onnx_fleet.audit_report import AuditRow
+from onnx_fleet.cli import show
+from onnx_fleet.cli.options import CatalogueFile, Json, Store
+from onnx_fleet.cli.settings import opened_tools
+from onnx_fleet.errors import Retryable
+from onnx_fleet.flow import Tools
+
+
+def audit(
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only models that match this pattern, such as BAAI/*; may be repeated.")
+    ] = None,
+    channel: Annotated[str, typer.Option(help="Audit what this channel of each model points at.")] = bundle.LATEST,
+    all_versions: Annotated[bool, typer.Option("--all-versions", help="Audit every version instead.")] = False,
+    sample: Annotated[int | None, typer.Option(min=1, help="Audit at most so many, drawn by the seed.")] = None,
+    seed: Annotated[int, typer.Option(help="Another one draws others.")] = 0,
+    catalogue_file: CatalogueFile = None,
+    demote: Annotated[
+        bool,
+        typer.Option("--demote", help="Move the channel off a version that failed, to an older one that passes."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --demote: say which channels would move, and move none.")
+    ] = False,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Hash and prove published bundles again with the onnxruntime that is installed here; exit status 1 when one fails.
+
+    Results stand under audits/ in the store; bundles are left as they are. The catalogue says whose source's code and
+    pickles may be run to compare with.
+    """
+    if dry_run and not demote:
+        raise typer.BadParameter("it goes with --demote", param_hint="--dry-run")
+    with opened_tools(store) as tools:
+        entries = catalogue.load(catalogue_file).entries if catalogue_file else ()
+        targets = auditing.choose(
+            tools.store,
+            channel=channel,
+            all_versions=all_versions,
+            only=only or (),
+            sample=sample,
+            seed=seed,
+            entries=entries,
+        )
+        if not targets and not as_json:
+            show.say(f"nothing that {channel!r} points at is published in {tools.store.address}")
+        made, rows = _audit(targets, tools=tools)
+        if demote:
+            rows = _demote(rows, targets, tools=tools, channel=channel, dry_run=dry_run, known=made)
+    if as_json:
+        show.as_json({"audits": [jsonio.to_json(each) for each in made], "rows": [jsonio.to_json(row) for row in rows]})
+    else:
+        _show(rows)
+    if not audit_report.gate(rows).passed:
+        raise typer.Exit(1)
+
+
+def _audit(targets: Sequence[Target], *, tools: Tools) -> tuple[tuple[Audit, ...], tuple[AuditRow, ...]]:
+    """Every result, and a row for each bundle, also where nothing was found out."""
+    made, rows = [], []
+    with show.steps() as steps:
+        for target in targets:
+            steps.begin(f"{target.model_id}@{target.version}", "audit")
+            try:
+                found = auditing.audit(target, tools=tools, now=datetime.now(UTC), progress=steps.bytes_moved)
+            except Retryable as err:
+                rows.append(audit_report.broken_off(target, err))
+                continue
+            made.append(found)
+            rows.append(audit_report.row(found))
+        steps.end()
+    return tuple(made), tuple(rows)
+
+
+def _demote(
+    rows: Iterable[AuditRow],
+    targets: Iterable[Target],
+    *,
+    tools: Tools,
+    channel: str,
+    dry_run: bool,
+    known: Sequence[Audit],
+) -> tuple[AuditRow, ...]:
+    """The same rows, with what became of the channels."""
+    trust = {(target.model_id, target.version): target.trust for target in targets}
+    failed = {(each.model_id, each.version): each for each in known if each.verdict == "failed"}
+    told, moved = [], False
+    for row in rows:
+        key = (row.model_id, row.version)
+        found = (
+            demotion.demote(
+                failed[key],
+                channel=channel,
+                tools=tools,
+                now=datetime.now(UTC),
+                trust=trust[key],
+                dry_run=dry_run,
+                known=known,
+            )
+            if key in failed
+            else None
+        )
+        moved = moved or bool(found and found.moved)
+        told.append(replace(row, demotion=found))
+    if moved:
+        feed.rebuild(tools.store, now=datetime.now(UTC))
+    return tuple(told)
+
+
+def _show(rows: Sequence[AuditRow]) -> None:
+    show.table(
+        ("model", "version", "verdict", "made with others", "worst diff"),
+        [
+            (
+                row.model_id,
+                row.version,
+                show.coloured(row.verdict),
+                ", ".join(row.changed) or "–",
+                "–" if row.worst_abs_diff is None else f"{row.worst_abs_diff:.1e}",
+            )
+            for row in rows
+        ],
+        numbers=("worst diff",),
+    )
+    for row in rows:
+        if row.verdict != "passed":
+            show.console.print(f"\n[bold]{row.model_id}@{row.version}[/] {row.verdict}", highlight=False)
+            show.console.print(row.reason, markup=False, highlight=False, soft_wrap=True)
+        if row.demotion:
+            show.line(f"{row.model_id}@{row.demotion.channel}: {row.demotion.reason}")

@@ -1,0 +1,70 @@
+"""Trial: every graph of a folder, loaded and run in onnxruntime. Nothing is compared, and torch is not imported.
+
+It is what can still be asked of a bundle whose source is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from onnx_fleet import drift, runtime, workloads
+from onnx_fleet.errors import ValidationFailed
+from onnx_fleet.graph import GraphInfo
+
+_LENGTH = 5
+_ROWS = (1, 2)
+_SEED = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRequest:
+    """What the process that runs the graphs is told."""
+
+    folder: Path
+    graphs: tuple[GraphInfo, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRow:
+    """One graph."""
+
+    graph: str
+    """Its path in the bundle."""
+    fault: str
+    """Why it does not load or run; empty where it does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialReport:
+    """Every graph."""
+
+    rows: tuple[TrialRow, ...]
+
+
+def run(request: TrialRequest) -> TrialReport:
+    """Run each graph on a few rows of every kind of work that it does."""
+    return TrialReport(
+        rows=tuple(TrialRow(graph=info.path, fault=next(_faults(request, info), "")) for info in request.graphs)
+    )
+
+
+def _faults(request: TrialRequest, info: GraphInfo) -> Iterator[str]:
+    only = workloads.fixed_length(request.graphs)
+    space = drift.token_space(request.folder, longest=only or _LENGTH, fixed_length=only)
+    try:
+        session = runtime.open_session(request.folder / info.path, threads=1, libraries=info.libraries)
+        for rows in _ROWS:
+            tokens = None if space is None else space.tokens
+            for work in workloads.of(info, batch_size=rows, length=only or _LENGTH, tokens=tokens):
+                outputs = session.run(work.feeds(info, seed=_SEED))
+                yield from (
+                    f"{name} has values that are not a number, on {work.text}"
+                    for name, array in outputs.items()
+                    if array.dtype.kind == "f" and np.isnan(array).any()
+                )
+    except ValidationFailed as err:
+        yield str(err)

@@ -1,0 +1,418 @@
+"""Audits of published bundles: sound ones, damaged ones, wrong ones, and ones whose source is gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from importlib.metadata import version as installed
+from pathlib import Path
+
+import jsonschema
+import onnx
+import pytest
+
+from fixtures.airflow import AirflowHome
+from fixtures.audited import MODEL, Proven, put
+from fixtures.faulty_stores import SteppedStore
+from fixtures.stages import NOW
+from mutations.encoder import mask_dropped
+from mutations.mutation import change_graph
+from onnx_fleet import audit, audit_stage, bundle, channels, demotion, feed, jsonio, manifest, publish, stage, verify
+from onnx_fleet.audit import Audit, Target
+from onnx_fleet.audit_report import AuditReport
+from onnx_fleet.audit_stage import Trust
+from onnx_fleet.entry import Entry
+from onnx_fleet.errors import BundleNotFound, ExportUnsupported, StoreUnavailable, UnsafeModel
+from onnx_fleet.flow import Tools
+from onnx_fleet.hub import Hub, HubSettings
+from onnx_fleet.store import ObjectStore, open_store, transfer
+
+pytestmark = pytest.mark.timeout(600)
+
+AUDITED_AT = NOW + timedelta(days=30)
+SCHEMA = Path(__file__).parent.parent / "docs" / "audit.schema.json"
+
+
+@pytest.fixture
+def tools(proven: Proven, tmp_path: Path) -> Tools:
+    """An empty store, and the Hub that has the source."""
+    (tmp_path / "store").mkdir()
+    return replace(proven.tools, store=open_store(str(tmp_path / "store")), work_dir=tmp_path / "work")
+
+
+@pytest.fixture
+def hubless(tools: Tools, tmp_path: Path) -> Tools:
+    """The same, where nothing answers and nothing is in the cache."""
+    settings = HubSettings(endpoint="http://127.0.0.1:9", cache_dir=tmp_path / "no-cache", retry_attempts=1)
+    return replace(tools, hub=Hub(settings, sleep=lambda _: None))
+
+
+def _target(version: str, **trust: str) -> Target:
+    return Target(model_id=MODEL, version=version, trust=Trust(**trust))
+
+
+def _kept(tools: Tools) -> list[Audit]:
+    """Every result in the store, the oldest first."""
+    data = [json.loads(tools.store.read(info.key)) for info in tools.store.list("audits/")]
+    for each in data:
+        jsonschema.validate(each, json.loads(SCHEMA.read_text()))
+    return [jsonio.from_json(Audit, each) for each in data]
+
+
+def _published(store: ObjectStore) -> dict[str, str]:
+    return {info.key: transfer.sha256_of(store.read(info.key)) for info in store.list("models/")}
+
+
+def _made_with_older_onnxruntime(folder: Path) -> None:
+    record = stage.read_export(folder)
+    stage.write_export(folder, replace(record, toolchain={**record.toolchain, "onnxruntime": "1.20.0"}))
+
+
+def _wrong(folder: Path) -> None:
+    """A graph that ignores the mask, recorded as it is, with the old reports."""
+    change_graph(folder / "onnx" / "model.onnx", mask_dropped)
+
+
+def _with_wrong_fp16(folder: Path) -> None:
+    """fp16 weights that were halved; the fp32 graph stays right."""
+
+    def halve(model: onnx.ModelProto) -> None:
+        for tensor in model.graph.initializer:
+            array = onnx.numpy_helper.to_array(tensor)
+            if array.dtype == "float16" and array.ndim == 2:
+                tensor.CopyFrom(onnx.numpy_helper.from_array(array[::-1].copy(), tensor.name))
+
+    change_graph(folder / "onnx" / "model_fp16.onnx", halve)
+
+
+def test_a_sound_bundle_passes_and_the_other_onnxruntime_is_told(proven: Proven, tools: Tools, tmp_path: Path) -> None:
+    made = proven.copy(tmp_path / "made", digit="a")
+    _made_with_older_onnxruntime(made)
+    version = put(made, tools.store)
+    before = _published(tools.store)
+
+    found = audit.audit(_target(version), tools=tools, now=AUDITED_AT)
+
+    assert (found.verdict, found.files, found.runs) == ("passed", (), ())
+    assert {row.check for row in found.checks} >= {"parity", "padding_left", "contract", "answers"}
+    assert [(each.variant, each.passed) for each in found.variants] == [("fp16", True)]
+    assert found.changed == (f"onnxruntime 1.20.0 -> {installed('onnxruntime')}",)
+    assert _kept(tools) == [found]
+    assert _published(tools.store) == before
+    assert not list((tmp_path / "work").rglob("*.onnx"))
+
+
+def test_results_disturb_no_reader_and_stay(hubless: Tools, proven: Proven) -> None:
+    version = put(proven.stage_dir, hubless.store)
+    listed, index = publish.list_models(hubless.store), feed.rebuild(hubless.store, now=NOW)
+    for day in range(2):
+        audit.audit(_target(version), tools=hubless, now=AUDITED_AT + timedelta(days=day))
+
+    assert [each.audited_at for each in _kept(hubless)] == [AUDITED_AT, AUDITED_AT + timedelta(days=1)]
+    assert publish.list_models(hubless.store) == listed
+    assert feed.rebuild(hubless.store, now=NOW) == index
+    assert verify.verify(MODEL, store=hubless.store).passed
+
+
+def test_a_flipped_byte_fails_before_anything_is_run(proven: Proven, tools: Tools) -> None:
+    version = put(proven.stage_dir, tools.store)
+    key = bundle.find(MODEL, store=tools.store).key("onnx/model.onnx")
+    data, etag = tools.store.read_tagged(key)
+    tools.store.replace(key, data[:-1] + bytes([data[-1] ^ 1]), etag=etag)
+
+    found = audit.audit(_target(version), tools=tools, now=AUDITED_AT)
+
+    assert (found.verdict, found.checks, found.runs) == ("failed", (), ())
+    assert [(fault.path, fault.fault) for fault in found.files] == [("onnx/model.onnx", "changed")]
+    assert "onnx/model.onnx: changed" in found.reason
+    assert _kept(tools) == [found]
+
+
+def test_a_wrong_graph_with_right_hashes_fails_and_its_channel_goes_back_to_the_version_before(
+    proven: Proven, tools: Tools, tmp_path: Path
+) -> None:
+    sound = put(proven.stage_dir, tools.store)
+    bad_stage = proven.copy(tmp_path / "bad", digit="b")
+    _wrong(bad_stage)
+    bad = put(bad_stage, tools.store, days=1)
+    assert verify.verify(MODEL, store=tools.store).passed
+    assert channels.read(tools.store, MODEL, "latest").version == bad
+
+    failed = audit.audit(_target(bad), tools=tools, now=AUDITED_AT)
+    assert failed.verdict == "failed"
+    assert not next(row for row in failed.checks if row.check == "padding_left").passed
+    assert "padding" in failed.reason
+
+    dry = demotion.demote(failed, channel="latest", tools=tools, now=AUDITED_AT, dry_run=True)
+    assert dry is not None
+    assert (dry.to, dry.moved) == (sound, False)
+    assert channels.read(tools.store, MODEL, "latest").version == bad
+
+    known = [each for each in _kept(tools) if each.version == sound]
+    done = demotion.demote(failed, channel="latest", tools=tools, now=AUDITED_AT, known=known)
+    assert done is not None
+    assert (done.version, done.to, done.moved) == (bad, sound, True)
+    pointer = channels.read(tools.store, MODEL, "latest")
+    assert (pointer.version, pointer.previous, pointer.held) == (sound, bad, True)
+    stands = bundle.find(f"{MODEL}@{bad}", store=tools.store).manifest
+    publish.settle(stands, store=tools.store, channel="latest", now=AUDITED_AT)
+    assert channels.read(tools.store, MODEL, "latest").version == sound, "a run leaves it there"
+    assert demotion.demote(failed, channel="latest", tools=tools, now=AUDITED_AT) is None, "it points elsewhere now"
+
+
+def test_a_wrong_variant_fails_beside_a_right_fp32_graph(proven: Proven, tools: Tools, tmp_path: Path) -> None:
+    folder = proven.copy(tmp_path / "made", digit="c")
+    _with_wrong_fp16(folder)
+    found = audit.audit(_target(put(folder, tools.store)), tools=tools, now=AUDITED_AT)
+
+    assert found.verdict == "failed"
+    assert all(row.passed for row in found.checks)
+    assert [(each.variant, each.passed) for each in found.variants] == [("fp16", False)]
+    assert found.reason.startswith("fp16: ")
+
+
+def test_a_bundle_whose_source_is_gone_is_run_and_not_compared(proven: Proven, hubless: Tools) -> None:
+    found = audit.audit(_target(put(proven.stage_dir, hubless.store)), tools=hubless, now=AUDITED_AT)
+
+    assert found.verdict == "not_compared"
+    assert found.reason.startswith("not compared with PyTorch: HubUnavailable: ")
+    assert [(run.graph, run.passed) for run in found.runs] == [
+        ("onnx/model.onnx", True),
+        ("onnx/model_fp16.onnx", True),
+    ]
+    assert demotion.demote(found, channel="latest", tools=hubless, now=AUDITED_AT) is None
+    assert channels.read(hubless.store, MODEL, "latest").version == found.version
+
+
+def test_a_graph_that_onnxruntime_does_not_take_fails_without_its_source_too(
+    proven: Proven, hubless: Tools, tmp_path: Path
+) -> None:
+    def unknown_operator(model: onnx.ModelProto) -> None:
+        model.graph.node[-1].op_type = "OfTheFuture"
+
+    folder = proven.copy(tmp_path / "made", digit="d")
+    change_graph(folder / "onnx" / "model.onnx", unknown_operator)
+    version = put(folder, hubless.store)
+    found = audit.audit(_target(version), tools=hubless, now=AUDITED_AT)
+
+    assert found.verdict == "failed"
+    assert [run.graph for run in found.runs if not run.passed] == ["onnx/model.onnx"]
+    assert "OfTheFuture" in found.reason
+    assert str(hubless.work_dir) not in found.reason
+    kept = demotion.demote(found, channel="latest", tools=hubless, now=AUDITED_AT)
+    assert kept is not None
+    assert (kept.to, kept.reason) == (None, "no older version passes its audit; the channel stays")
+
+
+def test_a_channel_that_a_person_holds_stays(proven: Proven, hubless: Tools) -> None:
+    version = put(proven.stage_dir, hubless.store)
+    channels.move(hubless.store, MODEL, "latest", version, now=NOW, held=True)
+    hubless.store.delete(bundle.find(MODEL, store=hubless.store).key("config.json"))
+    failed = audit.audit(_target(version), tools=hubless, now=AUDITED_AT)
+
+    left = demotion.demote(failed, channel="latest", tools=hubless, now=AUDITED_AT)
+    assert failed.verdict == "failed"
+    assert left is not None
+    assert (left.moved, left.to) == (False, None)
+    assert "a person holds" in left.reason
+
+
+def test_a_store_that_does_not_answer_is_no_verdict(proven: Proven, tools: Tools) -> None:
+    version = put(proven.stage_dir, tools.store)
+
+    def unavailable() -> None:
+        raise StoreUnavailable("the store does not answer")
+
+    broken = replace(tools, store=SteppedStore(tools.store, step=4, before=unavailable))
+    with pytest.raises(StoreUnavailable):
+        audit.audit(_target(version), tools=broken, now=AUDITED_AT)
+    assert _kept(tools) == []
+
+
+def test_a_manifest_that_cannot_be_read_fails_and_one_of_a_later_onnx_fleet_does_not(
+    proven: Proven, tools: Tools
+) -> None:
+    version = put(proven.stage_dir, tools.store)
+    key = bundle.find(MODEL, store=tools.store).key(manifest.FILE_NAME)
+    data, etag = tools.store.read_tagged(key)
+    tools.store.replace(key, json.dumps({**json.loads(data), "schema_version": 2}).encode(), etag=etag)
+    later = audit.audit(_target(version), tools=tools, now=AUDITED_AT)
+    tools.store.replace(key, data[:100], etag=tools.store.read_tagged(key)[1])
+    cut = audit.audit(_target(version), tools=tools, now=AUDITED_AT + timedelta(days=1))
+
+    assert (later.verdict, cut.verdict) == ("not_compared", "failed")
+    assert "upgrade onnx-fleet" in later.reason
+
+
+def test_what_was_published_decides_what_a_bundle_is_held_to(proven: Proven, tmp_path: Path) -> None:
+    folder = proven.copy(tmp_path / "made", digit="e")
+    item = stage.read_work(folder)
+    (tmp_path / "store").mkdir()
+    store = open_store(str(tmp_path / "store"))
+    put(folder, store)
+    again = audit_stage.write(folder, bundle.find(MODEL, store=store).manifest, trust=Trust())
+
+    for name in ("repo_id", "commit", "task", "architecture", "model_type", "licence", "gated", "needed"):
+        assert getattr(again.model, name) == getattr(item.model, name), name
+    entry, published = again.model.entry, item.model.entry
+    assert (entry.tolerances, entry.variants, entry.opset) == (
+        published.tolerances,
+        published.variants,
+        published.opset,
+    )
+    assert entry.variant_gates["fp16"].min_cosine == json_threshold(folder, "cosine")
+    assert stage.read_export(folder).graphs == bundle.find(MODEL, store=store).manifest.graphs
+
+
+def json_threshold(folder: Path, name: str) -> float:
+    report = json.loads((folder / "reports" / "variants.json").read_bytes())
+    measures = report["verdicts"][0]["graphs"][0]["measures"]
+    return float(next(measure["threshold"] for measure in measures if measure["name"] == name))
+
+
+def _as_pickle(made: manifest.Manifest) -> manifest.Manifest:
+    files = [
+        replace(file, path=file.path.replace("model.safetensors", "pytorch_model.bin")) for file in made.source.files
+    ]
+    return replace(made, source=replace(made.source, files=tuple(files)))
+
+
+def _with_another_recipe_file(made: manifest.Manifest) -> manifest.Manifest:
+    return replace(made, export=replace(made.export, recipe="recipes.swish:swish", recipe_digest="0" * 64))
+
+
+def _with_a_path_that_leaves(made: manifest.Manifest) -> manifest.Manifest:
+    files = (*made.source.files, replace(made.source.files[0], path="../../outside"))
+    return replace(made, source=replace(made.source, files=files))
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (_as_pickle, UnsafeModel),
+        (_with_another_recipe_file, ExportUnsupported),
+        (_with_a_path_that_leaves, UnsafeModel),
+    ],
+)
+def test_a_manifest_alone_gets_nothing_run(
+    change: Callable[[manifest.Manifest], manifest.Manifest], error: type[Exception], proven: Proven, tmp_path: Path
+) -> None:
+    (tmp_path / "store").mkdir()
+    store = open_store(str(tmp_path / "store"))
+    put(proven.stage_dir, store)
+    made = bundle.find(MODEL, store=store).manifest
+    with pytest.raises(error):
+        audit_stage.write(proven.copy(tmp_path / "made", digit="f"), change(made), trust=Trust())
+
+
+def test_a_catalogue_may_allow_the_pickles_of_one_commit(proven: Proven, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    store = open_store(str(tmp_path / "store"))
+    put(proven.stage_dir, store)
+    made = _as_pickle(bundle.find(MODEL, store=store).manifest)
+    folder = proven.copy(tmp_path / "made", digit="f")
+    item = audit_stage.write(folder, made, trust=Trust(allow_pickle=made.source.revision))
+    assert item.model.entry.allow_pickle == item.model.commit
+    with pytest.raises(UnsafeModel):
+        audit_stage.write(folder, made, trust=Trust(allow_pickle="0" * 40))
+
+
+def test_bundles_are_chosen_by_channel_pattern_and_sample(proven: Proven, tools: Tools, tmp_path: Path) -> None:
+    old = put(proven.stage_dir, tools.store)
+    new = put(proven.copy(tmp_path / "new", digit="a"), tools.store, days=1)
+    choose = audit.choose
+
+    def versions(*targets: Target) -> list[str]:
+        return [target.version for target in targets]
+
+    assert versions(*choose(tools.store)) == [new]
+    assert versions(*choose(tools.store, all_versions=True)) == sorted([old, new])
+    assert choose(tools.store, channel="stable") == ()
+    assert versions(*choose(tools.store, only=["ACME/*"])) == [new]
+    with pytest.raises(BundleNotFound, match="no published model matches other"):
+        choose(tools.store, only=["other/*"])
+    drawn = {seed: choose(tools.store, all_versions=True, sample=1, seed=seed) for seed in range(16)}
+    assert {len(each) for each in drawn.values()} == {1}
+    assert len(set(drawn.values())) == 2, "another seed takes another one"
+    assert choose(tools.store, all_versions=True, sample=1, seed=3) == drawn[3]
+    (trusted,) = choose(tools.store, entries=[Entry(repo_id=MODEL.upper(), trust_remote_code="1" * 40)])
+    assert trusted.trust == Trust(trust_remote_code="1" * 40)
+
+
+def test_the_command_line_tells_a_failure_and_moves_the_channel_when_asked(
+    proven: Proven, tools: Tools, tmp_path: Path
+) -> None:
+    sound = put(proven.stage_dir, tools.store)
+    bad_stage = proven.copy(tmp_path / "bad", digit="b")
+    _wrong(bad_stage)
+    bad = put(bad_stage, tools.store, days=1)
+
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "HF_"))}
+        return subprocess.run(
+            [sys.executable, "-c", "from onnx_fleet.cli import main; main()", "audit", *arguments],
+            env={
+                **environment,
+                "HF_ENDPOINT": proven.hub.url,
+                "HF_HOME": str(tmp_path / "hf"),
+                "ONNX_FLEET_STORE": tools.store.address,
+                "ONNX_FLEET_WORK_DIR": str(tmp_path / "work"),
+                "COLUMNS": "200",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert command("--dry-run").returncode == 2
+    nothing = command("--channel", "stable")
+    assert (nothing.returncode, nothing.stderr) == (
+        0,
+        f"nothing that 'stable' points at is published in {tools.store.address}\n",
+    )
+    moved = command("--demote", "--all-versions")
+    assert moved.returncode == 1
+    assert [line.split()[:3] for line in moved.stdout.splitlines()[1:3]] == [
+        [MODEL, version, verdict] for version, verdict in sorted([(sound, "passed"), (bad, "failed")])
+    ]
+    assert f"{MODEL}@latest: moved to {sound} and held there" in moved.stdout
+    assert "padding" in moved.stderr
+    assert channels.read(tools.store, MODEL, "latest").version == sound
+    assert [each.version for each in feed.read(tools.store).models[0].channels] == [sound]
+    assert len(_kept(tools)) == 2, "the version that it goes back to was audited already"
+
+
+@pytest.mark.airflow
+def test_the_dag_audits_every_bundle_and_its_gate_counts_those_that_failed(
+    proven: Proven, tools: Tools, tmp_path: Path, airflow_home: AirflowHome
+) -> None:
+    sound = put(proven.stage_dir, tools.store)
+    damaged = put(proven.copy(tmp_path / "damaged", digit="b"), tools.store, days=1)
+    key = bundle.find(f"{MODEL}@{damaged}", store=tools.store).key("tokenizer.json")
+    tools.store.replace(key, b"{}", etag=tools.store.read_tagged(key)[1])
+    options = {
+        "AIRFLOW__ONNX_FLEET__STORE": tools.store.address,
+        "AIRFLOW__ONNX_FLEET__SCRATCH": str(tmp_path / "scratch"),
+        "AIRFLOW__ONNX_FLEET__SHARDS": "2",
+        "HF_ENDPOINT": proven.hub.url,
+        "HF_HOME": str(tmp_path / "hf"),
+    }
+    end = airflow_home.run("bundle_audit", {"all_versions": True, "demote": True}, options=options)
+
+    assert (end.state, end.states("gate")) == ("failed", ["failed"])
+    labels = {task.label for task in end.tasks if task.task_id in ("audit_1", "audit_2")}
+    assert labels == {f"{MODEL}@{sound}", f"{MODEL}@{damaged}"}
+    report = jsonio.from_json(AuditReport, json.loads(tools.store.read(str(end.results["report"]))))
+    assert {row.version: row.verdict for row in report.rows} == {damaged: "failed", sound: "passed"}
+    assert report.counts == {"failed": 1, "broke_off": 0, "not_compared": 0, "passed": 1}
+    assert "1 failed or broke off and 0 may" in end.log
+    assert "tokenizer.json: changed" in tools.store.read(str(end.results["report"]).replace(".json", ".md")).decode()
+    assert channels.read(tools.store, MODEL, "latest").version == sound
+    assert [each.version for each in feed.read(tools.store).models[0].channels] == [sound]
+    assert {each.version for each in _kept(tools)} == {damaged, sound}
+    assert not [path for path in (tmp_path / "scratch").rglob("*") if path.is_file()]
