@@ -79,6 +79,15 @@ def test_another_label_of_a_picture_is_caught_by_name(patches: Exported, tmp_pat
     assert "of them are others" in rows[0].detail
 
 
+def test_a_pooler_that_the_checkpoint_has_is_an_output(tmp_path: Path) -> None:
+    """It is looked for in the source, which a model made of stand-ins was not read from."""
+    pooled = export_from_zoo("ViTModel", tmp_path)
+
+    assert [spec.name for spec in stage.read_export(pooled.stage_dir).graphs[0].outputs] == [
+        "last_hidden_state", "pooler_output",
+    ]  # fmt: skip
+
+
 def test_a_pooler_that_the_checkpoint_lacks_is_left_out(tmp_path: Path) -> None:
     import transformers
 

@@ -39,7 +39,6 @@ def load(item: WorkItem, source_dir: Path, hollow: Hollow | None = None) -> PreT
         settings = {"dtype": torch.float32, "attn_implementation": "eager", "output_loading_info": True}
         auto = auto_class(model.task, config)
         if hollow and type(config) in auto._model_mapping:
-            config._name_or_path = str(source_dir)
             known = _get_model_class(config, auto._model_mapping)  # type: ignore[no-untyped-call]
             module, info = known.from_pretrained(None, config=config, state_dict=hollow.state, **settings)
             hollow.missing = frozenset(info["missing_keys"])
@@ -71,6 +70,8 @@ def load(item: WorkItem, source_dir: Path, hollow: Hollow | None = None) -> PreT
             f"{' …' if len(missing) > 5 else ''}, which {model.task} needs; set the task that it was trained for"
         )
     loaded: PreTrainedModel = module.eval()
+    # Families look for what lies beside the weights; a model made of stand-ins does not know where that is.
+    loaded.name_or_path = str(source_dir)
     if entry.recipe and (prepare := recipes.find(entry.recipe).prepare):
         prepare(loaded)
     return loaded
