@@ -21,7 +21,7 @@ from benchmarks.workplace import Workplace
 COUNT = 50
 SAMPLE = 3
 
-_STEPS = ("export", "validate", "measure", "publish")
+_STEPS = ("export", "validate", "measure", "compare", "publish")
 
 _CATALOGUE = """\
 defaults:

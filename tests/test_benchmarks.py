@@ -166,7 +166,7 @@ def test_our_side_exports_a_checkpoint_and_another_of_its_configuration(place: W
 def test_a_fleet_of_fine_tunes_goes_through_one_run(place: Workplace) -> None:
     found = finetunes.measure(checkpoints.fine_tunes(1, of=TINY), place=place, sample=0, say=lambda _: None)
 
-    assert [set(seconds) for seconds in found.seconds] == [{"export", "validate", "measure", "publish"}]
+    assert [set(seconds) for seconds in found.seconds] == [{"export", "validate", "measure", "compare", "publish"}]
     assert found.store_bytes > found.weight_bytes
     assert found.peer == ()
 
@@ -242,7 +242,7 @@ def test_the_page_shows_what_was_measured_and_marks_what_is_missed() -> None:
 
 def test_a_fleets_cost_is_told_by_model() -> None:
     cost = Cost(wall_s=30.0, cpu_s=20.0, peak_bytes=500_000_000, peak_anonymous_bytes=1)
-    steps = {"export": 2.0, "validate": 3.0, "measure": 4.0, "publish": 1.0}
+    steps = {"export": 2.0, "validate": 3.0, "measure": 4.0, "compare": 0.0, "publish": 1.0}
     fleet = FleetResult(
         machine=MACHINE,
         title="BERT-mini",
