@@ -240,6 +240,24 @@ def test_a_graph_that_does_not_load_is_a_verdict(encoder: Varied, tmp_path: Path
     assert "does not load" in verdict.reason
 
 
+def test_what_cannot_be_converted_is_a_verdict_and_no_crash(encoder: Varied, tmp_path: Path) -> None:
+    """Here an operator that no onnxruntime has."""
+    strange = encoder.copy(tmp_path)
+    model = onnx.load(strange.exported.graph)
+    name = model.graph.output[0].name
+    model.graph.node.append(helper.make_node("Nothing", [name], ["nothing"], domain="com.example"))
+    model.graph.output.append(helper.make_tensor_value_info("nothing", TensorProto.FLOAT, None))
+    model.opset_import.append(helper.make_opsetid("com.example", 1))
+    onnx.save(model, strange.exported.graph)
+
+    made = making.make(MakingRequest(stage=strange.stage_dir))
+    found = replace(strange, made=made).judge()
+
+    assert {verdict.variant: verdict.status for verdict in found.verdicts} == dict.fromkeys(VARIANTS, "missed")
+    assert [verdict.reason for verdict in found.verdicts if "it cannot be made: " not in verdict.reason] == []
+    assert [graph.variant for graph in stage.read_export(strange.stage_dir).graphs] == ["fp32"]
+
+
 def test_what_is_required_and_misses_stops_the_model(encoder: Varied, tmp_path: Path) -> None:
     strict = encoder.copy(tmp_path)
     strict.exported.with_entry(

@@ -51,6 +51,7 @@ def judge(request: JudgingRequest) -> VariantReport:
     entry = item.model.entry
     fp32 = {info.role: info for info in record.graphs if info.variant == FP32}
     kept = {(made.variant, made.role): made.kept for made in request.made}
+    faults = {made.variant: f"{made.role}: {made.fault}" for made in request.made if made.fault}
     verdicts = []
     for name in (name for name in VARIANTS if name in entry.variants):
         gates = entry.variant_gates.get(name, VARIANTS[name].gates)
@@ -60,12 +61,13 @@ def judge(request: JudgingRequest) -> VariantReport:
             if info.variant == name
         )
         passed = len(graphs) == len(fp32) and all(graph.passed for graph in graphs)
+        reason = faults.get(name) or (f"{said(graphs)}{_unusual(name, graphs)}" if graphs else "it was not made")
         verdicts.append(
             VariantVerdict(
                 variant=name,
                 status="published" if passed else "missed",
                 required=name in entry.required_variants,
-                reason=f"{said(graphs)}{_unusual(name, graphs)}" if graphs else "it was not made",
+                reason=reason,
                 graphs=graphs,
             )
         )

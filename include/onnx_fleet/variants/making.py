@@ -59,6 +59,8 @@ class Made:
     """What stayed in float32, since it would overflow or harm the outputs: kinds of layers, or nodes."""
     attempts: int
     """Graphs that were tried."""
+    fault: str = ""
+    """Why there is no graph."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +90,6 @@ def make(request: MakingRequest) -> MakingRecord:
 
     Raises:
         BundleNotFound: the folder is not an exported stage.
-        ValidationFailed: a converted graph does not run.
     """
     place = request.stage
     entry, record = stage.read_work(place).model.entry, stage.read_export(place)
@@ -104,7 +105,13 @@ def make(request: MakingRequest) -> MakingRecord:
             for name in (name for name in VARIANTS if name in entry.variants):
                 gates = entry.variant_gates.get(name, VARIANTS[name].gates)
                 work = _Work(stage_dir=place, info=info, source=source, variant=name, gates=gates)
-                model, made = _converted(work)
+                try:
+                    model, made = _converted(work)
+                except Exception as err:  # converters raise anything; the other variants are none the worse for it
+                    log.exception("%s of %s cannot be made", name, info.path)
+                    fault = f"it cannot be made: {type(err).__name__}: {err}"
+                    found.append(Made(variant=name, role=info.role, kept=(), attempts=1, fault=fault))
+                    continue
                 path = place / "onnx" / file_name(info.role, name)
                 _write(model, path, inside=entry.weights != "external", inline_max_bytes=entry.inline_max_bytes)
                 graphs.append(
