@@ -430,7 +430,22 @@ def test_what_is_not_finite_any_more_misses() -> None:
 
     found.add({"sentence_embedding": np.ones((2, 8), dtype=np.float32)}, {"sentence_embedding": broken}, sample)
 
-    assert [measure.passed for measure in found.against(LOOSE) if measure.name == "finite"] == [False]
+    measures = found.against(LOOSE)
+    assert [measure.passed for measure in measures if measure.name == "finite"] == [False]
+    assert all(np.isfinite(measure.value) for measure in measures)
+
+
+def test_a_text_that_becomes_impossible_has_a_figure_that_json_can_hold() -> None:
+    tokens = np.array([[0, 1, 1]])
+    sample = Sample(role="model", foretells=True, feeds={"input_ids": tokens, "attention_mask": np.ones_like(tokens)})
+    found = Agreement()
+    certain = np.array([[[0.0, 5000.0]] * 3], dtype=np.float32)
+
+    found.add({"logits": certain}, {"logits": -certain}, sample)
+
+    (ratio,) = (measure for measure in found.against(LOOSE) if measure.name == "perplexity_ratio")
+    assert not ratio.passed
+    assert np.isfinite(ratio.value)
 
 
 @pytest.mark.parametrize(

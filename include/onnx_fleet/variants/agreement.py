@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -19,6 +20,8 @@ _SPANS = ("start_logits", "end_logits")
 """[batch_size, sequence_length]: what is chosen is a position."""
 _MAX_LEAK, _MASKED_SAMPLES = 0.25, 4
 _NOTHING = 1e-5
+_MAX_NATS = 100.0
+"""A loss that is larger by so much is as wrong as any; JSON has no infinity."""
 _TIE = 1e-3
 """Two classes whose logits differ by less of the largest one are a tie: which of them comes first is rounding."""
 
@@ -65,7 +68,7 @@ class Agreement:
     @property
     def perplexity_ratio(self) -> float:
         """The variant's perplexity by fp32's; 1 where no text was foretold."""
-        return float(np.exp((self.losses[1] - self.losses[0]) / self.tokens)) if self.tokens else 1.0
+        return math.exp(min((self.losses[1] - self.losses[0]) / self.tokens, _MAX_NATS)) if self.tokens else 1.0
 
     def against(self, gates: VariantGates) -> tuple[Measure, ...]:
         """Every figure that there is, with its gate."""
@@ -99,7 +102,9 @@ class Agreement:
         expected, actual = expected.astype(np.float64), actual.astype(np.float64)
         finite = np.isfinite(expected)
         self.values += expected.size
-        self.broken += int((finite & ~np.isfinite(actual)).sum())
+        broken = finite & ~np.isfinite(actual)
+        self.broken += int(broken.sum())
+        actual = np.where(broken, 0.0, actual)  # a finding of its own, and no figure of the others
         real = _real(expected, sample.feeds)
         chooses = "logits" in name
         if name in _SPANS and real is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -48,11 +49,12 @@ def measure(path: Path, *, fp32: onnx.ModelProto, variant: str) -> Measure:
 
 
 def _error(expected: np.ndarray, found: np.ndarray | None) -> float:
-    """A matrix that is not there at all, or has another shape, is all error."""
+    """A matrix that is not there at all, has another shape, or numbers that are none, is all error."""
     if found is None or found.shape != expected.shape:
         return 1.0
     norm = float(np.linalg.norm(expected.astype(np.float64)))
-    return float(np.linalg.norm(found.astype(np.float64) - expected)) / norm if norm else 0.0
+    error = float(np.linalg.norm(found.astype(np.float64) - expected)) / norm if norm else 0.0
+    return error if math.isfinite(error) else 1.0
 
 
 def _found(name: str, tensors: Mapping[str, onnx.TensorProto], *, rows: int) -> np.ndarray | None:
