@@ -17,7 +17,7 @@ import onnx
 import pytest
 
 from fixtures.airflow import AirflowHome
-from fixtures.audited import MODEL, Proven, put
+from fixtures.audited import MODEL, Audited, put
 from fixtures.faulty_stores import SteppedStore
 from fixtures.stages import NOW
 from mutations.encoder import mask_dropped
@@ -39,10 +39,10 @@ SCHEMA = Path(__file__).parent.parent / "docs" / "audit.schema.json"
 
 
 @pytest.fixture
-def tools(proven: Proven, tmp_path: Path) -> Tools:
+def tools(audited: Audited, tmp_path: Path) -> Tools:
     """An empty store, and the Hub that has the source."""
     (tmp_path / "store").mkdir()
-    return replace(proven.tools, store=open_store(str(tmp_path / "store")), work_dir=tmp_path / "work")
+    return replace(audited.tools, store=open_store(str(tmp_path / "store")), work_dir=tmp_path / "work")
 
 
 @pytest.fixture
@@ -90,8 +90,10 @@ def _with_wrong_fp16(folder: Path) -> None:
     change_graph(folder / "onnx" / "model_fp16.onnx", halve)
 
 
-def test_a_sound_bundle_passes_and_the_other_onnxruntime_is_told(proven: Proven, tools: Tools, tmp_path: Path) -> None:
-    made = proven.copy(tmp_path / "made", digit="a")
+def test_a_sound_bundle_passes_and_the_other_onnxruntime_is_told(
+    audited: Audited, tools: Tools, tmp_path: Path
+) -> None:
+    made = audited.copy(tmp_path / "made", digit="a")
     _made_with_older_onnxruntime(made)
     version = put(made, tools.store)
     before = _published(tools.store)
@@ -107,8 +109,8 @@ def test_a_sound_bundle_passes_and_the_other_onnxruntime_is_told(proven: Proven,
     assert not list((tmp_path / "work").rglob("*.onnx"))
 
 
-def test_results_disturb_no_reader_and_stay(hubless: Tools, proven: Proven) -> None:
-    version = put(proven.stage_dir, hubless.store)
+def test_results_disturb_no_reader_and_stay(hubless: Tools, audited: Audited) -> None:
+    version = put(audited.stage_dir, hubless.store)
     listed, index = publish.list_models(hubless.store), feed.rebuild(hubless.store, now=NOW)
     for day in range(2):
         audit.audit(_target(version), tools=hubless, now=AUDITED_AT + timedelta(days=day))
@@ -119,8 +121,8 @@ def test_results_disturb_no_reader_and_stay(hubless: Tools, proven: Proven) -> N
     assert verify.verify(MODEL, store=hubless.store).passed
 
 
-def test_a_flipped_byte_fails_before_anything_is_run(proven: Proven, tools: Tools) -> None:
-    version = put(proven.stage_dir, tools.store)
+def test_a_flipped_byte_fails_before_anything_is_run(audited: Audited, tools: Tools) -> None:
+    version = put(audited.stage_dir, tools.store)
     key = bundle.find(MODEL, store=tools.store).key("onnx/model.onnx")
     data, etag = tools.store.read_tagged(key)
     tools.store.replace(key, data[:-1] + bytes([data[-1] ^ 1]), etag=etag)
@@ -134,10 +136,10 @@ def test_a_flipped_byte_fails_before_anything_is_run(proven: Proven, tools: Tool
 
 
 def test_a_wrong_graph_with_right_hashes_fails_and_its_channel_goes_back_to_the_version_before(
-    proven: Proven, tools: Tools, tmp_path: Path
+    audited: Audited, tools: Tools, tmp_path: Path
 ) -> None:
-    sound = put(proven.stage_dir, tools.store)
-    bad_stage = proven.copy(tmp_path / "bad", digit="b")
+    sound = put(audited.stage_dir, tools.store)
+    bad_stage = audited.copy(tmp_path / "bad", digit="b")
     _wrong(bad_stage)
     bad = put(bad_stage, tools.store, days=1)
     assert verify.verify(MODEL, store=tools.store).passed
@@ -165,8 +167,8 @@ def test_a_wrong_graph_with_right_hashes_fails_and_its_channel_goes_back_to_the_
     assert demotion.demote(failed, channel="latest", tools=tools, now=AUDITED_AT) is None, "it points elsewhere now"
 
 
-def test_a_wrong_variant_fails_beside_a_right_fp32_graph(proven: Proven, tools: Tools, tmp_path: Path) -> None:
-    folder = proven.copy(tmp_path / "made", digit="c")
+def test_a_wrong_variant_fails_beside_a_right_fp32_graph(audited: Audited, tools: Tools, tmp_path: Path) -> None:
+    folder = audited.copy(tmp_path / "made", digit="c")
     _with_wrong_fp16(folder)
     found = audit.audit(_target(put(folder, tools.store)), tools=tools, now=AUDITED_AT)
 
@@ -176,8 +178,8 @@ def test_a_wrong_variant_fails_beside_a_right_fp32_graph(proven: Proven, tools: 
     assert found.reason.startswith("fp16: ")
 
 
-def test_a_bundle_whose_source_is_gone_is_run_and_not_compared(proven: Proven, hubless: Tools) -> None:
-    found = audit.audit(_target(put(proven.stage_dir, hubless.store)), tools=hubless, now=AUDITED_AT)
+def test_a_bundle_whose_source_is_gone_is_run_and_not_compared(audited: Audited, hubless: Tools) -> None:
+    found = audit.audit(_target(put(audited.stage_dir, hubless.store)), tools=hubless, now=AUDITED_AT)
 
     assert found.verdict == "not_compared"
     assert found.reason.startswith("not compared with PyTorch: HubUnavailable: ")
@@ -190,12 +192,12 @@ def test_a_bundle_whose_source_is_gone_is_run_and_not_compared(proven: Proven, h
 
 
 def test_a_graph_that_onnxruntime_does_not_take_fails_without_its_source_too(
-    proven: Proven, hubless: Tools, tmp_path: Path
+    audited: Audited, hubless: Tools, tmp_path: Path
 ) -> None:
     def unknown_operator(model: onnx.ModelProto) -> None:
         model.graph.node[-1].op_type = "OfTheFuture"
 
-    folder = proven.copy(tmp_path / "made", digit="d")
+    folder = audited.copy(tmp_path / "made", digit="d")
     change_graph(folder / "onnx" / "model.onnx", unknown_operator)
     version = put(folder, hubless.store)
     found = audit.audit(_target(version), tools=hubless, now=AUDITED_AT)
@@ -209,8 +211,8 @@ def test_a_graph_that_onnxruntime_does_not_take_fails_without_its_source_too(
     assert (kept.to, kept.reason) == (None, "no older version passes its audit; the channel stays")
 
 
-def test_a_channel_that_a_person_holds_stays(proven: Proven, hubless: Tools) -> None:
-    version = put(proven.stage_dir, hubless.store)
+def test_a_channel_that_a_person_holds_stays(audited: Audited, hubless: Tools) -> None:
+    version = put(audited.stage_dir, hubless.store)
     channels.move(hubless.store, MODEL, "latest", version, now=NOW, held=True)
     hubless.store.delete(bundle.find(MODEL, store=hubless.store).key("config.json"))
     failed = audit.audit(_target(version), tools=hubless, now=AUDITED_AT)
@@ -222,8 +224,8 @@ def test_a_channel_that_a_person_holds_stays(proven: Proven, hubless: Tools) -> 
     assert "a person holds" in left.reason
 
 
-def test_a_store_that_does_not_answer_is_no_verdict(proven: Proven, tools: Tools) -> None:
-    version = put(proven.stage_dir, tools.store)
+def test_a_store_that_does_not_answer_is_no_verdict(audited: Audited, tools: Tools) -> None:
+    version = put(audited.stage_dir, tools.store)
 
     def unavailable() -> None:
         raise StoreUnavailable("the store does not answer")
@@ -235,9 +237,9 @@ def test_a_store_that_does_not_answer_is_no_verdict(proven: Proven, tools: Tools
 
 
 def test_a_manifest_that_cannot_be_read_fails_and_one_of_a_later_onnx_fleet_does_not(
-    proven: Proven, tools: Tools
+    audited: Audited, tools: Tools
 ) -> None:
-    version = put(proven.stage_dir, tools.store)
+    version = put(audited.stage_dir, tools.store)
     key = bundle.find(MODEL, store=tools.store).key(manifest.FILE_NAME)
     data, etag = tools.store.read_tagged(key)
     tools.store.replace(key, json.dumps({**json.loads(data), "schema_version": 2}).encode(), etag=etag)
@@ -249,8 +251,8 @@ def test_a_manifest_that_cannot_be_read_fails_and_one_of_a_later_onnx_fleet_does
     assert "upgrade onnx-fleet" in later.reason
 
 
-def test_what_was_published_decides_what_a_bundle_is_held_to(proven: Proven, tmp_path: Path) -> None:
-    folder = proven.copy(tmp_path / "made", digit="e")
+def test_what_was_published_decides_what_a_bundle_is_held_to(audited: Audited, tmp_path: Path) -> None:
+    folder = audited.copy(tmp_path / "made", digit="e")
     item = stage.read_work(folder)
     (tmp_path / "store").mkdir()
     store = open_store(str(tmp_path / "store"))
@@ -300,31 +302,31 @@ def _with_a_path_that_leaves(made: manifest.Manifest) -> manifest.Manifest:
     ],
 )
 def test_a_manifest_alone_gets_nothing_run(
-    change: Callable[[manifest.Manifest], manifest.Manifest], error: type[Exception], proven: Proven, tmp_path: Path
+    change: Callable[[manifest.Manifest], manifest.Manifest], error: type[Exception], audited: Audited, tmp_path: Path
 ) -> None:
     (tmp_path / "store").mkdir()
     store = open_store(str(tmp_path / "store"))
-    put(proven.stage_dir, store)
+    put(audited.stage_dir, store)
     made = bundle.find(MODEL, store=store).manifest
     with pytest.raises(error):
-        audit_stage.write(proven.copy(tmp_path / "made", digit="f"), change(made), trust=Trust())
+        audit_stage.write(audited.copy(tmp_path / "made", digit="f"), change(made), trust=Trust())
 
 
-def test_a_catalogue_may_allow_the_pickles_of_one_commit(proven: Proven, tmp_path: Path) -> None:
+def test_a_catalogue_may_allow_the_pickles_of_one_commit(audited: Audited, tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     store = open_store(str(tmp_path / "store"))
-    put(proven.stage_dir, store)
+    put(audited.stage_dir, store)
     made = _as_pickle(bundle.find(MODEL, store=store).manifest)
-    folder = proven.copy(tmp_path / "made", digit="f")
+    folder = audited.copy(tmp_path / "made", digit="f")
     item = audit_stage.write(folder, made, trust=Trust(allow_pickle=made.source.revision))
     assert item.model.entry.allow_pickle == item.model.commit
     with pytest.raises(UnsafeModel):
         audit_stage.write(folder, made, trust=Trust(allow_pickle="0" * 40))
 
 
-def test_bundles_are_chosen_by_channel_pattern_and_sample(proven: Proven, tools: Tools, tmp_path: Path) -> None:
-    old = put(proven.stage_dir, tools.store)
-    new = put(proven.copy(tmp_path / "new", digit="a"), tools.store, days=1)
+def test_bundles_are_chosen_by_channel_pattern_and_sample(audited: Audited, tools: Tools, tmp_path: Path) -> None:
+    old = put(audited.stage_dir, tools.store)
+    new = put(audited.copy(tmp_path / "new", digit="a"), tools.store, days=1)
     choose = audit.choose
 
     def versions(*targets: Target) -> list[str]:
@@ -345,10 +347,10 @@ def test_bundles_are_chosen_by_channel_pattern_and_sample(proven: Proven, tools:
 
 
 def test_the_command_line_tells_a_failure_and_moves_the_channel_when_asked(
-    proven: Proven, tools: Tools, tmp_path: Path
+    audited: Audited, tools: Tools, tmp_path: Path
 ) -> None:
-    sound = put(proven.stage_dir, tools.store)
-    bad_stage = proven.copy(tmp_path / "bad", digit="b")
+    sound = put(audited.stage_dir, tools.store)
+    bad_stage = audited.copy(tmp_path / "bad", digit="b")
     _wrong(bad_stage)
     bad = put(bad_stage, tools.store, days=1)
 
@@ -358,7 +360,7 @@ def test_the_command_line_tells_a_failure_and_moves_the_channel_when_asked(
             [sys.executable, "-c", "from onnx_fleet.cli import main; main()", "audit", *arguments],
             env={
                 **environment,
-                "HF_ENDPOINT": proven.hub.url,
+                "HF_ENDPOINT": audited.hub.url,
                 "HF_HOME": str(tmp_path / "hf"),
                 "ONNX_FLEET_STORE": tools.store.address,
                 "ONNX_FLEET_WORK_DIR": str(tmp_path / "work"),
@@ -389,17 +391,17 @@ def test_the_command_line_tells_a_failure_and_moves_the_channel_when_asked(
 
 @pytest.mark.airflow
 def test_the_dag_audits_every_bundle_and_its_gate_counts_those_that_failed(
-    proven: Proven, tools: Tools, tmp_path: Path, airflow_home: AirflowHome
+    audited: Audited, tools: Tools, tmp_path: Path, airflow_home: AirflowHome
 ) -> None:
-    sound = put(proven.stage_dir, tools.store)
-    damaged = put(proven.copy(tmp_path / "damaged", digit="b"), tools.store, days=1)
+    sound = put(audited.stage_dir, tools.store)
+    damaged = put(audited.copy(tmp_path / "damaged", digit="b"), tools.store, days=1)
     key = bundle.find(f"{MODEL}@{damaged}", store=tools.store).key("tokenizer.json")
     tools.store.replace(key, b"{}", etag=tools.store.read_tagged(key)[1])
     options = {
         "AIRFLOW__ONNX_FLEET__STORE": tools.store.address,
         "AIRFLOW__ONNX_FLEET__SCRATCH": str(tmp_path / "scratch"),
         "AIRFLOW__ONNX_FLEET__SHARDS": "2",
-        "HF_ENDPOINT": proven.hub.url,
+        "HF_ENDPOINT": audited.hub.url,
         "HF_HOME": str(tmp_path / "hf"),
     }
     end = airflow_home.run("bundle_audit", {"all_versions": True, "demote": True}, options=options)
