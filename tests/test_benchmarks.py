@@ -257,7 +257,7 @@ def test_a_fleets_cost_is_told_by_model() -> None:
 
     assert _cells(lines[2]) == ["onnx-fleet run, 3 models", "10.00", "6.67", "500", "1.030", "30"]
     assert _cells(lines[4])[:2] == ["ratio", "0.50"]
-    assert _cells(lines[-4]) == ["export", "2.00", "0.50", "0.60", "0.70"]
+    assert _cells(lines[-5]) == ["export", "2.00", "0.50", "0.60", "0.70"]
     assert jsonio.from_json(FleetResult, jsonio.to_json(fleet)) == fleet
 
 

@@ -37,6 +37,11 @@ _PIECE_BYTES = 16 << 20
 """Copied or converted at once."""
 
 
+def references(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """The names of the checkpoint's tensors that a traced graph refers to -> their shapes."""
+    return {name: tuple(tensor.dims) for tensor in _initializers(model.graph) if (name := _referred(tensor))}
+
+
 def array(tensor: onnx.TensorProto, folder: Path) -> np.ndarray:
     """An initializer's values; of one that lies beside its graph a view of the file.
 
