@@ -22,6 +22,7 @@ from benchmarks.results import GenerateResult, GenerateRun, Spread, Subject
 from benchmarks.tables import table
 from benchmarks.workplace import Workplace
 from onnx_fleet import runtime
+from onnx_fleet.machine import usable_cores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -231,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=int, default=5, help="turns of each (default 5)")
     parser.add_argument("--new-tokens", type=int, default=64, help="to generate in a turn (default 64)")
     parser.add_argument("--prompt-tokens", type=int, default=32, help="to begin with (default 32)")
-    parser.add_argument("--threads", type=int, default=runtime.usable_cores(), help="default: the usable cores")
+    parser.add_argument("--threads", type=int, default=usable_cores(), help="default: the usable cores")
     options.add_peer(parser)
     chosen = parser.parse_args(arguments)
     picked = [each for each in checkpoints.named(chosen.names or checkpoints.GENERATING) if each.generates]

@@ -14,8 +14,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from onnx_fleet import runtime
-from onnx_fleet.errors import GpuUnavailable, ValidationFailed
+from onnx_fleet import machine, runtime
+from onnx_fleet.errors import GpuUnavailable, ValidationFailed, WorkerOutOfResources
+from onnx_fleet.gpu import GpuOptions
 from onnx_fleet.graph import TensorSpec
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -132,6 +133,43 @@ def test_a_session_gives_every_output_by_name_and_says_its_shapes(graph: Path) -
     assert session.load_time_s > 0
 
 
+def test_a_bound_call_runs_on_what_was_bound_and_leaves_its_outputs_where_they_are(graph: Path) -> None:
+    session = runtime.open_session(graph, threads=1)
+    seen: list[int] = []
+
+    call = session.bind({"x": np.ones((3, 64), dtype=np.float32), "unused": np.zeros(1)})
+    session.on_run = lambda feeds: seen.append(len(feeds))
+    call()
+    call()
+
+    assert not seen, "nothing goes through run"
+    with pytest.raises(ValidationFailed, match=r"model\.onnx does not run on x \[3, 5\]"):
+        session.bind({"x": np.ones((3, 5), dtype=np.float32)})()
+
+
+def test_too_little_memory_is_a_worker_out_of_resources_and_not_a_wrong_graph(tmp_path: Path) -> None:
+    """y = x expanded to as many numbers as x says."""
+    x = helper.make_tensor_value_info("x", TensorProto.INT64, [1])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["numbers"])
+    made = helper.make_node("ConstantOfShape", ["x"], ["y"])
+    graph = helper.make_graph([made], "large", [x], [y])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "large.onnx"
+    )
+    session = runtime.open_session(tmp_path / "large.onnx", threads=1)
+
+    assert session.run({"x": np.array([3])})["y"].shape == (3,)
+    with pytest.raises(WorkerOutOfResources, match=r"large\.onnx does not run on x \[1\].*smaller"):
+        session.run({"x": np.array([1 << 46])})
+
+
+def test_a_gpu_and_its_limit_are_options_of_the_provider() -> None:
+    assert GpuOptions().provider_options() == {"device_id": "0"}
+    chosen = GpuOptions(device_id=1, memory_bytes=2 << 30)
+    assert chosen.provider_options() == {"device_id": "1", "gpu_mem_limit": str(2 << 30)}
+    assert chosen.torch_device == "cuda:1"
+
+
 def test_feeds_that_do_not_fit_name_their_shapes(graph: Path) -> None:
     session = runtime.open_session(graph, threads=1)
 
@@ -158,16 +196,19 @@ def test_a_missing_graph_does_not_load(tmp_path: Path) -> None:
 
 
 def test_hardware_facts_say_what_a_latency_depends_on() -> None:
-    facts = runtime.hardware()
+    facts = machine.hardware()
 
     assert facts["cpu_model"]
     assert 1 <= int(facts["cores_usable"]) <= int(facts["cores_total"])
     assert int(facts["memory_bytes"]) > 2**28
     assert "gpu_model" not in facts
-    assert runtime.hardware(provider="cuda")["gpu_model"]
+    assert machine.hardware(gpu_id=0)["gpu_model"]
 
 
-def test_the_runtime_never_imports_torch() -> None:
-    code = "import sys, onnx_fleet.runtime as r; r.versions(); r.hardware(); sys.exit('torch' in sys.modules)"
+def test_neither_the_runtime_nor_the_facts_of_the_machine_import_torch() -> None:
+    code = (
+        "import sys, onnx_fleet.runtime, onnx_fleet.machine as m; m.versions(); m.hardware();"
+        "sys.exit('torch' in sys.modules)"
+    )
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnx_fleet import contract, drift, jsonio, runtime, slowdown
+from onnx_fleet import contract, drift, jsonio, machine, slowdown
 from onnx_fleet.comparison import Case, CheckRow
 from onnx_fleet.drift import Pair
 from onnx_fleet.entry import LatencyGrid, Tolerances
@@ -89,7 +89,7 @@ def find(request: DifferencesRequest) -> Differences:
         for key in new
         if key in old
     ]
-    threads = request.grid.threads or runtime.usable_cores()
+    threads = request.grid.threads or machine.usable_cores()
     points = _points(request.new.folder)
     longest = max((point.length for each in points.values() for point in each), default=_LONGEST)
     only = workloads.fixed_length(request.new.graphs) or workloads.fixed_length(request.old.graphs)

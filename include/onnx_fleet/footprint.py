@@ -5,10 +5,11 @@ Called through onnx_fleet.isolated, and torch is never imported here: the peak i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from onnx_fleet import memory, runtime
+from onnx_fleet import gpu, memory, runtime
+from onnx_fleet.gpu import GpuOptions
 from onnx_fleet.graph import GraphInfo
 
 
@@ -23,6 +24,7 @@ class FootprintRequest:
     threads: int
     batch_size: int
     sequence_length: int
+    gpu: GpuOptions = field(default_factory=GpuOptions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,9 @@ class Footprint:
     """To make the sessions from files that are in the page cache."""
     peak_memory_bytes: int
     """Resident, with Python and onnxruntime themselves."""
+    gpu_memory_bytes: int | None = None
+    """What the GPU had less of afterwards, the process's context on it included: onnxruntime gives nothing back before
+    its end. None where none computed. Other processes must leave the GPU alone meanwhile."""
 
 
 def take(request: FootprintRequest) -> Footprint:
@@ -44,20 +49,25 @@ def take(request: FootprintRequest) -> Footprint:
     """
     from onnx_fleet import workloads
 
+    device_id = request.gpu.device_id if runtime.require_provider(request.provider).memory == "cuda" else None
+    before = None if device_id is None else gpu.memory_used_bytes(device_id)
     sessions = [
         runtime.open_session(
             request.stage_dir / info.path,
             provider=request.provider,
             threads=request.threads,
             libraries=info.libraries,
+            gpu=request.gpu,
         )
         for info in request.graphs
     ]
     for info, session in zip(request.graphs, sessions, strict=True):
         for work in workloads.of(info, batch_size=request.batch_size, length=request.sequence_length):
             session.run(work.feeds(info, seed=0))
+    after = None if device_id is None else gpu.memory_used_bytes(device_id)
     return Footprint(
         variant=request.graphs[0].variant,
         load_time_s=sum(session.load_time_s for session in sessions),
         peak_memory_bytes=memory.peak_bytes(),
+        gpu_memory_bytes=None if before is None or after is None else after - before,
     )

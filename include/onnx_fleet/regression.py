@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from onnx_fleet import bundle, channels, contract, differences, gates, isolated, jsonio, pull, runtime, stage
+from onnx_fleet import bundle, channels, contract, differences, gates, isolated, jsonio, machine, pull, stage
 from onnx_fleet.bundle import Bundle, Ref
 from onnx_fleet.channels import Channel
 from onnx_fleet.contract import ContractChange
@@ -88,8 +88,8 @@ def compare(
         alike=made.alike,
         contract=made.contract,
         measured=made.measured,
-        hardware=runtime.hardware(),
-        runtime=runtime.versions(),
+        hardware=machine.hardware(),
+        runtime=machine.versions(),
         duration_s=time.monotonic() - started,
     )
     stage.write_report(place, NAME, report)

@@ -9,19 +9,18 @@ from __future__ import annotations
 import importlib
 import json
 import math
-import os
-import platform
 import re
-import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnx_fleet.errors import GpuUnavailable, ValidationFailed
+from onnx_fleet import machine
+from onnx_fleet.errors import GpuUnavailable, OnnxFleetError, ValidationFailed, WorkerOutOfResources
+from onnx_fleet.gpu import GpuOptions
 from onnx_fleet.graph import TensorSpec
 
 if TYPE_CHECKING:
@@ -38,6 +37,8 @@ class Provider:
     execution_provider: str
     """onnxruntime's own name."""
     options: Mapping[str, str]
+    memory: str
+    """Where its tensors lie, as onnxruntime calls it."""
     remedy: str
     """For people: what to do when onnxruntime does not offer it."""
 
@@ -49,6 +50,7 @@ PROVIDERS: Mapping[str, Provider] = {
             name="cpu",
             execution_provider="CPUExecutionProvider",
             options={},
+            memory="cpu",
             remedy="reinstall onnxruntime: every build of it has this provider",
         ),
         Provider(
@@ -57,6 +59,7 @@ PROVIDERS: Mapping[str, Provider] = {
             # TF32 keeps 10 bits of a float32's mantissa: its products differ from PyTorch's by 1e-3, more than any
             # tolerance that still catches a wrong graph.
             options={"use_tf32": "0"},
+            memory="cuda",
             remedy="install requirements-gpu.txt (onnxruntime-gpu) on a worker with an NVIDIA driver and its CUDA and "
             "cuDNN libraries, or take 'cuda' out of the entry's providers",
         ),
@@ -66,6 +69,7 @@ PROVIDERS: Mapping[str, Provider] = {
             name="azure",
             execution_provider="AzureExecutionProvider",
             options={},
+            memory="cpu",
             remedy="install an onnxruntime wheel that has it",
         ),
     )
@@ -79,6 +83,9 @@ _NUMPY_NAMES = {
 }
 _FLOATS = ("float", "double", "bfloat")
 _BOOKKEEPING_VALUES = 100
+_FIRST_GPU = GpuOptions()
+_NO_MEMORY = re.compile(r"out of memory|failed to allocate memory|bad_alloc|OOM|smaller than requested bytes", re.I)
+_NO_DEVICE = re.compile(r"invalid device ordinal|no CUDA-capable device|CUDA driver version|CUDA_ERROR|device_id", re.I)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,8 +107,11 @@ class Placement:
 class Session:
     """One graph, loaded on one provider. Make it with open_session."""
 
-    def __init__(self, native: Any, *, graph: Path, provider: Provider, threads: int, load_time_s: float) -> None:
+    def __init__(
+        self, native: Any, *, graph: Path, provider: Provider, threads: int, device_id: int, load_time_s: float
+    ) -> None:
         self._native = native
+        self._device_id = device_id
         self.graph = graph
         self.provider = provider
         self.threads = threads
@@ -121,16 +131,37 @@ class Session:
 
         Raises:
             ValidationFailed: onnxruntime refuses the feeds, or a node fails.
+            WorkerOutOfResources: there is not enough memory for them.
         """
-        wanted = {spec.name: feeds[spec.name] for spec in self.inputs if spec.name in feeds}
+        wanted = self._wanted(feeds)
         if self.on_run:
             self.on_run(wanted)
-        try:
+        with self._explained(wanted):
             values = self._native.run(None, wanted)
-        except _native_errors() as err:
-            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in sorted(wanted.items()))
-            raise ValidationFailed(f"{self.graph.name} does not run on {shapes}: {_first_line(err)}") from err
         return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
+
+    def bind(self, feeds: Arrays) -> Callable[[], None]:
+        """Put feeds where the provider computes, and give a call that runs on them there, and leaves its outputs there.
+
+        It is what a server does that keeps a cache on the GPU: nothing is copied between host and device in the call,
+        which returns when the outputs are complete. It raises as run does.
+        """
+        from onnxruntime import OrtValue  # type: ignore[import-untyped]
+
+        wanted, memory = self._wanted(feeds), (self.provider.memory, self._device_id)
+        binding = self._native.io_binding()
+        with self._explained(wanted):
+            for name, array in wanted.items():
+                binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(array, *memory))
+            for spec in self.outputs:
+                binding.bind_output(spec.name, *memory)
+
+        def call() -> None:
+            with self._explained(wanted):
+                self._native.run_with_iobinding(binding)
+                binding.synchronize_outputs()
+
+        return call
 
     def prove_placement(self, feeds: Arrays) -> Placement:
         """Run once under the profiler, and say where the nodes were executed; later runs are not profiled.
@@ -149,6 +180,17 @@ class Session:
         self.placement = read_placement(profile, execution_provider=self.provider.execution_provider)
         return self.placement
 
+    def _wanted(self, feeds: Arrays) -> dict[str, np.ndarray]:
+        return {spec.name: feeds[spec.name] for spec in self.inputs if spec.name in feeds}
+
+    @contextmanager
+    def _explained(self, feeds: Arrays) -> Iterator[None]:
+        try:
+            yield
+        except _native_errors() as err:
+            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in sorted(feeds.items()))
+            raise _translated(err, f"{self.graph.name} does not run on {shapes}", self.provider) from err
+
 
 def open_session(
     graph: Path,
@@ -157,6 +199,7 @@ def open_session(
     threads: int | None = None,
     libraries: Sequence[str] = (),
     profile_dir: Path | None = None,
+    gpu: GpuOptions = _FIRST_GPU,
 ) -> Session:
     """Load a graph on one provider, or fail.
 
@@ -164,33 +207,35 @@ def open_session(
         threads: intra-op threads; None takes the cores that the process may use. Inter-op is always 1.
         libraries: packages whose custom operators the graph uses, as GraphInfo names them.
         profile_dir: where onnxruntime writes its profile; None profiles nothing.
+        gpu: which one, for a provider that computes on one.
     Raises:
-        GpuUnavailable: onnxruntime does not offer the provider, or drops it while the session is made.
+        GpuUnavailable: onnxruntime does not offer the provider, cannot start it, or drops it on the way.
         ValidationFailed: onnxruntime cannot load the graph.
+        WorkerOutOfResources: there is not enough memory for its weights.
     """
-    import onnxruntime  # type: ignore[import-untyped]
+    import onnxruntime
 
     wanted = require_provider(provider)
-    count = threads or usable_cores()
+    count = threads or machine.usable_cores()
     started = time.perf_counter()
     try:
         native = onnxruntime.InferenceSession(
             str(graph),
             _options(onnxruntime, threads=count, libraries=libraries, profile_dir=profile_dir),
-            providers=_chain(wanted),
+            providers=_chain(wanted, gpu),
+            enable_fallback=0,
         )
-        native.disable_fallback()
     except _native_errors() as err:
-        raise ValidationFailed(
-            f"{graph.name} does not load in onnxruntime {onnxruntime.__version__}: {_first_line(err)}"
-        ) from err
+        what = f"{graph.name} does not load in onnxruntime {onnxruntime.__version__}"
+        raise _translated(err, what, wanted) from err
     load_time_s = time.perf_counter() - started
     if wanted.execution_provider not in native.get_providers():
         raise GpuUnavailable(
             f"{graph.name}: onnxruntime dropped {wanted.execution_provider} and made a session on "
             f"{', '.join(native.get_providers())}; {wanted.remedy}"
         )
-    return Session(native, graph=graph, provider=wanted, threads=count, load_time_s=load_time_s)
+    device_id = gpu.device_id if wanted.memory == "cuda" else 0
+    return Session(native, graph=graph, provider=wanted, threads=count, device_id=device_id, load_time_s=load_time_s)
 
 
 def require_provider(name: str) -> Provider:
@@ -209,6 +254,9 @@ def require_provider(name: str) -> Provider:
             f"{provider.execution_provider} was asked for, and onnxruntime {onnxruntime.__version__} here offers "
             f"{', '.join(offered)}; {provider.remedy}"
         )
+    if provider.memory == "cuda":
+        # Its libraries lie in Python packages, where the system's loader does not look unless torch was imported.
+        onnxruntime.preload_dlls()
     return provider
 
 
@@ -253,52 +301,10 @@ def require_placed(placement: Placement, *, graph: str) -> None:
     )
 
 
-def usable_cores() -> int:
-    """The cores that this process may use: its affinity and its cgroup's quota, whichever is less."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota, _, period = _read_text("/sys/fs/cgroup/cpu.max").partition(" ")
-    if quota.isdigit() and period.strip().isdigit():
-        cores = min(cores, max(1, math.ceil(int(quota) / int(period))))
-    return cores
-
-
-def hardware(*, provider: str = "cpu") -> dict[str, str | int]:
-    """What a latency depends on and a reader cannot know: CPU model, cores, memory, and the GPU's name."""
-    import psutil
-
-    model = re.search(r"^model name\s*:\s*(.+)$", _read_text("/proc/cpuinfo"), re.MULTILINE)
-    memory = int(psutil.virtual_memory().total)
-    limit = _read_text("/sys/fs/cgroup/memory.max").strip()
-    facts: dict[str, str | int] = {
-        "cpu_model": model[1] if model else platform.processor() or platform.machine(),
-        "cpu_architecture": platform.machine(),
-        "cores_usable": usable_cores(),
-        "cores_total": os.cpu_count() or 1,
-        "memory_bytes": min(memory, int(limit)) if limit.isdigit() else memory,
-        "system": f"{platform.system()} {platform.release()}",
-    }
-    if provider == "cuda":
-        facts["gpu_model"] = _gpu_model()
-    return facts
-
-
-def versions() -> dict[str, str]:
-    """The runtime that figures were taken with; torch's is read without importing it."""
-    names = ("onnxruntime", "onnxruntime-gpu", "numpy", "torch")
-    found = {name: version for name in names if (version := _installed(name)) is not None}
-    return {**found, "python": platform.python_version()}
-
-
-def _installed(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _chain(provider: Provider) -> list[tuple[str, dict[str, str]]]:
+def _chain(provider: Provider, gpu: GpuOptions) -> list[tuple[str, dict[str, str]]]:
     """onnxruntime takes no session without the CPU provider behind; read_placement says what it did there."""
-    chain = [(provider.execution_provider, dict(provider.options))]
+    own = gpu.provider_options() if provider.memory == "cuda" else {}
+    chain = [(provider.execution_provider, {**provider.options, **own})]
     if provider.name != "cpu":
         chain.append((PROVIDERS["cpu"].execution_provider, {}))
     return chain
@@ -355,6 +361,19 @@ def _native_errors() -> tuple[type[Exception], ...]:
     return (*own, RuntimeError, ValueError)
 
 
+def _translated(err: Exception, what: str, provider: Provider) -> OnnxFleetError:
+    """onnxruntime's own classes tell neither memory nor a device from a graph: its words do."""
+    said = _first_line(err)
+    if _NO_MEMORY.search(str(err)):
+        return WorkerOutOfResources(
+            f"{what}: {said}; free memory where it was to run ({provider.name}), raise its limit, or make batches and"
+            " lengths smaller"
+        )
+    if provider.memory == "cuda" and _NO_DEVICE.search(str(err)):
+        return GpuUnavailable(f"{what}: {said}; {provider.remedy}")
+    return ValidationFailed(f"{what}: {said}")
+
+
 def _first_line(err: Exception) -> str:
     return str(err).strip().splitlines()[0][:400] if str(err).strip() else type(err).__name__
 
@@ -362,24 +381,3 @@ def _first_line(err: Exception) -> str:
 def _spec(value: Any) -> TensorSpec:
     dtype = _NUMPY_NAMES.get(value.type, re.sub(r"^tensor\((.+)\)$", r"\1", value.type))
     return TensorSpec(name=value.name, dtype=dtype, shape=tuple("?" if size is None else size for size in value.shape))
-
-
-def _gpu_model() -> str:
-    try:
-        asked = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return asked.stdout.strip().splitlines()[0] if asked.stdout.strip() else "unknown"
-
-
-def _read_text(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError:
-        return ""

@@ -20,6 +20,7 @@ from pydantic import ConfigDict
 from onnx_fleet import charts, runtime, stage
 from onnx_fleet.comparison import Case, CheckRow, Finding
 from onnx_fleet.errors import GpuUnavailable, ValidationFailed
+from onnx_fleet.gpu import GpuOptions
 from onnx_fleet.graph import GraphInfo
 from onnx_fleet.variants import FP32
 
@@ -73,6 +74,7 @@ class _Bench:
     source_dir: Path
     provider: str
     threads: int
+    gpu: GpuOptions
 
     def case(self, check: str, info: GraphInfo) -> Case:
         return Case(check=check, graph=info.path, case=self.provider, tolerances=self.item.model.entry.tolerances)
@@ -106,7 +108,9 @@ class _Proof:
         )
 
 
-def validate(stage_dir: Path, *, source_dir: Path, provider: str = "cpu", threads: int = 1) -> ValidationReport:
+def validate(
+    stage_dir: Path, *, source_dir: Path, provider: str = "cpu", threads: int = 1, gpu: GpuOptions | None = None
+) -> ValidationReport:
     """Hold every fp32 graph of a stage to the source model in PyTorch, and write the report into the stage.
 
     Where the entry wants variants, what the graphs are fed is kept in the stage, for these to be held to.
@@ -117,6 +121,7 @@ def validate(stage_dir: Path, *, source_dir: Path, provider: str = "cpu", thread
         provider: ``cpu`` or ``cuda``. Where that cannot run the report says ``not_run``: the CPU never stands in.
         threads: of PyTorch and of onnxruntime each. One gives the same bits on any number of cores, and is three times
             as fast on a busy machine, where threads wait for each other.
+        gpu: which one, for cuda; None is the first. PyTorch computes on the CPU in any case.
     Raises:
         BundleNotFound: the folder is not an exported stage.
         ModelInvalid, ExportUnsupported: PyTorch cannot load the source.
@@ -129,6 +134,7 @@ def validate(stage_dir: Path, *, source_dir: Path, provider: str = "cpu", thread
         source_dir=source_dir,
         provider=provider,
         threads=threads,
+        gpu=gpu or GpuOptions(),
     )
     proof, unavailable = _Proof(), ""
     try:
@@ -203,6 +209,7 @@ def _prove(bench: _Bench, graphs: tuple[GraphInfo, ...]) -> _Proof:
                     threads=bench.threads,
                     libraries=info.libraries,
                     profile_dir=Path(folder),
+                    gpu=bench.gpu,
                 )
             except ValidationFailed as err:
                 rows.append(bench.case("load", info).row("error", detail=str(err)))
