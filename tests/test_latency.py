@@ -14,10 +14,13 @@ import onnxruntime
 import pytest
 
 from fixtures.exported import Exported
-from onnx_fleet import jsonio, latency, stage
+from onnx_fleet import jsonio, latency, reference, stage
+from onnx_fleet.bench import Bench
 from onnx_fleet.entry import LatencyGrid
+from onnx_fleet.errors import GpuUnavailable
 from onnx_fleet.footprint import FootprintRequest
 from onnx_fleet.latency import LatencyReport
+from onnx_fleet.noise import NoiseMeter
 
 ROOT = Path(__file__).parent.parent
 GRID = LatencyGrid(batch_sizes=(1, 2), sequence_lengths=(8, 100), warmup_runs=2, timed_runs=11, threads=1)
@@ -149,6 +152,40 @@ def test_a_provider_that_runs_nothing_is_not_measured(measured: Exported, tmp_pa
 
     assert report.status == "not_run"
     assert "asked for AzureExecutionProvider" in report.reason
+
+
+def test_a_variant_that_does_not_run_on_the_provider_is_left_out_and_fp32_is_not(
+    measured: Exported, tmp_path: Path
+) -> None:
+    """Live, with the second provider that the CPU wheel has."""
+    record = stage.read_export(measured.stage_dir)
+    bench = Bench(
+        stage_dir=measured.stage_dir,
+        reference=reference.load(stage.read_work(measured.stage_dir), source_dir=measured.source_dir),
+        provider="azure",
+        threads=1,
+        grid=GRID,
+        meter=NoiseMeter(threads=1),
+    )
+
+    placed, left_out = bench.placed(tuple(replace(info, variant="int8") for info in record.graphs))
+
+    assert placed == ()
+    assert [each.variant for each in left_out] == ["int8"]
+    assert "ran elsewhere" in left_out[0].reason
+    with pytest.raises(GpuUnavailable):
+        bench.placed(record.graphs)
+
+
+def test_bound_inputs_and_outputs_are_timed_on_both_sides_and_said(measured: Exported, tmp_path: Path) -> None:
+    copied = measured.copy(tmp_path).with_entry(lambda entry: replace(entry, latency=replace(GRID, io_binding=True)))
+
+    report = latency.measure(copied.stage_dir, source_dir=copied.source_dir)
+
+    assert report.io_binding
+    assert len(report.rows) == 2
+    assert "outputs left where the graph computes" in report.runtime["clock"]
+    assert all(row.torch_latency_ms_p50 > 0 for row in report.rows)
 
 
 def test_variants_are_timed_in_the_same_turns_and_loaded_apart(measured: Exported, tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING
 
 from onnx_fleet import runtime
 from onnx_fleet.entry import LatencyGrid
+from onnx_fleet.errors import GpuUnavailable
+from onnx_fleet.gpu import GpuOptions
 from onnx_fleet.graph import GraphInfo
 from onnx_fleet.noise import NoiseMeter
 from onnx_fleet.timing import Timed, take_turns
+from onnx_fleet.variants import FP32
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,6 +52,14 @@ class SkippedPoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """A variant that is not timed."""
+
+    variant: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """One kind of work of one graph at one point, and PyTorch eager in the same turns."""
 
@@ -69,6 +80,25 @@ class Bench:
     threads: int
     grid: LatencyGrid
     meter: NoiseMeter
+    gpu: GpuOptions = field(default_factory=GpuOptions)
+
+    def placed(self, graphs: tuple[GraphInfo, ...]) -> tuple[tuple[GraphInfo, ...], tuple[LeftOut, ...]]:
+        """The graphs of those variants whose nodes were seen to run on the provider, and the other variants.
+
+        Raises:
+            GpuUnavailable: of the fp32 graphs themselves some nodes that compute did not.
+        """
+        left_out = []
+        for variant in dict.fromkeys(info.variant for info in graphs) if self.provider != "cpu" else ():
+            try:
+                for info in (info for info in graphs if info.variant == variant):
+                    self._require_placed(info)
+            except GpuUnavailable as err:
+                if variant == FP32:
+                    raise
+                left_out.append(LeftOut(variant=variant, reason=str(err)))
+        gone = {each.variant for each in left_out}
+        return tuple(info for info in graphs if info.variant not in gone), tuple(left_out)
 
     def points(self, graphs: tuple[GraphInfo, ...]) -> tuple[tuple[Point, ...], tuple[SkippedPoint, ...]]:
         """The points to time, smallest first, and those that are too long for the model.
@@ -109,8 +139,8 @@ class Bench:
                 for works in zip(*(self._works(info, point) for info in variants), strict=True):
                     feeds = [work.feeds(info, seed=0) for work, info in zip(works, variants, strict=True)]
                     *ours, torch = take_turns(
-                        *(partial(session.run, own) for session, own in zip(sessions, feeds, strict=True)),
-                        partial(self.reference.graph, role, _in_full_precision(feeds[0])),
+                        *(self._call(session, own) for session, own in zip(sessions, feeds, strict=True)),
+                        self._torch_call(role, _in_full_precision(feeds[0])),
                         warmup_runs=self.grid.warmup_runs,
                         timed_runs=self.grid.timed_runs,
                         budget_s=budget_s,
@@ -127,24 +157,32 @@ class Bench:
 
         return workloads.of(info, batch_size=point.batch_size, length=point.length, tokens=self._tokens)
 
-    def _open(self, info: GraphInfo) -> Session:
-        """A session; on an accelerator one whose nodes were seen to run there."""
+    def _call(self, session: Session, feeds: Mapping[str, np.ndarray]) -> Callable[[], object]:
+        return session.bind(feeds) if self.grid.io_binding else partial(session.run, feeds)
+
+    def _torch_call(self, role: str, feeds: Mapping[str, np.ndarray]) -> Callable[[], object]:
+        if self.grid.io_binding:
+            return self.reference.bind(role, feeds)
+        return partial(self.reference.graph, role, feeds)
+
+    def _open(self, info: GraphInfo, *, profile_dir: Path | None = None) -> Session:
+        return runtime.open_session(
+            self.stage_dir / info.path,
+            provider=self.provider,
+            threads=self.threads,
+            libraries=info.libraries,
+            profile_dir=profile_dir,
+            gpu=self.gpu,
+        )
+
+    def _require_placed(self, info: GraphInfo) -> None:
+        """A session that is not timed: a profiled one is slower."""
         from onnx_fleet import workloads
 
-        path = self.stage_dir / info.path
-        if self.provider == "cpu":
-            return runtime.open_session(path, threads=self.threads, libraries=info.libraries)
         with TemporaryDirectory(prefix="onnx-fleet-") as folder:
-            session = runtime.open_session(
-                path,
-                provider=self.provider,
-                threads=self.threads,
-                libraries=info.libraries,
-                profile_dir=Path(folder),
-            )
+            session = self._open(info, profile_dir=Path(folder))
             placement = session.prove_placement(workloads.shortest(info).feeds(info, seed=0))
         runtime.require_placed(placement, graph=info.path)
-        return session
 
     @property
     def _tokens(self) -> np.ndarray | None:

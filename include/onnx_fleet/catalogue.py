@@ -206,6 +206,7 @@ def _with_settings(section: SettingsSection, *, repo_id: str) -> Entry:
             warmup_runs=section.latency.warmup_runs,
             timed_runs=section.latency.timed_runs,
             threads=section.latency.threads,
+            io_binding=section.latency.io_binding,
         ),
         gates=Gates(**section.gates.model_dump()),
         providers=tuple(section.providers),

@@ -253,6 +253,9 @@ class LatencySection(_Section):
     """Runs that the percentiles are taken of; p95 has an interval from 72 on."""
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Intra-op threads; left out, as many as the process may use."""
+    io_binding: bool = False
+    """Leave inputs and outputs where the graph computes, as a server does that keeps caches on a GPU; else they are
+    arrays in the host's memory, copied in and out by each call."""
 
 
 class GatesSection(_Section):

@@ -42,6 +42,8 @@ class LatencyGrid:
     """72 are the least that give p95 an interval."""
     threads: int | None = None
     """Intra-op threads; None takes the cores that the process may use."""
+    io_binding: bool = False
+    """Whether inputs and outputs stay where the graph computes; else they are numpy arrays, copied in and out."""
 
 
 Policy = Literal["block", "warn", "off"]

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import ConfigDict
 
-from onnx_fleet import charts, isolated, runtime, stage, timing
-from onnx_fleet.bench import Bench, Point, Run, SkippedPoint
+from onnx_fleet import charts, isolated, machine, runtime, stage, timing
+from onnx_fleet.bench import Bench, LeftOut, Point, Run, SkippedPoint
 from onnx_fleet.errors import GpuUnavailable
 from onnx_fleet.footprint import Footprint, FootprintRequest, take
+from onnx_fleet.gpu import GpuOptions
 from onnx_fleet.graph import GraphInfo
 from onnx_fleet.isolated import Limits
 from onnx_fleet.noise import Noise, NoiseMeter
@@ -40,7 +41,6 @@ log = logging.getLogger(__name__)
 
 _FOOTPRINT_LIMITS = Limits(timeout_s=600)
 _METHOD = {
-    "clock": "time.perf_counter_ns around one call, numpy arrays in and out",
     "warm_up": f"until the median of {timing.WINDOW} runs is no longer below that of the {timing.WINDOW} before them by"
     f" more than {timing.STILL_FALLING:.0%}",
     "order": f"every variant of a graph and PyTorch eager in turns, {timing.BLOCKS} blocks each; the first run of a"
@@ -52,6 +52,12 @@ _METHOD = {
     " batch rows / one step with a cache of that length",
     "load_time": "one session from files in the page cache, in a process without torch",
 }
+_CLOCK = "time.perf_counter_ns around one call, "
+_CALLS = {
+    False: "numpy arrays in and out",
+    True: "inputs bound before it and outputs left where the graph computes, complete when it ends; PyTorch's likewise",
+}
+"""What is called, by whether inputs and outputs are bound."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +134,10 @@ class LatencyReport:
     generation: tuple[GenerationRow, ...] = ()
     """Of models that generate with a cache."""
     skipped: tuple[SkippedPoint, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    """Variants of which some nodes that compute do not run on this provider."""
+    io_binding: bool = False
+    """Whether inputs and outputs stayed where the graphs compute."""
     footprints: tuple[Footprint, ...] = ()
     """One a variant."""
     load_time_s: float | None
@@ -149,6 +159,7 @@ class _Figures:
 
     runs: tuple[Run, ...] = ()
     skipped: tuple[SkippedPoint, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
     footprints: tuple[Footprint, ...] = ()
     noise: Noise | None = None
     reason: str = ""
@@ -162,7 +173,12 @@ class _Figures:
 
 
 def measure(
-    stage_dir: Path, *, source_dir: Path, provider: str = "cpu", point_budget_s: float = POINT_BUDGET_S
+    stage_dir: Path,
+    *,
+    source_dir: Path,
+    provider: str = "cpu",
+    point_budget_s: float = POINT_BUDGET_S,
+    gpu: GpuOptions | None = None,
 ) -> LatencyReport:
     """Time every graph of a stage over the entry's grid, PyTorch eager beside it, and write the report into the stage.
 
@@ -171,6 +187,7 @@ def measure(
         source_dir: the source's files at the stage's commit.
         provider: ``cpu`` or ``cuda``. Where that cannot run the report says ``not_run``: the CPU never stands in.
         point_budget_s: about how long one variant may be timed at one point.
+        gpu: which one, for cuda, and how much of it; None is the first.
     Raises:
         BundleNotFound: the folder is not an exported stage.
         ValidationFailed: a graph does not load or run; validate says more.
@@ -178,10 +195,11 @@ def measure(
     started = time.perf_counter()
     item, record = stage.read_work(stage_dir), stage.read_export(stage_dir)
     grid = item.model.entry.latency
-    threads = grid.threads or runtime.usable_cores()
+    threads = grid.threads or machine.usable_cores()
+    gpu = (gpu or GpuOptions()) if provider == "cuda" else None
     try:
         runtime.require_provider(provider)  # before torch is imported and weights are read for nothing
-        reference = _load_reference(item, source_dir, provider=provider)
+        reference = _load_reference(item, source_dir, device=gpu.torch_device if gpu else "cpu")
         bench = Bench(
             stage_dir=stage_dir,
             reference=reference,
@@ -189,6 +207,7 @@ def measure(
             threads=threads,
             grid=grid,
             meter=NoiseMeter(threads=threads),
+            gpu=gpu or GpuOptions(),
         )
         figures = _take_figures(bench, record.graphs, budget_s=point_budget_s)
     except GpuUnavailable as err:
@@ -203,13 +222,20 @@ def measure(
         rows=tuple(_row(run) for run in figures.runs),
         generation=tuple(_generation(figures.runs)),
         skipped=figures.skipped,
+        left_out=figures.left_out,
+        io_binding=grid.io_binding,
         footprints=figures.footprints,
         load_time_s=first.load_time_s if first else None,
         peak_memory_bytes=first.peak_memory_bytes if first else None,
         noise=figures.noise,
         threads=threads,
-        hardware=runtime.hardware(provider=provider),
-        runtime={**runtime.versions(), **_METHOD, "load_average_1m": f"{os.getloadavg()[0]:.2f}"},
+        hardware=machine.hardware(gpu_id=gpu.device_id if gpu else None),
+        runtime={
+            **machine.versions(),
+            "clock": _CLOCK + _CALLS[grid.io_binding],
+            **_METHOD,
+            "load_average_1m": f"{os.getloadavg()[0]:.2f}",
+        },
         duration_s=time.perf_counter() - started,
     )
     name = runtime.report_name("latency", provider)
@@ -219,10 +245,10 @@ def measure(
     return report
 
 
-def _load_reference(item: WorkItem, source_dir: Path, *, provider: str) -> Reference:
+def _load_reference(item: WorkItem, source_dir: Path, *, device: str) -> Reference:
     from onnx_fleet import reference
 
-    return reference.load(item, source_dir=source_dir, device="cuda" if provider == "cuda" else "cpu")
+    return reference.load(item, source_dir=source_dir, device=device)
 
 
 def _take_figures(bench: Bench, graphs: tuple[GraphInfo, ...], *, budget_s: float) -> _Figures:
@@ -231,10 +257,11 @@ def _take_figures(bench: Bench, graphs: tuple[GraphInfo, ...], *, budget_s: floa
     points, skipped = bench.points(graphs)
     if not points:
         return _Figures(reason="every point of the grid is too long for the model", skipped=skipped)
+    graphs, left_out = bench.placed(graphs)
     footprints = tuple(_footprints(bench, graphs, largest=points[-1]))
     with threads(bench.threads):
         runs = tuple(run for together in bench.runs(graphs, points, budget_s=budget_s) for run in together)
-    return _Figures(runs=runs, skipped=skipped, footprints=footprints, noise=bench.meter.noise())
+    return _Figures(runs=runs, skipped=skipped, left_out=left_out, footprints=footprints, noise=bench.meter.noise())
 
 
 def _footprints(bench: Bench, graphs: tuple[GraphInfo, ...], *, largest: Point) -> Iterator[Footprint]:
@@ -247,6 +274,7 @@ def _footprints(bench: Bench, graphs: tuple[GraphInfo, ...], *, largest: Point) 
             threads=bench.threads,
             batch_size=largest.batch_size,
             sequence_length=largest.length,
+            gpu=bench.gpu,
         )
         log_file = bench.stage_dir / stage.PRIVATE / "footprint.log"
         yield isolated.run(take, request, limits=_FOOTPRINT_LIMITS, log=log_file).value

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnx_fleet.errors import ValidationFailed
+from onnx_fleet.errors import ValidationFailed, WorkerOutOfResources
 from onnx_fleet.inputs import ModelLimits
 from onnx_fleet.plan import WorkItem
 
@@ -95,6 +95,23 @@ class Reference:
         """
         return self._run(self._graph_modules[role], feeds)
 
+    def bind(self, role: str, feeds: Mapping[str, np.ndarray]) -> Callable[[], None]:
+        """As graph, with inputs that are on the device already, and outputs that stay there: it returns when they are
+        complete.
+        """
+        import torch
+
+        module, tensors = self._graph_modules[role], self._tensors(feeds)
+        on_gpu = torch.device(self.device).type == "cuda"
+
+        def call() -> None:
+            with _explained(_on(tensors)), torch.inference_mode():
+                module(**tensors)
+                if on_gpu:
+                    torch.cuda.synchronize(self.device)
+
+        return call
+
     def generate(self, feeds: Mapping[str, np.ndarray], **settings: Any) -> np.ndarray:
         """transformers' own generate with these settings alone: int64 [rows, tokens], prompt or start token first.
 
@@ -121,12 +138,8 @@ class Reference:
         import torch
 
         tensors = self._tensors(feeds)
-        try:
-            with torch.inference_mode():
-                outputs = module(**tensors)
-        except (RuntimeError, IndexError, ValueError) as err:
-            shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors.items())
-            raise ValidationFailed(f"PyTorch itself does not run on {shapes}: {err}") from err
+        with _explained(_on(tensors)), torch.inference_mode():
+            outputs = module(**tensors)
         return {name: output.cpu().numpy() for name, output in outputs.items()}
 
     def _tensors(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -144,17 +157,46 @@ def load(item: WorkItem, *, source_dir: Path, device: str = "cpu") -> Reference:
 
     Args:
         source_dir: the files of the source at the item's commit.
+        device: torch's name of it.
     Raises:
         ModelInvalid: the weights cannot be read, or lack what the task needs.
         ExportUnsupported: transformers has no such model for the task.
     """
     from onnx_fleet import families
 
+    if device != "cpu":
+        _forbid_tf32()
     family = families.family(item.family)
     model = family.load(item, source_dir, None)
     whole = family.whole(item, model)
     modules = {spec.role: spec.module for spec in family.graphs(item, model)}
-    return Reference(model, whole=whole, graph_modules=modules, device=device)
+    with _explained(f"PyTorch cannot put the model on {device}"):
+        return Reference(model, whole=whole, graph_modules=modules, device=device)
+
+
+def _forbid_tf32() -> None:
+    """onnxruntime computes in float32 here too: one side alone in TF32 is another computation, and a faster one."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as err:
+        raise WorkerOutOfResources(f"{what}, for want of memory: {err}") from err
+    except (RuntimeError, IndexError, ValueError) as err:
+        raise ValidationFailed(f"{what}: {err}") from err
+
+
+def _on(tensors: Mapping[str, Any]) -> str:
+    shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors.items())
+    return f"PyTorch itself does not run on {shapes}"
 
 
 def threads(count: int) -> AbstractContextManager[None]:
