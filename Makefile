@@ -12,7 +12,7 @@ CODE := include dags plugins tests benchmarks docs/examples
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status install test test-consumers check fmt lint types architectures bench lock schemas env clean distclean
+.PHONY: help demo up down status install test test-consumers test-gpu check fmt lint types architectures bench lock schemas env clean distclean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -36,6 +36,9 @@ install: $(STAMP) $(CONSUMERS)/.installed $(CONSUMERS)/node/.installed ## Instal
 
 test-consumers: $(STAMP) $(CONSUMERS)/.installed $(CONSUMERS)/node/.installed ## Load bundles in optimum, sentence-transformers, fastembed, transformers.js
 	@CONSUMERS=$(CONSUMERS) $(BIN)/python -m pytest tests/consumers $(PYTEST)
+
+test-gpu: ## Run the tests of a GPU worker, in the environment that is active (requirements-gpu.txt, pytest)
+	@cd tests && PYTHONPATH=../include:.:.. python -m pytest -m gpu test_gpu.py $(PYTEST)
 
 check: lint types test ## Everything that CI checks: format, lint, strict types, tests
 

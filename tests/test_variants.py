@@ -18,6 +18,7 @@ from fixtures.exported import Exported, export_from_zoo
 from onnx_fleet import evidence, runtime, stage, validation
 from onnx_fleet.entry import Entry
 from onnx_fleet.errors import ModelInvalid, ValidationFailed
+from onnx_fleet.manifest import VariantSummary
 from onnx_fleet.store import keys
 from onnx_fleet.variants import VARIANTS, VariantGates, corpus, half, judging, making, prepared, report, texts
 from onnx_fleet.variants.agreement import Agreement
@@ -471,3 +472,49 @@ def test_a_calibration_file_without_texts_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ModelInvalid, match="the key 'text'"):
         texts.of("labels.jsonl", root=tmp_path)
+
+
+def test_variants_that_a_provider_does_not_run_stay_and_say_so(encoder: Varied, tmp_path: Path) -> None:
+    """Live, with the second provider that the CPU wheel has: it takes no node."""
+    judged = encoder.copy(tmp_path)
+    judged.judge()
+
+    elsewhere = judging.judge(JudgingRequest(stage=judged.stage_dir, provider="azure"))
+
+    assert {verdict.variant: verdict.status for verdict in elsewhere.verdicts} == dict.fromkeys(VARIANTS, "not_run")
+    assert all("ran elsewhere" in verdict.reason for verdict in elsewhere.verdicts)
+    assert {info.variant for info in stage.read_export(judged.stage_dir).graphs} == {"fp32", *VARIANTS}
+    assert (judged.stage_dir / "reports" / "variants_azure.json").is_file()
+    report.require(elsewhere)
+
+
+@pytest.mark.parametrize(
+    ("status", "published", "said"),
+    [("published", "published", "good on a GPU: as told"), ("not_run", "published", "not for a GPU: as told")],
+)
+def test_a_manifest_says_what_a_variant_is_on_a_gpu(
+    encoder: Varied, tmp_path: Path, status: report.Status, published: str, said: str
+) -> None:
+    summary = on_gpu(encoder.copy(tmp_path), status)
+
+    assert (summary.status, summary.gpu) == (published, said)
+    assert summary.reason.startswith("weights")
+
+
+def test_a_variant_that_misses_on_a_gpu_is_not_published(encoder: Varied, tmp_path: Path) -> None:
+    summary = on_gpu(encoder.copy(tmp_path), "missed")
+
+    assert (summary.status, summary.reason) == ("missed", "on a GPU: as told")
+    assert summary.gpu == "not good on a GPU: as told"
+
+
+def on_gpu(varied: Varied, status: report.Status) -> VariantSummary:
+    """What the manifest would say of fp16, good on the CPU, and as a GPU worker found it."""
+    item = stage.read_work(varied.stage_dir)
+    varied.judge()
+    verdict = report.VariantVerdict(variant="fp16", status=status, required=False, reason="as told", graphs=())
+    told = VariantReport(
+        model_id=item.model_id, version=item.version, provider="cuda", verdicts=(verdict,), duration_s=0.0
+    )
+    stage.write_report(varied.stage_dir, "variants_cuda", told)
+    return next(each for each in evidence.variants(varied.stage_dir, item=item) if each.variant == "fp16")

@@ -86,7 +86,10 @@ def variants(stage: Path, *, item: WorkItem) -> tuple[VariantSummary, ...]:
         )
     for report in reports:
         require(report)
-    return tuple(_variant(verdict) for report in reports for verdict in report.verdicts)
+    required = next((report for report in reports if report.provider == REQUIRED_PROVIDER), None)
+    others = [report for report in reports if report is not required]
+    on_gpu = {verdict.variant: verdict for report in others for verdict in report.verdicts}
+    return tuple(_variant(each, on_gpu.get(each.variant)) for each in required.verdicts) if required else ()
 
 
 def latency(stage: Path, *, item: WorkItem) -> tuple[ProviderLatency, ...]:
@@ -173,16 +176,26 @@ def _largest(values: Iterable[float | None]) -> float | None:
     return max((value for value in values if value is not None), default=None)
 
 
-def _variant(verdict: VariantVerdict) -> VariantSummary:
+def _variant(verdict: VariantVerdict, on_gpu: VariantVerdict | None) -> VariantSummary:
+    """What misses its gates on one of the two is in no bundle."""
+    missed_there = on_gpu is not None and on_gpu.status == "missed"
     here = sum(graph.weights.layers for graph in verdict.graphs)
     fp32 = sum(graph.fp32_weights.layers for graph in verdict.graphs)
     return VariantSummary(
         variant=verdict.variant,
-        status=verdict.status,
-        reason=verdict.reason,
+        status="published" if verdict.status == "published" and not missed_there else "missed",
+        reason=verdict.reason if on_gpu is None or not missed_there else f"on a GPU: {on_gpu.reason}",
+        gpu=_variant_on_gpu(on_gpu),
         layers_ratio=here / fp32 if fp32 else None,
         kept=tuple(dict.fromkeys(name for graph in verdict.graphs for name in graph.kept)),
     )
+
+
+def _variant_on_gpu(verdict: VariantVerdict | None) -> str:
+    if verdict is None:
+        return ""
+    said = {"published": "good on a GPU", "missed": "not good on a GPU", "not_run": "not for a GPU"}[verdict.status]
+    return f"{said}: {verdict.reason}"
 
 
 def _name(item: WorkItem) -> str:

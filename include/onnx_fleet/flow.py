@@ -11,12 +11,12 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from onnx_fleet import bundle, cache, feed, isolated, profiling, publish, record, regression, stage
+from onnx_fleet import bundle, cache, feed, isolated, profiling, publish, record, regression, runtime, stage
 from onnx_fleet import export as exporting
 from onnx_fleet import latency as measuring
 from onnx_fleet import plan as planning
@@ -26,6 +26,7 @@ from onnx_fleet.cache import Cache
 from onnx_fleet.entry import Entry
 from onnx_fleet.errors import GpuUnavailable, OnnxFleetError
 from onnx_fleet.gates import RegressionReport
+from onnx_fleet.gpu import GpuOptions
 from onnx_fleet.isolated import Limits
 from onnx_fleet.latency import LatencyReport
 from onnx_fleet.manifest import Provenance
@@ -36,7 +37,7 @@ from onnx_fleet.stage import ExportRecord
 from onnx_fleet.store import ObjectStore, Progress
 from onnx_fleet.validation import ValidationReport
 from onnx_fleet.variants import FP32
-from onnx_fleet.variants.report import VariantReport, require
+from onnx_fleet.variants.report import REPORT_NAME, VariantReport, require
 
 if TYPE_CHECKING:
     from onnx_fleet.hub import Hub
@@ -59,6 +60,8 @@ class Tools:
     """Of each process that loads a model."""
     cache_bytes: int = cache.LIMIT_BYTES
     """The most that what earlier exports found out takes in the store; 0 keeps nothing."""
+    gpu: GpuOptions = field(default_factory=GpuOptions)
+    """Which GPU of the machine is used where one is asked for, and how much of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +71,7 @@ class ProofRequest:
     stage: Path
     source_dir: Path
     provider: Provider
+    gpu: GpuOptions
 
 
 def plan(entries: Iterable[Entry], *, tools: Tools, force: str | None = None, channel: str = bundle.LATEST) -> Plan:
@@ -146,6 +150,7 @@ def make_variants(place: Path, *, tools: Tools) -> VariantReport | None:
 
     if set(stage.read_work(place).model.entry.variants) == {FP32}:
         return None
+    (place / "reports" / f"{runtime.report_name(REPORT_NAME, 'cuda')}.json").unlink(missing_ok=True)  # of others
     with profiling.timed("variants"):
         log_file = _log(place, "variants", "cpu")
         request = making.MakingRequest(stage=place)
@@ -173,13 +178,38 @@ def compare(
 
 
 def prove_on_gpu(place: Path, *, tools: Tools) -> ValidationReport:
-    """Validate with CUDA, and measure what is right; where there is no GPU, the report says so instead."""
+    """Validate with CUDA, hold the variants to the graphs there, and measure; without a GPU the report says so instead.
+
+    Raises:
+        ValidationFailed: a variant that the entry requires missed its gates there.
+    """
     try:
         report = validate(place, tools=tools, provider="cuda")
         if report.passed:
+            judge_on_gpu(place, tools=tools)
             measure(place, tools=tools, provider="cuda")
     except GpuUnavailable as err:
         return without_gpu(place, reason=str(err))
+    return report
+
+
+def judge_on_gpu(place: Path, *, tools: Tools) -> VariantReport | None:
+    """Hold a stage's variants to its fp32 graphs with CUDA; None where it has none.
+
+    One that misses its gates is taken out of the stage; one that CUDA has not all the operators of stays.
+
+    Raises:
+        ValidationFailed: as make_variants does.
+    """
+    from onnx_fleet.variants import judging
+
+    if {info.variant for info in stage.read_export(place).graphs} == {FP32}:
+        return None
+    with profiling.timed("variants"):
+        request = judging.JudgingRequest(stage=place, provider="cuda", gpu=tools.gpu)
+        log_file = _log(place, "variants", "cuda")
+        report = isolated.run(judging.judge, request, limits=tools.limits, log=log_file).value
+    require(report)
     return report
 
 
@@ -289,11 +319,11 @@ def process(
         begin("validate")
         validation = prove(place, tools=tools)
         proving.require_passed(validation)
+        make_variants(place, tools=tools)
         if "cuda" in item.model.entry.providers:
             gpu = prove_on_gpu(place, tools=tools)
             if gpu.status != "not_run":
                 proving.require_passed(gpu)
-        make_variants(place, tools=tools)
         begin("measure")
         measure(place, tools=tools)
         begin("compare")
@@ -333,15 +363,17 @@ def _proof(place: Path, *, tools: Tools, provider: Provider) -> ProofRequest:
     from onnx_fleet import hub
 
     source_dir = hub.download(stage.read_work(place).model, hub=tools.hub)
-    return ProofRequest(stage=place, source_dir=source_dir, provider=provider)
+    return ProofRequest(stage=place, source_dir=source_dir, provider=provider, gpu=tools.gpu)
 
 
 def _validate(request: ProofRequest) -> ValidationReport:
-    return proving.validate(request.stage, source_dir=request.source_dir, provider=request.provider)
+    stage_dir, source_dir = request.stage, request.source_dir
+    return proving.validate(stage_dir, source_dir=source_dir, provider=request.provider, gpu=request.gpu)
 
 
 def _measure(request: ProofRequest) -> LatencyReport:
-    return measuring.measure(request.stage, source_dir=request.source_dir, provider=request.provider)
+    stage_dir, source_dir = request.stage, request.source_dir
+    return measuring.measure(stage_dir, source_dir=source_dir, provider=request.provider, gpu=request.gpu)
 
 
 def _log(place: Path, step: str, provider: Provider) -> Path:

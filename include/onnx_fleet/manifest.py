@@ -25,7 +25,6 @@ from onnx_fleet.noise import Noise
 from onnx_fleet.source import SourceFile
 from onnx_fleet.stage import Fallback, Way
 from onnx_fleet.store import keys
-from onnx_fleet.variants.report import Status
 
 SCHEMA_VERSION = 1
 FILE_NAME = layout.MANIFEST
@@ -143,10 +142,12 @@ class VariantSummary:
     """What became of one variant that was asked for; the report in the bundle has every graph's figures."""
 
     variant: str
-    status: Status
+    status: Literal["published", "missed"]
     """``missed``: the bundle is without it."""
     reason: str
     """For people: the figures and their gates."""
+    gpu: str = ""
+    """For people: its figures on a GPU, or why it was not run on one; empty where nobody asked."""
     layers_ratio: float | None
     """What the layers' weights take, of their bytes in fp32; embeddings are not among them."""
     kept: tuple[str, ...]

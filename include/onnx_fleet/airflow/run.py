@@ -80,6 +80,7 @@ def current(settings: FleetSettings) -> Run:
             work_dir=corner.folder,
             limits=settings.limits,
             cache_bytes=settings.cache_bytes,
+            gpu=settings.gpu,
         ),
     )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from airflow.sdk.configuration import conf
 
 from onnx_fleet import cache
+from onnx_fleet.gpu import GpuOptions
 from onnx_fleet.isolated import Limits, machine_limits
 
 SECTION = "onnx_fleet"
@@ -43,6 +44,8 @@ class FleetSettings:
     """Where the heavy tasks go; empty is the executor's default queue."""
     gpu_queue: str | None
     """Where the GPU tasks go; empty means that there is no GPU worker."""
+    gpu: GpuOptions
+    """Of the workers on that queue: options ``gpu_id`` and ``gpu_memory_bytes``, 0 for no limit."""
     scratch: Path
     """Where bundles grow: a folder of the machine, or a volume that all workers see."""
     scratch_days: int
@@ -79,6 +82,7 @@ def read() -> FleetSettings:
         cpu_pool_slots=max(1, _number("cpu_pool_slots", 2)),
         cpu_queue=_text("cpu_queue") or None,
         gpu_queue=_text("gpu_queue") or None,
+        gpu=GpuOptions(device_id=_number("gpu_id", 0), memory_bytes=_number("gpu_memory_bytes", 0) or None),
         scratch=Path(_text("scratch", default_scratch)),
         scratch_days=max(1, _number("scratch_days", 14)),
         shards=max(1, _number("shards", 4)),

@@ -223,16 +223,18 @@ def validate(folder: Folder, cuda: Cuda = False, store: Store = None, as_json: J
     with opened_tools(store) as tools, show.steps() as steps:
         steps.begin(stage.read_work(folder).model_id, "validate")
         found = [flow.validate(folder, tools=tools)]
-        if cuda:
-            found.append(flow.prove_on_gpu(folder, tools=tools))
-        variants = flow.make_variants(folder, tools=tools) if all(each.passed for each in found) else None
+        variants = [flow.make_variants(folder, tools=tools)] if found[0].passed else []
+        if cuda and found[0].passed:
+            found.append(flow.validate(folder, tools=tools, provider="cuda"))
+            variants += [flow.judge_on_gpu(folder, tools=tools)] if found[1].passed else []
+    judged = [each for each in variants if each is not None]
     if as_json:
-        show.dataclasses_as_json([*found, *([variants] if variants else [])])
+        show.dataclasses_as_json([*found, *judged])
     else:
         for each in found:
             _show_validation(each)
-        if variants:
-            _show_variants(variants)
+        for report in judged:
+            _show_variants(report)
     if not all(each.passed for each in found):
         raise typer.Exit(1)
 
@@ -372,26 +374,32 @@ def _show_validation(found: ValidationReport) -> None:
 
 def _show_variants(found: VariantReport) -> None:
     show.table(
-        ("variant", "graph", "layers' weights", "figures", "kept in float32", "result"),
+        ("provider", "variant", "graph", "layers' weights", "figures", "kept in float32", "result"),
         [
             (
+                found.provider,
                 verdict.variant,
                 graph.role,
                 f"{graph.ratio:.2f}× fp32",
                 said((graph,)),
                 ", ".join(graph.kept) or "–",
-                "[green]published[/]" if verdict.status == "published" else "[red]left out[/]",
+                "[green]good[/]" if verdict.status == "published" else "[red]left out[/]",
             )
             for verdict in found.verdicts
             for graph in verdict.graphs
         ],
     )
+    for verdict in found.verdicts:
+        if not verdict.graphs:
+            show.say(f"{verdict.variant} on {found.provider}: {verdict.reason}")
 
 
 def _show_latency(found: LatencyReport) -> None:
     if found.status == "not_run":
         show.say(f"not measured on {found.provider}: {found.reason}")
         return
+    for missing in found.left_out:
+        show.say(f"{missing.variant} is not measured on {found.provider}: {missing.reason}")
     show.table(
         ("provider", "variant", "phase", "batch", "length", "p50 ms", "p95 ms", "p99 ms", "rows/s", "vs torch"),
         [

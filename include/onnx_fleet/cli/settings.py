@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from onnx_fleet import cache, profiling
 from onnx_fleet.errors import StoreNotFound
 from onnx_fleet.flow import Tools
+from onnx_fleet.gpu import GpuOptions
 from onnx_fleet.isolated import machine_limits
 from onnx_fleet.store import ObjectStore, S3Settings, open_store
 
@@ -57,6 +58,7 @@ def opened_tools(address: str | None) -> Iterator[Tools]:
             work_dir=_work_dir(),
             limits=machine_limits(),
             cache_bytes=_cache_bytes(),
+            gpu=_gpu(),
         )
 
 
@@ -83,6 +85,11 @@ def _s3_settings() -> S3Settings:
 def _cache_bytes() -> int:
     named = os.environ.get("ONNX_FLEET_CACHE_BYTES")
     return int(named) if named else cache.LIMIT_BYTES
+
+
+def _gpu() -> GpuOptions:
+    device_id, memory = (os.environ.get(f"ONNX_FLEET_GPU_{name}") for name in ("ID", "MEMORY_BYTES"))
+    return GpuOptions(device_id=int(device_id or 0), memory_bytes=int(memory) if memory else None)
 
 
 def _work_dir() -> Path:

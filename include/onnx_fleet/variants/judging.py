@@ -8,20 +8,24 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import onnx
 
-from onnx_fleet import graph, runtime, stage
-from onnx_fleet.errors import ValidationFailed
+from onnx_fleet import graph, runtime, stage, workloads
+from onnx_fleet.errors import GpuUnavailable, ValidationFailed
+from onnx_fleet.gpu import GpuOptions
 from onnx_fleet.graph import GraphInfo
+from onnx_fleet.runtime import Session
 from onnx_fleet.variants import FP32, VARIANTS, VariantGates, agreement, corpus, making, prepared, rounding
 from onnx_fleet.variants.making import Made
 from onnx_fleet.variants.report import (
     REPORT_NAME,
     GraphVerdict,
     Measure,
+    Status,
     VariantReport,
     VariantVerdict,
     WeightBytes,
@@ -36,7 +40,11 @@ class JudgingRequest:
     """What the process that judges is told."""
 
     stage: Path
-    made: tuple[Made, ...]
+    made: tuple[Made, ...] = ()
+    """What is known of how they were made."""
+    provider: str = "cpu"
+    """Of both sides; the fp32 graphs were proven on it before."""
+    gpu: GpuOptions = field(default_factory=GpuOptions)
 
 
 def judge(request: JudgingRequest) -> VariantReport:
@@ -55,17 +63,25 @@ def judge(request: JudgingRequest) -> VariantReport:
     verdicts = []
     for name in (name for name in VARIANTS if name in entry.variants):
         gates = entry.variant_gates.get(name, VARIANTS[name].gates)
-        graphs = tuple(
-            _judge(place, info, fp32[info.role], gates=gates, kept=kept.get((name, info.role), ()))
-            for info in record.graphs
-            if info.variant == name
-        )
-        passed = len(graphs) == len(fp32) and all(graph.passed for graph in graphs)
-        reason = faults.get(name) or (f"{said(graphs)}{_unusual(name, graphs)}" if graphs else "it was not made")
+        own = [info for info in record.graphs if info.variant == name]
+        if request.provider != "cpu" and not own:
+            continue  # it missed before
+        graphs: tuple[GraphVerdict, ...] = ()
+        status: Status = "missed"
+        try:
+            graphs = tuple(
+                _judge(request, info, fp32[info.role], gates=gates, kept=kept.get((name, info.role), ()))
+                for info in own
+            )
+            reason = faults.get(name) or (f"{said(graphs)}{_unusual(name, graphs)}" if graphs else "it was not made")
+            if len(graphs) == len(fp32) and all(graph.passed for graph in graphs):
+                status = "published"
+        except GpuUnavailable as err:
+            status, reason = "not_run", str(err)
         verdicts.append(
             VariantVerdict(
                 variant=name,
-                status="published" if passed else "missed",
+                status=status,
                 required=name in entry.required_variants,
                 reason=reason,
                 graphs=graphs,
@@ -76,10 +92,11 @@ def judge(request: JudgingRequest) -> VariantReport:
     report = VariantReport(
         model_id=item.model_id,
         version=item.version,
+        provider=request.provider,
         verdicts=tuple(verdicts),
         duration_s=time.perf_counter() - started,
     )
-    stage.write_report(place, REPORT_NAME, report)
+    stage.write_report(place, runtime.report_name(REPORT_NAME, request.provider), report)
     return report
 
 
@@ -98,8 +115,10 @@ def weight_bytes(path: Path, *, tables: frozenset[str]) -> WeightBytes:
 
 
 def _judge(
-    place: Path, info: GraphInfo, fp32: GraphInfo, *, gates: VariantGates, kept: tuple[str, ...]
+    request: JudgingRequest, info: GraphInfo, fp32: GraphInfo, *, gates: VariantGates, kept: tuple[str, ...]
 ) -> GraphVerdict:
+    """Raises GpuUnavailable where nodes of the variant that compute do not run on the provider."""
+    place = request.stage
     source = prepared.load(place / fp32.path)
     tables = prepared.embeddings(source.graph)
     samples = list(corpus.read(place, info.role, "judging"))
@@ -107,9 +126,7 @@ def _judge(
     weights = WeightBytes(layers=0, embeddings=0)
     fault = "" if samples else "nothing was fed to its fp32 graph: there is nothing to hold it to"
     try:
-        sessions = [
-            runtime.open_session(place / each.path, threads=1, libraries=each.libraries) for each in (fp32, info)
-        ]
+        sessions = [_open(request, each) for each in (fp32, info)]
         fault = fault or _differing(place, info, fp32)
         weights = weight_bytes(place / info.path, tables=tables)
         if not fault:
@@ -128,6 +145,22 @@ def _judge(
         weights=weights,
         fp32_weights=weight_bytes(place / fp32.path, tables=tables),
     )
+
+
+def _open(request: JudgingRequest, info: GraphInfo) -> Session:
+    with TemporaryDirectory(prefix="onnx-fleet-") as folder:
+        session = runtime.open_session(
+            request.stage / info.path,
+            provider=request.provider,
+            threads=1,
+            libraries=info.libraries,
+            profile_dir=None if request.provider == "cpu" else Path(folder),
+            gpu=request.gpu,
+        )
+        if request.provider != "cpu":
+            placement = session.prove_placement(workloads.shortest(info).feeds(info, seed=0))
+            runtime.require_placed(placement, graph=info.path)
+    return session
 
 
 def _unusual(variant: str, graphs: tuple[GraphVerdict, ...]) -> str:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from onnx_fleet.errors import ValidationFailed
+from onnx_fleet.runtime import report_name
 
 REPORT_NAME = "variants"
 
-Status = Literal["published", "missed"]
+Status = Literal["published", "missed", "not_run"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +74,7 @@ class VariantVerdict:
 
     variant: str
     status: Status
+    """``missed``: the bundle is without it. ``not_run``: it is not for this provider."""
     required: bool
     reason: str
     """For people: the figures, or what was missed."""
@@ -86,6 +88,7 @@ class VariantReport:
     schema_version: int = 1
     model_id: str
     version: str
+    provider: str = "cpu"
     verdicts: tuple[VariantVerdict, ...]
     duration_s: float
 
@@ -101,8 +104,8 @@ def require(report: VariantReport) -> None:
         raise ValidationFailed(
             "\n".join(
                 (
-                    f"{report.model_id}@{report.version}: a variant that is required is not good enough; every figure "
-                    f"is in the stage's reports/{REPORT_NAME}.json",
+                    f"{report.model_id}@{report.version} on {report.provider}: a variant that is required is not good "
+                    f"enough; every figure is in the stage's reports/{report_name(REPORT_NAME, report.provider)}.json",
                     *(f"  {verdict.variant}: {verdict.reason}" for verdict in missed),
                     "take it out of required_variants, or give it gates that its users can live with (variant_gates)",
                 )
