@@ -38,7 +38,7 @@ test-consumers: $(STAMP) $(CONSUMERS)/.installed $(CONSUMERS)/node/.installed ##
 	@CONSUMERS=$(CONSUMERS) $(BIN)/python -m pytest tests/consumers $(PYTEST)
 
 test-gpu: ## Run the tests of a GPU worker, in the environment that is active (requirements-gpu.txt, pytest)
-	@cd tests && PYTHONPATH=../include:.:.. python -m pytest -m gpu test_gpu.py $(PYTEST)
+	@PYTHONPATH=include python -m pytest -m gpu tests/test_gpu.py $(PYTEST)
 
 check: lint types test ## Everything that CI checks: format, lint, strict types, tests
 

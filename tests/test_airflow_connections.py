@@ -58,3 +58,11 @@ def test_the_hub_comes_from_its_connection_before_the_environment(airflow_home: 
     assert named["hub"] == {"endpoint": "http://hub.example:8080", "token": "token"}
     unnamed = read(airflow_home, {}, HF_ENDPOINT="https://other.example/")
     assert unnamed["hub"] == {"endpoint": "https://other.example", "token": None}
+
+
+def test_the_gpu_of_a_worker_and_its_memory_are_configured(airflow_home: AirflowHome) -> None:
+    configured = read(
+        airflow_home, {}, AIRFLOW__ONNX_FLEET__GPU_ID="1", AIRFLOW__ONNX_FLEET__GPU_MEMORY_BYTES="8589934592"
+    )
+    assert configured["gpu"] == {"device_id": 1, "memory_bytes": 8 << 30}
+    assert read(airflow_home, {})["gpu"] == {"device_id": 0, "memory_bytes": None}

@@ -278,3 +278,10 @@ def test_without_any_store_named_the_demos_bucket_is_used(command: Command, tmp_
     assert done.returncode == 0
     assert done.stderr == "nothing is published in s3://onnx-fleet\n"
     assert not (tmp_path / "var/s3/endpoint.json").exists()
+
+
+def test_a_setting_of_the_environment_that_is_no_number_is_named(command: Command) -> None:
+    done = command("run", CLASSIFIER, ONNX_FLEET_GPU_ID="first")
+
+    assert done.returncode == 2
+    assert "ONNX_FLEET_GPU_ID is 'first'; write a whole number" in done.stderr

@@ -9,6 +9,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from onnx_fleet import cache, profiling
 from onnx_fleet.errors import StoreNotFound
 from onnx_fleet.flow import Tools
@@ -83,13 +85,22 @@ def _s3_settings() -> S3Settings:
 
 
 def _cache_bytes() -> int:
-    named = os.environ.get("ONNX_FLEET_CACHE_BYTES")
-    return int(named) if named else cache.LIMIT_BYTES
+    named = _number("ONNX_FLEET_CACHE_BYTES")
+    return cache.LIMIT_BYTES if named is None else named
 
 
 def _gpu() -> GpuOptions:
-    device_id, memory = (os.environ.get(f"ONNX_FLEET_GPU_{name}") for name in ("ID", "MEMORY_BYTES"))
-    return GpuOptions(device_id=int(device_id or 0), memory_bytes=int(memory) if memory else None)
+    return GpuOptions(
+        device_id=_number("ONNX_FLEET_GPU_ID") or 0, memory_bytes=_number("ONNX_FLEET_GPU_MEMORY_BYTES") or None
+    )
+
+
+def _number(name: str) -> int | None:
+    """None where the variable is not set, or empty."""
+    said = os.environ.get(name, "").strip()
+    if said and not said.isdigit():
+        raise typer.BadParameter(f"{name} is {said!r}; write a whole number, or unset it")
+    return int(said) if said else None
 
 
 def _work_dir() -> Path:
