@@ -13,7 +13,7 @@ import numpy as np
 
 from onnx_fleet import generation, inputs
 from onnx_fleet.checks import texts as reading
-from onnx_fleet.checks.feeds import judged
+from onnx_fleet.checks.feeds import Feeds, judged
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
 from onnx_fleet.comparison import Case, CheckRow, Outputs, compare
 from onnx_fleet.errors import ValidationFailed
@@ -220,7 +220,7 @@ def _margin(
     tokens = np.concatenate([own.input_ids[own.real], generated])[None]
     row = Batch(input_ids=tokens, attention_mask=np.ones_like(tokens), token_type_ids=np.zeros_like(tokens))
     last = _pytorch(subject, row)[0, -1]
-    tolerances = subject.item.model.entry.tolerances
+    tolerances = subject.tolerances
     return float(last[pair[0]] - last[pair[1]]), 2 * (tolerances.atol + tolerances.rtol * float(np.abs(last).max()))
 
 
@@ -291,6 +291,12 @@ def _end_ids(subject: Subject) -> list[int]:
     """What ends a text, as generate would read it."""
     ends = subject.reference.model.generation_config.eos_token_id
     return [] if ends is None else ends if isinstance(ends, list) else [ends]
+
+
+def probe(subject: Subject) -> Feeds:
+    """A prompt of random tokens."""
+    length = min(SPLIT_LENGTH, subject.space.max_length)
+    return _feeds(inputs.random_batch(subject.space, batch_size=2, length=length, seed=SEED))
 
 
 CHECKS = checks_of(prompt, text, cache, padding_left, padding_right, greedy, sensitivity)

@@ -9,6 +9,7 @@ import numpy as np
 
 from onnx_fleet import images, inputs, preprocessor
 from onnx_fleet.checks.feeds import (
+    Feeds,
     against_pytorch,
     batches_equal,
     choices_equal,
@@ -174,6 +175,11 @@ def _image(subject: Subject, count: int, *, kind: Kind) -> dict[str, np.ndarray]
     settings = preprocessor.settings(subject.stage_dir)
     made = images.batch(count, channels=channels, size=(height, width), seed=SEED, kind=kind, settings=settings)
     return {"pixel_values": made}
+
+
+def probe(subject: Subject) -> Feeds:
+    """Two texts and two images of noise."""
+    return {**_text(subject, 2, length=9), **_image(subject, 2, kind="noise")}
 
 
 CHECKS = checks_of(parity, text_alone, image_alone, parts, padding, sensitivity)

@@ -244,7 +244,7 @@ def _judge(subject: Subject, feeds: Feeds, pair: Sequence[list[int]], *, whole_t
         own, other = pair[0][place], pair[1][place]
         margin = float(logits[0][place, own] - logits[0][place, other])
         what = f"token {place} is {other} where generate gives {own}; PyTorch's logits of the two"
-    tolerances = subject.item.model.entry.tolerances
+    tolerances = subject.tolerances
     largest = max(float(np.abs(own).max()) for own in logits)
     tolerance = 2 * (tolerances.atol + tolerances.rtol * largest)
     return abs(margin) <= tolerance, f"{what} differ by {margin:.2g}, the tolerance is {tolerance:.2g}"
@@ -395,6 +395,12 @@ def _where_it_decodes(run: Callable[[Subject], Iterator[CheckRow]], subject: Sub
     model: Any = subject.reference.model
     if model.config.is_encoder_decoder and model.can_generate():
         yield from run(subject)
+
+
+def probe(subject: Subject) -> Feeds:
+    """Padded sources, and a target for each."""
+    _, feeds, tokens = _padded(subject)
+    return {**feeds, "decoder_input_ids": tokens}
 
 
 CHECKS = checks_of(parity, padding, target_padding, cache, greedy, text, beams, sensitivity)

@@ -156,4 +156,9 @@ def _generated(subject: Subject, prompt: Prompt) -> np.ndarray:
     return generation.greedy(call, prompt.feeds["input_ids"], max_new_tokens=NEW_TOKENS)
 
 
+def probe(subject: Subject) -> Feeds:
+    """Rows of unequally many images of noise."""
+    return _prompt(subject, (2, 1), kind="noise").feeds
+
+
 CHECKS = checks_of(parity, greedy, sensitivity)
