@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -384,7 +385,12 @@ def test_the_command_line_tells_a_failure_and_moves_the_channel_when_asked(
         [MODEL, version, verdict] for version, verdict in sorted([(sound, "passed"), (bad, "failed")])
     ]
     assert f"{MODEL}@latest: moved to {sound} and held there" in moved.stdout
-    assert "padding" in moved.stderr
+    told = moved.stderr
+    assert re.search(f"^{MODEL}@{bad}: audit [12] of 2$", told, flags=re.MULTILINE)
+    assert re.search("^failed: .*padding_right", told, flags=re.MULTILINE)
+    assert f"\nresult: {tools.store.address}/audits/{MODEL}/{bad}/" in told
+    assert f"next: publish {MODEL} again with --force\n" in told
+    assert told.endswith(f"1 failed, 1 passed; results: {tools.store.address}/audits/\n")
     assert channels.read(tools.store, MODEL, "latest").version == sound
     assert [each.version for each in feed.read(tools.store).models[0].channels] == [sound]
     assert len(_kept(tools)) == 2, "the version that it goes back to was audited already"
