@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +21,7 @@ import pytest
 from fixtures.airflow import AirflowHome
 from fixtures.audited import MODEL, Audited, put
 from fixtures.faulty_stores import SteppedStore
+from fixtures.models import RepoMaker
 from fixtures.stages import NOW
 from mutations.encoder import mask_dropped
 from mutations.mutation import change_graph
@@ -26,7 +29,7 @@ from onnx_fleet import audit, audit_stage, bundle, channels, demotion, feed, jso
 from onnx_fleet.audit import Audit, Target
 from onnx_fleet.audit_report import AuditReport
 from onnx_fleet.audit_stage import Trust
-from onnx_fleet.entry import Entry
+from onnx_fleet.entry import Entry, Tolerances
 from onnx_fleet.errors import BundleNotFound, ExportUnsupported, StoreUnavailable, UnsafeModel
 from onnx_fleet.flow import Tools
 from onnx_fleet.hub import Hub, HubSettings
@@ -262,11 +265,10 @@ def test_what_was_published_decides_what_a_bundle_is_held_to(audited: Audited, t
     for name in ("repo_id", "commit", "task", "architecture", "model_type", "licence", "gated", "needed"):
         assert getattr(again.model, name) == getattr(item.model, name), name
     entry, published = again.model.entry, item.model.entry
-    assert (entry.tolerances, entry.variants, entry.opset) == (
-        published.tolerances,
-        published.variants,
-        published.opset,
-    )
+    assert (entry.variants, entry.opset) == (published.variants, published.opset)
+    proven = json.loads((folder / "reports" / "validation.json").read_bytes())
+    applied = next(row for row in proven["rows"] if row["check"] == "contract")
+    assert entry.tolerances == Tolerances(atol=applied["atol"], rtol=applied["rtol"])
     assert entry.variant_gates["fp16"].min_cosine == json_threshold(folder, "cosine")
     assert stage.read_export(folder).graphs == bundle.find(MODEL, store=store).manifest.graphs
 
@@ -383,10 +385,60 @@ def test_the_command_line_tells_a_failure_and_moves_the_channel_when_asked(
         [MODEL, version, verdict] for version, verdict in sorted([(sound, "passed"), (bad, "failed")])
     ]
     assert f"{MODEL}@latest: moved to {sound} and held there" in moved.stdout
-    assert "padding" in moved.stderr
+    told = moved.stderr
+    assert re.search(f"^{MODEL}@{bad}: audit [12] of 2$", told, flags=re.MULTILINE)
+    assert re.search("^failed: .*padding_right", told, flags=re.MULTILINE)
+    assert f"\nresult: {tools.store.address}/audits/{MODEL}/{bad}/" in told
+    assert f"next: publish {MODEL} again with --force\n" in told
+    assert told.endswith(f"1 failed, 1 passed; results: {tools.store.address}/audits/\n")
     assert channels.read(tools.store, MODEL, "latest").version == sound
     assert [each.version for each in feed.read(tools.store).models[0].channels] == [sound]
     assert len(_kept(tools)) == 2, "the version that it goes back to was audited already"
+
+
+@pytest.mark.airflow
+def test_the_dag_moves_the_channels_of_bundles_that_failed_and_no_others(
+    audited: Audited, tools: Tools, small_repo: Path, tmp_path: Path, airflow_home: AirflowHome
+) -> None:
+    """One model is right, one is wrong in its newest version, and one's source is gone."""
+    root = audited.hub.repos.root
+    for repo_id in ("acme/second", "acme/gone"):
+        RepoMaker(root, small_repo).sound(repo_id)
+    right = put(audited.stage_dir, tools.store)
+    older = put(audited.copy(tmp_path / "older", digit="a", repo_id="acme/second"), tools.store)
+    wrong_stage = audited.copy(tmp_path / "wrong", digit="b", repo_id="acme/second")
+    _wrong(wrong_stage)
+    wrong = put(wrong_stage, tools.store, days=1)
+    gone = put(audited.copy(tmp_path / "gone", digit="a", repo_id="acme/gone"), tools.store)
+    shutil.rmtree(root / "acme" / "gone")
+    options = {
+        "AIRFLOW__ONNX_FLEET__STORE": tools.store.address,
+        "AIRFLOW__ONNX_FLEET__SCRATCH": str(tmp_path / "scratch"),
+        "AIRFLOW__ONNX_FLEET__SHARDS": "1",
+        "HF_ENDPOINT": audited.hub.url,
+        "HF_HOME": str(tmp_path / "hf"),
+    }
+
+    end = airflow_home.run("bundle_audit", {"demote": True, "max_failed": 1, "max_not_compared": 1}, options=options)
+
+    assert end.state == "success", end.log
+    report = jsonio.from_json(AuditReport, json.loads(tools.store.read(str(end.results["report"]))))
+    assert {(row.model_id, row.version): row.verdict for row in report.rows} == {
+        ("acme/second", wrong): "failed",
+        ("acme/gone", gone): "not_compared",
+        (MODEL, right): "passed",
+    }
+    moves = {row.model_id: (row.demotion.to, row.demotion.moved) for row in report.rows if row.demotion}
+    assert moves == {"acme/second": (older, True)}
+    now = {model: channels.read(tools.store, model, "latest") for model in (MODEL, "acme/second", "acme/gone")}
+    assert {model: (pointer.version, pointer.held) for model, pointer in now.items()} == {
+        MODEL: (right, False),
+        "acme/second": (older, True),
+        "acme/gone": (gone, False),
+    }
+    assert {(each.model_id, each.version) for each in _kept(tools)} == {
+        (MODEL, right), ("acme/second", wrong), ("acme/second", older), ("acme/gone", gone),
+    }  # fmt: skip
 
 
 @pytest.mark.airflow

@@ -27,6 +27,10 @@ class AuditRow:
     version: str
     verdict: State
     reason: str
+    files: tuple[str, ...] = ()
+    """Those that are not as published."""
+    checks: tuple[str, ...] = ()
+    """Those that failed, and ``fp16`` where a variant did."""
     changed: tuple[str, ...] = ()
     """``onnxruntime 1.30.0 -> 1.31.1``: packages of other versions than the bundle was made with."""
     worst_abs_diff: float | None = None
@@ -55,6 +59,11 @@ def row(made: Audit) -> AuditRow:
         version=made.version,
         verdict=made.verdict,
         reason=made.reason,
+        files=tuple(fault.path for fault in made.files),
+        checks=(
+            *dict.fromkeys(each.check for each in made.checks if not each.passed),
+            *(each.variant for each in made.variants if not each.passed),
+        ),
         changed=made.changed,
         worst_abs_diff=max((each.max_abs_diff for each in made.checks if each.max_abs_diff is not None), default=None),
         key=audit.key_of(made),
@@ -97,6 +106,20 @@ def gate(rows: Sequence[AuditRow], *, max_failed: int = 0, max_not_compared: int
     return Verdict(passed=not faults, reason="; ".join(faults) or said)
 
 
+def advice(row: AuditRow) -> str:
+    """What to do now; empty where there is nothing to do."""
+    if row.verdict == "passed":
+        return ""
+    if row.verdict == "broke_off":
+        return f"nothing was found out: audit it again (--only {row.model_id})"
+    if row.verdict == "not_compared":
+        return "nothing is wrong as far as it was seen: audit it again when the cause is gone"
+    again = f"publish {row.model_id} again with --force"
+    if row.changed and not row.files:
+        again = f"go back to the packages that it was made with ({', '.join(row.changed)}), or {again}"
+    return again if row.demotion else f"{again}; --demote moves its channel off it meanwhile"
+
+
 def write(made: AuditReport, *, store: ObjectStore) -> str:
     """Put the report where run reports lie, in place of an earlier one of the same run; gives the key.
 
@@ -119,7 +142,9 @@ def markdown(made: AuditReport) -> str:
     troubled = [row for row in made.rows if row.verdict != "passed"]
     if troubled:
         lines += ["", "## What did not pass", ""]
-        lines += [f"- **{row.model_id}@{row.version}** {row.verdict}: {report.cell(row.reason)}" for row in troubled]
+        for row in troubled:
+            lines.append(f"- **{row.model_id}@{row.version}** {row.verdict}: {report.cell(row.reason)}")
+            lines.append(f"  - {report.cell(advice(row))}")
     demoted = [(row, row.demotion) for row in made.rows if row.demotion]
     if demoted:
         lines += ["", "## Channels", ""]

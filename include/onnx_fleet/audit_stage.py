@@ -120,6 +120,7 @@ def _entry(folder: Path, made: Manifest, *, trust: Trust) -> Entry:
         variant_gates=_gates(folder),
         calibration=str(settings["calibration"]) if "calibration" in settings else None,
         opset=int(settings.get("opset", made.graphs[0].opset)),
+        may_be_fixed=tuple(str(settings["may_be_fixed"]).split(", ")) if "may_be_fixed" in settings else (),
         decoder_form=str(settings.get("decoder_form", DECODER_FORMS[0])),
         tolerances=_tolerances(made),
         trust_remote_code=trust.trust_remote_code,

@@ -184,7 +184,7 @@ def _gates_of(variant: str, section: VariantGatesSection) -> VariantGates:
 
 
 def _with_settings(section: SettingsSection, *, repo_id: str) -> Entry:
-    licences = section.allowed_licences
+    licences, tolerances = section.allowed_licences, section.tolerances
     return Entry(
         repo_id=repo_id,
         task=section.task,
@@ -199,7 +199,7 @@ def _with_settings(section: SettingsSection, *, repo_id: str) -> Entry:
         decoder_form=section.decoder_form,
         may_be_fixed=tuple(section.may_be_fixed),
         tokenizer_graph=section.tokenizer_graph,
-        tolerances=Tolerances(atol=section.tolerances.atol, rtol=section.tolerances.rtol),
+        tolerances=None if tolerances is None else Tolerances(atol=tolerances.atol, rtol=tolerances.rtol),
         latency=LatencyGrid(
             batch_sizes=tuple(section.latency.batch_sizes),
             sequence_lengths=tuple(section.latency.sequence_lengths),

@@ -302,7 +302,8 @@ class SettingsSection(_Section):
     """Axes that may have one size in the graphs, where the model cannot keep them dynamic."""
     tokenizer_graph: bool = False
     """Also make tokenizer.onnx, which takes text; it needs onnxruntime-extensions wherever it is used."""
-    tolerances: TolerancesSection = TolerancesSection()
+    tolerances: TolerancesSection | None = None
+    """How far an output may be from PyTorch's; left out, what the model's depth and rounding need."""
     latency: LatencySection = LatencySection()
     gates: GatesSection = GatesSection()
     providers: Annotated[

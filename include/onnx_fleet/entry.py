@@ -27,6 +27,7 @@ class Tolerances:
     """How far an output may be from PyTorch's: |a - b| <= atol + rtol * |b|."""
 
     atol: float = 1e-4
+    """The most that is allowed where no entry says more; rtol too. checks.rounding takes less where that will do."""
     rtol: float = 1e-3
 
 
@@ -63,7 +64,8 @@ class Gates:
     max_growth: float = 1.10
     """New bytes / old bytes, of the graphs and weights of one variant."""
     max_drift: float = 2.0
-    """In the entry's tolerances: two versions that are each within one of PyTorch are within two of each other."""
+    """In the entry's tolerances, or the default's most: two versions, each within one of PyTorch, are within two of
+    each other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +97,8 @@ class Entry:
     """Symbols of graph.FIXABLE: axes that may have one size in the graphs, where the model cannot keep them dynamic."""
     tokenizer_graph: bool = False
     """Whether the bundle has ``tokenizer.onnx`` too, where that can be made exact."""
-    tolerances: Tolerances = field(default_factory=Tolerances)
+    tolerances: Tolerances | None = None
+    """None takes them from the model: its depth, and how PyTorch rounds it."""
     latency: LatencyGrid = field(default_factory=LatencyGrid)
     gates: Gates = field(default_factory=Gates)
     providers: tuple[str, ...] = ("cpu",)

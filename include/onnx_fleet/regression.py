@@ -162,9 +162,8 @@ def _measure(
     place: Path, item: WorkItem, record: ExportRecord, *, old: Bundle, folder: Path, limits: Limits
 ) -> Differences:
     entry = item.model.entry
-    tolerances = Tolerances(
-        atol=entry.tolerances.atol * entry.gates.max_drift, rtol=entry.tolerances.rtol * entry.gates.max_drift
-    )
+    one = entry.tolerances or Tolerances()
+    tolerances = Tolerances(atol=one.atol * entry.gates.max_drift, rtol=one.rtol * entry.gates.max_drift)
     request = DifferencesRequest(
         old=Side(folder=folder, graphs=old.manifest.graphs),
         new=Side(folder=place, graphs=record.graphs),

@@ -72,11 +72,14 @@ class Workload:
         return rng.standard_normal(shape).astype(spec.dtype)
 
 
-def of(info: GraphInfo, *, batch_size: int, length: int, tokens: np.ndarray | None = None) -> tuple[Workload, ...]:
+def of(
+    info: GraphInfo, *, batch_size: int, length: int, tokens: np.ndarray | None = None, decoded: int = _DECODED
+) -> tuple[Workload, ...]:
     """Every kind of work that a graph does, for so many rows.
 
     Args:
         length: tokens in a row: of the prompt, of the encoder's input, or up to the end of the step.
+        decoded: tokens that a decoder behind an encoder has given before the step.
         tokens: the ids to draw from; None draws only id 1, which every vocabulary has.
     """
     symbols = {axis for spec in info.inputs for axis in spec.shape if isinstance(axis, str)}
@@ -85,7 +88,7 @@ def of(info: GraphInfo, *, batch_size: int, length: int, tokens: np.ndarray | No
         "forward": {"sequence_length": length} if "sequence_length" in symbols else {}
     }
     if behind_encoder and "past_sequence_length" in symbols:
-        phases = {"prompt": _after_encoder(length, past=0), "step": _after_encoder(length, past=_DECODED)}
+        phases = {"prompt": _after_encoder(length, past=0), "step": _after_encoder(length, past=decoded)}
     elif "past_sequence_length" in symbols:
         phases = {
             "prompt": {"sequence_length": length, "past_sequence_length": 0, "total_sequence_length": length},

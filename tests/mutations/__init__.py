@@ -5,7 +5,7 @@ A row is a fault that was met, or that somebody is likely to meet. Add each real
 
 from __future__ import annotations
 
-from mutations import beside, decoder, dual, encoder, seq2seq, speech, vision
+from mutations import beside, decoder, dual, encoder, seq2seq, speech, vision, vlm
 from mutations.mutation import Mutation
 
 MUTATIONS: tuple[Mutation, ...] = (
@@ -15,6 +15,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *vision.MUTATIONS,
     *speech.MUTATIONS,
     *dual.MUTATIONS,
+    *vlm.MUTATIONS,
     *beside.MUTATIONS,
 )
 

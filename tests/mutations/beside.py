@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import onnx
 from onnx import helper
 
 from mutations.mutation import of_stage
+from onnx_fleet import graph, stage
 
 _HEADER_BYTES = 8
 
@@ -80,6 +82,71 @@ def letters_of_another(stage_dir: Path) -> None:
     _change_json(stage_dir / "tokenizer.json", swap)
 
 
+def end_token_of_another(stage_dir: Path) -> None:
+    """generation_config.json ends texts with another token."""
+    _change_json(stage_dir / "generation_config.json", lambda settings: settings.update(eos_token_id=5))
+
+
+def padding_side_of_another(stage_dir: Path) -> None:
+    """tokenizer_config.json pads prompts behind their ends."""
+    _change_json(stage_dir / "tokenizer_config.json", lambda settings: settings.update(padding_side="right"))
+
+
+def languages_of_another(stage_dir: Path) -> None:
+    """generation_config.json has the languages' tokens exchanged: speech in one comes out as text in another."""
+
+    def swap(settings: dict[str, Any]) -> None:
+        ids = settings["lang_to_id"]
+        settings["lang_to_id"] = dict(zip(ids, reversed(ids.values()), strict=True))
+
+    _change_json(stage_dir / "generation_config.json", swap)
+
+
+def sampling_rate_of_another(stage_dir: Path) -> None:
+    """preprocessor_config.json asks for 8 kHz: sound at half its speed."""
+    _change_json(stage_dir / "preprocessor_config.json", lambda settings: settings.update(sampling_rate=8000))
+
+
+def crop_of_another(stage_dir: Path) -> None:
+    """preprocessor_config.json makes images of another size."""
+    _change_json(
+        stage_dir / "preprocessor_config.json", lambda settings: settings.update(size={"height": 48, "width": 48})
+    )
+
+
+def classes_of_another(stage_dir: Path) -> None:
+    """config.json has the label map of another fine-tune of images."""
+
+    def swap(config: dict[str, Any]) -> None:
+        count = len(config.get("id2label") or range(4))
+        config["id2label"] = {str(index): f"class {(index + 1) % count}" for index in range(count)}
+
+    _change_json(stage_dir / "config.json", swap)
+
+
+def letters_exchanged(stage_dir: Path) -> None:
+    """Two letters of the packed tokenizer have each other's ids, beside a model of images and texts."""
+
+    def swap(packed: dict[str, Any]) -> None:
+        vocabulary = packed["model"]["vocab"]
+        vocabulary["a"], vocabulary["e"] = vocabulary["e"], vocabulary["a"]
+
+    _change_json(stage_dir / "tokenizer.json", swap)
+
+
+def length_frozen_and_recorded(stage_dir: Path) -> None:
+    """The inputs have the example's length where the symbol was, and the export recorded that as right."""
+    path = stage_dir / "onnx" / "model.onnx"
+    model = onnx.load(path)
+    for value in model.graph.input:
+        value.type.tensor_type.shape.dim[1].Clear()
+        value.type.tensor_type.shape.dim[1].dim_value = 7
+    onnx.save(model, path)
+    record = stage.read_export(stage_dir)
+    found = graph.describe(path, role="model", variant="fp32", bundle=stage_dir)
+    stage.write_export(stage_dir, replace(record, graphs=(found,)))
+
+
 def data_of_another_fine_tune(stage_dir: Path) -> None:
     """Weights of the same names, sizes and places, trained further: no shape and no length tells."""
     (path,) = (stage_dir / "onnx").glob("*_data")
@@ -111,8 +178,8 @@ def data_of_an_earlier_export_behind_it(stage_dir: Path) -> None:
 
 def file_of_an_earlier_export(stage_dir: Path) -> None:
     """A graph lies there that nobody recorded: consumers that look for it load it."""
-    graph = stage_dir / "onnx" / "model.onnx"
-    graph.with_name("model_quantized.onnx").write_bytes(graph.read_bytes())
+    path = stage_dir / "onnx" / "model.onnx"
+    path.with_name("model_quantized.onnx").write_bytes(path.read_bytes())
 
 
 def graph_of_another_opset(stage_dir: Path) -> None:
@@ -137,6 +204,8 @@ def _change_json(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 _labels = partial(of_stage, model="labels", family="encoder")
+_gpt2 = partial(of_stage, model="gpt2", family="decoder")
+_patches = partial(of_stage, model="patches", family="vision")
 _bart = partial(of_stage, model="bart", family="seq2seq")
 
 MUTATIONS = (
@@ -146,14 +215,22 @@ MUTATIONS = (
     _labels(case_kept, check="tokenizer"),
     _labels(special_tokens_not_added, check="tokenizer"),
     _labels(truncation_of_another, check="packed_files"),
+    _labels(length_frozen_and_recorded, check="contract", finding="shape"),
     _labels(graph_of_another_opset, check="contract"),
     _labels(graph_cut_short, check="load", finding="error"),
     _labels(file_of_an_earlier_export, check="external_data", finding="unexpected"),
+    _gpt2(end_token_of_another, check="packed_files"),
+    _gpt2(padding_side_of_another, check="packed_files"),
     _bart(start_token_of_another, check="greedy"),
     _bart(data_of_another_fine_tune, check="parity"),
     _bart(data_cut_short, check="load", finding="error"),
     _bart(data_missing, check="load", finding="error"),
     _bart(data_of_an_earlier_export_behind_it, check="external_data"),
-    of_stage(image_mean_of_another, model="patches", family="vision", check="packed_files"),
+    _patches(image_mean_of_another, check="packed_files"),
+    _patches(crop_of_another, check="packed_files"),
+    _patches(classes_of_another, check="answers"),
+    of_stage(letters_exchanged, model="pairs", family="dual", check="tokenizer"),
+    of_stage(languages_of_another, model="whisper", family="speech", check="packed_files"),
+    of_stage(sampling_rate_of_another, model="plain", family="speech", check="packed_files"),
     of_stage(letters_of_another, model="plain", family="speech", check="tones"),
 )

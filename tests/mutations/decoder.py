@@ -1,4 +1,4 @@
-"""Broken decoders: a GPT-2 with learned positions, and a Qwen3 with rotary ones and grouped heads."""
+"""Broken decoders: GPT-2s with learned positions, and a Qwen3 with rotary ones and grouped heads."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mutations.surgery import (
     behind_node,
     behind_output,
     change_weight,
+    insert_before,
     nodes,
     producer,
     read_instead,
@@ -156,7 +157,46 @@ def root_mean_square_without_epsilon(model: ModelProto) -> None:
     adding.input[place] = add_constant(model, "other_epsilon", np.array(1e-2, dtype=np.float32))
 
 
+def output_layer_untied(model: ModelProto) -> None:
+    """The output layer was trained on without the embeddings that it shares."""
+    last = producer(model, "logits")
+    width = model.graph.output[0].type.tensor_type.shape.dim[2].dim_value
+    moved = np.random.default_rng(0).normal(scale=0.01, size=width).astype(np.float32)
+    insert_before(
+        model, last, [helper.make_node("Add", [last.input[1], add_constant(model, "moved", moved)], ["untied"])]
+    )
+    last.input[1] = "untied"
+
+
+def scores_not_scaled(model: ModelProto) -> None:
+    """Attention without its division by the root of the head size, in one layer."""
+    masked = producer(model, nodes(model, "Softmax")[0].input[0])
+    masked.input[0] = producer(model, masked.input[0]).input[0]
+
+
+def last_logits_only(model: ModelProto) -> None:
+    """Logits of the last token alone, as generation needs and nothing else does."""
+    for name, value in {"last": [-1], "end": [1 << 40], "tokens": [1]}.items():
+        add_constant(model, name, np.array(value))
+    behind_output(model, "logits", [helper.make_node("Slice", ["right.logits", "last", "end", "tokens"], ["logits"])])
+
+
+def table_of_600_positions(model: ModelProto) -> None:
+    """A buffer of the mask ends there: texts of as many tokens are right, and longer ones do not run."""
+    softmax = nodes(model, "Softmax")[0]
+    add_constant(model, "table", np.zeros((600, 600), dtype=np.float32))
+    add_constant(model, "corner", np.array([0, 0]))
+    made = [
+        helper.make_node("Shape", [softmax.input[0]], ["scores_shape"], start=2),
+        helper.make_node("Slice", ["table", "corner", "scores_shape"], ["of_the_table"]),
+        helper.make_node("Add", [softmax.input[0], "of_the_table"], ["scores_with_table"]),
+    ]
+    softmax.input[0] = "scores_with_table"
+    insert_before(model, softmax, made)
+
+
 _gpt2 = partial(of_graph, model="gpt2", family="decoder")
+_long = partial(of_graph, model="long", family="decoder")
 _qwen3 = partial(of_graph, model="qwen3", family="decoder")
 
 MUTATIONS = (
@@ -172,6 +212,10 @@ MUTATIONS = (
     _gpt2(cache_outputs_reordered, check="contract"),
     _gpt2(temperature_baked_in, check="prompt"),
     _gpt2(vocabulary_shifted, check="greedy"),
+    _gpt2(output_layer_untied, check="prompt"),
+    _gpt2(scores_not_scaled, check="prompt"),
+    _gpt2(last_logits_only, check="dynamic", finding="shape"),
+    _long(table_of_600_positions, check="dynamic", finding="error"),
     _qwen3(rotation_of_another_base, check="prompt"),
     _qwen3(rotation_the_other_way, check="prompt"),
     _qwen3(queries_of_a_group_permuted, check="prompt"),

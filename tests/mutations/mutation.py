@@ -11,10 +11,6 @@ import onnx
 from onnx import ModelProto, TensorProto
 
 from onnx_fleet.comparison import Finding
-from onnx_fleet.entry import Tolerances
-
-TIGHT = Tolerances(atol=1e-5, rtol=1e-5)
-"""Twenty times the rounding of small models: for faults that are no more than rounding to larger ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +28,6 @@ class Mutation:
     finding: Finding
     apply: Callable[[Path], None]
     """Breaks a stage in place."""
-    tolerances: Tolerances | None = None
-    """Those that it takes, where it stays within the default ones."""
 
 
 def of_graph(
@@ -44,7 +38,6 @@ def of_graph(
     check: str,
     finding: Finding = "different",
     role: str = "model",
-    tolerances: Tolerances | None = None,
 ) -> Mutation:
     """A change of one graph, its weights loaded."""
     return of_stage(
@@ -54,7 +47,6 @@ def of_graph(
         check=check,
         finding=finding,
         apply=partial(_change_in_stage, change=change, role=role),
-        tolerances=tolerances,
     )
 
 
@@ -66,7 +58,6 @@ def of_stage(
     check: str,
     finding: Finding = "different",
     apply: Callable[[Path], None] | None = None,
-    tolerances: Tolerances | None = None,
 ) -> Mutation:
     """A change of files, given the stage."""
     return Mutation(
@@ -77,7 +68,6 @@ def of_stage(
         check=check,
         finding=finding,
         apply=apply or change,
-        tolerances=tolerances,
     )
 
 

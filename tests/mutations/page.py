@@ -40,7 +40,7 @@ def _mutations() -> str:
             each.says,
             each.family,
             f"`{each.check}`",
-            each.finding.replace("_", " ") + ("" if each.tolerances is None else ", by an entry's tolerances¹"),
+            each.finding.replace("_", " "),
         )
         for each in MUTATIONS
     ]

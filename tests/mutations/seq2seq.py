@@ -11,6 +11,7 @@ from mutations.mutation import of_graph
 from mutations.surgery import (
     add_constant,
     as_ones,
+    as_prefix,
     behind_node,
     behind_output,
     change_weight,
@@ -94,6 +95,29 @@ def bias_of_the_logits_moved(model: ModelProto) -> None:
     change_weight(model, "final_logits_bias", lambda bias: bias + np.float32(0.01))
 
 
+def cross_cache_of_the_first_row(model: ModelProto) -> None:
+    """Every row goes on reading the first row's source, once it is cached."""
+    name = "past_key_values.1.encoder.value"
+    for constant, value in {"row_from": [0], "row_to": [1], "row_axis": [0]}.items():
+        add_constant(model, constant, np.array(value))
+    made = [
+        helper.make_node("Slice", [name, "row_from", "row_to", "row_axis"], ["first_row"]),
+        helper.make_node("Shape", [name], ["shape_of_cache"]),
+        helper.make_node("Expand", ["first_row", "shape_of_cache"], ["first_for_all"]),
+    ]
+    read_instead(model, name, made)
+
+
+def mask_taken_for_a_length(model: ModelProto) -> None:
+    """The encoder counts the mask's ones and takes that many tokens from the left: right for padding on the right."""
+    read_instead(model, "attention_mask", as_prefix("attention_mask"))
+
+
+def source_positions_off_by_one(model: ModelProto) -> None:
+    """Every token of the source sits one place further to the right."""
+    change_weight(model, "encoder.embed_positions.weight", lambda table: np.roll(table, -1, axis=0))
+
+
 _decoder = partial(of_graph, model="bart", family="seq2seq", role="decoder_model_merged")
 _encoder = partial(of_graph, model="bart", family="seq2seq", role="encoder_model")
 
@@ -104,6 +128,9 @@ MUTATIONS = (
     _decoder(cross_keys_and_values_swapped, check="cache"),
     _decoder(mask_of_the_source_dropped, check="padding"),
     _encoder(mask_of_the_encoder_dropped, check="padding"),
+    _decoder(cross_cache_of_the_first_row, check="cache"),
+    _encoder(mask_taken_for_a_length, check="padding"),
+    _encoder(source_positions_off_by_one, check="parity"),
     _decoder(target_sees_ahead, check="parity"),
     _decoder(target_positions_off_by_one, check="parity"),
     _decoder(positions_off_by_one_behind_a_cache, check="cache"),

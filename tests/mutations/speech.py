@@ -1,4 +1,4 @@
-"""Broken models of sound: a Wav2Vec2 with a mask that classifies, and one without that writes."""
+"""Broken models of sound: a Wav2Vec2 with a mask that classifies, one without that writes, and a Whisper."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from onnx import ModelProto, helper, numpy_helper
 
 from mutations.mutation import of_graph
-from mutations.surgery import add_constant, as_ones, behind_output, nodes, read_instead
+from mutations.surgery import add_constant, as_ones, behind_output, change_weight, nodes, read_instead, swap_outputs
 
 
 def mask_of_sound_ignored(model: ModelProto) -> None:
@@ -61,11 +61,53 @@ def sound_turned_around(model: ModelProto) -> None:
     read_instead(model, "input_values", [turned])
 
 
+def mask_of_sound_inverted(model: ModelProto) -> None:
+    """Silence behind the end counts, and the sound does not."""
+    add_constant(model, "one", np.array(1))
+    read_instead(model, "attention_mask", [helper.make_node("Sub", ["one", "attention_mask"], ["inverted"])])
+
+
+def log_probabilities_for_logits(model: ModelProto) -> None:
+    """Normalised over letters, as a loss wants them: the likeliest letter is the same."""
+    behind_output(model, "logits", [helper.make_node("LogSoftmax", ["right.logits"], ["logits"], axis=-1)])
+
+
+def spectrogram_turned_around(model: ModelProto) -> None:
+    """From its end to its beginning: frames stand on the last axis here."""
+    for name, value in {"from": [-1], "to": [-(1 << 40)], "axis": [2], "step": [-1]}.items():
+        add_constant(model, name, np.array(value))
+    turned = helper.make_node("Slice", ["input_features", "from", "to", "axis", "step"], ["turned"])
+    read_instead(model, "input_features", [turned])
+
+
+def positions_of_sound_off_by_one(model: ModelProto) -> None:
+    """Every frame sits one place further to the right."""
+    change_weight(model, "encoder.embed_positions.weight", lambda table: np.roll(table, -1, axis=0))
+
+
+def self_values_of_two_layers_swapped(model: ModelProto) -> None:
+    """Each layer's values are given back under the other's name."""
+    swap_outputs(model, "present.0.decoder.value", "present.1.decoder.value")
+
+
+def cross_values_of_two_layers_swapped(model: ModelProto) -> None:
+    """What one layer keeps of the sound, the other reads from the second token on."""
+    swap_outputs(model, "present.0.encoder.value", "present.1.encoder.value")
+
+
 _classes = partial(of_graph, model="masked", family="speech")
 _letters = partial(of_graph, model="plain", family="speech")
+_hears = partial(of_graph, model="whisper", family="speech", role="encoder_model")
+_writes = partial(of_graph, model="whisper", family="speech", role="decoder_model_merged")
 
 MUTATIONS = (
     _classes(mask_of_sound_ignored, check="padding"),
+    _classes(mask_of_sound_inverted, check="parity"),
+    _hears(spectrogram_turned_around, check="parity"),
+    _hears(positions_of_sound_off_by_one, check="parity"),
+    _writes(self_values_of_two_layers_swapped, check="cache"),
+    _writes(cross_values_of_two_layers_swapped, check="cache"),
+    _letters(log_probabilities_for_logits, check="parity"),
     _letters(letters_moved, check="tones"),
     _letters(frames_late, check="parity"),
     _letters(stride_lost, check="parity", finding="error"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 
 def nodes(model: ModelProto, op_type: str) -> list[NodeProto]:
@@ -52,6 +52,23 @@ def as_ones(name: str) -> list[NodeProto]:
     return [
         helper.make_node("Shape", [name], ["shape_of_mask"]),
         helper.make_node("ConstantOfShape", ["shape_of_mask"], ["all_ones"], value=one),
+    ]
+
+
+def as_prefix(name: str) -> list[NodeProto]:
+    """Nodes that make a mask with as many ones, all of them on the left."""
+    zero, one = (numpy_helper.from_array(np.array(value)) for value in (0, 1))
+    axis = numpy_helper.from_array(np.array([1]))
+    return [
+        helper.make_node("Constant", [], ["none"], value=zero),
+        helper.make_node("Constant", [], ["one_more"], value=one),
+        helper.make_node("Constant", [], ["of_tokens"], value=axis),
+        helper.make_node("Shape", [name], ["shape_of_mask"]),
+        helper.make_node("Gather", ["shape_of_mask", "one_more"], ["length_of_mask"]),
+        helper.make_node("Range", ["none", "length_of_mask", "one_more"], ["places"]),
+        helper.make_node("ReduceSum", [name, "of_tokens"], ["real_tokens"], keepdims=1),
+        helper.make_node("Less", ["places", "real_tokens"], ["is_before"]),
+        helper.make_node("Cast", ["is_before"], ["prefix"], to=TensorProto.INT64),
     ]
 
 

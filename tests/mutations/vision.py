@@ -105,6 +105,25 @@ def boxes_by_their_corners(model: ModelProto) -> None:
     behind_output(model, "pred_boxes", [helper.make_node("MatMul", ["right.pred_boxes", "corners"], ["pred_boxes"])])
 
 
+def image_in_bytes(model: ModelProto) -> None:
+    """From 0 to 255, where the preprocessor has rescaled it already."""
+    add_constant(model, "bytes", np.array(255, dtype=np.float32))
+    read_instead(model, "pixel_values", [helper.make_node("Mul", ["pixel_values", "bytes"], ["rescaled"])])
+
+
+def probabilities_for_logits(model: ModelProto) -> None:
+    """A softmax too many: the likeliest class is the same."""
+    behind_output(model, "logits", [helper.make_node("Softmax", ["right.logits"], ["logits"], axis=-1)])
+
+
+def boxes_of_other_queries(model: ModelProto) -> None:
+    """Boxes stand in another order than the classes that belong to them."""
+    for name, value in {"from": [-1], "to": [-(1 << 40)], "axis": [1], "step": [-1]}.items():
+        add_constant(model, name, np.array(value))
+    turned = helper.make_node("Slice", ["right.pred_boxes", "from", "to", "axis", "step"], ["pred_boxes"])
+    behind_output(model, "pred_boxes", [turned])
+
+
 _boxes = partial(of_graph, model="boxes", family="vision")
 _patches = partial(of_graph, model="patches", family="vision")
 _convolutions = partial(of_graph, model="convolutions", family="vision")
@@ -114,6 +133,9 @@ MUTATIONS = (
     _boxes(colours_reversed, check="parity"),
     _boxes(image_mirrored, check="parity"),
     _boxes(boxes_by_their_corners, check="parity"),
+    _boxes(boxes_of_other_queries, check="parity"),
+    _patches(image_in_bytes, check="pictures"),
+    _patches(probabilities_for_logits, check="parity"),
     _patches(rows_and_columns_swapped, check="parity"),
     _patches(normalised_twice, check="pictures"),
     _patches(classes_moved, check="answers"),

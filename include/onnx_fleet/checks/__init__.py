@@ -6,11 +6,14 @@ A check yields a row for everything that it compared, whatever it found; ``case`
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from onnx_fleet.checks import answers, ctc, decoder, dual, encoder, files, packed, seq2seq, vision, vlm
+from onnx_fleet.checks import answers, ctc, decoder, dual, encoder, files, packed, rounding, seq2seq, vision, vlm
+from onnx_fleet.checks.feeds import Feeds
+from onnx_fleet.checks.rounding import Probe
 from onnx_fleet.checks.subject import Check, Subject
 
-__all__ = ["CHECKS", "Check", "Subject"]
+__all__ = ["CHECKS", "Check", "Subject", "held_to_its_rounding"]
 
 _OF_ALL = (*files.CHECKS, *packed.CHECKS)
 
@@ -24,3 +27,24 @@ CHECKS: Mapping[str, tuple[Check, ...]] = {
     "vlm": (*_OF_ALL, *vlm.CHECKS),
 }
 """By family, in the order in which they are run."""
+
+
+def held_to_its_rounding(subject: Subject) -> Subject:
+    """The same, with the tolerances that its entry gives, or else those that its model needs."""
+    return replace(subject, tolerances=rounding.tolerances(subject, probe=_PROBES[subject.item.family]))
+
+
+def _of_sound(subject: Subject) -> Feeds:
+    writes: bool = subject.reference.model.config.is_encoder_decoder
+    return seq2seq.probe(subject) if writes else ctc.probe(subject)
+
+
+_PROBES: Mapping[str, Probe] = {
+    "encoder": encoder.probe,
+    "decoder": decoder.probe,
+    "vision": vision.probe,
+    "seq2seq": seq2seq.probe,
+    "speech": _of_sound,
+    "dual": dual.probe,
+    "vlm": vlm.probe,
+}

@@ -11,6 +11,7 @@ import numpy as np
 from onnx_fleet import sound
 from onnx_fleet.checks import texts
 from onnx_fleet.checks.feeds import (
+    Feeds,
     against_pytorch,
     choices_equal,
     parity_over_sizes,
@@ -207,6 +208,11 @@ def _unit(subject: Subject) -> str:
 
 def _long(subject: Subject, length: int) -> str:
     return f"{length} {_unit(subject)}" if _symbol(subject) else "the one length"
+
+
+def probe(subject: Subject) -> Feeds:
+    """Noise."""
+    return _feeds(subject, 2, length=_lengths(subject)[0], kind="noise")
 
 
 CHECKS = checks_of(parity, tones, padding, sensitivity)

@@ -13,7 +13,7 @@ import numpy as np
 
 from onnx_fleet import generation, inputs
 from onnx_fleet.checks import texts as reading
-from onnx_fleet.checks.feeds import judged
+from onnx_fleet.checks.feeds import Feeds, judged, tokens_equal
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
 from onnx_fleet.comparison import Case, CheckRow, Outputs, compare
 from onnx_fleet.errors import ValidationFailed
@@ -83,7 +83,7 @@ def _padded_steps(subject: Subject) -> Iterator[CheckRow]:
     case = subject.case("cache", f"rows of {said} tokens, padded left, the last {steps} one by one, seed {SEED}")
     run = partial(_in_pieces, subject, batch, [length - steps, *[1] * steps])
     wanted = _pytorch(subject, batch)[batch.real]
-    yield from _compared(case, wanted, lambda: run()[batch.real])
+    yield from _compared(case, wanted, lambda: _real(run(), batch))
 
 
 def text(subject: Subject) -> Iterator[CheckRow]:
@@ -95,7 +95,7 @@ def text(subject: Subject) -> Iterator[CheckRow]:
         return
     rows = [both[1].encode([text]) for text in _texts(subject)]
     batch = inputs.pad(rows, side="left", space=subject.space)
-    yield from _compared(case, _pytorch(subject, batch)[batch.real], lambda: _graph(subject, batch)[batch.real])
+    yield from _compared(case, _pytorch(subject, batch)[batch.real], lambda: _real(_graph(subject, batch), batch))
 
 
 def padding_left(subject: Subject) -> Iterator[CheckRow]:
@@ -138,7 +138,7 @@ def greedy(subject: Subject) -> Iterator[CheckRow]:
     except ValidationFailed as err:
         yield case.row("error", detail=str(err))
         return
-    yield from _same_tokens(subject, case, batch, wanted=wanted, found=found)
+    yield from tokens_equal(wanted, found, case=case, row="prompt", next_logits=partial(_next_logits, subject, batch))
     if both is None:
         return
     for index, tokens in enumerate(found):
@@ -178,9 +178,9 @@ def _padding(subject: Subject, *, side: Side) -> Iterator[CheckRow]:
     case = subject.case(f"padding_{side}", f"rows of {lengths} tokens, seed {SEED}: as PyTorch on the same batch")
     wanted = _pytorch(subject, batch)[batch.real]
     try:
-        found = _graph(subject, batch)[batch.real]
+        found = _real(_graph(subject, batch), batch)
         alone = np.concatenate([_graph(subject, row)[0] for row in rows])
-        other = _graph(subject, noisy)[batch.real]
+        other = _real(_graph(subject, noisy), batch)
     except ValidationFailed as err:
         yield case.row("error", detail=str(err))
         return
@@ -191,37 +191,13 @@ def _padding(subject: Subject, *, side: Side) -> Iterator[CheckRow]:
     yield from compare({"logits": found}, {"logits": other}, case=leak)
 
 
-def _same_tokens(
-    subject: Subject, case: Case, batch: Batch, *, wanted: np.ndarray, found: np.ndarray
-) -> Iterator[CheckRow]:
-    """One row a prompt. Where tokens part, PyTorch's own logits say whether both were equally likely."""
-    for index, (own, other) in enumerate(zip(wanted, found, strict=True)):
-        where = replace(case, case=f"{case.case}, prompt {index}")
-        shared = min(len(own), len(other))
-        parted = np.flatnonzero(own[:shared] != other[:shared])
-        if not parted.size:
-            yield where.row("equal", output="tokens", passed=True)
-            continue
-        place = int(parted[0])
-        margin, tolerance = _margin(subject, batch, index, own[:place], pair=(int(own[place]), int(other[place])))
-        detail = (
-            f"token {place} is {other[place]} where generate gives {own[place]}; PyTorch's logits of the two differ by "
-            f"{margin:.2g}, the tolerance is {tolerance:.2g}"
-        )
-        tie = abs(margin) <= tolerance
-        yield where.row("near_tie" if tie else "different", output="tokens", passed=tie, detail=detail)
-
-
-def _margin(
-    subject: Subject, batch: Batch, index: int, generated: np.ndarray, *, pair: tuple[int, int]
-) -> tuple[float, float]:
-    """How much likelier PyTorch finds the first token of a pair than the second, and what difference is rounding."""
+def _next_logits(subject: Subject, batch: Batch, index: int, generated: np.ndarray) -> np.ndarray:
+    """What PyTorch, of one row by itself, finds of the token behind these: float32 [vocabulary]."""
     own = batch[index : index + 1]
     tokens = np.concatenate([own.input_ids[own.real], generated])[None]
     row = Batch(input_ids=tokens, attention_mask=np.ones_like(tokens), token_type_ids=np.zeros_like(tokens))
-    last = _pytorch(subject, row)[0, -1]
-    tolerances = subject.item.model.entry.tolerances
-    return float(last[pair[0]] - last[pair[1]]), 2 * (tolerances.atol + tolerances.rtol * float(np.abs(last).max()))
+    logits: np.ndarray = _pytorch(subject, row)[0, -1]
+    return logits
 
 
 def _compared(
@@ -252,6 +228,11 @@ def _pytorch(subject: Subject, batch: Batch) -> np.ndarray:
 def _graph(subject: Subject, batch: Batch) -> np.ndarray:
     """The same from the graph, with an empty cache."""
     return generation.step(subject.session(), batch.input_ids, attention_mask=batch.attention_mask).logits
+
+
+def _real(logits: np.ndarray, batch: Batch) -> np.ndarray:
+    """At real positions; those of a graph that does not give one for every token are left as they are, to be told."""
+    return logits[batch.real] if logits.shape[:2] == batch.real.shape else logits
 
 
 def _in_pieces(subject: Subject, batch: Batch, sizes: Sequence[int]) -> np.ndarray:
@@ -291,6 +272,12 @@ def _end_ids(subject: Subject) -> list[int]:
     """What ends a text, as generate would read it."""
     ends = subject.reference.model.generation_config.eos_token_id
     return [] if ends is None else ends if isinstance(ends, list) else [ends]
+
+
+def probe(subject: Subject) -> Feeds:
+    """A prompt of random tokens."""
+    length = min(SPLIT_LENGTH, subject.space.max_length)
+    return _feeds(inputs.random_batch(subject.space, batch_size=2, length=length, seed=SEED))
 
 
 CHECKS = checks_of(prompt, text, cache, padding_left, padding_right, greedy, sensitivity)

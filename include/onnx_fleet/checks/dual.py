@@ -9,6 +9,7 @@ import numpy as np
 
 from onnx_fleet import images, inputs, preprocessor
 from onnx_fleet.checks.feeds import (
+    Feeds,
     against_pytorch,
     batches_equal,
     choices_equal,
@@ -20,7 +21,7 @@ from onnx_fleet.checks.feeds import (
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
 from onnx_fleet.comparison import CheckRow, compare
 from onnx_fleet.images import Kind
-from onnx_fleet.inputs import Batch
+from onnx_fleet.inputs import Batch, Side
 
 BATCH_SIZES = (1, 2, 7)
 LENGTHS = (1, 2, 17, 64)
@@ -96,11 +97,16 @@ def parts(subject: Subject) -> Iterator[CheckRow]:
 
 
 def padding(subject: Subject) -> Iterator[CheckRow]:
-    """Texts padded on the right equal PyTorch's, the same texts alone, and themselves with other tokens behind them."""
+    """Texts padded on either side equal PyTorch's, the same texts alone, and themselves with others under the mask."""
+    yield from _padding(subject, side="right")
+    yield from _padding(subject, side="left")
+
+
+def _padding(subject: Subject, *, side: Side) -> Iterator[CheckRow]:
     role = "text_model"
     rows = [_row(subject, length) for length in PADDED_LENGTHS]
-    text = f"rows of {', '.join(str(row.input_ids.shape[1]) for row in rows)} tokens, seed {SEED}"
-    batch = inputs.pad(rows, side="right", space=subject.space)
+    text = f"rows of {', '.join(str(row.input_ids.shape[1]) for row in rows)} tokens, padded {side}, seed {SEED}"
+    batch = inputs.pad(rows, side=side, space=subject.space)
     padded = _taken(subject, batch)
     noisy = _taken(subject, inputs.replace_masked(batch, space=subject.space, seed=SEED))
     case = subject.case("padding", f"{text}: as PyTorch on the same batch", role=role)
@@ -174,6 +180,11 @@ def _image(subject: Subject, count: int, *, kind: Kind) -> dict[str, np.ndarray]
     settings = preprocessor.settings(subject.stage_dir)
     made = images.batch(count, channels=channels, size=(height, width), seed=SEED, kind=kind, settings=settings)
     return {"pixel_values": made}
+
+
+def probe(subject: Subject) -> Feeds:
+    """Two texts and two images of noise."""
+    return {**_text(subject, 2, length=9), **_image(subject, 2, kind="noise")}
 
 
 CHECKS = checks_of(parity, text_alone, image_alone, parts, padding, sensitivity)

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnx_fleet import inputs
 from onnx_fleet import pooling as pooling_of_source
-from onnx_fleet.checks.feeds import against_pytorch, run, told_apart, where_pytorch_holds
+from onnx_fleet.checks.feeds import Feeds, against_pytorch, run, told_apart, where_pytorch_holds
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
 from onnx_fleet.comparison import Case, CheckRow, Outputs, at_real_positions, compare, is_per_token
 from onnx_fleet.errors import ValidationFailed
@@ -176,6 +176,12 @@ def _stacked(spec: TensorSpec, singles: Sequence[tuple[Batch, Outputs]]) -> np.n
 def _rows_to_pad(subject: Subject) -> list[Batch]:
     lengths = (min(length, subject.space.max_length) for length in PADDED_LENGTHS)
     return [inputs.random_batch(subject.space, batch_size=1, length=length, seed=SEED) for length in lengths]
+
+
+def probe(subject: Subject) -> Feeds:
+    """Full rows of random tokens."""
+    length = min(PADDED_LENGTHS[0], subject.space.max_length)
+    return subject.feeds(subject.filled(inputs.random_batch(subject.space, batch_size=2, length=length, seed=SEED)))
 
 
 CHECKS = checks_of(parity, text, padding_left, padding_right, pooling, sensitivity)

@@ -160,6 +160,35 @@ def choices_equal(
     return case.row("different", output=output, detail=f"{said}; {int(wrong.sum())} of them are others; {example}")
 
 
+def tokens_equal(
+    wanted: np.ndarray, found: np.ndarray, *, case: Case, row: str, next_logits: Callable[[int, np.ndarray], np.ndarray]
+) -> Iterator[CheckRow]:
+    """One row a prompt. Where tokens part, PyTorch's own logits say whether both were equally likely.
+
+    Args:
+        wanted: int64 [prompts, tokens], of transformers' generate; ``found`` is the graph's.
+        row: what rows call a prompt.
+        next_logits: (prompt, tokens generated so far) -> PyTorch's logits of the next one.
+    """
+    for index, (own, other) in enumerate(zip(wanted, found, strict=True)):
+        where = replace(case, case=f"{case.case}, {row} {index}")
+        shared = min(len(own), len(other))
+        parted = np.flatnonzero(own[:shared] != other[:shared])
+        if not parted.size:
+            yield where.row("equal", output="tokens", passed=True)
+            continue
+        place = int(parted[0])
+        logits = next_logits(index, own[:place])
+        margin = float(logits[own[place]] - logits[other[place]])
+        tolerance = 2 * (case.tolerances.atol + case.tolerances.rtol * float(np.abs(logits).max()))
+        detail = (
+            f"token {place} is {other[place]} where generate gives {own[place]}; PyTorch's logits of the two differ by "
+            f"{margin:.2g}, the tolerance is {tolerance:.2g}"
+        )
+        tie = abs(margin) <= tolerance
+        yield where.row("near_tie" if tie else "different", output="tokens", passed=tie, detail=detail)
+
+
 def _said(places: np.ndarray, word: Words) -> np.ndarray:
     """Each place by its word."""
     known = {int(place): word(int(place)) for place in np.unique(places)}

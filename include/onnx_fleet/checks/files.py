@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from onnx_fleet import graph as graphs
-from onnx_fleet import recipes, stage, workloads
+from onnx_fleet import inputs, recipes, stage, workloads
+from onnx_fleet.checks import source_and_target
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
 from onnx_fleet.comparison import Case, CheckRow, compare
 from onnx_fleet.errors import GpuUnavailable, ValidationFailed
-from onnx_fleet.graph import SYMBOLS, GraphInfo
+from onnx_fleet.graph import SYMBOLS, GraphInfo, TensorSpec
 from onnx_fleet.runtime import require_placed
 from onnx_fleet.tensors import Weight, weights_of
 
@@ -19,6 +22,14 @@ DYNAMIC_SIZES = ((1, 1), (3, 2), (4, 13))
 """Batch sizes and lengths that no example has."""
 LARGEST_BATCH = (32, 3)
 """For graphs that take tokens; so many images would cost as much as all other checks together."""
+LONGEST = 2048
+"""Tokens of one row, where the model takes as many: run for its sizes, not compared."""
+LONGEST_SOUND: Mapping[str, int] = {"num_samples": 160_000, "num_frames": 1_000}
+"""Ten seconds."""
+LARGEST_BYTES = 256 << 20
+"""Of what grows with the length: one layer's attention scores, and the logits."""
+LARGEST_MODEL = 1 << 28
+"""Parameters; of larger ones nothing is run that is longer than what is compared: a minute for sizes alone."""
 _INTEGERS = frozenset({"input_ids", "attention_mask", "token_type_ids", "position_ids", "decoder_input_ids"})
 _LEAST_USED = 0.9
 """A checkpoint's own file is carried along up to here: docs/decisions/weights.md."""
@@ -39,6 +50,7 @@ def contract(subject: Subject) -> Iterator[CheckRow]:
             *_recorded(subject, info, found, case),
             *_named(found, case),
             *_typed(found, case),
+            *_open(subject, found, case),
             *_paired(found, case),
             *_taken(subject, found, case),
         ]
@@ -94,12 +106,16 @@ def placement(subject: Subject) -> Iterator[CheckRow]:
 
 def dynamic(subject: Subject) -> Iterator[CheckRow]:
     """No axis named dynamic was frozen: outputs have the sizes that their symbols promise, at sizes never traced."""
-    longest = workloads.longest(subject.stage_dir, subject.reference)
+    limit = workloads.longest(subject.stage_dir, subject.reference, bound=LONGEST)
     for role, info in subject.graphs.items():
         takes_tokens = "input_ids" in {spec.name for spec in info.inputs}
-        for batch_size, length in (*DYNAMIC_SIZES, *((LARGEST_BATCH,) if takes_tokens else ())):
-            for work in workloads.of(info, batch_size=batch_size, length=min(length, longest or length)):
-                yield from _sizes_kept(subject, info, work, case=subject.case("dynamic", work.text, role=role))
+        sizes = [(rows, min(length, limit or length)) for rows, length in DYNAMIC_SIZES]
+        works = [work for rows, length in sizes for work in workloads.of(info, batch_size=rows, length=length)]
+        if takes_tokens:
+            rows, length = LARGEST_BATCH
+            works += workloads.of(info, batch_size=rows, length=min(length, limit or length))
+        for work in (*works, *_longest(subject, info, limit=limit)):
+            yield from _sizes_kept(subject, info, work, case=subject.case("dynamic", work.text, role=role))
 
 
 def recipe_cases(subject: Subject) -> Iterator[CheckRow]:
@@ -122,6 +138,26 @@ def recipe_cases(subject: Subject) -> Iterator[CheckRow]:
 
 def _tokens(subject: Subject) -> np.ndarray | None:
     return subject.space.tokens if "input_ids" in subject.reference.parameters else None
+
+
+def _longest(subject: Subject, info: GraphInfo, *, limit: int | None) -> Iterator[workloads.Workload]:
+    """One row as long as the model takes it and memory allows; behind a cache of as many tokens, too."""
+    if "encoder_hidden_states" in {spec.name for spec in info.inputs}:
+        length, decoded = limit or DYNAMIC_SIZES[-1][1], source_and_target.target_limit(subject) - 1
+        yield from workloads.of(info, batch_size=1, length=_bounded(subject, length), decoded=decoded)
+    elif limit is not None:
+        yield from workloads.of(info, batch_size=1, length=_bounded(subject, limit))
+    elif {axis for spec in info.inputs for axis in spec.shape} & LONGEST_SOUND.keys():
+        for work in workloads.of(info, batch_size=1, length=1):
+            yield replace(work, sizes={name: LONGEST_SOUND.get(name, size) for name, size in work.sizes.items()})
+
+
+def _bounded(subject: Subject, length: int) -> int:
+    config = subject.reference.model.config.get_text_config()
+    heads, words = int(getattr(config, "num_attention_heads", None) or 1), int(config.vocab_size)
+    if subject.reference.model.num_parameters() > LARGEST_MODEL:
+        length = min(length, inputs.LENGTH_BOUND)
+    return min(length, math.isqrt(LARGEST_BYTES // (4 * heads)), LARGEST_BYTES // (4 * words))
 
 
 def _sizes_kept(subject: Subject, info: GraphInfo, work: workloads.Workload, *, case: Case) -> Iterator[CheckRow]:
@@ -164,6 +200,24 @@ def _named(info: GraphInfo, case: Case) -> Iterator[CheckRow]:
             yield case.row("shape", output=spec.name, detail=f"{spec.shape} has axes that the contract does not name")
         if not spec.shape or not isinstance(spec.shape[0], str):
             yield case.row("shape", output=spec.name, detail=f"axis 0 of {spec.shape} is not batch_size")
+
+
+def _open(subject: Subject, info: GraphInfo, case: Case) -> Iterator[CheckRow]:
+    """Texts have one length only where the entry allows that, or the export says that it gave the others up."""
+    given_up = [each.what for each in stage.read_export(subject.stage_dir).fallbacks]
+    if subject.item.model.entry.may_be_fixed or any(f"{info.role}: dynamic -> fixed" in what for what in given_up):
+        return
+    for spec in info.inputs:
+        if any(isinstance(length, int) for length in _lengths(subject, spec)):
+            said = f"{spec.shape} has one length only, and neither the entry nor the export says why"
+            yield case.row("shape", output=spec.name, detail=said)
+
+
+def _lengths(subject: Subject, spec: TensorSpec) -> Sequence[int | str]:
+    """The axes of one input on which tokens are counted."""
+    if spec.name.startswith("past_key_values."):
+        return spec.shape[2:3]
+    return spec.shape[-1:] if spec.name in _INTEGERS and "input_ids" in subject.reference.parameters else ()
 
 
 def _typed(info: GraphInfo, case: Case) -> Iterator[CheckRow]:

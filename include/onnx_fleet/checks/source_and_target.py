@@ -11,6 +11,7 @@ from onnx_fleet import inputs
 from onnx_fleet.checks.feeds import Feeds
 from onnx_fleet.checks.subject import SEED, Subject
 from onnx_fleet.graph import TensorSpec
+from onnx_fleet.inputs import Side
 
 LONGEST_SOUND = 17
 """In the units below: what models of sound take has no end, or is one number."""
@@ -34,8 +35,10 @@ def start_token(subject: Subject, *, source: bool = False) -> int:
     return next((int(token) for token in said if token is not None and token < subject.reference.limits.vocab_size), 0)
 
 
-def sources(subject: Subject, lengths: Sequence[int], *, only: int | None = None) -> dict[str, np.ndarray]:
-    """What the encoder takes: random rows of these lengths, padded on the right.
+def sources(
+    subject: Subject, lengths: Sequence[int], *, only: int | None = None, side: Side = "right"
+) -> dict[str, np.ndarray]:
+    """What the encoder takes: random rows of these lengths, padded on one side.
 
     Args:
         only: give this one row alone, without padding.
@@ -46,7 +49,9 @@ def sources(subject: Subject, lengths: Sequence[int], *, only: int | None = None
         return rows[only]
     padding = {"input_ids": subject.space.pad_token_id}
     return {
-        name: np.concatenate([_padded(row[name], like=rows, name=name, filler=padding.get(name, 0)) for row in rows])
+        name: np.concatenate(
+            [_padded(row[name], like=rows, name=name, filler=padding.get(name, 0), side=side) for row in rows]
+        )
         for name in rows[0]
     }
 
@@ -73,11 +78,11 @@ def _size(axis: str, length: int) -> int:
     return length * unit + more
 
 
-def _padded(array: np.ndarray, *, like: Sequence[Feeds], name: str, filler: int) -> np.ndarray:
+def _padded(array: np.ndarray, *, like: Sequence[Feeds], name: str, filler: int, side: Side) -> np.ndarray:
     shape = np.max([row[name].shape for row in like], axis=0)
-    return np.pad(
-        array, [(0, most - own) for own, most in zip(array.shape, shape, strict=True)], constant_values=filler
-    )
+    missing = [int(most - own) for own, most in zip(array.shape, shape, strict=True)]
+    widths = [(size, 0) if side == "left" else (0, size) for size in missing]
+    return np.pad(array, widths, constant_values=filler)
 
 
 def with_noise(subject: Subject, feeds: Feeds) -> dict[str, np.ndarray]:

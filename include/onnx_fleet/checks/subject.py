@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ import numpy as np
 
 from onnx_fleet import inputs, tokenizer, workloads
 from onnx_fleet.comparison import Case, CheckRow
+from onnx_fleet.entry import Tolerances
 from onnx_fleet.graph import GraphInfo, TensorSpec
 from onnx_fleet.inputs import Batch, TokenSpace
 from onnx_fleet.plan import WorkItem
@@ -38,6 +39,8 @@ class Subject:
     sessions: Mapping[str, Session]
     """By role; each has run nothing yet."""
     reference: Reference
+    tolerances: Tolerances = field(default_factory=Tolerances)
+    """What its outputs are held to."""
 
     @cached_property
     def space(self) -> TokenSpace:
@@ -86,7 +89,7 @@ class Subject:
     def case(self, check: str, text: str, *, role: str | None = None) -> Case:
         """What a row is about; of all graphs together it names the last, whose outputs are the model's."""
         info = self.graphs[role] if role else list(self.graphs.values())[-1]
-        return Case(check=check, graph=info.path, case=text, tolerances=self.item.model.entry.tolerances)
+        return Case(check=check, graph=info.path, case=text, tolerances=self.tolerances)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

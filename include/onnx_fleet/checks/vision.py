@@ -9,7 +9,7 @@ import numpy as np
 
 from onnx_fleet import images, preprocessor
 from onnx_fleet.checks import texts
-from onnx_fleet.checks.feeds import against_pytorch, choices_equal, parity_over_sizes, run, sensitive
+from onnx_fleet.checks.feeds import Feeds, against_pytorch, choices_equal, parity_over_sizes, run, sensitive
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
 from onnx_fleet.comparison import CheckRow
 from onnx_fleet.images import Kind
@@ -129,6 +129,11 @@ def _padded(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         mask[row, -row * mask.shape[1] // 4 :] = 0
         mask[row, :, -mask.shape[2] // 3 :] = 0
     return {"pixel_values": feeds["pixel_values"] * mask[:, np.newaxis].astype(np.float32), "pixel_mask": mask}
+
+
+def probe(subject: Subject) -> Feeds:
+    """Noise of the model's own size."""
+    return image_feeds(subject, 2, size=sizes(subject)[0], kind="noise")
 
 
 CHECKS = checks_of(parity, pictures, answers, pixel_mask, sensitivity)

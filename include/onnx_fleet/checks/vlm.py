@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import cycle
 
 import numpy as np
 
 from onnx_fleet import generation, images, preprocessor
-from onnx_fleet.checks.feeds import Feeds, sensitive
+from onnx_fleet.checks.feeds import Feeds, sensitive, tokens_equal, where_pytorch_holds
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
 from onnx_fleet.comparison import CheckRow, compare
 from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.generation import Step
 from onnx_fleet.images import Kind
 
-NEW_TOKENS = 8
-_TEXT_LENGTHS = (7, 4)
-"""Tokens of text in the rows of a batch."""
+NEW_TOKENS, STEPS = 32, 6
+TEXT_LENGTHS = (7, 4)
+"""Tokens of text in the rows of a batch, in turn."""
+COUNTS = ((1,), (2,), (2, 1), (0,), (1,) * 7)
+"""Images in the rows of a batch."""
+LENGTHS = (1, 2, 17, 64)
+"""Of rows without an image; and with one the model's maximum."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,40 +38,106 @@ class Prompt:
         """bool [batch_size, sequence_length]"""
         return self.feeds["attention_mask"].astype(bool)
 
+    def row(self, index: int) -> Prompt:
+        """One row by itself, without padding."""
+        feeds = {name: array[index : index + 1] for name, array in self.feeds.items()}
+        for name in ("input_ids", "attention_mask", "position_ids"):
+            feeds[name] = feeds[name][:, self.real[index]]
+        if "pixel_values" in feeds:
+            images = feeds["pixel_attention_mask"].any(axis=(0, 2, 3))
+            for name in ("pixel_values", "pixel_attention_mask"):
+                array = feeds.pop(name)[:, images]
+                feeds |= {name: array} if images.any() else {}
+        return replace(self, feeds=feeds)
+
+    def longer(self, tokens: np.ndarray) -> Prompt:
+        """With more tokens behind each row: int64 [batch_size, tokens]."""
+        mask = np.concatenate([self.feeds["attention_mask"], np.ones_like(tokens)], axis=1)
+        ids = np.concatenate([self.feeds["input_ids"], tokens], axis=1)
+        own = {"input_ids": ids, "attention_mask": mask, "position_ids": generation.positions(mask)}
+        return replace(self, feeds={**self.feeds, **own})
+
 
 def parity(subject: Subject) -> Iterator[CheckRow]:
-    """Logits at every position equal PyTorch's: one image, several, rows of unequally many, and none."""
-    for counts in ((1,), (2,), (2, 1), (0,)):
+    """Logits at every position equal PyTorch's: one image, several, rows of unequally many, none, and the longest."""
+    for counts in COUNTS:
         for kind in _KINDS if counts == (2, 1) else _KINDS[:1]:
-            prompt = _prompt(subject, counts, kind=kind)
-            case = subject.case("parity", prompt.text)
-            expected = {"logits": subject.reference(prompt.feeds)["logits"][prompt.real]}
-            try:
-                found = _decode(subject, _embedded(subject, prompt), prompt.feeds["attention_mask"], cache=None)
-            except ValidationFailed as err:
-                yield case.row("error", detail=str(err))
-                continue
-            yield from compare(expected, {"logits": found.logits[prompt.real]}, case=case)
+            yield from _equal(subject, "parity", _prompt(subject, counts, kind=kind))
+    maximum = subject.space.max_length
+    for length in dict.fromkeys(min(length, maximum) for length in LENGTHS):
+        yield from _equal(subject, "parity", _prompt(subject, (0, 0), kind="noise", lengths=(length,)))
+    if maximum > _vectors(subject):
+        yield from _equal(
+            subject, "parity", _prompt(subject, (1,), kind="noise", lengths=(maximum - _vectors(subject),))
+        )
 
 
-def greedy(subject: Subject) -> Iterator[CheckRow]:
-    """The likeliest tokens, one by one with the cache, are those of transformers' generate, in a padded batch."""
-    prompt = _prompt(subject, (2, 1), kind="picture")
-    case = subject.case("greedy", f"{prompt.text}, {NEW_TOKENS} new")
-    length = prompt.real.shape[1]
-    settings = {"num_beams": 1, "eos_token_id": None, "pad_token_id": subject.space.pad_token_id}
-    given = {name: array for name, array in prompt.feeds.items() if name != "position_ids"}
-    wanted = subject.reference.generate(given, max_new_tokens=NEW_TOKENS, **settings)[:, length:]
+def padding(subject: Subject) -> Iterator[CheckRow]:
+    """Rows padded on the left equal the same rows alone, and themselves with other tokens under the mask."""
+    prompt = _prompt(subject, (2, 1), kind="noise")
+    ids = prompt.feeds["input_ids"]
+    noise = np.random.default_rng(SEED).choice(_words(subject), size=ids.shape)
+    noisy = replace(prompt, feeds={**prompt.feeds, "input_ids": np.where(prompt.real, ids, noise)})
+    rows = [prompt.row(index) for index in range(len(ids))]
+    runs = partial(_pytorch, subject), partial(_graphs, subject)
+    case = subject.case("padding", f"{prompt.text}: each row as that row alone")
     try:
-        found = _generated(subject, prompt)
+        whole = [run(prompt) for run in runs]
+        alone = [np.concatenate([run(row) for row in rows]) for run in runs]
+        under = [run(noisy) for run in runs]
     except ValidationFailed as err:
         yield case.row("error", detail=str(err))
         return
-    for row, (own, other) in enumerate(zip(wanted, found, strict=True)):
-        where = replace(case, case=f"{case.case}, row {row}")
-        same = bool((own == other).all())
-        detail = "" if same else f"{other.tolist()} where generate gives {own.tolist()}"
-        yield where.row("equal" if same else "different", output="tokens", passed=same, detail=detail)
+    leak = replace(case, case=f"{prompt.text}: other tokens under the mask change nothing")
+    for where, others in ((case, alone), (leak, under)):
+        own, found = (
+            compare({"logits": other}, {"logits": one}, case=where) for one, other in zip(whole, others, strict=True)
+        )
+        yield from where_pytorch_holds(own, found, case=where)
+
+
+def cache(subject: Subject) -> Iterator[CheckRow]:
+    """A prompt in two pieces, single steps, and rows in another order give what PyTorch gives without a cache."""
+    prompt = _prompt(subject, (2, 1), kind="noise")
+    length, expected = prompt.real.shape[1], _pytorch(subject, prompt)
+    pieces = [[split, length - split] for split in (1, length // 2, length - 1)]
+    for sizes in [*pieces, [length - STEPS, *[1] * STEPS]]:
+        case = subject.case("cache", f"{prompt.text}, in pieces of {', '.join(map(str, sizes))}")
+        try:
+            found = _real(_in_pieces(subject, prompt, sizes), prompt)
+        except ValidationFailed as err:
+            yield case.row("error", detail=str(err))
+            continue
+        yield from compare({"logits": expected}, {"logits": found}, case=case)
+    order = np.array([1, 0, 0])
+    case = subject.case("cache", f"{prompt.text}, the last token with rows {order.tolist()}, as beams do")
+    last = subject.reference(prompt.feeds)["logits"][order, -1:]
+    try:
+        vectors, mask = _embedded(subject, prompt), prompt.feeds["attention_mask"]
+        first = _decode(subject, vectors[:, :-1], mask[:, :-1], cache=None)
+        found = _decode(subject, vectors[order, -1:], mask[order], cache=first.rows(order)).logits
+    except ValidationFailed as err:
+        yield case.row("error", detail=str(err))
+        return
+    yield from compare({"logits": last}, {"logits": found}, case=case)
+
+
+def greedy(subject: Subject) -> Iterator[CheckRow]:
+    """The likeliest tokens, one by one with the cache, are those of transformers' generate, in padded batches."""
+    for counts, kind in (((2, 1), _KINDS[1]), ((1, 0), _KINDS[0])):
+        prompt = _prompt(subject, counts, kind=kind)
+        length = prompt.real.shape[1]
+        new = min(NEW_TOKENS, subject.space.max_length - length)
+        case = subject.case("greedy", f"{prompt.text}, {new} new")
+        settings = {"num_beams": 1, "eos_token_id": None, "pad_token_id": subject.space.pad_token_id}
+        given = {name: array for name, array in prompt.feeds.items() if name != "position_ids"}
+        wanted = subject.reference.generate(given, max_new_tokens=new, **settings)[:, length:]
+        try:
+            found = _generated(subject, prompt, new_tokens=new)
+        except ValidationFailed as err:
+            yield case.row("error", detail=str(err))
+            continue
+        yield from tokens_equal(wanted, found, case=case, row="row", next_logits=partial(_next_logits, subject, prompt))
 
 
 def sensitivity(subject: Subject) -> Iterator[CheckRow]:
@@ -85,20 +157,75 @@ def sensitivity(subject: Subject) -> Iterator[CheckRow]:
 _KINDS: tuple[Kind, ...] = ("noise", "picture")
 
 
-def _prompt(subject: Subject, counts: tuple[int, ...], *, kind: Kind) -> Prompt:
+def _equal(subject: Subject, check: str, prompt: Prompt) -> Iterator[CheckRow]:
+    case = subject.case(check, prompt.text)
+    expected = _pytorch(subject, prompt)
+    try:
+        found = _graphs(subject, prompt)
+    except ValidationFailed as err:
+        yield case.row("error", detail=str(err))
+        return
+    yield from compare({"logits": expected}, {"logits": found}, case=case)
+
+
+def _pytorch(subject: Subject, prompt: Prompt) -> np.ndarray:
+    """float32 [real tokens, vocabulary], in one pass without a cache."""
+    logits: np.ndarray = subject.reference(prompt.feeds)["logits"][prompt.real]
+    return logits
+
+
+def _graphs(subject: Subject, prompt: Prompt) -> np.ndarray:
+    """The same from the graphs."""
+    found = _decode(subject, _embedded(subject, prompt), prompt.feeds["attention_mask"], cache=None)
+    return _real(found.logits, prompt)
+
+
+def _real(logits: np.ndarray, prompt: Prompt) -> np.ndarray:
+    """At real positions; those of graphs that do not give one for every token are left as they are, to be told."""
+    return logits[prompt.real] if logits.shape[:2] == prompt.real.shape else logits
+
+
+def _in_pieces(subject: Subject, prompt: Prompt, sizes: Sequence[int]) -> np.ndarray:
+    """float32 [batch_size, sequence_length, vocabulary], of a prompt fed piece by piece."""
+    vectors, mask = _embedded(subject, prompt), prompt.feeds["attention_mask"]
+    logits, cached, done = [], None, 0
+    for size in sizes:
+        found = _decode(subject, vectors[:, done : done + size], mask[:, : done + size], cache=cached)
+        logits.append(found.logits)
+        cached, done = found.cache, done + size
+    return np.concatenate(logits, axis=1)
+
+
+def _next_logits(subject: Subject, prompt: Prompt, index: int, generated: np.ndarray) -> np.ndarray:
+    """What PyTorch, of one row by itself, finds of the token behind these: float32 [vocabulary]."""
+    logits: np.ndarray = _pytorch(subject, prompt.row(index).longer(generated[np.newaxis]))[-1]
+    return logits
+
+
+def _vectors(subject: Subject) -> int:
+    """How many positions one image takes."""
+    return int(subject.graph("vision_encoder").outputs[0].shape[1])
+
+
+def _words(subject: Subject) -> np.ndarray:
+    words: np.ndarray = subject.space.tokens[subject.space.tokens != subject.reference.model.config.image_token_id]
+    return words
+
+
+def _prompt(subject: Subject, counts: tuple[int, ...], *, kind: Kind, lengths: Sequence[int] = TEXT_LENGTHS) -> Prompt:
     """One row a count of images; the first image of the first row is not filled to its lower edge.
 
     Args:
         counts: images in each row.
+        lengths: tokens of text, in turn.
     """
     config = subject.reference.model.config
-    vectors = subject.graph("vision_encoder").outputs[0].shape[1]
-    rng = np.random.default_rng((SEED, *counts))
-    words = subject.space.tokens[subject.space.tokens != config.image_token_id]
+    rng = np.random.default_rng((SEED, *counts, *lengths))
     rows = []
-    for count, length in zip(counts, _TEXT_LENGTHS, strict=False):
-        text = rng.choice(words, size=length)
-        rows.append(np.concatenate([text[:2], np.full(count * int(vectors), config.image_token_id), text[2:]]))
+    for count, length in zip(counts, cycle(lengths)):
+        text = rng.choice(_words(subject), size=length)
+        image = np.full(count * _vectors(subject), config.image_token_id)
+        rows.append(np.concatenate([text[:2], image, text[2:]]))
     longest = max(map(len, rows))
     ids = np.stack([np.pad(row, (longest - len(row), 0), constant_values=subject.space.pad_token_id) for row in rows])
     mask = np.stack([np.pad(np.ones(len(row)), (longest - len(row), 0)) for row in rows])
@@ -142,8 +269,8 @@ def _decode(subject: Subject, vectors: np.ndarray, attention_mask: np.ndarray, *
     return Step(logits=outputs["logits"], cache=generation.cache_of(outputs))
 
 
-def _generated(subject: Subject, prompt: Prompt) -> np.ndarray:
-    """int64 [batch_size, NEW_TOKENS]"""
+def _generated(subject: Subject, prompt: Prompt, *, new_tokens: int) -> np.ndarray:
+    """int64 [batch_size, new_tokens]"""
 
     def call(input_ids: np.ndarray, *, cache: Feeds | None) -> Step:
         if cache is None:
@@ -153,7 +280,12 @@ def _generated(subject: Subject, prompt: Prompt) -> np.ndarray:
         mask = generation.extended(prompt.feeds["attention_mask"], vectors, cache=cache)
         return _decode(subject, vectors, mask, cache=cache)
 
-    return generation.greedy(call, prompt.feeds["input_ids"], max_new_tokens=NEW_TOKENS)
+    return generation.greedy(call, prompt.feeds["input_ids"], max_new_tokens=new_tokens)
 
 
-CHECKS = checks_of(parity, greedy, sensitivity)
+def probe(subject: Subject) -> Feeds:
+    """Rows of unequally many images of noise."""
+    return _prompt(subject, (2, 1), kind="noise").feeds
+
+
+CHECKS = checks_of(parity, padding, cache, greedy, sensitivity)

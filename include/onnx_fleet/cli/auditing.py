@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated
@@ -65,7 +65,7 @@ def audit(
     if as_json:
         show.as_json({"audits": [jsonio.to_json(each) for each in made], "rows": [jsonio.to_json(row) for row in rows]})
     else:
-        _show(rows)
+        _show(rows, where=tools.store.address)
     if not audit_report.gate(rows).passed:
         raise typer.Exit(1)
 
@@ -74,15 +74,16 @@ def _audit(targets: Sequence[Target], *, tools: Tools) -> tuple[tuple[Audit, ...
     """Every result, and a row for each bundle, also where nothing was found out."""
     made, rows = [], []
     with show.steps() as steps:
-        for target in targets:
-            steps.begin(f"{target.model_id}@{target.version}", "audit")
+        for number, target in enumerate(targets, 1):
+            steps.begin(f"{target.model_id}@{target.version}", f"audit {number} of {len(targets)}")
             try:
                 found = auditing.audit(target, tools=tools, now=datetime.now(UTC), progress=steps.bytes_moved)
             except Retryable as err:
                 rows.append(audit_report.broken_off(target, err))
-                continue
-            made.append(found)
-            rows.append(audit_report.row(found))
+            else:
+                made.append(found)
+                rows.append(audit_report.row(found))
+            steps.note(f"{target.model_id}@{target.version}: {show.coloured(rows[-1].verdict)}")
         steps.end()
     return tuple(made), tuple(rows)
 
@@ -122,7 +123,7 @@ def _demote(
     return tuple(told)
 
 
-def _show(rows: Sequence[AuditRow]) -> None:
+def _show(rows: Sequence[AuditRow], *, where: str) -> None:
     show.table(
         ("model", "version", "verdict", "made with others", "worst diff"),
         [
@@ -139,7 +140,20 @@ def _show(rows: Sequence[AuditRow]) -> None:
     )
     for row in rows:
         if row.verdict != "passed":
-            show.console.print(f"\n[bold]{row.model_id}@{row.version}[/] {row.verdict}", highlight=False)
-            show.console.print(row.reason, markup=False, highlight=False, soft_wrap=True)
+            show.console.print(f"\n[bold]{row.model_id}@{row.version}[/] {show.coloured(row.verdict)}", highlight=False)
+            show.paragraphs(row.reason, *_details(row, where=where))
         if row.demotion:
             show.line(f"{row.model_id}@{row.demotion.channel}: {row.demotion.reason}")
+    if rows:
+        show.say(f"\n{audit_report.gate(rows, max_failed=len(rows)).reason}; results: {where}/audits/")
+
+
+def _details(row: AuditRow, *, where: str) -> Iterator[str]:
+    """What a person needs beside the reason: by name what failed, where the whole result is, and what to do."""
+    if row.files:
+        yield f"files: {', '.join(row.files)}"
+    if row.checks:
+        yield f"failed: {', '.join(row.checks)}"
+    if row.key:
+        yield f"result: {where}/{row.key}"
+    yield f"next: {audit_report.advice(row)}"

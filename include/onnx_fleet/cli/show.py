@@ -47,6 +47,12 @@ def say(text: str) -> None:
     console.print(text, highlight=False)
 
 
+def paragraphs(*texts: str) -> None:
+    """Lines for the person at the terminal that are taken as they are; the terminal wraps them."""
+    for text in texts:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def as_json(value: object) -> None:
     """Print data for programs: one JSON document."""
     print(json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True))
@@ -157,6 +163,10 @@ class Steps:
         self._task = self._progress.add_task(step, total=None, model=model_id)
         if not self._progress.console.is_terminal:
             self._progress.console.print(f"{model_id}: {step}", highlight=False)
+
+    def note(self, text: str) -> None:
+        """A line that stays, above what is going on."""
+        self._progress.console.print(text, highlight=False)
 
     def bytes_moved(self, done: int, total: int) -> None:
         """Bytes of the step's download or upload."""

@@ -1,0 +1,122 @@
+"""Tolerances that nobody wrote down: they come from the model, and nothing that is judged has a say in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+
+from fixtures.exported import Exported, export_from_zoo
+from mutations.encoder import mask_dropped
+from mutations.mutation import change_graph
+from onnx_fleet import reference, stage, validation
+from onnx_fleet.checks import Subject, held_to_its_rounding, rounding
+from onnx_fleet.entry import Tolerances
+from onnx_fleet.validation import ValidationReport
+
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]
+
+MOST = Tolerances()
+
+
+@pytest.fixture
+def held() -> Callable[[Exported], Tolerances]:
+    """What a stage's outputs are held to."""
+
+    def read(exported: Exported) -> Tolerances:
+        return held_to_its_rounding(subject_of(exported)).tolerances
+
+    return read
+
+
+def subject_of(exported: Exported) -> Subject:
+    item = stage.read_work(exported.stage_dir)
+    return Subject(
+        stage_dir=exported.stage_dir,
+        source_dir=exported.source_dir,
+        item=item,
+        graphs={info.role: info for info in stage.read_export(exported.stage_dir).graphs},
+        sessions={},
+        reference=reference.load(item, source_dir=exported.source_dir),
+    )
+
+
+def validate(exported: Exported) -> ValidationReport:
+    return validation.validate(exported.stage_dir, source_dir=exported.source_dir)
+
+
+def test_two_layers_are_held_closer_than_the_most_that_is_allowed(
+    questions: Exported, held: Callable[[Exported], Tolerances]
+) -> None:
+    found = held(questions)
+
+    assert found.atol == found.rtol < MOST.atol / 2
+    rows = [row for row in validate(questions).rows if row.tolerance_used is not None]
+    assert {row.rtol for row in rows} == {found.rtol}, "every row records what was applied"
+    assert max(row.atol for row in rows) == found.atol
+    assert max(row.tolerance_used or 0.0 for row in rows) < 0.2, "and rounding needs little of it"
+
+
+def test_more_layers_may_round_more(
+    questions: Exported, held: Callable[[Exported], Tolerances], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """MobileViT is the deepest of the zoo, ResNet among the flattest: widths and float64 errors are alike."""
+    deep = export_from_zoo("MobileViTForImageClassification", tmp_path_factory.mktemp("deep"))
+    flat = export_from_zoo("ResNetForImageClassification", tmp_path_factory.mktemp("flat"))
+
+    assert held(flat).atol < held(questions).atol < held(deep).atol <= MOST.atol
+
+
+def test_a_model_that_rounds_badly_in_pytorch_itself_gets_room(
+    held: Callable[[Exported], Tolerances], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Batch norms of three images divide by little: PyTorch in float32 is off by 6e-5 against float64."""
+    rough = export_from_zoo("MobileNetV1ForImageClassification", tmp_path_factory.mktemp("rough"))
+
+    assert held(rough).atol == MOST.atol
+    assert validate(rough).passed
+
+
+def test_where_float64_has_no_word_the_most_is_allowed(
+    held: Callable[[Exported], Tolerances], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """PyTorch multiplies the experts of a mixture in one grouped operation, which it has not for float64."""
+    mixture = export_from_zoo("Qwen2MoeForCausalLM", tmp_path_factory.mktemp("mixture"))
+
+    assert held(mixture) == MOST
+
+
+def test_a_transform_that_onnxruntime_sums_term_by_term_gets_room(
+    held: Callable[[Exported], Tolerances], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    fourier = export_from_zoo("FNetForMaskedLM", tmp_path_factory.mktemp("fourier"))
+
+    assert held(fourier) == MOST
+    assert validate(fourier).passed
+
+
+def test_an_entrys_own_tolerances_are_the_ones(
+    questions: Exported, held: Callable[[Exported], Tolerances], tmp_path: Path
+) -> None:
+    own = Tolerances(atol=3e-3, rtol=0.0)
+
+    assert held(questions.copy(tmp_path).with_entry(lambda entry: replace(entry, tolerances=own))) == own
+
+
+def test_a_wrong_graph_makes_no_room_for_itself(
+    questions: Exported, held: Callable[[Exported], Tolerances], tmp_path: Path
+) -> None:
+    broken = questions.copy(tmp_path)
+    change_graph(broken.graph, mask_dropped)
+    model = onnx.load(broken.graph)
+    for index in range(100):
+        model.graph.node.append(onnx.helper.make_node("Identity", ["input_ids"], [f"idle_{index}"]))
+    onnx.save(model, broken.graph)
+
+    assert held(broken) == held(questions)
+    assert held(questions).atol == pytest.approx(rounding.OF_ONE_LAYER * 13**0.5), (
+        "two layers of six matrices, and the head"
+    )
