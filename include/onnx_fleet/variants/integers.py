@@ -73,8 +73,13 @@ def static(path: Path, *, samples: Iterable[Sample], excluded: Iterable[str] = (
             nodes_to_exclude=sorted(excluded),
             use_external_data_format=True,
             calibrate_method=CalibrationMethod.MinMax,
-            # A product of two activations is attention; in eight bits it loses what the softmax behind it decides by.
-            extra_options={"MatMulConstBOnly": True},
+            extra_options={
+                # A product of two activations is attention; eight bits lose what the softmax behind it decides by.
+                "MatMulConstBOnly": True,
+                # Sums have outliers that factors have not: what a product gives stays as it is, and what the next one
+                # takes is rounded (docs/decisions/variants.md has what that costs and saves).
+                "OpTypesToExcludeOutputQuantization": ["MatMul"],
+            },
         )
         return onnx.load(target)
 
