@@ -28,7 +28,7 @@ from onnx_fleet.variants.report import VariantReport
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-LOOSE = VariantGates(min_cosine=0.5, min_top1=0.3, max_perplexity_ratio=3.0)
+LOOSE = VariantGates(min_cosine=0.5, min_top1=0.3, max_perplexity_ratio=3.0, max_layers_ratio=1.0)
 """Weights without sense bear fewer bits than trained ones: here it is the way that is proven, not the precision."""
 ALL = ("fp32", *VARIANTS)
 
@@ -98,7 +98,7 @@ def test_good_variants_pass_their_own_gates_on_samples_that_did_not_tune_them(en
     assert {verdict.variant: verdict.status for verdict in found.verdicts} == dict.fromkeys(VARIANTS, "published")
     for verdict in found.verdicts:
         (graph,) = verdict.graphs
-        assert {measure.name for measure in graph.measures} == {"weights", "finite", "masked", "cosine"}
+        assert {measure.name for measure in graph.measures} == {"weights", "finite", "masked", "cosine", "size"}
         assert graph.samples > 2
         assert all(measure.count > 1 for measure in graph.measures)
     report.require(found)
@@ -120,7 +120,7 @@ def test_a_decoder_is_held_to_its_prompts_its_steps_and_its_perplexity(decoder: 
     for verdict in found.verdicts:
         assert verdict.status == "published", verdict.reason
         assert {measure.name for measure in verdict.graphs[0].measures} == {
-            "weights", "finite", "masked", "cosine", "top1", "perplexity_ratio",
+            "weights", "finite", "masked", "cosine", "top1", "perplexity_ratio", "size",
         }  # fmt: skip
     steps = [sample.feeds["input_ids"].shape[1] for sample in corpus.read(decoder.stage_dir, "model", "judging")]
     assert 1 in steps
@@ -147,7 +147,9 @@ def test_pictures_are_what_the_checks_fed(tmp_path: Path) -> None:
     found = vary(exported, wanting("fp16", "int8", gates=LOOSE)).judge()
 
     assert [verdict.status for verdict in found.verdicts] == ["published", "published"]
-    assert {measure.name for measure in found.verdicts[0].graphs[0].measures} == {"weights", "finite", "cosine", "top1"}
+    assert {measure.name for measure in found.verdicts[0].graphs[0].measures} == {
+        "weights", "finite", "cosine", "top1", "size",
+    }  # fmt: skip
 
 
 def _scales(model: onnx.ModelProto, ending: str) -> TensorProto:
@@ -297,6 +299,28 @@ def test_the_layers_that_hurt_stay_in_float32(encoder: Varied, tmp_path: Path) -
     verdict = strict.judge().verdicts[0]
     assert verdict.graphs[0].ratio > all_of_it.graphs[0].ratio
     assert next(each.value for each in verdict.graphs[0].measures if each.name == "cosine") > cosine
+
+
+def test_a_variant_that_is_not_small_is_none(encoder: Varied, tmp_path: Path) -> None:
+    """fp32's own bytes under the name of q4 are right in every other figure."""
+    large = encoder.copy(tmp_path)
+    onnx.save(prepared.load(large.exported.graph), large.graph("q4"))
+
+    verdict = next(verdict for verdict in large.judge().verdicts if verdict.variant == "q4")
+
+    assert [measure.name for measure in verdict.graphs[0].measures if not measure.passed] == ["size"]
+    assert re.fullmatch(r"size 0\.\d+ \(at most 0\.22\)", verdict.reason)
+    assert not large.graph("q4").exists()
+
+
+def test_narrow_layers_are_not_blamed_for_their_scales_and_biases(encoder: Varied, tmp_path: Path) -> None:
+    """This RoBERTa is 48 wide: a scale, a zero point and a bias are a twentieth of what a channel takes in fp32."""
+    verdicts = {verdict.variant: verdict for verdict in encoder.copy(tmp_path).judge().verdicts}
+
+    for name in ("int8", "int8_static"):
+        (graph,) = verdicts[name].graphs
+        size = next(measure for measure in graph.measures if measure.name == "size")
+        assert graph.ratio > size.threshold > size.value > 0.2
 
 
 def _overflowing_graph(folder: Path) -> Path:

@@ -238,6 +238,9 @@ class VariantGatesSection(_Section):
     """The share of choices (labels, next tokens, span ends, pixels) that stay the same."""
     max_perplexity_ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
     """Of language models on real text: the variant's perplexity by fp32's."""
+    max_layers_ratio: Annotated[float, Field(ge=0.05, le=1, allow_inf_nan=False)] | None = None
+    """What the layers' weights take, of their bytes in fp32; embeddings, scales and biases are not counted. 1 is no
+    gate."""
 
 
 class LatencySection(_Section):
