@@ -284,21 +284,51 @@ def test_variants_that_nobody_judged_are_not_published(encoder: Varied, tmp_path
         evidence.variants(unjudged.stage_dir, item=stage.read_work(unjudged.stage_dir))
 
 
+def _cosine(verdict: report.VariantVerdict) -> float:
+    return next(measure.value for measure in verdict.graphs[0].measures if measure.name == "cosine")
+
+
 def test_the_layers_that_hurt_stay_in_float32(encoder: Varied, tmp_path: Path) -> None:
     """4 bits of random weights are a cosine of 0.99 at best: a gate above that is met with fewer layers in them."""
     all_of_it = next(verdict for verdict in encoder.copy(tmp_path / "a").judge().verdicts if verdict.variant == "q4")
-    cosine = next(measure.value for measure in all_of_it.graphs[0].measures if measure.name == "cosine")
-    asked = replace(LOOSE, min_cosine=cosine + (1 - cosine) / 2)
+    asked = replace(LOOSE, min_cosine=_cosine(all_of_it) + (1 - _cosine(all_of_it)) / 2)
 
     strict = vary(encoder.exported.copy(tmp_path / "b"), wanting("q4", gates=asked))
 
     (made,) = strict.made.made
     assert made.kept
-    assert made.attempts > 1
+    assert 1 < made.attempts <= making.MAX_ATTEMPTS
     assert all("*" in kind or "." in kind for kind in made.kept)
     verdict = strict.judge().verdicts[0]
     assert verdict.graphs[0].ratio > all_of_it.graphs[0].ratio
-    assert next(each.value for each in verdict.graphs[0].measures if each.name == "cosine") > cosine
+    assert _cosine(verdict) > _cosine(all_of_it)
+
+
+def test_only_as_much_stays_in_float32_as_the_size_allows(encoder: Varied, tmp_path: Path) -> None:
+    """One matrix of all layers is too much here: it stays in the layer where that helps most."""
+    all_of_it = next(verdict for verdict in encoder.copy(tmp_path / "a").judge().verdicts if verdict.variant == "q4")
+    size = next(measure.value for measure in all_of_it.graphs[0].measures if measure.name == "size")
+    loss = 1 - _cosine(all_of_it)
+    asked = replace(LOOSE, min_cosine=1 - 0.97 * loss, max_layers_ratio=size + 0.08)
+
+    small = vary(encoder.exported.copy(tmp_path / "b"), wanting("q4", gates=asked))
+
+    (made,) = small.made.made
+    assert any(re.search(r"layer\.\d+\.", name) for name in made.kept), made
+    (verdict,) = small.judge().verdicts
+    assert next(measure.passed for measure in verdict.graphs[0].measures if measure.name == "size")
+    assert _cosine(verdict) > _cosine(all_of_it)
+
+
+def test_what_no_layer_in_float32_would_mend_is_tried_so_often_and_no_more(encoder: Varied, tmp_path: Path) -> None:
+    hopeless = replace(LOOSE, min_cosine=0.99999)
+
+    found = vary(encoder.exported.copy(tmp_path), wanting("q4", gates=replace(hopeless, max_layers_ratio=0.3)))
+
+    (made,) = found.made.made
+    assert not made.kept
+    assert 1 < made.attempts <= making.MAX_ATTEMPTS
+    assert found.judge().verdicts[0].status == "missed"
 
 
 def test_a_variant_that_is_not_small_is_none(encoder: Varied, tmp_path: Path) -> None:
