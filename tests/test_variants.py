@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,13 +14,25 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from PIL import Image
 
 from fixtures.exported import Exported, export_from_zoo
 from onnx_fleet import evidence, runtime, stage, validation
 from onnx_fleet.entry import Entry
 from onnx_fleet.errors import ModelInvalid, ValidationFailed
 from onnx_fleet.store import keys
-from onnx_fleet.variants import VARIANTS, VariantGates, corpus, half, judging, making, prepared, report, texts
+from onnx_fleet.variants import (
+    VARIANTS,
+    VariantGates,
+    calibration,
+    corpus,
+    half,
+    judging,
+    making,
+    prepared,
+    report,
+    texts,
+)
 from onnx_fleet.variants.agreement import Agreement
 from onnx_fleet.variants.corpus import Sample
 from onnx_fleet.variants.judging import JudgingRequest
@@ -150,6 +163,94 @@ def test_pictures_are_what_the_checks_fed(tmp_path: Path) -> None:
     assert {measure.name for measure in found.verdicts[0].graphs[0].measures} == {
         "weights", "finite", "cosine", "top1", "size",
     }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve pictures, each of another shape and colour, as PNG and as JPEG."""
+    folder = tmp_path_factory.mktemp("corpora") / "photos"
+    folder.mkdir()
+    for index in range(12):
+        rows, columns = np.mgrid[0 : 40 + 5 * index, 0:60]
+        red = (rows * (index + 3)) % 256
+        picture = np.stack([red, (columns * 7) % 256, np.full_like(red, 20 * index)], axis=-1).astype(np.uint8)
+        Image.fromarray(picture).save(folder / f"{index:02d}.{'jpg' if index % 2 else 'png'}")
+    return folder
+
+
+def test_pictures_are_the_entrys_own_where_it_names_some(photos: Path, tmp_path: Path) -> None:
+    """As the preprocessor of the bundle hands them over: resized, between -1 and 1."""
+    exported = export_from_zoo("ViTForImageClassification", tmp_path)
+
+    varied = vary(
+        exported, lambda entry: replace(wanting("fp16", "int8_static", gates=LOOSE)(entry), calibration=str(photos))
+    )
+
+    (half_of_them, others) = (list(corpus.read(varied.stage_dir, "model", half)) for half in ("calibration", "judging"))
+    assert sum(len(sample.feeds["pixel_values"]) for sample in (*half_of_them, *others)) >= 12
+    with Image.open(photos / "00.png") as opened:
+        resized = np.asarray(opened.resize((32, 32), Image.Resampling.BILINEAR), dtype=np.float32)
+    expected = (resized / 255 - 0.5) / 0.5
+    np.testing.assert_allclose(half_of_them[0].feeds["pixel_values"][0], expected.transpose(2, 0, 1), atol=1e-5)
+    assert [verdict.status for verdict in varied.judge().verdicts] == ["published", "published"]
+
+
+@pytest.mark.parametrize("name", ["ChineseCLIPModel", "SmolVLMForConditionalGeneration"])
+def test_every_graph_that_sees_or_reads_beside_pictures_is_asked(name: str, photos: Path, tmp_path: Path) -> None:
+    exported = export_from_zoo(name, tmp_path)
+    settings = json.loads((exported.stage_dir / "preprocessor_config.json").read_text())
+    side = {"longest_edge": 32}  # one tile, in the words that SmolVLM's preprocessor has for a size
+    own = {"SmolVLMForConditionalGeneration": {"size": side, "max_image_size": side, "do_pad": True}}
+    for folder in (exported.source_dir, exported.stage_dir):
+        told = {**settings, "do_center_crop": False, **own.get(name, {})}
+        (folder / "preprocessor_config.json").write_text(json.dumps(told))
+
+    varied = vary(exported, lambda entry: replace(wanting("fp16", gates=LOOSE)(entry), calibration=str(photos)))
+
+    roles = [graph.role for graph in stage.read_export(varied.stage_dir).graphs if graph.variant == "fp32"]
+    for role in roles:
+        assert list(corpus.read(varied.stage_dir, role, "calibration")), role
+    (verdict,) = varied.judge().verdicts
+    assert verdict.status == "published", verdict.reason
+
+
+def test_another_picture_is_another_calibration(photos: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(photos, tmp_path / "photos"))
+    before = calibration.digest("photos", root=tmp_path)
+
+    (folder / "00.png").write_bytes((folder / "02.png").read_bytes())
+
+    assert before is not None
+    assert calibration.digest("photos", root=tmp_path) not in (None, before)
+    assert calibration.digest("missing", root=tmp_path) is None
+
+
+def test_a_folder_that_cannot_calibrate_is_a_fault_of_the_catalogue(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    folder = Path(shutil.copytree(photos, tmp_path / "photos"))
+    assert calibration.fault("photos", root=tmp_path) is None
+
+    (folder / "03.jpg").write_bytes((folder / "03.jpg").read_bytes()[:200])
+
+    assert "has no pictures; put .png" in str(calibration.fault("empty", root=tmp_path))
+    assert "03.jpg cannot be read" in str(calibration.fault("photos", root=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "fault"),
+    [
+        ("corpora/reviews.txt", "text-classification", None),
+        ("corpora/photos", "image-classification", None),
+        ("corpora/photos", "image-text-to-text", None),
+        ("corpora/reviews.txt", "image-classification", "is text, and image-classification is tuned with pictures"),
+        ("corpora/photos", "fill-mask", "is no text, which fill-mask is tuned with; name a .txt or .jsonl file"),
+        ("corpora/photos", "audio-classification", "is not for audio-classification, which is tuned with what its"),
+    ],
+)
+def test_what_calibrates_is_of_the_kind_that_the_model_takes(name: str, task: str, fault: str | None) -> None:
+    found = calibration.misfit(name, task=task)
+
+    assert found is None if fault is None else fault in str(found)
 
 
 def _scales(model: onnx.ModelProto, ending: str) -> TensorProto:

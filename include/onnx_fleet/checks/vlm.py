@@ -37,27 +37,27 @@ def parity(subject: Subject) -> Iterator[CheckRow]:
     """Logits at every position equal PyTorch's: one image, several, rows of unequally many, and none."""
     for counts in ((1,), (2,), (2, 1), (0,)):
         for kind in _KINDS if counts == (2, 1) else _KINDS[:1]:
-            prompt = _prompt(subject, counts, kind=kind)
-            case = subject.case("parity", prompt.text)
-            expected = {"logits": subject.reference(prompt.feeds)["logits"][prompt.real]}
+            asked = _prompt(subject, counts, kind=kind)
+            case = subject.case("parity", asked.text)
+            expected = {"logits": subject.reference(asked.feeds)["logits"][asked.real]}
             try:
-                found = _decode(subject, _embedded(subject, prompt), prompt.feeds["attention_mask"], cache=None)
+                found = decode(subject, embedded(subject, asked), asked.feeds["attention_mask"], cache=None)
             except ValidationFailed as err:
                 yield case.row("error", detail=str(err))
                 continue
-            yield from compare(expected, {"logits": found.logits[prompt.real]}, case=case)
+            yield from compare(expected, {"logits": found.logits[asked.real]}, case=case)
 
 
 def greedy(subject: Subject) -> Iterator[CheckRow]:
     """The likeliest tokens, one by one with the cache, are those of transformers' generate, in a padded batch."""
-    prompt = _prompt(subject, (2, 1), kind="picture")
-    case = subject.case("greedy", f"{prompt.text}, {NEW_TOKENS} new")
-    length = prompt.real.shape[1]
+    asked = _prompt(subject, (2, 1), kind="picture")
+    case = subject.case("greedy", f"{asked.text}, {NEW_TOKENS} new")
+    length = asked.real.shape[1]
     settings = {"num_beams": 1, "eos_token_id": None, "pad_token_id": subject.space.pad_token_id}
-    given = {name: array for name, array in prompt.feeds.items() if name != "position_ids"}
+    given = {name: array for name, array in asked.feeds.items() if name != "position_ids"}
     wanted = subject.reference.generate(given, max_new_tokens=NEW_TOKENS, **settings)[:, length:]
     try:
-        found = _generated(subject, prompt)
+        found = _generated(subject, asked)
     except ValidationFailed as err:
         yield case.row("error", detail=str(err))
         return
@@ -86,10 +86,18 @@ _KINDS: tuple[Kind, ...] = ("noise", "picture")
 
 
 def _prompt(subject: Subject, counts: tuple[int, ...], *, kind: Kind) -> Prompt:
-    """One row a count of images; the first image of the first row is not filled to its lower edge.
+    """One row a count of images; the first image of the first row is not filled to its lower edge."""
+    pixels = _pixels(subject, counts, kind=kind) if any(counts) else {}
+    return prompt(subject, counts, pixels=pixels, said=f"({kind})")
+
+
+def prompt(subject: Subject, counts: tuple[int, ...], *, pixels: Feeds, said: str) -> Prompt:
+    """Text of random tokens around the places of images.
 
     Args:
         counts: images in each row.
+        pixels: of these images; empty where there are none.
+        said: what they are, for people.
     """
     config = subject.reference.model.config
     vectors = subject.graph("vision_encoder").outputs[0].shape[1]
@@ -104,8 +112,8 @@ def _prompt(subject: Subject, counts: tuple[int, ...], *, kind: Kind) -> Prompt:
     mask = np.stack([np.pad(np.ones(len(row)), (longest - len(row), 0)) for row in rows])
     feeds = {"input_ids": ids.astype(np.int64), "attention_mask": mask.astype(np.int64)}
     feeds["position_ids"] = generation.positions(feeds["attention_mask"])
-    said = f"rows of {' and '.join(map(str, counts))} images ({kind}) and up to {longest} tokens, seed {SEED}"
-    return Prompt(feeds={**feeds, **(_pixels(subject, counts, kind=kind) if any(counts) else {})}, text=said)
+    about = f"rows of {' and '.join(map(str, counts))} images {said} and up to {longest} tokens, seed {SEED}"
+    return Prompt(feeds={**feeds, **pixels}, text=about)
 
 
 def _pixels(subject: Subject, counts: tuple[int, ...], *, kind: Kind) -> dict[str, np.ndarray]:
@@ -122,18 +130,18 @@ def _pixels(subject: Subject, counts: tuple[int, ...], *, kind: Kind) -> dict[st
     return {"pixel_values": pixels.astype(np.float32), "pixel_attention_mask": seen}
 
 
-def _embedded(subject: Subject, prompt: Prompt) -> np.ndarray:
+def embedded(subject: Subject, given: Prompt) -> np.ndarray:
     """[batch_size, sequence_length, size]: the prompt's vectors, and the images' where its image tokens are."""
-    ids = prompt.feeds["input_ids"]
+    ids = given.feeds["input_ids"]
     vectors = subject.session("embed_tokens").run({"input_ids": ids})["inputs_embeds"].copy()
-    if "pixel_values" in prompt.feeds:
-        given = {name: prompt.feeds[name] for name in ("pixel_values", "pixel_attention_mask")}
-        features = subject.session("vision_encoder").run(given)["image_features"]
+    if "pixel_values" in given.feeds:
+        seen = {name: given.feeds[name] for name in ("pixel_values", "pixel_attention_mask")}
+        features = subject.session("vision_encoder").run(seen)["image_features"]
         vectors[ids == subject.reference.model.config.image_token_id] = features.reshape(-1, vectors.shape[-1])
     return vectors
 
 
-def _decode(subject: Subject, vectors: np.ndarray, attention_mask: np.ndarray, *, cache: Feeds | None) -> Step:
+def decode(subject: Subject, vectors: np.ndarray, attention_mask: np.ndarray, *, cache: Feeds | None) -> Step:
     session = subject.session("decoder_model_merged")
     cache = cache if cache is not None else generation.empty_cache(session, batch_size=len(vectors))
     places = generation.positions(attention_mask)[:, -vectors.shape[1] :]
@@ -142,18 +150,18 @@ def _decode(subject: Subject, vectors: np.ndarray, attention_mask: np.ndarray, *
     return Step(logits=outputs["logits"], cache=generation.cache_of(outputs))
 
 
-def _generated(subject: Subject, prompt: Prompt) -> np.ndarray:
+def _generated(subject: Subject, asked: Prompt) -> np.ndarray:
     """int64 [batch_size, NEW_TOKENS]"""
 
     def call(input_ids: np.ndarray, *, cache: Feeds | None) -> Step:
         if cache is None:
-            vectors = _embedded(subject, prompt)
+            vectors = embedded(subject, asked)
         else:
             vectors = subject.session("embed_tokens").run({"input_ids": input_ids})["inputs_embeds"]
-        mask = generation.extended(prompt.feeds["attention_mask"], vectors, cache=cache)
-        return _decode(subject, vectors, mask, cache=cache)
+        mask = generation.extended(asked.feeds["attention_mask"], vectors, cache=cache)
+        return decode(subject, vectors, mask, cache=cache)
 
-    return generation.greedy(call, prompt.feeds["input_ids"], max_new_tokens=NEW_TOKENS)
+    return generation.greedy(call, asked.feeds["input_ids"], max_new_tokens=NEW_TOKENS)
 
 
 CHECKS = checks_of(parity, greedy, sensitivity)
