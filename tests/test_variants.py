@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +15,16 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from PIL import Image
 
-from fixtures.exported import Exported, export_from_zoo
-from onnx_fleet import evidence, runtime, stage, validation
-from onnx_fleet.entry import Entry
+from fixtures.exported import export_from_zoo
+from fixtures.varied import LOOSE, Varied, vary, wanting
+from onnx_fleet import evidence, runtime, stage
 from onnx_fleet.errors import ModelInvalid, ValidationFailed
 from onnx_fleet.store import keys
 from onnx_fleet.variants import (
     VARIANTS,
-    VariantGates,
     calibration,
     corpus,
     half,
-    judging,
     making,
     prepared,
     report,
@@ -35,60 +32,21 @@ from onnx_fleet.variants import (
 )
 from onnx_fleet.variants.agreement import Agreement
 from onnx_fleet.variants.corpus import Sample
-from onnx_fleet.variants.judging import JudgingRequest
-from onnx_fleet.variants.making import MakingRecord, MakingRequest
-from onnx_fleet.variants.report import VariantReport
+from onnx_fleet.variants.making import MakingRequest
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-LOOSE = VariantGates(min_cosine=0.5, min_top1=0.3, max_perplexity_ratio=3.0, max_layers_ratio=1.0)
-"""Weights without sense bear fewer bits than trained ones: here it is the way that is proven, not the precision."""
 ALL = ("fp32", *VARIANTS)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Varied:
-    """A stage with its variants, before they were judged."""
-
-    exported: Exported
-    made: MakingRecord
-
-    @property
-    def stage_dir(self) -> Path:
-        return self.exported.stage_dir
-
-    def copy(self, folder: Path) -> Varied:
-        return replace(self, exported=self.exported.copy(folder))
-
-    def judge(self) -> VariantReport:
-        return judging.judge(JudgingRequest(stage=self.stage_dir, made=self.made.made))
-
-    def graph(self, variant: str, role: str = "model") -> Path:
-        return self.stage_dir / "onnx" / f"{role}{VARIANTS[variant].suffix}.onnx"
+@pytest.fixture
+def encoder(varied_encoder: Varied) -> Varied:
+    return varied_encoder
 
 
-def vary(exported: Exported, change: Callable[[Entry], Entry]) -> Varied:
-    exported.with_entry(change)
-    proof = validation.validate(exported.stage_dir, source_dir=exported.source_dir)
-    assert proof.passed, proof.reason
-    return Varied(exported=exported, made=making.make(MakingRequest(stage=exported.stage_dir)))
-
-
-def wanting(*names: str, gates: VariantGates | None = None) -> Callable[[Entry], Entry]:
-    given = {} if gates is None else dict.fromkeys(names, gates)
-    return lambda entry: replace(entry, variants=("fp32", *names), variant_gates=given)
-
-
-@pytest.fixture(scope="module")
-def encoder(embeddings: Exported, tmp_path_factory: pytest.TempPathFactory) -> Varied:
-    """A RoBERTa with all variants, by their own gates."""
-    return vary(embeddings.copy(tmp_path_factory.mktemp("encoder")), wanting(*VARIANTS))
-
-
-@pytest.fixture(scope="module")
-def decoder(tmp_path_factory: pytest.TempPathFactory) -> Varied:
-    exported = export_from_zoo("LlamaForCausalLM", tmp_path_factory.mktemp("decoder"))
-    return vary(exported, wanting(*VARIANTS, gates=LOOSE))
+@pytest.fixture
+def decoder(varied_decoder: Varied) -> Varied:
+    return varied_decoder
 
 
 def test_every_variant_lies_under_the_name_that_consumers_look_for(encoder: Varied) -> None:
@@ -251,96 +209,6 @@ def test_what_calibrates_is_of_the_kind_that_the_model_takes(name: str, task: st
     found = calibration.misfit(name, task=task)
 
     assert found is None if fault is None else fault in str(found)
-
-
-def _scales(model: onnx.ModelProto, ending: str) -> TensorProto:
-    named = (tensor for tensor in model.graph.initializer if tensor.name.endswith(ending))
-    found: TensorProto = next(tensor for tensor in named if len(tensor.dims) == 1)
-    return found
-
-
-def quantised_scale_wrong(model: onnx.ModelProto) -> None:
-    """One matrix's scales, doubled."""
-    scale = _scales(model, "_scale")
-    scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * 2, scale.name))
-
-
-def zero_point_wrong(model: onnx.ModelProto) -> None:
-    """Every weight of one matrix off by twenty steps."""
-    scale = _scales(model, "_scale")
-    name = scale.name.replace("_scale", "_zero_point")
-    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
-    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + np.int8(20), name))
-
-
-def layer_replaced_by_nothing(model: onnx.ModelProto) -> None:
-    """One matrix of zeros."""
-    tensor = next(
-        tensor for tensor in model.graph.initializer if tensor.name.endswith("dense.weight_transposed_quantized")
-    )
-    tensor.raw_data = bytes(len(tensor.raw_data))
-
-
-def mask_dropped(model: onnx.ModelProto) -> None:
-    """The mask is declared and not read."""
-    ones = [
-        helper.make_node("Shape", ["attention_mask"], ["mask_shape"]),
-        helper.make_node("ConstantOfShape", ["mask_shape"], ["all_ones"], value=numpy_helper.from_array(np.array([1]))),
-    ]
-    for node in model.graph.node:
-        node.input[:] = ["all_ones" if name == "attention_mask" else name for name in node.input]
-    for node in reversed(ones):
-        model.graph.node.insert(0, node)
-
-
-def output_renamed(model: onnx.ModelProto) -> None:
-    """Consumers would not find it."""
-    name = model.graph.output[0].name
-    producer = next(node for node in model.graph.node if name in node.output)
-    for node in model.graph.node:
-        node.input[:] = ["output_0" if value == name else value for value in node.input]
-    producer.output[:] = ["output_0" if value == name else value for value in producer.output]
-    model.graph.output[0].name = "output_0"
-
-
-@pytest.mark.parametrize(
-    ("breakage", "said"),
-    [
-        (quantised_scale_wrong, r"weights \d\.\d+ of \S+"),
-        (zero_point_wrong, r"weights \d\.\d+ of \S+"),
-        (layer_replaced_by_nothing, r"weights 1\.0000 of \S+"),
-        (mask_dropped, "masked"),
-        (output_renamed, "outputs are not those"),
-    ],
-)
-def test_a_broken_variant_is_left_out_and_the_others_are_not(
-    breakage: Callable[[onnx.ModelProto], None], said: str, encoder: Varied, tmp_path: Path
-) -> None:
-    broken = encoder.copy(tmp_path)
-    model = onnx.load(broken.graph("int8"))
-    breakage(model)
-    onnx.save(model, broken.graph("int8"))
-    record = stage.read_export(broken.stage_dir)
-
-    found = {verdict.variant: verdict for verdict in broken.judge().verdicts}
-
-    assert found["int8"].status == "missed"
-    assert re.search(said, found["int8"].reason)
-    assert not broken.graph("int8").exists()
-    assert [graph for graph in record.graphs if graph.variant != "int8"] == list(
-        stage.read_export(broken.stage_dir).graphs
-    )
-    assert {name for name, verdict in found.items() if verdict.status == "published"} == set(VARIANTS) - {"int8"}
-
-
-def test_a_graph_that_does_not_load_is_a_verdict(encoder: Varied, tmp_path: Path) -> None:
-    broken = encoder.copy(tmp_path)
-    broken.graph("q4").write_bytes(broken.graph("q4").read_bytes()[:4000])
-
-    verdict = next(verdict for verdict in broken.judge().verdicts if verdict.variant == "q4")
-
-    assert verdict.status == "missed"
-    assert "does not load" in verdict.reason
 
 
 def test_what_cannot_be_converted_is_a_verdict_and_no_crash(encoder: Varied, tmp_path: Path) -> None:
