@@ -9,6 +9,7 @@ import pytest
 pytest_plugins = [
     "fixtures.airflow",
     "fixtures.exported",
+    "fixtures.varied",
     "fixtures.hub",
     "fixtures.models",
     "fixtures.recipes",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,70 +13,44 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from PIL import Image
 
-from fixtures.exported import Exported, export_from_zoo
-from onnx_fleet import evidence, runtime, stage, validation
-from onnx_fleet.entry import Entry
+from fixtures.exported import export_from_zoo
+from fixtures.varied import LOOSE, Varied, vary, wanting
+from onnx_fleet import evidence, runtime, stage
 from onnx_fleet.errors import ModelInvalid, ValidationFailed
 from onnx_fleet.manifest import VariantSummary
 from onnx_fleet.store import keys
-from onnx_fleet.variants import VARIANTS, VariantGates, corpus, half, judging, making, prepared, report, texts
+from onnx_fleet.variants import (
+    VARIANTS,
+    calibration,
+    corpus,
+    half,
+    judging,
+    making,
+    prepared,
+    report,
+    texts,
+)
 from onnx_fleet.variants.agreement import Agreement
 from onnx_fleet.variants.corpus import Sample
 from onnx_fleet.variants.judging import JudgingRequest
-from onnx_fleet.variants.making import MakingRecord, MakingRequest
+from onnx_fleet.variants.making import MakingRequest
 from onnx_fleet.variants.report import VariantReport
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-LOOSE = VariantGates(min_cosine=0.5, min_top1=0.3, max_perplexity_ratio=3.0)
-"""Weights without sense bear fewer bits than trained ones: here it is the way that is proven, not the precision."""
 ALL = ("fp32", *VARIANTS)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Varied:
-    """A stage with its variants, before they were judged."""
-
-    exported: Exported
-    made: MakingRecord
-
-    @property
-    def stage_dir(self) -> Path:
-        return self.exported.stage_dir
-
-    def copy(self, folder: Path) -> Varied:
-        return replace(self, exported=self.exported.copy(folder))
-
-    def judge(self) -> VariantReport:
-        return judging.judge(JudgingRequest(stage=self.stage_dir, made=self.made.made))
-
-    def graph(self, variant: str, role: str = "model") -> Path:
-        return self.stage_dir / "onnx" / f"{role}{VARIANTS[variant].suffix}.onnx"
+@pytest.fixture
+def encoder(varied_encoder: Varied) -> Varied:
+    return varied_encoder
 
 
-def vary(exported: Exported, change: Callable[[Entry], Entry]) -> Varied:
-    exported.with_entry(change)
-    proof = validation.validate(exported.stage_dir, source_dir=exported.source_dir)
-    assert proof.passed, proof.reason
-    return Varied(exported=exported, made=making.make(MakingRequest(stage=exported.stage_dir)))
-
-
-def wanting(*names: str, gates: VariantGates | None = None) -> Callable[[Entry], Entry]:
-    given = {} if gates is None else dict.fromkeys(names, gates)
-    return lambda entry: replace(entry, variants=("fp32", *names), variant_gates=given)
-
-
-@pytest.fixture(scope="module")
-def encoder(embeddings: Exported, tmp_path_factory: pytest.TempPathFactory) -> Varied:
-    """A RoBERTa with all variants, by their own gates."""
-    return vary(embeddings.copy(tmp_path_factory.mktemp("encoder")), wanting(*VARIANTS))
-
-
-@pytest.fixture(scope="module")
-def decoder(tmp_path_factory: pytest.TempPathFactory) -> Varied:
-    exported = export_from_zoo("LlamaForCausalLM", tmp_path_factory.mktemp("decoder"))
-    return vary(exported, wanting(*VARIANTS, gates=LOOSE))
+@pytest.fixture
+def decoder(varied_decoder: Varied) -> Varied:
+    return varied_decoder
 
 
 def test_every_variant_lies_under_the_name_that_consumers_look_for(encoder: Varied) -> None:
@@ -99,7 +73,7 @@ def test_good_variants_pass_their_own_gates_on_samples_that_did_not_tune_them(en
     assert {verdict.variant: verdict.status for verdict in found.verdicts} == dict.fromkeys(VARIANTS, "published")
     for verdict in found.verdicts:
         (graph,) = verdict.graphs
-        assert {measure.name for measure in graph.measures} == {"weights", "finite", "masked", "cosine"}
+        assert {measure.name for measure in graph.measures} == {"weights", "finite", "masked", "cosine", "size"}
         assert graph.samples > 2
         assert all(measure.count > 1 for measure in graph.measures)
     report.require(found)
@@ -121,7 +95,7 @@ def test_a_decoder_is_held_to_its_prompts_its_steps_and_its_perplexity(decoder: 
     for verdict in found.verdicts:
         assert verdict.status == "published", verdict.reason
         assert {measure.name for measure in verdict.graphs[0].measures} == {
-            "weights", "finite", "masked", "cosine", "top1", "perplexity_ratio",
+            "weights", "finite", "masked", "cosine", "top1", "perplexity_ratio", "size",
         }  # fmt: skip
     steps = [sample.feeds["input_ids"].shape[1] for sample in corpus.read(decoder.stage_dir, "model", "judging")]
     assert 1 in steps
@@ -148,97 +122,97 @@ def test_pictures_are_what_the_checks_fed(tmp_path: Path) -> None:
     found = vary(exported, wanting("fp16", "int8", gates=LOOSE)).judge()
 
     assert [verdict.status for verdict in found.verdicts] == ["published", "published"]
-    assert {measure.name for measure in found.verdicts[0].graphs[0].measures} == {"weights", "finite", "cosine", "top1"}
+    assert {measure.name for measure in found.verdicts[0].graphs[0].measures} == {
+        "weights", "finite", "cosine", "top1", "size",
+    }  # fmt: skip
 
 
-def _scales(model: onnx.ModelProto, ending: str) -> TensorProto:
-    named = (tensor for tensor in model.graph.initializer if tensor.name.endswith(ending))
-    found: TensorProto = next(tensor for tensor in named if len(tensor.dims) == 1)
-    return found
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve pictures, each of another shape and colour, as PNG and as JPEG."""
+    folder = tmp_path_factory.mktemp("corpora") / "photos"
+    folder.mkdir()
+    for index in range(12):
+        rows, columns = np.mgrid[0 : 40 + 5 * index, 0:60]
+        red = (rows * (index + 3)) % 256
+        picture = np.stack([red, (columns * 7) % 256, np.full_like(red, 20 * index)], axis=-1).astype(np.uint8)
+        Image.fromarray(picture).save(folder / f"{index:02d}.{'jpg' if index % 2 else 'png'}")
+    return folder
 
 
-def quantised_scale_wrong(model: onnx.ModelProto) -> None:
-    """One matrix's scales, doubled."""
-    scale = _scales(model, "_scale")
-    scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * 2, scale.name))
+def test_pictures_are_the_entrys_own_where_it_names_some(photos: Path, tmp_path: Path) -> None:
+    """As the preprocessor of the bundle hands them over: resized, between -1 and 1."""
+    exported = export_from_zoo("ViTForImageClassification", tmp_path)
 
-
-def zero_point_wrong(model: onnx.ModelProto) -> None:
-    """Every weight of one matrix off by twenty steps."""
-    scale = _scales(model, "_scale")
-    name = scale.name.replace("_scale", "_zero_point")
-    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
-    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + np.int8(20), name))
-
-
-def layer_replaced_by_nothing(model: onnx.ModelProto) -> None:
-    """One matrix of zeros."""
-    tensor = next(
-        tensor for tensor in model.graph.initializer if tensor.name.endswith("dense.weight_transposed_quantized")
+    varied = vary(
+        exported, lambda entry: replace(wanting("fp16", "int8_static", gates=LOOSE)(entry), calibration=str(photos))
     )
-    tensor.raw_data = bytes(len(tensor.raw_data))
+
+    (half_of_them, others) = (list(corpus.read(varied.stage_dir, "model", half)) for half in ("calibration", "judging"))
+    assert sum(len(sample.feeds["pixel_values"]) for sample in (*half_of_them, *others)) >= 12
+    with Image.open(photos / "00.png") as opened:
+        resized = np.asarray(opened.resize((32, 32), Image.Resampling.BILINEAR), dtype=np.float32)
+    expected = (resized / 255 - 0.5) / 0.5
+    np.testing.assert_allclose(half_of_them[0].feeds["pixel_values"][0], expected.transpose(2, 0, 1), atol=1e-5)
+    assert [verdict.status for verdict in varied.judge().verdicts] == ["published", "published"]
 
 
-def mask_dropped(model: onnx.ModelProto) -> None:
-    """The mask is declared and not read."""
-    ones = [
-        helper.make_node("Shape", ["attention_mask"], ["mask_shape"]),
-        helper.make_node("ConstantOfShape", ["mask_shape"], ["all_ones"], value=numpy_helper.from_array(np.array([1]))),
-    ]
-    for node in model.graph.node:
-        node.input[:] = ["all_ones" if name == "attention_mask" else name for name in node.input]
-    for node in reversed(ones):
-        model.graph.node.insert(0, node)
+@pytest.mark.parametrize("name", ["ChineseCLIPModel", "SmolVLMForConditionalGeneration"])
+def test_every_graph_that_sees_or_reads_beside_pictures_is_asked(name: str, photos: Path, tmp_path: Path) -> None:
+    exported = export_from_zoo(name, tmp_path)
+    settings = json.loads((exported.stage_dir / "preprocessor_config.json").read_text())
+    side = {"longest_edge": 32}  # one tile, in the words that SmolVLM's preprocessor has for a size
+    own = {"SmolVLMForConditionalGeneration": {"size": side, "max_image_size": side, "do_pad": True}}
+    for folder in (exported.source_dir, exported.stage_dir):
+        told = {**settings, "do_center_crop": False, **own.get(name, {})}
+        (folder / "preprocessor_config.json").write_text(json.dumps(told))
+
+    varied = vary(exported, lambda entry: replace(wanting("fp16", gates=LOOSE)(entry), calibration=str(photos)))
+
+    roles = [graph.role for graph in stage.read_export(varied.stage_dir).graphs if graph.variant == "fp32"]
+    for role in roles:
+        assert list(corpus.read(varied.stage_dir, role, "calibration")), role
+    (verdict,) = varied.judge().verdicts
+    assert verdict.status == "published", verdict.reason
 
 
-def output_renamed(model: onnx.ModelProto) -> None:
-    """Consumers would not find it."""
-    name = model.graph.output[0].name
-    producer = next(node for node in model.graph.node if name in node.output)
-    for node in model.graph.node:
-        node.input[:] = ["output_0" if value == name else value for value in node.input]
-    producer.output[:] = ["output_0" if value == name else value for value in producer.output]
-    model.graph.output[0].name = "output_0"
+def test_another_picture_is_another_calibration(photos: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(photos, tmp_path / "photos"))
+    before = calibration.digest("photos", root=tmp_path)
+
+    (folder / "00.png").write_bytes((folder / "02.png").read_bytes())
+
+    assert before is not None
+    assert calibration.digest("photos", root=tmp_path) not in (None, before)
+    assert calibration.digest("missing", root=tmp_path) is None
+
+
+def test_a_folder_that_cannot_calibrate_is_a_fault_of_the_catalogue(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    folder = Path(shutil.copytree(photos, tmp_path / "photos"))
+    assert calibration.fault("photos", root=tmp_path) is None
+
+    (folder / "03.jpg").write_bytes((folder / "03.jpg").read_bytes()[:200])
+
+    assert "has no pictures; put .png" in str(calibration.fault("empty", root=tmp_path))
+    assert "03.jpg cannot be read" in str(calibration.fault("photos", root=tmp_path))
 
 
 @pytest.mark.parametrize(
-    ("breakage", "said"),
+    ("name", "task", "fault"),
     [
-        (quantised_scale_wrong, r"weights \d\.\d+ of \S+"),
-        (zero_point_wrong, r"weights \d\.\d+ of \S+"),
-        (layer_replaced_by_nothing, r"weights 1\.0000 of \S+"),
-        (mask_dropped, "masked"),
-        (output_renamed, "outputs are not those"),
+        ("corpora/reviews.txt", "text-classification", None),
+        ("corpora/photos", "image-classification", None),
+        ("corpora/photos", "image-text-to-text", None),
+        ("corpora/reviews.txt", "image-classification", "is text, and image-classification is tuned with pictures"),
+        ("corpora/photos", "fill-mask", "is no text, which fill-mask is tuned with; name a .txt or .jsonl file"),
+        ("corpora/photos", "audio-classification", "is not for audio-classification, which is tuned with what its"),
     ],
 )
-def test_a_broken_variant_is_left_out_and_the_others_are_not(
-    breakage: Callable[[onnx.ModelProto], None], said: str, encoder: Varied, tmp_path: Path
-) -> None:
-    broken = encoder.copy(tmp_path)
-    model = onnx.load(broken.graph("int8"))
-    breakage(model)
-    onnx.save(model, broken.graph("int8"))
-    record = stage.read_export(broken.stage_dir)
+def test_what_calibrates_is_of_the_kind_that_the_model_takes(name: str, task: str, fault: str | None) -> None:
+    found = calibration.misfit(name, task=task)
 
-    found = {verdict.variant: verdict for verdict in broken.judge().verdicts}
-
-    assert found["int8"].status == "missed"
-    assert re.search(said, found["int8"].reason)
-    assert not broken.graph("int8").exists()
-    assert [graph for graph in record.graphs if graph.variant != "int8"] == list(
-        stage.read_export(broken.stage_dir).graphs
-    )
-    assert {name for name, verdict in found.items() if verdict.status == "published"} == set(VARIANTS) - {"int8"}
-
-
-def test_a_graph_that_does_not_load_is_a_verdict(encoder: Varied, tmp_path: Path) -> None:
-    broken = encoder.copy(tmp_path)
-    broken.graph("q4").write_bytes(broken.graph("q4").read_bytes()[:4000])
-
-    verdict = next(verdict for verdict in broken.judge().verdicts if verdict.variant == "q4")
-
-    assert verdict.status == "missed"
-    assert "does not load" in verdict.reason
+    assert found is None if fault is None else fault in str(found)
 
 
 def test_what_cannot_be_converted_is_a_verdict_and_no_crash(encoder: Varied, tmp_path: Path) -> None:
@@ -283,21 +257,73 @@ def test_variants_that_nobody_judged_are_not_published(encoder: Varied, tmp_path
         evidence.variants(unjudged.stage_dir, item=stage.read_work(unjudged.stage_dir))
 
 
+def _cosine(verdict: report.VariantVerdict) -> float:
+    return next(measure.value for measure in verdict.graphs[0].measures if measure.name == "cosine")
+
+
 def test_the_layers_that_hurt_stay_in_float32(encoder: Varied, tmp_path: Path) -> None:
     """4 bits of random weights are a cosine of 0.99 at best: a gate above that is met with fewer layers in them."""
     all_of_it = next(verdict for verdict in encoder.copy(tmp_path / "a").judge().verdicts if verdict.variant == "q4")
-    cosine = next(measure.value for measure in all_of_it.graphs[0].measures if measure.name == "cosine")
-    asked = replace(LOOSE, min_cosine=cosine + (1 - cosine) / 2)
+    asked = replace(LOOSE, min_cosine=_cosine(all_of_it) + (1 - _cosine(all_of_it)) / 2)
 
     strict = vary(encoder.exported.copy(tmp_path / "b"), wanting("q4", gates=asked))
 
     (made,) = strict.made.made
     assert made.kept
-    assert made.attempts > 1
+    assert 1 < made.attempts <= making.MAX_ATTEMPTS
     assert all("*" in kind or "." in kind for kind in made.kept)
     verdict = strict.judge().verdicts[0]
     assert verdict.graphs[0].ratio > all_of_it.graphs[0].ratio
-    assert next(each.value for each in verdict.graphs[0].measures if each.name == "cosine") > cosine
+    assert _cosine(verdict) > _cosine(all_of_it)
+
+
+def test_only_as_much_stays_in_float32_as_the_size_allows(encoder: Varied, tmp_path: Path) -> None:
+    """One matrix of all layers is too much here: it stays in the layer where that helps most."""
+    all_of_it = next(verdict for verdict in encoder.copy(tmp_path / "a").judge().verdicts if verdict.variant == "q4")
+    size = next(measure.value for measure in all_of_it.graphs[0].measures if measure.name == "size")
+    loss = 1 - _cosine(all_of_it)
+    asked = replace(LOOSE, min_cosine=1 - 0.97 * loss, max_layers_ratio=size + 0.08)
+
+    small = vary(encoder.exported.copy(tmp_path / "b"), wanting("q4", gates=asked))
+
+    (made,) = small.made.made
+    assert any(re.search(r"layer\.\d+\.", name) for name in made.kept), made
+    (verdict,) = small.judge().verdicts
+    assert next(measure.passed for measure in verdict.graphs[0].measures if measure.name == "size")
+    assert _cosine(verdict) > _cosine(all_of_it)
+
+
+def test_what_no_layer_in_float32_would_mend_is_tried_so_often_and_no_more(encoder: Varied, tmp_path: Path) -> None:
+    hopeless = replace(LOOSE, min_cosine=0.99999)
+
+    found = vary(encoder.exported.copy(tmp_path), wanting("q4", gates=replace(hopeless, max_layers_ratio=0.3)))
+
+    (made,) = found.made.made
+    assert not made.kept
+    assert 1 < made.attempts <= making.MAX_ATTEMPTS
+    assert found.judge().verdicts[0].status == "missed"
+
+
+def test_a_variant_that_is_not_small_is_none(encoder: Varied, tmp_path: Path) -> None:
+    """fp32's own bytes under the name of q4 are right in every other figure."""
+    large = encoder.copy(tmp_path)
+    onnx.save(prepared.load(large.exported.graph), large.graph("q4"))
+
+    verdict = next(verdict for verdict in large.judge().verdicts if verdict.variant == "q4")
+
+    assert [measure.name for measure in verdict.graphs[0].measures if not measure.passed] == ["size"]
+    assert re.fullmatch(r"size 0\.\d+ \(at most 0\.22\)", verdict.reason)
+    assert not large.graph("q4").exists()
+
+
+def test_narrow_layers_are_not_blamed_for_their_scales_and_biases(encoder: Varied, tmp_path: Path) -> None:
+    """This RoBERTa is 48 wide: a scale, a zero point and a bias are a twentieth of what a channel takes in fp32."""
+    verdicts = {verdict.variant: verdict for verdict in encoder.copy(tmp_path).judge().verdicts}
+
+    for name in ("int8", "int8_static"):
+        (graph,) = verdicts[name].graphs
+        size = next(measure for measure in graph.measures if measure.name == "size")
+        assert graph.ratio > size.threshold > size.value > 0.2
 
 
 def _overflowing_graph(folder: Path) -> Path:

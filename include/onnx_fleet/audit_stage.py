@@ -28,8 +28,11 @@ _GATES: Mapping[str, str] = {
     "cosine": "min_cosine",
     "top1": "min_top1",
     "perplexity_ratio": "max_perplexity_ratio",
+    "size": "max_layers_ratio",
 }
 """The name of a figure in a report -> the gate that its threshold comes from."""
+_NOT_ASKED_THEN: Mapping[str, float] = {"max_layers_ratio": 1.0}
+"""Gates that older reports have no figure for: what was published without one is not held to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +148,7 @@ def _gates(folder: Path) -> dict[str, VariantGates]:
     gates = {}
     for verdict in report.verdicts:
         measured = [measure for graph in verdict.graphs for measure in graph.measures if measure.name in _GATES]
-        told = {_GATES[measure.name]: measure.threshold for measure in measured}
+        told = {**_NOT_ASKED_THEN, **{_GATES[measure.name]: measure.threshold for measure in measured}}
         if verdict.variant in VARIANTS:
             gates[verdict.variant] = replace(VARIANTS[verdict.variant].gates, **told)
     return gates

@@ -22,7 +22,7 @@ from onnx_fleet.catalogue_schema import (
 )
 from onnx_fleet.entry import Discover, Entry, Gates, LatencyGrid, Tolerances, misfit
 from onnx_fleet.errors import CatalogueInvalid
-from onnx_fleet.variants import VARIANTS, VariantGates
+from onnx_fleet.variants import FP32, VARIANTS, VariantGates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +100,8 @@ def entry(settings: Mapping[str, object], *, source: str) -> Entry:
 
         faults = catalogue_faults.of(err, text=catalogue_yaml.SourceText(None), within=["models", 0])
         raise CatalogueInvalid([f"{source}: {message}" for _, message in faults]) from err
-    if why := misfit(section.task, recipe=section.recipe, decoder_form=section.decoder_form):
+    tuned_with = section.calibration if {*section.variants, *section.required_variants} != {FP32} else None
+    if why := misfit(section.task, recipe=section.recipe, decoder_form=section.decoder_form, calibrated=tuned_with):
         raise CatalogueInvalid([f"{source}: {why}"])
     return _entry(SettingsSection(), section)
 

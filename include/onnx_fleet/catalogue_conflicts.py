@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from onnx_fleet.catalogue_faults import Fault
 from onnx_fleet.entry import misfit
+from onnx_fleet.variants import FP32
 
 if TYPE_CHECKING:
     from onnx_fleet.catalogue_yaml import Document, Plain
@@ -66,5 +67,15 @@ def _misfits(document: Document) -> Iterator[Fault]:
         for line, _, item in _items(document, key):
             own = item if isinstance(item, dict) else {}
             task, recipe, form = (own.get(key, shared.get(key)) for key in ("task", "recipe", "decoder_form"))
-            if why := misfit(task, recipe=recipe, decoder_form=form):
+            if why := misfit(task, recipe=recipe, decoder_form=form, calibrated=_calibrated({**shared, **own})):
                 yield line, why
+
+
+def _calibrated(settings: dict[str, Plain]) -> Plain:
+    """What an entry's variants are tuned with; None where it wants none."""
+    asked = [settings.get(key) for key in ("variants", "required_variants")]
+    return (
+        settings.get("calibration")
+        if any(isinstance(names, list) and set(map(str, names)) - {FP32} for names in asked)
+        else None
+    )

@@ -18,6 +18,7 @@ from onnx_fleet.catalogue_schema import (
     ModelSection,
     SettingsSection,
     TolerancesSection,
+    VariantGatesSection,
     suggestion,
 )
 
@@ -44,6 +45,7 @@ _FORMS: Final[Mapping[str, str]] = {
     "tolerances": "a mapping, such as {atol: 1e-4, rtol: 1e-3}",
     "latency": "a mapping, such as {batch_sizes: [1, 8], sequence_lengths: [16, 128]}",
     "gates": "a mapping, such as {policy: block, max_slowdown: 1.25}",
+    "variant_gates": "a mapping, such as {int8: {min_cosine: 0.98}}",
     "policy": "block, warn or off",
     "breaking": "block or warn",
     "batch_sizes": "a list of numbers, such as [1, 8]",
@@ -126,6 +128,7 @@ def _section(place: Location) -> type[BaseModel]:
         "tolerances": TolerancesSection,
         "latency": LatencySection,
         "gates": GatesSection,
+        "variant_gates": VariantGatesSection,
     }
     for part in place[:-1]:
         section = steps.get(part, section)

@@ -10,7 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Collection
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import (
@@ -30,7 +30,7 @@ from onnx_fleet.entry import DECODER_FORMS, INLINE_MAX_BYTES, OPSET_DEFAULT, Bre
 from onnx_fleet.graph import FIXABLE, SYMBOLS
 from onnx_fleet.recipes import RECIPES
 from onnx_fleet.tasks import TASKS
-from onnx_fleet.variants import FP32, NAMES, VARIANTS, texts
+from onnx_fleet.variants import FP32, NAMES, VARIANTS, calibration
 
 OPSET_MIN: Final = 18
 """torch's ONNX library is written in opset 18; anything lower is a version conversion that may fail half-way."""
@@ -128,11 +128,8 @@ def _check_variants(names: list[str]) -> list[str]:
 
 
 def _check_calibration(name: str) -> str:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or path.suffix not in (".txt", ".jsonl"):
-        raise _fault(f"calibration '{name}' is not a .txt or .jsonl file beside recipes/; write corpora/reviews.txt")
-    if texts.digest(name) is None:
-        raise _fault(f"calibration '{name}' is not there; put the file beside recipes/, on every worker")
+    if why := calibration.fault(name):
+        raise _fault(why)
     return name
 
 
@@ -238,6 +235,9 @@ class VariantGatesSection(_Section):
     """The share of choices (labels, next tokens, span ends, pixels) that stay the same."""
     max_perplexity_ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
     """Of language models on real text: the variant's perplexity by fp32's."""
+    max_layers_ratio: Annotated[float, Field(ge=0.05, le=1, allow_inf_nan=False)] | None = None
+    """What the layers' weights take, of their bytes in fp32; embeddings, scales and biases are not counted. 1 is no
+    gate."""
 
 
 class LatencySection(_Section):
@@ -289,7 +289,8 @@ class SettingsSection(_Section):
     variant_gates: dict[MadeVariantName, VariantGatesSection] = {}
     """By variant, how far it may be from fp32."""
     calibration: Annotated[str, AfterValidator(_check_calibration)] | None = None
-    """Texts to tune and judge variants with: a .txt or .jsonl file beside recipes/; left out, built-in ones."""
+    """What to tune and judge variants with: a .txt or .jsonl file of texts, or a folder of pictures, beside recipes/;
+    left out, built-in texts, or what the checks fed."""
     opset: Annotated[int, Field(ge=OPSET_MIN, le=OPSET_MAX)] = OPSET_DEFAULT
     """The ONNX operator set of the graphs."""
     weights: Placement = "auto"

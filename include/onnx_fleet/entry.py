@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from onnx_fleet.recipes import RECIPES
 from onnx_fleet.tasks import TASKS
-from onnx_fleet.variants import FP32, VariantGates
+from onnx_fleet.variants import FP32, VariantGates, calibration
 
 OPSET_DEFAULT: Final = 20
 
@@ -85,7 +85,8 @@ class Entry:
     variant_gates: Mapping[str, VariantGates] = field(default_factory=dict)
     """By variant, where they are not its own defaults."""
     calibration: str | None = None
-    """A file of texts beside recipes/, to tune and judge variants with; None takes the built-in ones."""
+    """A file of texts or a folder of pictures beside recipes/, to tune and judge variants with; None takes built-in
+    texts, or what the checks fed."""
     opset: int = OPSET_DEFAULT
     weights: Placement = "auto"
     """Where the weights lie: "inline", in each graph's file; "external", beside it; "auto", by size."""
@@ -142,8 +143,12 @@ class Discover:
         return any(fnmatchcase(repo_id.lower(), pattern.lower()) for pattern in self.exclude)
 
 
-def misfit(task: object, *, recipe: object, decoder_form: object) -> str | None:
-    """Why a task does not go with an entry's other settings; what is unknown or left out is not judged here."""
+def misfit(task: object, *, recipe: object, decoder_form: object, calibrated: object = None) -> str | None:
+    """Why a task does not go with an entry's other settings; what is unknown or left out is not judged here.
+
+    Args:
+        calibrated: the calibration, where variants are wanted.
+    """
     if not isinstance(task, str) or task not in TASKS:
         return None
     fitting = RECIPES[recipe].tasks if isinstance(recipe, str) and recipe in RECIPES else ()
@@ -153,4 +158,4 @@ def misfit(task: object, *, recipe: object, decoder_form: object) -> str | None:
     if decoder_form in DECODER_FORMS[1:] and TASKS[task].family != _CUT_BY_FORM:
         tasks = ", ".join(task.name for task in TASKS.values() if task.family == _CUT_BY_FORM)
         return f"decoder_form '{decoder_form}' is for {tasks}, not for {task}; leave it out, or name one of these tasks"
-    return None
+    return calibration.misfit(calibrated, task=task) if isinstance(calibrated, str) else None

@@ -14,7 +14,7 @@ from onnx_fleet.published import Manifest
 from onnx_fleet.source import ResolvedModel
 from onnx_fleet.store import ObjectStore
 from onnx_fleet.tasks import TASKS
-from onnx_fleet.variants import FP32, texts
+from onnx_fleet.variants import FP32, calibration
 
 State = Literal["new", "changed", "unchanged"]
 
@@ -40,7 +40,7 @@ class WorkItem:
     recipe_digest: str | None = None
     """SHA-256 of the file that the entry's recipe is in; None of a built-in recipe, or of none."""
     calibration_digest: str | None = None
-    """SHA-256 of the file that the entry's variants are tuned with; None of the built-in texts."""
+    """SHA-256 of the texts or pictures that the entry's variants are tuned with; None of the built-in ones."""
     rebuild: str | None = None
     """The run that asked for a re-export of something unchanged; part of the fingerprint."""
 
@@ -182,7 +182,7 @@ def _refuse(model: ResolvedModel, *, same: ResolvedModel | None) -> Refusal | No
     error = "ExportUnsupported"
     if model.task not in TASKS:
         message = f"{where}: no family exports {model.task}; give the entry one of these tasks: {', '.join(TASKS)}"
-    elif why := misfit(model.task, recipe=model.entry.recipe, decoder_form=model.entry.decoder_form):
+    elif why := _misfit(model):
         message = f"{where}: {why}"
     elif same is not None:
         error = "CatalogueInvalid"
@@ -195,12 +195,18 @@ def _refuse(model: ResolvedModel, *, same: ResolvedModel | None) -> Refusal | No
     return Refusal(repo_id=model.repo_id, step="plan", error=error, message=message, commit=model.commit)
 
 
+def _misfit(model: ResolvedModel) -> str | None:
+    entry = model.entry
+    tuned_with = entry.calibration if set(entry.variants) != {FP32} else None
+    return misfit(model.task, recipe=entry.recipe, decoder_form=entry.decoder_form, calibrated=tuned_with)
+
+
 def _item(
     model: ResolvedModel, *, store: ObjectStore, force: str | None, channel: str, tools: Mapping[str, str]
 ) -> WorkItem:
     family = TASKS[model.task].family
     recipe_digest = recipes.digest(model.entry.recipe) if model.entry.recipe else None
-    calibration_digest = texts.digest(model.entry.calibration) if model.entry.calibration else None
+    calibration_digest = calibration.digest(model.entry.calibration) if model.entry.calibration else None
 
     def item(state: State, reason: str, *, rebuild: str | None) -> WorkItem:
         digest = fingerprint(

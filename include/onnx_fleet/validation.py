@@ -247,17 +247,17 @@ def _rows_of(
         for check in CHECKS[bench.item.family]:
             yield from check.run(subject)
         return
-    from onnx_fleet.variants import asking, corpus, texts
+    from onnx_fleet.variants import asking, corpus
 
-    has_words = asking.has_words(subject)
-    recorder = corpus.Recorder(corpus.folder(bench.stage_dir), foretells=has_words and asking.foretells(subject))
-    if not has_words:
+    ask = asking.question(subject, entry.calibration)
+    recorder = corpus.Recorder(corpus.folder(bench.stage_dir), foretells=ask is not None and asking.foretells(subject))
+    if ask is None:
         recorder.watch(sessions)
     for check in CHECKS[bench.item.family]:
         yield from check.run(subject)
-    if has_words:
+    if ask is not None:
         recorder.watch(sessions)
-        asking.ask(subject, texts.of(entry.calibration))
+        ask()
 
 
 def _badness(row: CheckRow) -> float:

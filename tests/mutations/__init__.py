@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from mutations import beside, decoder, dual, encoder, seq2seq, speech, vision, vlm
 from mutations.mutation import Mutation
+from mutations.variants import VARIANT_MUTATIONS
 
 MUTATIONS: tuple[Mutation, ...] = (
     *encoder.MUTATIONS,
@@ -19,4 +20,4 @@ MUTATIONS: tuple[Mutation, ...] = (
     *beside.MUTATIONS,
 )
 
-__all__ = ["MUTATIONS", "Mutation"]
+__all__ = ["MUTATIONS", "VARIANT_MUTATIONS", "Mutation"]

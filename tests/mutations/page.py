@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mutations import MUTATIONS
+from mutations import MUTATIONS, VARIANT_MUTATIONS
 from onnx_fleet.checks import CHECKS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "validation.md"
@@ -16,7 +16,7 @@ _BLOCK = re.compile(r"(<!-- begin: (\w+) -->\n).*?(<!-- end: \2 -->)", flags=re.
 
 def render(page: str) -> str:
     """The page with its tables written anew."""
-    tables = {"checks": _checks(), "mutations": _mutations()}
+    tables = {"checks": _checks(), "mutations": _mutations(), "variants": _variants()}
     return _BLOCK.sub(lambda block: f"{block[1]}{tables[block[2]]}{block[3]}", page)
 
 
@@ -45,6 +45,15 @@ def _mutations() -> str:
         for each in MUTATIONS
     ]
     return _table(("mutation", "what is wrong then", "family", "caught by", "finding"), rows)
+
+
+def _variants() -> str:
+    """One row for what a fault is; variants that it was tried on share its row."""
+    variants: dict[tuple[str, str, str], list[str]] = {}
+    for each in VARIANT_MUTATIONS:
+        variants.setdefault((each.name, each.says, each.caught), []).append(each.variant)
+    rows = [(f"`{name}`", says, ", ".join(found), f"`{caught}`") for (name, says, caught), found in variants.items()]
+    return _table(("mutation", "what is wrong then", "variants", "caught by"), rows)
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

@@ -113,9 +113,9 @@ def cache(subject: Subject) -> Iterator[CheckRow]:
     case = subject.case("cache", f"{prompt.text}, the last token with rows {order.tolist()}, as beams do")
     last = subject.reference(prompt.feeds)["logits"][order, -1:]
     try:
-        vectors, mask = _embedded(subject, prompt), prompt.feeds["attention_mask"]
-        first = _decode(subject, vectors[:, :-1], mask[:, :-1], cache=None)
-        found = _decode(subject, vectors[order, -1:], mask[order], cache=first.rows(order)).logits
+        vectors, mask = embedded(subject, prompt), prompt.feeds["attention_mask"]
+        first = decode(subject, vectors[:, :-1], mask[:, :-1], cache=None)
+        found = decode(subject, vectors[order, -1:], mask[order], cache=first.rows(order)).logits
     except ValidationFailed as err:
         yield case.row("error", detail=str(err))
         return
@@ -176,7 +176,7 @@ def _pytorch(subject: Subject, prompt: Prompt) -> np.ndarray:
 
 def _graphs(subject: Subject, prompt: Prompt) -> np.ndarray:
     """The same from the graphs."""
-    found = _decode(subject, _embedded(subject, prompt), prompt.feeds["attention_mask"], cache=None)
+    found = decode(subject, embedded(subject, prompt), prompt.feeds["attention_mask"], cache=None)
     return _real(found.logits, prompt)
 
 
@@ -187,10 +187,10 @@ def _real(logits: np.ndarray, prompt: Prompt) -> np.ndarray:
 
 def _in_pieces(subject: Subject, prompt: Prompt, sizes: Sequence[int]) -> np.ndarray:
     """float32 [batch_size, sequence_length, vocabulary], of a prompt fed piece by piece."""
-    vectors, mask = _embedded(subject, prompt), prompt.feeds["attention_mask"]
+    vectors, mask = embedded(subject, prompt), prompt.feeds["attention_mask"]
     logits, cached, done = [], None, 0
     for size in sizes:
-        found = _decode(subject, vectors[:, done : done + size], mask[:, : done + size], cache=cached)
+        found = decode(subject, vectors[:, done : done + size], mask[:, : done + size], cache=cached)
         logits.append(found.logits)
         cached, done = found.cache, done + size
     return np.concatenate(logits, axis=1)
@@ -219,6 +219,26 @@ def _prompt(subject: Subject, counts: tuple[int, ...], *, kind: Kind, lengths: S
         counts: images in each row.
         lengths: tokens of text, in turn.
     """
+    pixels = _pixels(subject, counts, kind=kind) if any(counts) else {}
+    return prompt_of(subject, counts, pixels=pixels, said=f"({kind})", lengths=lengths)
+
+
+def prompt_of(
+    subject: Subject,
+    counts: tuple[int, ...],
+    *,
+    pixels: Feeds,
+    said: str,
+    lengths: Sequence[int] = TEXT_LENGTHS,
+) -> Prompt:
+    """Text of random tokens around the places of images.
+
+    Args:
+        counts: images in each row.
+        pixels: of these images; empty where there are none.
+        said: what they are, for people.
+        lengths: tokens of text, in turn.
+    """
     config = subject.reference.model.config
     rng = np.random.default_rng((SEED, *counts, *lengths))
     rows = []
@@ -231,8 +251,8 @@ def _prompt(subject: Subject, counts: tuple[int, ...], *, kind: Kind, lengths: S
     mask = np.stack([np.pad(np.ones(len(row)), (longest - len(row), 0)) for row in rows])
     feeds = {"input_ids": ids.astype(np.int64), "attention_mask": mask.astype(np.int64)}
     feeds["position_ids"] = generation.positions(feeds["attention_mask"])
-    said = f"rows of {' and '.join(map(str, counts))} images ({kind}) and up to {longest} tokens, seed {SEED}"
-    return Prompt(feeds={**feeds, **(_pixels(subject, counts, kind=kind) if any(counts) else {})}, text=said)
+    about = f"rows of {' and '.join(map(str, counts))} images {said} and up to {longest} tokens, seed {SEED}"
+    return Prompt(feeds={**feeds, **pixels}, text=about)
 
 
 def _pixels(subject: Subject, counts: tuple[int, ...], *, kind: Kind) -> dict[str, np.ndarray]:
@@ -249,7 +269,7 @@ def _pixels(subject: Subject, counts: tuple[int, ...], *, kind: Kind) -> dict[st
     return {"pixel_values": pixels.astype(np.float32), "pixel_attention_mask": seen}
 
 
-def _embedded(subject: Subject, prompt: Prompt) -> np.ndarray:
+def embedded(subject: Subject, prompt: Prompt) -> np.ndarray:
     """[batch_size, sequence_length, size]: the prompt's vectors, and the images' where its image tokens are."""
     ids = prompt.feeds["input_ids"]
     vectors = subject.session("embed_tokens").run({"input_ids": ids})["inputs_embeds"].copy()
@@ -260,7 +280,7 @@ def _embedded(subject: Subject, prompt: Prompt) -> np.ndarray:
     return vectors
 
 
-def _decode(subject: Subject, vectors: np.ndarray, attention_mask: np.ndarray, *, cache: Feeds | None) -> Step:
+def decode(subject: Subject, vectors: np.ndarray, attention_mask: np.ndarray, *, cache: Feeds | None) -> Step:
     session = subject.session("decoder_model_merged")
     cache = cache if cache is not None else generation.empty_cache(session, batch_size=len(vectors))
     places = generation.positions(attention_mask)[:, -vectors.shape[1] :]
@@ -274,11 +294,11 @@ def _generated(subject: Subject, prompt: Prompt, *, new_tokens: int) -> np.ndarr
 
     def call(input_ids: np.ndarray, *, cache: Feeds | None) -> Step:
         if cache is None:
-            vectors = _embedded(subject, prompt)
+            vectors = embedded(subject, prompt)
         else:
             vectors = subject.session("embed_tokens").run({"input_ids": input_ids})["inputs_embeds"]
         mask = generation.extended(prompt.feeds["attention_mask"], vectors, cache=cache)
-        return _decode(subject, vectors, mask, cache=cache)
+        return decode(subject, vectors, mask, cache=cache)
 
     return generation.greedy(call, prompt.feeds["input_ids"], max_new_tokens=new_tokens)
 

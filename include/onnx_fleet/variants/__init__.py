@@ -25,6 +25,9 @@ class VariantGates:
     """The share of choices (labels, next tokens, span ends, pixels) that stay the same; fp32's ties are left out."""
     max_perplexity_ratio: float
     """Of language models on real text: the variant's perplexity by fp32's."""
+    max_layers_ratio: float
+    """What the layers' weights take, of their bytes in fp32. Embeddings are counted apart; scales, zero points and
+    biases, which narrow layers have many of, are not counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +38,6 @@ class Variant:
     suffix: str
     """Behind a graph's role in its file's name, as transformers.js looks for it."""
     summary: str
-    usual_ratio: float
-    """What the layers' weights take at most, of their bytes in fp32, where nothing had to be left out; embeddings are
-    counted apart, and models narrower than a few hundred numbers take more."""
     gates: VariantGates
 
 
@@ -48,29 +48,25 @@ VARIANTS: Mapping[str, Variant] = {
             name="fp16",
             suffix="_fp16",
             summary="half precision; what would overflow or lose its meaning in it stays in float32",
-            usual_ratio=0.51,
-            gates=VariantGates(min_cosine=0.999, min_top1=0.99, max_perplexity_ratio=1.01),
+            gates=VariantGates(min_cosine=0.999, min_top1=0.99, max_perplexity_ratio=1.01, max_layers_ratio=0.51),
         ),
         Variant(
             name="int8",
             suffix="_quantized",
             summary="8-bit weights by channel, activations quantised as they come",
-            usual_ratio=0.30,
-            gates=VariantGates(min_cosine=0.97, min_top1=0.90, max_perplexity_ratio=1.10),
+            gates=VariantGates(min_cosine=0.97, min_top1=0.90, max_perplexity_ratio=1.10, max_layers_ratio=0.30),
         ),
         Variant(
             name="int8_static",
             suffix="_int8",
             summary="8-bit weights by channel, activations by ranges that were calibrated",
-            usual_ratio=0.30,
-            gates=VariantGates(min_cosine=0.97, min_top1=0.90, max_perplexity_ratio=1.10),
+            gates=VariantGates(min_cosine=0.97, min_top1=0.90, max_perplexity_ratio=1.10, max_layers_ratio=0.30),
         ),
         Variant(
             name="q4",
             suffix="_q4",
             summary="4-bit weights in blocks of 32, activations in float32",
-            usual_ratio=0.22,
-            gates=VariantGates(min_cosine=0.95, min_top1=0.85, max_perplexity_ratio=1.20),
+            gates=VariantGates(min_cosine=0.95, min_top1=0.85, max_perplexity_ratio=1.20, max_layers_ratio=0.22),
         ),
     )
 }

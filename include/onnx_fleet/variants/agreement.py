@@ -57,7 +57,7 @@ class Agreement:
     def add(self, expected: Outputs, actual: Outputs, sample: Sample) -> None:
         """Take in one call's outputs; caches are judged by what comes of them."""
         for name, array in expected.items():
-            if not name.startswith(_CACHE) and array.dtype.kind == "f":
+            if not is_cache(name) and array.dtype.kind == "f":
                 self._add(name, array, actual[name], sample)
 
     @property
@@ -137,6 +137,11 @@ class Agreement:
         losses = [_cross_entropy(array[:, :-1][known], tokens[:, 1:][known]) for array in (expected, actual)]
         self.losses = (self.losses[0] + losses[0], self.losses[1] + losses[1])
         self.tokens += int(known.sum())
+
+
+def is_cache(name: str) -> bool:
+    """Whether an output is no answer but what the next call is given."""
+    return name.startswith(_CACHE)
 
 
 def between(fp32: Session, other: Session, samples: Iterable[Sample]) -> Agreement:

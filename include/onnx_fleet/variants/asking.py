@@ -1,31 +1,50 @@
-"""Put real text to the fp32 graphs, as consumers of their family do, so that a recorder can keep what they were fed."""
+"""Put real text or pictures to the fp32 graphs, as consumers of their family do, so that a recorder can keep what they
+were fed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import cycle
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onnx_fleet import generation, generation_seq2seq, inputs
+from onnx_fleet.variants import calibration, pictures, texts
 
 if TYPE_CHECKING:
     from onnx_fleet.checks.subject import Subject
     from onnx_fleet.inputs import Batch, Side
+    from onnx_fleet.runtime import Session
 
 ROWS = 4
 """Texts in a batch, of different lengths."""
+MAX_DESCRIBED = 16
+"""Pictures that a language model is shown."""
 MAX_LENGTH = 64
 """Tokens of a text: attention and caches grow with it, and ranges and rates hardly change."""
 
 
-def ask(subject: Subject, texts: Sequence[str]) -> None:
-    """Feed the texts to every graph, in padded batches; every fourth batch is one row alone.
+def question(subject: Subject, source: str | None) -> Callable[[], None] | None:
+    """What feeds an entry's own texts or pictures, or the built-in texts, to every graph, in batches of which every
+    fourth is one row alone. None where what their checks fed is all that there is.
 
+    It raises ValidationFailed where onnxruntime refuses the feeds.
+
+    Args:
+        source: the entry's calibration.
     Raises:
-        ValidationFailed: onnxruntime refuses the feeds.
+        ModelInvalid: the texts or pictures are not there.
     """
-    ASKING[subject.item.family](subject, texts)
+    family = subject.item.family
+    if source is not None and calibration.kind(source) == "image" and family in LOOKING:
+        return partial(LOOKING[family], subject, pictures.of(source))
+    if family in ASKING and (subject.stage_dir / "tokenizer.json").exists():
+        return partial(ASKING[family], subject, texts.of(source))
+    return None
 
 
 def foretells(subject: Subject) -> bool:
@@ -33,31 +52,26 @@ def foretells(subject: Subject) -> bool:
     return subject.item.family in _FORETELLING
 
 
-def has_words(subject: Subject) -> bool:
-    """Whether texts can be put to these graphs at all; of the others, what their checks fed is kept."""
-    return subject.item.family in ASKING and (subject.stage_dir / "tokenizer.json").exists()
-
-
-def _encode(subject: Subject, texts: Sequence[str]) -> None:
-    for batch in _batches(subject, texts, side="right"):
+def _encode(subject: Subject, lines: Sequence[str]) -> None:
+    for batch in _batches(subject, lines, side="right"):
         subject.session().run(subject.feeds(batch))
 
 
-def _continue(subject: Subject, texts: Sequence[str]) -> None:
+def _continue(subject: Subject, lines: Sequence[str]) -> None:
     """All tokens but the last at once, then the last one behind the cache."""
-    for batch in _batches(subject, texts, side="left"):
+    for batch in _batches(subject, lines, side="left"):
         mask = batch.attention_mask
         first = generation.step(subject.session(), batch.input_ids[:, :-1], attention_mask=mask[:, :-1])
         generation.step(subject.session(), batch.input_ids[:, -1:], attention_mask=mask, cache=first.cache)
 
 
-def _translate(subject: Subject, texts: Sequence[str]) -> None:
+def _translate(subject: Subject, lines: Sequence[str]) -> None:
     """A text is its own translation: what is compared are the same graphs in two precisions."""
     from onnx_fleet.checks import source_and_target
 
     encoder, *rest = subject.sessions.values()
     start = source_and_target.start_token(subject)
-    for batch in _batches(subject, texts, side="right"):
+    for batch in _batches(subject, lines, side="right"):
         tokens = np.concatenate([np.full((len(batch), 1), start), batch.input_ids], axis=1)[:, :-1]
         if not rest:
             generation_seq2seq.step_of_one_graph(encoder, tokens, source=batch.feeds)
@@ -67,14 +81,47 @@ def _translate(subject: Subject, texts: Sequence[str]) -> None:
         generation_seq2seq.step(rest[0], tokens[:, -1:], encoded=encoded, cache=first.cache)
 
 
-def _batches(subject: Subject, texts: Sequence[str], *, side: Side) -> Iterator[Batch]:
+def _look(subject: Subject, paths: Sequence[Path]) -> None:
+    session = subject.session()
+    for feeds in pictures.feeds(subject, paths):
+        session.run(_taken(session, feeds))
+
+
+def _match(subject: Subject, paths: Sequence[Path]) -> None:
+    """Every text with every picture of a batch, and either side alone."""
+    for feeds, batch in zip(
+        pictures.feeds(subject, paths), cycle(_batches(subject, texts.LINES, side="right")), strict=False
+    ):
+        for session in subject.sessions.values():
+            session.run(_taken(session, {**feeds, **batch.feeds}))
+
+
+def _describe(subject: Subject, paths: Sequence[Path]) -> None:
+    """A picture in a prompt, and a step behind it; a large one is many tiles, and each many tokens."""
+    from onnx_fleet.checks import vlm
+
+    for feeds in pictures.feeds(subject, paths[:MAX_DESCRIBED], rows=1):
+        pixels = _taken(subject.session("vision_encoder"), feeds)
+        prompt = vlm.prompt_of(subject, (pixels["pixel_values"].shape[1],), pixels=pixels, said="of the entry's own")
+        mask = prompt.feeds["attention_mask"]
+        vectors = vlm.embedded(subject, prompt)
+        first = vlm.decode(subject, vectors[:, :-1], mask[:, :-1], cache=None)
+        vlm.decode(subject, vectors[:, -1:], mask, cache=first.cache)
+
+
+def _taken(session: Session, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What one graph takes of a batch, as it takes it."""
+    return {spec.name: feeds[spec.name].astype(spec.dtype) for spec in session.inputs if spec.name in feeds}
+
+
+def _batches(subject: Subject, lines: Sequence[str], *, side: Side) -> Iterator[Batch]:
     from tokenizers import Tokenizer
 
     space = subject.space
     tokenizer = Tokenizer.from_file(str(subject.stage_dir / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(min(MAX_LENGTH, space.max_length))
-    rows = [inputs.row_of(tokenizer.encode(text), space) for text in texts]
+    rows = [inputs.row_of(tokenizer.encode(text), space) for text in lines]
     rows = [row for row in rows if row.input_ids.shape[1] > 1]
     for index, start in enumerate(range(0, len(rows), ROWS)):
         chosen = rows[start : start + (1 if index % 4 == 3 else ROWS)]
@@ -86,5 +133,11 @@ ASKING: Mapping[str, Callable[[Subject, Sequence[str]], None]] = {
     "decoder": _continue,
     "seq2seq": _translate,
 }
-"""By family."""
+"""By family: texts."""
+LOOKING: Mapping[str, Callable[[Subject, Sequence[Path]], None]] = {
+    "vision": _look,
+    "dual": _match,
+    "vlm": _describe,
+}
+"""By family: pictures."""
 _FORETELLING = ("decoder", "seq2seq")

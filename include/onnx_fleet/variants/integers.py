@@ -49,13 +49,16 @@ def dynamic(path: Path, *, excluded: Iterable[str] = ()) -> onnx.ModelProto:
         return onnx.load(target)
 
 
-def static(path: Path, *, samples: Iterable[Sample], excluded: Iterable[str] = ()) -> onnx.ModelProto:
+def static(
+    path: Path, *, samples: Iterable[Sample], ranges: Path | None = None, excluded: Iterable[str] = ()
+) -> onnx.ModelProto:
     """8-bit weights and activations, these in ranges that were seen on samples, between QuantizeLinear and
     DequantizeLinear nodes: what accelerators and mobile runtimes compile.
 
     Args:
         path: the graph, as prepared.prepare writes it.
         samples: to calibrate with.
+        ranges: a file that keeps what was calibrated; where it is there, nothing is calibrated anew.
         excluded: names of nodes to leave as they are.
     """
     with TemporaryDirectory(prefix="onnx-fleet-") as folder:
@@ -73,8 +76,14 @@ def static(path: Path, *, samples: Iterable[Sample], excluded: Iterable[str] = (
             nodes_to_exclude=sorted(excluded),
             use_external_data_format=True,
             calibrate_method=CalibrationMethod.MinMax,
-            # A product of two activations is attention; in eight bits it loses what the softmax behind it decides by.
-            extra_options={"MatMulConstBOnly": True},
+            calibration_cache_path=ranges,
+            extra_options={
+                # A product of two activations is attention; eight bits lose what the softmax behind it decides by.
+                "MatMulConstBOnly": True,
+                # Sums have outliers that factors have not: what a product gives stays as it is, and what the next one
+                # takes is rounded (docs/decisions/variants.md has what that costs and saves).
+                "OpTypesToExcludeOutputQuantization": ["MatMul"],
+            },
         )
         return onnx.load(target)
 

@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-
-import onnx
 
 from onnx_fleet import graph, runtime, stage, workloads
 from onnx_fleet.errors import GpuUnavailable, ValidationFailed
 from onnx_fleet.gpu import GpuOptions
 from onnx_fleet.graph import GraphInfo
 from onnx_fleet.runtime import Session
-from onnx_fleet.variants import FP32, VARIANTS, VariantGates, agreement, corpus, making, prepared, rounding
+from onnx_fleet.variants import FP32, VARIANTS, VariantGates, agreement, corpus, making, prepared, rounding, sizes
 from onnx_fleet.variants.making import Made
 from onnx_fleet.variants.report import (
     REPORT_NAME,
@@ -73,7 +70,7 @@ def judge(request: JudgingRequest) -> VariantReport:
                 _judge(request, info, fp32[info.role], gates=gates, kept=kept.get((name, info.role), ()))
                 for info in own
             )
-            reason = faults.get(name) or (f"{said(graphs)}{_unusual(name, graphs)}" if graphs else "it was not made")
+            reason = faults.get(name) or (said(graphs) if graphs else "it was not made")
             if len(graphs) == len(fp32) and all(graph.passed for graph in graphs):
                 status = "published"
         except GpuUnavailable as err:
@@ -100,20 +97,6 @@ def judge(request: JudgingRequest) -> VariantReport:
     return report
 
 
-def weight_bytes(path: Path, *, tables: frozenset[str]) -> WeightBytes:
-    """What the initializers of a graph take.
-
-    Args:
-        tables: the fp32 graph's embeddings; what converters made of one keeps its name, and adds to it.
-    """
-    model = onnx.load(path, load_external_data=False)
-    sizes: Mapping[bool, list[int]] = {True: [], False: []}
-    for tensor in model.graph.initializer:
-        is_table = tensor.name in tables or any(tensor.name.startswith(f"{table}_") for table in tables)
-        sizes[is_table].append(_size(tensor))
-    return WeightBytes(layers=sum(sizes[False]), embeddings=sum(sizes[True]))
-
-
 def _judge(
     request: JudgingRequest, info: GraphInfo, fp32: GraphInfo, *, gates: VariantGates, kept: tuple[str, ...]
 ) -> GraphVerdict:
@@ -123,16 +106,18 @@ def _judge(
     tables = prepared.embeddings(source.graph)
     samples = list(corpus.read(place, info.role, "judging"))
     measures: tuple[Measure, ...] = ()
-    weights = WeightBytes(layers=0, embeddings=0)
+    weights, fp32_weights = WeightBytes(layers=0, embeddings=0), sizes.weight_bytes(place / fp32.path, tables=tables)
     fault = "" if samples else "nothing was fed to its fp32 graph: there is nothing to hold it to"
     try:
         sessions = [_open(request, each) for each in (fp32, info)]
         fault = fault or _differing(place, info, fp32)
-        weights = weight_bytes(place / info.path, tables=tables)
+        weights = sizes.weight_bytes(place / info.path, tables=tables)
         if not fault:
             rounded = rounding.measure(place / info.path, fp32=source, variant=info.variant)
             found = agreement.between(sessions[0], sessions[1], samples)
-            measures = (rounded, *found.against(gates))
+            small = sizes.unavoidable_bytes(source.graph)
+            size = sizes.measure(weights, fp32=fp32_weights, unavoidable=small, gates=gates)
+            measures = (rounded, *found.against(gates), size)
     except ValidationFailed as err:
         fault = str(err)
     return GraphVerdict(
@@ -143,7 +128,7 @@ def _judge(
         samples=len(samples),
         kept=kept,
         weights=weights,
-        fp32_weights=weight_bytes(place / fp32.path, tables=tables),
+        fp32_weights=fp32_weights,
     )
 
 
@@ -163,12 +148,6 @@ def _open(request: JudgingRequest, info: GraphInfo) -> Session:
     return session
 
 
-def _unusual(variant: str, graphs: tuple[GraphVerdict, ...]) -> str:
-    """Where much was left in float32, a variant is right and yet not what people expect of its name."""
-    ratio, usual = max(graph.ratio for graph in graphs), VARIANTS[variant].usual_ratio
-    return f"; its layers take {ratio:.2f} of fp32's bytes, {usual:g} at most is usual" if ratio > usual else ""
-
-
 def _differing(place: Path, info: GraphInfo, fp32: GraphInfo) -> str:
     """Consumers exchange one file for the other: names, types and axes are the same, or it is another model."""
     found = graph.describe(place / info.path, role=info.role, variant=info.variant, bundle=place)
@@ -178,10 +157,3 @@ def _differing(place: Path, info: GraphInfo, fp32: GraphInfo) -> str:
             names = {spec.name for spec in set(ours) ^ set(other)}
             return f"its {what} are not those of {fp32.path}: {', '.join(sorted(names)) or 'another order'}"
     return ""
-
-
-def _size(tensor: onnx.TensorProto) -> int:
-    if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        return next((int(entry.value) for entry in tensor.external_data if entry.key == "length"), 0)
-    found: int = tensor.ByteSize()
-    return found

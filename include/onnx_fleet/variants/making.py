@@ -1,18 +1,16 @@
 """Make the variants of a stage from its fp32 graphs. It runs in a process of its own, without torch.
 
-A quantised graph that misses its gates on the calibration half of the corpus gets another chance: each kind of layer is
-quantised alone, what it costs is measured on the graph's own outputs, and the most harmful kinds stay in float32, one
-after the other, until the gates hold.
+A graph that misses its gates on the calibration half of the corpus gets another chance: sparing.py finds the layers
+that hurt most, which stay in float32.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 import shutil
+import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
@@ -32,12 +30,22 @@ from onnx_fleet.variants import (
     half,
     integers,
     prepared,
+    sizes,
+    sparing,
 )
-from onnx_fleet.variants.agreement import Agreement
+from onnx_fleet.variants.agreement import Agreement, Outputs
 from onnx_fleet.variants.corpus import Sample
+from onnx_fleet.variants.sparing import Layers
 
 log = logging.getLogger(__name__)
 
+MAX_ATTEMPTS = 24
+"""Graphs that are tried for one graph of one variant: all of it, ten kinds, eight bands of one, and some by halving."""
+SEARCH_SECONDS = 1800.0
+"""From when the making begins; behind that no attempt is begun but the first one of every graph. A step may take an
+hour, and what is right by then should not be lost for what might be better."""
+_RANKING_SAMPLES = 4
+"""What a kind of layer costs is told by a few samples; whether the gates hold, by all."""
 _SMALL_BYTES = 1024
 _PROTOBUF_LIMIT_BYTES = 2_000_000_000
 
@@ -80,6 +88,8 @@ class _Work:
     """As prepared.prepare writes it."""
     variant: str
     gates: VariantGates
+    deadline_s: float
+    """On the monotonic clock: nothing more is searched for then."""
 
     def samples(self) -> Iterator[Sample]:
         return corpus.read(self.stage_dir, self.info.role, "calibration")
@@ -97,6 +107,7 @@ def make(request: MakingRequest) -> MakingRecord:
     remove(place, record, VARIANTS)
     scratch = place / stage.PRIVATE / "variants"
     found, graphs = [], list(fp32)
+    deadline_s = time.monotonic() + SEARCH_SECONDS
     try:
         for info in fp32:
             folder = scratch / info.role
@@ -104,7 +115,9 @@ def make(request: MakingRequest) -> MakingRecord:
             source = prepared.prepare(place / info.path, folder)
             for name in (name for name in VARIANTS if name in entry.variants):
                 gates = entry.variant_gates.get(name, VARIANTS[name].gates)
-                work = _Work(stage_dir=place, info=info, source=source, variant=name, gates=gates)
+                work = _Work(
+                    stage_dir=place, info=info, source=source, variant=name, gates=gates, deadline_s=deadline_s
+                )
                 try:
                     model, made = _converted(work)
                 except Exception as err:  # converters raise anything; the other variants are none the worse for it
@@ -144,23 +157,96 @@ def remove(place: Path, record: ExportRecord, names: Iterable[str]) -> None:
 
 
 def _converted(work: _Work) -> tuple[onnx.ModelProto, Made]:
-    """Everything converted where the gates bear it; else with the kinds of layers that hurt most left out."""
+    """Everything converted where the gates bear it; else with the layers that hurt most left in float32."""
     always = half.overflowing(work.source, samples=work.samples()) if work.variant == "fp16" else frozenset()
-    convert = partial(_convert, work, always)
-    kinds = _kinds(onnx.load(work.source, load_external_data=False))
-    model = convert(frozenset())
-    made = Made(variant=work.variant, role=work.info.role, kept=tuple(sorted(always)), attempts=1)
-    if _passes(work, model) or len(kinds) < 2:
-        return model, made
-    every = frozenset(name for names in kinds.values() for name in names)
-    harm = {kind: 1.0 - _agreement(work, convert(every - names)).cosine for kind, names in kinds.items()}
-    worst_first = sorted(kinds, key=lambda kind: (-harm[kind], kind))
-    for count in range(1, len(kinds)):
-        kept = worst_first[:count]
-        smaller = convert(frozenset(name for kind in kept for name in kinds[kind]))
-        if _passes(work, smaller):
-            return smaller, replace(made, kept=(*made.kept, *kept), attempts=1 + len(kinds) + count)
-    return model, replace(made, attempts=2 * len(kinds))  # nothing that leaving out some kinds would mend
+    layers = sparing.kinds(onnx.load(work.source, load_external_data=False))
+    trials = _Trials(work=work, always=always, every=frozenset(node for kind in layers for node in kind.nodes))
+    spared: tuple[Layers, ...] = ()
+    if not trials.passes(()) and trials.room_bytes > 0 and sum(len(kind.nodes) for kind in layers) > 1:
+        spared = sparing.spare(layers, trials, room_bytes=trials.room_bytes)
+    names = tuple(name for each in spared for name in each.names)
+    made = Made(variant=work.variant, role=work.info.role, kept=(*sorted(always), *names), attempts=trials.attempts)
+    return onnx.load(trials.kept), made
+
+
+@dataclass(slots=True, kw_only=True)
+class _Trials:
+    """Attempts at one graph of one variant."""
+
+    work: _Work
+    always: frozenset[str]
+    """Nodes that are never converted."""
+    every: frozenset[str]
+    """Nodes that may be."""
+    attempts: int = 0
+    kept: Path = field(init=False)
+    """The last graph that passed; the first one where none did."""
+    room_bytes: float = 0.0
+    """What the first graph, of everything converted, leaves of its size for float32 weights."""
+    _remembered: list[tuple[Sample, Outputs]] = field(default_factory=list)
+
+    @property
+    def are_left(self) -> bool:
+        return self.attempts < MAX_ATTEMPTS and time.monotonic() < self.work.deadline_s
+
+    def harm(self, nodes: Iterable[str]) -> float:
+        """1 - cosine, on a few samples of which fp32's outputs are remembered."""
+        if not self._remembered:
+            session = runtime.open_session(self.work.source, threads=1)
+            for sample, _ in zip(self.work.samples(), range(_RANKING_SAMPLES), strict=False):
+                answers = {
+                    name: each for name, each in session.run(sample.feeds).items() if not agreement.is_cache(name)
+                }
+                self._remembered.append((sample, answers))
+        path = self._attempt(self.every - frozenset(nodes))
+        found = Agreement()
+        try:
+            session = runtime.open_session(path, threads=1)
+            for sample, expected in self._remembered:
+                found.add(expected, session.run(sample.feeds), sample)
+        except ValidationFailed:
+            return 1.0
+        finally:
+            _remove(path)
+        return 1.0 - found.cosine
+
+    def passes(self, spared: Iterable[str]) -> bool:
+        """Every gate, on the calibration half; a graph that does not run misses."""
+        path = self._attempt(frozenset(spared))
+        source, gates = onnx.load(self.work.source, load_external_data=False).graph, self.work.gates
+        tables = prepared.embeddings(source)
+        fp32, found = (sizes.weight_bytes(each, tables=tables) for each in (self.work.source, path))
+        unavoidable = sizes.unavoidable_bytes(source)
+        passed = sizes.measure(found, fp32=fp32, unavoidable=unavoidable, gates=gates).passed and self._agrees(path)
+        if self.attempts == 1:
+            saved = 1 - found.layers / max(fp32.layers, 1)
+            self.room_bytes = (gates.max_layers_ratio * fp32.layers + unavoidable - found.layers) / max(saved, 0.01)
+            self.kept = path
+        elif passed:
+            _remove(self.kept)
+            self.kept = path
+        else:
+            _remove(path)
+        return passed
+
+    def _agrees(self, path: Path) -> bool:
+        try:
+            fp32, other = (runtime.open_session(each, threads=1) for each in (self.work.source, path))
+            found = agreement.between(fp32, other, self.work.samples())
+        except ValidationFailed:
+            return False
+        return all(measure.passed for measure in found.against(self.work.gates))
+
+    def _attempt(self, excluded: frozenset[str]) -> Path:
+        self.attempts += 1
+        path = self.work.source.with_name(f"attempt-{self.attempts}.onnx")
+        _write(_convert(self.work, self.always, excluded), path, inside=False, inline_max_bytes=0)
+        return path
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.with_name(f"{path.name}_data").unlink(missing_ok=True)
 
 
 def _convert(work: _Work, always: frozenset[str], excluded: frozenset[str]) -> onnx.ModelProto:
@@ -171,38 +257,10 @@ def _convert(work: _Work, always: frozenset[str], excluded: frozenset[str]) -> o
         case "int8":
             return integers.dynamic(work.source, excluded=excluded)
         case "int8_static":
-            return integers.static(work.source, samples=work.samples(), excluded=excluded)
+            ranges = work.source.with_name("ranges.json")
+            return integers.static(work.source, samples=work.samples(), ranges=ranges, excluded=excluded)
         case _:
             return blocks.convert(work.source, excluded=excluded)
-
-
-def _kinds(model: onnx.ModelProto) -> dict[str, frozenset[str]]:
-    """Nodes that multiply by a weight or gather from one, by what the weight is called in every layer."""
-    weights = prepared.weights(model.graph)
-    found: dict[str, set[str]] = {}
-    for node in model.graph.node:
-        named = next((name for name in node.input[:2] if name in weights), None)
-        if named and node.op_type in ("MatMul", "Gather", "Conv", "Gemm"):
-            found.setdefault(re.sub(r"\.\d+(?=\.)", ".*", named.removesuffix(prepared.TRANSPOSED)), set()).add(
-                node.name
-            )
-    return {kind: frozenset(names) for kind, names in found.items()}
-
-
-def _passes(work: _Work, model: onnx.ModelProto) -> bool:
-    try:
-        return all(measure.passed for measure in _agreement(work, model).against(work.gates))
-    except ValidationFailed:
-        return False
-
-
-def _agreement(work: _Work, model: onnx.ModelProto) -> Agreement:
-    path = work.source.with_name("attempt.onnx")
-    copied = onnx.ModelProto()
-    copied.CopyFrom(model)
-    _write(copied, path, inside=False, inline_max_bytes=0)
-    fp32, other = (runtime.open_session(each, threads=1) for each in (work.source, path))
-    return agreement.between(fp32, other, work.samples())
 
 
 def _write(model: onnx.ModelProto, path: Path, *, inside: bool, inline_max_bytes: int) -> None:

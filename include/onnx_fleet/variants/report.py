@@ -18,19 +18,20 @@ class Measure:
     """One figure, and what it has to be."""
 
     name: str
-    """``weights``, ``finite``, ``masked``, ``cosine``, ``top1``, ``perplexity_ratio``; docs/decisions/variants.md."""
+    """``weights``, ``finite``, ``masked``, ``cosine``, ``top1``, ``perplexity_ratio``, ``size``; what they are is in
+    docs/decisions/variants.md."""
     value: float
     threshold: float
     """At least; at most where less is better."""
     passed: bool
     count: int
-    """Weights, values, vectors, choices or tokens that the figure is of."""
+    """Weights, values, vectors, choices, tokens or bytes that the figure is of."""
     of: str = ""
     """What missed, where it has a name."""
 
     @property
     def less_is_better(self) -> bool:
-        return self.name in ("weights", "masked", "perplexity_ratio")
+        return self.name in ("weights", "masked", "perplexity_ratio", "size")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

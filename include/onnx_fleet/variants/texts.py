@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 """Where recipes/ lies too: every worker of a fleet has the same."""
 MAX_TEXTS = 256
 """Of an entry's file, the first so many: more lines change a range or a rate little, and cost time."""
+SUFFIXES = (".txt", ".jsonl")
 _KEY = "text"
 
 LINES = (

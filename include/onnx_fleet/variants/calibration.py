@@ -1,0 +1,62 @@
+"""What an entry may name to tune and judge its variants with: a file of texts, or a folder of pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from onnx_fleet.errors import ModelInvalid
+from onnx_fleet.tasks import TASKS
+from onnx_fleet.variants import pictures, texts
+from onnx_fleet.variants.texts import ROOT
+
+Kind = Literal["text", "image"]
+
+_ASKED_WITH_TEXT = ("encoder", "decoder", "seq2seq")
+
+
+def kind(name: str) -> Kind:
+    """What lies there, by the name."""
+    return "text" if PurePosixPath(name).suffix in texts.SUFFIXES else "image"
+
+
+def digest(name: str, *, root: Path = ROOT) -> str | None:
+    """SHA-256 of what lies there, 64 hex digits; None where there is nothing."""
+    return texts.digest(name, root=root) if kind(name) == "text" else pictures.digest(name, root=root)
+
+
+def fault(name: str, *, root: Path = ROOT) -> str | None:
+    """Why nothing can be tuned with it, and what to write instead."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or (path.suffix and path.suffix not in texts.SUFFIXES):
+        return (
+            f"calibration '{name}' is not a .txt or .jsonl file, nor a folder of pictures, beside recipes/; write "
+            f"corpora/reviews.txt, or corpora/photos"
+        )
+    if not (root / name).exists():
+        return f"calibration '{name}' is not there; put the file or folder beside recipes/, on every worker"
+    try:
+        if kind(name) == "text":
+            texts.of(name, root=root)
+        else:
+            for picture in pictures.of(name, root=root):
+                pictures.read(picture)
+    except ModelInvalid as err:
+        return str(err)
+    return None
+
+
+def misfit(name: str, *, task: str) -> str | None:
+    """Why a task's variants are not tuned with it, and what to write instead."""
+    wanted: Kind | None = "image" if "image" in TASKS[task].takes else None
+    if TASKS[task].family in _ASKED_WITH_TEXT:
+        wanted = "text"
+    if wanted is None:
+        return f"calibration '{name}' is not for {task}, which is tuned with what its checks feed; leave it out"
+    if kind(name) == wanted:
+        return None
+    if wanted == "image":
+        return (
+            f"calibration '{name}' is text, and {task} is tuned with pictures; name a folder of them, or leave it out"
+        )
+    return f"calibration '{name}' is no text, which {task} is tuned with; name a .txt or .jsonl file, or leave it out"
