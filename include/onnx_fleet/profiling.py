@@ -91,6 +91,10 @@ class Recorder:
         self._add(stage, now - self._since, memory.restart_peak())
         self._since = now
 
+    def settle_start(self) -> None:
+        """Give what was since the last time to the imports; inside a stage to that stage."""
+        self.settle("imports" if self._inside[-1] == "other" else None)
+
     def take(self, child: Profile) -> None:
         """Count a child's stages, for which this process waited; inside a stage they are all that stage's."""
         self.settle()
@@ -148,6 +152,17 @@ def part() -> Iterator[Recorder | None]:
 def active() -> Recorder | None:
     """Who counts; None where nobody asked."""
     return _recorder.get()
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """Count what goes before a child process that counts itself, where someone counts."""
+    recorder = _recorder.get()
+    if recorder:
+        recorder.settle()
+    yield
+    if recorder:
+        recorder.settle_start()
 
 
 def timed(stage: Stage) -> AbstractContextManager[None]:
