@@ -10,9 +10,13 @@ CODE := include dags plugins tests benchmarks docs/examples
 
 # Tracing a model takes one core and half a GB; a file's tests stay together, since they share what they exported.
 WORKERS ?= 2
+# Each worker has its share of the cores: threads of one that wait, spinning, for those of another cost both twice the time.
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+POOL = OMP_NUM_THREADS=$$(( $(CORES) > $(WORKERS) ? $(CORES) / $(WORKERS) : 1 )) \
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status install test test-consumers check fmt lint types architectures bench lock schemas env clean distclean
+.PHONY: help demo up down status install test test-consumers test-everything check fmt lint types architectures bench lock schemas env clean distclean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -30,12 +34,15 @@ status: ## Say what is running, and where
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m onnx_fleet_demo status; else echo "not installed: run make demo"; fi
 
 test: $(STAMP) ## Run every test (WORKERS=1 for one at a time, PYTEST="-k name" for some)
-	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST)
+	@$(POOL) $(PYTEST)
 
 install: $(STAMP) $(CONSUMERS)/.installed $(CONSUMERS)/node/.installed ## Install everything that the other targets need (-j2 is faster)
 
 test-consumers: $(STAMP) $(CONSUMERS)/.installed $(CONSUMERS)/node/.installed ## Load bundles in optimum, sentence-transformers, fastembed, transformers.js
 	@CONSUMERS=$(CONSUMERS) $(BIN)/python -m pytest tests/consumers $(PYTEST)
+
+test-everything: $(STAMP) $(CONSUMERS)/.installed $(CONSUMERS)/node/.installed ## Run the slow tests and those of the consumers too, in one pool
+	@CONSUMERS=$(CONSUMERS) $(POOL) -m "slow or not slow" $(PYTEST)
 
 check: lint types test ## Everything that CI checks: format, lint, strict types, tests
 
