@@ -79,21 +79,6 @@ def test_every_librarys_threads_work_in_a_fork_and_in_the_next(log: Path, tmp_pa
         )
 
 
-def test_a_step_finds_the_environment_and_the_folder_that_a_new_interpreter_would(
-    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = look(log)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.chdir(tmp_path)
-    after = look(log)
-
-    assert "OMP_NUM_THREADS" not in before.environment
-    assert after.environment["OMP_NUM_THREADS"] == "1"
-    assert after.folder == str(tmp_path)
-    assert after.has_torch
-    assert not psutil.pid_exists(before.parent) or _is_over(before.parent)
-
-
 def test_steps_at_the_same_time_share_the_server(log: Path) -> None:
     found: list[Surroundings] = []
     threads = [threading.Thread(target=lambda: found.append(look(log))) for _ in range(4)]
@@ -116,6 +101,21 @@ def test_a_server_that_was_killed_is_replaced(log: Path) -> None:
     assert second.parent != first.parent
 
 
+def test_a_step_finds_the_environment_and_the_folder_that_a_new_interpreter_would(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = look(log)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
+    after = look(log)
+
+    assert "OMP_NUM_THREADS" not in before.environment
+    assert after.environment["OMP_NUM_THREADS"] == "1"
+    assert after.folder == str(tmp_path)
+    assert after.has_torch
+    assert not psutil.pid_exists(before.parent) or _is_over(before.parent)
+
+
 def test_from_a_process_with_threads_nothing_is_forked(
     log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,16 +131,8 @@ def test_from_a_process_with_threads_nothing_is_forked(
 
 def test_a_step_dies_with_the_process_that_waits_for_it(tmp_path: Path) -> None:
     """Killed from outside, a task leaves neither its step nor the server."""
-    left, program = tmp_path / "pid", tmp_path / "task.py"
-    program.write_text(
-        f"""
-from pathlib import Path
-from fixtures import steps
-from onnx_fleet.isolated import Limits, run
-run(steps.wait, steps.Order(what={str(left)!r}), limits=Limits(), log=Path({str(tmp_path / "log")!r}), with_torch=True)
-"""
-    )
-    with subprocess.Popen([sys.executable, str(program)]) as task:
+    left = tmp_path / "pid"
+    with _task(left, log=tmp_path / "log") as task:
         try:
             _until(left.exists)
             step, server = map(int, left.read_text().split())
@@ -148,6 +140,31 @@ run(steps.wait, steps.Order(what={str(left)!r}), limits=Limits(), log=Path({str(
         finally:
             task.kill()
     _until(lambda: _is_over(step) and _is_over(server))
+
+
+def test_a_server_that_still_imports_dies_with_its_owner(tmp_path: Path) -> None:
+    with _task(tmp_path / "pid", log=tmp_path / "log") as task:
+        try:
+            _until(lambda: bool(psutil.Process(task.pid).children()))
+            (server,) = psutil.Process(task.pid).children()
+            _until(lambda: "onnx_fleet.forkserver" in server.cmdline())
+            _until(lambda: server.cpu_times().user > 0.5)
+        finally:
+            task.kill()
+    killed = time.monotonic()
+    _until(lambda: _is_over(server.pid))
+    assert time.monotonic() - killed < 2, "its imports take longer"
+
+
+def _task(left: Path, *, log: Path) -> subprocess.Popen[bytes]:
+    """A process that runs a step which never ends."""
+    program = f"""
+from pathlib import Path
+from fixtures import steps
+from onnx_fleet.isolated import Limits, run
+run(steps.wait, steps.Order(what={str(left)!r}), limits=Limits(), log=Path({str(log)!r}), with_torch=True)
+"""
+    return subprocess.Popen([sys.executable, "-c", program])
 
 
 def _is_over(pid: int) -> bool:

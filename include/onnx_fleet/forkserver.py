@@ -130,6 +130,7 @@ def _is_alone() -> bool:
 
 
 def _main(control: str, owner: str) -> NoReturn:
+    isolated.die_with_parent()  # whose thread waits for the first step's pid until all is imported
     try:
         watched = os.pidfd_open(int(owner))
         for name in _IMPORTS:
@@ -138,6 +139,7 @@ def _main(control: str, owner: str) -> NoReturn:
         os._exit(REFUSED)
     if os.getppid() != int(owner) or not _is_alone():
         os._exit(REFUSED)
+    isolated.die_with_parent(from_now_on=False)
     gc.collect()
     gc.freeze()  # or a child's first collection copies every page of it
     serve(socket.socket(fileno=int(control)), watched)

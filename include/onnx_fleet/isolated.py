@@ -187,10 +187,13 @@ def _tail(log: Path) -> str:
     return "\n".join(lines[-_LOG_TAIL_LINES:])
 
 
-def die_with_parent() -> None:
-    """A step must not outlive the task that waits for it, however that ends (Linux only)."""
+def die_with_parent(*, from_now_on: bool = True) -> None:
+    """A step must not outlive the task that waits for it, however that ends (Linux only).
+
+    To Linux the parent is the thread that started the process: it has to wait for it.
+    """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL if from_now_on else 0)
 
 
 def answer(target: str, question: str, reply_file: str, *options: str) -> None:
