@@ -10,6 +10,10 @@ CODE := include dags plugins tests benchmarks docs/examples
 
 # Tracing a model takes one core and half a GB; a file's tests stay together, since they share what they exported.
 WORKERS ?= 2
+# Each worker has its share of the cores: threads of one that wait, spinning, for those of another cost both twice the time.
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+POOL = OMP_NUM_THREADS=$$(( $(CORES) > $(WORKERS) ? $(CORES) / $(WORKERS) : 1 )) \
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up down status install test test-consumers test-gpu check fmt lint types architectures bench lock schemas env clean distclean
@@ -30,7 +34,7 @@ status: ## Say what is running, and where
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m onnx_fleet_demo status; else echo "not installed: run make demo"; fi
 
 test: $(STAMP) ## Run every test (WORKERS=1 for one at a time, PYTEST="-k name" for some)
-	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST)
+	@$(POOL) $(PYTEST)
 
 install: $(STAMP) $(CONSUMERS)/.installed $(CONSUMERS)/node/.installed ## Install everything that the other targets need (-j2 is faster)
 

@@ -69,12 +69,17 @@ SETTINGS = settings.read()
             minItems=1,
             description="Where to validate and measure: cpu, cuda.",
         ),
+        "latency": Param(
+            {},
+            type="object",
+            description="The points to measure, as in a catalogue: batch_sizes, sequence_lengths, and so on.",
+        ),
         "force": Param(False, type="boolean", description="Publish a new version, changed or not."),
     },
 )
 def model_reexport() -> None:
     def wanted(run: Run) -> Wanted:
-        named = ("revision", "task", "recipe", "variants", "opset", "providers")
+        named = ("revision", "task", "recipe", "variants", "opset", "providers", "latency")
         values = {"repo_id": run.params["model"], **{name: run.params[name] for name in named}}
         return Wanted(entries=(catalogue.entry(values, source="the run's parameters"),))
 

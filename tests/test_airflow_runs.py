@@ -25,9 +25,10 @@ pytestmark = [pytest.mark.airflow, pytest.mark.timeout(900)]
 SOUND = "acme/sound"
 CORRUPT = "acme/corrupt-weights"
 NO_TOKENIZER = "acme/no-tokenizer"
+LATENCY = {"batch_sizes": [1], "sequence_lengths": [8], "warmup_runs": 1, "timed_runs": 3}
 CATALOGUE = f"""
 defaults:
-  latency: {{batch_sizes: [1], sequence_lengths: [8], warmup_runs: 1, timed_runs: 3}}
+  latency: {json.dumps(LATENCY)}
 models:
   - repo_id: {SOUND}
     providers: [cpu, cuda]
@@ -183,13 +184,16 @@ def test_the_feed_lists_what_was_published(fleet: Fleet, first: RunEnd) -> None:
 
 
 def test_one_model_is_exported_anew_by_force(fleet: Fleet, first: RunEnd) -> None:
-    end = fleet.home.run("model_reexport", {"model": SOUND, "force": True}, options=fleet.options)
+    asked = {"model": SOUND, "force": True, "latency": LATENCY}
+    end = fleet.home.run("model_reexport", asked, options=fleet.options)
     assert end.state == "success"
     [record] = fleet.report(end).records
     assert record.state == "published"
     [model] = publish.list_models(fleet.store)
     assert len(model.versions) == 2
     assert channels.read(fleet.store, SOUND, "latest").version == record.version
+    found = manifest.read(fleet.store.read(layout.manifest_key(SOUND, str(record.version))))
+    assert [(row.batch_size, row.sequence_length) for row in found.latency[0].rows] == [(1, 8)]
 
 
 def test_one_model_that_is_refused_fails_its_run(fleet: Fleet) -> None:
@@ -211,7 +215,7 @@ def test_the_example_consumer_copies_a_bundle_to_its_registry(fleet: Fleet, firs
 
 def test_a_version_that_breaks_consumers_is_published_and_leaves_the_channel(fleet: Fleet, first: RunEnd) -> None:
     before = channels.read(fleet.store, SOUND, "latest").version
-    asked = {"model": SOUND, "opset": 23}
+    asked = {"model": SOUND, "opset": 23, "latency": LATENCY}
     end = fleet.home.run("model_reexport", asked, options=fleet.options)
     [record] = fleet.report(end).records
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,21 @@ import pytest
 
 from fixtures.worse_stages import next_version, slower
 from onnx_fleet import __version__, stage
-from onnx_fleet.entry import Gates
+from onnx_fleet.entry import Gates, LatencyGrid
 from onnx_fleet_demo.hub_server import HubServer
 from onnx_fleet_demo.models import CLASSIFIER
 
 Done = subprocess.CompletedProcess[str]
 Command = Callable[..., Done]
+
+GRID = LatencyGrid(batch_sizes=(1,), sequence_lengths=(8,), warmup_runs=3, timed_runs=50, threads=1)
+"""The default one takes half a minute of two cores."""
+CATALOGUE = f"""
+models:
+  - repo_id: {CLASSIFIER}
+    opset: %d
+    latency: {{batch_sizes: [1], sequence_lengths: [8], warmup_runs: 3, timed_runs: 50, threads: 1}}
+"""
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +67,11 @@ def stage_folder(command: Command, tmp_path_factory: pytest.TempPathFactory) -> 
     for arguments in (("export", CLASSIFIER, "--out", folder), ("validate", folder), ("measure", folder)):
         done = command(*arguments)
         assert done.returncode == 0, done.stderr
+        if arguments[0] == "export":
+            item = stage.read_work(folder)
+            stage.write_work(
+                folder, replace(item, model=replace(item.model, entry=replace(item.model.entry, latency=GRID)))
+            )
     return folder
 
 
@@ -136,7 +151,9 @@ def test_a_profile_says_where_the_time_of_an_export_went(command: Command, tmp_p
 def test_a_runs_profile_is_kept_model_by_model(command: Command, tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     settings = {"ONNX_FLEET_STORE": str(tmp_path / "store"), "ONNX_FLEET_WORK_DIR": str(tmp_path / "work")}
-    done = command("run", CLASSIFIER, "--profile", "--json", **settings)
+    catalogue = tmp_path / "catalogue.yaml"
+    catalogue.write_text(CATALOGUE % 20)
+    done = command("run", "--catalogue", catalogue, "--profile", "--json", **settings)
     assert done.returncode == 0, done.stderr
 
     summary = json.loads(done.stdout)
@@ -252,14 +269,22 @@ def test_a_run_that_needs_a_newer_onnxruntime_is_held_at_every_run_until_a_perso
     store = tmp_path / "store"
     store.mkdir()
 
-    def run(opset: int) -> dict[str, Any]:
-        done = command("run", CLASSIFIER, "--opset", str(opset), "--store", store, "--json")
+    def ran(*arguments: str | Path) -> dict[str, Any]:
+        done = command("run", *arguments, "--store", store, "--json")
         (record,) = json.loads(done.stdout)["records"]
         return {**record, "status": done.returncode}
 
-    old = run(20)
+    def run_quickly(opset: int) -> dict[str, Any]:
+        catalogue = tmp_path / "catalogue.yaml"
+        catalogue.write_text(CATALOGUE % opset)
+        return ran("--catalogue", catalogue)
+
+    def run(opset: int) -> dict[str, Any]:
+        return ran(CLASSIFIER, "--opset", str(opset))
+
+    old = run_quickly(20)
     assert (old["state"], old["status"]) == ("published", 0)
-    new = run(23)
+    new = run_quickly(23)
     assert (new["state"], new["status"], new["compared_with"]) == ("held", 1, old["version"])
     assert "onnx/model.onnx: onnxruntime 1.22 is needed, 1.18 was" in new["findings"][0]
     assert set(new["seconds"]) == {"export", "validate", "measure", "compare", "publish"}

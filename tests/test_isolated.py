@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
 from fixtures import steps
-from fixtures.steps import Order
+from fixtures.steps import Meal, Order
+from onnx_fleet import isolated
 from onnx_fleet.errors import ModelGated, StepCrashed, StepTimedOut, WorkerOutOfResources
-from onnx_fleet.isolated import Limits, run
+from onnx_fleet.isolated import Limits, Outcome
 
 MB = 1 << 20
+
+Run = Callable[..., Outcome[Meal]]
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +29,13 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "step.log"
 
 
-def test_the_result_comes_back_from_another_process(log: Path) -> None:
+@pytest.fixture(params=[False, True], ids=["interpreter", "fork"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """Both kinds of process keep the same promises."""
+    return partial(isolated.run, with_torch=request.param)
+
+
+def test_the_result_comes_back_from_another_process(run: Run, log: Path) -> None:
     outcome = run(steps.cook, Order(what="soup"), limits=Limits(), log=log)
 
     assert outcome.value.what == "SOUP"
@@ -32,26 +43,26 @@ def test_the_result_comes_back_from_another_process(log: Path) -> None:
     assert outcome.duration_s > 0
 
 
-def test_what_the_step_prints_is_in_its_log_and_an_earlier_step_is_kept(log: Path) -> None:
+def test_what_the_step_prints_is_in_its_log_and_an_earlier_step_is_kept(run: Run, log: Path) -> None:
     run(steps.cook, Order(what="soup"), limits=Limits(), log=log)
     run(steps.cook, Order(what="bread"), limits=Limits(), log=log)
 
     assert log.read_text() == "cooking soup\ncooking bread\n"
 
 
-def test_peak_memory_is_the_steps_own(log: Path) -> None:
+def test_peak_memory_is_the_steps_own(run: Run, log: Path) -> None:
     small = run(steps.use_memory, Order(what="", size=0), limits=Limits(), log=log)
     large = run(steps.use_memory, Order(what="", size=200 * MB), limits=Limits(), log=log)
 
     assert 190 * MB < large.peak_memory_bytes - small.peak_memory_bytes < 230 * MB
 
 
-def test_our_own_error_is_raised_again_as_its_class(log: Path) -> None:
+def test_our_own_error_is_raised_again_as_its_class(run: Run, log: Path) -> None:
     with pytest.raises(ModelGated, match="acme/secret: ask its owner"):
         run(steps.refuse, Order(what="acme/secret"), limits=Limits(), log=log)
 
 
-def test_a_foreign_error_names_itself_and_shows_the_end_of_the_log(log: Path) -> None:
+def test_a_foreign_error_names_itself_and_shows_the_end_of_the_log(run: Run, log: Path) -> None:
     with pytest.raises(StepCrashed, match="ZeroDivisionError: dividing x") as caught:
         run(steps.stumble, Order(what="x"), limits=Limits(), log=log)
 
@@ -59,22 +70,22 @@ def test_a_foreign_error_names_itself_and_shows_the_end_of_the_log(log: Path) ->
     assert str(log) in str(caught.value)
 
 
-def test_a_native_crash_is_named_by_its_signal(log: Path) -> None:
+def test_a_native_crash_is_named_by_its_signal(run: Run, log: Path) -> None:
     with pytest.raises(StepCrashed, match="SIGSEGV"):
         run(steps.segfault, Order(what="x"), limits=Limits(), log=log)
 
 
-def test_a_kill_from_outside_may_succeed_on_another_worker(log: Path) -> None:
+def test_a_kill_from_outside_may_succeed_on_another_worker(run: Run, log: Path) -> None:
     with pytest.raises(WorkerOutOfResources, match="killed from outside"):
         run(steps.be_killed, Order(what="x"), limits=Limits(), log=log)
 
 
-def test_an_exit_without_an_answer_is_a_crash(log: Path) -> None:
+def test_an_exit_without_an_answer_is_a_crash(run: Run, log: Path) -> None:
     with pytest.raises(StepCrashed, match="exit status 7"):
         run(steps.leave, Order(what="x"), limits=Limits(), log=log)
 
 
-def test_a_hang_ends_at_the_time_limit_with_everything_that_it_started(log: Path, tmp_path: Path) -> None:
+def test_a_hang_ends_at_the_time_limit_with_everything_that_it_started(run: Run, log: Path, tmp_path: Path) -> None:
     grandchild = tmp_path / "pid"
     with pytest.raises(StepTimedOut, match="longer than 2 s"):
         run(steps.hang, Order(what=str(grandchild)), limits=Limits(timeout_s=2), log=log)
@@ -83,6 +94,8 @@ def test_a_hang_ends_at_the_time_limit_with_everything_that_it_started(log: Path
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_step_that_takes_too_much_memory_is_stopped(log: Path) -> None:
-    with pytest.raises(WorkerOutOfResources, match="more than its limit of 209,715,200"):
-        run(steps.eat_memory, Order(what="x", size=600 * MB), limits=Limits(memory_bytes=200 * MB), log=log)
+def test_a_step_that_takes_too_much_memory_is_stopped(run: Run, log: Path) -> None:
+    begins_with = run(steps.use_memory, Order(what="", size=0), limits=Limits(), log=log).peak_memory_bytes
+    limit = begins_with + 200 * MB
+    with pytest.raises(WorkerOutOfResources, match=f"more than its limit of {limit:,}"):
+        run(steps.eat_memory, Order(what="x", size=600 * MB), limits=Limits(memory_bytes=limit), log=log)

@@ -151,9 +151,10 @@ def _run(request: ExportRequest, *, limits: Limits) -> ExportRecord:
 def _attempt(request: ExportRequest, *, limits: Limits) -> ExportRecord:
     """Where torch is needed, in a process of its own; where all is there, here: starting one takes longer than that."""
     entry = request.item.model.entry
-    needs_no_torch = entry.recipe is None or entry.recipe in recipes.RECIPES
+    own_recipe = entry.recipe is not None and entry.recipe not in recipes.RECIPES
+    with_torch = own_recipe or not (request.graphs and request.tokenizer)
     # `inline` may put two gigabytes through memory, which a limit has to hold.
-    if request.graphs and request.tokenizer and needs_no_torch and entry.weights != "inline":
+    if not with_torch and entry.weights != "inline":
         started = time.monotonic()
         record = fill(request)
         return replace(
@@ -162,7 +163,7 @@ def _attempt(request: ExportRequest, *, limits: Limits) -> ExportRecord:
             peak_memory_bytes=memory.peak_bytes(),
         )
     log_file = request.stage / stage.PRIVATE / "export.log"
-    outcome = isolated.run(fill, request, limits=limits, log=log_file)
+    outcome = isolated.run(fill, request, limits=limits, log=log_file, with_torch=with_torch)
     return replace(outcome.value, duration_s=outcome.duration_s, peak_memory_bytes=outcome.peak_memory_bytes)
 
 

@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from onnx_fleet import bundle, cache, feed, isolated, profiling, publish, record, regression, runtime, stage
 from onnx_fleet import export as exporting
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from onnx_fleet.hub import Hub
 
 log = logging.getLogger(__name__)
+
+R = TypeVar("R")
 
 Step = Literal["export", "validate", "measure", "compare", "publish"]
 Provider = Literal["cpu", "cuda"]
@@ -133,7 +135,7 @@ def validate(place: Path, *, tools: Tools, provider: Provider = "cpu") -> Valida
     """
     request = _proof(place, tools=tools, provider=provider)
     with profiling.timed("validate"):
-        return isolated.run(_validate, request, limits=tools.limits, log=_log(place, "validate", provider)).value
+        return _in_isolation(_validate, request, tools=tools, log=_log(place, "validate", provider))
 
 
 def make_variants(place: Path, *, tools: Tools) -> VariantReport | None:
@@ -165,7 +167,7 @@ def measure(place: Path, *, tools: Tools, provider: Provider = "cpu") -> Latency
     """Time a stage's graphs beside PyTorch."""
     request = _proof(place, tools=tools, provider=provider)
     with profiling.timed("measure"):
-        return isolated.run(_measure, request, limits=tools.limits, log=_log(place, "measure", provider)).value
+        return _in_isolation(_measure, request, tools=tools, log=_log(place, "measure", provider))
 
 
 def compare(
@@ -364,6 +366,11 @@ def _proof(place: Path, *, tools: Tools, provider: Provider) -> ProofRequest:
 
     source_dir = hub.download(stage.read_work(place).model, hub=tools.hub)
     return ProofRequest(stage=place, source_dir=source_dir, provider=provider, gpu=tools.gpu)
+
+
+def _in_isolation(step: Callable[[ProofRequest], R], request: ProofRequest, *, tools: Tools, log: Path) -> R:
+    """CUDA does not survive a fork of a process that asked it for anything: there nothing is forked."""
+    return isolated.run(step, request, limits=tools.limits, log=log, with_torch=request.provider == "cpu").value
 
 
 def _validate(request: ProofRequest) -> ValidationReport:

@@ -18,15 +18,15 @@ import tempfile
 import time
 import traceback
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
 import psutil
 
-from onnx_fleet import errors, jsonio, memory, profiling
+from onnx_fleet import errors, forked, jsonio, memory, profiling
 from onnx_fleet.errors import OnnxFleetError, StepCrashed, StepTimedOut, WorkerOutOfResources
 from onnx_fleet.profiling import Profile
 
@@ -67,12 +67,22 @@ class Outcome(Generic[R]):
     peak_memory_bytes: int
 
 
-def run(function: Callable[[Q], R], request: Q, *, limits: Limits, log: Path) -> Outcome[R]:
+class _Process(Protocol):
+    """What is asked of a step's process."""
+
+    pid: int
+    returncode: int | None
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
+def run(function: Callable[[Q], R], request: Q, *, limits: Limits, log: Path, with_torch: bool = False) -> Outcome[R]:
     """Call ``function(request)`` in a new Python process.
 
     Args:
         function: a module's own function; its parameter and result are annotated with dataclasses.
         log: takes what the process prints; appended to.
+        with_torch: the function needs torch and transformers: where that is safe, the process starts with them.
     Raises:
         OnnxFleetError: whatever the function raised, as the same class.
         WorkerOutOfResources: the memory limit was passed, or the system killed the process.
@@ -85,19 +95,17 @@ def run(function: Callable[[Q], R], request: Q, *, limits: Limits, log: Path) ->
     with tempfile.TemporaryDirectory(prefix="onnx-fleet-") as folder, log.open("ab") as output:
         question, answer = Path(folder, "request.json"), Path(folder, "answer.json")
         question.write_text(json.dumps(jsonio.to_json(request)))
-        command = [sys.executable, "-m", "onnx_fleet.isolated", name, str(question), str(answer)]
+        arguments = [name, str(question), str(answer)]
         if profiling.active():
-            command.append(_PROFILED)
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-        )
+            arguments.append(_PROFILED)
+        process = _start(arguments, output=output, with_torch=with_torch)
         try:
             peak_bytes = _watch(process, name=name, limits=limits, log=log)
         finally:
             _kill_group(process)
         reply = json.loads(answer.read_bytes()) if answer.exists() else None
     if reply is None:
-        raise _death(process.returncode, name=name, log=log)
+        raise _death(process.wait(), name=name, log=log)
     if (recorder := profiling.active()) and "profile" in reply:
         recorder.take(jsonio.from_json(Profile, reply["profile"]))
     if "error" in reply:
@@ -110,7 +118,18 @@ def run(function: Callable[[Q], R], request: Q, *, limits: Limits, log: Path) ->
     )
 
 
-def _watch(process: subprocess.Popen[bytes], *, name: str, limits: Limits, log: Path) -> int:
+def _start(arguments: Sequence[str], *, output: BinaryIO, with_torch: bool) -> _Process:
+    """A process that calls ``answer(*arguments)``, the leader of a session of its own."""
+    if with_torch:
+        with profiling.starting():
+            process = forked.start(arguments, output=output)
+        if process:
+            return process
+    command = [sys.executable, "-m", "onnx_fleet.isolated", *arguments]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+
+
+def _watch(process: _Process, *, name: str, limits: Limits, log: Path) -> int:
     """Wait for the process; the most memory that was seen in it, in bytes."""
     started, peak_bytes = time.monotonic(), 0
     while True:
@@ -137,7 +156,7 @@ def _resident_bytes(pid: int) -> int:
     return total
 
 
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
+def _kill_group(process: _Process) -> None:
     """The process is its session's leader: whatever it started goes with it."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
@@ -168,14 +187,17 @@ def _tail(log: Path) -> str:
     return "\n".join(lines[-_LOG_TAIL_LINES:])
 
 
-def _die_with_parent() -> None:
-    """A step must not outlive the task that waits for it, however that ends (Linux only)."""
+def die_with_parent(*, from_now_on: bool = True) -> None:
+    """A step must not outlive the task that waits for it, however that ends (Linux only).
+
+    To Linux the parent is the thread that started the process: it has to wait for it.
+    """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL if from_now_on else 0)
 
 
-def _main(target: str, question: str, answer: str, *options: str) -> None:
-    _die_with_parent()
+def answer(target: str, question: str, reply_file: str, *options: str) -> None:
+    """What a step's process does: read the request, call the function, write the reply."""
     module, _, qualname = target.partition(":")
     function = getattr(importlib.import_module(module), qualname)
     hints = typing.get_type_hints(function)
@@ -191,13 +213,14 @@ def _main(target: str, question: str, answer: str, *options: str) -> None:
     except Exception as err:  # noqa: BLE001  the parent raises it again
         traceback.print_exc()
         reply = {"error": {"type": type(err).__name__, "message": str(err)}}
-    partial = Path(f"{answer}.partial")
+    partial = Path(f"{reply_file}.partial")
     partial.write_text(json.dumps(reply))
-    partial.rename(answer)
+    partial.rename(reply_file)
 
 
 if __name__ == "__main__":
-    _main(*sys.argv[1:])
+    die_with_parent()
+    answer(*sys.argv[1:])
     # The answer is written, and the parent ends what is left of this process: taking torch down by the book is a wait
     # for nothing.
     sys.stdout.flush()

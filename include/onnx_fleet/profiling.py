@@ -5,6 +5,7 @@ A stage inside another one stops the outer one's clock, so that the stages add u
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -90,6 +91,10 @@ class Recorder:
         self._add(stage, now - self._since, memory.restart_peak())
         self._since = now
 
+    def settle_start(self) -> None:
+        """Give what was since the last time to the imports; inside a stage to that stage."""
+        self.settle("imports" if self._inside[-1] == "other" else None)
+
     def take(self, child: Profile) -> None:
         """Count a child's stages, for which this process waited; inside a stage they are all that stage's."""
         self.settle()
@@ -149,6 +154,17 @@ def active() -> Recorder | None:
     return _recorder.get()
 
 
+@contextmanager
+def starting() -> Iterator[None]:
+    """Count what goes before a child process that counts itself, where someone counts."""
+    recorder = _recorder.get()
+    if recorder:
+        recorder.settle()
+    yield
+    if recorder:
+        recorder.settle_start()
+
+
 def timed(stage: Stage) -> AbstractContextManager[None]:
     """A turn of a stage, where someone counts."""
     recorder = _recorder.get()
@@ -202,6 +218,10 @@ def _counted(function: Callable[..., Any], stage: Stage) -> Callable[..., Any]:
 
 def _age_s() -> float:
     """Since this process was started."""
+    stat = Path("/proc/self/stat")
+    if stat.exists():  # by one clock, which nobody sets: the wall's may have been set since the machine was started
+        started_ticks = int(stat.read_text().rpartition(")")[2].split()[19])  # man 5 proc: starttime
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - started_ticks / os.sysconf("SC_CLK_TCK")
     import psutil
 
     return max(0.0, time.time() - psutil.Process().create_time())

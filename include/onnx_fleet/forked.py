@@ -1,0 +1,192 @@
+"""Start a step's process as a fork of one that has imported torch and transformers already (onnx_fleet.forkserver)."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+REFUSED = 3
+"""The exit status of a server from which nothing can be forked safely."""
+
+_PREPARING_TIMEOUT_S = 300
+_ENDING_TIMEOUT_S = 5
+_REPORT_BYTES = 1024
+_TOLD_TO_NOBODY = ("PYTEST_CURRENT_TEST",)
+"""Environment variables that no import reads: a server serves on when they change."""
+
+
+class ForkedProcess:
+    """What is asked of subprocess.Popen, for a process whose parent is the server: that tells how it ended."""
+
+    def __init__(self, pid: int, *, server: socket.socket) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._server = server
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Until it has ended.
+
+        Raises:
+            subprocess.TimeoutExpired: it runs on.
+        """
+        if self.returncode is None:
+            self._server.settimeout(timeout)
+            try:
+                report = self._server.recv(_REPORT_BYTES)
+            except TimeoutError:
+                raise subprocess.TimeoutExpired("a forked step", timeout or 0) from None
+            except ConnectionError:
+                report = b""
+            self._server.close()
+            # Without a report the server is gone, and the system has killed its children.
+            self.returncode = int(json.loads(report)["exit"]) if report else -signal.SIGKILL
+        return self.returncode
+
+
+@dataclass(frozen=True, slots=True)
+class _Circumstances:
+    """What a new interpreter would find: a server that found anything else does not stand in for it."""
+
+    environment: Mapping[str, str]
+    folder: str
+    cores: frozenset[int]
+
+    @classmethod
+    def here(cls) -> _Circumstances:
+        environment = {name: value for name, value in os.environ.items() if name not in _TOLD_TO_NOBODY}
+        return cls(environment=environment, folder=str(Path.cwd()), cores=frozenset(os.sched_getaffinity(0)))
+
+
+class _Server:
+    """One server's process, and the only way to it."""
+
+    def __init__(self, circumstances: _Circumstances) -> None:
+        self.circumstances = circumstances
+        self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "onnx_fleet.forkserver", str(theirs.fileno()), str(os.getpid())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    @property
+    def refused(self) -> bool:
+        return self._process.poll() == REFUSED
+
+    def order(self, arguments: Sequence[str], *, output: BinaryIO) -> socket.socket:
+        """Ask for a process; its pid comes through the socket, and then its end.
+
+        Raises:
+            OSError: the server is gone.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with theirs:
+                socket.send_fds(self._orders, [json.dumps(arguments).encode()], [output.fileno(), theirs.fileno()])
+        except OSError:
+            ours.close()
+            raise
+        return ours
+
+    def close(self) -> None:
+        """Let it end once its last child has."""
+        self._orders.close()
+
+    def kill(self) -> None:
+        """End it, and with it everything that it forked."""
+        self._process.kill()
+
+    def end(self) -> None:
+        """Wait until it has ended by itself; make it, where it does not."""
+        try:
+            self._process.wait(_ENDING_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+_lock = threading.Lock()
+_server: _Server | None = None
+_former: list[_Server] = []
+
+
+def start(arguments: Sequence[str], *, output: BinaryIO) -> ForkedProcess | None:
+    """Call ``isolated.answer(*arguments)`` in a process that is as good as new, but for its imports.
+
+    Returns:
+        None where nothing can be forked safely: the caller then starts an interpreter.
+    """
+    if sys.platform != "linux":
+        return None  # macOS: its own frameworks do not survive a fork
+    try:
+        with _lock:
+            server = _serving(_Circumstances.here())
+            answers = server.order(arguments, output=output)
+    except OSError:
+        return None
+    try:
+        answers.settimeout(_PREPARING_TIMEOUT_S)
+        report = answers.recv(_REPORT_BYTES)
+    except (TimeoutError, ConnectionError):
+        report = b""
+    except BaseException:
+        server.kill()  # nobody knows the pid of what it forks now
+        raise
+    told = json.loads(report) if report else {}
+    if "pid" in told:
+        return ForkedProcess(told["pid"], server=answers)
+    answers.close()
+    server.end()
+    return None
+
+
+def _serving(circumstances: _Circumstances) -> _Server:
+    """The server of these circumstances; another one's is let go."""
+    global _server
+    if _server and _server.circumstances == circumstances and (_server.refused or not _server.ended):
+        return _server
+    if _server:
+        _server.close()
+        _former.append(_server)
+    _former[:] = [server for server in _former if not server.ended]
+    _server = _Server(circumstances)
+    return _server
+
+
+def _close() -> None:
+    if _server:
+        _server.close()
+        _server.end()
+
+
+def _forget() -> None:
+    """A fork of this process leaves the server to the original, and may make its own."""
+    global _lock, _server
+    _lock = threading.Lock()
+    if _server:
+        _server.close()
+        _former.append(_server)
+        _server = None
+
+
+atexit.register(_close)
+if sys.platform == "linux":
+    os.register_at_fork(after_in_child=_forget)

@@ -1,0 +1,150 @@
+"""A process that has imported torch and transformers and done nothing else: steps that need them are forks of it.
+
+``python -m onnx_fleet.forkserver`` is started by onnx_fleet.forked, the only one who can talk to it: orders come
+through a socket that it inherits. docs/decisions/isolation.md says what makes forking safe here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import selectors
+import socket
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+from onnx_fleet import isolated
+from onnx_fleet.forked import REFUSED
+
+_IMPORTS = (
+    "torch",
+    "torch._dynamo",
+    "torch.export._trace",
+    "torch.onnx._internal.exporter._core",
+    "onnxscript.optimizer",
+    "onnxscript.rewriter",
+    "transformers.modeling_utils",
+    "transformers.exporters.exporter_onnx",
+    "transformers.models.auto.modeling_auto",
+    "matplotlib.backends.backend_svg",
+    "matplotlib.figure",
+    "onnx_fleet.export",
+    "onnx_fleet.trace_model",
+    "onnx_fleet.families.loading",
+    "onnx_fleet.validation",
+    "onnx_fleet.checks",
+    "onnx_fleet.reference",
+    "onnx_fleet.latency",
+)
+"""What export, validate and measure load, but for onnxruntime: importing that starts a thread."""
+
+_ORDER_BYTES = 1 << 16
+
+
+def serve(control: socket.socket, owner: int) -> None:
+    """Fork a process for each order, and tell its sender how it ended; until the owner closes the socket, or is gone.
+
+    Args:
+        control: takes orders: a JSON list of arguments, with the file for the output and the socket for the answer.
+        owner: a pidfd.
+    """
+    calls: dict[int, tuple[int, socket.socket]] = {}
+    open_ = True
+    with selectors.DefaultSelector() as selector:
+        selector.register(control, selectors.EVENT_READ)
+        selector.register(owner, selectors.EVENT_READ)
+        while open_ or calls:
+            for key, _ in selector.select():
+                if key.fd == owner:
+                    return  # the system kills what was forked
+                if key.fd in calls:
+                    selector.unregister(key.fd)
+                    _settle(key.fd, *calls.pop(key.fd))
+                    continue
+                data, files, _, _ = socket.recv_fds(control, _ORDER_BYTES, 2)
+                if not data:
+                    selector.unregister(control)
+                    open_ = False
+                    continue
+                pid = _fork(json.loads(data), files)
+                child = os.pidfd_open(pid)
+                calls[child] = pid, socket.socket(fileno=files[1])
+                selector.register(child, selectors.EVENT_READ)
+
+
+def _settle(child: int, pid: int, caller: socket.socket) -> None:
+    """Say how a process ended."""
+    os.close(child)
+    _, status = os.waitpid(pid, 0)
+    with caller, contextlib.suppress(OSError):  # who does not listen any more has killed it
+        caller.send(json.dumps({"exit": os.waitstatus_to_exitcode(status)}).encode())
+
+
+def _fork(arguments: Sequence[str], files: Sequence[int]) -> int:
+    """The child's pid; the child itself never returns."""
+    server = os.getpid()
+    pid = os.fork()
+    if pid:
+        os.close(files[0])
+        return pid
+    status = 1
+    try:
+        _become_a_step(server, *files)
+        isolated.answer(*arguments)
+        status = 0
+    except SystemExit as err:
+        status = err.code if isinstance(err.code, int) else 1
+    except BaseException:  # noqa: BLE001  it must not go on as a second server
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(BaseException):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+
+
+def _become_a_step(server: int, output: int, caller: int) -> None:
+    """As subprocess would have started it: a session of its own, its own output, and no file of the server's."""
+    os.setsid()
+    isolated.die_with_parent()
+    if os.getppid() != server:
+        os._exit(1)
+    os.dup2(output, sys.stdout.fileno())
+    os.dup2(output, sys.stderr.fileno())
+    with socket.socket(fileno=os.dup(caller)) as answers:
+        answers.send(json.dumps({"pid": os.getpid()}).encode())
+    os.closerange(sys.stderr.fileno() + 1, max(map(int, os.listdir("/proc/self/fd"))) + 1)  # noqa: PTH208
+
+
+def _is_alone() -> bool:
+    """Whether this process has no other thread once a fork has stopped those that know of forks, as OpenBLAS's do."""
+    if (pid := os.fork()) == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return len(os.listdir("/proc/self/task")) == 1  # noqa: PTH208
+
+
+def _main(control: str, owner: str) -> NoReturn:
+    isolated.die_with_parent()  # whose thread waits for the first step's pid until all is imported
+    try:
+        watched = os.pidfd_open(int(owner))
+        for name in _IMPORTS:
+            importlib.import_module(name)
+    except Exception:  # noqa: BLE001  the step's own process says it in its log
+        os._exit(REFUSED)
+    if os.getppid() != int(owner) or not _is_alone():
+        os._exit(REFUSED)
+    isolated.die_with_parent(from_now_on=False)
+    gc.collect()
+    gc.freeze()  # or a child's first collection copies every page of it
+    serve(socket.socket(fileno=int(control)), watched)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -1,0 +1,178 @@
+"""Steps that are forked from a process with torch in it: what they find, and who ends with whom.
+
+What every isolated step promises is in test_isolated.py, for forked ones too.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import psutil
+import pytest
+from onnx import TensorProto, helper
+
+from fixtures import steps
+from fixtures.steps import Order, Surroundings
+from onnx_fleet.isolated import Limits, run
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
+
+TESTS = Path(__file__).parent
+ORDER = Order(what="")
+
+
+@pytest.fixture(autouse=True)
+def _steps_importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "step.log"
+
+
+def look(log: Path) -> Surroundings:
+    return run(steps.look, ORDER, limits=Limits(), log=log, with_torch=True).value
+
+
+def test_steps_are_forks_of_one_process_that_has_torch_no_thread_and_none_of_our_files(log: Path) -> None:
+    first, second = look(log), look(log)
+
+    assert first.parent == second.parent != os.getpid()
+    assert psutil.Process(first.parent).ppid() == os.getpid()
+    assert first.pid != second.pid
+    assert first.session == first.pid
+    assert first.has_torch
+    assert first.threads == 1
+    assert first.files == ()
+
+
+def test_a_step_that_needs_no_torch_has_none(log: Path) -> None:
+    found = run(steps.look, ORDER, limits=Limits(), log=log).value
+
+    assert found.parent == os.getpid()
+    assert not found.has_torch
+
+
+def test_every_librarys_threads_work_in_a_fork_and_in_the_next(log: Path, tmp_path: Path) -> None:
+    square = ["n", "n"]
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["a", "b"], ["c"])],
+        "product",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, square) for name in "ab"],
+        [helper.make_tensor_value_info("c", TensorProto.FLOAT, square)],
+    )
+    path = tmp_path / "product.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    for _ in range(2):
+        order = Order(what=str(path), size=256)
+        assert (
+            run(steps.calculate, order, limits=Limits(timeout_s=60), log=log, with_torch=True).value.what == "2 threads"
+        )
+
+
+def test_steps_at_the_same_time_share_the_server(log: Path) -> None:
+    found: list[Surroundings] = []
+    threads = [threading.Thread(target=lambda: found.append(look(log))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len({each.pid for each in found}) == 4
+    assert len({each.parent for each in found}) == 1
+
+
+def test_a_server_that_was_killed_is_replaced(log: Path) -> None:
+    first = look(log)
+    os.kill(first.parent, signal.SIGKILL)
+    _until(lambda: _is_over(first.parent))
+    second = look(log)
+
+    assert second.has_torch
+    assert second.parent != first.parent
+
+
+def test_a_step_finds_the_environment_and_the_folder_that_a_new_interpreter_would(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = look(log)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
+    after = look(log)
+
+    assert "OMP_NUM_THREADS" not in before.environment
+    assert after.environment["OMP_NUM_THREADS"] == "1"
+    assert after.folder == str(tmp_path)
+    assert after.has_torch
+    assert not psutil.pid_exists(before.parent) or _is_over(before.parent)
+
+
+def test_from_a_process_with_threads_nothing_is_forked(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread of which fork knows nothing leaves its locks locked for ever: here one that every interpreter starts."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), str(tmp_path)]))
+
+    for _ in range(2):
+        assert look(log).parent == os.getpid()
+
+
+def test_a_step_dies_with_the_process_that_waits_for_it(tmp_path: Path) -> None:
+    """Killed from outside, a task leaves neither its step nor the server."""
+    left = tmp_path / "pid"
+    with _task(left, log=tmp_path / "log") as task:
+        try:
+            _until(left.exists)
+            step, server = map(int, left.read_text().split())
+            assert psutil.Process(server).ppid() == task.pid
+        finally:
+            task.kill()
+    _until(lambda: _is_over(step) and _is_over(server))
+
+
+def test_a_server_that_still_imports_dies_with_its_owner(tmp_path: Path) -> None:
+    with _task(tmp_path / "pid", log=tmp_path / "log") as task:
+        try:
+            _until(lambda: bool(psutil.Process(task.pid).children()))
+            (server,) = psutil.Process(task.pid).children()
+            _until(lambda: "onnx_fleet.forkserver" in server.cmdline())
+            _until(lambda: server.cpu_times().user > 0.5)
+        finally:
+            task.kill()
+    killed = time.monotonic()
+    _until(lambda: _is_over(server.pid))
+    assert time.monotonic() - killed < 2, "its imports take longer"
+
+
+def _task(left: Path, *, log: Path) -> subprocess.Popen[bytes]:
+    """A process that runs a step which never ends."""
+    program = f"""
+from pathlib import Path
+from fixtures import steps
+from onnx_fleet.isolated import Limits, run
+run(steps.wait, steps.Order(what={str(left)!r}), limits=Limits(), log=Path({str(log)!r}), with_torch=True)
+"""
+    return subprocess.Popen([sys.executable, "-c", program])
+
+
+def _is_over(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def _until(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
