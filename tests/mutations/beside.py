@@ -191,6 +191,14 @@ def graph_of_another_opset(stage_dir: Path) -> None:
     onnx.save(model, path)
 
 
+def graph_of_a_later_ir_version(stage_dir: Path) -> None:
+    """The file says an IR version that no onnxruntime of the contract is known to take."""
+    path = stage_dir / "onnx" / "model.onnx"
+    model = onnx.load(path)
+    model.ir_version = 12
+    onnx.save(model, path)
+
+
 def graph_cut_short(stage_dir: Path) -> None:
     """Half of the file."""
     path = stage_dir / "onnx" / "model.onnx"
@@ -217,6 +225,7 @@ MUTATIONS = (
     _labels(truncation_of_another, check="packed_files"),
     _labels(length_frozen_and_recorded, check="contract", finding="shape"),
     _labels(graph_of_another_opset, check="contract"),
+    _labels(graph_of_a_later_ir_version, check="contract", finding="error"),
     _labels(graph_cut_short, check="load", finding="error"),
     _labels(file_of_an_earlier_export, check="external_data", finding="unexpected"),
     _gpt2(end_token_of_another, check="packed_files"),

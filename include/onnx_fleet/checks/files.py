@@ -31,6 +31,7 @@ LARGEST_BYTES = 256 << 20
 LARGEST_MODEL = 1 << 28
 """Parameters; of larger ones nothing is run that is longer than what is compared: a minute for sizes alone."""
 _INTEGERS = frozenset({"input_ids", "attention_mask", "token_type_ids", "position_ids", "decoder_input_ids"})
+_LENGTHS = frozenset({"sequence_length", "encoder_sequence_length", "total_sequence_length"})
 _LEAST_USED = 0.9
 """A checkpoint's own file is carried along up to here: docs/decisions/weights.md."""
 
@@ -142,22 +143,26 @@ def _tokens(subject: Subject) -> np.ndarray | None:
 
 def _longest(subject: Subject, info: GraphInfo, *, limit: int | None) -> Iterator[workloads.Workload]:
     """One row as long as the model takes it and memory allows; behind a cache of as many tokens, too."""
-    if "encoder_hidden_states" in {spec.name for spec in info.inputs}:
-        length, decoded = limit or DYNAMIC_SIZES[-1][1], source_and_target.target_limit(subject) - 1
-        yield from workloads.of(info, batch_size=1, length=_bounded(subject, length), decoded=decoded)
-    elif limit is not None:
-        yield from workloads.of(info, batch_size=1, length=_bounded(subject, limit))
-    elif {axis for spec in info.inputs for axis in spec.shape} & LONGEST_SOUND.keys():
+    symbols = {axis for spec in info.inputs for axis in spec.shape if isinstance(axis, str)}
+    length = DYNAMIC_SIZES[-1][1] if limit is None else _bounded(subject, limit)
+    if "decoder_sequence_length" in symbols:  # the target may be shorter than the source
+        target = source_and_target.target_limit(subject)
+        length = length if "past_sequence_length" in symbols else min(length, target)
+        yield from workloads.of(info, batch_size=1, length=length, decoded=target - 1)
+    elif limit is not None and symbols & _LENGTHS:
+        yield from workloads.of(info, batch_size=1, length=length)
+    elif limit is None and symbols & LONGEST_SOUND.keys():
         for work in workloads.of(info, batch_size=1, length=1):
             yield replace(work, sizes={name: LONGEST_SOUND.get(name, size) for name, size in work.sizes.items()})
 
 
 def _bounded(subject: Subject, length: int) -> int:
     config = subject.reference.model.config.get_text_config()
-    heads, words = int(getattr(config, "num_attention_heads", None) or 1), int(config.vocab_size)
+    heads = getattr(config, "num_attention_heads", None)
+    by_scores = math.isqrt(LARGEST_BYTES // (4 * (heads if isinstance(heads, int) else 1)))
     if subject.reference.model.num_parameters() > LARGEST_MODEL:
         length = min(length, inputs.LENGTH_BOUND)
-    return min(length, math.isqrt(LARGEST_BYTES // (4 * heads)), LARGEST_BYTES // (4 * words))
+    return min(length, by_scores, LARGEST_BYTES // (4 * int(config.vocab_size)))
 
 
 def _sizes_kept(subject: Subject, info: GraphInfo, work: workloads.Workload, *, case: Case) -> Iterator[CheckRow]:

@@ -9,7 +9,8 @@ from itertools import cycle
 
 import numpy as np
 
-from onnx_fleet import generation, images, preprocessor
+from onnx_fleet import generation, images, inputs, preprocessor
+from onnx_fleet.checks import texts as reading
 from onnx_fleet.checks.feeds import Feeds, sensitive, tokens_equal, where_pytorch_holds
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
 from onnx_fleet.comparison import CheckRow, compare
@@ -70,6 +71,20 @@ def parity(subject: Subject) -> Iterator[CheckRow]:
         yield from _equal(
             subject, "parity", _prompt(subject, (1,), kind="noise", lengths=(maximum - _vectors(subject),))
         )
+
+
+def text(subject: Subject) -> Iterator[CheckRow]:
+    """Logits equal PyTorch's on real text, tokenized by the packed tokenizer, padded left."""
+    said = f"{len(inputs.TEXTS)} texts of several scripts through the packed tokenizer"
+    both = reading.sides(subject)
+    if both is None:
+        yield subject.case("text", said).row("skipped", passed=True, detail="the stage has no tokenizer.json")
+        return
+    texts = reading.known(subject, [(text, None) for text in inputs.TEXTS])
+    batch = inputs.pad([both[1].encode([text]) for text in texts], side="left", space=subject.space)
+    feeds = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    feeds["position_ids"] = generation.positions(batch.attention_mask)
+    yield from _equal(subject, "text", Prompt(feeds=feeds, text=said))
 
 
 def padding(subject: Subject) -> Iterator[CheckRow]:
@@ -308,4 +323,4 @@ def probe(subject: Subject) -> Feeds:
     return _prompt(subject, (2, 1), kind="noise").feeds
 
 
-CHECKS = checks_of(parity, padding, cache, greedy, sensitivity)
+CHECKS = checks_of(parity, text, padding, cache, greedy, sensitivity)
