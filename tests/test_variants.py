@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from PIL import Image
 
-from fixtures.exported import export_from_zoo
+from fixtures.exported import Exported, export_from_zoo
 from fixtures.varied import LOOSE, Varied, vary, wanting
 from onnx_fleet import evidence, runtime, stage
 from onnx_fleet.errors import ModelInvalid, ValidationFailed
@@ -402,6 +402,35 @@ def test_the_halves_of_a_corpus_have_no_sample_in_common(decoder: Varied) -> Non
 
     assert all(halves)
     assert not halves[0] & halves[1]
+
+
+def test_a_table_that_is_also_the_head_is_in_half_precision_once(gpt2: Exported, tmp_path: Path) -> None:
+    varied = vary(gpt2.copy(tmp_path), wanting("fp16"))
+
+    tensors = onnx.load(varied.graph("fp16")).graph.initializer
+    tables = [tensor.name for tensor in tensors if "wte" in tensor.name]
+    assert len(tables) == 1
+    (verdict,) = varied.judge().verdicts
+    assert verdict.status == "published", verdict.reason
+    ((graph,), fp32) = verdict.graphs, verdict.graphs[0].fp32_weights
+    assert graph.weights.embeddings == pytest.approx(fp32.embeddings / 2, rel=0.01)
+
+
+def test_a_head_of_another_table_is_found(gpt2: Exported, tmp_path: Path) -> None:
+    """The table is right where tokens are looked up in it; the output layer reads another one."""
+    varied = vary(gpt2.copy(tmp_path), wanting("fp16", gates=LOOSE))
+    model = onnx.load(varied.graph("fp16"))
+    (turned,) = (node for node in model.graph.node if node.op_type == "Transpose" and "wte" in node.input[0])
+    table = next(tensor for tensor in model.graph.initializer if tensor.name == turned.input[0])
+    other = np.ascontiguousarray(numpy_helper.to_array(table)[::-1].T)
+    model.graph.node.remove(turned)
+    model.graph.initializer.append(numpy_helper.from_array(other, turned.output[0]))
+    onnx.save(model, varied.graph("fp16"))
+
+    (verdict,) = varied.judge().verdicts
+
+    assert verdict.status == "missed"
+    assert "weights" in verdict.reason
 
 
 def test_a_corpus_is_never_published(encoder: Varied) -> None:
