@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from PIL import Image
 
-from fixtures.exported import export_from_zoo
+from fixtures.exported import Exported, export_from_zoo
 from fixtures.varied import LOOSE, Varied, vary, wanting
 from onnx_fleet import evidence, runtime, stage
 from onnx_fleet.errors import ModelInvalid, ValidationFailed
@@ -316,14 +316,18 @@ def test_a_variant_that_is_not_small_is_none(encoder: Varied, tmp_path: Path) ->
     assert not large.graph("q4").exists()
 
 
-def test_narrow_layers_are_not_blamed_for_their_scales_and_biases(encoder: Varied, tmp_path: Path) -> None:
-    """This RoBERTa is 48 wide: a scale, a zero point and a bias are a twentieth of what a channel takes in fp32."""
-    verdicts = {verdict.variant: verdict for verdict in encoder.copy(tmp_path).judge().verdicts}
+def test_narrow_layers_are_not_blamed_for_their_scales_and_biases(convolutions: Exported, tmp_path: Path) -> None:
+    """This ResNet has 4 to 32 channels: their scales, biases and norms are a tenth of all that it takes in fp32."""
+    found = vary(convolutions.copy(tmp_path), wanting("int8", "int8_static")).judge()
 
-    for name in ("int8", "int8_static"):
-        (graph,) = verdicts[name].graphs
-        size = next(measure for measure in graph.measures if measure.name == "size")
-        assert graph.ratio > size.threshold > size.value > 0.2
+    verdicts = {verdict.variant: verdict for verdict in found.verdicts}
+    (graph,) = verdicts["int8_static"].graphs
+    size = next(measure for measure in graph.measures if measure.name == "size")
+    assert verdicts["int8_static"].status == "published", verdicts["int8_static"].reason
+    assert graph.ratio > size.threshold > size.value > 0.2
+    # Its convolutions stay as they are in int8, whose runtime has none for them: a file without a use.
+    assert verdicts["int8"].status == "missed"
+    assert verdicts["int8"].reason.startswith("size 0.8")
 
 
 def _overflowing_graph(folder: Path) -> Path:
@@ -406,6 +410,35 @@ def test_the_halves_of_a_corpus_have_no_sample_in_common(decoder: Varied) -> Non
 
     assert all(halves)
     assert not halves[0] & halves[1]
+
+
+def test_a_table_that_is_also_the_head_is_in_half_precision_once(gpt2: Exported, tmp_path: Path) -> None:
+    varied = vary(gpt2.copy(tmp_path), wanting("fp16"))
+
+    tensors = onnx.load(varied.graph("fp16")).graph.initializer
+    tables = [tensor.name for tensor in tensors if "wte" in tensor.name]
+    assert len(tables) == 1
+    (verdict,) = varied.judge().verdicts
+    assert verdict.status == "published", verdict.reason
+    ((graph,), fp32) = verdict.graphs, verdict.graphs[0].fp32_weights
+    assert graph.weights.embeddings == pytest.approx(fp32.embeddings / 2, rel=0.01)
+
+
+def test_a_head_of_another_table_is_found(gpt2: Exported, tmp_path: Path) -> None:
+    """The table is right where tokens are looked up in it; the output layer reads another one."""
+    varied = vary(gpt2.copy(tmp_path), wanting("fp16", gates=LOOSE))
+    model = onnx.load(varied.graph("fp16"))
+    (turned,) = (node for node in model.graph.node if node.op_type == "Transpose" and "wte" in node.input[0])
+    table = next(tensor for tensor in model.graph.initializer if tensor.name == turned.input[0])
+    other = np.ascontiguousarray(numpy_helper.to_array(table)[::-1].T)
+    model.graph.node.remove(turned)
+    model.graph.initializer.append(numpy_helper.from_array(other, turned.output[0]))
+    onnx.save(model, varied.graph("fp16"))
+
+    (verdict,) = varied.judge().verdicts
+
+    assert verdict.status == "missed"
+    assert "weights" in verdict.reason
 
 
 def test_a_corpus_is_never_published(encoder: Varied) -> None:

@@ -289,6 +289,16 @@ CASES: tuple[Case, ...] = (
     # The head size is not hidden_size / heads, which would be 8.
     _generating("qwen3", "text-generation", "Qwen3ForCausalLM", {**_DECODER, "num_key_value_heads": 2, "head_dim": 16}),
     _generating("bart", "text2text-generation", "BartForConditionalGeneration", _BART),
+    # The table of tokens is in both graphs, and neither needs the other's file.
+    _generating(
+        "bart-fp16",
+        "text2text-generation",
+        "BartForConditionalGeneration",
+        _BART,
+        weights="external",
+        variant="fp16",
+        blocks=everywhere("fp16-text2text-generation", NODE, WASM),
+    ),
     # T5 v1.1: gated, untied, and with a head size of its own.
     _generating(
         "t5-v1.1",

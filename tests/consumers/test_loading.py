@@ -47,7 +47,7 @@ def test_a_padded_batch_gives_what_each_input_gives_alone(answered: Answered) ->
 
 
 def _require_close(found: np.ndarray, expected: np.ndarray, *, variant: str) -> None:
-    if variant:
+    if variant and np.issubdtype(expected.dtype, np.floating):
         norms = np.linalg.norm(found, axis=-1) * np.linalg.norm(expected, axis=-1)
         cosines = (found * expected).sum(axis=-1) / norms
         assert cosines.mean() >= VARIANTS[variant].gates.min_cosine

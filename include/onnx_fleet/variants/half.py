@@ -53,6 +53,7 @@ def convert(path: Path, *, excluded: Iterable[str] = ()) -> onnx.ModelProto:
         node_block_list=sorted({*excluded, *_before_weights(model.graph)}),
     )
     _mend_casts(converted)
+    prepared.unfold_transposes(converted.graph)
     return converted
 
 

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from onnxruntime.quantization.onnx_model import ONNXModel  # type: ignore[import-untyped]
 
 from onnx_fleet.weights import array
 
 _SMALL_BYTES = 1024
+_MATRIX_AXES = 2
 TRANSPOSED = "_transposed"
 """Behind the name of a weight that was; quantizers put their own endings behind that."""
 
@@ -64,6 +65,18 @@ def read_weights(graph: onnx.GraphProto, folder: Path) -> None:
             tensor.raw_data = array(tensor, folder).tobytes()
             del tensor.external_data[:]
             tensor.data_location = onnx.TensorProto.DEFAULT
+
+
+def unfold_transposes(graph: onnx.GraphProto) -> None:
+    """Where a table is there as it is and transposed too, as of an output layer that shares it with the embeddings,
+    keep it once, and transpose it in the graph: onnxruntime does that once, when it loads it.
+    """
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    for name, tensor in tensors.items():
+        plain = tensors.get(name.removesuffix(TRANSPOSED)) if name.endswith(TRANSPOSED) else None
+        if plain is not None and plain.data_type == tensor.data_type and len(plain.dims) == _MATRIX_AXES:
+            graph.initializer.remove(tensor)
+            graph.node.insert(0, helper.make_node("Transpose", [plain.name], [name], name=f"node_{name}", perm=[1, 0]))
 
 
 def _fold_transposes(graph: onnx.GraphProto) -> None:

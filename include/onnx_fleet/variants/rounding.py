@@ -61,8 +61,13 @@ def _found(name: str, tensors: Mapping[str, onnx.TensorProto], *, rows: int) -> 
     """What a weight has become, as float32, by the names that onnxruntime's converters give."""
     if name in tensors:
         return numpy_helper.to_array(tensors[name]).astype(np.float32)
-    by_block = _by_block(name, tensors)
-    return _by_channel(name, tensors) if by_block is None else by_block[:rows]  # the last block may be filled up
+    found = _by_block(name, tensors)
+    if found is not None:
+        return found[:rows]  # the last block may be filled up
+    found, plain = _by_channel(name, tensors), tensors.get(name.removesuffix(prepared.TRANSPOSED))
+    if found is None and plain is not None and len(plain.dims) == 2:  # a head that reads the embeddings' table
+        found = numpy_helper.to_array(plain).astype(np.float32).T
+    return found
 
 
 def _by_channel(name: str, tensors: Mapping[str, onnx.TensorProto]) -> np.ndarray | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import onnx
@@ -52,8 +53,6 @@ def measure(found: WeightBytes, *, fp32: WeightBytes, unavoidable: int, gates: V
 
 
 def size_of(tensor: onnx.TensorProto) -> int:
-    """Bytes of one initializer, wherever they lie."""
-    if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        return next((int(entry.value) for entry in tensor.external_data if entry.key == "length"), 0)
-    found: int = tensor.ByteSize()
-    return found
+    """Bytes of one initializer's numbers, wherever they lie; its name, which can be longer, is no weight."""
+    width: int = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return width * math.prod(map(int, tensor.dims))
