@@ -62,6 +62,12 @@ def test_a_step_that_needs_no_torch_has_none(log: Path) -> None:
     assert not found.has_torch
 
 
+def test_a_process_that_runs_one_step_makes_no_server(log: Path) -> None:
+    found = run(steps.look, ORDER, limits=Limits(may_be_forked=False), log=log, with_torch=True).value
+
+    assert found.parent == os.getpid()
+
+
 def test_every_librarys_threads_work_in_a_fork_and_in_the_next(log: Path, tmp_path: Path) -> None:
     square = ["n", "n"]
     graph = helper.make_graph(

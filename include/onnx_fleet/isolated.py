@@ -45,6 +45,8 @@ class Limits:
 
     memory_bytes: int | None = None
     timeout_s: float | None = None
+    may_be_forked: bool = True
+    """Where the next step with torch comes from another process, a server to fork from would be made for one step."""
 
 
 STEP_TIMEOUT_S = 3600
@@ -98,7 +100,7 @@ def run(function: Callable[[Q], R], request: Q, *, limits: Limits, log: Path, wi
         arguments = [name, str(question), str(answer)]
         if profiling.active():
             arguments.append(_PROFILED)
-        process = _start(arguments, output=output, with_torch=with_torch)
+        process = _start(arguments, output=output, with_torch=with_torch and limits.may_be_forked)
         try:
             peak_bytes = _watch(process, name=name, limits=limits, log=log)
         finally:

@@ -98,7 +98,8 @@ def _limits() -> Limits:
     usual = machine_limits()
     memory_bytes = _number("step_memory_bytes", usual.memory_bytes or 0)
     timeout_s = _number("step_timeout_s", int(usual.timeout_s or 0))
-    return Limits(memory_bytes=memory_bytes or None, timeout_s=float(timeout_s) or None)
+    # Every task is a new process, and runs one step.
+    return Limits(memory_bytes=memory_bytes or None, timeout_s=float(timeout_s) or None, may_be_forked=False)
 
 
 def _text(option: str, default: str = "") -> str:

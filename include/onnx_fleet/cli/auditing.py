@@ -46,7 +46,7 @@ def audit(
     """
     if dry_run and not demote:
         raise typer.BadParameter("it goes with --demote", param_hint="--dry-run")
-    with opened_tools(store) as tools:
+    with opened_tools(store, many_steps=True) as tools:
         entries = catalogue.load(catalogue_file).entries if catalogue_file else ()
         targets = auditing.choose(
             tools.store,

@@ -118,7 +118,7 @@ def run(
 ) -> None:
     """The whole flow: resolve, plan, export, validate, measure, compare, publish."""
     run_id = _run_id()
-    with _recording(profile) as recorder, opened_tools(store) as tools:
+    with _recording(profile) as recorder, opened_tools(store, many_steps=True) as tools:
         entries, digest = _entries(
             tools,
             model,

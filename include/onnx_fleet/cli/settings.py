@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,8 +49,12 @@ def opened_store(address: str | None) -> Iterator[ObjectStore]:
 
 
 @contextmanager
-def opened_tools(address: str | None) -> Iterator[Tools]:
-    """Everything that the steps work with."""
+def opened_tools(address: str | None, *, many_steps: bool = False) -> Iterator[Tools]:
+    """Everything that the steps work with.
+
+    Args:
+        many_steps: the command runs more than one: importing torch once for all of them is worth it.
+    """
     with profiling.timed("imports"):
         from onnx_fleet.hub import Hub
 
@@ -58,7 +63,7 @@ def opened_tools(address: str | None) -> Iterator[Tools]:
             store=store,
             hub=Hub(_hub_settings()),
             work_dir=_work_dir(),
-            limits=machine_limits(),
+            limits=replace(machine_limits(), may_be_forked=many_steps),
             cache_bytes=_cache_bytes(),
             gpu=_gpu(),
         )
