@@ -233,6 +233,17 @@ def test_a_fault_says_what_and_what_to_write_instead(setting: str, fault: str) -
     assert told.startswith(f"fleet.yaml:{line}: {fault}")
 
 
+@pytest.mark.parametrize(("variants", "told"), [("[fp32, int8]", True), ("[fp32]", False)])
+def test_texts_for_a_model_that_sees_are_a_fault_where_variants_are_wanted(variants: str, told: bool) -> None:
+    """Beside that they are not there: what a task is tuned with can be said without them."""
+    found = faults(
+        f"defaults: {{calibration: corpora/none.txt, variants: {variants}}}\n"
+        "models:\n  - repo_id: acme/tiny\n    task: image-classification\n"
+    )
+
+    assert any("image-classification is tuned with pictures; name a folder" in fault for fault in found) == told
+
+
 @pytest.mark.parametrize(
     ("item", "fault"),
     [

@@ -166,7 +166,9 @@ def _converted(work: _Work) -> tuple[onnx.ModelProto, Made]:
         spared = sparing.spare(layers, trials, room_bytes=trials.room_bytes)
     names = tuple(name for each in spared for name in each.names)
     made = Made(variant=work.variant, role=work.info.role, kept=(*sorted(always), *names), attempts=trials.attempts)
-    return onnx.load(trials.kept), made
+    model = onnx.load(trials.kept)
+    _remove(trials.kept)
+    return model, made
 
 
 @dataclass(slots=True, kw_only=True)
