@@ -11,6 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 from fixtures.exported import Exported, export_from_zoo
+from fixtures.varied import LOOSE, vary, wanting
 from onnx_fleet import footprint, gpu, isolated, latency, runtime, stage, validation, workloads
 from onnx_fleet.entry import LatencyGrid
 from onnx_fleet.errors import GpuUnavailable, WorkerOutOfResources
@@ -18,16 +19,13 @@ from onnx_fleet.footprint import FootprintRequest
 from onnx_fleet.gpu import GpuOptions
 from onnx_fleet.isolated import Limits
 from onnx_fleet.latency import LatencyReport
-from onnx_fleet.variants import VariantGates, judging, making
+from onnx_fleet.variants import judging
 from onnx_fleet.variants.judging import JudgingRequest
-from onnx_fleet.variants.making import MakingRequest
 from onnx_fleet.variants.report import VariantReport, VariantVerdict
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore")]
 
 CUDA = "CUDAExecutionProvider"
-LOOSE = VariantGates(min_cosine=0.5, min_top1=0.3, max_perplexity_ratio=3.0)
-"""Weights without sense bear fewer bits than trained ones."""
 GRID = LatencyGrid(batch_sizes=(1, 4), sequence_lengths=(8, 32), warmup_runs=2, timed_runs=20)
 FAMILIES = ("questions", "embeddings", "gpt2", "qwen3", "bart", "convolutions", "patches", "boxes", "pairs", "plain")
 
@@ -42,14 +40,9 @@ def exported(request: pytest.FixtureRequest, tmp_path: Path) -> Exported:
 @pytest.fixture(scope="module")
 def varied(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """A Llama in every precision, good on the CPU."""
-    exported = export_from_zoo("LlamaForCausalLM", tmp_path_factory.mktemp("varied"))
-    names = ("fp16", "int8", "q4")
-    exported.with_entry(
-        lambda entry: replace(entry, variants=("fp32", *names), variant_gates=dict.fromkeys(names, LOOSE), latency=GRID)
-    )
-    assert validation.validate(exported.stage_dir, source_dir=exported.source_dir).passed
-    made = making.make(MakingRequest(stage=exported.stage_dir))
-    judging.judge(JudgingRequest(stage=exported.stage_dir, made=made.made))
+    exported = export_from_zoo("LlamaForCausalLM", tmp_path_factory.mktemp("varied"), latency=GRID)
+    made = vary(exported, wanting("fp16", "int8", "q4", gates=LOOSE))
+    assert [verdict.status for verdict in made.judge().verdicts] == ["published"] * 3
     return exported
 
 

@@ -18,6 +18,7 @@ from mutations.surgery import (
     nodes,
     producer,
     read_instead,
+    read_the_first_row,
     swap_outputs,
 )
 
@@ -92,15 +93,7 @@ def cache_forgets_its_past(model: ModelProto) -> None:
 
 def cache_of_the_first_row(model: ModelProto) -> None:
     """Every row continues the first row's text in one layer."""
-    name = "past_key_values.0.value"
-    for constant, value in {"row_from": [0], "row_to": [1], "row_axis": [0]}.items():
-        add_constant(model, constant, np.array(value))
-    made = [
-        helper.make_node("Slice", [name, "row_from", "row_to", "row_axis"], ["first_row"]),
-        helper.make_node("Shape", [name], ["shape_of_cache"]),
-        helper.make_node("Expand", ["first_row", "shape_of_cache"], ["first_for_all"]),
-    ]
-    read_instead(model, name, made)
+    read_the_first_row(model, "past_key_values.0.value")
 
 
 def cache_outputs_reordered(model: ModelProto) -> None:

@@ -18,6 +18,7 @@ from mutations.surgery import (
     nodes,
     producer,
     read_instead,
+    read_the_first_row,
     swap_outputs,
     upstream,
 )
@@ -45,14 +46,7 @@ def mask_pruned(model: ModelProto) -> None:
 
 def mask_of_the_first_row(model: ModelProto) -> None:
     """One row's mask is broadcast to all rows of a batch."""
-    for name, value in {"row_from": [0], "row_to": [1], "row_axis": [0]}.items():
-        add_constant(model, name, np.array(value))
-    made = [
-        helper.make_node("Slice", ["attention_mask", "row_from", "row_to", "row_axis"], ["first_mask"]),
-        helper.make_node("Shape", ["attention_mask"], ["shape_of_mask"]),
-        helper.make_node("Expand", ["first_mask", "shape_of_mask"], ["first_for_all"]),
-    ]
-    read_instead(model, "attention_mask", made)
+    read_the_first_row(model, "attention_mask")
 
 
 def causal_mask(model: ModelProto) -> None:

@@ -18,6 +18,7 @@ from mutations.surgery import (
     insert_before,
     nodes,
     read_instead,
+    read_the_first_row,
     swap_outputs,
 )
 
@@ -97,15 +98,7 @@ def bias_of_the_logits_moved(model: ModelProto) -> None:
 
 def cross_cache_of_the_first_row(model: ModelProto) -> None:
     """Every row goes on reading the first row's source, once it is cached."""
-    name = "past_key_values.1.encoder.value"
-    for constant, value in {"row_from": [0], "row_to": [1], "row_axis": [0]}.items():
-        add_constant(model, constant, np.array(value))
-    made = [
-        helper.make_node("Slice", [name, "row_from", "row_to", "row_axis"], ["first_row"]),
-        helper.make_node("Shape", [name], ["shape_of_cache"]),
-        helper.make_node("Expand", ["first_row", "shape_of_cache"], ["first_for_all"]),
-    ]
-    read_instead(model, name, made)
+    read_the_first_row(model, "past_key_values.1.encoder.value")
 
 
 def mask_taken_for_a_length(model: ModelProto) -> None:

@@ -113,3 +113,15 @@ def producer(model: ModelProto, name: str) -> NodeProto:
     """The node that makes a value."""
     found: NodeProto = next(node for node in model.graph.node if name in node.output)
     return found
+
+
+def read_the_first_row(model: ModelProto, name: str) -> None:
+    """Whatever reads a value reads its first row, repeated as often as it has rows."""
+    for constant, value in {"row_from": [0], "row_to": [1], "row_axis": [0]}.items():
+        add_constant(model, constant, np.array(value))
+    made = [
+        helper.make_node("Slice", [name, "row_from", "row_to", "row_axis"], ["first_row"]),
+        helper.make_node("Shape", [name], ["shape_of_all_rows"]),
+        helper.make_node("Expand", ["first_row", "shape_of_all_rows"], ["first_for_all"]),
+    ]
+    read_instead(model, name, made)
