@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import time
+from functools import partial
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -71,10 +74,15 @@ def test_the_ratio_of_fewer_turns_has_no_interval() -> None:
 
 
 def test_all_take_turns_and_the_first_run_of_a_turn_is_not_counted() -> None:
+    """Each call is longer than the 10 ms whose runs are not counted."""
     calls: list[str] = []
 
+    def work(name: str) -> None:
+        calls.append(name)
+        time.sleep(0.011)
+
     timed = take_turns(
-        *(lambda name=name: calls.append(name) for name in "abc"),
+        *(partial(work, name) for name in "abc"),
         warmup_runs=3,
         timed_runs=14,
         between=lambda: calls.append("|"),
@@ -84,6 +92,41 @@ def test_all_take_turns_and_the_first_run_of_a_turn_is_not_counted() -> None:
     warm, *turns = "".join(calls).split("|")
     assert [warm.count(name) for name in "abc"] == [each.warm_up.runs for each in timed]
     assert turns == ["aaaabbbbcccc"] * 2 + ["aaabbbccc"] * 4
+
+
+def test_short_runs_are_counted_when_ten_milliseconds_of_them_have_gone_by() -> None:
+    turns: list[list[float]] = []
+
+    def work() -> None:
+        if turns:
+            turns[-1].append(time.perf_counter())
+
+    (timed,) = take_turns(work, warmup_runs=1, timed_runs=6, between=lambda: turns.append([]))
+
+    assert len(turns) == len(timed.blocks_ms) == BLOCKS
+    assert min(turn[-1] - turn[0] for turn in turns) >= 0.0099
+
+
+def test_a_turn_begins_when_the_threads_of_the_one_before_have_stopped_spinning() -> None:
+    """A pool's thread spins on for 50 ms behind each call of the first."""
+    spinning_until = 0.0
+    alone: list[bool] = []
+
+    def spin() -> None:
+        while time.perf_counter() < spinning_until:
+            pass
+
+    def first() -> None:
+        nonlocal spinning_until
+        idle = time.perf_counter() >= spinning_until
+        spinning_until = time.perf_counter() + 0.05
+        if idle:
+            Thread(target=spin).start()
+
+    take_turns(first, lambda: alone.append(time.perf_counter() >= spinning_until), warmup_runs=1, timed_runs=6)
+
+    warm = alone.index(True)
+    assert all(alone[warm:])
 
 
 def test_a_slow_call_takes_fewer_runs_than_asked_for() -> None:
@@ -103,7 +146,8 @@ def test_garbage_is_not_collected_while_the_clock_runs() -> None:
 
     (timed,) = take_turns(lambda: states.append(gc.isenabled()), warmup_runs=1, timed_runs=6)
 
-    assert states == [True] * timed.warm_up.runs + [False] * 12
+    assert states[: timed.warm_up.runs] == [True] * timed.warm_up.runs
+    assert not any(states[timed.warm_up.runs :])
     assert gc.isenabled()
 
 

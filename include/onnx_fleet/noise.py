@@ -61,7 +61,7 @@ class NoiseMeter:
         self._runs: list[KernelRun] = []
 
     def probe(self) -> None:
-        """Do the fixed work a few times; the first one does not count, while others' threads may still be spinning."""
+        """Do the fixed work a few times while the process does nothing else; the first time does not count."""
         with ThreadPoolExecutor(self._threads) as pool:
             runs = [self._run(pool) for _ in range(1 + _TIMED)]
         self._runs += runs[1:]

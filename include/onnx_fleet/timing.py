@@ -29,6 +29,11 @@ STILL_FALLING = 0.02
 MOST_WARMUP_RUNS = 200
 _WARMUP_SHARE = 1 / 4
 """Of the time that a point may take."""
+_LOOK_S = 0.01
+_BUSY_SHARE = 0.2
+"""Of one core: a process that uses less of it waits."""
+_MOST_REST_S = 0.5
+_SETTLE_S = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,17 +71,19 @@ def take_turns(
 ) -> tuple[Timed, ...]:
     """Time calls in turns, in blocks, so that a change of the machine's load meets all of them.
 
-    The first run of each block is not counted: the threads of the call before it are still spinning then.
+    Each block begins when the threads of the call before it have stopped spinning; its first run is not counted, nor
+    are those of its first 10 ms: a pool that slept wakes up in them.
 
     Args:
         warmup_runs: of each, at least; more until it stops becoming faster.
         timed_runs: of each, at most; fewer where the budget would not do, one a block at least.
         budget_s: about how long two calls may take; more calls may take more in proportion.
-        between: called before each block, while no call runs.
+        between: called before each turn, while nothing of this process runs.
     """
     import numpy as np
 
     budget_s *= len(calls) / 2
+    rest()
     warm = [warm_up(call, least=warmup_runs, budget_s=budget_s * _WARMUP_SHARE / len(calls)) for call in calls]
     round_s = sum(each.fastest_ms for each in warm) / 1e3
     affordable = max(1, int(budget_s / (BLOCKS * round_s)) - 1) if round_s else timed_runs
@@ -86,11 +93,27 @@ def take_turns(
     with _no_garbage_collection():
         for size in sizes:
             if between:
+                rest()
                 between()
             for call, taken in zip(calls, blocks, strict=True):
-                call()
+                rest()
+                _settle(call)
                 taken.append(np.array([_time_ms(call) for _ in range(size)]))
     return tuple(Timed(warm_up=each, blocks_ms=tuple(taken)) for each, taken in zip(warm, blocks, strict=True))
+
+
+def rest() -> None:
+    """Wait until this process does nothing, half a second at most.
+
+    The threads of a pool go on spinning behind a call, so as to be there for the next one: onnxruntime's for 35 ms. On
+    as many cores as there are threads they take half of the next session's time, and more of its slowest runs'.
+    """
+    deadline = time.perf_counter() + _MOST_REST_S
+    while time.perf_counter() < deadline:
+        used_s, since = time.process_time(), time.perf_counter()
+        time.sleep(_LOOK_S)
+        if time.process_time() - used_s < _BUSY_SHARE * (time.perf_counter() - since):
+            return
 
 
 def time_interleaved(
@@ -197,6 +220,14 @@ def _tail(chances: list[float], most: float) -> int:
         if total > most:
             return count
     return len(chances)
+
+
+def _settle(call: Callable[[], object]) -> None:
+    """Once at least."""
+    until = time.perf_counter() + _SETTLE_S
+    call()
+    while time.perf_counter() < until:
+        call()
 
 
 def _time_ms(call: Callable[[], object]) -> float:
