@@ -120,3 +120,13 @@ def test_a_wrong_graph_makes_no_room_for_itself(
     assert held(questions).atol == pytest.approx(rounding.OF_ONE_LAYER * 13**0.5), (
         "two layers of six matrices, and the head"
     )
+
+
+def test_a_classifier_of_sound_from_a_model_that_wrote_is_asked_for_no_text(
+    tmp_path: Path, held: Callable[[Exported], Tolerances]
+) -> None:
+    """Its configuration still says that it is an encoder with a decoder."""
+    heard = export_from_zoo("WhisperForAudioClassification", tmp_path)
+
+    assert held(heard).atol < MOST.atol
+    assert validate(heard).passed

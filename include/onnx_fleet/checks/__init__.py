@@ -35,8 +35,7 @@ def held_to_its_rounding(subject: Subject) -> Subject:
 
 
 def _of_sound(subject: Subject) -> Feeds:
-    writes: bool = subject.reference.model.config.is_encoder_decoder
-    return seq2seq.probe(subject) if writes else ctc.probe(subject)
+    return seq2seq.probe(subject) if seq2seq.decodes(subject) else ctc.probe(subject)
 
 
 _PROBES: Mapping[str, Probe] = {

@@ -402,9 +402,14 @@ def _listed(ids: int | list[int] | None) -> list[int]:
     return [] if ids is None else ids if isinstance(ids, list) else [ids]
 
 
-def _where_it_decodes(run: Callable[[Subject], Iterator[CheckRow]], subject: Subject) -> Iterator[CheckRow]:
+def decodes(subject: Subject) -> bool:
+    """Whether the model writes; Whisper's encoder with a classifier's head says in its configuration that it does."""
     model: Any = subject.reference.model
-    if model.config.is_encoder_decoder and model.can_generate():
+    return bool(model.config.is_encoder_decoder and model.can_generate())
+
+
+def _where_it_decodes(run: Callable[[Subject], Iterator[CheckRow]], subject: Subject) -> Iterator[CheckRow]:
+    if decodes(subject):
         yield from run(subject)
 
 
