@@ -163,6 +163,18 @@ def test_too_little_memory_is_a_worker_out_of_resources_and_not_a_wrong_graph(tm
         session.run({"x": np.array([1 << 46])})
 
 
+def test_a_name_with_oom_in_it_says_nothing_of_memory(graph: Path) -> None:
+    model = onnx.load(graph)
+    model.graph.input[0].name = "room"
+    for node in model.graph.node:
+        node.input[:] = ["room" if name == "x" else name for name in node.input]
+    onnx.save(model, graph)
+    session = runtime.open_session(graph, threads=1)
+
+    with pytest.raises(ValidationFailed, match=r"does not run on room.*: .*room"):
+        session.run({"room": np.ones((3, 5), dtype=np.float32)})
+
+
 def test_a_gpu_and_its_limit_are_options_of_the_provider() -> None:
     assert GpuOptions().provider_options() == {"device_id": "0"}
     chosen = GpuOptions(device_id=1, memory_bytes=2 << 30)

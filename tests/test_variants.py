@@ -567,6 +567,15 @@ def test_a_variant_that_misses_on_a_gpu_is_not_published(encoder: Varied, tmp_pa
     assert summary.gpu == "not good on a GPU: as told"
 
 
+def test_a_gpus_word_alone_publishes_no_variant(encoder: Varied, tmp_path: Path) -> None:
+    judged = encoder.copy(tmp_path)
+    on_gpu(judged, "published")
+    (judged.stage_dir / "reports" / "variants.json").unlink()
+
+    with pytest.raises(ValidationFailed, match=r"fp16.* was not judged"):
+        evidence.variants(judged.stage_dir, item=stage.read_work(judged.stage_dir))
+
+
 def on_gpu(varied: Varied, status: report.Status) -> VariantSummary:
     """What the manifest would say of fp16, good on the CPU, and as a GPU worker found it."""
     item = stage.read_work(varied.stage_dir)

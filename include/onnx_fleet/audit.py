@@ -291,7 +291,7 @@ def _prove(folder: Path, made: Manifest, *, tools: Tools) -> _Finding:
 def _judge(folder: Path, *, tools: Tools) -> tuple[VariantVerdict, ...]:
     from onnx_fleet.variants import judging
 
-    request = judging.JudgingRequest(stage=folder, made=())
+    request = judging.JudgingRequest(stage=folder)
     log_file = folder.parent / "variants.log"
     report = isolated.run(judging.judge, request, limits=tools.limits, log=log_file).value
     return tuple(

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from onnx_fleet import runtime
@@ -165,24 +164,27 @@ class Bench:
             return self.reference.bind(role, feeds)
         return partial(self.reference.graph, role, feeds)
 
-    def _open(self, info: GraphInfo, *, profile_dir: Path | None = None) -> Session:
+    def _open(self, info: GraphInfo) -> Session:
         return runtime.open_session(
             self.stage_dir / info.path,
             provider=self.provider,
             threads=self.threads,
             libraries=info.libraries,
-            profile_dir=profile_dir,
             gpu=self.gpu,
         )
 
     def _require_placed(self, info: GraphInfo) -> None:
-        """A session that is not timed: a profiled one is slower."""
+        """By a session that is not timed: a profiled one is slower."""
         from onnx_fleet import workloads
 
-        with TemporaryDirectory(prefix="onnx-fleet-") as folder:
-            session = self._open(info, profile_dir=Path(folder))
-            placement = session.prove_placement(workloads.shortest(info).feeds(info, seed=0))
-        runtime.require_placed(placement, graph=info.path)
+        runtime.open_placed(
+            self.stage_dir / info.path,
+            feeds=workloads.shortest(info).feeds(info, seed=0),
+            provider=self.provider,
+            threads=self.threads,
+            libraries=info.libraries,
+            gpu=self.gpu,
+        )
 
     @property
     def _tokens(self) -> np.ndarray | None:

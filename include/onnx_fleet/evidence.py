@@ -78,7 +78,8 @@ def variants(stage: Path, *, item: WorkItem) -> tuple[VariantSummary, ...]:
     """
     wanted = set(item.model.entry.variants) - {FP32}
     reports = _reports(stage, REPORT_NAME, VariantReport, item=item) if wanted else ()
-    judged = {verdict.variant for report in reports for verdict in report.verdicts}
+    on_cpu = next((report for report in reports if report.provider == REQUIRED_PROVIDER), None)
+    judged = {verdict.variant for verdict in on_cpu.verdicts} if on_cpu else set()
     if wanted - judged:
         raise ValidationFailed(
             f"{_name(item)}: {', '.join(sorted(wanted - judged))} was not judged; run `onnx-fleet validate {stage}`"
@@ -86,10 +87,9 @@ def variants(stage: Path, *, item: WorkItem) -> tuple[VariantSummary, ...]:
         )
     for report in reports:
         require(report)
-    required = next((report for report in reports if report.provider == REQUIRED_PROVIDER), None)
-    others = [report for report in reports if report is not required]
+    others = [report for report in reports if report is not on_cpu]
     on_gpu = {verdict.variant: verdict for report in others for verdict in report.verdicts}
-    return tuple(_variant(each, on_gpu.get(each.variant)) for each in required.verdicts) if required else ()
+    return tuple(_variant(each, on_gpu.get(each.variant)) for each in on_cpu.verdicts) if on_cpu else ()
 
 
 def latency(stage: Path, *, item: WorkItem) -> tuple[ProviderLatency, ...]:

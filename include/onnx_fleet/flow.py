@@ -152,7 +152,7 @@ def make_variants(place: Path, *, tools: Tools) -> VariantReport | None:
 
     if set(stage.read_work(place).model.entry.variants) == {FP32}:
         return None
-    (place / "reports" / f"{runtime.report_name(REPORT_NAME, 'cuda')}.json").unlink(missing_ok=True)  # of others
+    (place / "reports" / f"{runtime.report_name(REPORT_NAME, 'cuda')}.json").unlink(missing_ok=True)  # of those before
     with profiling.timed("variants"):
         log_file = _log(place, "variants", "cpu")
         request = making.MakingRequest(stage=place)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from onnx_fleet import machine
@@ -84,7 +85,7 @@ _NUMPY_NAMES = {
 _FLOATS = ("float", "double", "bfloat")
 _BOOKKEEPING_VALUES = 100
 _FIRST_GPU = GpuOptions()
-_NO_MEMORY = re.compile(r"out of memory|failed to allocate memory|bad_alloc|OOM|smaller than requested bytes", re.I)
+_NO_MEMORY = re.compile(r"out of memory|failed to allocate memory|bad_alloc|\bOOM\b|smaller than requested bytes", re.I)
 _NO_DEVICE = re.compile(r"invalid device ordinal|no CUDA-capable device|CUDA driver version|CUDA_ERROR|device_id", re.I)
 
 
@@ -236,6 +237,27 @@ def open_session(
         )
     device_id = gpu.device_id if wanted.memory == "cuda" else 0
     return Session(native, graph=graph, provider=wanted, threads=count, device_id=device_id, load_time_s=load_time_s)
+
+
+def open_placed(
+    graph: Path, *, feeds: Arrays, provider: str, threads: int, libraries: Sequence[str], gpu: GpuOptions
+) -> Session:
+    """As open_session, and on an accelerator only when every node that computes was seen to run there.
+
+    Args:
+        feeds: a short input, as Session.prove_placement takes it.
+    Raises:
+        GpuUnavailable: beside what open_session says, some nodes ran elsewhere.
+    """
+    if provider == "cpu":
+        return open_session(graph, threads=threads, libraries=libraries)
+    with TemporaryDirectory(prefix="onnx-fleet-") as folder:
+        session = open_session(
+            graph, provider=provider, threads=threads, libraries=libraries, profile_dir=Path(folder), gpu=gpu
+        )
+        placement = session.prove_placement(feeds)
+    require_placed(placement, graph=graph.name)
+    return session
 
 
 def require_provider(name: str) -> Provider:

@@ -9,7 +9,6 @@ import logging
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from onnx_fleet import graph, runtime, stage, workloads
 from onnx_fleet.errors import GpuUnavailable, ValidationFailed
@@ -133,19 +132,14 @@ def _judge(
 
 
 def _open(request: JudgingRequest, info: GraphInfo) -> Session:
-    with TemporaryDirectory(prefix="onnx-fleet-") as folder:
-        session = runtime.open_session(
-            request.stage / info.path,
-            provider=request.provider,
-            threads=1,
-            libraries=info.libraries,
-            profile_dir=None if request.provider == "cpu" else Path(folder),
-            gpu=request.gpu,
-        )
-        if request.provider != "cpu":
-            placement = session.prove_placement(workloads.shortest(info).feeds(info, seed=0))
-            runtime.require_placed(placement, graph=info.path)
-    return session
+    return runtime.open_placed(
+        request.stage / info.path,
+        feeds=workloads.shortest(info).feeds(info, seed=0),
+        provider=request.provider,
+        threads=1,
+        libraries=info.libraries,
+        gpu=request.gpu,
+    )
 
 
 def _differing(place: Path, info: GraphInfo, fp32: GraphInfo) -> str:
