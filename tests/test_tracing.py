@@ -103,3 +103,70 @@ def test_no_length_of_a_cache_is_fixed_whatever_an_entry_says() -> None:
     with pytest.raises(ExportUnsupported, match="would hold for") as refused:
         tracing.trace(spec, opset=20, may_be_fixed=["past_sequence_length"])
     assert "may_be_fixed" not in str(refused.value)
+
+
+class _Peaks(torch.nn.Module):
+    """BiT's first layers: zeros around the image, and the maxima of what is there then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = PretrainedConfig()
+        self.pad = torch.nn.ConstantPad2d(1, 0.0)
+        self.pool = torch.nn.MaxPool2d(3, stride=2)
+
+    def forward(self, rows: Tensor) -> dict[str, Tensor]:
+        return {"pooled": self.pool(self.pad(rows))}
+
+
+def test_onnxruntime_keeps_the_zeros_around_an_image_in_front_of_maxima(tmp_path: Path) -> None:
+    given = -1 - torch.rand(2, 3, 8, 8)
+    shape = ("batch_size", None, None, None)
+    module = _Peaks()
+    spec = GraphSpec(
+        role="model",
+        module=module,
+        example_inputs={"rows": given},
+        inputs={"rows": shape},
+        outputs={"pooled": shape},
+    )
+    model, _ = tracing.trace(spec, opset=20)
+
+    assert (_run(model, tmp_path, given) == module(rows=given)["pooled"].numpy()).all()
+
+
+class _Remembering(torch.nn.Module):
+    """LeViT's biases: worked out from a weight once, and kept until training begins again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = PretrainedConfig()
+        self.bias = torch.nn.Parameter(torch.zeros(2, 12))
+        self.kept: dict[str, Tensor] = {}
+
+    def train(self, mode: bool = True) -> _Remembering:
+        if mode:
+            self.kept.clear()
+        return super().train(mode)
+
+    def forward(self, rows: Tensor) -> dict[str, Tensor]:
+        return {"pooled": rows + self.kept.setdefault("doubled", 2 * self.bias)}
+
+
+def test_what_a_layer_worked_out_before_is_no_constant_of_the_graph(tmp_path: Path) -> None:
+    module = _Remembering().eval()
+    given = torch.randn(3, 2, 12)
+    with torch.no_grad():
+        module(rows=given)
+        module.bias.add_(1)
+
+        model, _ = tracing.trace(_spec(module, columns="width", output="width"), opset=20, may_be_fixed=["width"])
+
+    np.testing.assert_allclose(_run(model, tmp_path, given), given.numpy() + 2, rtol=1e-6)
+
+
+def _run(model: ir.Model, folder: Path, rows: Tensor) -> np.ndarray:
+    weights.save_all({"model": ir.to_proto(model)}, folder, tensors={})
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    (pooled,) = session.run(["pooled"], {"rows": rows.numpy()})
+    array: np.ndarray = pooled
+    return array

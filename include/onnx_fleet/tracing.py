@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from onnx_fleet import branches, graph, profiling, weights
+from onnx_fleet import branches, fusions, graph, profiling, weights
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.recipes import Recipe
 from onnx_fleet.stage import Fallback
@@ -82,6 +82,7 @@ def _attempt(
 ) -> tuple[ir.Model, tuple[Fallback, ...]]:
     """One way: optimised, else as it was traced."""
     taken: tuple[Fallback, ...] = ()
+    _forget_what_it_ran(spec.module)
     parameters, bound = _parameters(spec.module, names)
     model = _export(spec, opset=opset, recipe=recipe, fixed=fixed)
     references = _detach(model, bound)
@@ -92,8 +93,10 @@ def _attempt(
     except Exception as err:  # a rewrite rule may raise anything, and leaves a half-rewritten graph
         log.warning("%s: the optimizer failed: %s", spec.role, err, exc_info=err)
         taken = (Fallback(what=f"{spec.role}: optimizer on -> off", why=_first_line(err)),)
+        _forget_what_it_ran(spec.module)
         model = _export(spec, opset=opset, recipe=recipe, fixed=fixed)
         references = _detach(model, bound)
+    fusions.prevent(model)
     graph.finish(
         model,
         inputs={name: _without(shape, fixed) for name, shape in spec.inputs.items()},
@@ -105,6 +108,16 @@ def _attempt(
     if recipe:
         _require_cases(model, spec, recipe)
     return model, taken
+
+
+def _forget_what_it_ran(module: torch.nn.Module) -> None:
+    """Drop what layers worked out from their weights when they ran before, as LeViT does of its attention biases.
+
+    What is kept so is a constant to the trace, and of the stand-ins for the weights besides. Such layers begin anew
+    when they are put to training and back.
+    """
+    module.train()
+    module.eval()
 
 
 def _as_the_recipe_wants(spec: GraphSpec, recipe: Recipe) -> GraphSpec:
