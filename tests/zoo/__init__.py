@@ -11,10 +11,20 @@ from zoo.dual import DUAL_ENCODERS
 from zoo.encoder import ENCODERS
 from zoo.seq2seq import SEQ2SEQ
 from zoo.speech import SPEECH
+from zoo.towers import TOWERS
 from zoo.vision import VISION
 from zoo.vlm import VLMS
 
-ARCHITECTURES: tuple[Architecture, ...] = (*ENCODERS, *DECODERS, *SEQ2SEQ, *VISION, *SPEECH, *DUAL_ENCODERS, *VLMS)
+ARCHITECTURES: tuple[Architecture, ...] = (
+    *ENCODERS,
+    *DECODERS,
+    *SEQ2SEQ,
+    *VISION,
+    *TOWERS,
+    *SPEECH,
+    *DUAL_ENCODERS,
+    *VLMS,
+)
 """Every row of every family's table."""
 
 __all__ = ["ARCHITECTURES", "Architecture", "of_family"]

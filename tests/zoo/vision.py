@@ -88,7 +88,7 @@ VISION: tuple[Architecture, ...] = (
         image=(64, 64),
     ),
     _row("MobileNetV1ForImageClassification", CLASSES, _CONV, depth_multiplier=0.25, min_depth=8),
-    _row("MobileNetV2ForImageClassification", CLASSES, _CONV, depth_multiplier=0.25, min_depth=8),
+    _row("MobileNetV2ForImageClassification", CLASSES, _CONV, depth_multiplier=0.25, min_depth=8, image=(96, 96)),
     _row(
         "MobileViTForImageClassification",
         CLASSES,
