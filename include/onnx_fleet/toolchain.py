@@ -15,6 +15,7 @@ EXPORT_FORMAT: Final = 5
 PACKAGES: Final = (
     "torch",
     "transformers",
+    "sentence-transformers",
     "onnx",
     "onnxscript",
     "onnx-ir",
