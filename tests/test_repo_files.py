@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
+from onnx_fleet import sentence_modules
 from onnx_fleet.errors import ModelInvalid, UnsafeModel
 from onnx_fleet.repo_files import Permits, needed, require_inputs
 from onnx_fleet.source import SourceFile
 from onnx_fleet.tasks import TASKS
 
 COMMIT = "3f2a1c0" + "0" * 33
+TRANSFORMER = "sentence_transformers.models.Transformer"
 
 
-def _needed(*paths: str, pickle: bool = False, remote_code: bool = False) -> set[str]:
+def _needed(*paths: str, pickle: bool = False, remote_code: bool = False, modules: Sequence[str] = ()) -> set[str]:
     files = [SourceFile(path=path, size_bytes=1, digest=f"git-sha1:{'0' * 40}") for path in paths]
     permits = Permits(commit=COMMIT, pickle=pickle, remote_code=remote_code)
-    return set(needed(files, permits=permits, subject="acme/tiny@3f2a1c0"))
+    listed = [{"type": f"sentence_transformers.models.{path.rpartition('_')[2]}", "path": path} for path in modules]
+    parsed = sentence_modules.parse([{"type": TRANSFORMER}, *listed], subject="acme/tiny") if modules else ()
+    return set(needed(files, permits=permits, subject="acme/tiny@3f2a1c0", modules=parsed))
 
 
 BASE = ("config.json", "tokenizer.json")
@@ -70,24 +76,33 @@ def test_everything_that_makes_inputs_and_describes_the_model_comes() -> None:
 
 
 def test_sentence_transformers_modules_come_with_their_weights() -> None:
-    modules = (
+    """modules.json says which folders they are, whatever those are called."""
+    files = (
         "modules.json",
         "sentence_bert_config.json",
         "config_sentence_transformers.json",
         "1_Pooling/config.json",
-        "2_Dense/config.json",
-        "2_Dense/model.safetensors",
+        "head/last_Dense/config.json",
+        "head/last_Dense/model.safetensors",
     )
-    found = _needed(*BASE, "model.safetensors", *modules, "2_Dense/pytorch_model.bin", "2_Dense/notes.txt")
-    assert found == {*BASE, "model.safetensors", *modules}
+    others = ("head/last_Dense/pytorch_model.bin", "head/last_Dense/notes.txt", "2_Dense/config.json")
+    modules = ("1_Pooling", "head/last_Dense", "3_Normalize")
+    found = _needed(*BASE, "model.safetensors", *files, *others, modules=modules)
+    assert found == {*BASE, "model.safetensors", *files}
     assert _needed(*BASE, "model.safetensors", "1_Pooling/config.json") == {*BASE, "model.safetensors"}
 
 
 def test_a_module_with_pickle_alone_is_refused() -> None:
     paths = (*BASE, "model.safetensors", "modules.json", "2_Dense/config.json", "2_Dense/pytorch_model.bin")
     with pytest.raises(UnsafeModel, match=rf"2_Dense has its weights only as pickle.*allow_pickle: {COMMIT}"):
-        _needed(*paths)
-    assert "2_Dense/pytorch_model.bin" in _needed(*paths, pickle=True)
+        _needed(*paths, modules=("2_Dense",))
+    assert "2_Dense/pytorch_model.bin" in _needed(*paths, pickle=True, modules=("2_Dense",))
+
+
+def test_a_module_without_its_weights_is_named() -> None:
+    paths = (*BASE, "model.safetensors", "modules.json", "2_Dense/config.json")
+    with pytest.raises(ModelInvalid, match=r"Dense \(2_Dense\) has no weights: 2_Dense/model\.safetensors is missing"):
+        _needed(*paths, modules=("2_Dense",))
 
 
 def test_one_set_of_weights_comes() -> None:

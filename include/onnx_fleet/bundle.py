@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from onnx_fleet import channels, evidence, layout, manifest, stage
+from onnx_fleet import channels, evidence, layout, manifest, sentence_modules, stage
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound
 from onnx_fleet.graph import GraphInfo
 from onnx_fleet.manifest import BundleFile, BundleInfo, Export, FileRole, Manifest, Provenance, Source
@@ -48,7 +48,6 @@ _ROLES: Mapping[str, FileRole] = {
 }
 _ROLES_BY_PATTERN: tuple[tuple[re.Pattern[str], FileRole], ...] = (
     (re.compile(r"reports/[^/]+\.(json|svg)"), "report"),
-    (re.compile(r"\d+_\w+/.+"), "sentence_transformers"),
     (re.compile(r"(?i)licen[cs]e(\..+)?|notice(\..+)?"), "licence"),
     (re.compile(r"[^/]+\.(model|spm|bpe|tiktoken)"), "tokenizer"),
     (re.compile(r"(target_)?vocab[^/]*\.(txt|json)"), "tokenizer"),
@@ -199,6 +198,7 @@ def _source(item: WorkItem) -> Source:
 
 def _files(folder: Path, *, graphs: tuple[GraphInfo, ...]) -> tuple[BundleFile, ...]:
     found = []
+    modules = sentence_modules.folders(folder)
     for path in stage.published_files(folder):
         keys.checked(path)
         if path == manifest.FILE_NAME:
@@ -209,19 +209,21 @@ def _files(folder: Path, *, graphs: tuple[GraphInfo, ...]) -> tuple[BundleFile, 
                     path=path,
                     size_bytes=(folder / path).stat().st_size,
                     sha256=transfer.hash_file(folder / path),
-                    role=_role(path, graphs=graphs),
+                    role=_role(path, graphs=graphs, modules=modules),
                 )
             )
     return tuple(found)
 
 
-def _role(path: str, *, graphs: tuple[GraphInfo, ...]) -> FileRole:
+def _role(path: str, *, graphs: tuple[GraphInfo, ...], modules: tuple[str, ...]) -> FileRole:
     if any(path == graph.path for graph in graphs):
         return "graph"
     if any(path in graph.weight_files for graph in graphs):
         return "weights"
     if path in _ROLES:
         return _ROLES[path]
+    if path.rpartition("/")[0] in modules:
+        return "sentence_transformers"
     return next((role for pattern, role in _ROLES_BY_PATTERN if pattern.fullmatch(path)), "other")
 
 

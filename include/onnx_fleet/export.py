@@ -19,6 +19,7 @@ from onnx_fleet import (
     model_config,
     profiling,
     recipes,
+    sentence_modules,
     stage,
     tokenizer,
     toolchain,
@@ -172,6 +173,7 @@ def fill(request: ExportRequest) -> ExportRecord:
     item, entry = request.item, request.item.model.entry
     recipe = _recipe(item)
     earlier = request.tokenizer.read_bytes() if request.tokenizer else None
+    sentence_modules.pack_weights(item.model.needed, source_dir=request.source_dir, stage=request.stage)
     with profiling.timed("tokenizer"):
         packed = tokenizer.pack(item.model, source_dir=request.source_dir, stage=request.stage, earlier=earlier)
         if earlier is None:

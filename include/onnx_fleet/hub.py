@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import ModelInfo
 
-from onnx_fleet import tasks
+from onnx_fleet import sentence_modules, tasks
 from onnx_fleet.entry import Discover, Entry
 from onnx_fleet.errors import (
     ExportUnsupported,
@@ -24,6 +24,7 @@ from onnx_fleet.errors import (
 from onnx_fleet.hub_client import Hub, HubSettings
 from onnx_fleet.hub_download import download, read_json
 from onnx_fleet.repo_files import Permits, is_native, needed, require_inputs, require_pinned_code, require_safe_paths
+from onnx_fleet.sentence_modules import SentenceModule
 from onnx_fleet.source import ResolvedModel, SourceFile
 from onnx_fleet.tasks import TASKS
 
@@ -51,8 +52,8 @@ OnDone = Callable[[Entry, ResolvedModel | OnnxFleetError], None]
 def resolve(entry: Entry, *, hub: Hub) -> ResolvedModel:
     """Pin an entry to a commit, and hold the repo to what the entry allows; one call of the Hub's API.
 
-    Two more are made where they cannot be avoided: config.json, when the Hub's answer does not tell the architecture,
-    and whether the token has access, when the repo is gated.
+    More are made where they cannot be avoided: config.json, when the Hub's answer does not tell the architecture,
+    modules.json of a sentence-transformers model, and whether the token has access, when the repo is gated.
 
     Raises:
         ModelNotFound, ModelGated, HubUnavailable, HubRateLimited: see Hub.calling.
@@ -60,7 +61,7 @@ def resolve(entry: Entry, *, hub: Hub) -> ResolvedModel:
         LicenceRefused: the licence is not among the entry's.
         ModelInvalid: no architecture, no weights, or no tokenizer or preprocessor where the task needs one.
         ModelTooLarge: more to download than the entry's max_bytes.
-        ExportUnsupported: no task fits.
+        ExportUnsupported: no task fits, or a module behind the transformer is none that a graph can have.
     """
     with hub.calling(f"{entry.repo_id}@{entry.revision}"):
         info = hub.api.model_info(
@@ -75,9 +76,12 @@ def resolve(entry: Entry, *, hub: Hub) -> ResolvedModel:
     licence = _licence(info)
     _require_licence(licence, entry, subject=subject)
     _require_access(info, hub=hub, subject=subject)
-    wanted = needed(files, permits=permits, subject=subject)
+    modules = _modules(info, files, commit, hub=hub, permits=permits, subject=subject)
+    wanted = needed(files, permits=permits, subject=subject, modules=modules)
     architecture, model_type = _architecture(info, commit, hub=hub, permits=permits, subject=subject)
     task = _task(entry, info, architecture, subject=subject)
+    if sentence_modules.pools_word_scores(modules) and TASKS[task].auto_classes == ("AutoModel",):
+        task = "fill-mask"  # whatever the Hub calls it: the modules read the scores of words
     require_inputs(wanted, task=TASKS[task], subject=subject)
     model = ResolvedModel(
         entry=entry,
@@ -205,6 +209,20 @@ def _listed(info: ModelInfo, *, subject: str) -> tuple[SourceFile, ...]:
             )
         files.append(SourceFile(path=sibling.rfilename, size_bytes=size_bytes, digest=digest))
     return tuple(sorted(files, key=lambda file: file.path))
+
+
+def _modules(
+    info: ModelInfo, files: Sequence[SourceFile], commit: str, *, hub: Hub, permits: Permits, subject: str
+) -> tuple[SentenceModule, ...]:
+    """The modules of a sentence-transformers source; none of any other.
+
+    Raises:
+        ModelInvalid, UnsafeModel, ExportUnsupported: see sentence_modules.parse.
+    """
+    if all(file.path != sentence_modules.FILE_NAME for file in files):
+        return ()
+    folder = hub.fetch(info.id, sentence_modules.FILE_NAME, commit=commit).parent
+    return sentence_modules.read(folder, subject=subject, trusted=permits.remote_code)
 
 
 def _licence(info: ModelInfo) -> str | None:

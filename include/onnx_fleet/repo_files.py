@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
+from onnx_fleet import sentence_modules
 from onnx_fleet.errors import ModelInvalid, UnsafeModel
+from onnx_fleet.sentence_modules import SentenceModule
 from onnx_fleet.source import SourceFile
 from onnx_fleet.tasks import Task
 
@@ -56,8 +58,6 @@ _PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".pickle")
 _PICKLED_WEIGHTS = re.compile(r"pytorch_model(-\d{5}-of-\d{5})?\.bin|pytorch_model\.bin\.index\.json")
 _SHARD = re.compile(r"model-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
-_MODULE = re.compile(r"(?P<folder>\d+_\w+)/(?P<file>[^/]+)")
-"""A module folder of sentence-transformers: ``1_Pooling``, ``2_Dense``."""
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -90,9 +90,13 @@ def require_safe_paths(paths: Iterable[str], *, subject: str) -> None:
             raise UnsafeModel(f"{subject}: the file name {path!r} could leave its folder; remove the entry")
 
 
-def needed(files: Iterable[SourceFile], *, permits: Permits, subject: str) -> tuple[str, ...]:
+def needed(
+    files: Iterable[SourceFile], *, permits: Permits, subject: str, modules: Sequence[SentenceModule] = ()
+) -> tuple[str, ...]:
     """The paths that an export downloads, sorted: configuration, tokenizer, one set of weights, licence, card.
 
+    Args:
+        modules: of a sentence-transformers source; their folders come with it.
     Raises:
         ModelInvalid: config.json, the weights or a shard is missing.
         UnsafeModel: the weights are pickle, and that is not permitted.
@@ -103,8 +107,7 @@ def needed(files: Iterable[SourceFile], *, permits: Permits, subject: str) -> tu
         raise ModelInvalid(f"{subject}: config.json is missing; only transformers models can be exported")
     wanted = {path for path in root if any(fnmatchcase(path, pattern) for pattern in _ROOT_FILES)}
     wanted |= _weights(root, permits=permits, subject=subject)
-    if "modules.json" in root:
-        wanted |= _modules(paths, permits=permits, subject=subject)
+    wanted |= sentence_modules.files(modules, paths, pickle=permits.pickle, commit=permits.commit, subject=subject)
     wanted |= {path for path in paths if fnmatchcase(path, _CHAT_TEMPLATES)}
     if permits.remote_code:
         wanted |= {path for path in paths if path.endswith(".py")}
@@ -145,25 +148,6 @@ def _shards(root: set[str], *, subject: str) -> set[str]:
     if missing:
         raise ModelInvalid(f"{subject}: shards of the weights are missing: {', '.join(sorted(missing))}")
     return set(found)
-
-
-def _modules(paths: set[str], *, permits: Permits, subject: str) -> set[str]:
-    """The configuration and weights of sentence-transformers' own modules."""
-    modules: dict[str, set[str]] = {}
-    for path in paths:
-        if match := _MODULE.fullmatch(path):
-            modules.setdefault(match["folder"], set()).add(match["file"])
-    wanted = set()
-    for folder, names in modules.items():
-        wanted |= {f"{folder}/{name}" for name in ("config.json", WEIGHTS) if name in names}
-        if "pytorch_model.bin" in names and WEIGHTS not in names:
-            if not permits.pickle:
-                raise UnsafeModel(
-                    f"{subject}: {folder} has its weights only as pickle; name a revision with {folder}/{WEIGHTS},"
-                    f" or trust this commit with allow_pickle: {permits.commit}"
-                )
-            wanted.add(f"{folder}/pytorch_model.bin")
-    return wanted
 
 
 def require_inputs(paths: Iterable[str], *, task: Task, subject: str) -> None:
