@@ -64,7 +64,7 @@ COMPILE = $(BIN)/pip-compile --quiet --no-header --strip-extras --annotation-sty
 # torch's local suffix (+cpu) is a choice of index, not of version: the files say 2.13.0 and take any build of it.
 PLAIN_TORCH = sed -i -E 's/^(torch==[0-9.]+)\+[a-z0-9.]+/\1/'
 
-architectures: $(STAMP) ## Survey the whole zoo again, and write docs/architectures.md (an hour; ROWS=vision, ROWS=--missing for some)
+architectures: $(STAMP) ## Survey the whole zoo again, and write docs/architectures.md (hours; ROWS=vision, ROWS=--missing for some)
 	@cd tests && ../$(BIN)/python -W ignore -m zoo --jobs $(WORKERS) $(ROWS)
 
 bench: $(STAMP) $(CONSUMERS)/.installed ## Measure beside optimum, and write docs/benchmarks.md (hours; BENCH="--runs 1 bert" for some)

@@ -1,17 +1,19 @@
-"""Survey the zoo and write docs/architectures.md: ``python -m zoo [FAMILY or ARCHITECTURE …] [--missing] [--jobs N]``.
+"""Survey the zoo and write docs/architectures.md: ``python -m zoo [NAME …] [--missing] [--reach] [--jobs N]``.
 
-With names, or for what is missing, only those rows are surveyed; the others keep the lines that they have.
+A name is a family, a task, a model type or an architecture. With names, for what is missing, or for model types that
+are not right yet, only those rows are surveyed; the others keep the lines that they have.
 """
 
 from __future__ import annotations
 
 import argparse
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
+from functools import partial
 
-from zoo import ARCHITECTURES
-from zoo.page import PAGE, line, lines, render, status
-from zoo.survey import be_quiet, survey_aside
+from zoo.page import line, lines, of_types, rows, write
+from zoo.survey import LIMITS, survey_aside
+from zoo.tiny import every_row
 
 
 def main() -> int:
@@ -20,26 +22,22 @@ def main() -> int:
     arguments.add_argument("names", nargs="*")
     arguments.add_argument("--jobs", type=int, default=1)
     arguments.add_argument("--missing", action="store_true", help="only rows that the page lacks")
+    arguments.add_argument("--reach", action="store_true", help="only rows of model types of which none is right yet")
+    arguments.add_argument("--seconds", type=float, default=LIMITS.timeout_s, help="what one row may take")
     given = arguments.parse_args()
-    chosen = [row for row in ARCHITECTURES if not given.names or {row.family, row.name} & set(given.names)]
+    names = set(given.names)
+    chosen = [row for row in every_row() if not names or names & {row.family, row.task, row.model_type, row.name}]
     if given.missing:
         chosen = [row for row in chosen if row.name not in lines()]
-    with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn"), initializer=be_quiet) as pool:
-        for done in as_completed([pool.submit(survey_aside, row) for row in chosen]):
+    if given.reach:
+        chosen = [row for row in chosen if of_types(rows()).get(row.model_type) != "right"]
+    aside = partial(survey_aside, limits=replace(LIMITS, timeout_s=given.seconds))
+    with ThreadPoolExecutor(given.jobs) as pool:
+        for done in as_completed([pool.submit(aside, row) for row in chosen]):
             verdict = done.result()
             print(f"{verdict.duration_s:5.1f} s  {line(verdict)}", flush=True)
-            _write({**lines(), verdict.architecture: line(verdict)})
+            write({**lines(), verdict.architecture: line(verdict)})  # another survey may have written meanwhile
     return 0
-
-
-def _write(kept: dict[str, str]) -> None:
-    """Other surveys may be writing too: the page is read again for each row."""
-    import transformers
-
-    passed = [row.name for row in ARCHITECTURES if row.name in kept and status(kept[row.name]) == "passed"]
-    types = {getattr(transformers, name).config_class.model_type for name in passed}
-    text = render(ARCHITECTURES, kept, transformers=transformers.__version__, types=len(types))
-    PAGE.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 VOCABULARY = 120
 POSITIONS = 128
@@ -26,12 +26,31 @@ class Architecture:
     """The Hub's pipeline tag."""
     config: Mapping[str, Any]
     """Arguments of the class's own configuration class."""
+    shrunk: bool = False
+    """Whether ``config`` is laid over the class's own defaults, made small by zoo.tiny; else it says all by itself."""
     generation: Mapping[str, Any] = field(default_factory=dict)
     """What its generation_config.json says beside the configuration's own tokens."""
     image: tuple[int, int] = (32, 32)
     """Height and width of the images that it is fed; for families that see."""
     image_tokens: int = 0
     """How many positions of a prompt one image takes; for vision-language models."""
+
+    @property
+    def model_type(self) -> str:
+        """What config.json calls it. Imports transformers."""
+        import transformers
+
+        return str(getattr(transformers, self.name).config_class.model_type)
+
+    def configuration(self) -> PreTrainedConfig:
+        """The tiny configuration. Imports transformers."""
+        import transformers
+
+        from zoo.tiny import shrink
+
+        kind = getattr(transformers, self.name).config_class
+        made: PreTrainedConfig = shrink(kind, self.config) if self.shrunk else kind(**self.config)
+        return made
 
     def build(self) -> PreTrainedModel:
         """The model with seeded weights of unit effect, in evaluation mode, with eager attention. Imports torch."""
@@ -43,7 +62,7 @@ class Architecture:
 
         cls = getattr(transformers, self.name)
         torch.manual_seed(zlib.crc32(self.name.encode()))
-        config = cls.config_class(**self.config)
+        config = self.configuration()
         config._attn_implementation = "eager"
         model: PreTrainedModel = cls(config)
         scale(model)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from zoo import of_family
+from onnx_fleet.tasks import TASKS
+from zoo import ARCHITECTURES
 from zoo.architecture import Architecture
 from zoo.survey import Verdict, survey
+from zoo.tiny import shrunk
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "architectures.md"
 
-EVERY = 24
+EVERY = 48
 """A row costs about ten seconds of a core: all of them are more than every push can wait for."""
 
-_STATUSES = ("passed", "failed", "refused")
+STATUSES = ("right", "refused", "failed", "unknown")
+"""The first that one of its rows has is a model type's own."""
 _TITLES: Mapping[str, str] = {
     "encoder": "Encoders",
     "decoder": "Decoders",
@@ -24,41 +29,109 @@ _TITLES: Mapping[str, str] = {
     "dual": "Dual encoders",
     "vlm": "Vision-language models",
 }
+_CAUSES: tuple[tuple[str, str], ...] = (
+    ("something else than keys and values", "it keeps something else than keys and values between steps"),
+    ("branches on a size", "it computes differently at different sizes"),
+    ("cannot be traced", "torch.export cannot follow it"),
+    ("in a way that is not proven here", "it looks at images in a way that is not proven here"),
+    ("transformers has no ", "transformers loads it for no task of ours"),
+    ("would not tell a broken graph", "its tiny model would not tell a broken graph"),
+    ("no tiny model of it could be made", "no tiny model of it could be made"),
+    ("took longer than", "it took too long"),
+)
+"""A part of a row's note -> the cause that it is counted under."""
 _HEAD = """# Architectures
 
-Every row is a model class of transformers {transformers}, made tiny from its real configuration class, with weights
-that make faults visible, and taken through the export and the validation that every model goes through. CI takes every
-{every}th row of each family again, and fails when one ends otherwise than this page says.
+**{right} of {types} model types are right.** Those are the model types of transformers {transformers} that it has for
+the tasks of this project. Of the others {refused} are refused, {failed} fail, and {unknown} are unknown: no row tells.
 
-- **passed**: every check held, at batch sizes and lengths that were never traced, with padding, against plain PyTorch.
-- **failed**: graphs were made and did not prove right, so they are never published.
+Every row is a model class of one of them, made tiny from its real configuration class, with weights that make faults
+visible, and taken through the export and the validation that every model goes through. CI takes every {every}th row of
+each family again, and fails when one ends otherwise than this page says.
+
+- **right**: every check held, at batch sizes and lengths that were never traced, with padding, against plain PyTorch.
 - **refused**: no graph was made; the message is the one that a user gets.
+- **failed**: graphs were made and did not prove right, or the export broke off; nothing of it is ever published.
+- **unknown**: the survey has no tiny model of it that would tell a broken graph, or it took too long.
 
-The worst difference is the largest one from PyTorch over all outputs of all checks; outputs are of unit size. An
-architecture that is not here is tried with its task's family, and published only if it proves right.
+A model type is what its best row is. The worst difference is the largest one from PyTorch over all outputs of all
+checks; outputs are of unit size. An architecture that is not here is tried with its task's family, and published only
+if it proves right.
 
-{passed} of {rows} rows pass, of {types} model types. Write this page again with `make architectures`.
+{counts} of {rows} rows. Write this page again with `make architectures`.
 """
+_COLUMNS = (
+    "| architecture | model type | task | graphs | worst difference | status | |",
+    "| --- | --- | --- | --- | --- | --- | --- |",
+)
 
 
-def render(architectures: Sequence[Architecture], lines: Mapping[str, str], *, transformers: str, types: int) -> str:
-    """The page from its rows' lines; rows without a line are left out.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What a line of a table says."""
+
+    architecture: str
+    model_type: str
+    task: str
+    status: str
+    note: str
+
+    @classmethod
+    def of(cls, text: str) -> Row:
+        cells = [cell.strip() for cell in text.strip().strip("|").split(" | ")]
+        return cls(architecture=cells[0].strip("`"), model_type=cells[1], task=cells[2], status=cells[5], note=cells[6])
+
+    @property
+    def family(self) -> str:
+        return TASKS[self.task].family
+
+    @property
+    def tried(self) -> Architecture:
+        """The row of the zoo that it tells of."""
+        written = next((row for row in ARCHITECTURES if row.name == self.architecture), None)
+        return written or shrunk(self.architecture, self.task)
+
+
+def render(lines: Mapping[str, str], *, transformers: str, types: Iterable[str]) -> str:
+    """The page from its rows' lines.
 
     Args:
         lines: architecture -> its line of the table.
-        types: how many model types pass.
+        types: every model type that transformers has for our tasks.
     """
-    found = [status(lines[row.name]) for row in architectures if row.name in lines]
-    passed = found.count("passed")
-    parts = [_HEAD.format(every=EVERY, transformers=transformers, passed=passed, rows=len(found), types=types)]
+    rows = {name: Row.of(text) for name, text in lines.items()}
+    ended = of_types(rows.values())
+    found = Counter(ended.get(model_type, "unknown") for model_type in {*types, *ended})
+    counts = Counter(row.status for row in rows.values())
+    head = _HEAD.format(
+        right=found["right"],
+        types=found.total(),
+        refused=found["refused"],
+        failed=found["failed"],
+        unknown=found["unknown"],
+        counts=", ".join(f"{counts[status]} {status}" for status in STATUSES),
+        rows=len(rows),
+        every=EVERY,
+        transformers=transformers,
+    )
+    parts = [head, _causes(rows.values())]
     for family, title in _TITLES.items():
-        rows = [lines[row.name] for row in architectures if row.family == family and row.name in lines]
-        if rows:
-            parts.append("\n".join((f"## {title}", "", *_COLUMNS, *rows, "")))
+        own = sorted(
+            (row.model_type, list(TASKS).index(row.task), name) for name, row in rows.items() if row.family == family
+        )
+        if own:
+            parts.append("\n".join((f"## {title}", "", *_COLUMNS, *(lines[name] for *_, name in own), "")))
     return "\n".join(parts)
 
 
-_COLUMNS = ("| architecture | task | graphs | worst difference | status | |", "| --- | --- | --- | --- | --- | --- |")
+def write(kept: Mapping[str, str]) -> None:
+    """The page of this transformers. Imports it."""
+    import transformers
+
+    from zoo.tiny import every_row
+
+    types = {row.model_type for row in every_row()}
+    PAGE.write_text(render(kept, transformers=transformers.__version__, types=types), encoding="utf-8")
 
 
 def line(verdict: Verdict) -> str:
@@ -66,8 +139,8 @@ def line(verdict: Verdict) -> str:
     worst = "–" if verdict.worst_abs_diff is None else f"{verdict.worst_abs_diff:.0e}"
     graphs = ", ".join(f"`{role}`" for role in verdict.graphs) or "–"
     note = verdict.note.replace("|", "\\|")
-    cells = (f"`{verdict.architecture}`", verdict.task, graphs, worst, verdict.status, note or "–")
-    return f"| {' | '.join(cells)} |"
+    named = (f"`{verdict.architecture}`", verdict.model_type, verdict.task)
+    return f"| {' | '.join((*named, graphs, worst, verdict.status, note or '–'))} |"
 
 
 def lines(page: Path = PAGE) -> dict[str, str]:
@@ -78,15 +151,22 @@ def lines(page: Path = PAGE) -> dict[str, str]:
     return {text.split("`")[1]: text for text in rows}
 
 
-def status(text: str) -> str:
-    """``passed``, ``failed`` or ``refused``, from a line."""
-    return next(cell for cell in text.strip("| ").split(" | ") if cell in _STATUSES)
+def rows(page: Path = PAGE) -> tuple[Row, ...]:
+    """What a page says, in its order."""
+    return tuple(Row.of(text) for text in lines(page).values())
+
+
+def of_types(found: Iterable[Row]) -> dict[str, str]:
+    """Model type -> the best status that one of its rows has."""
+    statuses: dict[str, list[str]] = defaultdict(list)
+    for row in found:
+        statuses[row.model_type].append(row.status)
+    return {model_type: min(own, key=STATUSES.index) for model_type, own in sorted(statuses.items())}
 
 
 def sample(family: str) -> tuple[Architecture, ...]:
-    """The rows of a family that CI surveys again."""
-    said = lines()
-    return tuple(row for row in of_family(family) if row.name in said)[::EVERY]
+    """The rows of a family that CI surveys again; what takes too long for a survey does for CI too."""
+    return tuple(row.tried for row in rows() if row.family == family and row.status != "unknown")[::EVERY]
 
 
 def require_as_documented(architecture: Architecture, folder: Path) -> None:
@@ -94,4 +174,15 @@ def require_as_documented(architecture: Architecture, folder: Path) -> None:
     found = survey(architecture, folder)
     said = lines().get(architecture.name)
     assert said is not None, f"{architecture.name} has no row in {PAGE.name}: run make architectures"
-    assert found.status == status(said), f"{PAGE.name} says {said}; now: {line(found)}"
+    assert found.status == Row.of(said).status, f"{PAGE.name} says {said}; now: {line(found)}"
+
+
+def _causes(found: Iterable[Row]) -> str:
+    """How many rows each cause keeps from being right."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for row in found:
+        if row.status != "right":
+            cause = next((words for part, words in _CAUSES if part in row.note), "another cause")
+            counts[row.status, cause] += 1
+    table = [f"| {status} | {cause} | {count} |" for (status, cause), count in counts.most_common()]
+    return "\n".join(("## Why not right", "", "| status | cause | rows |", "| --- | --- | --- |", *table, ""))

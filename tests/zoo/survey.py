@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
 from fixtures.items import work_item
-from onnx_fleet import export, stage, tokenizer, validation
-from onnx_fleet.errors import Permanent
+from onnx_fleet import export, isolated, stage, tokenizer, validation
+from onnx_fleet.errors import OnnxFleetError, Permanent, StepTimedOut, WorkerOutOfResources
 from onnx_fleet.export import ExportRequest
+from onnx_fleet.isolated import Limits
 from onnx_fleet.stage import Fallback
 from onnx_fleet.validation import ValidationReport
 from zoo.architecture import Architecture
 from zoo.repo import save
 
-Status = Literal["passed", "failed", "refused"]
+Status = Literal["right", "refused", "failed", "unknown"]
+
+LIMITS = Limits(memory_bytes=4 << 30, timeout_s=180)
+"""For one row. One that needs more says nothing about its architecture: most rows need ten seconds and one gigabyte."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,23 +33,67 @@ class Verdict:
 
     family: str
     architecture: str
+    model_type: str
     task: str
-    graphs: tuple[str, ...]
-    """Their roles."""
-    worst_abs_diff: float | None
-    """From PyTorch, over every output of every check."""
     status: Status
-    """``failed``: a graph was made and did not prove right; ``refused``: none was made. Neither is ever published."""
-    note: str
+    """``refused``: no graph was made; ``failed``: one was made and did not prove right, or the export broke off;
+    ``unknown``: there is no tiny model that could tell, or it took too long. Only ``right`` is ever published."""
+    graphs: tuple[str, ...] = ()
+    """Their roles."""
+    worst_abs_diff: float | None = None
+    """From PyTorch, over every output of every check."""
+    note: str = ""
     """What was given up, or the cause."""
-    duration_s: float
+    duration_s: float = 0.0
 
 
 def survey(architecture: Architecture, folder: Path) -> Verdict:
     """Save the architecture's repo under a folder, export and validate it in this process, and say how it ended."""
     started = time.perf_counter()
+    verdict = _tried(architecture, folder)
+    if verdict.status == "right" and (faults := _weaknesses(architecture)):
+        verdict = replace(
+            verdict, status="unknown", note=_in_few_words(f"its outputs would not tell a broken graph: {faults}")
+        )
+    return replace(verdict, duration_s=time.perf_counter() - started)
+
+
+def survey_aside(architecture: Architecture, *, limits: Limits = LIMITS) -> Verdict:
+    """The same in a process of its own: what hangs, crashes or takes all memory ends this row and no other."""
+    started = time.perf_counter()
+    with TemporaryDirectory(prefix="zoo-") as folder:
+        try:
+            found = isolated.run(survey_quietly, architecture, limits=limits, log=Path(folder, "log"), with_torch=True)
+        except StepTimedOut:
+            note = f"it took longer than {limits.timeout_s:g} s"
+        except WorkerOutOfResources:
+            note = f"it needed more than {(limits.memory_bytes or 0) >> 30} GiB of memory"
+        except OnnxFleetError as err:  # the row's process died
+            note = _in_few_words(str(err))
+        else:
+            return found.value
+    verdict = _verdict(architecture, status="unknown", note=note)
+    return replace(verdict, duration_s=time.perf_counter() - started)
+
+
+def survey_quietly(architecture: Architecture) -> Verdict:
+    """What a row's process does: the exporter reports its progress, and torch its deprecations, on every row."""
+    import torch
+
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    with TemporaryDirectory(prefix="zoo-") as folder:
+        return survey(architecture, Path(folder))
+
+
+def _tried(architecture: Architecture, folder: Path) -> Verdict:
     source, stage_dir = folder / "zoo" / architecture.name, folder / "stage"
-    save(architecture, source)
+    try:
+        save(architecture, source)
+    except Exception as err:  # noqa: BLE001  whatever it is, there is no model to try
+        note = _in_few_words(f"no tiny model of it could be made: {type(err).__name__}: {err}")
+        return _verdict(architecture, status="unknown", note=note)
     item = work_item(source, task=architecture.task)
     stage.write_work(stage_dir, item)
     try:
@@ -55,31 +101,26 @@ def survey(architecture: Architecture, folder: Path) -> Verdict:
         stage.write_export(stage_dir, record)
         report = validation.validate(stage_dir, source_dir=source)
     except Permanent as err:
-        return _verdict(architecture, status="refused", note=_in_few_words(str(err)), started=started)
+        return _verdict(architecture, status="refused", note=_in_few_words(str(err)))
+    except Exception as err:  # noqa: BLE001  in the product the step's process ends so, and nothing is published
+        return _verdict(architecture, status="failed", note=_in_few_words(f"{type(err).__name__}: {err}"))
     return _verdict(
         architecture,
-        status="passed" if report.passed else "failed",
+        status="right" if report.passed else "failed",
         note=_fallbacks(record.fallbacks) if report.passed else _failures(report),
-        started=started,
         graphs=tuple(graph.role for graph in record.graphs),
         worst_abs_diff=report.worst_abs_diff,
     )
 
 
-def survey_aside(architecture: Architecture) -> Verdict:
-    """In a folder of its own, which is gone afterwards."""
-    with TemporaryDirectory(prefix="zoo-") as folder:
-        return survey(architecture, Path(folder))
+def _weaknesses(architecture: Architecture) -> str:
+    """Why the row proves little; empty when it proves what it should. Imports torch."""
+    from zoo.strength import weaknesses
 
-
-def be_quiet() -> None:
-    """For a process that surveys: the exporter reports its progress, and torch its deprecations, on every row."""
-    import torch
-
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    logging.disable(logging.CRITICAL)
-    sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    try:
+        return "; ".join(weaknesses(architecture, architecture.build()))
+    except Exception as err:  # noqa: BLE001  who cannot feed it cannot say what it would tell
+        return f"{type(err).__name__}: {err}"
 
 
 def _verdict(
@@ -87,19 +128,18 @@ def _verdict(
     *,
     status: Status,
     note: str,
-    started: float,
     graphs: tuple[str, ...] = (),
     worst_abs_diff: float | None = None,
 ) -> Verdict:
     return Verdict(
         family=architecture.family,
         architecture=architecture.name,
+        model_type=architecture.model_type,
         task=architecture.task,
         graphs=graphs,
         worst_abs_diff=worst_abs_diff,
         status=status,
         note=note,
-        duration_s=time.perf_counter() - started,
     )
 
 
