@@ -196,6 +196,8 @@ def fill(request: ExportRequest) -> ExportRecord:
         settings["may_be_fixed"] = ", ".join(sorted(entry.may_be_fixed))
     if entry.calibration:
         settings["calibration"] = entry.calibration
+    if traces.left_out:
+        settings["left_out"] = "; ".join(traces.left_out)
     if entry.tokenizer_graph:
         from onnx_fleet import tokenizer_graph
 

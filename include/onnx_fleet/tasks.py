@@ -40,7 +40,7 @@ def _seq2seq(name: str, *architectures: str) -> Task:
 TASKS: Mapping[str, Task] = {
     task.name: task
     for task in (
-        _encoder("feature-extraction", "AutoModel", "Model"),
+        _encoder("feature-extraction", "AutoModel", "Model", "TextModelWithProjection"),
         _encoder("sentence-similarity", "AutoModel"),
         _encoder("fill-mask", "AutoModelForMaskedLM", "ForMaskedLM"),
         _encoder("text-classification", "AutoModelForSequenceClassification", "ForSequenceClassification"),

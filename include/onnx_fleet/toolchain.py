@@ -9,7 +9,7 @@ from typing import Final
 
 from onnx_fleet.errors import ExportUnsupported
 
-EXPORT_FORMAT: Final = 5
+EXPORT_FORMAT: Final = 6
 """Raise it whenever our own code comes to write other bytes for the same model: every bundle is then made anew."""
 
 PACKAGES: Final = (

@@ -42,7 +42,7 @@ def trace_model(
         derived: the file to write for weights that are not the checkpoint's.
         whole: trace every layer, also where one shows what the others are.
     Raises:
-        ExportUnsupported: the exporter refuses the model, or an axis or input would be lost.
+        ExportUnsupported: the exporter refuses the model, or an axis, an input or a part of the model would be lost.
         ModelInvalid: the source's weights cannot be used.
     """
     tensors = checkpoint.read(source_dir)
@@ -52,19 +52,36 @@ def trace_model(
         stand_in = Hollow(tensors.values())
         with profiling.timed("load"):
             model = family.load(item, source_dir, stand_in)
+        left_out = _left_out(item, model, source_dir=source_dir)
         if stand_in.accounts_for(model):
             with profiling.timed("trace"):
                 specs = family.graphs(item, model)
             by_index = recipe is not None and recipe.hidden_states  # three layers have not all of them
             repeated = None if whole or by_index else _repeated(item, model, specs, names=stand_in.names, recipe=recipe)
-            return repeated or _trace(item, specs, names=stand_in.names, recipe=recipe)
+            made = repeated or _trace(item, specs, names=stand_in.names, recipe=recipe)
+            return replace(made, left_out=left_out)
         log.info("%s: its loader makes parameters from several tensors; loading it whole", item.model_id)
     with profiling.timed("load"):
         model = family.load(item, source_dir, None)
+        left_out = _left_out(item, model, source_dir=source_dir)
         if recipe and recipe.rewrite:
             recipe.rewrite(model)
         names = hollow.write_derived(model, tensors, derived)
-    return _trace(item, family.graphs(item, model), names=names, recipe=recipe, derived=derived)
+    made = _trace(item, family.graphs(item, model), names=names, recipe=recipe, derived=derived)
+    return replace(made, left_out=left_out)
+
+
+def _left_out(item: WorkItem, model: PreTrainedModel, *, source_dir: Path) -> tuple[str, ...]:
+    """What the graphs are without, each with its reason.
+
+    Raises:
+        ExportUnsupported: the model has no place for a tensor of the checkpoint, or is another one than the source's.
+    """
+    from onnx_fleet.families import completeness  # imports transformers
+
+    found = completeness.account(item, model, source_dir=source_dir)
+    completeness.require_complete(item, found, model=model)
+    return tuple(map(str, found.left_out))
 
 
 def _repeated(

@@ -26,6 +26,8 @@ class Traced:
     derived: Path | None = None
     """A safetensors file with the weights that are not the checkpoint's own: a recipe's, or made from several of its
     tensors. Where there is one, no other model can take the graphs."""
+    left_out: tuple[str, ...] = ()
+    """For people: tensors of the checkpoint that the graphs are without, each group with its reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +35,13 @@ class _About:
     roles: tuple[str, ...]
     way: Way
     fallbacks: tuple[Fallback, ...]
+    left_out: tuple[str, ...] = ()
 
 
 def pack(traced: Traced) -> bytes:
     """The graphs as one archive."""
     files = {f"{role}.onnx": model.SerializeToString(deterministic=True) for role, model in traced.graphs.items()}
-    about = _About(roles=tuple(traced.graphs), way=traced.way, fallbacks=traced.fallbacks)
+    about = _About(roles=tuple(traced.graphs), way=traced.way, fallbacks=traced.fallbacks, left_out=traced.left_out)
     return archive.pack(files, about=jsonio.to_json(about))
 
 
@@ -58,4 +61,4 @@ def unpack(data: bytes) -> Traced:
         graphs = {role: onnx.ModelProto.FromString(files[f"{role}.onnx"]) for role in about.roles}
     except (KeyError, ValueError, DecodeError) as err:
         raise BundleCorrupt(f"not an archive of traced graphs: {type(err).__name__}: {err}") from err
-    return Traced(graphs=graphs, fallbacks=about.fallbacks, way="cached")
+    return Traced(graphs=graphs, fallbacks=about.fallbacks, way="cached", left_out=about.left_out)

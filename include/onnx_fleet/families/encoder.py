@@ -7,7 +7,7 @@ import inspect
 import torch
 from transformers import PreTrainedModel
 
-from onnx_fleet.families import Family, GraphSpec, Shape
+from onnx_fleet.families import Family, GraphSpec, Shape, model_class
 from onnx_fleet.families.forward import Forward
 from onnx_fleet.families.loading import load
 from onnx_fleet.plan import WorkItem
@@ -15,6 +15,7 @@ from onnx_fleet.plan import WorkItem
 _TOKENS: Shape = ("batch_size", "sequence_length")
 _CHOICES: Shape = ("batch_size", "num_choices", "sequence_length")
 _HIDDEN: dict[str, Shape] = {"last_hidden_state": ("batch_size", "sequence_length", None)}
+_PROJECTED: dict[str, Shape] = {"text_embeds": ("batch_size", None)}
 _CLASSES: dict[str, Shape] = {"logits": ("batch_size", None)}
 
 OUTPUTS: dict[str, dict[str, Shape]] = {
@@ -34,7 +35,7 @@ _EXAMPLE_BATCH, _EXAMPLE_CHOICES, _EXAMPLE_LENGTH, _EXAMPLE_PADDING = 2, 3, 7, 3
 
 def whole(item: WorkItem, model: PreTrainedModel) -> Forward:
     """The model with the outputs of its task, and its recipe's."""
-    return Forward(item, model, outputs=OUTPUTS[item.model.task]).eval()
+    return Forward(item, model, outputs=outputs(item, model)).eval()
 
 
 def graphs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
@@ -61,6 +62,16 @@ def graphs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
             outputs=module.outputs,
         ),
     )
+
+
+def outputs(item: WorkItem, model: PreTrainedModel) -> dict[str, Shape]:
+    """The task's; a text model with a projection gives the projected text too, behind the hidden states.
+
+    Consumers that know no names take the first output.
+    """
+    of_task = OUTPUTS[item.model.task]
+    projected = of_task == _HIDDEN and "text_embeds" in model_class.output_names(type(model))
+    return {**of_task, **(_PROJECTED if projected else {})}
 
 
 def takes_token_types(model: PreTrainedModel) -> bool:

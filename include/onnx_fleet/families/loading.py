@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import PretrainedConfig, PreTrainedModel
-from transformers.models.auto.auto_factory import _get_model_class
+from transformers import PreTrainedModel
 
 from onnx_fleet import recipes
 from onnx_fleet.errors import ExportUnsupported, ModelInvalid
+from onnx_fleet.families import completeness, model_class
 from onnx_fleet.hollow import Hollow
 from onnx_fleet.plan import WorkItem
 from onnx_fleet.tasks import TASKS
@@ -23,6 +23,8 @@ _UNUSED_PARAMETERS = ("pooler.",)
 def load(item: WorkItem, source_dir: Path, hollow: Hollow | None = None) -> PreTrainedModel:
     """The checkpoint in float32, in evaluation mode, with eager attention, prepared as its recipe wants it.
 
+    What the loaded class has no place for is left out here, and judged by families.completeness.
+
     Args:
         hollow: stands for the checkpoint's weights; only for classes of transformers' own.
     Raises:
@@ -33,17 +35,17 @@ def load(item: WorkItem, source_dir: Path, hollow: Hollow | None = None) -> PreT
     subject = f"{model.repo_id}@{model.commit[:8]}"
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        config = transformers.AutoConfig.from_pretrained(
-            source_dir, trust_remote_code=entry.trust_remote_code == model.commit
-        )
-        settings = {"dtype": torch.float32, "attn_implementation": "eager", "output_loading_info": True}
-        auto = auto_class(model.task, config)
-        if hollow and type(config) in auto._model_mapping:
-            known = _get_model_class(config, auto._model_mapping)  # type: ignore[no-untyped-call]
-            module, info = known.from_pretrained(None, config=config, state_dict=hollow.state, **settings)
+        config = model_class.config_of(item, source_dir)
+        settings: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager", "output_loading_info": True}
+        chosen = model_class.choose(item, config, source_dir=source_dir)
+        if chosen.own and chosen.own.config_class is config.sub_configs.get("text_config"):
+            config = config.get_text_config()  # of a model of images and text, of which only the text is asked
+        loader: Any = chosen.own or chosen.auto
+        if hollow and chosen.own:
+            module, info = loader.from_pretrained(None, config=config, state_dict=hollow.state, **settings)
             hollow.missing = frozenset(info["missing_keys"])
         else:
-            module, info = auto.from_pretrained(
+            module, info = loader.from_pretrained(
                 source_dir,
                 config=config,
                 use_safetensors=entry.allow_pickle != model.commit,
@@ -63,6 +65,9 @@ def load(item: WorkItem, source_dir: Path, hollow: Hollow | None = None) -> PreT
         ) from err
     except (OSError, RuntimeError) as err:
         raise ModelInvalid(f"{subject}: the weights cannot be loaded ({err}); publish them again") from err
+    faults = [*map(str, info["error_msgs"]), *(f"{name} of another shape" for name, *_ in info["mismatched_keys"])]
+    if faults:
+        raise ModelInvalid(f"{subject}: the weights cannot be loaded ({'; '.join(faults[:5])}); publish them again")
     missing = sorted(name for name in info["missing_keys"] if not _is_unused(name, task=model.task))
     if missing:
         raise ModelInvalid(
@@ -70,17 +75,16 @@ def load(item: WorkItem, source_dir: Path, hollow: Hollow | None = None) -> PreT
             f"{' …' if len(missing) > 5 else ''}, which {model.task} needs; set the task that it was trained for"
         )
     loaded: PreTrainedModel = module.eval()
+    if lost := completeness.contradicted(loaded, source_dir, unexpected=info["unexpected_keys"]):
+        raise ModelInvalid(
+            f"{subject}: transformers loads {type(loaded).__name__} without {', '.join(lost[:5])}, for which it has a "
+            f"place; this is a fault of transformers or of onnx-fleet: report it"
+        )
     # Families look for what lies beside the weights; a model made of stand-ins does not know where that is.
     loaded.name_or_path = str(source_dir)
     if entry.recipe and (prepare := recipes.find(entry.recipe).prepare):
         prepare(loaded)
     return loaded
-
-
-def auto_class(task: str, config: PretrainedConfig) -> Any:
-    """The first of the task's auto classes that knows the configuration."""
-    classes = [getattr(transformers, name) for name in TASKS[task].auto_classes]
-    return next((known for known in classes if type(config) in known._model_mapping), classes[0])
 
 
 def _is_unused(name: str, *, task: str) -> bool:

@@ -1,0 +1,143 @@
+"""The class of transformers that a source is loaded as: the one that it names, wherever that serves the task.
+
+Imports torch and transformers. Another class than the source's own is loaded in three cases only: the entry itself
+names the task, the source's modules.json says that its hidden states are all that is used, or the other class is the
+same model with or without a head. What that leaves out, families.completeness accounts for, tensor by tensor.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import typing
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.models.auto.auto_factory import _get_model_class
+
+from onnx_fleet.plan import WorkItem
+from onnx_fleet.tasks import TASKS
+
+Use = Literal["hidden_states", "head"]
+
+_HIDDEN_STATES = "last_hidden_state"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelClass:
+    """How a source is loaded."""
+
+    auto: Any
+    """The auto class of its task: it loads what is none of transformers' own."""
+    own: type[PreTrainedModel] | None
+    """The class that loads it; None where only the auto class can tell, as with code of the source's own."""
+    named: type[PreTrainedModel] | None
+    """The class that config.json names; None where transformers has none of that name for this configuration."""
+
+
+def config_of(item: WorkItem, source_dir: Path) -> PretrainedConfig:
+    """The source's config.json, as transformers reads it; code of the source's own runs at the entry's commit only."""
+    config: PretrainedConfig = transformers.AutoConfig.from_pretrained(
+        source_dir, trust_remote_code=item.model.entry.trust_remote_code == item.model.commit
+    )
+    return config
+
+
+def choose(item: WorkItem, config: PretrainedConfig, *, source_dir: Path) -> ModelClass:
+    """The source's own class where it serves the task, else the task's for the source's configuration."""
+    auto = auto_class(item.model.task, config)
+    named = of_name(item.model.architecture, config)
+    if _is_remote(item, config, auto):
+        return ModelClass(auto=auto, own=None, named=named)
+    if named is not None and _serves(named, item.model.task, config):
+        return ModelClass(auto=auto, own=named, named=named)
+    if config.is_encoder_decoder and narrowing(item, source_dir=source_dir) and _takes_tokens_alone(item.model.task):
+        encoders = transformers.AutoModelForTextEncoding._model_mapping
+        if type(config) in encoders:
+            return ModelClass(auto=auto, own=_get_model_class(config, encoders), named=named)  # type: ignore[no-untyped-call]
+    known = type(config) in auto._model_mapping
+    own = _get_model_class(config, auto._model_mapping) if known else None  # type: ignore[no-untyped-call]
+    return ModelClass(auto=auto, own=own, named=named)
+
+
+def auto_class(task: str, config: PretrainedConfig) -> Any:
+    """The first of the task's auto classes that knows the configuration."""
+    classes = [getattr(transformers, name) for name in TASKS[task].auto_classes]
+    return next((known for known in classes if type(config) in known._model_mapping), classes[0])
+
+
+def of_name(name: str, config: PretrainedConfig) -> type[PreTrainedModel] | None:
+    """transformers' class of that name, if it is one for such a configuration."""
+    found = getattr(transformers, name, None) if name else None
+    if not (inspect.isclass(found) and issubclass(found, PreTrainedModel)):
+        return None
+    return found if found.config_class is type(config) else None
+
+
+def narrowing(item: WorkItem, *, source_dir: Path) -> str:
+    """Who says that less is wanted than the source's class gives, for people; empty where nobody does.
+
+    The Hub's tag is no such word: it is often set by a program, and says what a model is near to.
+    """
+    if item.model.entry.task is not None:
+        return f"the entry asks for {item.model.task}"
+    if uses(source_dir) == "hidden_states":
+        return "its modules.json uses the hidden states alone"
+    return ""
+
+
+def uses(source_dir: Path) -> Use | None:
+    """What a sentence-transformers source takes of its transformer, by its own files; None of any other source."""
+    modules = _json(source_dir / "modules.json")
+    if not isinstance(modules, list) or not modules or not isinstance(modules[0], dict):
+        return None
+    kind = str(modules[0].get("type", "")).rpartition(".")[2]
+    if kind != "Transformer":
+        return "head" if kind == "MLMTransformer" else None
+    settings = _json(source_dir / str(modules[0].get("path", "")) / "sentence_bert_config.json")
+    task = settings.get("transformer_task") if isinstance(settings, dict) else None
+    return "hidden_states" if task in (None, "feature-extraction") else "head"
+
+
+def output_names(cls: type[PreTrainedModel]) -> frozenset[str]:
+    """What its forward says that it gives."""
+    try:
+        said = typing.get_type_hints(inspect.unwrap(cls.forward)).get("return")
+    except (NameError, TypeError, AttributeError):
+        return frozenset()
+    kinds = [kind for kind in (said, *typing.get_args(said)) if inspect.isclass(kind) and is_dataclass(kind)]
+    return frozenset(field.name for kind in kinds for field in fields(kind))
+
+
+def blank(cls: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:
+    """A model without memory for its weights: to ask for the names of its tensors."""
+    with torch.device("meta"):
+        return cls(config)
+
+
+def _serves(named: type[PreTrainedModel], task: str, config: PretrainedConfig) -> bool:
+    """Whether transformers loads it for the task, or, where hidden states are asked for, whether it gives them."""
+    for name in TASKS[task].auto_classes:
+        mapping = getattr(transformers, name)._model_mapping
+        known = mapping.get(type(config), ())
+        if named in (known if isinstance(known, list | tuple) else (known,)):
+            return True
+    return TASKS[task].auto_classes == ("AutoModel",) and _HIDDEN_STATES in output_names(named)
+
+
+def _takes_tokens_alone(task: str) -> bool:
+    return TASKS[task].family == "encoder" and TASKS[task].auto_classes == ("AutoModel",)
+
+
+def _is_remote(item: WorkItem, config: PretrainedConfig, auto: Any) -> bool:
+    """Whether the class is the source's own code, which the entry allows at this commit."""
+    allowed = item.model.entry.trust_remote_code == item.model.commit
+    return allowed and auto.__name__ in (getattr(config, "auto_map", None) or {})
+
+
+def _json(path: Path) -> object:
+    return json.loads(path.read_bytes()) if path.is_file() else None
