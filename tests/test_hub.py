@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import pytest
@@ -152,7 +153,7 @@ _Make = Callable[[RepoMaker], str]
         (lambda maker: "acme/nowhere", ModelNotFound, r"acme/nowhere@main on http.*no such model, or a private one"),
         (lambda maker: "not a valid id!", ModelNotFound, "no valid repo id.*write org/name"),
         (RepoMaker.pickle_only, UnsafeModel, r"only as pickle \(pytorch_model\.bin\).*allow_pickle: [0-9a-f]{40}"),
-        (RepoMaker.without_tokenizer, ModelInvalid, r"no tokenizer: none of tokenizer\.json, vocab\.txt"),
+        (RepoMaker.without_tokenizer, ModelInvalid, r"none of vocab\.txt, tokenizer\.json, which BertTokenizer reads"),
         (RepoMaker.without_architecture, ModelInvalid, "config.json has no 'architectures'"),
         (RepoMaker.with_remote_code, UnsafeModel, "runs Python code.*trust_remote_code: [0-9a-f]{40}"),
         (lambda maker: maker.with_config("acme/x", model_type=None), ModelInvalid, "config.json has no 'model_type'"),
@@ -169,6 +170,58 @@ def test_a_repo_that_cannot_be_used_is_refused_by_its_defect(
     with pytest.raises(expected, match=message) as raised:
         resolve(Entry(repo_id=make(repo_maker)), hub=hub)
     assert raised.type is expected
+
+
+_Files = Mapping[str, object]
+
+
+@pytest.mark.parametrize(
+    ("config", "files", "packed"),
+    [
+        ({"model_type": "roc_bert"}, ("vocab.txt", "word_shape.json", "word_pronunciation.json"), True),
+        ({"model_type": "gpt_neox_japanese"}, ("vocab.txt", "emoji.json"), True),
+        ({"model_type": "t5", "tokenizer_class": "ByT5Tokenizer"}, (), True),
+        ({"model_type": "gpt2"}, ("vocab.txt",), False),
+        ({"model_type": "mistral"}, (), False),
+    ],
+    ids=["roc-bert", "gpt-neox-japanese", "byt5", "gpt2-with-the-vocabulary-of-another", "mistral-without-any"],
+)
+def test_a_tokenizer_is_what_its_class_reads(
+    hub: Hub, repo_maker: RepoMaker, config: _Files, files: tuple[str, ...], packed: bool
+) -> None:
+    repo = repo_maker.without("tokenizer.json", "vocab.txt", "tokenizer_config.json", repo_id="acme/own-files")
+    folder = repo_maker.root / repo
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "model_type": config["model_type"]}))
+    if name := config.get("tokenizer_class"):
+        (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name}))
+    for path in files:
+        (folder / path).write_text("{}")
+
+    if packed:
+        assert set(files) <= set(resolve(Entry(repo_id=repo), hub=hub).needed)
+        return
+    with pytest.raises(ModelInvalid, match=r"takes text: name a revision that has one, or .*: tokenizer: none"):
+        resolve(Entry(repo_id=repo), hub=hub)
+    assert resolve(Entry(repo_id=repo, tokenizer="none"), hub=hub)
+
+
+def test_a_trusted_tokenizers_code_says_which_files_it_reads(hub: Hub, repo_maker: RepoMaker) -> None:
+    code = b'VOCAB_FILES_NAMES = {"vocab_file": "acme.words"}\n\nclass AcmeTokenizer: ...\n'
+    auto_map = {"auto_map": {"AutoTokenizer": ["tokenization_acme.AcmeTokenizer", None]}}
+    files = {
+        "tokenization_acme.py": code,
+        "acme.words": b"a b c",
+        "tokenizer_config.json": json.dumps(auto_map).encode(),
+    }
+    repo = repo_maker.with_files(files, repo_id="acme/own-tokenizer")
+    for path in ("tokenizer.json", "vocab.txt"):
+        (repo_maker.root / repo / path).unlink()
+    with pytest.raises(ModelInvalid, match="no tokenizer"):
+        resolve(Entry(repo_id=repo), hub=hub)
+
+    commit = resolve(Entry(repo_id=repo, tokenizer="none"), hub=hub).commit
+    assert "acme.words" in resolve(Entry(repo_id=repo, trust_remote_code=commit), hub=hub).needed
 
 
 def test_a_revision_that_is_not_there_is_named(hub: Hub, repo_maker: RepoMaker) -> None:

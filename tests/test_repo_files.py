@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from onnx_fleet import sentence_modules
+from onnx_fleet import sentence_modules, vocabulary
 from onnx_fleet.errors import ModelInvalid, UnsafeModel
 from onnx_fleet.repo_files import Permits, needed, require_inputs
 from onnx_fleet.source import SourceFile
@@ -64,6 +64,16 @@ def test_everything_that_makes_inputs_and_describes_the_model_comes() -> None:
         "source.spm",
         "target.spm",
         "target_vocab.json",
+        "prophetnet.tokenizer",
+        "word_shape.json",
+        "word_pronunciation.json",
+        "emoji.json",
+        "entity_vocab.json",
+        "vocab-src.json",
+        "vocab-tgt.json",
+        "dict.txt",
+        "byte_maps.json",
+        "tokenizer.4.0.0.json",
         "normalizer.json",
         "video_preprocessor_config.json",
         "preprocessor_config.json",
@@ -142,6 +152,9 @@ def test_code_comes_only_when_it_is_trusted() -> None:
     [
         ("text-classification", BASE),
         ("translation", ("config.json", "source.spm", "target.spm")),
+        ("translation", ("config.json", "vocab-src.json", "vocab-tgt.json", "merges.txt")),
+        ("summarization", ("config.json", "prophetnet.tokenizer")),
+        ("text2text-generation", ("config.json", "byte_maps.json")),
         ("image-classification", ("config.json", "preprocessor_config.json")),
         ("image-classification", ("config.json", "processor_config.json")),
         ("audio-classification", ("config.json", "preprocessor_config.json")),
@@ -153,10 +166,22 @@ def test_a_repo_with_what_its_task_takes_is_enough(task: str, paths: tuple[str, 
     require_inputs(paths, task=TASKS[task], subject="acme/tiny")
 
 
+def test_files_come_that_the_repos_own_tokenizer_names_where_its_code_is_trusted() -> None:
+    paths = (*BASE, "model.safetensors", "acme.vocab", "letters.bin.txt", "vocab_of_acme.txt", "tokenization_acme.py")
+    named = ("acme.vocab", "not-there.txt")
+    files = [SourceFile(path=path, size_bytes=1, digest=f"git-sha1:{'0' * 40}") for path in paths]
+    found = needed(
+        files, permits=Permits(commit=COMMIT, remote_code=True), subject="acme/tiny@3f2a1c0", vocabularies=named
+    )
+
+    assert set(found) == {*BASE, "model.safetensors", "acme.vocab", "vocab_of_acme.txt", "tokenization_acme.py"}
+    assert _needed(*paths) == {*BASE, "model.safetensors"}
+
+
 @pytest.mark.parametrize(
     ("task", "paths", "missing"),
     [
-        ("text-generation", ("config.json", "preprocessor_config.json"), "tokenizer"),
+        ("text-generation", ("config.json", "merges.txt", "emoji.json", "tokenizer_config.json"), "tokenizer"),
         ("image-classification", BASE, "preprocessor"),
         ("automatic-speech-recognition", ("config.json", "preprocessor_config.json"), "tokenizer"),
         ("automatic-speech-recognition", ("config.json", "vocab.json"), "preprocessor"),
@@ -164,5 +189,25 @@ def test_a_repo_with_what_its_task_takes_is_enough(task: str, paths: tuple[str, 
     ],
 )
 def test_what_a_task_takes_and_the_repo_lacks_is_named(task: str, paths: tuple[str, ...], missing: str) -> None:
-    with pytest.raises(ModelInvalid, match=f"^acme/tiny: no {missing}: none of .*; {task} needs one: name a revision"):
+    with pytest.raises(
+        ModelInvalid, match=f"^acme/tiny: no {missing}: none of .*; {task} (needs one|takes text): name a"
+    ):
         require_inputs(paths, task=TASKS[task], subject="acme/tiny")
+
+
+def test_a_class_is_asked_for_its_own_vocabulary() -> None:
+    """GPT-2's class reads no vocab.txt: with that alone it makes nothing of any text."""
+    gpt2 = vocabulary.tokenizer_class(None, model_type="gpt2")
+    paths = ("config.json", "vocab.txt", "merges.txt")
+    with pytest.raises(
+        ModelInvalid, match=r"none of vocab\.json, merges\.txt, which GPT2Tokenizer reads.*tokenizer: none"
+    ):
+        require_inputs(paths, task=TASKS["text-generation"], subject="acme/tiny", reader=gpt2)
+    require_inputs(paths, task=TASKS["text-generation"], subject="acme/tiny", reader=gpt2, tokenizer="none")
+    require_inputs(("config.json", "vocab.json"), task=TASKS["text-generation"], subject="acme/tiny", reader=gpt2)
+
+
+def test_a_tokenizer_as_published_has_to_be_published() -> None:
+    with pytest.raises(ModelInvalid, match=r"as-published, and the repo has no tokenizer\.json"):
+        require_inputs(("vocab.txt",), task=TASKS["fill-mask"], subject="acme/tiny", tokenizer="as-published")
+    require_inputs(BASE, task=TASKS["fill-mask"], subject="acme/tiny", tokenizer="as-published")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer
+from transformers import AutoTokenizer
 
 from fixtures import tokenizers as made
 from fixtures.items import work_item
-from onnx_fleet import tokenizer
+from onnx_fleet import tokenizer, tokenizer_proof
+from onnx_fleet.entry import TokenizerForm
 from onnx_fleet.errors import ModelInvalid
 from onnx_fleet.graph import GraphInfo, TensorSpec
 from onnx_fleet.model_config import complete_config
@@ -25,8 +29,22 @@ def source(small_repo: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def pack(source: Path, stage: Path, *, task: str = "text-classification") -> Packed:
-    return tokenizer.pack(work_item(source, task=task).model, source_dir=source, stage=stage)
+def pack(source: Path, stage: Path, *, task: str = "text-classification", form: TokenizerForm = "exact") -> Packed:
+    model = work_item(source, task=task).model
+    model = replace(model, entry=replace(model.entry, tokenizer=form))
+    return tokenizer.pack(model, source_dir=source, stage=stage)
+
+
+@pytest.fixture
+def cased(source: Path) -> Path:
+    """tokenizer.json keeps capitals, and the class that transformers builds lowers them."""
+    settings = json.loads((source / "tokenizer_config.json").read_text())
+    data = json.loads((source / "tokenizer.json").read_text())
+    data["normalizer"] = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True,
+                          "strip_accents": None, "lowercase": False}  # fmt: skip
+    (source / "tokenizer.json").write_text(json.dumps(data))
+    (source / "tokenizer_config.json").write_text(json.dumps({**settings, "do_lower_case": True}))
+    return source
 
 
 def a_graph(*names: str) -> GraphInfo:
@@ -72,17 +90,114 @@ def test_truncation_and_padding_that_the_file_bakes_in_do_not_count_as_a_differe
     assert (tmp_path / "stage/tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
 
 
-def test_a_tokenizer_that_encodes_differently_from_the_sources_is_refused(source: Path, tmp_path: Path) -> None:
-    """The two come from the same files, so they differ when transformers corrects one of them while loading."""
-    settings = json.loads((source / "tokenizer_config.json").read_text())
-    data = json.loads((source / "tokenizer.json").read_text())
-    data["normalizer"] = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True,
-                          "strip_accents": None, "lowercase": False}  # fmt: skip
-    (source / "tokenizer.json").write_text(json.dumps(data))
-    (source / "tokenizer_config.json").write_text(json.dumps({**settings, "do_lower_case": True}))
+def test_a_tokenizer_that_encodes_differently_from_the_sources_is_refused_with_both_encodings(
+    cased: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelInvalid, match=r"tokenizer\.json differs") as raised:
+        pack(cased, tmp_path / "stage")
 
-    with pytest.raises(ModelInvalid, match=r"tokenizer\.json differs .* its files disagree"):
-        pack(source, tmp_path / "stage")
+    said = str(raised.value)
+    assert "encoding of 'A quick brown fox jumps over the lazy dog.': the file gives [2 '[CLS]', 1 '[UNK]', " in said
+    assert "the class [2 '[CLS]', " in said
+    assert "give the entry tokenizer: as-published" in said
+
+
+def test_a_tokenizer_as_published_is_packed_whatever_its_class_makes_of_it(cased: Path, tmp_path: Path) -> None:
+    packed = pack(cased, tmp_path / "stage", form="as-published")
+
+    assert (tmp_path / "stage/tokenizer.json").read_bytes() == (cased / "tokenizer.json").read_bytes()
+    assert packed.proof is not None
+    assert any(each.grave for each in packed.proof.differences)
+    (fallback,) = tokenizer.not_exact(packed)
+    assert fallback.what == "tokenizer: exact -> as published"
+    assert re.search(r"BertTokenizer: tokenizer\.json differs .* in \d+ of 42 comparisons", fallback.why)
+    report = json.loads((tmp_path / "stage/reports/tokenizer.json").read_text())
+    assert report["form"] == "as-published"
+    assert "[UNK]" in report["proof"]["differences"][0]["found_tokens"]
+
+
+def test_a_tokenizer_as_published_needs_no_class_that_can_be_loaded(source: Path, tmp_path: Path) -> None:
+    settings = json.loads((source / "tokenizer_config.json").read_text())
+    (source / "tokenizer_config.json").write_text(json.dumps({**settings, "tokenizer_class": "TapasTokenizer"}))
+    with pytest.raises(ModelInvalid, match="its tokenizer cannot be loaded"):
+        pack(source, tmp_path / "exact")
+
+    packed = pack(source, tmp_path / "stage", form="as-published")
+    assert packed.proof is None
+    (fallback,) = tokenizer.not_exact(packed)
+    assert "its tokenizer cannot be loaded" in fallback.why
+
+
+def test_a_tokenizer_as_published_that_its_class_agrees_with_is_nothing_to_speak_of(
+    source: Path, tmp_path: Path
+) -> None:
+    assert tokenizer.not_exact(pack(source, tmp_path / "stage", form="as-published")) == ()
+
+
+def test_the_published_file_reads_texts_in_the_proof(cased: Path) -> None:
+    """Beside the file itself: whatever transformers adds to it around its settings would be seen."""
+    model = work_item(cased, task="fill-mask").model
+    own = tokenizer.load(replace(model, entry=replace(model.entry, tokenizer="as-published")), cased)
+
+    proof = tokenizer_proof.prove(cased / "tokenizer.json", own, own_file=True)
+    assert proof.differences == ()
+    assert own.mask_token == "[MASK]"
+    assert own.model_max_length == json.loads((cased / "tokenizer_config.json").read_text())["model_max_length"]
+
+
+def test_a_bundle_without_a_tokenizer_is_what_an_entry_may_ask_for(source: Path, tmp_path: Path) -> None:
+    packed = pack(source, tmp_path / "stage", form="none")
+
+    assert packed.tokenizer_json == "none"
+    assert "tokenizer.json" not in packed.files
+    assert {"vocab.txt", "tokenizer_config.json"} <= set(packed.files)
+    (fallback,) = tokenizer.not_exact(packed)
+    assert (fallback.what, fallback.why) == ("tokenizer.json -> none", "the entry says tokenizer: none")
+
+
+@pytest.mark.parametrize("name", ["ByT5Tokenizer", "PerceiverTokenizer"])
+def test_bytes_become_a_tokenizer_without_any_file(tmp_path: Path, name: str) -> None:
+    repo = made.of_class(tmp_path / "acme" / "bytes", name)
+    packed = pack(repo, tmp_path / "stage", task="translation")
+
+    assert packed.tokenizer_json == "converted"
+    assert packed.proof is not None
+    assert packed.proof.differences == ()
+    fast = Tokenizer.from_file(str(tmp_path / "stage/tokenizer.json"))
+    source = AutoTokenizer.from_pretrained(repo)
+    cut = source("Straße 東京")["input_ids"]
+    for ids in (cut[:6], cut[6:], [*cut[:-3], *cut]):  # bytes of no character, as a model may write them
+        assert fast.decode(ids) == source.decode(ids, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("name", ["RoCBertTokenizer", "ProphetNetTokenizer", "EsmTokenizer", "BertTokenizerLegacy"])
+@pytest.mark.parametrize("settings", [{}, {"do_lower_case": False, "tokenize_chinese_chars": False}])
+def test_classes_that_run_in_python_become_exact_tokenizers_where_they_do_nothing_new(
+    tmp_path: Path, name: str, settings: dict[str, object]
+) -> None:
+    packed = pack(made.of_class(tmp_path / "acme" / "python", name, **settings), tmp_path / "stage", task="fill-mask")
+
+    assert packed.tokenizer_json == "converted"
+    assert packed.proof is not None
+    assert packed.proof.differences == ()
+    assert packed.tokenizer_class == name
+
+
+def test_a_class_that_nothing_but_python_can_run_is_named_with_what_to_do(tmp_path: Path) -> None:
+    repo = made.of_class(tmp_path / "acme" / "canine", "CanineTokenizer")
+    with pytest.raises(ModelInvalid, match=r"its CanineTokenizer runs in Python.*tokenizer: none"):
+        pack(repo, tmp_path / "stage")
+
+
+def test_a_class_without_its_vocabulary_makes_nothing_of_any_text(tmp_path: Path) -> None:
+    repo = made.gpt2(tmp_path / "acme" / "gpt2")
+    (repo / "tokenizer.json").unlink()
+    with pytest.raises(ModelInvalid, match=r"none of vocab\.json, merges\.txt, which GPT2Tokenizer reads"):
+        pack(repo, tmp_path / "missing", task="text-generation")
+    (repo / "vocab.json").write_text("{}")
+    (repo / "merges.txt").write_text("")
+    with pytest.raises(ModelInvalid, match=r"its GPT2Tokenizer makes no token of any text.*tokenizer: none"):
+        pack(repo, tmp_path / "empty", task="text-generation")
 
 
 def test_a_tokenizer_that_cannot_be_loaded_is_named(source: Path, tmp_path: Path) -> None:
@@ -184,7 +299,7 @@ def test_a_model_of_sounds_or_images_is_packed_without_a_tokenizer(source: Path,
         assert packed.tokenizer_json == "none"
         assert packed.reason == f"{task} takes no text, and the source has no tokenizer"
         assert "preprocessor_config.json" in packed.files
-    with pytest.raises(ModelInvalid, match="no tokenizer among its files"):
+    with pytest.raises(ModelInvalid, match="which BertTokenizer reads; text-classification takes text"):
         pack(source, tmp_path / "text")
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from onnx_fleet import channels, evidence, layout, manifest, sentence_modules, stage
+from onnx_fleet import channels, evidence, layout, manifest, sentence_modules, stage, vocabulary
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound
 from onnx_fleet.graph import GraphInfo
 from onnx_fleet.manifest import BundleFile, BundleInfo, Export, FileRole, Manifest, Provenance, Source
@@ -30,12 +30,7 @@ _ROLES: Mapping[str, FileRole] = {
     "added_tokens.json": "tokenizer",
     "chat_template.jinja": "tokenizer",
     "chat_template.json": "tokenizer",
-    "normalizer.json": "tokenizer",
-    "tekken.json": "tokenizer",
     "tokenizer.onnx": "tokenizer",
-    "vocab.txt": "tokenizer",
-    "vocab.json": "tokenizer",
-    "merges.txt": "tokenizer",
     "preprocessor_config.json": "preprocessor",
     "processor_config.json": "preprocessor",
     "image_processor_config.json": "preprocessor",
@@ -49,8 +44,8 @@ _ROLES: Mapping[str, FileRole] = {
 _ROLES_BY_PATTERN: tuple[tuple[re.Pattern[str], FileRole], ...] = (
     (re.compile(r"reports/[^/]+\.(json|svg)"), "report"),
     (re.compile(r"(?i)licen[cs]e(\..+)?|notice(\..+)?"), "licence"),
-    (re.compile(r"[^/]+\.(model|spm|bpe|tiktoken)"), "tokenizer"),
-    (re.compile(r"(target_)?vocab[^/]*\.(txt|json)"), "tokenizer"),
+    (re.compile(r"[^/]+\.bpe"), "tokenizer"),
+    (re.compile(r"vocab[^/]*\.(txt|json)"), "tokenizer"),
     (re.compile(r"additional_chat_templates/[^/]+\.jinja"), "tokenizer"),
 )
 
@@ -224,7 +219,8 @@ def _role(path: str, *, graphs: tuple[GraphInfo, ...], modules: tuple[str, ...])
         return _ROLES[path]
     if path.rpartition("/")[0] in modules:
         return "sentence_transformers"
-    return next((role for pattern, role in _ROLES_BY_PATTERN if pattern.fullmatch(path)), "other")
+    by_pattern = next((role for pattern, role in _ROLES_BY_PATTERN if pattern.fullmatch(path)), None)
+    return by_pattern or ("tokenizer" if vocabulary.is_vocabulary(path) else "other")
 
 
 def _require_graphs(folder: Path, *, graphs: tuple[GraphInfo, ...], files: tuple[BundleFile, ...]) -> None:

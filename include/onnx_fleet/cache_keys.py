@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from onnx_fleet import jsonio, plan, recipes
+from onnx_fleet import jsonio, plan, recipes, vocabulary
 from onnx_fleet.checkpoint import StoredTensor
 from onnx_fleet.plan import WorkItem
 
@@ -24,13 +24,12 @@ WITHOUT_EFFECT = frozenset(
 """Keys of config.json, at any depth, that no graph depends on: weights are loaded as float32 whatever it says."""
 _LABELS = ("id2label", "label2id")
 """How many there are is a shape; what they are called is not."""
-_TOKENIZER_FILES = (
-    "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab*", "target_vocab.json", "merges.txt",
-    "bpe.codes", "*.model", "*.spm", "*.tiktoken", "tekken.json", "normalizer.json",
-)  # fmt: skip
+_TOKENIZER_SETTINGS = ("tokenizer*.json", "special_tokens_map.json", "added_tokens.json")
+_NOT_OF_GRAPHS = frozenset({"commit", "tokenizer"})
+"""Keys of what decides a bundle that decide no graph."""
 _WITHOUT_EFFECT_ON_GRAPHS = (
     "config.json", "generation_config.json", "README.md", "LICENSE*", "*chat_template*", "additional_chat_templates/*",
-    "*.safetensors", "*.bin", "*.index.json", *_TOKENIZER_FILES,
+    "*.safetensors", "*.bin", "*.index.json",
 )  # fmt: skip
 """Configuration and weights have their own places in the key; generation, card and tokenizer shape no graph."""
 
@@ -52,14 +51,14 @@ def of_graphs(item: WorkItem, *, source_dir: Path, tensors: Mapping[str, StoredT
             for name, value in plan.deciding(
                 item.model, family=item.family, versions=item.toolchain, recipe_digest=item.recipe_digest
             ).items()
-            if name != "commit"
+            if name not in _NOT_OF_GRAPHS
         },
         "config": _shaping(config),
         "tensors": {tensor.name: [tensor.dtype, *tensor.shape] for tensor in tensors.values()},
         "files": {
             path: digest
             for path, digest in _digests(item, source_dir).items()
-            if not _matches(path, _WITHOUT_EFFECT_ON_GRAPHS)
+            if not _matches(path, _WITHOUT_EFFECT_ON_GRAPHS) and not _is_of_tokenizer(path)
         },
     }
     return hashlib.sha256(jsonio.canonical(shaping)).hexdigest()
@@ -73,9 +72,8 @@ def of_tokenizer(item: WorkItem, *, source_dir: Path) -> str | None:
         "task": item.model.task,
         "toolchain": dict(item.toolchain),
         "config": _shaping(json.loads((source_dir / "config.json").read_bytes())),
-        "files": {
-            path: digest for path, digest in _digests(item, source_dir).items() if _matches(path, _TOKENIZER_FILES)
-        },
+        "files": {path: digest for path, digest in _digests(item, source_dir).items() if _is_of_tokenizer(path)},
+        **({"form": item.model.entry.tokenizer} if item.model.entry.tokenizer != "exact" else {}),
     }
     return hashlib.sha256(jsonio.canonical(deciding)).hexdigest()
 
@@ -84,6 +82,10 @@ def _digests(item: WorkItem, source_dir: Path) -> dict[str, str]:
     """Of everything that is downloaded but weights: 64 hex digits each."""
     small = [path for path in item.model.needed if not path.endswith((".safetensors", ".bin"))]
     return {path: hashlib.sha256((source_dir / path).read_bytes()).hexdigest() for path in small}
+
+
+def _is_of_tokenizer(path: str) -> bool:
+    return vocabulary.is_vocabulary(path) or _matches(path, _TOKENIZER_SETTINGS)
 
 
 def _matches(path: str, patterns: tuple[str, ...]) -> bool:

@@ -199,6 +199,7 @@ def _with_settings(section: SettingsSection, *, repo_id: str) -> Entry:
         inline_max_bytes=section.inline_max_bytes,
         decoder_form=section.decoder_form,
         may_be_fixed=tuple(section.may_be_fixed),
+        tokenizer=section.tokenizer,
         tokenizer_graph=section.tokenizer_graph,
         tolerances=None if tolerances is None else Tolerances(atol=tolerances.atol, rtol=tolerances.rtol),
         latency=LatencyGrid(

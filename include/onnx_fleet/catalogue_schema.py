@@ -26,7 +26,15 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from onnx_fleet import recipes
-from onnx_fleet.entry import DECODER_FORMS, INLINE_MAX_BYTES, OPSET_DEFAULT, BreakingPolicy, Placement, Policy
+from onnx_fleet.entry import (
+    DECODER_FORMS,
+    INLINE_MAX_BYTES,
+    OPSET_DEFAULT,
+    BreakingPolicy,
+    Placement,
+    Policy,
+    TokenizerForm,
+)
 from onnx_fleet.graph import FIXABLE, SYMBOLS
 from onnx_fleet.recipes import RECIPES
 from onnx_fleet.tasks import TASKS
@@ -301,6 +309,9 @@ class SettingsSection(_Section):
     """How an encoder-decoder is cut: with a cache, without one, or as one graph of source and target."""
     may_be_fixed: Annotated[list[AxisName], AfterValidator(_check_distinct)] = []
     """Axes that may have one size in the graphs, where the model cannot keep them dynamic."""
+    tokenizer: TokenizerForm = "exact"
+    """exact: tokenizer.json equals what transformers' class makes of the source's files; as-published: it is the
+    source's file, whatever the class makes of it; none: the bundle has none, and no text is read to prove it."""
     tokenizer_graph: bool = False
     """Also make tokenizer.onnx, which takes text; it needs onnxruntime-extensions wherever it is used."""
     tolerances: TolerancesSection | None = None

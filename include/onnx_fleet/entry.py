@@ -17,6 +17,9 @@ Placement = Literal["auto", "inline", "external"]
 """Where weights lie: inside each graph's file, beside it, or by size and sharing."""
 INLINE_MAX_BYTES: Final = 32 << 20
 """Up to here a graph is one file, which is simpler to carry; beyond it weights are not copied through memory."""
+TokenizerForm = Literal["exact", "as-published", "none"]
+"""What becomes of the tokenizer: its tokenizer.json equals what transformers' class makes of the source's files; or it
+is the source's file whatever the class makes of it; or the bundle has none."""
 DECODER_FORMS: Final = ("merged", "without-past", "plain")
 """How an encoder-decoder may be cut into graphs; the first is what consumers load."""
 _CUT_BY_FORM: Final = "seq2seq"
@@ -96,6 +99,8 @@ class Entry:
     """One of DECODER_FORMS: how an encoder-decoder is cut into graphs."""
     may_be_fixed: tuple[str, ...] = ()
     """Symbols of graph.FIXABLE: axes that may have one size in the graphs, where the model cannot keep them dynamic."""
+    tokenizer: TokenizerForm = "exact"
+    """What the bundle's tokenizer.json is held to, or "none" for a bundle without one."""
     tokenizer_graph: bool = False
     """Whether the bundle has ``tokenizer.onnx`` too, where that can be made exact."""
     tolerances: Tolerances | None = None

@@ -187,7 +187,7 @@ def fill(request: ExportRequest) -> ExportRecord:
         _archive(request.stage, "graphs").write_bytes(traced.pack(traces))
     with profiling.timed("write"):
         graphs = _write(request, traces, tensors, libraries=recipe.libraries if recipe else ())
-    fallbacks = (*traces.fallbacks, *tokenizer.lost_token_types(request.stage, graphs))
+    fallbacks = (*traces.fallbacks, *tokenizer.not_exact(packed), *tokenizer.lost_token_types(request.stage, graphs))
     model_config.complete_config(request.stage, external_data=graph.external_data(graphs))
     settings: dict[str, str | int | bool] = {"opset": entry.opset, "attention": "eager", "weights": entry.weights}
     if entry.decoder_form != DECODER_FORMS[0]:
@@ -198,6 +198,8 @@ def fill(request: ExportRequest) -> ExportRecord:
         settings["calibration"] = entry.calibration
     if traces.left_out:
         settings["left_out"] = "; ".join(traces.left_out)
+    if entry.tokenizer != "exact":
+        settings["tokenizer"] = entry.tokenizer
     if entry.tokenizer_graph:
         from onnx_fleet import tokenizer_graph
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import ModelInfo
 
-from onnx_fleet import sentence_modules, tasks
+from onnx_fleet import sentence_modules, tasks, vocabulary
 from onnx_fleet.entry import Discover, Entry
 from onnx_fleet.errors import (
     ExportUnsupported,
@@ -27,6 +27,7 @@ from onnx_fleet.repo_files import Permits, is_native, needed, require_inputs, re
 from onnx_fleet.sentence_modules import SentenceModule
 from onnx_fleet.source import ResolvedModel, SourceFile
 from onnx_fleet.tasks import TASKS
+from onnx_fleet.vocabulary import TokenizerClass
 
 if TYPE_CHECKING:
     from onnx_fleet.plan import Refusal
@@ -52,8 +53,9 @@ OnDone = Callable[[Entry, ResolvedModel | OnnxFleetError], None]
 def resolve(entry: Entry, *, hub: Hub) -> ResolvedModel:
     """Pin an entry to a commit, and hold the repo to what the entry allows; one call of the Hub's API.
 
-    More are made where they cannot be avoided: config.json, when the Hub's answer does not tell the architecture,
-    modules.json of a sentence-transformers model, and whether the token has access, when the repo is gated.
+    More are made where they cannot be avoided: config.json, when the Hub's answer does not tell the architecture;
+    modules.json of a sentence-transformers model; tokenizer_config.json, when there is no tokenizer.json; a trusted
+    tokenizer's code, which names its files; and whether the token has access, when the repo is gated.
 
     Raises:
         ModelNotFound, ModelGated, HubUnavailable, HubRateLimited: see Hub.calling.
@@ -77,12 +79,18 @@ def resolve(entry: Entry, *, hub: Hub) -> ResolvedModel:
     _require_licence(licence, entry, subject=subject)
     _require_access(info, hub=hub, subject=subject)
     modules = _modules(info, files, commit, hub=hub, permits=permits, subject=subject)
-    wanted = needed(files, permits=permits, subject=subject, modules=modules)
+    own_reader = _reader_of_code(files, info.id, commit, hub=hub, subject=subject) if permits.remote_code else None
+    vocabularies = own_reader.files if own_reader else ()
+    wanted = needed(files, permits=permits, subject=subject, modules=modules, vocabularies=vocabularies)
     architecture, model_type = _architecture(info, commit, hub=hub, permits=permits, subject=subject)
     task = _task(entry, info, architecture, subject=subject)
     if sentence_modules.pools_word_scores(modules) and TASKS[task].auto_classes == ("AutoModel",):
         task = "fill-mask"  # whatever the Hub calls it: the modules read the scores of words
-    require_inputs(wanted, task=TASKS[task], subject=subject)
+    reader = own_reader
+    if reader is None and "text" in TASKS[task].takes and vocabulary.TOKENIZER_JSON not in wanted:
+        named = _tokenizer_settings(files, info.id, commit, hub=hub, subject=subject).get("tokenizer_class")
+        reader = vocabulary.tokenizer_class(named if isinstance(named, str) else None, model_type=model_type)
+    require_inputs(wanted, task=TASKS[task], subject=subject, tokenizer=entry.tokenizer, reader=reader)
     model = ResolvedModel(
         entry=entry,
         repo_id=info.id,
@@ -284,6 +292,31 @@ def _architecture(info: ModelInfo, commit: str, *, hub: Hub, permits: Permits, s
     if isinstance(auto_map, dict) and not is_native(auto_map, architecture=architectures[0], model_type=model_type):
         require_pinned_code(auto_map, permits=permits, subject=subject)
     return architectures[0], model_type
+
+
+def _tokenizer_settings(
+    files: Iterable[SourceFile], repo_id: str, commit: str, *, hub: Hub, subject: str
+) -> dict[str, object]:
+    """What tokenizer_config.json says; nothing where there is none."""
+    name = "tokenizer_config.json"
+    if name not in {file.path for file in files}:
+        return {}
+    return read_json(hub.fetch(repo_id, name, commit=commit), subject=subject)
+
+
+def _reader_of_code(
+    files: Sequence[SourceFile], repo_id: str, commit: str, *, hub: Hub, subject: str
+) -> TokenizerClass | None:
+    """The tokenizer class of a trusted repo's own code; None where transformers' classes read the repo's files."""
+    auto_map = _tokenizer_settings(files, repo_id, commit, hub=hub, subject=subject).get("auto_map")
+    places = auto_map.get("AutoTokenizer") if isinstance(auto_map, dict) else auto_map
+    place = next((each for each in (places if isinstance(places, list) else [places]) if isinstance(each, str)), "")
+    module, _, name = place.rpartition(".")
+    path = f"{module.replace('.', '/')}.py"
+    if not module or path not in {file.path for file in files}:
+        return None
+    source = hub.fetch(repo_id, path, commit=commit).read_text(encoding="utf-8", errors="replace")
+    return vocabulary.class_of_code(name, sources=[source])
 
 
 def _task(entry: Entry, info: ModelInfo, architecture: str, *, subject: str) -> str:

@@ -149,6 +149,7 @@ def deciding(
         "opset": entry.opset,
         **({"decoder_form": entry.decoder_form} if entry.decoder_form != DECODER_FORMS[0] else {}),
         **({"may_be_fixed": sorted(entry.may_be_fixed)} if entry.may_be_fixed else {}),
+        **({"tokenizer": entry.tokenizer} if entry.tokenizer != "exact" else {}),
         **({"tokenizer_graph": True} if entry.tokenizer_graph else {}),
         "weights": entry.weights,
         "inline_max_bytes": entry.inline_max_bytes,
@@ -270,6 +271,7 @@ def _differences(old: Manifest, new: WorkItem) -> list[str]:
         ("opset", ", ".join(map(str, old.opsets)), str(entry.opset)),
         ("weights", str(old.export.settings.get("weights", "auto")), entry.weights),
         ("decoder_form", str(old.export.settings.get("decoder_form", DECODER_FORMS[0])), entry.decoder_form),
+        ("tokenizer", str(old.export.settings.get("tokenizer", "exact")), entry.tokenizer),
         ("may_be_fixed", str(old.export.settings.get("may_be_fixed", "none")), _listed(entry.may_be_fixed)),
     ]
     names = sorted({*old.toolchain, *new.toolchain})

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-from onnx_fleet import sentence_modules
+from onnx_fleet import sentence_modules, vocabulary
+from onnx_fleet.entry import TokenizerForm
 from onnx_fleet.errors import ModelInvalid, UnsafeModel
 from onnx_fleet.sentence_modules import SentenceModule
 from onnx_fleet.source import SourceFile
 from onnx_fleet.tasks import Task
+from onnx_fleet.vocabulary import TokenizerClass
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -22,19 +24,10 @@ _ROOT_FILES = (
     "config.json",
     "generation_config.json",
     "tokenizer.json",
+    "tokenizer.*.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "vocab*.txt",
-    "vocab*.json",
-    "target_vocab.json",
-    "merges.txt",
-    "bpe.codes",
-    "*.model",
-    "*.spm",
-    "*.tiktoken",
-    "tekken.json",
-    "normalizer.json",
     "chat_template*",
     "preprocessor_config.json",
     "processor_config.json",
@@ -49,9 +42,13 @@ _ROOT_FILES = (
 )
 _CHAT_TEMPLATES = "additional_chat_templates/*.jinja"
 
-_TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "*.spm", "*.tiktoken", "tekken.json")
-"""Any one of them tells how to turn text into ids."""
+_OF_OWN_CODE = ("vocab*.txt", "vocab*.json")
+"""What a tokenizer of a repo's own code commonly reads, beside the names that its code spells out."""
 
+NOTHING_PUBLISHED = (
+    f"the entry says tokenizer: as-published, and the repo has no {vocabulary.TOKENIZER_JSON} that could be taken so;"
+    " leave the option out"
+)
 _PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 """Any one of them tells how to turn an image or a sound into numbers."""
 
@@ -91,12 +88,18 @@ def require_safe_paths(paths: Iterable[str], *, subject: str) -> None:
 
 
 def needed(
-    files: Iterable[SourceFile], *, permits: Permits, subject: str, modules: Sequence[SentenceModule] = ()
+    files: Iterable[SourceFile],
+    *,
+    permits: Permits,
+    subject: str,
+    modules: Sequence[SentenceModule] = (),
+    vocabularies: Iterable[str] = (),
 ) -> tuple[str, ...]:
     """The paths that an export downloads, sorted: configuration, tokenizer, one set of weights, licence, card.
 
     Args:
         modules: of a sentence-transformers source; their folders come with it.
+        vocabularies: the names of files that the repo's own tokenizer reads.
     Raises:
         ModelInvalid: config.json, the weights or a shard is missing.
         UnsafeModel: the weights are pickle, and that is not permitted.
@@ -106,11 +109,13 @@ def needed(
     if "config.json" not in root:
         raise ModelInvalid(f"{subject}: config.json is missing; only transformers models can be exported")
     wanted = {path for path in root if any(fnmatchcase(path, pattern) for pattern in _ROOT_FILES)}
+    wanted |= {path for path in root if vocabulary.is_vocabulary(path)} | (root & set(vocabularies))
     wanted |= _weights(root, permits=permits, subject=subject)
     wanted |= sentence_modules.files(modules, paths, pickle=permits.pickle, commit=permits.commit, subject=subject)
     wanted |= {path for path in paths if fnmatchcase(path, _CHAT_TEMPLATES)}
     if permits.remote_code:
         wanted |= {path for path in paths if path.endswith(".py")}
+        wanted |= {path for path in root if any(fnmatchcase(path, pattern) for pattern in _OF_OWN_CODE)}
     return tuple(sorted(wanted))
 
 
@@ -150,18 +155,27 @@ def _shards(root: set[str], *, subject: str) -> set[str]:
     return set(found)
 
 
-def require_inputs(paths: Iterable[str], *, task: Task, subject: str) -> None:
+def require_inputs(
+    paths: Iterable[str],
+    *,
+    task: Task,
+    subject: str,
+    tokenizer: TokenizerForm = "exact",
+    reader: TokenizerClass | None = None,
+) -> None:
     """A model that nothing can feed is not worth its download.
 
+    Args:
+        tokenizer: what the entry says of it.
+        reader: the tokenizer class that reads the repo's files; None of one that is not known.
     Raises:
         ModelInvalid: the task takes text and the repo has no tokenizer, or images or sound and it has no preprocessor.
     """
     names = tuple(paths)
-    if "text" in task.takes and not has_tokenizer(names):
-        raise ModelInvalid(
-            f"{subject}: no tokenizer: none of {', '.join(_TOKENIZERS)}; {task.name} needs one: name a revision"
-            " that has one, or another task"
-        )
+    if tokenizer == "as-published" and vocabulary.TOKENIZER_JSON not in names:
+        raise ModelInvalid(f"{subject}: {NOTHING_PUBLISHED}")
+    if "text" in task.takes and tokenizer == "exact" and not vocabulary.tells_ids(names, reader=reader):
+        raise ModelInvalid(f"{subject}: {without_tokenizer(task=task, reader=reader)}")
     if {"image", "audio"} & set(task.takes) and not any(name in _PREPROCESSORS for name in names):
         raise ModelInvalid(
             f"{subject}: no preprocessor: none of {', '.join(_PREPROCESSORS)}; {task.name} needs one: name a revision"
@@ -169,9 +183,13 @@ def require_inputs(paths: Iterable[str], *, task: Task, subject: str) -> None:
         )
 
 
-def has_tokenizer(paths: Iterable[str]) -> bool:
-    """Whether some file at the root tells how to turn text into ids."""
-    return any(fnmatchcase(path, pattern) for path in paths if "/" not in path for pattern in _TOKENIZERS)
+def without_tokenizer(*, task: Task, reader: TokenizerClass | None) -> str:
+    """What is to be said of a repo whose files turn no text into ids."""
+    reads = f"{', '.join(reader.files)}, which {reader.name} reads" if reader else "the files that tokenizers have"
+    return (
+        f"no tokenizer: none of {reads}; {task.name} takes text: name a revision that has one, or publish the model"
+        " without one: tokenizer: none"
+    )
 
 
 def require_pinned_code(auto_map: Mapping[str, object], *, permits: Permits, subject: str) -> None:

@@ -13,22 +13,23 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from onnx_fleet import archive, jsonio, profiling, tokenizer_json, tokenizer_proof
+from onnx_fleet import archive, jsonio, profiling, repo_files, tokenizer_json, tokenizer_proof, vocabulary
 from onnx_fleet import stage as stages
+from onnx_fleet.entry import TokenizerForm
 from onnx_fleet.errors import BundleCorrupt, ModelInvalid
 from onnx_fleet.graph import GraphInfo
-from onnx_fleet.repo_files import has_tokenizer
 from onnx_fleet.source import ResolvedModel
 from onnx_fleet.stage import Fallback
 from onnx_fleet.tasks import TASKS
 from onnx_fleet.tokenizer_proof import CORPUS, Proof
+from onnx_fleet.vocabulary import TOKENIZER_JSON, TokenizerClass
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["CORPUS", "NO_TOKEN_TYPES", "Packed", "load", "lost_token_types", "pack"]
+__all__ = ["CORPUS", "NO_TOKEN_TYPES", "Packed", "load", "lost_token_types", "not_exact", "pack"]
 
 _NOT_PACKED = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".py")
 """Weights become graphs, and code is not run from a bundle."""
@@ -39,6 +40,8 @@ _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_toke
 
 NO_TOKEN_TYPES = "token types in transformers.js -> none"
 """What lost_token_types calls it."""
+_SETTINGS = ("model_max_length", "padding_side", "truncation_side", "model_input_names", "clean_up_tokenization_spaces")
+"""What tokenizer_config.json says to transformers that is not in tokenizer.json."""
 _OF_NO_MODEL = (None, "PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend")
 """Classes that say nothing of the model: transformers.js makes token types for those that it knows to have them."""
 
@@ -58,7 +61,9 @@ class Packed:
     proof: Proof | None
     """None where there is no tokenizer.json."""
     reason: str
-    """Why there is no tokenizer.json; empty where there is one."""
+    """Why there is no tokenizer.json, or no proof of one that is taken as published; empty where all is well."""
+    form: TokenizerForm = "exact"
+    """What the entry says: whether differences from the class are a reason to refuse, or something to know."""
 
 
 def pack(model: ResolvedModel, *, source_dir: Path, stage: Path, earlier: bytes | None = None) -> Packed:
@@ -85,11 +90,36 @@ def pack(model: ResolvedModel, *, source_dir: Path, stage: Path, earlier: bytes 
 
 
 def load(model: ResolvedModel, source_dir: Path) -> PreTrainedTokenizerBase:
-    """The source's own tokenizer, as transformers reads its files.
+    """The source's own tokenizer: as transformers' class reads its files, or its tokenizer.json as it is published.
 
     Raises:
         ModelInvalid: they cannot be read.
     """
+    if model.entry.tokenizer == "as-published":
+        return _published(model, source_dir)
+    return _of_class(model, source_dir)
+
+
+def _published(model: ResolvedModel, source_dir: Path) -> PreTrainedTokenizerBase:
+    """The source's tokenizer.json in transformers, with the settings that are not in it; no class has a say in it."""
+    from tokenizers import Tokenizer
+    from transformers import TokenizersBackend
+
+    path = source_dir / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    try:
+        file = Tokenizer.from_file(str(source_dir / TOKENIZER_JSON))
+    except Exception as err:  # tokenizers raises no other kind
+        raise ModelInvalid(f"{_name(model)}: {TOKENIZER_JSON} cannot be read: {err}") from err
+    special = {name: _content(settings.get(name)) for name in _SPECIAL_TOKENS}
+    given = {name: token for name, token in special.items() if token and file.token_to_id(token) is not None}
+    sides = {name: settings[name] for name in _SETTINGS if name in settings}
+    published: Any = TokenizersBackend
+    made: PreTrainedTokenizerBase = published(tokenizer_object=file, **given, **sides)
+    return made
+
+
+def _of_class(model: ResolvedModel, source_dir: Path) -> PreTrainedTokenizerBase:
     with profiling.timed("imports"):
         from transformers import AutoTokenizer
 
@@ -102,9 +132,21 @@ def load(model: ResolvedModel, source_dir: Path) -> PreTrainedTokenizerBase:
     except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError, AssertionError) as err:
         raise ModelInvalid(
             f"{_name(model)}: its tokenizer cannot be loaded ({type(err).__name__}: {err}); the repo needs "
-            f"tokenizer.json or the vocabulary files of a tokenizer that transformers knows"
+            f"tokenizer.json or the vocabulary files of a tokenizer that transformers knows; without them the model "
+            f"can be published without a tokenizer: tokenizer: none"
         ) from err
     return tokenizer
+
+
+def not_exact(packed: Packed) -> tuple[Fallback, ...]:
+    """What is to be said of a bundle whose tokenizer is not proven equal to the class's, as its entry allows."""
+    if packed.form == "none":
+        return (Fallback(what="tokenizer.json -> none", why=packed.reason),)
+    if packed.form == "as-published" and (packed.proof is None or packed.proof.differences):
+        said = packed.reason if packed.proof is None else tokenizer_proof.summary(packed.proof)
+        why = f"the source's file is packed as it is published; {packed.tokenizer_class or 'its class'}: {said}"
+        return (Fallback(what="tokenizer: exact -> as published", why=why),)
+    return ()
 
 
 def lost_token_types(stage: Path, graphs: Iterable[GraphInfo]) -> tuple[Fallback, ...]:
@@ -146,10 +188,17 @@ def _restored(earlier: bytes, stage: Path) -> Packed:
 
 
 def _pack_tokenizer(model: ResolvedModel, *, source_dir: Path, stage: Path) -> Packed:
-    needed = "text" in TASKS[model.task].takes
-    if not has_tokenizer(model.needed):
+    task = TASKS[model.task]
+    needed = "text" in task.takes
+    if model.entry.tokenizer == "none":
+        (stage / TOKENIZER_JSON).unlink(missing_ok=True)
+        return replace(_without_tokenizer(stage, None, reason="the entry says tokenizer: none"), form="none")
+    if model.entry.tokenizer == "as-published":
+        return _as_published(model, source_dir=source_dir, stage=stage)
+    reader = _reader(model, source_dir)
+    if not vocabulary.tells_ids(model.needed, reader=reader):
         if needed:
-            raise ModelInvalid(f"{_name(model)}: no tokenizer among its files; name a revision that has one")
+            raise ModelInvalid(f"{_name(model)}: {repo_files.without_tokenizer(task=task, reader=reader)}")
         return _without_tokenizer(stage, None, reason=f"{model.task} takes no text, and the source has no tokenizer")
     try:
         return _proven_tokenizer(model, source_dir=source_dir, stage=stage, needed=needed)
@@ -160,8 +209,43 @@ def _pack_tokenizer(model: ResolvedModel, *, source_dir: Path, stage: Path) -> P
         return _without_tokenizer(stage, None, reason=f"{model.task} takes no text; {err}")
 
 
+def _as_published(model: ResolvedModel, *, source_dir: Path, stage: Path) -> Packed:
+    """The source's file, and in what the class differs from it."""
+    if not (stage / TOKENIZER_JSON).exists():
+        raise ModelInvalid(f"{_name(model)}: {repo_files.NOTHING_PUBLISHED}")
+    published, source, proof, reason = _published(model, source_dir), None, None, ""
+    try:
+        source = _of_class(model, source_dir)
+        proof = tokenizer_proof.prove(stage / TOKENIZER_JSON, source, own_file=True)
+    except ModelInvalid as err:
+        reason = str(err)
+    if not (stage / "special_tokens_map.json").exists():
+        _write_special_tokens(published, stage)
+    return Packed(
+        files=stages.published_files(stage),
+        tokenizer_json="source",
+        tokenizer_class=type(source).__name__ if source is not None else None,
+        proof=proof,
+        reason=reason,
+        form="as-published",
+    )
+
+
+def _reader(model: ResolvedModel, source_dir: Path) -> TokenizerClass | None:
+    """The class that reads the files; a trusted repo's own too."""
+    path = source_dir / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    name = settings.get("tokenizer_class")
+    if settings.get("auto_map") and model.entry.trust_remote_code == model.commit:
+        sources = [path.read_text(encoding="utf-8", errors="replace") for path in source_dir.rglob("*.py")]
+        return vocabulary.class_of_code(str(name), sources=sources)
+    return vocabulary.tokenizer_class(name, model_type=model.model_type)
+
+
 def _proven_tokenizer(model: ResolvedModel, *, source_dir: Path, stage: Path, needed: bool) -> Packed:
-    source = load(model, source_dir)
+    source = _of_class(model, source_dir)
+    if needed and not tokenizer_json.is_ctc(source):
+        _require_words(model, source)
     origin: Origin = "source"
     if not (stage / "special_tokens_map.json").exists():
         _write_special_tokens(source, stage)
@@ -169,7 +253,10 @@ def _proven_tokenizer(model: ResolvedModel, *, source_dir: Path, stage: Path, ne
         origin = "converted"
         reason = tokenizer_json.write(source, stage / "tokenizer.json")
         if reason and needed and not tokenizer_json.is_ctc(source):
-            raise ModelInvalid(f"{_name(model)}: {reason}; add a tokenizer.json to the repo, or name one that has it")
+            raise ModelInvalid(
+                f"{_name(model)}: {reason}; publish the model without a tokenizer, for those who run "
+                f"{type(source).__name__} in front of it: tokenizer: none"
+            )
         if reason:
             return _without_tokenizer(stage, source, reason=reason)
     proof = tokenizer_proof.prove(stage / "tokenizer.json", source, own_file=origin == "source")
@@ -189,6 +276,19 @@ def _proven_tokenizer(model: ResolvedModel, *, source_dir: Path, stage: Path, ne
     )
 
 
+def _require_words(model: ResolvedModel, source: PreTrainedTokenizerBase) -> None:
+    """transformers loads some classes without their vocabulary: they make nothing of any text.
+
+    Raises:
+        ModelInvalid: this is one of them.
+    """
+    if not set(source.get_vocab()) - set(source.all_special_tokens):
+        raise ModelInvalid(
+            f"{_name(model)}: its {type(source).__name__} makes no token of any text: its vocabulary is not among the "
+            f"repo's files; name a revision that has it, or publish the model without a tokenizer: tokenizer: none"
+        )
+
+
 def _without_tokenizer(stage: Path, source: PreTrainedTokenizerBase | None, *, reason: str) -> Packed:
     return Packed(
         files=stages.published_files(stage),
@@ -197,6 +297,12 @@ def _without_tokenizer(stage: Path, source: PreTrainedTokenizerBase | None, *, r
         proof=None,
         reason=reason,
     )
+
+
+def _content(token: object) -> str | None:
+    """A special token as tokenizer_config.json writes it: a text, or an object around one."""
+    said = token.get("content") if isinstance(token, dict) else token
+    return said if isinstance(said, str) else None
 
 
 def _write_special_tokens(source: PreTrainedTokenizerBase, stage: Path) -> None:

@@ -1,8 +1,12 @@
-"""Make tokenizer.json from vocabulary files: what transformers converts, and two kinds that it leaves to Python."""
+"""Make tokenizer.json from vocabulary files: what transformers converts, and five kinds that it leaves to Python.
+
+A kind is told by how a tokenizer works, not by its class's name; that it is the kind is proven afterwards, on texts.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,14 +41,123 @@ def write(source: PreTrainedTokenizerBase, path: Path) -> str:
     """
     name = type(source).__name__
     backend: Tokenizer | None = getattr(source, "backend_tokenizer", None)
-    if backend is None and is_ctc(source):
-        backend = _ctc(source)
-    elif backend is None and name == "MarianTokenizer" and not getattr(source, "separate_vocabs", False):
-        backend = _marian(source)
     if backend is None:
-        return f"its {name} has no fast form that runs without Python"
+        backend = _of_python(source)
+    if backend is None:
+        return f"its {name} runs in Python, and no tokenizer.json does what it does"
     backend.save(str(path))
     return ""
+
+
+def _of_python(source: Any) -> Tokenizer | None:
+    if is_ctc(source):
+        return _ctc(source)
+    if type(source).__name__ == "MarianTokenizer":
+        return None if getattr(source, "separate_vocabs", False) else _marian(source)
+    if _reads_bytes(source):
+        return _bytes(source)
+    if hasattr(source, "wordpiece_tokenizer") and hasattr(source, "basic_tokenizer"):
+        return _wordpiece(source)
+    if set(getattr(source, "unique_no_split_tokens", ())) >= set(source.get_vocab()) - set(source.all_special_tokens):
+        return _words(source)
+    return None
+
+
+def _reads_bytes(source: Any) -> bool:
+    """Each byte of a text is a token of its own: ByT5, Perceiver."""
+    text = "né\u6771"
+    try:
+        return not source.vocab_files_names and list(source._tokenize(text)) == [chr(one) for one in text.encode()]
+    except (NotImplementedError, AttributeError):
+        return False
+
+
+def _bytes(source: Any) -> Tokenizer:
+    """Every byte has the place that the class gives it, and no two are ever joined."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    names: dict[int, str] = bytes_to_unicode()  # type: ignore[no-untyped-call]
+    vocabulary = {str(token): id_ for id_, token in source.added_tokens_decoder.items()}
+    vocabulary |= {names[one]: int(source._convert_token_to_id(chr(one))) for one in range(256)}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    decoders: list[dict[str, object]] = [level]
+    if not source.convert_tokens_to_string([chr(0x80)]):  # half a character goes; a text's own U+FFFD goes with it
+        decoders.append({"type": "Replace", "pattern": {"String": "\ufffd"}, "content": ""})
+    return _from(
+        source,
+        model={"type": "BPE", "vocab": vocabulary, "merges": []},
+        pre_tokenizer=level,
+        decoder={"type": "Sequence", "decoders": decoders},
+    )
+
+
+def _wordpiece(source: Any) -> Tokenizer:
+    """BERT's own way under another class's name: RoCBert, ProphetNet, Tapas."""
+    basic = source.basic_tokenizer
+    return _from(
+        source,
+        model={"type": "WordPiece", "unk_token": str(source.unk_token), "continuing_subword_prefix": "##",
+               "max_input_chars_per_word": source.wordpiece_tokenizer.max_input_chars_per_word,
+               "vocab": dict(source.vocab)},
+        normalizer={"type": "Sequence", "normalizers": [
+            {"type": "NFC"},
+            {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": basic.tokenize_chinese_chars,
+             "strip_accents": basic.strip_accents, "lowercase": basic.do_lower_case},
+        ]},
+        pre_tokenizer={"type": "BertPreTokenizer"},
+        decoder={"type": "WordPiece", "prefix": "##", "cleanup": False},
+    )  # fmt: skip
+
+
+def _words(source: Any) -> Tokenizer:
+    """Tokens are found wherever they stand, the longest first, and what is left is unknown: ESM's amino acids."""
+    tokens = sorted(source.unique_no_split_tokens, key=lambda token: (-len(token), token))
+    split = {"type": "Split", "pattern": {"Regex": "|".join(map(re.escape, tokens))}, "behavior": "Isolated",
+             "invert": False}  # fmt: skip
+    return _from(
+        source,
+        model={"type": "WordLevel", "vocab": source.get_vocab(), "unk_token": str(source.unk_token)},
+        pre_tokenizer={"type": "Sequence", "pretokenizers": [split, {"type": "WhitespaceSplit"}]},
+        decoder=None,
+    )
+
+
+def _from(source: Any, *, model: Any, pre_tokenizer: Any, decoder: Any, normalizer: Any = None) -> Tokenizer:
+    """A tokenizer with the source's added tokens, and special tokens around a text where the source puts them."""
+    from tokenizers import Tokenizer
+
+    special = set(source.all_special_tokens)
+    data = {
+        "version": "1.0", "truncation": None, "padding": None,
+        "added_tokens": [
+            {"id": id_, "content": token.content, "single_word": token.single_word, "lstrip": token.lstrip,
+             "rstrip": token.rstrip, "normalized": False, "special": token.content in special}
+            for id_, token in sorted(source.added_tokens_decoder.items())
+        ],
+        "normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "post_processor": _around(source),
+        "decoder": decoder, "model": model,
+    }  # fmt: skip
+    made: Tokenizer = Tokenizer.from_str(json.dumps(data, ensure_ascii=False))
+    return made
+
+
+def _around(source: Any) -> dict[str, Any]:
+    """What the source puts around one text and around two, asked with numbers that stand for them."""
+    texts = {-1: "A", -2: "B"}
+    special: dict[str, dict[str, Any]] = {}
+
+    def template(*ids: list[int]) -> list[dict[str, Any]]:
+        pieces: list[dict[str, Any]] = []
+        built = source.build_inputs_with_special_tokens(*ids)
+        for id_, type_ in zip(built, source.create_token_type_ids_from_sequences(*ids), strict=True):
+            token = texts.get(id_) or str(source.convert_ids_to_tokens(id_))
+            if id_ not in texts:
+                special[token] = {"id": token, "ids": [id_], "tokens": [token]}
+            pieces.append({"Sequence" if id_ in texts else "SpecialToken": {"id": token, "type_id": type_}})
+        return pieces
+
+    single, pair = template([-1]), template([-1], [-2])
+    return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": special}
 
 
 def _ctc(source: Any) -> Tokenizer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -43,6 +43,9 @@ PAIRS = (
     ("", "an empty first text"),
 )
 
+_EXAMPLES = 3
+_TOKENS_BEFORE, _TOKENS_SHOWN = 2, 8
+
 What = Literal["encoding", "pair", "decoding", "decoding without special tokens"]
 
 
@@ -56,6 +59,9 @@ class Difference:
     expected: str
     """The source's: its first ids, or its text."""
     found: str
+    expected_tokens: str = ""
+    """Of an encoding or a pair: tokens and their ids from a little before the first that differs."""
+    found_tokens: str = ""
     grave: bool
     """Such text is read as people write it, and more than spaces around special tokens differs: a reason to refuse."""
 
@@ -103,16 +109,27 @@ def require(proof: Proof, *, subject: str, own_file: bool) -> None:
     grave = [each for each in proof.differences if each.grave]
     if not grave:
         return
-    first = grave[0]
     cause = (
-        "its files disagree: save them again from one tokenizer"
+        "the repo's files disagree. To take tokenizer.json as it is, which is what every consumer but transformers "
+        "reads, give the entry tokenizer: as-published; the repo's owner can save both again from one tokenizer"
         if own_file
-        else "its vocabulary files cannot be converted exactly: add the tokenizer.json that they belong to"
+        else "the repo's vocabulary files cannot be converted exactly. A tokenizer.json that belongs to them would do; "
+        "tokenizer: none publishes the model without one"
     )
-    raise ModelInvalid(
-        f"{subject}: tokenizer.json differs from the source's tokenizer in {len(grave)} comparisons; {first.what} of"
-        f" {first.text!r} gives {first.found}, the source {first.expected}; {cause}"
-    )
+    raise ModelInvalid(f"{subject}: {summary(replace(proof, differences=tuple(grave)))}; {cause}")
+
+
+def summary(proof: Proof) -> str:
+    """In how much tokenizer.json and the source's class differ, and what each makes of a few texts."""
+    count, examples = len(proof.differences), "; ".join(map(_said, proof.differences[:_EXAMPLES]))
+    every = proof.texts * 3 + proof.pairs
+    return f"tokenizer.json differs from the source's tokenizer in {count} of {every} comparisons; {examples}"
+
+
+def _said(difference: Difference) -> str:
+    found = difference.found_tokens or difference.found
+    expected = difference.expected_tokens or difference.expected
+    return f"{difference.what} of {difference.text!r}: the file gives {found}, the class {expected}"
 
 
 def _makes_pairs(source: PreTrainedTokenizerBase) -> bool:
@@ -127,9 +144,9 @@ def _makes_pairs(source: PreTrainedTokenizerBase) -> bool:
 
 def _encodings(packed: Tokenizer, source: PreTrainedTokenizerBase) -> Iterator[Difference]:
     for text in CORPUS:
-        ids, found = _ids(source, text), packed.encode(text).ids
+        ids, found = ids_of(source, text), packed.encode(text).ids
         if found != ids:
-            yield _difference("encoding", text, ids, found, grave=text in PLAIN)
+            yield _of_ids("encoding", text, ids, found, packed=packed, source=source, grave=text in PLAIN)
 
 
 def _pairs(
@@ -140,7 +157,7 @@ def _pairs(
         found = packed.encode(first, second)
         text = f"{first} | {second}"
         if found.ids != wanted["input_ids"]:
-            yield _difference("pair", text, wanted["input_ids"], found.ids, grave=True)
+            yield _of_ids("pair", text, wanted["input_ids"], found.ids, packed=packed, source=source, grave=True)
         elif "token_type_ids" in wanted and found.type_ids != wanted["token_type_ids"]:
             yield _difference("pair", text, wanted["token_type_ids"], found.type_ids, grave=True)
 
@@ -148,7 +165,7 @@ def _pairs(
 def _decodings(packed: Tokenizer, source: PreTrainedTokenizerBase) -> Iterator[Difference]:
     """The ids of every text, and for CTC what a model gives out: repeats, and blanks between them."""
     for text in CORPUS:
-        ids = _ids(source, text)
+        ids = ids_of(source, text)
         if is_ctc(source):
             ids = [each for one in ids for each in (one, one, int(source.pad_token_id or 0))]
         whats: tuple[tuple[bool, What], ...] = ((False, "decoding"), (True, "decoding without special tokens"))
@@ -178,7 +195,8 @@ def decoded(source: PreTrainedTokenizerBase, ids: list[int], *, skip: bool) -> s
     return str(source.decode(ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False))
 
 
-def _ids(source: PreTrainedTokenizerBase, text: str) -> list[int]:
+def ids_of(source: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """A text as the source's tokenizer encodes it, special tokens and all."""
     ids: list[int] = source(text, truncation=False, padding=False, verbose=False)["input_ids"]
     return ids
 
@@ -190,6 +208,33 @@ def _holds_special(source: PreTrainedTokenizerBase, ids: Sequence[int]) -> bool:
 
 def _spaceless(text: str) -> str:
     return "".join(text.split())
+
+
+def _of_ids(
+    what: What,
+    text: str,
+    expected: list[int],
+    found: list[int],
+    *,
+    packed: Tokenizer,
+    source: PreTrainedTokenizerBase,
+    grave: bool,
+) -> Difference:
+    """Two encodings, and the tokens of each where they part."""
+    shared = min(len(expected), len(found))
+    parted = next((index for index in range(shared) if expected[index] != found[index]), shared)
+    window = slice(max(0, parted - _TOKENS_BEFORE), parted - _TOKENS_BEFORE + _TOKENS_SHOWN)
+
+    def shown(ids: list[int], token: Callable[[int], object]) -> str:
+        tokens = ", ".join(f"{id_} {token(id_)!r}" for id_ in ids[window])
+        before, behind = "…, " if window.start else "", ", …" if len(ids) > window.stop else ""
+        return f"[{before}{tokens}{behind}]"
+
+    return replace(
+        _difference(what, text, expected, found, grave=grave),
+        expected_tokens=shown(expected, source.convert_ids_to_tokens),
+        found_tokens=shown(found, packed.id_to_token),
+    )
 
 
 def _difference(what: What, text: str, expected: object, found: object, *, grave: bool) -> Difference:

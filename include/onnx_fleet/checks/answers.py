@@ -49,7 +49,7 @@ def answers(subject: Subject) -> Iterator[CheckRow]:
     case = subject.case("answers", f"{task} of texts of several scripts")
     both = reading.sides(subject) if task in _READERS else None
     if both is None:
-        what = f"{task} gives nothing to read" if task not in _READERS else "the stage has no tokenizer.json"
+        what = f"{task} gives nothing to read" if task not in _READERS else subject.without_text
         yield case.row("skipped", passed=True, detail=what)
         return
     read = _READERS[task]

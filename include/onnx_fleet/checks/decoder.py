@@ -91,7 +91,7 @@ def text(subject: Subject) -> Iterator[CheckRow]:
     case = subject.case("text", f"{len(inputs.TEXTS)} texts of several scripts through the packed tokenizer")
     both = reading.sides(subject)
     if both is None:
-        yield case.row("skipped", passed=True, detail="the stage has no tokenizer.json")
+        yield case.row("skipped", passed=True, detail=subject.without_text)
         return
     rows = [both[1].encode([text]) for text in _texts(subject)]
     batch = inputs.pad(rows, side="left", space=subject.space)

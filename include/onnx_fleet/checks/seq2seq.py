@@ -140,7 +140,8 @@ def text(subject: Subject) -> Iterator[CheckRow]:
     case = subject.case("text", f"texts of several scripts, {NEW_TOKENS_OF_TEXTS} new")
     both = reading.sides(subject) if "input_ids" in subject.reference.parameters else None
     if both is None:
-        yield case.row("skipped", passed=True, detail="the model reads no text, or the stage has no tokenizer.json")
+        why = subject.without_text or "the model reads no text"
+        yield case.row("skipped", passed=True, detail=why)
         return
     texts = reading.known(subject, [(text, None) for text in inputs.TEXTS])
     own, found = (side.encode(texts) for side in both)

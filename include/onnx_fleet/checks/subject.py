@@ -53,6 +53,14 @@ class Subject:
         """The source's own, in transformers."""
         return tokenizer.load(self.item.model, self.source_dir)
 
+    @property
+    def without_text(self) -> str:
+        """Why no text can be read, where the stage has no tokenizer.json; empty where it has one."""
+        if (self.stage_dir / "tokenizer.json").is_file():
+            return ""
+        said = ": the entry says tokenizer: none" if self.item.model.entry.tokenizer == "none" else ""
+        return f"the stage has no tokenizer.json{said}"
+
     @cached_property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """Of the one graph that takes tokens; a length that became a number has its symbol again."""

@@ -39,7 +39,7 @@ class Side:
 
 def sides(subject: Subject) -> tuple[Side, Side] | None:
     """The source's and the bundle's; None where the stage has no tokenizer.json."""
-    if not (subject.stage_dir / "tokenizer.json").is_file():
+    if subject.without_text:
         return None
     return of_source(subject), of_stage(subject)
 

@@ -78,7 +78,7 @@ def text(subject: Subject) -> Iterator[CheckRow]:
     said = f"{len(inputs.TEXTS)} texts of several scripts through the packed tokenizer"
     both = reading.sides(subject)
     if both is None:
-        yield subject.case("text", said).row("skipped", passed=True, detail="the stage has no tokenizer.json")
+        yield subject.case("text", said).row("skipped", passed=True, detail=subject.without_text)
         return
     texts = reading.known(subject, [(text, None) for text in inputs.TEXTS])
     batch = inputs.pad([both[1].encode([text]) for text in texts], side="left", space=subject.space)
