@@ -56,10 +56,12 @@ class Workload:
     def feeds(self, info: GraphInfo, *, seed: int) -> dict[str, np.ndarray]:
         """Random input of these sizes, nothing of it padding."""
         rng = np.random.default_rng((seed, *self.sizes.values()))
-        return {spec.name: self._feed(spec, rng) for spec in info.inputs}
+        head_sizes = _head_sizes(info)
+        return {spec.name: self._feed(spec, rng, head_size=head_sizes.get(spec.name, 1)) for spec in info.inputs}
 
-    def _feed(self, spec: TensorSpec, rng: np.random.Generator) -> np.ndarray:
-        shape = [self.sizes[axis] if isinstance(axis, str) else axis for axis in spec.shape]
+    def _feed(self, spec: TensorSpec, rng: np.random.Generator, *, head_size: int) -> np.ndarray:
+        sizes = {**self.sizes, "head_size": head_size}
+        shape = [sizes[axis] if isinstance(axis, str) else axis for axis in spec.shape]
         if spec.name == "position_ids":
             past = self.sizes.get("past_sequence_length", 0)
             return np.broadcast_to(np.arange(past, past + shape[-1], dtype=spec.dtype), shape).copy()
@@ -110,7 +112,7 @@ def of(
                 if behind_encoder
                 else {}
             ),
-            "head_size": _head_size(info),
+            "head_size": max(_head_sizes(info).values(), default=1),
             **own,
         }
         used = {name: size for name, size in sizes.items() if name in symbols | set(own)}
@@ -149,7 +151,7 @@ def _after_encoder(length: int, *, past: int) -> dict[str, int]:
     }
 
 
-def _head_size(info: GraphInfo) -> int:
-    """The number that an output of the cache has where its input is open."""
-    sizes = [spec.shape[3] for spec in info.outputs if spec.name.startswith("present") and len(spec.shape) == 4]
-    return next((size for size in sizes if isinstance(size, int)), 1)
+def _head_sizes(info: GraphInfo) -> dict[str, int]:
+    """What each input of the cache has on its open axis, by its output: layers, keys and values may differ."""
+    found = {spec.name.replace("present", "past_key_values"): spec.shape[-1] for spec in info.outputs}
+    return {name: size for name, size in found.items() if name.startswith("past_") and isinstance(size, int)}
