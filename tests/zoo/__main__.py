@@ -9,10 +9,10 @@ from __future__ import annotations
 import argparse
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
-from functools import partial
 
+from zoo.architecture import Architecture
 from zoo.page import line, lines, of_types, rows, write
-from zoo.survey import LIMITS, survey_aside
+from zoo.survey import LIMITS, Verdict, survey_aside
 from zoo.tiny import every_row
 
 
@@ -29,14 +29,17 @@ def main() -> int:
     chosen = [row for row in every_row() if not names or names & {row.family, row.task, row.model_type, row.name}]
     if given.missing:
         chosen = [row for row in chosen if row.name not in lines()]
-    if given.reach:
-        chosen = [row for row in chosen if of_types(rows()).get(row.model_type) != "right"]
-    aside = partial(survey_aside, limits=replace(LIMITS, timeout_s=given.seconds))
+
+    def survey(row: Architecture) -> Verdict | None:
+        if given.reach and of_types(rows()).get(row.model_type) == "right":
+            return None
+        return survey_aside(row, limits=replace(LIMITS, timeout_s=given.seconds))
+
     with ThreadPoolExecutor(given.jobs) as pool:
-        for done in as_completed([pool.submit(aside, row) for row in chosen]):
-            verdict = done.result()
-            print(f"{verdict.duration_s:5.1f} s  {line(verdict)}", flush=True)
-            write({**lines(), verdict.architecture: line(verdict)})  # another survey may have written meanwhile
+        for done in as_completed([pool.submit(survey, row) for row in chosen]):
+            if verdict := done.result():
+                print(f"{verdict.duration_s:5.1f} s  {line(verdict)}", flush=True)
+                write({**lines(), verdict.architecture: line(verdict)})  # another survey may have written meanwhile
     return 0
 
 

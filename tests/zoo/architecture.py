@@ -49,7 +49,9 @@ class Architecture:
         from zoo.tiny import shrink
 
         kind = getattr(transformers, self.name).config_class
-        made: PreTrainedConfig = shrink(kind, self.config) if self.shrunk else kind(**self.config)
+        if self.shrunk:
+            return shrink(kind, self.config, causal=self.family == "decoder")
+        made: PreTrainedConfig = kind(**self.config)
         return made
 
     def build(self) -> PreTrainedModel:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,11 +26,15 @@ _FEATURE_SIZES = ("feature_projection_input_dim", "input_feat_per_channel", "num
 Feeds = Mapping[str, Tensor]
 
 
-def feeds(architecture: Architecture, model: PreTrainedModel) -> dict[str, Tensor]:
-    """Inputs of the plain model's forward, the first row full and the last one padded the most."""
+def feeds(architecture: Architecture, model: PreTrainedModel, *, left: bool = False) -> dict[str, Tensor]:
+    """Inputs of the plain model's forward, the first row full and the last one padded the most.
+
+    Args:
+        left: an encoder's tokens are padded in front; a decoder's always are.
+    """
     generator = torch.Generator().manual_seed(20)
-    make = {
-        "encoder": _tokens,
+    make: Mapping[str, Callable[..., dict[str, Tensor]]] = {
+        "encoder": partial(_tokens, left=left),
         "decoder": _tokens,
         "seq2seq": _pair,
         "vision": _image,
@@ -53,9 +58,11 @@ def _ids(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return torch.randint(_SPECIAL, VOCABULARY, shape, generator=generator)
 
 
-def _tokens(architecture: Architecture, model: PreTrainedModel, generator: torch.Generator) -> dict[str, Tensor]:
-    left = architecture.family == "decoder" or model.config.model_type == "xlnet"
-    attention_mask = mask(LENGTH, left=left)
+def _tokens(
+    architecture: Architecture, model: PreTrainedModel, generator: torch.Generator, *, left: bool = False
+) -> dict[str, Tensor]:
+    in_front = left or architecture.family == "decoder" or model.config.model_type == "xlnet"
+    attention_mask = mask(LENGTH, left=in_front)
     pad = getattr(model.config, "pad_token_id", None) or 0
     input_ids = torch.where(attention_mask.bool(), _ids((BATCH, LENGTH), generator), pad)
     if architecture.task == "multiple-choice":

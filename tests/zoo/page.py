@@ -131,6 +131,8 @@ def write(kept: Mapping[str, str]) -> None:
     from zoo.tiny import every_row
 
     types = {row.model_type for row in every_row()}
+    known = {row.name for row in every_row()}
+    kept = {name: text for name, text in kept.items() if name in known}
     PAGE.write_text(render(kept, transformers=transformers.__version__, types=types), encoding="utf-8")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ _OUTPUTS = (
 )
 _CAUSAL_TEXT = ("CLIPModel", "MetaClip2Model", "GroupViTModel")
 """They pool the end token and look back only: padding behind it cannot matter, masked or not."""
+_MASK_BEHIND = "attention_mask without_effect: outputs move by 0 of their size"
 _PER_TOKEN = ("feature-extraction", "fill-mask", "token-classification", "question-answering", "text-generation")
 
 
@@ -48,7 +50,14 @@ def outputs(model: PreTrainedModel, given: Feeds) -> dict[str, Tensor]:
 
 def weaknesses(architecture: Architecture, model: PreTrainedModel) -> list[str]:
     """Why the model would be a weak test; empty when it is a strong one."""
-    given = feeds(architecture, model)
+    found = _faults(architecture, model, feeds(architecture, model))
+    if found == [_MASK_BEHIND] and "input_ids" in inspect.signature(model.forward).parameters:
+        # What only looks back cannot see padding behind a text; it is held to padding in front as well.
+        return _faults(architecture, model, feeds(architecture, model, left=True))
+    return found
+
+
+def _faults(architecture: Architecture, model: PreTrainedModel, given: Feeds) -> list[str]:
     own = outputs(model, given)
     found = [] if own else ["no output of a known name"]
     for name, output in own.items():

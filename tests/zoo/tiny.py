@@ -17,9 +17,40 @@ from zoo.architecture import POSITIONS, VOCABULARY, Architecture
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-_HEADS = {"head_dim": 8}
+_MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}}
+_MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16}
 OVERRIDES: Mapping[str, Mapping[str, Any]] = {
-    "hunyuan_v1_moe": _HEADS,
+    "bamba": {**_MAMBA, "attn_layer_indices": [1]},
+    "cohere_compass_text": {
+        "layer_types": ["sliding_attention", "full_attention"],
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            "full_attention": {"rope_type": "default", "rope_theta": 1e4},
+        },
+    },
+    "cosmos3_edge_text": _MROPE,
+    "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0}},
+    "falcon_h1": _MAMBA,
+    "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0}},
+    "glm4v_moe_text": {"head_dim": 16, **_MROPE},
+    "glm4v_text": {"head_dim": 16, **_MROPE},
+    "glm_image_text": {"head_dim": 16, **_MROPE},
+    "glm_ocr_text": {"head_dim": 16, **_MROPE},
+    "granitemoehybrid": {**_MAMBA, "layer_types": ["mamba", "attention"]},
+    "hunyuan_v1_moe": {"head_dim": 8},
+    "hunyuan_vl_text": {"head_dim": 8},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "layoutlmv3": {"coordinate_size": 6, "shape_size": 4},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "mamba2": {"num_heads": 8},
+    "neomme": {"head_dim": 16},
+    "perceiver": {"d_latents": 32, "num_latents": 8, "num_self_attends_per_block": 2},
+    "qwen2_5_vl_text": _MROPE,
+    "qwen2_vl_text": _MROPE,
+    "reformer": {"axial_pos_embds_dim": [16, 16], "axial_pos_shape": [8, 16], "attn_layers": ["local", "lsh"]},
+    "xmod": {"languages": ["en_XX", "de_DE"], "default_language": "en_XX"},
+    "zamba": {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2},
+    "zaya": {"num_experts_per_tok": 1},
 }
 """Model type -> what its own defaults, shrunk by name, do not get right."""
 
@@ -61,10 +92,11 @@ _TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "mask_token_
 _FREE_TOKENS = (3, 5, 6, 7, *range(VOCABULARY - 1, 8, -1))
 
 
-def shrink(kind: type[PreTrainedConfig], differing: Mapping[str, Any]) -> PreTrainedConfig:
+def shrink(kind: type[PreTrainedConfig], differing: Mapping[str, Any], *, causal: bool = False) -> PreTrainedConfig:
     """A class's default configuration, made tiny.
 
     Args:
+        causal: for a decoder; some classes serve both.
         differing: laid over it; a mapping for the configuration of a part.
     """
     differing = _merged(OVERRIDES.get(kind.model_type, {}), differing)
@@ -81,6 +113,8 @@ def shrink(kind: type[PreTrainedConfig], differing: Mapping[str, Any]) -> PreTra
             value = _smaller(name, value, free=free, has_words="vocab_size" in taken)
             if value is not None:
                 sizes[name] = value
+    if causal and "is_decoder" in taken:
+        sizes["is_decoder"] = True
     sizes |= {**_layers(own, taken), **_keys(own, taken)}
     parts = {name for name in differing if name in sizes and hasattr(sizes[name], "to_dict")}
     sizes |= {name: value for name, value in differing.items() if name not in parts}
@@ -206,8 +240,11 @@ def _classes(task: Task) -> Iterator[tuple[str, str]]:
             yield model_type, found if isinstance(found, str) else found[0]
 
 
+_REST = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
 def _takes(task: Task, model_type: str, architecture: str, *, served: set[str]) -> bool:
-    """Whether a class is for the task: AutoModel has bare models of all kinds, told apart by their main input."""
+    """Whether a class is for the task: AutoModel has bare models of all kinds, told apart by what they need."""
     import transformers
 
     if task.auto_classes != ("AutoModel",):
@@ -215,7 +252,9 @@ def _takes(task: Task, model_type: str, architecture: str, *, served: set[str]) 
     if model_type in served:
         return False
     try:
-        main = getattr(transformers, architecture).main_input_name
+        taken = inspect.signature(getattr(transformers, architecture).forward).parameters
     except (AttributeError, ImportError, RuntimeError):
         return False
-    return bool(main == ("input_ids" if task.family == "encoder" else "pixel_values"))
+    main = "input_ids" if task.family == "encoder" else "pixel_values"
+    needed = [name for name, each in taken.items() if each.default is each.empty and each.kind not in _REST]
+    return main in taken and set(needed) <= {"self", main}
