@@ -12,10 +12,11 @@ import hashlib
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnx_fleet import activation
 from onnx_fleet.errors import CatalogueInvalid, ExportUnsupported
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 Tensors = Mapping[str, "Tensor"]
 Feeds = Mapping[str, "np.ndarray"]
 Shape = tuple[str | int | None, ...]
+Head = Callable[[Tensors, Tensors], Mapping[str, "Tensor"]]
 
 _FILE_PREFIX = "recipes."
 
@@ -46,8 +48,10 @@ class Recipe:
 
     hidden_states: bool = False
     """Gives the head every layer's hidden states too: ``hidden_states.0``, the embeddings, to ``hidden_states.<n>``."""
-    head: Callable[[Tensors, Tensors], Mapping[str, Tensor]] | None = None
+    head: Head | None = None
     """(inputs, the family's outputs by its own names) -> what is added to them."""
+    head_of: Callable[[str, PreTrainedModel], Head] | None = None
+    """(task, model) -> the head of this very model, where it depends on what the model's configuration says."""
     outputs: Mapping[str, Shape] = field(default_factory=dict)
     """What the head adds: name -> the contract's symbols; None is a number that the model decides."""
     drop: tuple[str, ...] = ()
@@ -70,7 +74,21 @@ class Recipe:
     @property
     def needs_one_pass(self) -> bool:
         """Whether something in it speaks of the one pass of a model of one graph: its outputs, or cases to prove."""
-        return bool(self.head or self.outputs or self.drop or self.rename or self.hidden_states or self.cases)
+        return bool(
+            self.head or self.head_of or self.outputs or self.drop or self.rename or self.hidden_states or self.cases
+        )
+
+    def of(self, task: str, model: PreTrainedModel) -> Recipe:
+        """The recipe with the head that this model gets for this task.
+
+        Raises:
+            ExportUnsupported: it has two heads, or what the model's configuration asks of its head cannot be had.
+        """
+        if self.head_of is None:
+            return self
+        if self.head is not None:
+            raise ExportUnsupported("the recipe has a head and a head_of; keep the one that is meant")
+        return replace(self, head=self.head_of(task, model), head_of=None)
 
     def output_shapes(self, own: Mapping[str, Shape]) -> dict[str, Shape]:
         """The graph's outputs, in order: the family's that are kept, then the head's.
@@ -290,11 +308,15 @@ def hidden_layers(*layers: int) -> Recipe:
     )
 
 
-def _probabilities(inputs: Tensors, outputs: Tensors) -> dict[str, Tensor]:
-    """Softmax over the classes; a single logit, as re-rankers give it, goes through a sigmoid."""
-    logits = outputs["logits"]
-    return {"probabilities": logits.sigmoid() if logits.shape[-1] == 1 else logits.softmax(dim=-1)}
+def _probabilities(task: str, model: PreTrainedModel) -> Head:
+    """The scores that the library of the task makes of the logits."""
+    function = activation.of(task, model.config, folder=Path(str(model.name_or_path)))
+    return lambda inputs, outputs: {"probabilities": function(outputs["logits"])}
 
+
+_CLASSIFYING = (
+    "text-classification", "text-ranking", "zero-shot-classification", "image-classification", "audio-classification",
+)  # fmt: skip
 
 RECIPES: Mapping[str, Recipe] = {
     "cls": embedding("adds sentence_embedding: the first token's hidden state", _first_token),
@@ -313,9 +335,9 @@ RECIPES: Mapping[str, Recipe] = {
         lambda inputs, outputs: _normalised(_last_token(inputs, outputs)),
     ),
     "probabilities": Recipe(
-        summary="adds probabilities: softmax over the classes, sigmoid of a single one",
-        tasks=("text-classification", "text-ranking", "zero-shot-classification"),
+        summary="adds probabilities: what the task's library makes of the logits, as config.json says",
+        tasks=_CLASSIFYING,
         outputs={"probabilities": ("batch_size", None)},
-        head=_probabilities,
+        head_of=_probabilities,
     ),
 }

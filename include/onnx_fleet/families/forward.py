@@ -21,15 +21,17 @@ class Forward(torch.nn.Module):
         self.model = model
         self.config: PretrainedConfig = model.config
         self.own_outputs = tuple(outputs)
-        self.recipe = recipes.find(item.model.entry.recipe) if item.model.entry.recipe else None
+        name = item.model.entry.recipe
+        self.recipe = recipes.find(name) if name else None
+        self._own = self.recipe.of(item.model.task, model) if self.recipe else None
         self.outputs = self.recipe.output_shapes(outputs) if self.recipe else dict(outputs)
         """What forward gives: name -> the contract's symbols."""
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
-        wanted = {"output_hidden_states": True} if self.recipe and self.recipe.hidden_states else {}
+        wanted = {"output_hidden_states": True} if self._own and self._own.hidden_states else {}
         given = self.model(**inputs, return_dict=True, **wanted)
         own = {name: given[name] for name in self.own_outputs}
-        if self.recipe is None:
+        if self._own is None:
             return own
-        layers = given.get("hidden_states") if self.recipe.hidden_states else None
-        return self.recipe.outputs_of(inputs, own, layers=layers or ())
+        layers = given.get("hidden_states") if self._own.hidden_states else None
+        return self._own.outputs_of(inputs, own, layers=layers or ())
