@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +20,50 @@ def space(small_repo: Path) -> TokenSpace:
     return inputs.token_space(small_repo, ModelLimits(vocab_size=600, max_length=64, token_types=2, pad_token_id=0))
 
 
-def test_random_tokens_are_never_special(small_repo: Path, space: TokenSpace) -> None:
+def test_rows_are_random_words_in_the_frame_of_the_tokenizer(small_repo: Path, space: TokenSpace) -> None:
     packed = json.loads((small_repo / "tokenizer.json").read_bytes())
-    special = {token["id"] for token in packed["added_tokens"] if token["special"]}
+    special = {token["content"]: token["id"] for token in packed["added_tokens"] if token["special"]}
 
-    batch = inputs.random_batch(space, batch_size=50, length=60, seed=1)
+    ids = inputs.random_batch(space, batch_size=50, length=60, seed=1).input_ids
 
-    assert special
-    assert not special & set(batch.input_ids.ravel().tolist())
-    assert batch.input_ids.max() < 600
-    assert batch.input_ids.dtype == np.int64
+    assert set(ids[:, 0].tolist()) == {special["[CLS]"]}
+    assert set(ids[:, -1].tolist()) == {special["[SEP]"]}
+    assert not set(special.values()) & set(ids[:, 1:-1].ravel().tolist())
+    assert ids.max() < 600
+    assert ids.dtype == np.int64
+
+
+def test_a_row_too_short_for_the_frame_keeps_the_end_token(small_repo: Path, space: TokenSpace) -> None:
+    (end,) = space.frame.suffix
+
+    rows = [inputs.random_batch(space, batch_size=3, length=length, seed=1).input_ids for length in (1, 2)]
+
+    assert all((ids[:, -1] == end).all() for ids in rows)
+    assert len(set(rows[1][:, 0].tolist())) > 1
+
+
+def test_a_pairs_end_tokens_are_never_in_one_batch_with_a_texts(small_repo: Path, space: TokenSpace) -> None:
+    counts = [
+        {int((row == space.frame.suffix[0]).sum()) for row in batch.input_ids}
+        for batch in inputs.text_batches(small_repo, space)
+    ]
+
+    assert counts == [{1}, {2}]
+
+
+def test_tokens_that_a_configuration_names_are_not_drawn() -> None:
+    config = {"image_token_id": 7, "eos_token_id": [8, 9], "pad_token_id": -1, "text_config": {"bos_token_id": 6}}
+
+    assert inputs.special_tokens({**config, "vocab_size": 10, "sep_token_id": 50}, vocab_size=10) == {6, 7, 8, 9}
+
+
+def test_a_text_without_a_tokenizer_file_ends_as_its_model_asks(tmp_path: Path) -> None:
+    space = inputs.token_space(tmp_path, replace(LIMITS, end=2, special=frozenset({2})))
+
+    ids = inputs.random_batch(space, batch_size=2, length=9, seed=0).input_ids
+
+    assert (ids == 2).sum(axis=1).tolist() == [1, 1]
+    assert ids[:, -1].tolist() == [2, 2]
 
 
 def test_the_same_seed_gives_the_same_tokens(space: TokenSpace) -> None:
@@ -65,11 +100,11 @@ def test_replacing_what_is_masked_leaves_the_rest(space: TokenSpace) -> None:
 
 
 def test_text_goes_through_the_packed_tokenizer(small_repo: Path, space: TokenSpace) -> None:
-    batch = inputs.text_batch(small_repo, space)
+    texts, pairs = inputs.text_batches(small_repo, space)
 
-    assert len(batch) == len(inputs.TEXTS) - 1
-    assert batch.input_ids.shape[1] <= space.max_length
-    assert set(batch.token_type_ids[-1].tolist()) == {0, 1}
+    assert len(texts) == len(inputs.TEXTS)
+    assert max(texts.input_ids.shape[1], pairs.input_ids.shape[1]) <= space.max_length
+    assert set(pairs.token_type_ids[-1].tolist()) == {0, 1}
 
 
 @pytest.mark.parametrize(

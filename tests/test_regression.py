@@ -93,7 +93,11 @@ def test_an_equal_version_passes_and_takes_the_channel(
     assert (report.verdict, report.status, report.alike) == ("passed", "compared", True)
     assert report.compared_with == in_use.version
     assert {row.output for row in report.measured.outputs} == {"start_logits", "end_logits"}
-    assert {row.case.partition(",")[0] for row in report.measured.outputs} == {"batch_size 2", "4 texts"}
+    assert {row.case.partition(",")[0] for row in report.measured.outputs} == {
+        "batch_size 2",
+        "5 texts",
+        "2 pairs of texts",
+    }
     assert max(row.max_abs_diff or 0.0 for row in report.measured.outputs) == 0.0
     assert [(row.batch_size, row.sequence_length) for row in report.measured.latency] == [(1, 8), (4, 32)]
     for row in report.measured.latency:

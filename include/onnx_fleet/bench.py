@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnx_fleet import runtime
 from onnx_fleet.entry import LatencyGrid
 from onnx_fleet.errors import GpuUnavailable
+from onnx_fleet.frame import Frame
 from onnx_fleet.gpu import GpuOptions
 from onnx_fleet.graph import GraphInfo
 from onnx_fleet.noise import NoiseMeter
@@ -20,6 +21,7 @@ from onnx_fleet.variants import FP32
 if TYPE_CHECKING:
     import numpy as np
 
+    from onnx_fleet.inputs import TokenSpace
     from onnx_fleet.reference import Reference
     from onnx_fleet.runtime import Session
     from onnx_fleet.workloads import Workload
@@ -69,7 +71,7 @@ class Run:
     torch: Timed
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Bench:
     """What stays the same over all graphs and points."""
 
@@ -154,7 +156,7 @@ class Bench:
         """What a graph does at one point: full rows of random tokens, the same ones for all."""
         from onnx_fleet import workloads
 
-        return workloads.of(info, batch_size=point.batch_size, length=point.length, tokens=self._tokens)
+        return workloads.of(info, batch_size=point.batch_size, length=point.length, space=self._space)
 
     def _call(self, session: Session, feeds: Mapping[str, np.ndarray]) -> Callable[[], object]:
         return session.bind(feeds) if self.grid.io_binding else partial(session.run, feeds)
@@ -179,7 +181,7 @@ class Bench:
 
         runtime.open_placed(
             self.stage_dir / info.path,
-            feeds=workloads.shortest(info).feeds(info, seed=0),
+            feeds=workloads.shortest(info, space=self._space).feeds(info, seed=0),
             provider=self.provider,
             threads=self.threads,
             libraries=info.libraries,
@@ -187,12 +189,17 @@ class Bench:
         )
 
     @property
-    def _tokens(self) -> np.ndarray | None:
+    def frame(self) -> Frame:
+        """What stands around a text that is fed."""
+        return self._space.frame if self._space else Frame()
+
+    @cached_property
+    def _space(self) -> TokenSpace | None:
         from onnx_fleet import inputs
 
         if "input_ids" not in self.reference.parameters:
             return None
-        return inputs.token_space(self.stage_dir, self.reference.limits, bound=_NO_BOUND).tokens
+        return inputs.token_space(self.stage_dir, self.reference.limits, bound=_NO_BOUND)
 
 
 def _in_full_precision(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from onnx_fleet import comparison, runtime
 from onnx_fleet.comparison import Case, CheckRow
@@ -60,10 +59,7 @@ class Pair:
         """What the graph does at one size, with inputs for whatever either version takes."""
         from onnx_fleet import workloads
 
-        tokens = None if space is None else space.tokens
-        both = [
-            workloads.of(info, batch_size=batch_size, length=length, tokens=tokens) for info in (self.old, self.new)
-        ]
+        both = [workloads.of(info, batch_size=batch_size, length=length, space=space) for info in (self.old, self.new)]
         before = {work.phase: work.feeds(self.old, seed=0) for work in both[0]}
         for work in both[1]:
             yield work, {**before.get(work.phase, {}), **work.feeds(self.new, seed=0)}
@@ -78,18 +74,9 @@ def token_space(stage_dir: Path, *, longest: int, fixed_length: int | None = Non
     """
     from onnx_fleet import inputs
 
-    config = json.loads((stage_dir / "config.json").read_text(encoding="utf-8"))
-    told: Mapping[str, Any] = next(
-        (each for each in (config, config.get("text_config")) if isinstance(each, dict) and each.get("vocab_size")), {}
-    )
-    if not told:
+    limits = inputs.limits_of_files(stage_dir)
+    if limits is None:
         return None
-    limits = inputs.ModelLimits(
-        vocab_size=int(told["vocab_size"]),
-        max_length=None,
-        token_types=int(told.get("type_vocab_size") or 1),
-        pad_token_id=int(told.get("pad_token_id") or 0),
-    )
     return inputs.token_space(stage_dir, limits, bound=longest, fixed_length=fixed_length)
 
 
@@ -135,8 +122,8 @@ def _cases(pair: Pair, *, space: TokenSpace | None, longest: int) -> Iterator[tu
         yield f"{work.text}, seed 0", feeds
     takes = {spec.name for info in (pair.old, pair.new) for spec in info.inputs}
     if space is not None and takes <= _TEXT_INPUTS and (pair.new_folder / "tokenizer.json").exists():
-        batch = inputs.text_batch(pair.new_folder, space)
-        yield f"{len(batch)} texts, {_PADDED}", batch.feeds
+        for batch, what in zip(inputs.text_batches(pair.new_folder, space), ("texts", "pairs of texts"), strict=True):
+            yield f"{len(batch)} {what}, {_PADDED}", batch.feeds
 
 
 def _compared(pair: Pair, old: Arrays, new: Arrays, *, feeds: Arrays, case: Case) -> tuple[CheckRow, ...]:

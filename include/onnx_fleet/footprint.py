@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from onnx_fleet import gpu, memory, runtime
+from onnx_fleet.frame import Frame
 from onnx_fleet.gpu import GpuOptions
 from onnx_fleet.graph import GraphInfo
 
@@ -24,6 +25,8 @@ class FootprintRequest:
     threads: int
     batch_size: int
     sequence_length: int
+    frame: Frame = field(default_factory=Frame)
+    """What stands around a text."""
     gpu: GpuOptions = field(default_factory=GpuOptions)
 
 
@@ -47,8 +50,9 @@ def take(request: FootprintRequest) -> Footprint:
     Raises:
         GpuUnavailable, ValidationFailed: a graph does not load or run.
     """
-    from onnx_fleet import workloads
+    from onnx_fleet import inputs, workloads
 
+    space = inputs.of_one_word(request.frame)
     device_id = request.gpu.device_id if runtime.require_provider(request.provider).memory == "cuda" else None
     before = None if device_id is None else gpu.memory_used_bytes(device_id)
     sessions = [
@@ -62,7 +66,7 @@ def take(request: FootprintRequest) -> Footprint:
         for info in request.graphs
     ]
     for info, session in zip(request.graphs, sessions, strict=True):
-        for work in workloads.of(info, batch_size=request.batch_size, length=request.sequence_length):
+        for work in workloads.of(info, batch_size=request.batch_size, length=request.sequence_length, space=space):
             session.run(work.feeds(info, seed=0))
     after = None if device_id is None else gpu.memory_used_bytes(device_id)
     return Footprint(

@@ -1,14 +1,22 @@
-"""Inputs to prove and measure a graph with: random tokens, real text, padding on either side. numpy only."""
+"""Inputs to prove and measure a graph with: random tokens, real text, padding on either side. numpy only.
+
+This is the one place that says what a row of tokens may look like: random words in the frame that the repo's tokenizer
+puts around a text, and no other special token. Classifiers of BART's kind read the end token, CLIP's texts are pooled
+there, and a placeholder of an image among the words would be one.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+
+from onnx_fleet.frame import Frame
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -28,6 +36,8 @@ TEXTS = (
 )
 _NO_TOKENIZER_LIMIT = 1_000_000
 """tokenizer_config.json writes 1e30 for none."""
+_SPECIAL_KEYS = re.compile(r"_token_(id|ids|index)$")
+"""How a configuration calls tokens that mean something to its model: ``eos_token_id``, ``image_token_index``, …"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +50,10 @@ class ModelLimits:
     token_types: int
     """1 where token_type_ids have one value only, or are not taken."""
     pad_token_id: int
+    special: frozenset[int] = frozenset()
+    """Ids that its configuration has a meaning for."""
+    end: int | None = None
+    """What a text has to end with where no tokenizer says so; None where nothing has to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +62,7 @@ class TokenSpace:
 
     tokens: np.ndarray
     """int64 [count]: the ids to draw from, without special ones."""
+    frame: Frame = field(default_factory=Frame)
     token_types: int
     pad_token_id: int
     max_length: int
@@ -106,13 +121,18 @@ def token_space(
         bound: no sequence is longer than this, whatever they say.
         fixed_length: the only one that the graph takes, padding included.
     """
-    special = {limits.pad_token_id}
+    special = {limits.pad_token_id, *limits.special}
+    prefix: tuple[int, ...] = ()
+    suffix: tuple[int, ...] = () if limits.end is None else (limits.end,)
     if (stage_dir / "tokenizer.json").exists():
         packed = json.loads((stage_dir / "tokenizer.json").read_text(encoding="utf-8"))
         special |= {token["id"] for token in packed.get("added_tokens", ()) if token.get("special")}
+        prefix, suffix = _around_a_text(stage_dir / "tokenizer.json", vocab_size=limits.vocab_size)
     tokens = np.setdiff1d(np.arange(limits.vocab_size), sorted(special))
+    tokens = tokens if tokens.size else np.arange(limits.vocab_size)
     return TokenSpace(
-        tokens=tokens if tokens.size else np.arange(limits.vocab_size),
+        tokens=tokens,
+        frame=Frame(prefix=prefix, suffix=suffix, word=int(tokens[min(1, len(tokens) - 1)])),
         token_types=limits.token_types,
         pad_token_id=limits.pad_token_id,
         max_length=min(limits.max_length or bound, _tokenizer_limit(stage_dir) or bound, fixed_length or bound, bound),
@@ -120,26 +140,109 @@ def token_space(
     )
 
 
+def of_one_word(frame: Frame) -> TokenSpace:
+    """A space of the frame and its word alone, where only the sizes of what is fed matter."""
+    return TokenSpace(
+        tokens=np.array([frame.word]), frame=frame, token_types=1, pad_token_id=0, max_length=LENGTH_BOUND
+    )
+
+
+def limits_of_files(stage_dir: Path) -> ModelLimits | None:
+    """What a stage's config.json says that its model takes; None of a model without a vocabulary."""
+    config = json.loads((stage_dir / "config.json").read_text(encoding="utf-8"))
+    told: Mapping[str, Any] = next(
+        (each for each in (config, config.get("text_config")) if isinstance(each, dict) and each.get("vocab_size")), {}
+    )
+    if not told:
+        return None
+    size = int(told["vocab_size"])
+    return ModelLimits(
+        vocab_size=size,
+        max_length=None,
+        token_types=int(told.get("type_vocab_size") or 1),
+        pad_token_id=known_token(told.get("pad_token_id"), size) or 0,
+        special=special_tokens(config, vocab_size=size),
+        end=known_token(told.get("eos_token_id"), size) if config.get("is_encoder_decoder") else None,
+    )
+
+
+def special_tokens(config: Mapping[str, Any], *, vocab_size: int) -> frozenset[int]:
+    """The ids that a configuration has a meaning for, at any depth."""
+
+    def found(value: object, *, named: bool) -> Iterator[int]:
+        if isinstance(value, Mapping):
+            for key, part in value.items():
+                yield from found(part, named=bool(_SPECIAL_KEYS.search(str(key))))
+        elif named and isinstance(value, list | tuple):
+            for part in value:
+                yield from found(part, named=True)
+        elif named and (token := known_token(value, vocab_size)) is not None:
+            yield token
+
+    return frozenset(found(config, named=False))
+
+
+def known_token(token: object, vocab_size: int) -> int | None:
+    """An id that the vocabulary has: configurations also write -1, or another vocabulary's."""
+    return token if isinstance(token, int) and 0 <= token < vocab_size else None
+
+
+def _around_a_text(path: Path, *, vocab_size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The ids that a tokenizer.json puts before a text and behind it."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    for text in TEXTS:
+        plain = tokenizer.encode(text, add_special_tokens=False).ids
+        whole = tokenizer.encode(text).ids
+        for start in range(len(whole) - len(plain) + 1) if plain else ():
+            if whole[start : start + len(plain)] == plain:
+                before, behind = whole[:start], whole[start + len(plain) :]
+                return tuple(_known(before, vocab_size)), tuple(_known(behind, vocab_size))
+    return (), ()
+
+
+def _known(tokens: Sequence[int], vocab_size: int) -> Iterator[int]:
+    return (token for token in tokens if token < vocab_size)
+
+
+def random_ids(space: TokenSpace, shape: Sequence[int], *, rng: np.random.Generator) -> np.ndarray:
+    """int64 of a shape whose last axis is tokens: random words in the tokenizer's frame."""
+    return space.frame.around(rng.choice(space.tokens, size=tuple(shape)).astype(np.int64))
+
+
 def random_batch(space: TokenSpace, *, batch_size: int, length: int, seed: int) -> Batch:
-    """Full rows of random tokens; every token type that the model has, in every row of two tokens and more."""
+    """Full rows of random words in the tokenizer's frame; every token type that the model has, in every row of two
+    tokens and more.
+    """
     rng = np.random.default_rng((seed, batch_size, length))
     types = np.arange(length) * space.token_types // length
     return Batch(
-        input_ids=rng.choice(space.tokens, size=(batch_size, length)).astype(np.int64),
+        input_ids=random_ids(space, (batch_size, length), rng=rng),
         attention_mask=np.ones((batch_size, length), dtype=np.int64),
         token_type_ids=np.tile(types.astype(np.int64), (batch_size, 1)),
     )
 
 
-def text_batch(stage_dir: Path, space: TokenSpace, *, texts: Sequence[str] = TEXTS) -> Batch:
-    """Texts, the last two as a pair, through the packed tokenizer; padded on the right."""
+def text_batches(stage_dir: Path, space: TokenSpace, *, texts: Sequence[str] = TEXTS) -> tuple[Batch, Batch]:
+    """Texts one by one, and pairs of them, through the packed tokenizer; each a batch that is padded on the right.
+
+    They are no one batch: a pair has more end tokens than a text, and classifiers that read them take rows of equally
+    many.
+    """
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(stage_dir / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(space.max_length)
-    encodings = [*map(tokenizer.encode, texts[:-2]), tokenizer.encode(texts[-2], texts[-1])]
-    return pad([row_of(encoding, space) for encoding in encodings], side="right", space=space)
+    alone = map(tokenizer.encode, texts)
+    pairs = (tokenizer.encode(*pair) for pair in zip(texts[-2:], texts[:-3:-1], strict=True))
+    singles, doubles = (
+        pad([row_of(encoding, space) for encoding in each], side="right", space=space) for each in (alone, pairs)
+    )
+    return singles, doubles
 
 
 def row_of(encoding: Encoding, space: TokenSpace) -> Batch:

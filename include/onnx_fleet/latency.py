@@ -274,6 +274,7 @@ def _footprints(bench: Bench, graphs: tuple[GraphInfo, ...], *, largest: Point) 
             threads=bench.threads,
             batch_size=largest.batch_size,
             sequence_length=largest.length,
+            frame=bench.frame,
             gpu=bench.gpu,
         )
         log_file = bench.stage_dir / stage.PRIVATE / "footprint.log"

@@ -53,7 +53,9 @@ class Reference:
     @cached_property
     def limits(self) -> ModelLimits:
         """Of a model that takes tokens."""
-        return _limits(self.model)
+        from onnx_fleet import model_limits
+
+        return model_limits.of(self.model)
 
     @cached_property
     def weights(self) -> dict[str, np.ndarray]:
@@ -214,29 +216,3 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _limits(model: Any) -> ModelLimits:
-    config = model.config.get_text_config()
-    takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
-    return ModelLimits(
-        vocab_size=int(config.vocab_size),
-        max_length=_max_length(model),
-        token_types=max(1, int(getattr(config, "type_vocab_size", None) or 1)) if takes_types else 1,
-        pad_token_id=int(getattr(config, "pad_token_id", None) or 0),
-    )
-
-
-_POSITION_TABLES = ("position_embeddings", "embed_positions", "wpe", "position_embedding")
-
-
-def _max_length(model: Any) -> int | None:
-    """From the position table where there is one: RoBERTa's keeps its first rows, up to the padding's, for padding."""
-    from torch.nn import Embedding
-
-    for name, module in model.named_modules():
-        if name.rpartition(".")[2] in _POSITION_TABLES and isinstance(module, Embedding):
-            reserved = 0 if module.padding_idx is None else module.padding_idx + 1
-            return int(module.num_embeddings) - reserved - int(getattr(module, "offset", 0))
-    stated = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return int(stated) if stated and stated > 0 else None

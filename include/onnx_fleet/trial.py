@@ -58,8 +58,7 @@ def _faults(request: TrialRequest, info: GraphInfo) -> Iterator[str]:
     try:
         session = runtime.open_session(request.folder / info.path, threads=1, libraries=info.libraries)
         for rows in _ROWS:
-            tokens = None if space is None else space.tokens
-            for work in workloads.of(info, batch_size=rows, length=only or _LENGTH, tokens=tokens):
+            for work in workloads.of(info, batch_size=rows, length=only or _LENGTH, space=space):
                 outputs = session.run(work.feeds(info, seed=_SEED))
                 yield from (
                     f"{name} has values that are not a number, on {work.text}"

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnx_fleet import inputs
+from onnx_fleet.frame import Frame
 from onnx_fleet.graph import GraphInfo, TensorSpec
+from onnx_fleet.inputs import TokenSpace
 
 if TYPE_CHECKING:
     from onnx_fleet.reference import Reference
@@ -30,6 +32,8 @@ _DEFAULT_SIZES: Mapping[str, int] = {
     "num_images": 2,
 }
 """Of axes that no latency grid knows; a model that wants others has them as numbers in its graph."""
+_WHOLE_TEXTS = ("forward", "encode")
+"""Phases whose input_ids are whole texts, and not what a decoder goes on from."""
 _DECODED = 8
 """Tokens that a decoder behind an encoder has already given, where one more is timed."""
 _FRAMES_A_STATE, _SAMPLES_A_STATE = 4, 512
@@ -44,8 +48,8 @@ class Workload:
     """``forward``; ``prompt`` and ``step`` of a graph with a cache; ``encode`` of an encoder before a decoder."""
     sizes: Mapping[str, int]
     """Symbol -> size, for every symbol of the graph's inputs."""
-    tokens: np.ndarray = field(default_factory=lambda: np.array([1]))
-    """int64: the ids to draw from."""
+    space: TokenSpace = field(default_factory=lambda: inputs.of_one_word(Frame()))
+    """What tokens are drawn from."""
 
     @property
     def text(self) -> str:
@@ -70,19 +74,23 @@ class Workload:
         if spec.name == "token_type_ids" or np.dtype(spec.dtype).kind == "b":
             return np.zeros(shape, dtype=spec.dtype)
         if np.dtype(spec.dtype).kind in "iu":
-            return rng.choice(self.tokens, size=shape).astype(spec.dtype)
+            whole = spec.name == "input_ids" and self.phase in _WHOLE_TEXTS
+            words = (
+                inputs.random_ids(self.space, shape, rng=rng) if whole else rng.choice(self.space.tokens, size=shape)
+            )
+            return words.astype(spec.dtype)
         return rng.standard_normal(shape).astype(spec.dtype)
 
 
 def of(
-    info: GraphInfo, *, batch_size: int, length: int, tokens: np.ndarray | None = None, decoded: int = _DECODED
+    info: GraphInfo, *, batch_size: int, length: int, space: TokenSpace | None = None, decoded: int = _DECODED
 ) -> tuple[Workload, ...]:
     """Every kind of work that a graph does, for so many rows.
 
     Args:
         length: tokens in a row: of the prompt, of the encoder's input, or up to the end of the step.
         decoded: tokens that a decoder behind an encoder has given before the step.
-        tokens: the ids to draw from; None draws only id 1, which every vocabulary has.
+        space: what tokens are drawn from; None draws only id 1, which every vocabulary has.
     """
     symbols = {axis for spec in info.inputs for axis in spec.shape if isinstance(axis, str)}
     behind_encoder = "encoder_hidden_states" in {spec.name for spec in info.inputs}
@@ -117,14 +125,14 @@ def of(
         }
         used = {name: size for name, size in sizes.items() if name in symbols | set(own)}
         made.append(
-            Workload(phase=phase, sizes=used) if tokens is None else Workload(phase=phase, sizes=used, tokens=tokens)
+            Workload(phase=phase, sizes=used) if space is None else Workload(phase=phase, sizes=used, space=space)
         )
     return tuple(made)
 
 
-def shortest(info: GraphInfo) -> Workload:
+def shortest(info: GraphInfo, *, space: TokenSpace | None = None) -> Workload:
     """One row of a few tokens: placement is judged by how large the tensors are."""
-    return of(info, batch_size=1, length=5)[0]
+    return of(info, batch_size=1, length=5, space=space)[0]
 
 
 def fixed_length(graphs: Iterable[GraphInfo]) -> int | None:

@@ -58,7 +58,7 @@ def text_alone(subject: Subject) -> Iterator[CheckRow]:
         )
     if (subject.stage_dir / "tokenizer.json").exists():
         case = subject.case("text_alone", "texts of several scripts through the packed tokenizer", role=role)
-        feeds = _taken(subject, inputs.text_batch(subject.stage_dir, subject.space))
+        feeds = _taken(subject, inputs.text_batches(subject.stage_dir, subject.space)[0])
         actual, faults = run(subject, feeds, case=case, role=role)
         yield from faults or compare(subject.reference.graph(role, feeds), actual, case=case)
 
@@ -150,7 +150,7 @@ def sensitivity(subject: Subject) -> Iterator[CheckRow]:
 
 
 def _row(subject: Subject, length: int) -> Batch:
-    """One text of random tokens with the end token that CLIP pools."""
+    """One text of random tokens."""
     fitting = min(length, subject.space.max_length)
     return _ended(subject, inputs.random_batch(subject.space, batch_size=1, length=fitting, seed=SEED))
 
@@ -162,8 +162,9 @@ def _text(subject: Subject, count: int, *, length: int) -> dict[str, np.ndarray]
 
 
 def _ended(subject: Subject, batch: Batch) -> Batch:
+    """With the end token that CLIP pools where the tokenizer puts none."""
     end = subject.reference.model.config.get_text_config().eos_token_id
-    if not isinstance(end, int) or not 0 <= end < subject.reference.limits.vocab_size:
+    if subject.space.frame.suffix or not isinstance(end, int) or not 0 <= end < subject.reference.limits.vocab_size:
         return batch
     return replace(batch, input_ids=np.concatenate([batch.input_ids[:, :-1], np.full((len(batch), 1), end)], axis=1))
 

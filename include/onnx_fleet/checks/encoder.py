@@ -44,12 +44,13 @@ def parity(subject: Subject) -> Iterator[CheckRow]:
 
 def text(subject: Subject) -> Iterator[CheckRow]:
     """Every output equals PyTorch's on real text through the packed tokenizer, sentence pairs too."""
-    case = subject.case("text", f"{len(inputs.TEXTS) - 1} texts of several scripts, the last one a pair, padded right")
     if subject.without_text:
-        yield case.row("skipped", passed=True, detail=subject.without_text)
+        yield subject.case("text", "texts of several scripts").row("skipped", passed=True, detail=subject.without_text)
         return
-    batch = inputs.text_batch(subject.stage_dir, subject.space)
-    yield from _against(subject, case, batch, expected=subject.reference(subject.feeds(batch)))
+    batches = inputs.text_batches(subject.stage_dir, subject.space)
+    for batch, what in zip(batches, ("texts", "pairs of texts"), strict=True):
+        case = subject.case("text", f"{len(batch)} {what} of several scripts, padded right")
+        yield from _against(subject, case, batch, expected=subject.reference(subject.feeds(batch)))
 
 
 def padding_left(subject: Subject) -> Iterator[CheckRow]:

@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from onnx_fleet import graph as graphs
 from onnx_fleet import inputs, recipes, stage, workloads
 from onnx_fleet.checks import source_and_target
@@ -15,6 +13,7 @@ from onnx_fleet.checks.subject import SEED, Subject, checks_of
 from onnx_fleet.comparison import Case, CheckRow, compare
 from onnx_fleet.errors import GpuUnavailable, ValidationFailed
 from onnx_fleet.graph import SYMBOLS, GraphInfo, TensorSpec
+from onnx_fleet.inputs import TokenSpace
 from onnx_fleet.runtime import require_placed
 from onnx_fleet.tensors import Weight, weights_of
 
@@ -92,7 +91,7 @@ def external_data(subject: Subject) -> Iterator[CheckRow]:
 def placement(subject: Subject) -> Iterator[CheckRow]:
     """The nodes ran on the provider that was asked for, by the session's own profile."""
     for role, info in subject.graphs.items():
-        work = workloads.shortest(info)
+        work = workloads.shortest(info, space=_space(subject))
         case = subject.case("placement", work.text, role=role)
         try:
             found = subject.session(role).prove_placement(work.feeds(info, seed=SEED))
@@ -111,10 +110,14 @@ def dynamic(subject: Subject) -> Iterator[CheckRow]:
     for role, info in subject.graphs.items():
         takes_tokens = "input_ids" in {spec.name for spec in info.inputs}
         sizes = [(rows, min(length, limit or length)) for rows, length in DYNAMIC_SIZES]
-        works = [work for rows, length in sizes for work in workloads.of(info, batch_size=rows, length=length)]
+        works = [
+            work
+            for rows, length in sizes
+            for work in workloads.of(info, batch_size=rows, length=length, space=_space(subject))
+        ]
         if takes_tokens:
             rows, length = LARGEST_BATCH
-            works += workloads.of(info, batch_size=rows, length=min(length, limit or length))
+            works += workloads.of(info, batch_size=rows, length=min(length, limit or length), space=_space(subject))
         for work in (*works, *_longest(subject, info, limit=limit)):
             yield from _sizes_kept(subject, info, work, case=subject.case("dynamic", work.text, role=role))
 
@@ -126,7 +129,7 @@ def recipe_cases(subject: Subject) -> Iterator[CheckRow]:
     if cases is None:
         return
     (info,) = subject.graphs.values()  # the export refuses cases for more
-    work = workloads.of(info, batch_size=2, length=9, tokens=_tokens(subject))[0]
+    work = workloads.of(info, batch_size=2, length=9, space=_space(subject))[0]
     for text, feeds in cases(work.feeds(info, seed=SEED)).items():
         case = subject.case("recipe_cases", f"{text}, {work.text}, seed {SEED}")
         try:
@@ -137,8 +140,8 @@ def recipe_cases(subject: Subject) -> Iterator[CheckRow]:
         yield from compare(subject.reference(feeds), found, case=case)
 
 
-def _tokens(subject: Subject) -> np.ndarray | None:
-    return subject.space.tokens if "input_ids" in subject.reference.parameters else None
+def _space(subject: Subject) -> TokenSpace | None:
+    return subject.space if "input_ids" in subject.reference.parameters else None
 
 
 def _longest(subject: Subject, info: GraphInfo, *, limit: int | None) -> Iterator[workloads.Workload]:
@@ -148,9 +151,9 @@ def _longest(subject: Subject, info: GraphInfo, *, limit: int | None) -> Iterato
     if "decoder_sequence_length" in symbols:  # the target may be shorter than the source
         target = source_and_target.target_limit(subject)
         length = length if "past_sequence_length" in symbols else min(length, target)
-        yield from workloads.of(info, batch_size=1, length=length, decoded=target - 1)
+        yield from workloads.of(info, batch_size=1, length=length, space=_space(subject), decoded=target - 1)
     elif limit is not None and symbols & _LENGTHS:
-        yield from workloads.of(info, batch_size=1, length=length)
+        yield from workloads.of(info, batch_size=1, length=length, space=_space(subject))
     elif limit is None and symbols & LONGEST_SOUND.keys():
         for work in workloads.of(info, batch_size=1, length=1):
             yield replace(work, sizes={name: LONGEST_SOUND.get(name, size) for name, size in work.sizes.items()})

@@ -64,11 +64,11 @@ def _source(subject: Subject, specs: Sequence[TensorSpec], *, length: int, row: 
         if spec.name == "attention_mask":
             made[spec.name] = np.ones(shape, dtype=np.int64)
         elif spec.name == "input_ids":
-            made[spec.name] = rng.choice(subject.space.tokens, size=shape).astype(np.int64)
+            made[spec.name] = np.full(shape, subject.space.pad_token_id, dtype=np.int64)
+            made[spec.name][:, :length] = inputs.random_ids(subject.space, (shape[0], min(length, shape[1])), rng=rng)
         else:
             made[spec.name] = rng.standard_normal(shape).astype(spec.dtype)
     if subject.space.fixed_length is not None and "attention_mask" in made:
-        made["input_ids"][:, length:] = subject.space.pad_token_id
         made["attention_mask"][:, length:] = 0
     return made
 

@@ -91,7 +91,7 @@ def padding(subject: Subject) -> Iterator[CheckRow]:
     """Rows padded on the left equal the same rows alone, and themselves with other tokens under the mask."""
     prompt = _prompt(subject, (2, 1), kind="noise")
     ids = prompt.feeds["input_ids"]
-    noise = np.random.default_rng(SEED).choice(_words(subject), size=ids.shape)
+    noise = np.random.default_rng(SEED).choice(subject.space.tokens, size=ids.shape)
     noisy = replace(prompt, feeds={**prompt.feeds, "input_ids": np.where(prompt.real, ids, noise)})
     rows = [prompt.row(index) for index in range(len(ids))]
     runs = partial(_pytorch, subject), partial(_graphs, subject)
@@ -222,11 +222,6 @@ def _vectors(subject: Subject) -> int:
     return int(subject.graph("vision_encoder").outputs[0].shape[1])
 
 
-def _words(subject: Subject) -> np.ndarray:
-    words: np.ndarray = subject.space.tokens[subject.space.tokens != subject.reference.model.config.image_token_id]
-    return words
-
-
 def _prompt(subject: Subject, counts: tuple[int, ...], *, kind: Kind, lengths: Sequence[int] = TEXT_LENGTHS) -> Prompt:
     """One row a count of images; the first image of the first row is not filled to its lower edge.
 
@@ -258,7 +253,7 @@ def prompt_of(
     rng = np.random.default_rng((SEED, *counts, *lengths))
     rows = []
     for count, length in zip(counts, cycle(lengths)):
-        text = rng.choice(_words(subject), size=length)
+        text = rng.choice(subject.space.tokens, size=length)
         image = np.full(count * _vectors(subject), config.image_token_id)
         rows.append(np.concatenate([text[:2], image, text[2:]]))
     longest = max(map(len, rows))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from onnx_fleet import inputs, model_limits
 from onnx_fleet.families import Family, GraphSpec, Shape, model_class
 from onnx_fleet.families.forward import Forward
 from onnx_fleet.families.loading import load
@@ -40,17 +43,10 @@ def whole(item: WorkItem, model: PreTrainedModel) -> Forward:
 
 def graphs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
     """The one graph of an encoder."""
-    module, config = whole(item, model), model.config
+    module = whole(item, model)
     choices = item.model.task == "multiple-choice"
     shape = (_EXAMPLE_BATCH, _EXAMPLE_CHOICES, _EXAMPLE_LENGTH) if choices else (_EXAMPLE_BATCH, _EXAMPLE_LENGTH)
-    attention_mask = torch.ones(shape, dtype=torch.int64)
-    attention_mask[-1, ..., -_EXAMPLE_PADDING:] = 0
-    tokens = (torch.arange(attention_mask.numel()).reshape(shape) * 31 + config.vocab_size // 2) % config.vocab_size
-    padding = getattr(config, "pad_token_id", None) or 0
-    example = {
-        "input_ids": torch.where(attention_mask.bool(), tokens, padding),
-        "attention_mask": attention_mask,
-    }
+    example = _rows(model, shape)
     if takes_token_types(model):
         example["token_type_ids"] = (torch.arange(_EXAMPLE_LENGTH) > _EXAMPLE_LENGTH // 2).long().expand(shape).clone()
     return (
@@ -72,6 +68,16 @@ def outputs(item: WorkItem, model: PreTrainedModel) -> dict[str, Shape]:
     of_task = OUTPUTS[item.model.task]
     projected = of_task == _HIDDEN and "text_embeds" in model_class.output_names(type(model))
     return {**of_task, **(_PROJECTED if projected else {})}
+
+
+def _rows(model: PreTrainedModel, shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    """Texts as the source's tokenizer frames them, the last of the batch shorter and padded."""
+    rng, space = np.random.default_rng(0), inputs.token_space(Path(str(model.name_or_path)), model_limits.of(model))
+    ids, short = inputs.random_ids(space, shape, rng=rng), shape[-1] - _EXAMPLE_PADDING
+    mask = np.ones(shape, dtype=np.int64)
+    ids[-1, ..., :short] = inputs.random_ids(space, (*shape[1:-1], short), rng=rng)
+    ids[-1, ..., short:], mask[-1, ..., short:] = space.pad_token_id, 0
+    return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
 
 
 def takes_token_types(model: PreTrainedModel) -> bool:

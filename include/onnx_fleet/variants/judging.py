@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from onnx_fleet import graph, runtime, stage, workloads
+from onnx_fleet import graph, inputs, runtime, stage, workloads
 from onnx_fleet.errors import GpuUnavailable, ValidationFailed
 from onnx_fleet.gpu import GpuOptions
 from onnx_fleet.graph import GraphInfo
@@ -132,9 +132,11 @@ def _judge(
 
 
 def _open(request: JudgingRequest, info: GraphInfo) -> Session:
+    limits = inputs.limits_of_files(request.stage)
+    space = None if limits is None else inputs.token_space(request.stage, limits)
     return runtime.open_placed(
         request.stage / info.path,
-        feeds=workloads.shortest(info).feeds(info, seed=0),
+        feeds=workloads.shortest(info, space=space).feeds(info, seed=0),
         provider=request.provider,
         threads=1,
         libraries=info.libraries,

@@ -1,0 +1,43 @@
+"""What a loaded model takes of tokens, as the model itself says: its tables before its configuration. Imports torch."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch.nn import Embedding
+
+from onnx_fleet import inputs
+from onnx_fleet.inputs import ModelLimits
+
+_POSITION_TABLES = ("position_embeddings", "embed_positions", "wpe", "position_embedding")
+
+
+def of(model: Any) -> ModelLimits:
+    """Of a transformers model that takes tokens."""
+    config = model.config.get_text_config()
+    takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
+    size = int(config.vocab_size)
+    return ModelLimits(
+        vocab_size=size,
+        max_length=_max_length(model),
+        token_types=max(1, int(getattr(config, "type_vocab_size", None) or 1)) if takes_types else 1,
+        pad_token_id=inputs.known_token(getattr(config, "pad_token_id", None), size) or 0,
+        special=inputs.special_tokens(model.config.to_dict(), vocab_size=size),
+        end=inputs.known_token(getattr(config, "eos_token_id", None), size) if _reads_the_end(model) else None,
+    )
+
+
+def _reads_the_end(model: Any) -> bool:
+    """Whether texts have to end with its end token: encoder-decoders are made for that, and classify there."""
+    return bool(getattr(model.config, "is_encoder_decoder", False))
+
+
+def _max_length(model: Any) -> int | None:
+    """From the position table where there is one: RoBERTa's keeps its first rows, up to the padding's, for padding."""
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] in _POSITION_TABLES and isinstance(module, Embedding):
+            reserved = 0 if module.padding_idx is None else module.padding_idx + 1
+            return int(module.num_embeddings) - reserved - int(getattr(module, "offset", 0))
+    stated = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return int(stated) if stated and stated > 0 else None
