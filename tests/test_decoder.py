@@ -85,6 +85,11 @@ def test_a_model_that_keeps_no_keys_and_values_is_refused_in_words(tmp_path: Pat
         export_from_zoo("MambaForCausalLM", tmp_path)
 
 
+def test_a_model_that_keeps_more_than_keys_and_values_is_refused_by_the_name_of_it(tmp_path: Path) -> None:
+    with pytest.raises(ExportUnsupported, match="DeepseekV32ForCausalLM keeps indexer_keys beside keys and values"):
+        export_from_zoo("DeepseekV32ForCausalLM", tmp_path)
+
+
 def test_full_prompts_hide_a_lost_mask(gpt2: Exported, tmp_path: Path) -> None:
     """Why batches are padded: without padding the broken graph is equal to PyTorch."""
     broken = gpt2.copy(tmp_path)

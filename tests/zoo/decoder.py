@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from zoo.architecture import POSITIONS, VOCABULARY, Architecture
+from zoo.tiny import shrunk
 
 _SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -92,4 +93,5 @@ DECODERS: tuple[Architecture, ...] = (
     _row("ModernBertDecoderForCausalLM", local_attention=8, layer_types=["sliding_attention", "full_attention"]),
     _row("Lfm2ForCausalLM", **_GROUPED, layer_types=["conv", "full_attention"], block_ff_dim=64),
     _row("MambaForCausalLM", state_size=8),
+    shrunk("DeepseekV32ForCausalLM", "text-generation"),
 )

@@ -7,9 +7,11 @@ an empty cache is the prompt, one new token a step.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
 from onnx_fleet.errors import ExportUnsupported
@@ -110,6 +112,11 @@ def cache_sizes(item: WorkItem, model: PreTrainedModel) -> tuple[tuple[tuple[int
     with torch.inference_mode():
         given = model(input_ids=tokens, attention_mask=tokens, use_cache=True, return_dict=True)
     layers = getattr(given.get("past_key_values"), "layers", ())
+    if more := sorted({name for layer in layers for name in _beside(layer)}):
+        raise ExportUnsupported(
+            f"{item.model.repo_id}@{item.model.commit[:8]}: {item.model.architecture} keeps {', '.join(more)} beside "
+            f"keys and values between steps, which no consumer of ONNX bundles feeds; serve it with PyTorch"
+        )
     kept = [(getattr(layer, "keys", None), getattr(layer, "values", None)) for layer in layers]
     sizes = tuple((_sizes(key), _sizes(value)) for key, value in kept)
     whole_sizes = tuple((key, value) for key, value in sizes if key is not None and value is not None)
@@ -119,6 +126,14 @@ def cache_sizes(item: WorkItem, model: PreTrainedModel) -> tuple[tuple[tuple[int
             f"and values between steps, which no consumer of ONNX bundles feeds; serve it with PyTorch"
         )
     return whole_sizes
+
+
+def _beside(layer: object) -> Iterator[str]:
+    """What a layer keeps of each row beside keys and values: an indexer's keys, the states of a convolution."""
+    for name, value in vars(layer).items():
+        of_rows = any(isinstance(each, Tensor) and each.dim() > 1 for each in tree_leaves(value))
+        if of_rows and name not in ("keys", "values"):
+            yield name
 
 
 def _sizes(cached: object) -> tuple[int, int] | None:
