@@ -30,6 +30,7 @@ _TITLES: Mapping[str, str] = {
     "vlm": "Vision-language models",
 }
 _CAUSES: tuple[tuple[str, str], ...] = (
+    ("beside keys and values", "it keeps something beside keys and values between steps"),
     ("something else than keys and values", "it keeps something else than keys and values between steps"),
     ("branches on a size", "it computes differently at different sizes"),
     ("cannot be traced", "torch.export cannot follow it"),
@@ -133,7 +134,9 @@ def write(kept: Mapping[str, str]) -> None:
     types = {row.model_type for row in every_row()}
     known = {row.name for row in every_row()}
     kept = {name: text for name, text in kept.items() if name in known}
-    PAGE.write_text(render(kept, transformers=transformers.__version__, types=types), encoding="utf-8")
+    partial = PAGE.with_suffix(".partial")  # a survey's other threads read the page
+    partial.write_text(render(kept, transformers=transformers.__version__, types=types), encoding="utf-8")
+    partial.replace(PAGE)
 
 
 def line(verdict: Verdict) -> str:
