@@ -5,11 +5,13 @@ Takes every model of the catalogue, and exports, proves, measures and publishes 
 the published one. A model that is unchanged costs one call of the Hub and one of the store.
 
 **Trigger it** with other parameters to take part of the catalogue (`only`), to publish everything anew (`force`), or
-to let some models fail (`max_failed`).
+to let some models fail (`max_failed`). A model that does not exist, is gated or cannot be read fails. What a rule of
+the catalogue keeps out (licence, size, pickle, code) is refused, and any number may be, unless `max_refused` says
+otherwise.
 
 **When it fails**, open the log of `report`: it lists every model with the step that failed and what to do next. Then
 
-- a model's fault (`ExportUnsupported`, `ValidationFailed`, `LicenceRefused`, …): change its entry in the catalogue;
+- a model's fault (`ExportUnsupported`, `ValidationFailed`, `ModelNotFound`, …): change its entry in the catalogue;
   the next run takes it up. `reports/<run>/<org>--<name>/validation.json` in the store has every comparison.
 - a passing fault (`HubUnavailable`, `StoreUnavailable`, …) that outlasted its retries: clear the failed tasks of that
   model, with their downstream tasks; nothing else is repeated.
@@ -58,7 +60,7 @@ SETTINGS = settings.read()
             None,
             type=["null", "integer"],
             minimum=0,
-            description="The run fails when more models than this are refused. Empty lets any number be.",
+            description="The run fails when the catalogue's rules refuse more models than this. Empty lets any number.",
         ),
     },
 )

@@ -9,8 +9,9 @@ by REST with the same parameters as `conf`:
 
 A model whose bundle is published already is left as it is, unless `force` asks for a new version.
 
-**When it fails**, open the log of `report`: it says which step failed, why, and what to do next. A passing fault (the
-Hub or the store did not answer) that outlasted its retries: clear the failed task with its downstream tasks.
+**When it fails**, open the log of `report`: it says which step failed or refused the model, why, and what to do next.
+A passing fault (the Hub or the store did not answer) that outlasted its retries: clear the failed task with its
+downstream tasks.
 """
 
 from __future__ import annotations

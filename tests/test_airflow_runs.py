@@ -24,7 +24,8 @@ pytestmark = [pytest.mark.airflow, pytest.mark.timeout(900)]
 
 SOUND = "acme/sound"
 CORRUPT = "acme/corrupt-weights"
-NO_TOKENIZER = "acme/no-tokenizer"
+PICKLE = "acme/pickle-only"
+NOWHERE = "acme/nowhere"
 LATENCY = {"batch_sizes": [1], "sequence_lengths": [8], "warmup_runs": 1, "timed_runs": 3}
 CATALOGUE = f"""
 defaults:
@@ -34,7 +35,8 @@ models:
     providers: [cpu, cuda]
     priority: 1
   - {CORRUPT}
-  - {NO_TOKENIZER}
+  - {PICKLE}
+  - {NOWHERE}
 """
 
 
@@ -63,7 +65,7 @@ def fleet(
     maker = RepoMaker(folder / "hub", small_repo)
     maker.sound(SOUND)
     maker.corrupt_weights(CORRUPT)
-    maker.without_tokenizer(NO_TOKENIZER)
+    maker.pickle_only(PICKLE)
     (folder / "catalogue.yaml").write_text(CATALOGUE)
     address = f"{s3_server.address}/fleet-{uuid.uuid4().hex}"
     connection = {
@@ -95,14 +97,14 @@ def fleet(
 
 @pytest.fixture(scope="module")
 def first(fleet: Fleet) -> RunEnd:
-    """A run of three models: one sound, one that cannot be exported, one that is refused."""
+    """A run of four models: one sound, one that cannot be exported, one that is refused, one that is not there."""
     return fleet.run()
 
 
 @pytest.fixture(scope="module")
 def second(fleet: Fleet, first: RunEnd) -> RunEnd:
-    """The same again, with one failure allowed."""
-    return fleet.run(max_failed=1)
+    """The same again, with two failures allowed."""
+    return fleet.run(max_failed=2)
 
 
 def test_one_model_that_fails_leaves_the_others_alone(fleet: Fleet, first: RunEnd) -> None:
@@ -110,7 +112,8 @@ def test_one_model_that_fails_leaves_the_others_alone(fleet: Fleet, first: RunEn
     assert {model_id: record.state for model_id, record in records.items()} == {
         SOUND: "published",
         CORRUPT: "failed",
-        NO_TOKENIZER: "refused",
+        PICKLE: "refused",
+        NOWHERE: "failed",
     }
     assert [model.model_id for model in publish.list_models(fleet.store)] == [SOUND]
     assert channels.read(fleet.store, SOUND, "latest").version == records[SOUND].version
@@ -120,7 +123,8 @@ def test_a_record_tells_where_and_why_a_model_failed(fleet: Fleet, first: RunEnd
     records = {record.model_id: record for record in fleet.report(first).records}
     assert (records[CORRUPT].step, records[CORRUPT].error) == ("export", "ModelInvalid")
     assert CORRUPT in records[CORRUPT].message
-    assert records[NO_TOKENIZER].error == "ModelInvalid"
+    assert (records[PICKLE].step, records[PICKLE].error) == ("resolve", "UnsafeModel")
+    assert (records[NOWHERE].step, records[NOWHERE].error) == ("resolve", "ModelNotFound")
     assert set(records[SOUND].seconds) == {"export", "validate", "measure", "compare", "publish"}
     assert records[SOUND].latency_ms_p50 is not None
 
@@ -149,7 +153,7 @@ def test_a_publication_is_an_event_of_its_model_and_one_of_the_fleet(first: RunE
 
 def test_an_unchanged_model_runs_no_tasks(fleet: Fleet, second: RunEnd) -> None:
     records = {record.model_id: record.state for record in fleet.report(second).records}
-    assert records == {SOUND: "unchanged", CORRUPT: "failed", NO_TOKENIZER: "refused"}
+    assert records == {SOUND: "unchanged", CORRUPT: "failed", PICKLE: "refused", NOWHERE: "failed"}
     assert [task.label for task in second.tasks if task.task_id.endswith(".record") and task.label] == [CORRUPT]
 
 
@@ -162,6 +166,15 @@ def test_a_run_in_which_nothing_is_to_do_succeeds(fleet: Fleet, second: RunEnd) 
     end = fleet.run(only=[SOUND])
     assert end.state == "success"
     assert fleet.report(end).counts["unchanged"] == 1
+
+
+def test_a_fleets_run_fails_over_a_model_that_is_not_there_and_not_over_one_that_is_refused(
+    fleet: Fleet, second: RunEnd
+) -> None:
+    end = fleet.run(only=[NOWHERE])
+    assert (end.state, fleet.report(end).counts["failed"]) == ("failed", 1)
+    end = fleet.run(only=[PICKLE])
+    assert (end.state, fleet.report(end).counts["refused"]) == ("success", 1)
 
 
 def test_a_catalogue_with_faults_stops_the_run_before_anything_is_begun(fleet: Fleet, tmp_path: Path) -> None:
@@ -197,7 +210,7 @@ def test_one_model_is_exported_anew_by_force(fleet: Fleet, first: RunEnd) -> Non
 
 
 def test_one_model_that_is_refused_fails_its_run(fleet: Fleet) -> None:
-    end = fleet.home.run("model_reexport", {"model": NO_TOKENIZER}, options=fleet.options)
+    end = fleet.home.run("model_reexport", {"model": PICKLE}, options=fleet.options)
     assert end.state == "failed"
     assert fleet.report(end).counts["refused"] == 1
 

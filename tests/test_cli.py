@@ -120,6 +120,39 @@ def test_a_model_that_the_hub_does_not_have_fails_with_what_to_do(command: Comma
     assert "acme/nowhere" in as_json["message"]
 
 
+def test_a_fleet_with_a_model_that_is_not_there_fails_unless_it_may(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "fleet.yaml").write_text("models: [acme/nowhere]\n")
+    given = ("--catalogue", tmp_path / "fleet.yaml", "--store", tmp_path / "store")
+    done = command("run", *given)
+    assert (done.returncode, "acme/nowhere failed at resolve: ModelNotFound" in done.stderr) == (1, True)
+    assert command("run", *given, "--max-failed", "1").returncode == 0
+
+    planned = command("plan", *given, "--json")
+    assert planned.returncode == 1
+    assert [(each["error"], each["state"]) for each in json.loads(planned.stdout)["refusals"]] == [
+        ("ModelNotFound", "failed")
+    ]
+    assert command("plan", *given, "--max-failed", "1").returncode == 0
+
+
+def test_what_a_catalogues_rule_refuses_fails_a_run_only_where_it_is_the_model_asked_for(
+    command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "fleet.yaml").write_text(f"models: [{{repo_id: {CLASSIFIER}, max_bytes: 10}}]\n")
+    given = ("--catalogue", tmp_path / "fleet.yaml", "--store", tmp_path / "store")
+    done = command("run", *given)
+    assert (done.returncode, "refused at resolve: ModelTooLarge" in done.stderr) == (0, True)
+    assert command("plan", *given).returncode == 0
+    assert command("run", *given, "--max-refused", "0").returncode == 1
+    assert command("plan", *given, "--max-refused", "0").returncode == 1
+
+
+def test_a_plan_of_one_model_that_is_not_there_fails(command: Command, tmp_path: Path) -> None:
+    assert command("plan", "acme/nowhere", "--store", tmp_path).returncode == 1
+
+
 def test_a_plan_says_why_and_makes_nothing(command: Command, tmp_path: Path) -> None:
     store = tmp_path / "empty"
     store.mkdir()

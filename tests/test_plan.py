@@ -240,7 +240,8 @@ def test_a_task_without_a_family_is_refused_and_touches_no_other_model(store: Ob
     made = plan.plan([resolved("a/speech", task="text-to-speech"), resolved("b/b")], store=store, versions=VERSIONS)
     assert [item.model_id for item in made.items] == ["b/b"]
     (refusal,) = made.refusals
-    assert (refusal.repo_id, refusal.step, refusal.error) == ("a/speech", "plan", "ExportUnsupported")
+    told = (refusal.repo_id, refusal.step, refusal.error, refusal.state)
+    assert told == ("a/speech", "plan", "ExportUnsupported", "failed")
     assert refusal.message.startswith("a/speech@3f2a1c00: no family exports text-to-speech; give the entry one of")
 
 
@@ -261,7 +262,7 @@ def test_two_entries_that_the_hub_knows_as_one_model_give_one_item(store: Object
     made = plan.plan([resolved("openai-community/gpt2", priority=1), short], store=store, versions=VERSIONS)
     assert len(made.items) == 1
     (refusal,) = made.refusals
-    assert refusal.error == "CatalogueInvalid"
+    assert (refusal.error, refusal.state) == ("DuplicateModel", "refused")
     assert "'gpt2' and 'openai-community/gpt2' are one model to the Hub" in refusal.message
 
 

@@ -9,6 +9,18 @@ import pytest
 
 from onnx_fleet import manifest, record
 from onnx_fleet.entry import Entry
+from onnx_fleet.errors import (
+    DuplicateModel,
+    ExportUnsupported,
+    HubUnavailable,
+    LicenceRefused,
+    ModelGated,
+    ModelInvalid,
+    ModelNotFound,
+    ModelTooLarge,
+    OnnxFleetError,
+    UnsafeModel,
+)
 from onnx_fleet.hub import ResolvedModel
 from onnx_fleet.manifest import Manifest
 from onnx_fleet.plan import Refusal, WorkItem
@@ -130,9 +142,27 @@ def test_a_failed_validation_keeps_how_far_the_outputs_were_apart() -> None:
     assert made.version == "3f2a1c00-abababab"
 
 
-def test_a_refusal_by_rule_is_refused_and_an_unreachable_hub_is_a_failure() -> None:
-    by_rule = Refusal(repo_id="a/b", step="resolve", error="LicenceRefused", message="no")
-    by_hub = Refusal(repo_id="a/b", step="resolve", error="HubUnavailable", message="503")
-    assert record.of_refusal(by_rule).state == "refused"
-    assert record.of_refusal(by_hub).state == "failed"
-    assert (record.of_refusal(by_rule).step, record.of_refusal(by_rule).message) == ("resolve", "no")
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (LicenceRefused("no"), "refused"),
+        (ModelTooLarge("no"), "refused"),
+        (UnsafeModel("no"), "refused"),
+        (DuplicateModel("no"), "refused"),
+        (HubUnavailable("no"), "failed"),
+        (ModelNotFound("no"), "failed"),
+        (ModelGated("no"), "failed"),
+        (ModelInvalid("no"), "failed"),
+        (ExportUnsupported("no"), "failed"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, OnnxFleetError) else value,
+)
+def test_only_a_rule_of_the_catalogue_refuses_a_model(error: OnnxFleetError, state: str) -> None:
+    made = record.of_refusal(Refusal.of("a/b", error, step="resolve"))
+    assert (made.state, made.step, made.error, made.message) == (state, "resolve", type(error).__name__, "no")
+    later = record.of_failure(work_item(), step="export", error=type(error).__name__, message="no")
+    assert (later.state, later.step) == (state, "export")
+
+
+def test_an_error_that_nobody_foresaw_is_a_failure() -> None:
+    assert record.of_failure(work_item(), step="export", error="ZeroDivisionError", message="no").state == "failed"

@@ -8,13 +8,15 @@
     │  ├─ StoreUnavailable          the store did not answer, or answered 5xx
     │  └─ WorkerOutOfResources      memory limit, full disk
     └─ Permanent                  the same call fails again
+       ├─ RefusedByRule             a rule of the catalogue keeps the model out
+       │  ├─ ModelTooLarge            more bytes than the entry allows
+       │  ├─ LicenceRefused           licence not among allowed_licences
+       │  ├─ UnsafeModel              pickle weights, remote code, a file name that leaves its folder
+       │  └─ DuplicateModel           another entry is the same model to the Hub
        ├─ CatalogueInvalid          every fault of a catalogue file, listed
        ├─ ModelNotFound             no such repo or revision
        ├─ ModelGated                the token has no access
        ├─ ModelInvalid              no architecture, no tokenizer, unreadable weights
-       ├─ ModelTooLarge             more bytes than the entry allows
-       ├─ LicenceRefused            licence not among allowed_licences
-       ├─ UnsafeModel               pickle weights, remote code, a file name that leaves its folder
        ├─ ExportUnsupported         no family or task fits, or the exporter refuses the model
        ├─ StepCrashed               the step's process died
        ├─ StepTimedOut              the step's process ran past its limit
@@ -27,12 +29,14 @@
        └─ StoreNotFound             no such bucket or folder
 
 A message says what, where and what to do next. Retryable errors go through Airflow's retries; permanent ones
-fail at once.
+fail at once. A model that a rule of the catalogue keeps out ends a run as `refused`, and any other error ends it as
+`failed`: `ending` is the one place that decides so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 
 class OnnxFleetError(Exception):
@@ -75,6 +79,26 @@ class Permanent(OnnxFleetError):
     """The same call fails again."""
 
 
+class RefusedByRule(Permanent):
+    """The catalogue's own rules keep the model out, as they are meant to: a run counts it as refused, not as failed."""
+
+
+class ModelTooLarge(RefusedByRule):
+    """The files to download are larger than the entry's max_bytes."""
+
+
+class LicenceRefused(RefusedByRule):
+    """The model's licence is not among allowed_licences."""
+
+
+class UnsafeModel(RefusedByRule):
+    """Pickle weights, remote code, or a file name that leaves the folder meant for it."""
+
+
+class DuplicateModel(RefusedByRule):
+    """Two entries name one model, and a model has one entry."""
+
+
 class CatalogueInvalid(Permanent):
     """A catalogue file has faults; all of them are listed.
 
@@ -97,18 +121,6 @@ class ModelGated(Permanent):
 
 class ModelInvalid(Permanent):
     """The repo's files are not a usable model: no architecture, no tokenizer, unreadable weights."""
-
-
-class ModelTooLarge(Permanent):
-    """The files to download are larger than the entry's max_bytes."""
-
-
-class LicenceRefused(Permanent):
-    """The model's licence is not among allowed_licences."""
-
-
-class UnsafeModel(Permanent):
-    """Pickle weights, remote code, or a file name that leaves the folder meant for it."""
 
 
 class ExportUnsupported(Permanent):
@@ -149,3 +161,13 @@ class StoreDenied(Permanent):
 
 class StoreNotFound(Permanent):
     """The bucket or folder that the store's address names does not exist."""
+
+
+def ending(error: str) -> Literal["failed", "refused"]:
+    """How a model ends that this error stopped.
+
+    Args:
+        error: the error class's name; one that is not ours is a failure.
+    """
+    kind = globals().get(error)
+    return "refused" if isinstance(kind, type) and issubclass(kind, RefusedByRule) else "failed"

@@ -139,9 +139,7 @@ def resolve_all(
             case ResolvedModel() as model:
                 models.append(model)
             case OnnxFleetError() as err:
-                refusals.append(
-                    Refusal(repo_id=entry.repo_id, step="resolve", error=type(err).__name__, message=str(err))
-                )
+                refusals.append(Refusal.of(entry.repo_id, err, step="resolve"))
     return tuple(models), tuple(refusals)
 
 

@@ -6,10 +6,11 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from typing import Literal, Self
 
 from onnx_fleet import jsonio, published, recipes, toolchain
 from onnx_fleet.entry import DECODER_FORMS, Entry, misfit
+from onnx_fleet.errors import DuplicateModel, ExportUnsupported, OnnxFleetError, ending
 from onnx_fleet.published import Manifest
 from onnx_fleet.source import ResolvedModel
 from onnx_fleet.store import ObjectStore
@@ -60,6 +61,16 @@ class Refusal:
     """The error class's name, such as ``ModelGated``."""
     message: str
     commit: str | None = None
+    state: Literal["failed", "refused"] = "failed"
+    """How a run counts it: ``refused`` where a rule of the catalogue keeps the model out."""
+
+    @classmethod
+    def of(
+        cls, repo_id: str, error: OnnxFleetError, *, step: Literal["resolve", "plan"], commit: str | None = None
+    ) -> Self:
+        """What an error says of an entry."""
+        name = type(error).__name__
+        return cls(repo_id=repo_id, step=step, error=name, message=str(error), commit=commit, state=ending(name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,20 +191,21 @@ def version_of(commit: str, fingerprint: str) -> str:
 
 def _refuse(model: ResolvedModel, *, same: ResolvedModel | None) -> Refusal | None:
     where = f"{model.repo_id}@{model.commit[:8]}"
-    error = "ExportUnsupported"
+    error: OnnxFleetError
     if model.task not in TASKS:
-        message = f"{where}: no family exports {model.task}; give the entry one of these tasks: {', '.join(TASKS)}"
+        error = ExportUnsupported(
+            f"{where}: no family exports {model.task}; give the entry one of these tasks: {', '.join(TASKS)}"
+        )
     elif why := _misfit(model):
-        message = f"{where}: {why}"
+        error = ExportUnsupported(f"{where}: {why}")
     elif same is not None:
-        error = "CatalogueInvalid"
-        message = (
+        error = DuplicateModel(
             f"{where}: '{model.entry.repo_id}' and '{same.entry.repo_id}' are one model to the Hub; remove one of the "
             f"two entries"
         )
     else:
         return None
-    return Refusal(repo_id=model.repo_id, step="plan", error=error, message=message, commit=model.commit)
+    return Refusal.of(model.repo_id, error, step="plan", commit=model.commit)
 
 
 def _misfit(model: ResolvedModel) -> str | None:

@@ -14,7 +14,8 @@ from onnx_fleet.validation import ValidationReport
 from onnx_fleet.variants import FP32
 
 RecordState = Literal["failed", "refused", "held", "published", "unchanged"]
-"""In the order that people want to read; ``held``: published, and its gates keep the channel from it."""
+"""In the order that people want to read; ``refused``: by a rule of the catalogue; ``held``: published, and its gates
+keep the channel from it."""
 
 GPU_NOT_ASKED = "not asked for"
 
@@ -80,12 +81,10 @@ class Record:
 
 
 def of_refusal(refusal: Refusal) -> Record:
-    """An entry without a work item: refused, or failed when the Hub could not be asked and may be next time."""
-    kind = getattr(errors, refusal.error, None)
-    transient = isinstance(kind, type) and issubclass(kind, errors.Retryable)
+    """An entry without a work item: refused by a rule of the catalogue, or failed."""
     return Record(
         model_id=refusal.repo_id,
-        state="failed" if transient else "refused",
+        state=refusal.state,
         commit=refusal.commit,
         step=refusal.step,
         error=refusal.error,
@@ -156,7 +155,7 @@ def of_failure(
     gpu: ValidationReport | None = None,
     seconds: Mapping[str, float] | None = None,
 ) -> Record:
-    """A model that a step failed on.
+    """A model that a step failed on, or in whose files a step found what a rule of the catalogue refuses.
 
     Args:
         error: the error class's name.
@@ -164,7 +163,7 @@ def of_failure(
     """
     return Record(
         model_id=item.model_id,
-        state="failed",
+        state=errors.ending(error),
         commit=item.model.commit,
         version=item.version,
         task=item.model.task,

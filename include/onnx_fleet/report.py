@@ -59,7 +59,8 @@ def gate(report: RunReport, *, max_failed: int = 0, max_refused: int | None = No
     """Whether a run counts as good; a model whose new version is held counts as one that failed.
 
     Args:
-        max_refused: None lets any number of refusals pass: they are the catalogue's own rules at work.
+        max_refused: None lets any number of refusals pass: they are the catalogue's own rules at work. A model that
+            does not exist or cannot be read failed.
     """
     failed, held, refused = (report.counts[state] for state in ("failed", "held", "refused"))
     faults = []

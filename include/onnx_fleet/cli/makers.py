@@ -22,6 +22,8 @@ from onnx_fleet.cli.options import (
     Folder,
     Force,
     Json,
+    MaxFailed,
+    MaxRefused,
     Model,
     OneModel,
     Only,
@@ -71,10 +73,15 @@ def plan(
     opset: Opset = None,
     variants: Variants = None,
     force: Force = False,
+    max_failed: MaxFailed = 0,
+    max_refused: MaxRefused = None,
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Say what a run would do, and why; nothing is downloaded or written."""
+    """Say what a run would do, and why; nothing is exported or published.
+
+    The exit status is 1 where the run's would be: a model failed to resolve, or too many are refused.
+    """
     with opened_tools(store) as tools:
         entries, _ = _entries(
             tools,
@@ -90,14 +97,19 @@ def plan(
         made = _plan(entries, tools=tools, force=_run_id() if force else None)
     if as_json:
         show.as_json(jsonio.to_json(made))
-        return
-    show.table(
-        ("model", "state", "version", "why"),
-        [
-            *((item.model_id, show.coloured(item.state), item.version, item.reason) for item in made.items),
-            *((each.repo_id, show.coloured("refused"), "–", f"{each.error}: {each.message}") for each in made.refusals),
-        ],
-    )
+    else:
+        show.table(
+            ("model", "state", "version", "why"),
+            [
+                *((item.model_id, show.coloured(item.state), item.version, item.reason) for item in made.items),
+                *(
+                    (each.repo_id, show.coloured(each.state), "–", f"{each.error}: {each.message}")
+                    for each in made.refusals
+                ),
+            ],
+        )
+    ended = report.build(map(records.of_refusal, made.refusals), run_id="plan", now=datetime.now(UTC))
+    _require_passed(ended, max_failed=max_failed, max_refused=max_refused, one_model=model is not None)
 
 
 def run(
@@ -111,7 +123,8 @@ def run(
     variants: Variants = None,
     force: Force = False,
     channel: Channel = bundle.LATEST,
-    max_failed: Annotated[int, typer.Option(min=0, help="How many models may fail; more is exit status 1.")] = 0,
+    max_failed: MaxFailed = 0,
+    max_refused: MaxRefused = None,
     store: Store = None,
     profile: Profile = False,
     as_json: Json = False,
@@ -163,9 +176,7 @@ def run(
         show.records(summary.records)
         if costs:
             show.profile(costs.whole)
-    verdict = report.gate(summary, max_failed=max_failed, max_refused=0 if model else None)
-    if not verdict.passed:
-        raise typer.Exit(1)
+    _require_passed(summary, max_failed=max_failed, max_refused=max_refused, one_model=model is not None)
 
 
 def export(
@@ -324,6 +335,14 @@ def _entries(
 def _plan(entries: Iterable[Entry], *, tools: Tools, force: str | None = None, channel: str = bundle.LATEST) -> Plan:
     with show.console.status("asking the Hub and the store"):
         return flow.plan(tuple(entries), tools=tools, force=force, channel=channel)
+
+
+def _require_passed(summary: report.RunReport, *, max_failed: int, max_refused: int | None, one_model: bool) -> None:
+    """Exit status 1 where the run's gate does not pass: a single model that is refused is one that was asked for."""
+    if max_refused is None and one_model:
+        max_refused = 0
+    if not report.gate(summary, max_failed=max_failed, max_refused=max_refused).passed:
+        raise typer.Exit(1)
 
 
 def _recording(asked: bool) -> AbstractContextManager[profiling.Recorder | None]:

@@ -25,6 +25,14 @@ Opset = Annotated[int | None, typer.Option(help="ONNX opset version.")]
 Only = Annotated[list[str] | None, typer.Option(help="Only entries that match this pattern; may be repeated.")]
 Force = Annotated[bool, typer.Option("--force", help="Export again what is published already, as a new version.")]
 Channel = Annotated[str, typer.Option(help="The channel to point at what is published.")]
+MaxFailed = Annotated[int, typer.Option(min=0, help="How many models may fail or be held; more is exit status 1.")]
+MaxRefused = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="How many models the catalogue's rules may refuse; default: no MODEL given alone, any of a catalogue.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Profile = Annotated[bool, typer.Option("--profile", help="Say at the end where the time went, stage by stage.")]
 Cuda = Annotated[bool, typer.Option("--cuda", help="On the GPU too.")]
