@@ -33,6 +33,13 @@ from onnx_fleet_demo.hub_repos import Settings
 from onnx_fleet_demo.hub_server import HubServer
 
 
+def _model_type(architecture: str) -> str:
+    """The model type whose class this is, as transformers itself says."""
+    import transformers
+
+    return str(getattr(transformers, architecture).config_class.model_type)
+
+
 def _with_token(hub: Hub, token: str) -> Hub:
     return Hub(replace(hub.settings, token=token))
 
@@ -121,7 +128,7 @@ def test_config_json_is_fetched_when_only_a_tag_speaks_of_code(
 def test_the_task_comes_from_the_pipeline_tag_then_from_the_architecture(
     hub: Hub, repo_maker: RepoMaker, tag: str | None, architecture: str, task: str
 ) -> None:
-    repo = repo_maker.with_config("acme/task", architectures=[architecture])
+    repo = repo_maker.with_config("acme/task", architectures=[architecture], model_type=_model_type(architecture))
     card = f"---\npipeline_tag: {tag}\n---\n" if tag else "no front matter"
     (repo_maker.root / repo / "README.md").write_text(card)
     (repo_maker.root / repo / "preprocessor_config.json").write_text("{}")
@@ -132,16 +139,56 @@ def test_the_entrys_task_goes_first(hub: Hub, repo_maker: RepoMaker) -> None:
     assert resolve(Entry(repo_id=repo_maker.sound(), task="feature-extraction"), hub=hub).task == "feature-extraction"
 
 
-@pytest.mark.parametrize("architecture", ["BertForPreTraining", "GPT2DoubleHeadsModel"])
-def test_a_model_without_a_task_says_what_to_write(hub: Hub, repo_maker: RepoMaker, architecture: str) -> None:
-    repo = repo_maker.with_config("acme/task", architectures=[architecture])
+@pytest.mark.parametrize(
+    ("architecture", "task"), [("BertForPreTraining", "fill-mask"), ("GPT2DoubleHeadsModel", "text-classification")]
+)
+def test_a_model_without_a_task_says_what_to_write(
+    hub: Hub, repo_maker: RepoMaker, architecture: str, task: str
+) -> None:
+    repo = repo_maker.with_config("acme/task", architectures=[architecture], model_type=_model_type(architecture))
     (repo_maker.root / repo / "README.md").write_text("---\npipeline_tag: reinforcement-learning\n---\n")
-    with pytest.raises(
-        ExportUnsupported, match=rf"acme/task@\w{{7}}: no task for {architecture}.*write task: .*fill-m"
-    ):
+    message = (
+        rf"acme/task@\w{{7}}: the Hub says reinforcement-learning, .* {architecture} .*; write task: with .*{task}"
+    )
+    with pytest.raises(ExportUnsupported, match=message):
         resolve(Entry(repo_id=repo), hub=hub)
     with pytest.raises(ExportUnsupported, match=r"unknown task 'reinforcement-learning'; write one of .*fill-mask"):
         resolve(Entry(repo_id=repo, task="reinforcement-learning"), hub=hub)
+
+
+def test_a_config_without_a_class_needs_a_task_and_one_without_a_type_a_class(hub: Hub, repo_maker: RepoMaker) -> None:
+    tagged = resolve(Entry(repo_id=repo_maker.without_architecture()), hub=hub)
+    assert (tagged.architecture, tagged.model_type, tagged.task, tagged.completed) == (
+        "BertForSequenceClassification", "bert", "text-classification", ("architectures",),
+    )  # fmt: skip
+    asked = resolve(Entry(repo_id=tagged.repo_id, task="feature-extraction"), hub=hub)
+    assert (asked.architecture, asked.task) == ("BertModel", "feature-extraction")
+
+    bare = repo_maker.with_config("acme/bare", architectures=None, model_type=None)
+    named = resolve(Entry(repo_id=bare, architecture="BertForMaskedLM", task="fill-mask"), hub=hub)
+    assert (named.architecture, named.model_type, named.completed) == (
+        "BertForMaskedLM", "bert", ("architectures", "model_type"),
+    )  # fmt: skip
+    untyped = resolve(Entry(repo_id=repo_maker.with_config("acme/untyped", model_type=None)), hub=hub)
+    assert (untyped.model_type, untyped.completed) == ("bert", ("model_type",))
+
+
+def test_the_entrys_class_goes_before_a_wrong_one(hub: Hub, repo_maker: RepoMaker) -> None:
+    repo = repo_maker.with_config("acme/wrong", architectures=["BertForNothing"])
+    with pytest.raises(
+        ExportUnsupported, match=r"no class BertForNothing, .*write architecture: with its name, such as"
+    ):
+        resolve(Entry(repo_id=repo), hub=hub)
+    right = resolve(Entry(repo_id=repo, architecture="BertForSequenceClassification"), hub=hub)
+    assert (right.architecture, right.completed) == ("BertForSequenceClassification", ("architectures",))
+    with pytest.raises(ExportUnsupported, match=r"no class BertForMaskedML; did you mean BertForMaskedLM\?"):
+        resolve(Entry(repo_id=repo, architecture="BertForMaskedML"), hub=hub)
+
+
+def test_a_model_type_that_transformers_does_not_have_is_named(hub: Hub, repo_maker: RepoMaker) -> None:
+    repo = repo_maker.with_config("acme/novel", architectures=["AcmeNetModel"], model_type="acme_net")
+    with pytest.raises(ExportUnsupported, match=r"transformers \S+ has no model type 'acme_net' \(AcmeNetModel\)"):
+        resolve(Entry(repo_id=repo), hub=hub)
 
 
 _Make = Callable[[RepoMaker], str]
@@ -154,9 +201,19 @@ _Make = Callable[[RepoMaker], str]
         (lambda maker: "not a valid id!", ModelNotFound, "no valid repo id.*write org/name"),
         (RepoMaker.pickle_only, UnsafeModel, r"only as pickle \(pytorch_model\.bin\).*allow_pickle: [0-9a-f]{40}"),
         (RepoMaker.without_tokenizer, ModelInvalid, r"none of vocab\.txt, tokenizer\.json, which BertTokenizer reads"),
-        (RepoMaker.without_architecture, ModelInvalid, "config.json has no 'architectures'"),
+        (
+            lambda maker: maker.with_files(
+                {"README.md": b"", "config.json": b'{"model_type": "bert"}'}, repo_id="acme/x"
+            ),
+            ModelInvalid,
+            "no 'architectures', and the Hub says no task; write task: .*such as fill-mask, .*or architecture: with",
+        ),
         (RepoMaker.with_remote_code, UnsafeModel, "runs Python code.*trust_remote_code: [0-9a-f]{40}"),
-        (lambda maker: maker.with_config("acme/x", model_type=None), ModelInvalid, "config.json has no 'model_type'"),
+        (
+            lambda maker: maker.with_config("acme/x", architectures=None, model_type=None),
+            ModelInvalid,
+            "neither 'architectures' nor 'model_type'.*write architecture: with its name, such as BertForMaskedLM",
+        ),
         (lambda maker: maker.without("config.json", repo_id="acme/x"), ModelInvalid, "config.json is missing"),
         (lambda maker: maker.with_files({"config.json": b"{"}, repo_id="acme/x"), ModelInvalid, "is not JSON"),
         (lambda maker: maker.with_files({"config.json": b"[]"}, repo_id="acme/x"), ModelInvalid, "not a JSON object"),
@@ -192,18 +249,21 @@ def test_a_tokenizer_is_what_its_class_reads(
     repo = repo_maker.without("tokenizer.json", "vocab.txt", "tokenizer_config.json", repo_id="acme/own-files")
     folder = repo_maker.root / repo
     settings = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**settings, "model_type": config["model_type"]}))
+    (folder / "config.json").write_text(
+        json.dumps({**settings, "architectures": [], "model_type": config["model_type"]})
+    )
     if name := config.get("tokenizer_class"):
         (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name}))
     for path in files:
         (folder / path).write_text("{}")
 
+    entry = Entry(repo_id=repo, task="feature-extraction")
     if packed:
-        assert set(files) <= set(resolve(Entry(repo_id=repo), hub=hub).needed)
+        assert set(files) <= set(resolve(entry, hub=hub).needed)
         return
     with pytest.raises(ModelInvalid, match=r"takes text: name a revision that has one, or .*: tokenizer: none"):
-        resolve(Entry(repo_id=repo), hub=hub)
-    assert resolve(Entry(repo_id=repo, tokenizer="none"), hub=hub)
+        resolve(entry, hub=hub)
+    assert resolve(replace(entry, tokenizer="none"), hub=hub)
 
 
 def test_a_trusted_tokenizers_code_says_which_files_it_reads(hub: Hub, repo_maker: RepoMaker) -> None:

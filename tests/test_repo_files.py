@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -16,12 +16,32 @@ COMMIT = "3f2a1c0" + "0" * 33
 TRANSFORMER = "sentence_transformers.models.Transformer"
 
 
-def _needed(*paths: str, pickle: bool = False, remote_code: bool = False, modules: Sequence[str] = ()) -> set[str]:
+def _needed(
+    *paths: str,
+    pickle: bool = False,
+    remote_code: bool = False,
+    variant: str | None = None,
+    index: Mapping[str, object] | None = None,
+    modules: Sequence[str] = (),
+) -> set[str]:
+    """What is needed of a repo with these files, whose index is this."""
     files = [SourceFile(path=path, size_bytes=1, digest=f"git-sha1:{'0' * 40}") for path in paths]
     permits = Permits(commit=COMMIT, pickle=pickle, remote_code=remote_code)
     listed = [{"type": f"sentence_transformers.models.{path.rpartition('_')[2]}", "path": path} for path in modules]
     parsed = sentence_modules.parse([{"type": TRANSFORMER}, *listed], subject="acme/tiny") if modules else ()
-    return set(needed(files, permits=permits, subject="acme/tiny@3f2a1c0", modules=parsed))
+    found = needed(
+        files,
+        permits=permits,
+        read=lambda _: index or {},
+        subject="acme/tiny@3f2a1c0",
+        variant=variant,
+        modules=parsed,
+    )
+    return set(found)
+
+
+def _index(*names: str) -> dict[str, object]:
+    return {"metadata": {}, "weight_map": {f"layer.{number}": name for number, name in enumerate(names)}}
 
 
 BASE = ("config.json", "tokenizer.json")
@@ -118,20 +138,74 @@ def test_a_module_without_its_weights_is_named() -> None:
 def test_one_set_of_weights_comes() -> None:
     shards = tuple(f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
     index = "model.safetensors.index.json"
-    assert _needed(*BASE, index, *shards, "pytorch_model.bin") == {*BASE, index, *shards}
+    assert _needed(*BASE, index, *shards, "pytorch_model.bin", index=_index(*shards)) == {*BASE, index, *shards}
     assert _needed(*BASE, index, *shards, "model.safetensors") == {*BASE, "model.safetensors"}
     pickled = ("pytorch_model-00001-of-00001.bin", "pytorch_model.bin.index.json")
-    assert _needed(*BASE, *pickled, "training_args.bin", pickle=True) == {*BASE, *pickled}
+    found = _needed(*BASE, *pickled, "training_args.bin", pickle=True, index=_index(pickled[0]))
+    assert found == {*BASE, *pickled}
 
 
-def test_missing_shards_are_named() -> None:
+@pytest.mark.parametrize(
+    "shards",
+    [
+        ("model-00001-of-000002.safetensors", "model-00002-of-000002.safetensors"),
+        ("model-00000-of-00002.safetensors", "model-00001-of-00002.safetensors"),
+        ("pytorch_model-00001-of-00002.safetensors", "pytorch_model-00002-of-00002.safetensors"),
+        ("language.safetensors", "vision/tower.safetensors"),
+        ("all-of-it.safetensors",),
+    ],
+    ids="-".join,
+)
+def test_the_files_of_the_weights_are_those_that_the_index_names(shards: tuple[str, ...]) -> None:
     index = "model.safetensors.index.json"
-    with pytest.raises(ModelInvalid, match=r"missing: model-00002-of-00003\.safetensors$"):
-        _needed(*BASE, index, "model-00001-of-00003.safetensors", "model-00003-of-00003.safetensors")
-    with pytest.raises(ModelInvalid, match="no single set"):
-        _needed(*BASE, index)
-    with pytest.raises(ModelInvalid, match="no single set"):
-        _needed(*BASE, index, "model-00001-of-00001.safetensors", "model-00001-of-00002.safetensors")
+    stale = tuple(f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3))
+    assert _needed(*BASE, index, *shards, *stale, index=_index(*shards, *shards)) == {*BASE, index, *shards}
+
+
+def test_files_that_the_index_names_and_the_repo_lacks_are_named() -> None:
+    index = "model.safetensors.index.json"
+    there, gone = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+    with pytest.raises(
+        ModelInvalid, match=r"missing that model\..*index\.json names: model-00002-of-00002\.safetensors;"
+    ):
+        _needed(*BASE, index, there, index=_index(there, gone))
+    many = tuple(f"model-{number:05}-of-00163.safetensors" for number in range(1, 164))
+    with pytest.raises(ModelInvalid, match=r"model-00005-of-00163\.safetensors and 158 more; name a revision"):
+        _needed(*BASE, index, index=_index(*many))
+
+
+@pytest.mark.parametrize("found", [{}, {"weight_map": {}}, {"weight_map": ["a"]}, {"weight_map": {"a": 1}}], ids=str)
+def test_an_index_that_names_nothing_is_refused(found: dict[str, object]) -> None:
+    with pytest.raises(ModelInvalid, match=r"model\.safetensors\.index\.json names no files of weights"):
+        _needed(*BASE, "model.safetensors.index.json", index=found)
+
+
+def test_an_index_of_safetensors_brings_no_pickle_and_no_file_from_elsewhere() -> None:
+    index = "model.safetensors.index.json"
+    with pytest.raises(UnsafeModel, match=r"names files that are no \.safetensors: weights\.bin"):
+        _needed(*BASE, index, "weights.bin", index=_index("weights.bin"), pickle=True)
+    with pytest.raises(UnsafeModel, match="could leave its folder"):
+        _needed(*BASE, index, index=_index("../secret.safetensors"))
+
+
+def test_a_variant_of_the_weights_comes_where_the_entry_names_it() -> None:
+    half, index = "model.fp16.safetensors", "model.safetensors.index.fp16.json"
+    shards = ("model.fp16-00001-of-00002.safetensors", "model.fp16-00002-of-00002.safetensors")
+    assert _needed(*BASE, half, "model.safetensors", variant="fp16") == {*BASE, half}
+    assert _needed(*BASE, half, "model.safetensors") == {*BASE, "model.safetensors"}
+    assert _needed(*BASE, index, *shards, variant="fp16", index=_index(*shards)) == {*BASE, index, *shards}
+    assert _needed(*BASE, "pytorch_model.fp16.bin", variant="fp16", pickle=True) == {*BASE, "pytorch_model.fp16.bin"}
+
+
+@pytest.mark.parametrize(
+    "only", ["model.fp16.safetensors", "model.safetensors.index.fp16.json"], ids=["one file", "several"]
+)
+def test_a_repo_with_a_variant_alone_says_so_and_names_the_option(only: str) -> None:
+    message = r"no plain weights, only the variant fp16; write weights_variant: fp16 in its entry"
+    with pytest.raises(ModelInvalid, match=message):
+        _needed(*BASE, only, "model.fp16-00001-of-00001.safetensors")
+    with pytest.raises(ModelInvalid, match="no bf16 weights, only the variant fp16"):
+        _needed(*BASE, only, variant="bf16")
 
 
 def test_weights_of_no_use_are_named() -> None:
@@ -170,9 +244,8 @@ def test_files_come_that_the_repos_own_tokenizer_names_where_its_code_is_trusted
     paths = (*BASE, "model.safetensors", "acme.vocab", "letters.bin.txt", "vocab_of_acme.txt", "tokenization_acme.py")
     named = ("acme.vocab", "not-there.txt")
     files = [SourceFile(path=path, size_bytes=1, digest=f"git-sha1:{'0' * 40}") for path in paths]
-    found = needed(
-        files, permits=Permits(commit=COMMIT, remote_code=True), subject="acme/tiny@3f2a1c0", vocabularies=named
-    )
+    permits = Permits(commit=COMMIT, remote_code=True)
+    found = needed(files, permits=permits, read=lambda _: {}, subject="acme/tiny@3f2a1c0", vocabularies=named)
 
     assert set(found) == {*BASE, "model.safetensors", "acme.vocab", "vocab_of_acme.txt", "tokenization_acme.py"}
     assert _needed(*paths) == {*BASE, "model.safetensors"}

@@ -85,7 +85,15 @@ def _item(folder: Path, made: Manifest, *, trust: Trust) -> WorkItem:
         pickle=trust.allow_pickle == source.revision,
         remote_code=trust.trust_remote_code == source.revision,
     )
-    repo_files.needed(source.files, permits=permits, subject=subject)
+    paths = {file.path for file in source.files}
+    variant = made.export.settings.get("weights_variant")
+    repo_files.needed(
+        source.files,
+        permits=permits,
+        read=lambda index: {"weight_map": repo_files.weights_beside(index, paths)},
+        variant=str(variant) if variant else None,
+        subject=subject,
+    )
     model = ResolvedModel(
         entry=_entry(folder, made, trust=trust),
         repo_id=source.repo_id,
@@ -118,6 +126,8 @@ def _entry(folder: Path, made: Manifest, *, trust: Trust) -> Entry:
         repo_id=made.source.repo_id,
         revision=made.source.revision,
         task=made.task,
+        architecture=str(settings["architecture"]) if "architecture" in settings else None,
+        weights_variant=str(settings["weights_variant"]) if "weights_variant" in settings else None,
         recipe=made.export.recipe,
         variants=tuple(dict.fromkeys((FP32, *(info.variant for info in made.graphs)))),
         variant_gates=_gates(folder),

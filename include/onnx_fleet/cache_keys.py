@@ -29,7 +29,7 @@ _NOT_OF_GRAPHS = frozenset({"commit", "tokenizer"})
 """Keys of what decides a bundle that decide no graph."""
 _WITHOUT_EFFECT_ON_GRAPHS = (
     "config.json", "generation_config.json", "README.md", "LICENSE*", "*chat_template*", "additional_chat_templates/*",
-    "*.safetensors", "*.bin", "*.index.json",
+    "*.safetensors", "*.bin", "*.index.json", "*.index.*.json",
 )  # fmt: skip
 """Configuration and weights have their own places in the key; generation, card and tokenizer shape no graph."""
 

@@ -60,6 +60,7 @@ _UNITS: Final = {
     **{prefix + "IB": 1024**power for power, prefix in enumerate("KMGT", start=1)},
 }
 _SIZE: Final = r"^\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*$"
+_WEIGHTS_VARIANT: Final = r"[A-Za-z0-9_-]+"
 _COMMIT: Final = r"^[0-9a-f]{40}$"
 RECIPE_OF_FILE: Final = r"^recipes\.[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$"
 _REPO_PART: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
@@ -106,6 +107,18 @@ def _check_commit(text: str) -> str:
 def _check_task(name: str) -> str:
     if name not in TASKS:
         raise _fault(f"task '{name}' is not known{suggestion(name, TASKS)}")
+    return name
+
+
+def _check_architecture(name: str) -> str:
+    if not name.isidentifier():
+        raise _fault(f"'{name}' is not a class; write its name in transformers, such as BertForMaskedLM")
+    return name
+
+
+def _check_weights_variant(name: str) -> str:
+    if not re.fullmatch(_WEIGHTS_VARIANT, name):
+        raise _fault(f"'{name}' is not a variant of weights; write fp16 for model.fp16.safetensors")
     return name
 
 
@@ -337,6 +350,10 @@ class ModelSection(SettingsSection):
     """The Hub's id: org/name."""
     revision: Annotated[str, AfterValidator(_check_revision)] = "main"
     """A branch, a tag or a commit SHA."""
+    architecture: Annotated[str, AfterValidator(_check_architecture)] | None = None
+    """The class of transformers that the weights are of, such as BertForMaskedLM; left out, config.json says it."""
+    weights_variant: Annotated[str, AfterValidator(_check_weights_variant)] | None = None
+    """Which of a repo's sets of weights: fp16 is model.fp16.safetensors; left out, model.safetensors."""
     trust_remote_code: CommitSha | None = None
     """The one commit SHA whose Python code may be run; left out, none is."""
     allow_pickle: CommitSha | None = None

@@ -79,6 +79,8 @@ class Entry:
     revision: str = "main"
     task: str | None = None
     """A task name of onnx_fleet.tasks.TASKS; None takes it from the Hub's pipeline tag, then the architecture."""
+    architecture: str | None = None
+    """A class of transformers that the weights are of; None takes config.json's, else the task's of its model type."""
     recipe: str | None = None
     """A recipe's name, as onnx_fleet.recipes.find takes it; None exports the model as it is."""
     variants: tuple[str, ...] = (FP32,)
@@ -95,6 +97,8 @@ class Entry:
     """Where the weights lie: "inline", in each graph's file; "external", beside it; "auto", by size."""
     inline_max_bytes: int = INLINE_MAX_BYTES
     """Up to how many bytes "auto" puts a graph's weights into its file."""
+    weights_variant: str | None = None
+    """Which of a repo's sets of weights: ``fp16`` is model.fp16.safetensors; None takes model.safetensors."""
     decoder_form: str = DECODER_FORMS[0]
     """One of DECODER_FORMS: how an encoder-decoder is cut into graphs."""
     may_be_fixed: tuple[str, ...] = ()

@@ -190,6 +190,12 @@ def fill(request: ExportRequest) -> ExportRecord:
     fallbacks = (*traces.fallbacks, *tokenizer.not_exact(packed), *tokenizer.lost_token_types(request.stage, graphs))
     model_config.complete_config(request.stage, external_data=graph.external_data(graphs))
     settings: dict[str, str | int | bool] = {"opset": entry.opset, "attention": "eager", "weights": entry.weights}
+    if entry.architecture:
+        settings["architecture"] = entry.architecture
+    if entry.weights_variant:
+        settings["weights_variant"] = entry.weights_variant
+    if item.model.completed:
+        settings["config_completed"] = ", ".join(item.model.completed)
     if entry.decoder_form != DECODER_FORMS[0]:
         settings["decoder_form"] = entry.decoder_form
     if entry.may_be_fixed:

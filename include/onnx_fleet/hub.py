@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 from huggingface_hub import ModelInfo
 
-from onnx_fleet import sentence_modules, tasks, vocabulary
+from onnx_fleet import architecture, compatibility, model_config, sentence_modules, vocabulary
 from onnx_fleet.entry import Discover, Entry
 from onnx_fleet.errors import (
-    ExportUnsupported,
     HubUnavailable,
     LicenceRefused,
     ModelGated,
@@ -23,7 +24,15 @@ from onnx_fleet.errors import (
 )
 from onnx_fleet.hub_client import Hub, HubSettings
 from onnx_fleet.hub_download import download, read_json
-from onnx_fleet.repo_files import Permits, is_native, needed, require_inputs, require_pinned_code, require_safe_paths
+from onnx_fleet.repo_files import (
+    Permits,
+    has_weights,
+    is_native,
+    needed,
+    require_inputs,
+    require_pinned_code,
+    require_safe_paths,
+)
 from onnx_fleet.sentence_modules import SentenceModule
 from onnx_fleet.source import ResolvedModel, SourceFile
 from onnx_fleet.tasks import TASKS
@@ -45,6 +54,9 @@ __all__ = [
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+_PLAIN_TYPES = frozenset({"F64", "F32", "F16", "BF16", "I64", "BOOL"})
+"""Of tensors, as the Hub counts them, that nobody packs other weights into."""
 
 
 OnDone = Callable[[Entry, ResolvedModel | OnnxFleetError], None]
@@ -53,9 +65,11 @@ OnDone = Callable[[Entry, ResolvedModel | OnnxFleetError], None]
 def resolve(entry: Entry, *, hub: Hub) -> ResolvedModel:
     """Pin an entry to a commit, and hold the repo to what the entry allows; one call of the Hub's API.
 
-    More are made where they cannot be avoided: config.json, when the Hub's answer does not tell the architecture;
-    modules.json of a sentence-transformers model; tokenizer_config.json, when there is no tokenizer.json; a trusted
-    tokenizer's code, which names its files; and whether the token has access, when the repo is gated.
+    More are made where they cannot be avoided: the index of a model in several files; config.json, when the Hub's
+    answer does not tell the architecture, does not count the weights by their types, or may leave out a package that
+    the model needs; modules.json of a sentence-transformers model; tokenizer_config.json, when there is no
+    tokenizer.json; a trusted tokenizer's code, which names its files; and whether the token has access, when the repo
+    is gated.
 
     Raises:
         ModelNotFound, ModelGated, HubUnavailable, HubRateLimited: see Hub.calling.
@@ -63,7 +77,8 @@ def resolve(entry: Entry, *, hub: Hub) -> ResolvedModel:
         LicenceRefused: the licence is not among the entry's.
         ModelInvalid: no architecture, no weights, or no tokenizer or preprocessor where the task needs one.
         ModelTooLarge: more to download than the entry's max_bytes.
-        ExportUnsupported: no task fits, or a module behind the transformer is none that a graph can have.
+        ExportUnsupported: the repo is no model of transformers, its weights are quantised, no task fits, or a module
+            behind the transformer is none that a graph can have.
     """
     with hub.calling(f"{entry.repo_id}@{entry.revision}"):
         info = hub.api.model_info(
@@ -78,30 +93,66 @@ def resolve(entry: Entry, *, hub: Hub) -> ResolvedModel:
     licence = _licence(info)
     _require_licence(licence, entry, subject=subject)
     _require_access(info, hub=hub, subject=subject)
+
+    @cache
+    def read(path: str) -> Mapping[str, object]:
+        return read_json(hub.fetch(info.id, path, commit=commit), subject=subject)
+
+    paths, base_models = {file.path for file in files}, _base_models(info)
+    compatibility.require_transformers(
+        paths, read=read, base_models=base_models, has_weights=has_weights(paths), subject=subject
+    )
     modules = _modules(info, files, commit, hub=hub, permits=permits, subject=subject)
-    own_reader = _reader_of_code(files, info.id, commit, hub=hub, subject=subject) if permits.remote_code else None
-    vocabularies = own_reader.files if own_reader else ()
-    wanted = needed(files, permits=permits, subject=subject, modules=modules, vocabularies=vocabularies)
-    architecture, model_type = _architecture(info, commit, hub=hub, permits=permits, subject=subject)
-    task = _task(entry, info, architecture, subject=subject)
-    if sentence_modules.pools_word_scores(modules) and TASKS[task].auto_classes == ("AutoModel",):
-        task = "fill-mask"  # whatever the Hub calls it: the modules read the scores of words
+    own_reader = _reader_of_code(paths, info.id, commit, hub=hub, read=read) if permits.remote_code else None
+    wanted = needed(
+        files,
+        permits=permits,
+        read=read,
+        variant=entry.weights_variant,
+        modules=modules,
+        vocabularies=own_reader.files if own_reader else (),
+        subject=subject,
+    )
+    config = _config(info, read)
+    compatibility.require_plain_weights(config, base_models=base_models, subject=subject)
+    if not entry.architecture:
+        compatibility.require_no_timm_repo(config, subject=subject)
+    said = architecture.declared(
+        config,
+        pipeline_tag=info.pipeline_tag,
+        own_code=_brings_code(config, entry=entry, permits=permits, subject=subject),
+    )
+    decided = architecture.decide(entry, said, subject=subject)
+    if sentence_modules.pools_word_scores(modules) and TASKS[decided.task].auto_classes == ("AutoModel",):
+        # Whatever the Hub calls it: the modules read the scores of words.
+        decided = architecture.decide(replace(entry, task="fill-mask"), said, subject=subject)
+    compatibility.require_packages(config, model_type=decided.model_type, subject=subject)
     reader = own_reader
-    if reader is None and "text" in TASKS[task].takes and vocabulary.TOKENIZER_JSON not in wanted:
-        named = _tokenizer_settings(files, info.id, commit, hub=hub, subject=subject).get("tokenizer_class")
-        reader = vocabulary.tokenizer_class(named if isinstance(named, str) else None, model_type=model_type)
-    require_inputs(wanted, task=TASKS[task], subject=subject, tokenizer=entry.tokenizer, reader=reader)
+    if reader is None and "text" in TASKS[decided.task].takes and vocabulary.TOKENIZER_JSON not in wanted:
+        named = _tokenizer_settings(paths, read).get("tokenizer_class")
+        reader = vocabulary.tokenizer_class(named if isinstance(named, str) else None, model_type=decided.model_type)
+    require_inputs(wanted, task=TASKS[decided.task], subject=subject, tokenizer=entry.tokenizer, reader=reader)
     model = ResolvedModel(
         entry=entry,
         repo_id=info.id,
         commit=commit,
-        task=task,
-        architecture=architecture,
-        model_type=model_type,
+        task=decided.task,
+        architecture=decided.architecture,
+        model_type=decided.model_type,
         licence=licence,
         gated=bool(info.gated),
         files=files,
         needed=wanted,
+        completed=tuple(
+            sorted(
+                model_config.completion(
+                    config,
+                    architecture=decided.architecture,
+                    model_type=decided.model_type,
+                    overrides=bool(entry.architecture),
+                )
+            )
+        ),
     )
     if entry.max_bytes is not None and model.size_bytes > entry.max_bytes:
         raise ModelTooLarge(
@@ -269,73 +320,60 @@ def _require_access(info: ModelInfo, *, hub: Hub, subject: str) -> None:
         hub.api.auth_check(info.id)
 
 
-def _architecture(info: ModelInfo, commit: str, *, hub: Hub, permits: Permits, subject: str) -> tuple[str, str]:
-    """The model class and model_type, from the Hub's answer, or else from config.json.
+def _base_models(info: ModelInfo) -> tuple[str, ...]:
+    """What the model card says that this model was made from."""
+    said = info.card_data.base_model if info.card_data is not None else None
+    return (said,) if isinstance(said, str) else tuple(said or ())
+
+
+def _config(info: ModelInfo, read: compatibility.Read) -> Mapping[str, object]:
+    """config.json as far as resolving needs it: the Hub's excerpt, or the whole file where that may not be enough."""
+    config: Mapping[str, object] = info.config or {}
+    counted = set(info.safetensors.parameters) if info.safetensors else set()
+    model_type = config.get("model_type")
+    if (
+        not config.get("architectures")
+        or not isinstance(model_type, str)
+        or ("custom_code" in (info.tags or ()) and "auto_map" not in config)
+        or not counted
+        or not counted <= _PLAIN_TYPES
+        or compatibility.may_need_packages(model_type)
+    ):
+        return read("config.json")
+    return config
+
+
+def _brings_code(config: Mapping[str, object], *, entry: Entry, permits: Permits, subject: str) -> bool:
+    """Whether the model's class is code of the repo's, which then has to be permitted.
 
     Raises:
-        ModelInvalid: config.json does not say.
-        UnsafeModel: config.json asks for code that is not permitted.
+        UnsafeModel: it is not.
     """
-    config: dict[str, object] = info.config or {}
-    unclear = "custom_code" in (info.tags or ()) and "auto_map" not in config
-    if unclear or not config.get("architectures") or not config.get("model_type"):
-        path = hub.fetch(info.id, "config.json", commit=commit)
-        config = read_json(path, subject=subject)
-    architectures, model_type = config.get("architectures"), config.get("model_type")
-    if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
-        raise ModelInvalid(f"{subject}: config.json has no 'architectures'; name a revision that has")
-    if not isinstance(model_type, str) or not model_type:
-        raise ModelInvalid(f"{subject}: config.json has no 'model_type'; name a revision that has")
-    auto_map = config.get("auto_map")
-    if isinstance(auto_map, dict) and not is_native(auto_map, architecture=architectures[0], model_type=model_type):
-        require_pinned_code(auto_map, permits=permits, subject=subject)
-    return architectures[0], model_type
+    auto_map, names, model_type = (config.get(key) for key in ("auto_map", "architectures", "model_type"))
+    if not isinstance(auto_map, dict) or not auto_map or entry.architecture:
+        return False
+    own = str(names[0]) if isinstance(names, list) and names else ""
+    if is_native(auto_map, architecture=own, model_type=str(model_type)):
+        return False
+    require_pinned_code(auto_map, permits=permits, subject=subject)
+    return True
 
 
-def _tokenizer_settings(
-    files: Iterable[SourceFile], repo_id: str, commit: str, *, hub: Hub, subject: str
-) -> dict[str, object]:
+def _tokenizer_settings(paths: Collection[str], read: compatibility.Read) -> Mapping[str, object]:
     """What tokenizer_config.json says; nothing where there is none."""
-    name = "tokenizer_config.json"
-    if name not in {file.path for file in files}:
-        return {}
-    return read_json(hub.fetch(repo_id, name, commit=commit), subject=subject)
+    return read(_TOKENIZER_CONFIG) if _TOKENIZER_CONFIG in paths else {}
 
 
 def _reader_of_code(
-    files: Sequence[SourceFile], repo_id: str, commit: str, *, hub: Hub, subject: str
+    paths: Collection[str], repo_id: str, commit: str, *, hub: Hub, read: compatibility.Read
 ) -> TokenizerClass | None:
     """The tokenizer class of a trusted repo's own code; None where transformers' classes read the repo's files."""
-    auto_map = _tokenizer_settings(files, repo_id, commit, hub=hub, subject=subject).get("auto_map")
+    auto_map = _tokenizer_settings(paths, read).get("auto_map")
     places = auto_map.get("AutoTokenizer") if isinstance(auto_map, dict) else auto_map
     place = next((each for each in (places if isinstance(places, list) else [places]) if isinstance(each, str)), "")
     module, _, name = place.rpartition(".")
     path = f"{module.replace('.', '/')}.py"
-    if not module or path not in {file.path for file in files}:
+    if not module or path not in paths:
         return None
     source = hub.fetch(repo_id, path, commit=commit).read_text(encoding="utf-8", errors="replace")
     return vocabulary.class_of_code(name, sources=[source])
-
-
-def _task(entry: Entry, info: ModelInfo, architecture: str, *, subject: str) -> str:
-    """What the entry says, else the Hub's pipeline tag, else what the architecture is for.
-
-    Raises:
-        ExportUnsupported: none of them is a task that can be exported.
-    """
-    if entry.task is not None:
-        if entry.task not in TASKS:
-            raise ExportUnsupported(f"{subject}: unknown task {entry.task!r}; write one of {_names(sorted(TASKS))}")
-        return entry.task
-    if info.pipeline_tag is not None and info.pipeline_tag in TASKS:
-        return info.pipeline_tag
-    if (task := tasks.of_architecture(architecture)) is not None:
-        return task.name
-    raise ExportUnsupported(
-        f"{subject}: no task for {architecture} (the Hub says {info.pipeline_tag or 'nothing'}); write task: with one"
-        f" of {_names(sorted(TASKS))}, or remove the entry"
-    )
-
-
-def _names(names: Sequence[str]) -> str:
-    return ", ".join(names)

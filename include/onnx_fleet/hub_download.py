@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -12,10 +14,10 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
-from onnx_fleet import checkpoint
+from onnx_fleet import checkpoint, model_config
 from onnx_fleet.errors import HubFileCorrupt, ModelInvalid, UnsafeModel, WorkerOutOfResources
 from onnx_fleet.hub_client import Bar, Hub
-from onnx_fleet.repo_files import WEIGHTS_INDEX, Permits, is_native, require_pinned_code
+from onnx_fleet.repo_files import Permits, is_index, is_native, require_pinned_code, without_variant
 from onnx_fleet.source import ResolvedModel, SourceFile
 
 Progress = Callable[[int, int], None]
@@ -35,7 +37,8 @@ def download(model: ResolvedModel, *, hub: Hub, progress: Progress | None = None
     Args:
         progress: told (done bytes, total bytes), from several threads but never two at a time.
     Returns:
-        The snapshot folder.
+        The snapshot folder; where the source leaves out what its class is, or another variant of the weights is wanted,
+        a folder beside it with the same files, config.json completed and the weights under their plain names.
     Raises:
         HubFileCorrupt: a file keeps coming with another size or digest.
         ModelInvalid: weights are complete but unreadable.
@@ -57,7 +60,7 @@ def download(model: ResolvedModel, *, hub: Hub, progress: Progress | None = None
             pool.shutdown(wait=False, cancel_futures=True)  # the other files would be fetched for nothing
             raise
     _require_readable(model, cache.snapshot, subject=cache.subject)
-    return cache.snapshot
+    return _as_loaded(model, cache)
 
 
 class _Cache:
@@ -72,8 +75,8 @@ class _Cache:
         self._hub = hub
         self._model = model
         self.subject = f"{model.repo_id}@{model.commit[:7]}"
-        self._folder = hub.cache_dir / constants.REPO_ID_SEPARATOR.join(("models", *model.repo_id.split("/")))
-        self.snapshot = self._folder / "snapshots" / model.commit
+        self.folder = hub.cache_dir / constants.REPO_ID_SEPARATOR.join(("models", *model.repo_id.split("/")))
+        self.snapshot = self.folder / "snapshots" / model.commit
 
     def holds(self, file: SourceFile) -> bool:
         """Whether something, right or wrong, is in the file's place."""
@@ -103,7 +106,7 @@ class _Cache:
         if stat.st_size != file.size_bytes:
             return f"has {stat.st_size} bytes where the Hub lists {file.size_bytes}"
         kind, _, expected = file.digest.partition(":")
-        marker = self._folder / "onnx-fleet-verified" / expected
+        marker = self.folder / "onnx-fleet-verified" / expected
         state = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
         if marker.is_file() and marker.read_text() == state:
             return None
@@ -117,7 +120,7 @@ class _Cache:
     def _discard(self, file: SourceFile) -> None:
         """Take a wrong file out of the cache: its place in the snapshot, and the blob that it points to."""
         pointer = self.snapshot / file.path
-        blob = self._folder / "blobs" / file.digest.partition(":")[2]
+        blob = self.folder / "blobs" / file.digest.partition(":")[2]
         pointer.unlink(missing_ok=True)
         blob.unlink(missing_ok=True)
 
@@ -192,16 +195,54 @@ def _require_readable(model: ResolvedModel, snapshot: Path, *, subject: str) -> 
             auto_map = read_json(snapshot / path, subject=subject).get("auto_map") or {}
             if not isinstance(auto_map, dict):
                 auto_map = {path: auto_map}
-            if path == "config.json" and is_native(
+            own = model.entry.architecture or is_native(
                 auto_map, architecture=model.architecture, model_type=model.model_type
-            ):
+            )
+            if path == "config.json" and own:
                 continue
             require_pinned_code(auto_map, permits=permits, subject=subject)
-        elif path == WEIGHTS_INDEX:
+        elif is_index(path):
             weight_map = read_json(snapshot / path, subject=subject).get("weight_map")
             shards = set(weight_map.values()) if isinstance(weight_map, dict) else set()
             if not shards or not shards <= set(model.needed):
                 raise UnsafeModel(f"{subject}: {path} names files that are not the model's shards; remove the entry")
+
+
+def _as_loaded(model: ResolvedModel, cache: _Cache) -> Path:
+    """The folder that transformers loads the model from: the snapshot, or links to its files where that is not enough.
+
+    Everything that reads a source then sees the same: the class that was decided on, and one set of weights.
+    """
+    config = read_json(cache.snapshot / "config.json", subject=cache.subject)
+    changes = model_config.completion(
+        config,
+        architecture=model.architecture,
+        model_type=model.model_type,
+        overrides=model.entry.architecture is not None,
+    )
+    names = {path: without_variant(path, model.entry.weights_variant) for path in model.needed}
+    if not changes and all(path == name for path, name in names.items()):
+        return cache.snapshot
+    content = (json.dumps({**config, **changes}, indent=2, ensure_ascii=False) + "\n").encode()
+    told = hashlib.sha256(content + "\0".join(f"{path}\0{name}" for path, name in sorted(names.items())).encode())
+    folder = cache.folder / "onnx-fleet-completed" / f"{model.commit}-{told.hexdigest()[:16]}"
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix="making-", dir=folder.parent))
+    for path, name in names.items():
+        for place in {path, name}:
+            (made / place).parent.mkdir(parents=True, exist_ok=True)
+            (made / place).symlink_to(os.path.relpath(cache.snapshot / path, (made / place).parent))
+    (made / "config.json").unlink()
+    (made / "config.json").write_bytes(content)
+    try:
+        made.rename(folder)
+    except OSError:  # another process was first
+        shutil.rmtree(made)
+        if not folder.is_dir():
+            raise
+    return folder
 
 
 def read_json(path: Path, *, subject: str) -> dict[str, object]:

@@ -31,6 +31,23 @@ def change_tokenizer(stage: Path, settings: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(changed, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def completion(
+    config: Mapping[str, object], *, architecture: str, model_type: str, overrides: bool
+) -> dict[str, object]:
+    """What config.json has to say besides, for transformers to load the class that was decided on.
+
+    Args:
+        overrides: whether the class is the entry's word, which goes before config.json's.
+    """
+    said = config.get("architectures")
+    changes: dict[str, object] = {}
+    if (overrides and said != [architecture]) or not said:
+        changes["architectures"] = [architecture]
+    if model_type and config.get("model_type") != model_type:
+        changes["model_type"] = model_type
+    return changes
+
+
 def complete_config(stage: Path, *, external_data: Mapping[str, int]) -> None:
     """Write into config.json what transformers.js reads there; every other key stays as it is and where it is.
 

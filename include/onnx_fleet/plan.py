@@ -156,6 +156,8 @@ def deciding(
         "task": model.task,
         "family": family,
         "recipe": entry.recipe,
+        **({"architecture": entry.architecture} if entry.architecture else {}),
+        **({"weights_variant": entry.weights_variant} if entry.weights_variant else {}),
         **({"recipe_file": recipe_digest} if recipe_digest else {}),
         "opset": entry.opset,
         **({"decoder_form": entry.decoder_form} if entry.decoder_form != DECODER_FORMS[0] else {}),
@@ -270,6 +272,10 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names)) or "none"
 
 
+def _told(old: Manifest, setting: str) -> str:
+    return str(old.export.settings.get(setting, "none"))
+
+
 def _differences(old: Manifest, new: WorkItem) -> list[str]:
     """What made the latest version and would not make this one, in words."""
     model, entry = new.model, new.model.entry
@@ -282,9 +288,11 @@ def _differences(old: Manifest, new: WorkItem) -> list[str]:
         ("variants", ", ".join(old.variants), ", ".join(sorted(entry.variants))),
         ("opset", ", ".join(map(str, old.opsets)), str(entry.opset)),
         ("weights", str(old.export.settings.get("weights", "auto")), entry.weights),
+        ("architecture", _told(old, "architecture"), entry.architecture or "none"),
+        ("weights_variant", _told(old, "weights_variant"), entry.weights_variant or "none"),
         ("decoder_form", str(old.export.settings.get("decoder_form", DECODER_FORMS[0])), entry.decoder_form),
         ("tokenizer", str(old.export.settings.get("tokenizer", "exact")), entry.tokenizer),
-        ("may_be_fixed", str(old.export.settings.get("may_be_fixed", "none")), _listed(entry.may_be_fixed)),
+        ("may_be_fixed", _told(old, "may_be_fixed"), _listed(entry.may_be_fixed)),
     ]
     names = sorted({*old.toolchain, *new.toolchain})
     pairs += [

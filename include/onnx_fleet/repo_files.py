@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
-from onnx_fleet import sentence_modules, vocabulary
+from onnx_fleet import auto_mappings, sentence_modules, vocabulary
+from onnx_fleet.compatibility import Read
 from onnx_fleet.entry import TokenizerForm
 from onnx_fleet.errors import ModelInvalid, UnsafeModel
 from onnx_fleet.sentence_modules import SentenceModule
@@ -19,6 +19,8 @@ from onnx_fleet.vocabulary import TokenizerClass
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
+PICKLE = "pytorch_model.bin"
+PICKLE_INDEX = "pytorch_model.bin.index.json"
 
 _ROOT_FILES = (
     "config.json",
@@ -53,8 +55,12 @@ _PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 """Any one of them tells how to turn an image or a sound into numbers."""
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".pickle")
-_PICKLED_WEIGHTS = re.compile(r"pytorch_model(-\d{5}-of-\d{5})?\.bin|pytorch_model\.bin\.index\.json")
-_SHARD = re.compile(r"model-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
+_VARIANT = re.compile(r"model\.(?P<file>[\w-]+)\.safetensors|model\.safetensors\.index\.(?P<index>[\w-]+)\.json")
+_PART = re.compile(r"-\d+-of-\d+$")
+"""What is behind the name of one file of several: their index says which are the model's."""
+
+_SHOWN = 5
+"""No message lists all files of a large model."""
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -91,17 +97,21 @@ def needed(
     files: Iterable[SourceFile],
     *,
     permits: Permits,
+    read: Read,
     subject: str,
+    variant: str | None = None,
     modules: Sequence[SentenceModule] = (),
     vocabularies: Iterable[str] = (),
 ) -> tuple[str, ...]:
     """The paths that an export downloads, sorted: configuration, tokenizer, one set of weights, licence, card.
 
     Args:
+        read: gives a JSON file of the repo; asked for the index of a model in several files, which names them.
+        variant: of the weights, as transformers has it: ``fp16``.
         modules: of a sentence-transformers source; their folders come with it.
         vocabularies: the names of files that the repo's own tokenizer reads.
     Raises:
-        ModelInvalid: config.json, the weights or a shard is missing.
+        ModelInvalid: config.json, the weights or a file that their index names is missing.
         UnsafeModel: the weights are pickle, and that is not permitted.
     """
     paths = {file.path for file in files}
@@ -110,7 +120,7 @@ def needed(
         raise ModelInvalid(f"{subject}: config.json is missing; only transformers models can be exported")
     wanted = {path for path in root if any(fnmatchcase(path, pattern) for pattern in _ROOT_FILES)}
     wanted |= {path for path in root if vocabulary.is_vocabulary(path)} | (root & set(vocabularies))
-    wanted |= _weights(root, permits=permits, subject=subject)
+    wanted |= _weights(paths, permits=permits, read=read, variant=variant, subject=subject)
     wanted |= sentence_modules.files(modules, paths, pickle=permits.pickle, commit=permits.commit, subject=subject)
     wanted |= {path for path in paths if fnmatchcase(path, _CHAT_TEMPLATES)}
     if permits.remote_code:
@@ -119,40 +129,97 @@ def needed(
     return tuple(sorted(wanted))
 
 
-def _weights(root: set[str], *, permits: Permits, subject: str) -> set[str]:
-    """One whole set of weights, chosen as transformers chooses: one file, else shards, else pickle where permitted."""
-    if WEIGHTS in root:
-        return {WEIGHTS}
-    if WEIGHTS_INDEX in root:
-        return {WEIGHTS_INDEX} | _shards(root, subject=subject)
+def has_weights(paths: Collection[str]) -> bool:
+    """Whether a set of weights that transformers loads lies at the root, of whichever variant, pickle or not."""
+    return bool({WEIGHTS, WEIGHTS_INDEX, PICKLE, PICKLE_INDEX} & set(paths)) or bool(variants(paths))
+
+
+def variants(paths: Iterable[str]) -> tuple[str, ...]:
+    """The variants of the weights that are there beside, or in place of, the plain ones: ``fp16``."""
+    found = {match["file"] or match["index"] for path in paths if (match := _VARIANT.fullmatch(path))}
+    return tuple(sorted(name for name in found if name and not _PART.search(name)))
+
+
+def of_variant(name: str, variant: str | None) -> str:
+    """A weights file's name for a variant, as transformers has it: ``model.safetensors.index.fp16.json``."""
+    stem, _, suffix = name.rpartition(".")
+    return f"{stem}.{variant}.{suffix}" if variant else name
+
+
+def without_variant(path: str, variant: str | None) -> str:
+    """The plain name of a file of some variant's weights; any other stays as it is."""
+    plain = {of_variant(name, variant): name for name in (WEIGHTS, WEIGHTS_INDEX, PICKLE, PICKLE_INDEX)}
+    return plain.get(path, path)
+
+
+def is_index(path: str) -> bool:
+    """Whether a file names the files of a model in several files."""
+    return ".index." in path and path.endswith(".json")
+
+
+def weights_beside(index: str, paths: Iterable[str]) -> dict[str, str]:
+    """A weight map of every file that an index may name, for whoever has only what was downloaded by it."""
+    suffix = ".safetensors" if ".safetensors." in index else ".bin"
+    return {path: path for path in paths if "/" not in path and path.endswith(suffix)}
+
+
+def _weights(paths: set[str], *, permits: Permits, read: Read, variant: str | None, subject: str) -> set[str]:
+    """One whole set of weights, chosen as transformers chooses: a file, else an index, else pickle where permitted."""
+    root = {path for path in paths if "/" not in path}
+    if of_variant(WEIGHTS, variant) in root:
+        return {of_variant(WEIGHTS, variant)}
+    if (index := of_variant(WEIGHTS_INDEX, variant)) in root:
+        return _indexed(index, paths, suffix=".safetensors", read=read, subject=subject)
+    loadable = {of_variant(PICKLE, variant), of_variant(PICKLE_INDEX, variant)} & root
+    if (others := variants(root)) and not (loadable and permits.pickle):
+        instead = f"no {variant} weights" if variant else "no plain weights"
+        raise ModelInvalid(
+            f"{subject}: {instead}, only the variant {' and '.join(others)}; write weights_variant: {others[0]} in its"
+            f" entry to take that"
+        )
     pickled = {path for path in root if PurePosixPath(path).suffix in _PICKLES and path != "training_args.bin"}
     if not pickled:
         formats = ", ".join(sorted({PurePosixPath(path).suffix for path in root} - {"", ".json", ".md", ".txt"}))
         found = f"; found only {formats}" if formats else ""
-        raise ModelInvalid(f"{subject}: no weights: neither {WEIGHTS} nor {WEIGHTS_INDEX}{found}")
+        names = f"{of_variant(WEIGHTS, variant)} nor {of_variant(WEIGHTS_INDEX, variant)}"
+        raise ModelInvalid(f"{subject}: no weights: neither {names}{found}")
     if not permits.pickle:
         raise UnsafeModel(
-            f"{subject}: the weights are there only as pickle ({', '.join(sorted(pickled))}), and loading those runs"
-            f" what is in them; name a revision with {WEIGHTS}, or trust this commit with"
-            f" allow_pickle: {permits.commit}"
+            f"{subject}: the weights are there only as pickle ({_listed(pickled)}), and loading those runs what is in"
+            f" them; name a revision with {WEIGHTS}, or trust this commit with allow_pickle: {permits.commit}"
         )
-    loadable = {path for path in root if _PICKLED_WEIGHTS.fullmatch(path)}
-    if not loadable:
-        raise ModelInvalid(f"{subject}: no weights that transformers loads among {', '.join(sorted(pickled))}")
-    return loadable
+    if of_variant(PICKLE, variant) in root:
+        return {of_variant(PICKLE, variant)}
+    if (index := of_variant(PICKLE_INDEX, variant)) in root:
+        return _indexed(index, paths, suffix="", read=read, subject=subject)
+    raise ModelInvalid(f"{subject}: no weights that transformers loads among {_listed(pickled)}")
 
 
-def _shards(root: set[str], *, subject: str) -> set[str]:
-    """Every shard of a sharded model."""
-    found = {path: match for path in root if (match := _SHARD.fullmatch(path))}
-    counts = {match["count"] for match in found.values()}
-    if len(counts) != 1:
-        raise ModelInvalid(f"{subject}: {WEIGHTS_INDEX} is there, but no single set of model-…-of-….safetensors shards")
-    count = counts.pop()
-    missing = {f"model-{number:05}-of-{count}.safetensors" for number in range(1, int(count) + 1)} - set(found)
-    if missing:
-        raise ModelInvalid(f"{subject}: shards of the weights are missing: {', '.join(sorted(missing))}")
-    return set(found)
+def _indexed(index: str, paths: set[str], *, suffix: str, read: Read, subject: str) -> set[str]:
+    """The index and the files that it names, whatever they are called; others that lie beside them are not the model's.
+
+    Args:
+        suffix: that each of them has to have: another is opened in another way.
+    """
+    weight_map = read(index).get("weight_map")
+    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ModelInvalid(f"{subject}: {index} names no files of weights; name a revision where it does")
+    named = set(names)
+    require_safe_paths(named, subject=subject)
+    if strange := {name for name in named if not name.endswith(suffix)}:
+        raise UnsafeModel(f"{subject}: {index} names files that are no {suffix}: {_listed(strange)}; remove the entry")
+    if missing := named - paths:
+        raise ModelInvalid(
+            f"{subject}: files of the weights are missing that {index} names: {_listed(missing)}; name a revision that"
+            f" has them"
+        )
+    return {index} | named
+
+
+def _listed(names: Collection[str]) -> str:
+    shown = sorted(names)
+    return ", ".join(shown[:_SHOWN]) + (f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else "")
 
 
 def require_inputs(
@@ -221,12 +288,7 @@ def is_native(auto_map: Mapping[str, object], *, architecture: str, model_type: 
     The class has to have the same name: Jina's BERT says ``model_type: bert`` and is another model.
     """
     named = {place.rpartition(".")[2] for place in _places(auto_map.values())}
-    package = importlib.util.find_spec("transformers")  # which is not imported: it brings torch
-    if architecture not in named or package is None or package.origin is None:
-        return False
-    folder = Path(package.origin).parent / "models" / model_type.replace("-", "_")
-    defined = re.compile(rf"^class {re.escape(architecture)}\(", re.MULTILINE)
-    return any(defined.search(path.read_text(encoding="utf-8")) for path in folder.glob("modeling_*.py"))
+    return architecture in named and auto_mappings.defines(architecture, model_type=model_type)
 
 
 def _places(values: Iterable[object]) -> Iterable[str]:

@@ -30,15 +30,18 @@ class ResolvedModel:
     task: str
     """A task name of onnx_fleet.tasks.TASKS."""
     architecture: str
-    """The class name in config.json, such as ``BertForSequenceClassification``."""
+    """The class that the weights are of, such as ``BertForSequenceClassification``: config.json's, unless the entry
+    says another, or config.json says none and its model_type and the task do."""
     model_type: str
-    """config.json's model_type, such as ``bert``."""
+    """config.json's model_type, such as ``bert``; the class's own where it says none."""
     licence: str | None
     gated: bool
     files: tuple[SourceFile, ...]
     """Every file of the repo."""
     needed: tuple[str, ...]
     """The paths among files that an export downloads."""
+    completed: tuple[str, ...] = ()
+    """Keys of config.json that the source leaves out, or the entry overrides: what loads it is given them."""
 
     @property
     def size_bytes(self) -> int:

@@ -23,6 +23,8 @@ class Task:
     """How the names of architectures that serve it end; of several tasks the one with the longest end is meant."""
     takes: tuple[Modality, ...] = ("text",)
     """What goes in: text needs a tokenizer, images and sound a preprocessor."""
+    model_types: tuple[str, ...] = ()
+    """Those that are proven, where others do the task in a way that is not; empty where any may be tried."""
 
 
 def _encoder(name: str, auto_class: str, *architectures: str) -> Task:
@@ -93,6 +95,7 @@ TASKS: Mapping[str, Task] = {
             auto_classes=("AutoModelForImageTextToText",),
             architectures=("Idefics3ForConditionalGeneration", "SmolVLMForConditionalGeneration"),
             takes=("text", "image"),
+            model_types=("idefics3", "smolvlm"),
         ),
     )
 }  # fmt: skip

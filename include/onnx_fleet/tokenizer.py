@@ -20,6 +20,7 @@ from onnx_fleet import stage as stages
 from onnx_fleet.entry import TokenizerForm
 from onnx_fleet.errors import BundleCorrupt, ModelInvalid
 from onnx_fleet.graph import GraphInfo
+from onnx_fleet.repo_files import is_index
 from onnx_fleet.source import ResolvedModel
 from onnx_fleet.stage import Fallback
 from onnx_fleet.tasks import TASKS
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CORPUS", "NO_TOKEN_TYPES", "Packed", "load", "lost_token_types", "not_exact", "pack"]
 
-_NOT_PACKED = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".py")
+_NOT_PACKED = (".safetensors", ".bin", ".py")
 """Weights become graphs, and code is not run from a bundle."""
 
 _MADE = ("tokenizer.json", "special_tokens_map.json")
@@ -79,7 +80,7 @@ def pack(model: ResolvedModel, *, source_dir: Path, stage: Path, earlier: bytes 
             decodes differently from the source's.
     """
     for path in model.needed:
-        if not path.endswith(_NOT_PACKED):
+        if not path.endswith(_NOT_PACKED) and not is_index(path):
             target = stage / path
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source_dir / path, target)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,7 +27,26 @@ def model_info(commit: Commit, settings: Settings, *, blobs: bool) -> Document:
     config = {} if settings.hidden_config else _config(commit)
     document = _summary(commit, settings, card, config)
     siblings = [_sibling(file, blobs=blobs) for file in commit.files.values()]
-    return {**document, "sha": commit.sha, "cardData": card, "config": config or None, "siblings": siblings}
+    counted = {} if settings.hidden_config else _safetensors(commit)
+    return {**document, "sha": commit.sha, "cardData": card, "config": config or None, **counted, "siblings": siblings}
+
+
+def _safetensors(commit: Commit) -> Document:
+    """How many numbers of which type a model's safetensors files hold; nothing where they cannot be read."""
+    parameters: Counter[str] = Counter()
+    for path, file in commit.files.items():
+        if "/" in path or not path.endswith(".safetensors"):
+            continue
+        try:
+            with file.location.open("rb") as stream:
+                length = int.from_bytes(stream.read(8), "little")
+                header = json.loads(stream.read(min(length, file.size_bytes)))
+            for name, tensor in header.items():
+                if name != "__metadata__":
+                    parameters[tensor["dtype"]] += math.prod(tensor["shape"])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return {}
+    return {"safetensors": {"parameters": dict(parameters), "total": parameters.total()}} if parameters else {}
 
 
 def _summary(commit: Commit, settings: Settings, card: Document, config: Document) -> Document:
@@ -178,7 +199,9 @@ def _card(commit: Commit) -> Document:
 def _config(commit: Commit) -> Document:
     """The part of config.json that the Hub shows."""
     config = _json(commit, "config.json")
-    shown: Document = {key: config[key] for key in ("architectures", "model_type", "auto_map") if key in config}
+    shown: Document = {
+        key: config[key] for key in ("architectures", "model_type", "auto_map", "quantization_config") if key in config
+    }
     return {**shown, "tokenizer_config": _json(commit, "tokenizer_config.json")} if shown else {}
 
 

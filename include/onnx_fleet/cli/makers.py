@@ -16,6 +16,7 @@ from onnx_fleet import bundle, catalogue, feed, flow, jsonio, profiling, report,
 from onnx_fleet import record as records
 from onnx_fleet.cli import show
 from onnx_fleet.cli.options import (
+    Architecture,
     CatalogueFile,
     Channel,
     Cuda,
@@ -34,6 +35,7 @@ from onnx_fleet.cli.options import (
     Store,
     Task,
     Variants,
+    WeightsVariant,
 )  # fmt: skip
 from onnx_fleet.cli.settings import opened_tools
 from onnx_fleet.entry import Entry
@@ -69,6 +71,8 @@ def plan(
     only: Only = None,
     revision: Revision = None,
     task: Task = None,
+    architecture: Architecture = None,
+    weights_variant: WeightsVariant = None,
     recipe: RecipeName = None,
     opset: Opset = None,
     variants: Variants = None,
@@ -90,6 +94,8 @@ def plan(
             only,
             revision=revision,
             task=task,
+            architecture=architecture,
+            weights_variant=weights_variant,
             recipe=recipe,
             opset=opset,
             variants=variants,
@@ -118,6 +124,8 @@ def run(
     only: Only = None,
     revision: Revision = None,
     task: Task = None,
+    architecture: Architecture = None,
+    weights_variant: WeightsVariant = None,
     recipe: RecipeName = None,
     opset: Opset = None,
     variants: Variants = None,
@@ -139,6 +147,8 @@ def run(
             only,
             revision=revision,
             task=task,
+            architecture=architecture,
+            weights_variant=weights_variant,
             recipe=recipe,
             opset=opset,
             variants=variants,
@@ -184,6 +194,8 @@ def export(
     out: Annotated[Path, typer.Option(help="The folder to make; an earlier export in it is replaced.")],
     revision: Revision = None,
     task: Task = None,
+    architecture: Architecture = None,
+    weights_variant: WeightsVariant = None,
     recipe: RecipeName = None,
     opset: Opset = None,
     variants: Variants = None,
@@ -196,7 +208,17 @@ def export(
         raise typer.BadParameter(f"{out} holds something else; name a new folder", param_hint="--out")
     with _recording(profile) as recorder, opened_tools(store) as tools, show.steps() as steps:
         entries, _ = _entries(
-            tools, model, None, None, revision=revision, task=task, recipe=recipe, opset=opset, variants=variants
+            tools,
+            model,
+            None,
+            None,
+            revision=revision,
+            task=task,
+            architecture=architecture,
+            weights_variant=weights_variant,
+            recipe=recipe,
+            opset=opset,
+            variants=variants,
         )
         made = _plan(entries, tools=tools)
         _raise_refusal(made)

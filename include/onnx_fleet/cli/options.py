@@ -17,6 +17,12 @@ Store = Annotated[
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit; default: main.")]
 Task = Annotated[str | None, typer.Option(help="Such as text-classification; default: what the Hub says.")]
+Architecture = Annotated[
+    str | None, typer.Option(help="The class that the weights are of, such as BertForMaskedLM; default: config.json's.")
+]
+WeightsVariant = Annotated[
+    str | None, typer.Option(help="Such as fp16, for model.fp16.safetensors; default: model.safetensors.")
+]
 RecipeName = Annotated[str | None, typer.Option("--recipe", help="A built-in recipe, such as mean-normalized.")]
 Variants = Annotated[
     list[str] | None, typer.Option("--variant", help="A precision beside fp32: fp16, int8, q4, …; may be given again.")

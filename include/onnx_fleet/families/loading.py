@@ -48,7 +48,7 @@ def load(item: WorkItem, source_dir: Path, hollow: Hollow | None = None) -> PreT
             module, info = loader.from_pretrained(
                 source_dir,
                 config=config,
-                use_safetensors=entry.allow_pickle != model.commit,
+                use_safetensors=None if entry.allow_pickle == model.commit else True,
                 trust_remote_code=entry.trust_remote_code == model.commit,
                 **settings,
             )

@@ -19,8 +19,9 @@ from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.families import Family, GraphSpec, Shape, decoder, loading
 from onnx_fleet.hollow import Hollow
 from onnx_fleet.plan import WorkItem
+from onnx_fleet.tasks import TASKS
 
-MODEL_TYPES = frozenset({"smolvlm", "idefics3"})
+MODEL_TYPES = frozenset(TASKS["image-text-to-text"].model_types)
 """Those whose images, cut into squares of one size by the preprocessor, each take the same number of tokens."""
 
 _TOKENS: Shape = ("batch_size", "sequence_length")
