@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from onnx_fleet.entry import Tolerances
-from onnx_fleet.graph import TensorSpec
+from onnx_fleet.graph import JOINT_LENGTH, TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,16 +111,34 @@ def at_real_positions(outputs: Outputs, *, real: np.ndarray, specs: tuple[Tensor
     """
     if real.all():
         return outputs
-    per_token = {spec.name for spec in specs if is_per_token(spec)}
+    per_token = {spec.name: spec for spec in specs if is_per_token(spec)}
     return {
-        name: array[real] if name in per_token and array.shape[:2] == real.shape else array
+        name: _at(real_places(per_token[name], array, real=real), array) if name in per_token else array
         for name, array in outputs.items()
     }
 
 
+def real_places(spec: TensorSpec, array: np.ndarray, *, real: np.ndarray) -> np.ndarray:
+    """Which values of an output per token are of no padding: all that belong to an image are, behind a row's tokens.
+
+    Args:
+        array: the output; [batch_size, sequence_length, …] of spec.
+    """
+    import numpy as np
+
+    if spec.shape[1] != JOINT_LENGTH:
+        return real
+    return np.pad(real, ((0, 0), (0, max(0, array.shape[1] - real.shape[1]))), constant_values=True)
+
+
+def _at(places: np.ndarray, array: np.ndarray) -> np.ndarray:
+    """The whole array where its sizes are no such places': a comparison says so."""
+    return array[places] if array.shape[:2] == places.shape else array
+
+
 def is_per_token(spec: TensorSpec) -> bool:
-    """[batch_size, sequence_length, …]"""
-    return spec.shape[:2] == ("batch_size", "sequence_length")
+    """[batch_size, sequence_length, …], or the same with what belongs to an image behind the tokens of each row."""
+    return spec.shape[:2] in (("batch_size", "sequence_length"), ("batch_size", JOINT_LENGTH))
 
 
 def _compare_one(

@@ -93,7 +93,7 @@ def find(request: DifferencesRequest) -> Differences:
     points = _points(request.new.folder)
     longest = max((point.length for each in points.values() for point in each), default=_LONGEST)
     only = workloads.fixed_length(request.new.graphs) or workloads.fixed_length(request.old.graphs)
-    space = drift.token_space(request.new.folder, longest=longest, fixed_length=only)
+    space = drift.token_space(request.new.folder, graphs=request.new.graphs, longest=longest, fixed_length=only)
     outputs: list[CheckRow] = []
     timed: list[SlowdownRow] = []
     for pair in pairs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -65,16 +65,19 @@ class Pair:
             yield work, {**before.get(work.phase, {}), **work.feeds(self.new, seed=0)}
 
 
-def token_space(stage_dir: Path, *, longest: int, fixed_length: int | None = None) -> TokenSpace | None:
+def token_space(
+    stage_dir: Path, *, graphs: Iterable[GraphInfo], longest: int, fixed_length: int | None = None
+) -> TokenSpace | None:
     """What may be fed to a stage's model as tokens, as its files say; None of a model without a vocabulary.
 
     Args:
+        graphs: the stage's; what a single one takes beside tokens is fed to it.
         longest: the most tokens that the model is known to take.
         fixed_length: the only number of tokens that a version takes.
     """
     from onnx_fleet import inputs
 
-    limits = inputs.limits_of_files(stage_dir)
+    limits = inputs.limits_of_files(stage_dir, graphs=graphs)
     if limits is None:
         return None
     return inputs.token_space(stage_dir, limits, bound=longest, fixed_length=fixed_length)
@@ -121,7 +124,8 @@ def _cases(pair: Pair, *, space: TokenSpace | None, longest: int) -> Iterator[tu
     for work, feeds in pair.works(batch_size=_ROWS, length=length, space=space):
         yield f"{work.text}, seed 0", feeds
     takes = {spec.name for info in (pair.old, pair.new) for spec in info.inputs}
-    if space is not None and takes <= _TEXT_INPUTS and (pair.new_folder / "tokenizer.json").exists():
+    known = _TEXT_INPUTS | {each.name for each in (space.further if space else ())}
+    if space is not None and takes <= known and (pair.new_folder / "tokenizer.json").exists():
         for batch, what in zip(inputs.text_batches(pair.new_folder, space), ("texts", "pairs of texts"), strict=True):
             yield f"{len(batch)} {what}, {_PADDED}", batch.feeds
 

@@ -21,10 +21,13 @@ SYMBOLS = frozenset(
         "batch_size", "sequence_length", "past_sequence_length", "total_sequence_length", "encoder_sequence_length",
         "decoder_sequence_length", "past_encoder_sequence_length", "num_choices", "num_logits_to_keep", "height",
         "width", "output_height", "output_width", "mask_height", "mask_width", "num_samples", "num_frames",
-        "image_batch_size", "text_batch_size", "num_images", "head_size",
+        "image_batch_size", "text_batch_size", "num_images", "head_size", "joint_sequence_length",
     }
 )  # fmt: skip
 """The contract's words for axes, the same in every graph."""
+
+JOINT_LENGTH = "joint_sequence_length"
+"""Of an output with a value for every token of a text, and behind them for every patch of the image beside it."""
 
 NUMBERS_TO_THE_MODEL = frozenset({"head_size"})
 """Symbols of axes that the trace has as numbers: consumers that size an empty cache wrongly need them open."""

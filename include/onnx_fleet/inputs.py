@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from onnx_fleet import further_inputs
 from onnx_fleet.frame import Frame
+from onnx_fleet.further_inputs import FurtherInput
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
+
+    from onnx_fleet.graph import GraphInfo
 
 Side = Literal["left", "right"]
 
@@ -54,6 +58,8 @@ class ModelLimits:
     """Ids that its configuration has a meaning for."""
     end: int | None = None
     """What a text has to end with where no tokenizer says so; None where nothing has to."""
+    further: tuple[FurtherInput, ...] = ()
+    """What it takes beside tokens, mask and token types."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +75,8 @@ class TokenSpace:
     """The longest sequence to feed: positions, tokenizer and LENGTH_BOUND, whichever is least."""
     fixed_length: int | None = None
     """Of a graph that takes one length only: every batch is padded to it."""
+    further: tuple[FurtherInput, ...] = ()
+    """What the model takes beside tokens, mask and token types."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +86,10 @@ class Batch:
     input_ids: np.ndarray
     attention_mask: np.ndarray
     token_type_ids: np.ndarray
+    per_token: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """What the model takes beside these, each [batch_size, sequence_length, …]; by name."""
+    per_row: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """The same of whole rows, each [batch_size, …]."""
 
     @property
     def feeds(self) -> dict[str, np.ndarray]:
@@ -86,6 +98,8 @@ class Batch:
             "input_ids": self.input_ids,
             "attention_mask": self.attention_mask,
             "token_type_ids": self.token_type_ids,
+            **self.per_token,
+            **self.per_row,
         }
 
     @property
@@ -102,6 +116,8 @@ class Batch:
             input_ids=self.input_ids[:, :length],
             attention_mask=self.attention_mask[:, :length],
             token_type_ids=self.token_type_ids[:, :length],
+            per_token={name: array[:, :length] for name, array in self.per_token.items()},
+            per_row=self.per_row,
         )
 
     def __getitem__(self, rows: slice) -> Batch:
@@ -109,6 +125,22 @@ class Batch:
             input_ids=self.input_ids[rows],
             attention_mask=self.attention_mask[rows],
             token_type_ids=self.token_type_ids[rows],
+            per_token={name: array[rows] for name, array in self.per_token.items()},
+            per_row={name: array[rows] for name, array in self.per_row.items()},
+        )
+
+    def completed(self, space: TokenSpace, *, seed: Sequence[int]) -> Batch:
+        """The same tokens with random valid values of all that the model takes beside them.
+
+        Args:
+            seed: of the values: the same one gives the same.
+        """
+        rng = np.random.default_rng(seed)
+        made = [(each, each.values(rng, real=self.real)) for each in space.further]
+        return replace(
+            self,
+            per_token={each.name: values for each, values in made if each.per == "token"},
+            per_row={each.name: values for each, values in made if each.per == "row"},
         )
 
 
@@ -137,6 +169,7 @@ def token_space(
         pad_token_id=limits.pad_token_id,
         max_length=min(limits.max_length or bound, _tokenizer_limit(stage_dir) or bound, fixed_length or bound, bound),
         fixed_length=fixed_length,
+        further=limits.further,
     )
 
 
@@ -147,8 +180,12 @@ def of_one_word(frame: Frame) -> TokenSpace:
     )
 
 
-def limits_of_files(stage_dir: Path) -> ModelLimits | None:
-    """What a stage's config.json says that its model takes; None of a model without a vocabulary."""
+def limits_of_files(stage_dir: Path, *, graphs: Iterable[GraphInfo]) -> ModelLimits | None:
+    """What a stage's config.json says that its model takes; None of a model without a vocabulary.
+
+    Args:
+        graphs: of the stage; what a whole model's takes beside tokens is among it.
+    """
     config = json.loads((stage_dir / "config.json").read_text(encoding="utf-8"))
     told: Mapping[str, Any] = next(
         (each for each in (config, config.get("text_config")) if isinstance(each, dict) and each.get("vocab_size")), {}
@@ -163,6 +200,7 @@ def limits_of_files(stage_dir: Path) -> ModelLimits | None:
         pad_token_id=known_token(told.get("pad_token_id"), size) or 0,
         special=special_tokens(config, vocab_size=size),
         end=known_token(told.get("eos_token_id"), size) if config.get("is_encoder_decoder") else None,
+        further=next((further_inputs.of_graph(info.inputs, told) for info in graphs if info.role == "model"), ()),
     )
 
 
@@ -223,7 +261,7 @@ def random_batch(space: TokenSpace, *, batch_size: int, length: int, seed: int) 
         input_ids=random_ids(space, (batch_size, length), rng=rng),
         attention_mask=np.ones((batch_size, length), dtype=np.int64),
         token_type_ids=np.tile(types.astype(np.int64), (batch_size, 1)),
-    )
+    ).completed(space, seed=(seed, batch_size, length))
 
 
 def text_batches(stage_dir: Path, space: TokenSpace, *, texts: Sequence[str] = TEXTS) -> tuple[Batch, Batch]:
@@ -246,12 +284,12 @@ def text_batches(stage_dir: Path, space: TokenSpace, *, texts: Sequence[str] = T
 
 
 def row_of(encoding: Encoding, space: TokenSpace) -> Batch:
-    """What a tokenizer made of one text, as a batch of one row."""
+    """What a tokenizer made of one text, as a batch of one row; what else the model takes follows from the tokens."""
     return Batch(
         input_ids=np.array([encoding.ids], dtype=np.int64),
         attention_mask=np.array([encoding.attention_mask], dtype=np.int64),
         token_type_ids=np.array([encoding.type_ids], dtype=np.int64) % space.token_types,
-    )
+    ).completed(space, seed=encoding.ids)
 
 
 def pad(rows: Sequence[Batch], *, side: Side, space: TokenSpace) -> Batch:
@@ -264,24 +302,42 @@ def pad(rows: Sequence[Batch], *, side: Side, space: TokenSpace) -> Batch:
         for array in arrays:
             missing = length - array.shape[1]
             widths = (missing, 0) if side == "left" else (0, missing)
-            padded.append(np.pad(array, ((0, 0), widths), constant_values=filler))
+            padded.append(np.pad(array, ((0, 0), widths, *[(0, 0)] * (array.ndim - 2)), constant_values=filler))
         return np.concatenate(padded)
+
+    fillers = {each.name: each.filler for each in space.further}
 
     return Batch(
         input_ids=joined("input_ids", space.pad_token_id),
         attention_mask=joined("attention_mask", 0),
         token_type_ids=joined("token_type_ids", 0),
+        per_token={name: joined(name, fillers[name]) for name in rows[0].per_token},
+        per_row={name: np.concatenate([row.per_row[name] for row in rows]) for name in rows[0].per_row},
     )
 
 
 def replace_masked(batch: Batch, *, space: TokenSpace, seed: int) -> Batch:
-    """The same real tokens, with random ones where the mask says that there is nothing."""
+    """The same real tokens, with random ones where the mask says that there is nothing; so with all that is theirs."""
     rng = np.random.default_rng(seed)
     noise = rng.choice(space.tokens, size=batch.input_ids.shape)
-    return Batch(
+    everywhere = np.ones_like(batch.real)
+    noisy = {each.name: each.values(rng, real=everywhere) for each in space.further if each.name in batch.per_token}
+    return replace(
+        batch,
         input_ids=np.where(batch.real, batch.input_ids, noise).astype(np.int64),
-        attention_mask=batch.attention_mask,
-        token_type_ids=batch.token_type_ids,
+        per_token={
+            name: np.where(batch.real.reshape(*batch.real.shape, *[1] * (array.ndim - 2)), array, noisy[name])
+            for name, array in batch.per_token.items()
+        },
+    )
+
+
+def ignored(batch: Batch, each: FurtherInput) -> Batch:
+    """The same batch as a graph would see it that does not look at one of its further inputs."""
+    if each.per == "row":
+        return replace(batch, per_row={**batch.per_row, each.name: np.full_like(batch.per_row[each.name], each.filler)})
+    return replace(
+        batch, per_token={**batch.per_token, each.name: np.full_like(batch.per_token[each.name], each.filler)}
     )
 
 

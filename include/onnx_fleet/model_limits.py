@@ -8,13 +8,18 @@ from typing import Any
 from torch.nn import Embedding
 
 from onnx_fleet import inputs
+from onnx_fleet.further_inputs import FurtherInput
 from onnx_fleet.inputs import ModelLimits
 
 _POSITION_TABLES = ("position_embeddings", "embed_positions", "wpe", "position_embedding")
 
 
-def of(model: Any) -> ModelLimits:
-    """Of a transformers model that takes tokens."""
+def of(model: Any, *, further: tuple[FurtherInput, ...] = ()) -> ModelLimits:
+    """Of a transformers model that takes tokens.
+
+    Args:
+        further: what its family says that it takes beside them.
+    """
     config = model.config.get_text_config()
     takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
     size = int(config.vocab_size)
@@ -25,6 +30,7 @@ def of(model: Any) -> ModelLimits:
         pad_token_id=inputs.known_token(getattr(config, "pad_token_id", None), size) or 0,
         special=inputs.special_tokens(model.config.to_dict(), vocab_size=size),
         end=inputs.known_token(getattr(config, "eos_token_id", None), size) if _reads_the_end(model) else None,
+        further=further,
     )
 
 

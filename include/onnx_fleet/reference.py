@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnx_fleet.errors import ValidationFailed, WorkerOutOfResources
+from onnx_fleet.further_inputs import FurtherInput
 from onnx_fleet.inputs import ModelLimits
 from onnx_fleet.plan import WorkItem
 
@@ -35,27 +36,35 @@ class Reference:
     """PyTorch eager on one model. Make it with load."""
 
     def __init__(
-        self, model: PreTrainedModel, *, whole: Module, graph_modules: Mapping[str, Module], device: str = "cpu"
+        self,
+        model: PreTrainedModel,
+        *,
+        whole: Module,
+        graph_modules: Mapping[str, Module],
+        further: tuple[FurtherInput, ...] = (),
+        device: str = "cpu",
     ) -> None:
         self.model = model
         """The plain transformers model."""
         self.device = device
         self._whole = whole.to(device)
         self._graph_modules = graph_modules
+        self._further = further
         self.parameters = frozenset(inspect.signature(model.forward).parameters)
         """The names that the source model takes."""
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """What it takes of tokens; a graph has to take as much. Masks of images and of sound are others."""
-        return tuple(name for name in TOKEN_INPUTS if {name, "input_ids"} <= self.parameters)
+        """What a model of text takes; a graph has to take as much. Masks of images and of sound are others."""
+        tokens = (name for name in TOKEN_INPUTS if {name, "input_ids"} <= self.parameters)
+        return (*tokens, *(each.name for each in self._further))
 
     @cached_property
     def limits(self) -> ModelLimits:
         """Of a model that takes tokens."""
         from onnx_fleet import model_limits
 
-        return model_limits.of(self.model)
+        return model_limits.of(self.model, further=self._further)
 
     @cached_property
     def weights(self) -> dict[str, np.ndarray]:
@@ -173,7 +182,7 @@ def load(item: WorkItem, *, source_dir: Path, device: str = "cpu") -> Reference:
     whole = family.whole(item, model)
     modules = {spec.role: spec.module for spec in family.graphs(item, model)}
     with _explained(f"PyTorch cannot put the model on {device}"):
-        return Reference(model, whole=whole, graph_modules=modules, device=device)
+        return Reference(model, whole=whole, graph_modules=modules, further=family.further(model), device=device)
 
 
 def _forbid_tf32() -> None:

@@ -27,8 +27,9 @@ class Task:
     """Those that are proven, where others do the task in a way that is not; empty where any may be tried."""
 
 
-def _encoder(name: str, auto_class: str, *architectures: str) -> Task:
-    return Task(name=name, family="encoder", auto_classes=(auto_class,), architectures=architectures)
+def _encoder(name: str, auto_class: str, *architectures: str, else_class: str | None = None) -> Task:
+    classes = (auto_class,) if else_class is None else (auto_class, else_class)
+    return Task(name=name, family="encoder", auto_classes=classes, architectures=architectures)
 
 
 def _vision(name: str, auto_class: str, *architectures: str) -> Task:
@@ -49,7 +50,17 @@ TASKS: Mapping[str, Task] = {
         _encoder("zero-shot-classification", "AutoModelForSequenceClassification"),
         _encoder("text-ranking", "AutoModelForSequenceClassification"),
         _encoder("token-classification", "AutoModelForTokenClassification", "ForTokenClassification"),
-        _encoder("question-answering", "AutoModelForQuestionAnswering", "ForQuestionAnswering"),
+        _encoder(
+            "question-answering",
+            "AutoModelForQuestionAnswering",
+            "ForQuestionAnswering",
+            else_class="AutoModelForDocumentQuestionAnswering",
+        ),
+        _encoder(
+            "document-question-answering",
+            "AutoModelForDocumentQuestionAnswering",
+            else_class="AutoModelForQuestionAnswering",
+        ),
         _encoder("multiple-choice", "AutoModelForMultipleChoice", "ForMultipleChoice"),
         Task(
             name="text-generation",

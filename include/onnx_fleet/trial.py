@@ -54,7 +54,7 @@ def run(request: TrialRequest) -> TrialReport:
 
 def _faults(request: TrialRequest, info: GraphInfo) -> Iterator[str]:
     only = workloads.fixed_length(request.graphs)
-    space = drift.token_space(request.folder, longest=only or _LENGTH, fixed_length=only)
+    space = drift.token_space(request.folder, graphs=request.graphs, longest=only or _LENGTH, fixed_length=only)
     try:
         session = runtime.open_session(request.folder / info.path, threads=1, libraries=info.libraries)
         for rows in _ROWS:

@@ -14,6 +14,7 @@ import numpy as np
 
 from onnx_fleet import inputs
 from onnx_fleet.frame import Frame
+from onnx_fleet.further_inputs import KINDS
 from onnx_fleet.graph import GraphInfo, TensorSpec
 from onnx_fleet.inputs import TokenSpace
 
@@ -34,6 +35,8 @@ _DEFAULT_SIZES: Mapping[str, int] = {
 """Of axes that no latency grid knows; a model that wants others has them as numbers in its graph."""
 _WHOLE_TEXTS = ("forward", "encode")
 """Phases whose input_ids are whole texts, and not what a decoder goes on from."""
+_LOOKED_UP = frozenset(kind.name for kind in KINDS) - {"pixel_values"}
+"""Inputs whose values are places in tables: of every one there is a zero."""
 _DECODED = 8
 """Tokens that a decoder behind an encoder has already given, where one more is timed."""
 _FRAMES_A_STATE, _SAMPLES_A_STATE = 4, 512
@@ -73,6 +76,11 @@ class Workload:
             return np.ones(shape, dtype=spec.dtype)
         if spec.name == "token_type_ids" or np.dtype(spec.dtype).kind == "b":
             return np.zeros(shape, dtype=spec.dtype)
+        known = next((each for each in self.space.further if each.name == spec.name), None)
+        if known is not None:
+            return known.draw(rng, tuple(shape)).astype(spec.dtype)
+        if spec.name in _LOOKED_UP:
+            return np.zeros(shape, dtype=spec.dtype)
         if np.dtype(spec.dtype).kind in "iu":
             whole = spec.name == "input_ids" and self.phase in _WHOLE_TEXTS
             words = (
@@ -90,7 +98,8 @@ def of(
     Args:
         length: tokens in a row: of the prompt, of the encoder's input, or up to the end of the step.
         decoded: tokens that a decoder behind an encoder has given before the step.
-        space: what tokens are drawn from; None draws only id 1, which every vocabulary has.
+        space: what tokens are drawn from, and what the model takes beside them; None draws only id 1, which every
+            vocabulary has, and zeros.
     """
     symbols = {axis for spec in info.inputs for axis in spec.shape if isinstance(axis, str)}
     behind_encoder = "encoder_hidden_states" in {spec.name for spec in info.inputs}

@@ -5,12 +5,13 @@ A row is a fault that was met, or that somebody is likely to meet. Add each real
 
 from __future__ import annotations
 
-from mutations import beside, decoder, dual, encoder, seq2seq, speech, vision, vlm
+from mutations import beside, decoder, dual, encoder, page_of_text, seq2seq, speech, vision, vlm
 from mutations.mutation import Mutation
 from mutations.variants import VARIANT_MUTATIONS
 
 MUTATIONS: tuple[Mutation, ...] = (
     *encoder.MUTATIONS,
+    *page_of_text.MUTATIONS,
     *decoder.MUTATIONS,
     *seq2seq.MUTATIONS,
     *vision.MUTATIONS,

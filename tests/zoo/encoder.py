@@ -35,12 +35,38 @@ _DEBERTA: dict[str, Any] = {
 }
 
 FEATURES, FILL_MASK = "feature-extraction", "fill-mask"
-CLASSES, TOKENS, ANSWERS, CHOICE = (
+CLASSES, TOKENS, ANSWERS, ANSWERS_ON_PAGES, CHOICE = (
     "text-classification",
     "token-classification",
     "question-answering",
+    "document-question-answering",
     "multiple-choice",
 )
+
+_PAGE: dict[str, Any] = {"max_2d_position_embeddings": 64}
+_LILT: dict[str, Any] = {**_ROBERTA, **_PAGE, "hidden_size": 48, "channel_shrink_ratio": 2}
+_PAGE_AND_IMAGE: dict[str, Any] = {
+    **_ROBERTA,
+    **_PAGE,
+    "hidden_size": 48,
+    "coordinate_size": 8,
+    "shape_size": 8,
+    "input_size": 32,
+    "patch_size": 16,
+    "rel_pos_bins": 8,
+    "max_rel_pos": 16,
+    "rel_2d_pos_bins": 8,
+    "max_rel_2d_pos": 32,
+}
+"""LayoutLMv3's parts of a place make up the hidden size; an image of 32 x 32 is four patches and one token more."""
+_MARKUP: dict[str, Any] = {
+    "max_depth": 5,
+    "max_xpath_tag_unit_embeddings": 16,
+    "tag_pad_id": 13,
+    "max_xpath_subs_unit_embeddings": 18,
+    "subs_pad_id": 15,
+    "xpath_unit_hidden_size": 8,
+}
 
 
 def _row(name: str, task: str, **differing: Any) -> Architecture:
@@ -92,9 +118,21 @@ ENCODERS: tuple[Architecture, ...] = (
     _row("SqueezeBertForSequenceClassification", CLASSES, embedding_size=32),
     _row("RoFormerForMaskedLM", FILL_MASK, embedding_size=16),
     _row("ConvBertForTokenClassification", TOKENS, embedding_size=16, head_ratio=2, conv_kernel_size=3),
-    _row("LayoutLMModel", FEATURES, max_2d_position_embeddings=64),
-    _row("LiltModel", FEATURES, **_ROBERTA, hidden_size=48, max_2d_position_embeddings=64, channel_shrink_ratio=2),
+    _row("LayoutLMModel", FEATURES, **_PAGE),
+    _row("LayoutLMForTokenClassification", TOKENS, **_PAGE),
+    _row("LayoutLMForQuestionAnswering", ANSWERS_ON_PAGES, **_PAGE, num_labels=2),
+    _row("LiltModel", FEATURES, **_LILT),
+    _row("LiltForTokenClassification", TOKENS, **_LILT),
+    _row("LayoutLMv3Model", FEATURES, **_PAGE_AND_IMAGE),
+    _row("LayoutLMv3ForTokenClassification", TOKENS, **_PAGE_AND_IMAGE),
+    _row("LayoutLMv3ForSequenceClassification", CLASSES, **_PAGE_AND_IMAGE),
+    _row("LayoutLMv3ForQuestionAnswering", ANSWERS_ON_PAGES, **_PAGE_AND_IMAGE, num_labels=2),
+    _row("BrosModel", FEATURES, hidden_size=64),
+    _row("BrosForTokenClassification", TOKENS, hidden_size=64),
+    _row("MarkupLMModel", FEATURES, **_MARKUP),
+    _row("MarkupLMForQuestionAnswering", ANSWERS, **_MARKUP, num_labels=2),
     _row("ErnieForSequenceClassification", CLASSES),
+    _row("ErnieForTokenClassification", TOKENS, use_task_id=True, task_type_vocab_size=3),
     _row("MegatronBertForMaskedLM", FILL_MASK),
     _row("RemBertForTokenClassification", TOKENS, input_embedding_size=16, output_embedding_size=24),
     _row("XLNetModel", FEATURES, d_inner=64, d_head=8, max_position_embeddings=None),
@@ -105,6 +143,7 @@ ENCODERS: tuple[Architecture, ...] = (
     _row("IBertForSequenceClassification", CLASSES, **_ROBERTA),
     _row("NystromformerForMaskedLM", FILL_MASK, num_landmarks=8, segment_means_seq_len=8),
     _row("XLMWithLMHeadModel", FILL_MASK, pad_index=0, mask_index=4),
+    _row("XLMForSequenceClassification", CLASSES, pad_index=0, mask_index=4, n_langs=3, use_lang_emb=True),
     _row("FlaubertWithLMHeadModel", FILL_MASK, pad_index=0, mask_index=4),
     _row("EuroBertForMaskedLM", FILL_MASK, num_key_value_heads=2),
     _row("XmodForSequenceClassification", CLASSES, **_ROBERTA, languages=["en_XX", "de_DE"], default_language="en_XX"),
@@ -124,6 +163,14 @@ ENCODERS: tuple[Architecture, ...] = (
     _row("SplinterModel", FEATURES),
     _row("LukeModel", FEATURES, **_ROBERTA, entity_vocab_size=20, entity_emb_size=16),
     _row("RoCBertModel", FEATURES, enable_pronunciation=False, enable_shape=False),
+    _row(
+        "RoCBertForTokenClassification",
+        TOKENS,
+        shape_vocab_size=20,
+        shape_embed_dim=8,
+        pronunciation_vocab_size=24,
+        pronunciation_embed_dim=8,
+    ),
     _row("BertGenerationEncoder", FEATURES),
     _row("GteModel", FEATURES, type_vocab_size=1),
     _row("JinaEmbeddingsV3Model", FEATURES, type_vocab_size=1),

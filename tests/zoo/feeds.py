@@ -13,7 +13,7 @@ from torch import Tensor
 from zoo.architecture import VOCABULARY, Architecture
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 BATCH, LENGTH, TARGET_LENGTH, PADDING = 3, 11, 5, 4
 _SPECIAL = 8
@@ -34,7 +34,7 @@ def feeds(architecture: Architecture, model: PreTrainedModel, *, left: bool = Fa
     """
     generator = torch.Generator().manual_seed(20)
     make: Mapping[str, Callable[..., dict[str, Tensor]]] = {
-        "encoder": partial(_tokens, left=left),
+        "encoder": partial(_text, left=left),
         "decoder": _tokens,
         "seq2seq": _pair,
         "vision": _image,
@@ -71,7 +71,65 @@ def _tokens(
             "input_ids": torch.stack([input_ids, second], dim=1),
             "attention_mask": torch.stack([attention_mask, attention_mask], dim=1),
         }
-    return {"input_ids": input_ids, "attention_mask": attention_mask}
+    beside = {name: make(model.config, generator) for name, make in _BESIDE_TOKENS.items()}
+    real = attention_mask.bool()
+    return {
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+        **{
+            name: torch.where(real.reshape(*real.shape, *[1] * (made.dim() - 2)), made, 0)
+            for name, made in beside.items()
+            if made is not None
+        },
+    }
+
+
+def _boxes(config: PreTrainedConfig, generator: torch.Generator) -> Tensor | None:
+    """[BATCH, LENGTH, 4], x0 <= x1 and y0 <= y1: places in a table, or parts of the page."""
+    largest = getattr(config, "max_2d_position_embeddings", None)
+    corners = torch.rand(BATCH, LENGTH, 2, 2, generator=generator).sort(dim=-2).values.flatten(2)
+    if largest is not None:
+        return (corners * (largest - 1)).round().long()
+    return corners if hasattr(config, "bbox_scale") else None
+
+
+def _steps(size: str) -> Callable[[PreTrainedConfig, torch.Generator], Tensor | None]:
+    """[BATCH, LENGTH, steps]: a number below a size of the configuration for each step down a tree."""
+    return lambda config, generator: (
+        torch.randint(1, getattr(config, size), (BATCH, LENGTH, config.max_depth), generator=generator)
+        if hasattr(config, size)
+        else None
+    )
+
+
+def _numbers(size: str, *, read: str) -> Callable[[PreTrainedConfig, torch.Generator], Tensor | None]:
+    """[BATCH, LENGTH]: a number below a size of the configuration for each token, where a setting has it read."""
+    return lambda config, generator: (
+        torch.randint(1, getattr(config, size), (BATCH, LENGTH), generator=generator)
+        if getattr(config, read, False) and getattr(config, size) > 1
+        else None
+    )
+
+
+_BESIDE_TOKENS: Mapping[str, Callable[[PreTrainedConfig, torch.Generator], Tensor | None]] = {
+    "bbox": _boxes,
+    "xpath_tags_seq": _steps("max_xpath_tag_unit_embeddings"),
+    "xpath_subs_seq": _steps("max_xpath_subs_unit_embeddings"),
+    "task_type_ids": _numbers("task_type_vocab_size", read="use_task_id"),
+    "langs": _numbers("n_langs", read="use_lang_emb"),
+    "input_shape_ids": _numbers("shape_vocab_size", read="enable_shape"),
+    "input_pronunciation_ids": _numbers("pronunciation_vocab_size", read="enable_pronunciation"),
+}
+"""What some models of text take of every token; None where this one does not."""
+
+
+def _text(
+    architecture: Architecture, model: PreTrainedModel, generator: torch.Generator, *, left: bool
+) -> dict[str, Tensor]:
+    tokens = _tokens(architecture, model, generator, left=left)
+    if not getattr(model.config, "visual_embed", False):
+        return tokens
+    return {**tokens, **_image(architecture, model, generator)}
 
 
 def _pair(architecture: Architecture, model: PreTrainedModel, generator: torch.Generator) -> dict[str, Tensor]:

@@ -116,6 +116,10 @@ def _end_changed(sound: Tensor) -> Tensor:
     return changed
 
 
+def _forgotten(values: Tensor) -> Tensor:
+    return torch.zeros_like(values)
+
+
 _CHANGES: Mapping[str, Callable[[Tensor], Tensor]] = {
     "attention_mask": _without_effect,
     "input_ids": _last_token_changed,
@@ -123,6 +127,13 @@ _CHANGES: Mapping[str, Callable[[Tensor], Tensor]] = {
     "pixel_values": _corner_changed,
     "input_features": _end_changed,
     "input_values": _end_changed,
+    "bbox": _forgotten,
+    "xpath_tags_seq": _forgotten,
+    "xpath_subs_seq": _forgotten,
+    "task_type_ids": _forgotten,
+    "langs": _forgotten,
+    "input_shape_ids": _forgotten,
+    "input_pronunciation_ids": _forgotten,
 }
 
 

@@ -17,6 +17,7 @@ from onnx_fleet.checks.feeds import choices_equal, run
 from onnx_fleet.checks.subject import Subject, checks_of
 from onnx_fleet.checks.texts import Side, Text
 from onnx_fleet.comparison import Case, CheckRow, Outputs, compare
+from onnx_fleet.graph import JOINT_LENGTH
 from onnx_fleet.inputs import Batch
 
 SINGLE: tuple[Text, ...] = tuple((text, None) for text in inputs.TEXTS)
@@ -63,21 +64,30 @@ def answers(subject: Subject) -> Iterator[CheckRow]:
     if not np.array_equal(batches[0].input_ids[batches[0].real], batches[1].input_ids[batches[1].real]):
         yield case.row("different", output="tokens", detail="the packed tokenizer makes other tokens of them")
         return
-    wanted = _Told(side=own, batch=batches[0], outputs=subject.reference(subject.feeds(batches[0])))
-    name = _PER_TOKEN.get(task, "")
-    if name in wanted.outputs and wanted.outputs[name].shape[:2] != batches[0].input_ids.shape:
-        yield case.row("skipped", passed=True, detail=f"{name} has no value of its own for every token")
-        return
+    given = subject.reference(subject.feeds(batches[0]))
+    wanted = _Told(side=own, batch=batches[0], outputs=_of_text(given, batches[0], subject=subject))
+    for name in _PER_TOKEN.get(task, ()):
+        if name in wanted.outputs and wanted.outputs[name].shape[:2] != batches[0].input_ids.shape:
+            yield case.row("skipped", passed=True, detail=f"{name} has no value of its own for every token")
+            return
     outputs, faults = run(subject, subject.feeds(batches[1]), case=case)
     yield from faults
     if not faults and wanted.outputs.keys() <= outputs.keys():
-        yield from read(wanted, _Told(side=packed, batch=batches[1], outputs=outputs), case)
+        found = _Told(side=packed, batch=batches[1], outputs=_of_text(outputs, batches[1], subject=subject))
+        yield from read(wanted, found, case)
+
+
+def _of_text(outputs: Outputs, batch: Batch, *, subject: Subject) -> Outputs:
+    """Without what an output has for the image beside a text, behind its tokens."""
+    joint = {spec.name for spec in subject.outputs if spec.shape[1:2] == (JOINT_LENGTH,)}
+    length = batch.input_ids.shape[1]
+    return {name: array[:, :length] if name in joint else array for name, array in outputs.items()}
 
 
 def _texts(task: str, side: Side) -> Sequence[Text]:
     if task == "fill-mask":
         return [(blank.format(side.mask_token), None) for blank in BLANKS] if side.mask_token else []
-    return PAIRS if task in ("question-answering", "text-ranking", "zero-shot-classification") else SINGLE
+    return PAIRS if task in _OF_PAIRS else SINGLE
 
 
 def _label(own: _Told, packed: _Told, case: Case) -> Iterator[CheckRow]:
@@ -154,22 +164,26 @@ _READERS: Mapping[str, Read] = {
     "token-classification": _label_a_token,
     "fill-mask": _word,
     "question-answering": _span,
+    "document-question-answering": _span,
     "sentence-similarity": _cosines,
     "feature-extraction": _cosines,
 }
 _NEEDED: Mapping[str, frozenset[str]] = {
     "question-answering": frozenset({"start_logits"}),
+    "document-question-answering": frozenset({"start_logits"}),
     "sentence-similarity": frozenset({"sentence_embedding", "last_hidden_state"}),
     "feature-extraction": frozenset({"sentence_embedding", "last_hidden_state"}),
 }
 """Task -> outputs of which one has to be there; logits for the others. A recipe may drop or rename them."""
-_PER_TOKEN: Mapping[str, str] = {
-    "token-classification": "logits",
-    "fill-mask": "logits",
-    "question-answering": "start_logits",
-    "sentence-similarity": "last_hidden_state",
-    "feature-extraction": "last_hidden_state",
+_PER_TOKEN: Mapping[str, tuple[str, ...]] = {
+    "token-classification": ("logits",),
+    "fill-mask": ("logits",),
+    "question-answering": ("start_logits", "end_logits"),
+    "document-question-answering": ("start_logits", "end_logits"),
+    "sentence-similarity": ("last_hidden_state",),
+    "feature-extraction": ("last_hidden_state",),
 }
-"""Task -> the output that is read token by token."""
+"""Task -> the outputs that are read token by token."""
+_OF_PAIRS = frozenset({"question-answering", "document-question-answering", "text-ranking", "zero-shot-classification"})
 
 CHECKS = checks_of(answers)

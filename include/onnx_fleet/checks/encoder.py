@@ -12,7 +12,7 @@ from onnx_fleet import inputs
 from onnx_fleet import pooling as pooling_of_source
 from onnx_fleet.checks.feeds import Feeds, against_pytorch, run, told_apart, where_pytorch_holds
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
-from onnx_fleet.comparison import Case, CheckRow, Outputs, at_real_positions, compare, is_per_token
+from onnx_fleet.comparison import Case, CheckRow, Outputs, at_real_positions, compare, is_per_token, real_places
 from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.graph import TensorSpec
 from onnx_fleet.inputs import Batch, Side
@@ -95,6 +95,8 @@ def sensitivity(subject: Subject) -> Iterator[CheckRow]:
     }
     if subject.space.token_types > 1:
         changes["token types ignored"] = replace(batch, token_type_ids=batch.token_type_ids * 0)
+    for each in subject.space.further:
+        changes[f"{each.name} ignored"] = inputs.ignored(batch, each)
     for change, other in changes.items():
         case = subject.case("sensitivity", change)
         changed = at_real_positions(subject.reference(subject.feeds(other)), real=batch.real, specs=subject.outputs)
@@ -164,10 +166,10 @@ def _stacked(spec: TensorSpec, singles: Sequence[tuple[Batch, Outputs]]) -> np.n
     """One output of single rows, laid out as at_real_positions lays it out for a batch of them."""
     arrays = [outputs[spec.name] for _, outputs in singles]
     if is_per_token(spec):
-        reals = [batch.real for batch, _ in singles]
+        places = [real_places(spec, array, real=batch.real) for array, (batch, _) in zip(arrays, singles, strict=True)]
         arrays = [
-            array[real] if array.shape[:2] == real.shape else array[0]
-            for array, real in zip(arrays, reals, strict=True)
+            array[where] if array.shape[:2] == where.shape else array[0]
+            for array, where in zip(arrays, places, strict=True)
         ]
     if len({array.shape[1:] for array in arrays}) > 1:
         return np.empty(0, dtype=arrays[0].dtype)  # whose shape is a finding

@@ -12,6 +12,7 @@ from onnx_fleet.checks import source_and_target
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
 from onnx_fleet.comparison import Case, CheckRow, compare
 from onnx_fleet.errors import GpuUnavailable, ValidationFailed
+from onnx_fleet.further_inputs import FurtherInput
 from onnx_fleet.graph import SYMBOLS, GraphInfo, TensorSpec
 from onnx_fleet.inputs import TokenSpace
 from onnx_fleet.runtime import require_placed
@@ -49,7 +50,7 @@ def contract(subject: Subject) -> Iterator[CheckRow]:
         faults = [
             *_recorded(subject, info, found, case),
             *_named(found, case),
-            *_typed(found, case),
+            *_typed(subject, found, case),
             *_open(subject, found, case),
             *_paired(found, case),
             *_taken(subject, found, case),
@@ -225,13 +226,25 @@ def _lengths(subject: Subject, spec: TensorSpec) -> Sequence[int | str]:
     """The axes of one input on which tokens are counted."""
     if spec.name.startswith("past_key_values."):
         return spec.shape[2:3]
-    return spec.shape[-1:] if spec.name in _INTEGERS and "input_ids" in subject.reference.parameters else ()
+    if "input_ids" not in subject.reference.parameters:
+        return ()
+    if spec.name in {each.name for each in _further(subject) if each.per == "token"}:
+        return spec.shape[1:2]
+    return spec.shape[-1:] if spec.name in _INTEGERS else ()
 
 
-def _typed(info: GraphInfo, case: Case) -> Iterator[CheckRow]:
+def _typed(subject: Subject, info: GraphInfo, case: Case) -> Iterator[CheckRow]:
+    wanted = {**dict.fromkeys(_INTEGERS, "int64"), **{each.name: each.dtype for each in _further(subject)}}
     for spec in info.inputs:
-        if spec.name in _INTEGERS and spec.dtype != "int64":
-            yield case.row("dtype", output=spec.name, detail=f"{spec.dtype} where every consumer feeds int64")
+        if spec.dtype != wanted.get(spec.name, spec.dtype):
+            said = f"{spec.dtype} where every consumer feeds {wanted[spec.name]}"
+            yield case.row("dtype", output=spec.name, detail=said)
+
+
+def _further(subject: Subject) -> tuple[FurtherInput, ...]:
+    """Of a model of text."""
+    space = _space(subject)
+    return space.further if space else ()
 
 
 def _paired(info: GraphInfo, case: Case) -> Iterator[CheckRow]:

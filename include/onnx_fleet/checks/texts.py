@@ -72,7 +72,8 @@ def of_source(subject: Subject) -> Side:
             found = tokenizer(first, second, truncation=True, max_length=space.max_length, return_tensors="np")
             ids = found["input_ids"].astype(np.int64)
             types = found.get("token_type_ids", np.zeros_like(ids)).astype(np.int64) % space.token_types
-            rows.append(Batch(input_ids=ids, attention_mask=np.ones_like(ids), token_type_ids=types))
+            row = Batch(input_ids=ids, attention_mask=np.ones_like(ids), token_type_ids=types)
+            rows.append(row.completed(space, seed=ids[0].tolist()))
         return inputs.pad(rows, side=tokenizer.padding_side, space=space)
 
     return Side(
@@ -94,20 +95,17 @@ def of_stage(subject: Subject) -> Side:
     pad = _content(settings.get("pad_token"))
     pad_id = tokenizer.token_to_id(pad) if pad else None
 
+    space = replace(subject.space, pad_token_id=subject.space.pad_token_id if pad_id is None else pad_id)
+    padding_side: Any = subject.source_tokenizer.padding_side
+
     def encode(texts: Sequence[Text]) -> Batch:
-        tokenizer.enable_truncation(subject.space.fixed_length or subject.space.max_length)
-        tokenizer.enable_padding(
-            direction=subject.source_tokenizer.padding_side,
-            pad_id=subject.space.pad_token_id if pad_id is None else pad_id,
-            length=subject.space.fixed_length,
-        )
-        found = tokenizer.encode_batch([text if pair is None else (text, pair) for text, pair in texts])
-        ids, mask, types = (
-            np.array([getattr(each, name) for each in found], dtype=np.int64)
-            for name in ("ids", "attention_mask", "type_ids")
-        )
-        types = types % subject.space.token_types if makes_types else types * 0
-        return Batch(input_ids=ids, attention_mask=mask, token_type_ids=types)
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(space.fixed_length or space.max_length)
+        rows = []
+        for text, pair in texts:
+            row = inputs.row_of(tokenizer.encode(text) if pair is None else tokenizer.encode(text, pair), space)
+            rows.append(row if makes_types else replace(row, token_type_ids=row.token_type_ids * 0))
+        return inputs.pad(rows, side=padding_side, space=space)
 
     return Side(
         encode=encode,

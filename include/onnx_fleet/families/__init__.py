@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onnx_fleet.further_inputs import FurtherInput
 from onnx_fleet.plan import WorkItem
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class Family:
     whole: Callable[[WorkItem, PreTrainedModel], Module]
     """The model in one call, forward(**feeds) -> {output: Tensor}: what the graphs together are compared with."""
     graphs: Callable[[WorkItem, PreTrainedModel], tuple[GraphSpec, ...]]
+    further: Callable[[PreTrainedModel], tuple[FurtherInput, ...]] = lambda _: ()
+    """What its models take beside tokens, mask and token types; of families that take other things, nothing."""
 
 
 def family(name: str) -> Family:

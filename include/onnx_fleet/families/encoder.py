@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from onnx_fleet import inputs, model_limits
+from onnx_fleet import further_inputs, inputs, model_limits
+from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.families import Family, GraphSpec, Shape, model_class
 from onnx_fleet.families.forward import Forward
 from onnx_fleet.families.loading import load
+from onnx_fleet.further_inputs import FurtherInput
+from onnx_fleet.graph import JOINT_LENGTH
 from onnx_fleet.plan import WorkItem
 
 _TOKENS: Shape = ("batch_size", "sequence_length")
@@ -30,6 +35,7 @@ OUTPUTS: dict[str, dict[str, Shape]] = {
     "text-ranking": _CLASSES,
     "token-classification": {"logits": ("batch_size", "sequence_length", None)},
     "question-answering": {"start_logits": _TOKENS, "end_logits": _TOKENS},
+    "document-question-answering": {"start_logits": _TOKENS, "end_logits": _TOKENS},
     "multiple-choice": {"logits": ("batch_size", "num_choices")},
 }
 
@@ -42,22 +48,50 @@ def whole(item: WorkItem, model: PreTrainedModel) -> Forward:
 
 
 def graphs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
-    """The one graph of an encoder."""
-    module = whole(item, model)
+    """The one graph of an encoder.
+
+    Raises:
+        ExportUnsupported: the model reads an input that no graph takes.
+    """
+    for refusal in further_inputs.refused(_parameters(model), model.config.to_dict()):
+        raise ExportUnsupported(
+            f"{item.model.repo_id}@{item.model.commit[:8]}: {item.model.architecture} takes {refusal.name}, "
+            f"{refusal.why}; its answers depend on it and no graph takes it: serve the model with PyTorch, or take it "
+            f"out of the catalogue"
+        )
+    module, further = whole(item, model), further_of(model)
     choices = item.model.task == "multiple-choice"
-    shape = (_EXAMPLE_BATCH, _EXAMPLE_CHOICES, _EXAMPLE_LENGTH) if choices else (_EXAMPLE_BATCH, _EXAMPLE_LENGTH)
-    example = _rows(model, shape)
-    if takes_token_types(model):
-        example["token_type_ids"] = (torch.arange(_EXAMPLE_LENGTH) > _EXAMPLE_LENGTH // 2).long().expand(shape).clone()
+    axes = _CHOICES if choices else _TOKENS
+    example = _example(model, further, choices=choices)
     return (
         GraphSpec(
             role="model",
             module=module,
             example_inputs=example,
-            inputs=dict.fromkeys(example, _CHOICES if choices else _TOKENS),
-            outputs=module.outputs,
+            inputs=dict.fromkeys(example, axes) | {each.name: _axes(each, tokens=axes) for each in further},
+            outputs=_outputs(module, example, further),
         ),
     )
+
+
+def further_of(model: PreTrainedModel) -> tuple[FurtherInput, ...]:
+    """What it takes beside tokens, mask and token types."""
+    return further_inputs.of_model(_parameters(model), model.config.to_dict())
+
+
+def takes_token_types(model: PreTrainedModel) -> bool:
+    """Whether sentence A and B are told apart: RoBERTa has the argument, and one type only."""
+    return "token_type_ids" in _parameters(model) and getattr(model.config, "type_vocab_size", 0) > 1
+
+
+def _example(model: PreTrainedModel, further: Iterable[FurtherInput], *, choices: bool) -> dict[str, Tensor]:
+    """Rows of unequal lengths, with a valid value of everything that the model takes."""
+    shape = (_EXAMPLE_BATCH, _EXAMPLE_CHOICES, _EXAMPLE_LENGTH) if choices else (_EXAMPLE_BATCH, _EXAMPLE_LENGTH)
+    example = _rows(model, shape)
+    if takes_token_types(model):
+        example["token_type_ids"] = (torch.arange(_EXAMPLE_LENGTH) > _EXAMPLE_LENGTH // 2).long().expand(shape).clone()
+    rng, real = np.random.default_rng(0), example["attention_mask"].numpy().astype(bool)
+    return example | {each.name: torch.from_numpy(each.values(rng, real=real)) for each in further}
 
 
 def outputs(item: WorkItem, model: PreTrainedModel) -> dict[str, Shape]:
@@ -80,10 +114,26 @@ def _rows(model: PreTrainedModel, shape: tuple[int, ...]) -> dict[str, torch.Ten
     return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
 
 
-def takes_token_types(model: PreTrainedModel) -> bool:
-    """Whether sentence A and B are told apart: RoBERTa has the argument, and one type only."""
-    accepts = "token_type_ids" in inspect.signature(model.forward).parameters
-    return accepts and getattr(model.config, "type_vocab_size", 0) > 1
+def _axes(each: FurtherInput, *, tokens: Shape) -> Shape:
+    return (*(tokens if each.per == "token" else ("batch_size",)), *(None for _ in each.shape))
 
 
-FAMILY = Family(name="encoder", load=load, whole=whole, graphs=graphs)
+def _outputs(module: Forward, example: Mapping[str, Tensor], further: Iterable[FurtherInput]) -> dict[str, Shape]:
+    """An image of a page is tokens behind those of the text: outputs that have a value for each of both say so."""
+    if all(each.per == "token" for each in further):
+        return module.outputs
+    with torch.inference_mode():
+        found = module(**example)
+    return {
+        name: ("batch_size", JOINT_LENGTH, *shape[2:])
+        if shape[:2] == _TOKENS and found[name].shape[1] != _EXAMPLE_LENGTH
+        else shape
+        for name, shape in module.outputs.items()
+    }
+
+
+def _parameters(model: PreTrainedModel) -> frozenset[str]:
+    return frozenset(inspect.signature(model.forward).parameters)
+
+
+FAMILY = Family(name="encoder", load=load, whole=whole, graphs=graphs, further=further_of)

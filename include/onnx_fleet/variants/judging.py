@@ -132,7 +132,7 @@ def _judge(
 
 
 def _open(request: JudgingRequest, info: GraphInfo) -> Session:
-    limits = inputs.limits_of_files(request.stage)
+    limits = inputs.limits_of_files(request.stage, graphs=(info,))
     space = None if limits is None else inputs.token_space(request.stage, limits)
     return runtime.open_placed(
         request.stage / info.path,
