@@ -372,3 +372,49 @@ def test_a_t5_config_says_how_many_layers_its_decoder_has(tmp_path: Path) -> Non
     own = config_of(tmp_path / "own", is_encoder_decoder=True, num_layers=6, num_decoder_layers=2)
     complete_config(own, external_data={})
     assert json.loads((own / "config.json").read_text())["num_decoder_layers"] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "model_type"), [("LayoutLMv3Tokenizer", "layoutlmv3"), ("MarkupLMTokenizer", "markuplm")]
+)
+def test_a_tokenizer_that_takes_words_is_held_to_what_it_makes_of_a_texts_words(
+    name: str, model_type: str, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    source = made.of_words(tmp_path / "acme" / "forms", name, model_type=model_type)
+
+    packed = pack(source, tmp_path / "stage", task="token-classification")
+
+    assert packed.tokenizer_class == name
+    assert packed.proof is not None
+    assert packed.proof.pairs > 0
+    assert not [each for each in packed.proof.differences if each.what in ("encoding", "pair")]
+    words = ["Invoice", "No.", "4711"]
+    places = {"boxes": [[1, 2, 3, 4]] * 3} if model_type == "layoutlmv3" else {"xpaths": ["/html/body/div"] * 3}
+    own = AutoTokenizer.from_pretrained(source)(words, **places)["input_ids"]
+    assert Tokenizer.from_file(str(tmp_path / "stage/tokenizer.json")).encode(words, is_pretokenized=True).ids == own
+
+
+def test_a_tokenizer_of_words_and_wordpiece_is_proven_too(small_repo: Path, tmp_path: Path) -> None:
+    source = made.of_words_in_wordpiece(tmp_path / "acme" / "scans", vocabulary=small_repo / "vocab.txt")
+
+    packed = pack(source, tmp_path / "stage", task="token-classification")
+
+    assert packed.tokenizer_class == "LayoutLMv2Tokenizer"
+    assert packed.proof is not None
+    assert packed.proof.differences == ()
+
+
+def test_a_packed_tokenizer_that_joins_words_otherwise_is_refused(tmp_path: Path) -> None:
+    source = made.of_words(tmp_path / "acme" / "forms", "LayoutLMv3Tokenizer", model_type="layoutlmv3")
+    pack(source, tmp_path / "right", task="token-classification")
+    broken = json.loads((tmp_path / "right/tokenizer.json").read_text())
+    broken["model"]["merges"] = broken["model"]["merges"][:5]
+    (tmp_path / "broken.json").write_text(json.dumps(broken))
+    model = work_item(source, task="token-classification").model
+
+    proof = tokenizer_proof.prove(tmp_path / "broken.json", tokenizer.load(model, source), own_file=True)
+
+    with pytest.raises(ModelInvalid, match="differs from the source's tokenizer"):
+        tokenizer_proof.require(proof, subject="acme/forms", own_file=True)

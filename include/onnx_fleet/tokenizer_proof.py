@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from onnx_fleet import word_tokenizers
 from onnx_fleet.errors import ModelInvalid
 from onnx_fleet.tokenizer_json import covers, is_ctc
 
@@ -136,15 +137,16 @@ def _makes_pairs(source: PreTrainedTokenizerBase) -> bool:
     if is_ctc(source):
         return False
     try:
-        source(*PAIRS[0], verbose=False)
+        word_tokenizers.encode(source, *PAIRS[0], verbose=False)
     except (ValueError, NotImplementedError, TypeError):
         return False
     return True
 
 
 def _encodings(packed: Tokenizer, source: PreTrainedTokenizerBase) -> Iterator[Difference]:
+    places = word_tokenizers.place_argument(source)
     for text in CORPUS:
-        ids, found = ids_of(source, text), packed.encode(text).ids
+        ids, found = ids_of(source, text), word_tokenizers.encode_packed(packed, text, places=places).ids
         if found != ids:
             yield _of_ids("encoding", text, ids, found, packed=packed, source=source, grave=text in PLAIN)
 
@@ -152,9 +154,10 @@ def _encodings(packed: Tokenizer, source: PreTrainedTokenizerBase) -> Iterator[D
 def _pairs(
     packed: Tokenizer, source: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]]
 ) -> Iterator[Difference]:
+    places = word_tokenizers.place_argument(source)
     for first, second in pairs:
-        wanted = source(first, second, truncation=False, padding=False, verbose=False)
-        found = packed.encode(first, second)
+        wanted = word_tokenizers.encode(source, first, second, truncation=False, padding=False, verbose=False)
+        found = word_tokenizers.encode_packed(packed, first, second, places=places)
         text = f"{first} | {second}"
         if found.ids != wanted["input_ids"]:
             yield _of_ids("pair", text, wanted["input_ids"], found.ids, packed=packed, source=source, grave=True)
@@ -197,7 +200,7 @@ def decoded(source: PreTrainedTokenizerBase, ids: list[int], *, skip: bool) -> s
 
 def ids_of(source: PreTrainedTokenizerBase, text: str) -> list[int]:
     """A text as the source's tokenizer encodes it, special tokens and all."""
-    ids: list[int] = source(text, truncation=False, padding=False, verbose=False)["input_ids"]
+    ids: list[int] = word_tokenizers.encode(source, text, truncation=False, padding=False, verbose=False)["input_ids"]
     return ids
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from onnx_fleet import inputs, tokenizer_json, tokenizer_proof
+from onnx_fleet import inputs, tokenizer_json, tokenizer_proof, word_tokenizers
 from onnx_fleet.checks.subject import Subject
 from onnx_fleet.comparison import Case, CheckRow
 from onnx_fleet.inputs import Batch
@@ -69,7 +69,8 @@ def of_source(subject: Subject) -> Side:
     def encode(texts: Sequence[Text]) -> Batch:
         rows = []
         for first, second in texts:
-            found = tokenizer(first, second, truncation=True, max_length=space.max_length, return_tensors="np")
+            settings = {"truncation": True, "max_length": space.max_length, "return_tensors": "np"}
+            found = word_tokenizers.encode(tokenizer, first, second, **settings)
             ids = found["input_ids"].astype(np.int64)
             types = found.get("token_type_ids", np.zeros_like(ids)).astype(np.int64) % space.token_types
             row = Batch(input_ids=ids, attention_mask=np.ones_like(ids), token_type_ids=types)
@@ -97,13 +98,14 @@ def of_stage(subject: Subject) -> Side:
 
     space = replace(subject.space, pad_token_id=subject.space.pad_token_id if pad_id is None else pad_id)
     padding_side: Any = subject.source_tokenizer.padding_side
+    places = word_tokenizers.place_argument(subject.source_tokenizer)
 
     def encode(texts: Sequence[Text]) -> Batch:
         tokenizer.no_padding()
         tokenizer.enable_truncation(space.fixed_length or space.max_length)
         rows = []
         for text, pair in texts:
-            row = inputs.row_of(tokenizer.encode(text) if pair is None else tokenizer.encode(text, pair), space)
+            row = inputs.row_of(word_tokenizers.encode_packed(tokenizer, text, pair, places=places), space)
             rows.append(row if makes_types else replace(row, token_type_ids=row.token_type_ids * 0))
         return inputs.pad(rows, side=padding_side, space=space)
 
