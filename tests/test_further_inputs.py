@@ -126,7 +126,7 @@ def test_rows_of_a_batch_keep_their_boxes_and_images(space: TokenSpace) -> None:
 
 
 def test_the_same_text_gets_the_same_boxes(small_repo: Path, space: TokenSpace) -> None:
-    first, again = (inputs.text_batch(small_repo, space) for _ in range(2))
+    (first, _), (again, _) = (inputs.text_batches(small_repo, space) for _ in range(2))
 
     assert np.array_equal(first.per_token["bbox"], again.per_token["bbox"])
     assert not np.array_equal(first.per_token["bbox"][0, :3], first.per_token["bbox"][1, :3])
