@@ -123,7 +123,7 @@ def require_packages(config: Mapping[str, object], *, model_type: str, subject: 
     if importlib.util.find_spec("timm") is None and (backbone := _timm_backbone(config, model_type)):
         raise ExportUnsupported(
             f"{subject}: its {backbone} is a model of the package timm, which is not installed here; install the extra"
-            f" on every worker (pip install 'onnx-fleet[timm]', or timm beside requirements.txt), or remove the entry"
+            f" timm on every worker (docs/operations.md says how), or remove the entry"
         )
 
 

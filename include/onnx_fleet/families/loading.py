@@ -16,6 +16,8 @@ from onnx_fleet.hollow import Hollow
 from onnx_fleet.plan import WorkItem
 from onnx_fleet.tasks import TASKS
 
+_LONGEST_WORD = 300
+"""Characters of another's message that one of ours takes up."""
 _UNUSED_PARAMETERS = ("pooler.",)
 """Parameters that no output of ours depends on for a bare model: a checkpoint may lack them."""
 
@@ -54,8 +56,8 @@ def load(item: WorkItem, source_dir: Path, hollow: Hollow | None = None) -> PreT
             )
     except ValueError as err:
         raise ExportUnsupported(
-            f"{subject}: transformers has no {model.task} model for {model.architecture} ({err}); set another task in "
-            f"its entry"
+            f"{subject}: transformers has no {model.task} model for {model.architecture} ({_brief(err)}); set another "
+            f"task in its entry"
         ) from err
     except ImportError as err:
         lines = str(err).strip().splitlines()
@@ -64,7 +66,7 @@ def load(item: WorkItem, source_dir: Path, hollow: Hollow | None = None) -> PreT
             f"({lines[0] if lines else err.name}); install it on every worker, or remove the entry"
         ) from err
     except (OSError, RuntimeError) as err:
-        raise ModelInvalid(f"{subject}: the weights cannot be loaded ({err}); publish them again") from err
+        raise ModelInvalid(f"{subject}: the weights cannot be loaded ({_brief(err)}); publish them again") from err
     faults = [*map(str, info["error_msgs"]), *(f"{name} of another shape" for name, *_ in info["mismatched_keys"])]
     if faults:
         raise ModelInvalid(f"{subject}: the weights cannot be loaded ({'; '.join(faults[:5])}); publish them again")
@@ -85,6 +87,12 @@ def load(item: WorkItem, source_dir: Path, hollow: Hollow | None = None) -> PreT
     if entry.recipe and (prepare := recipes.find(entry.recipe).prepare):
         prepare(loaded)
     return loaded
+
+
+def _brief(err: Exception) -> str:
+    """The beginning of what transformers says: behind it come lists of every class that it has."""
+    said = str(err).strip().split("\n")[0].partition(" Model type should be one of")[0]
+    return said if len(said) <= _LONGEST_WORD else f"{said[:_LONGEST_WORD]} …"
 
 
 def _is_unused(name: str, *, task: str) -> bool:
