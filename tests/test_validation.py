@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from onnx_fleet import jsonio, reference, runtime, stage, validation
 from onnx_fleet.checks import CHECKS, Subject, texts
 from onnx_fleet.checks.answers import SINGLE
 from onnx_fleet.entry import Tolerances
-from onnx_fleet.errors import BundleNotFound, GpuUnavailable, ValidationFailed
+from onnx_fleet.errors import BundleNotFound, ExportUnsupported, GpuUnavailable, ValidationFailed
 from onnx_fleet.validation import CheckRow, ValidationReport
 
 
@@ -168,21 +169,31 @@ def test_tolerances_are_the_entrys(questions: Exported, tmp_path: Path) -> None:
     assert validate(loose).status == "passed"
 
 
-@pytest.mark.parametrize(("mode", "finding"), [("mean", "equal"), ("cls", "different"), ("mean+max", "skipped")])
-def test_the_sentence_embedding_is_held_to_the_sources_own_pooling(
-    mode: str, finding: str, embeddings: Exported, tmp_path: Path
+@pytest.mark.parametrize("mode", ["mean", "cls", ["mean", "max"]])
+def test_a_recipe_is_held_to_the_sources_own_pooling(
+    mode: str | list[str], embeddings: Exported, tmp_path: Path
 ) -> None:
-    """The recipe here is ``mean``; the graph does what the recipe says, which may not be what the model wants."""
-    copied = embeddings.copy(tmp_path)
-    modules = [{"type": "sentence_transformers.models.Transformer"}, {"type": "a.b.Pooling", "path": "1_Pooling"}]
-    (copied.stage_dir / "modules.json").write_text(json.dumps(modules))
-    (copied.stage_dir / "1_Pooling").mkdir()
-    (copied.stage_dir / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": mode}))
+    """The recipe here is ``mean``; what the source wants else is refused, and not left unproven."""
+    source = Path(shutil.copytree(embeddings.source_dir, tmp_path / "source"))
+    modules = [
+        {"name": "0", "type": "sentence_transformers.models.Transformer", "path": ""},
+        {"name": "1", "type": "sentence_transformers.models.Pooling", "path": "1_Pooling"},
+    ]
+    (source / "modules.json").write_text(json.dumps(modules))
+    (source / "1_Pooling").mkdir()
+    config = {"word_embedding_dimension": 48, "pooling_mode": mode}
+    (source / "1_Pooling" / "config.json").write_text(json.dumps(config))
+    copied = replace(embeddings.copy(tmp_path), source_dir=source)
 
-    report = validate(copied)
+    if mode == "mean":
+        assert [row.finding for row in rows_of(validate(copied), "sentences")] == ["equal"]
+        return
+    with pytest.raises(ExportUnsupported, match="the recipe 'mean' pools otherwise than the source"):
+        validate(copied)
 
-    assert [row.finding for row in rows_of(report, "pooling")] == [finding]
-    assert report.passed == (finding != "different")
+
+def test_a_recipe_for_a_plain_model_is_held_to_the_librarys_pooling(embeddings_report: ValidationReport) -> None:
+    assert [row.finding for row in rows_of(embeddings_report, "sentences")] == ["equal"]
 
 
 def test_a_graph_that_does_not_load_is_a_finding(questions: Exported, tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ import json
 import math
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onnx_fleet import sentence_modules
 from onnx_fleet.errors import ModelInvalid
 from onnx_fleet.repo_files import WEIGHTS, WEIGHTS_INDEX
 
@@ -60,10 +61,21 @@ class StoredTensor:
 def read(source_dir: Path) -> dict[str, StoredTensor]:
     """Every tensor of a source's safetensors files by name; empty where its weights are not in safetensors.
 
+    Those of a sentence-transformers source's modules are among them, by ``sentence_modules.<folder>.<name>``.
+
     Raises:
         ModelInvalid: a file is not what its header says.
     """
-    return {tensor.name: tensor for path in files(source_dir) for tensor in tensors_of(path)}
+    found = {tensor.name: tensor for path in files(source_dir) for tensor in tensors_of(path)}
+    return {**found, **{tensor.name: tensor for tensor in _of_modules(source_dir)}} if found else {}
+
+
+def _of_modules(source_dir: Path) -> Iterator[StoredTensor]:
+    for module in sentence_modules.listed(source_dir):
+        path = source_dir / module.path / sentence_modules.WEIGHTS
+        if module.path and path.exists():
+            for tensor in tensors_of(path):
+                yield replace(tensor, name=f"{module.prefix}{tensor.name}")
 
 
 def files(source_dir: Path) -> tuple[Path, ...]:

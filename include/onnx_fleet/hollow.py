@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from onnx_fleet.checkpoint import StoredTensor
+from onnx_fleet.sentence_modules import PREFIX
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,9 +38,12 @@ class Hollow:
     """
 
     def __init__(self, tensors: Iterable[StoredTensor]) -> None:
-        self.state = {tensor.name: _stand_in(tensor, number) for number, tensor in enumerate(tensors, start=1)}
+        everything = {tensor.name: _stand_in(tensor, number) for number, tensor in enumerate(tensors, start=1)}
+        self.of_modules = {name: each for name, each in everything.items() if name.startswith(f"{PREFIX}.")}
+        """As state, of the modules that a sentence-transformers source has behind its transformer."""
+        self.state = {name: each for name, each in everything.items() if name not in self.of_modules}
         """Name in the checkpoint -> a tensor of zeros, or nearly; floats are float32, as they are loaded."""
-        self.names = {place(tensor): name for name, tensor in self.state.items() if tensor.numel()}
+        self.names = {place(tensor): name for name, tensor in everything.items() if tensor.numel()}
         """Where each one is -> its name in the checkpoint."""
         self.missing: frozenset[str] = frozenset()
         """Parameters that the checkpoint lacks and the model makes up by itself; set by whoever loads it."""
@@ -50,7 +54,9 @@ class Hollow:
         transformers copies the bias of a head that is tied to the embeddings: what has all its numbers is the same.
         """
         lists = {
-            name: tensor for name, tensor in self.state.items() if tensor.dim() == 1 and tensor.is_floating_point()
+            name: tensor
+            for name, tensor in {**self.state, **self.of_modules}.items()
+            if tensor.dim() == 1 and tensor.is_floating_point()
         }
         for own, parameter in model.named_parameters():
             if parameter.dim() == 1 and place(parameter) not in self.names and own not in self.missing:

@@ -314,6 +314,16 @@ def _probabilities(task: str, model: PreTrainedModel) -> Head:
     return lambda inputs, outputs: {"probabilities": function(outputs["logits"])}
 
 
+POOLINGS: Mapping[str, tuple[str, bool]] = {
+    "cls": ("cls", False),
+    "cls-normalized": ("cls", True),
+    "mean": ("mean", False),
+    "mean-normalized": ("mean", True),
+    "last-token": ("lasttoken", False),
+    "last-token-normalized": ("lasttoken", True),
+}
+"""The built-in recipes that pool -> sentence-transformers' name of the mode, and whether a Normalize follows."""
+
 _CLASSIFYING = (
     "text-classification", "text-ranking", "zero-shot-classification", "image-classification", "audio-classification",
 )  # fmt: skip

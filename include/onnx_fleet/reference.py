@@ -59,6 +59,14 @@ class Reference:
         tokens = (name for name in TOKEN_INPUTS if {name, "input_ids"} <= self.parameters)
         return (*tokens, *(each.name for each in self._further))
 
+    @property
+    def answer(self) -> str | None:
+        """The output that a sentence-transformers source's own modules give; None of any other source."""
+        from onnx_fleet.families import chain  # imports torch
+
+        modules = chain.of(self.model)
+        return modules.answer if modules else None
+
     @cached_property
     def limits(self) -> ModelLimits:
         """Of a model that takes tokens."""

@@ -164,16 +164,23 @@ def read(folder: Path, *, subject: str = "", trusted: bool = False) -> tuple[Sen
     return parse(_json(path), subject=subject or folder.name, trusted=trusted) if path.is_file() else ()
 
 
+def listed(folder: Path) -> tuple[SentenceModule, ...]:
+    """The modules of a source or a bundle, whatever they are; none where it has no modules.json.
+
+    Raises:
+        ModelInvalid, UnsafeModel: modules.json is no list of modules, or names a folder outside.
+    """
+    path = folder / FILE_NAME
+    return _listed(_json(path), subject=folder.name) if path.is_file() else ()
+
+
 def folders(folder: Path) -> tuple[str, ...]:
     """The folders that a bundle's or a source's modules have; the root is none of them.
 
     Raises:
-        ModelInvalid, UnsafeModel: modules.json is none.
+        ModelInvalid, UnsafeModel: see listed.
     """
-    path = folder / FILE_NAME
-    if not path.is_file():
-        return ()
-    return tuple(dict.fromkeys(module.path for module in _listed(_json(path), subject=folder.name) if module.path))
+    return tuple(dict.fromkeys(module.path for module in listed(folder) if module.path))
 
 
 def files(

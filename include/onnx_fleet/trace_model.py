@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from onnx_fleet import checkpoint, families, graph, hollow, profiling, shallow, tracing, unrolling
-from onnx_fleet.families import GraphSpec
+from onnx_fleet.families import GraphSpec, chain
 from onnx_fleet.hollow import Hollow, Place
 from onnx_fleet.plan import WorkItem
 from onnx_fleet.recipes import Recipe
@@ -56,7 +56,8 @@ def trace_model(
         if stand_in.accounts_for(model):
             with profiling.timed("trace"):
                 specs = family.graphs(item, model)
-            by_index = recipe is not None and recipe.hidden_states  # three layers have not all of them
+            # Three layers have not all the hidden states that a recipe or a module may name.
+            by_index = (recipe is not None and recipe.hidden_states) or _reads_layers(model)
             repeated = None if whole or by_index else _repeated(item, model, specs, names=stand_in.names, recipe=recipe)
             made = repeated or _trace(item, specs, names=stand_in.names, recipe=recipe)
             return replace(made, left_out=left_out)
@@ -82,6 +83,11 @@ def _left_out(item: WorkItem, model: PreTrainedModel, *, source_dir: Path) -> tu
     found = completeness.account(item, model, source_dir=source_dir)
     completeness.require_complete(item, found, model=model)
     return tuple(map(str, found.left_out))
+
+
+def _reads_layers(model: PreTrainedModel) -> bool:
+    modules = chain.of(model)
+    return modules is not None and modules.reads_layers
 
 
 def _repeated(

@@ -134,6 +134,36 @@ def letters_exchanged(stage_dir: Path) -> None:
     _change_json(stage_dir / "tokenizer.json", swap)
 
 
+def default_prompt_lost(stage_dir: Path) -> None:
+    """config_sentence_transformers.json names no prompt that every text comes after."""
+    path = stage_dir / "config_sentence_transformers.json"
+    _change_json(path, lambda settings: settings.update(default_prompt_name=None))
+
+
+def prompt_of_another(stage_dir: Path) -> None:
+    """Queries and documents have each other's prompts."""
+
+    def swap(settings: dict[str, Any]) -> None:
+        prompts = settings["prompts"]
+        prompts["query"], prompts["document"] = prompts["document"], prompts["query"]
+
+    _change_json(stage_dir / "config_sentence_transformers.json", swap)
+
+
+def embeddings_not_cut(stage_dir: Path) -> None:
+    """All numbers of an embedding are kept, where the source keeps the first of them."""
+    path = stage_dir / "config_sentence_transformers.json"
+    _change_json(path, lambda settings: settings.update(truncate_dim=None))
+
+
+def module_of_another_fine_tune(stage_dir: Path) -> None:
+    """The dense layer beside the graph is not the one in it: sentence-transformers would run that one."""
+    path = stage_dir / "2_Dense" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-4:] = np.float32(1.5).tobytes()
+    path.write_bytes(content)
+
+
 def length_frozen_and_recorded(stage_dir: Path) -> None:
     """The inputs have the example's length where the symbol was, and the export recorded that as right."""
     path = stage_dir / "onnx" / "model.onnx"
@@ -212,6 +242,7 @@ def _change_json(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 _labels = partial(of_stage, model="labels", family="encoder")
+_sentences = partial(of_stage, model="sentences", family="encoder")
 _gpt2 = partial(of_stage, model="gpt2", family="decoder")
 _patches = partial(of_stage, model="patches", family="vision")
 _bart = partial(of_stage, model="bart", family="seq2seq")
@@ -228,6 +259,10 @@ MUTATIONS = (
     _labels(graph_of_a_later_ir_version, check="contract", finding="error"),
     _labels(graph_cut_short, check="load", finding="error"),
     _labels(file_of_an_earlier_export, check="external_data", finding="unexpected"),
+    _sentences(default_prompt_lost, check="sentences"),
+    _sentences(prompt_of_another, check="sentences"),
+    _sentences(embeddings_not_cut, check="sentences", finding="shape"),
+    _sentences(module_of_another_fine_tune, check="packed_files"),
     _gpt2(end_token_of_another, check="packed_files"),
     _gpt2(padding_side_of_another, check="packed_files"),
     _bart(start_token_of_another, check="greedy"),

@@ -229,7 +229,48 @@ def pooled_by_the_first_token(model: ModelProto) -> None:
     behind_output(model, "sentence_embedding", [made])
 
 
+def dense_layer_skipped(model: ModelProto) -> None:
+    """The pooling's numbers, normalised, where the source has a dense layer between; as many of them."""
+    (activation,) = nodes(model, "Tanh")
+    projected = producer(model, activation.input[0])
+    pooled = next(value for value in projected.input if any(value in node.output for node in model.graph.node))
+    _read_by(model, activation.output[0], pooled)
+
+
+def dense_activation_lost(model: ModelProto) -> None:
+    """What comes out of the dense layer is not bent."""
+    (activation,) = nodes(model, "Tanh")
+    _read_by(model, activation.output[0], activation.input[0])
+
+
+def length_not_made_one(model: ModelProto) -> None:
+    """The embeddings keep the length that they had."""
+    (activation,) = nodes(model, "Tanh")
+    kept = helper.make_node("Identity", [activation.output[0]], ["sentence_embedding"])
+    behind_output(model, "sentence_embedding", [kept])
+
+
+def pooled_by_the_largest(model: ModelProto) -> None:
+    """The largest number of any token, padding's too, where the source takes the mean."""
+    (activation,) = nodes(model, "Tanh")
+    projected = producer(model, activation.input[0])
+    axis = add_constant(model, "over_tokens", np.array([1]))
+    largest = helper.make_node("ReduceMax", ["last_hidden_state", axis], ["largest"], keepdims=0)
+    insert_before(model, projected, [largest])
+    place = next(
+        number for number, value in enumerate(projected.input) if any(value in node.output for node in model.graph.node)
+    )
+    projected.input[place] = "largest"
+
+
+def _read_by(model: ModelProto, value: str, instead: str) -> None:
+    """Whoever reads a value reads another one."""
+    for node in model.graph.node:
+        node.input[:] = [instead if name == value else name for name in node.input]
+
+
 _questions = partial(of_graph, model="questions", family="encoder")
+_sentences = partial(of_graph, model="sentences", family="encoder", check="sentences")
 _embeddings = partial(of_graph, model="embeddings", family="encoder")
 
 MUTATIONS = (
@@ -261,5 +302,9 @@ MUTATIONS = (
     _questions(output_in_double, check="parity", finding="dtype"),
     _embeddings(pooled_over_padding, check="padding_right"),
     _embeddings(padding_of_another_id, check="answers"),
-    _embeddings(pooled_by_the_first_token, check="answers"),
+    _embeddings(pooled_by_the_first_token, check="sentences"),
+    _sentences(dense_layer_skipped),
+    _sentences(dense_activation_lost),
+    _sentences(length_not_made_one),
+    _sentences(pooled_by_the_largest),
 )

@@ -8,7 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from onnx_fleet.checks import answers, ctc, decoder, dual, encoder, files, packed, rounding, seq2seq, vision, vlm
+from onnx_fleet.checks import (
+    answers,
+    ctc,
+    decoder,
+    dual,
+    encoder,
+    files,
+    packed,
+    rounding,
+    sentence,
+    seq2seq,
+    vision,
+    vlm,
+)
 from onnx_fleet.checks.feeds import Feeds
 from onnx_fleet.checks.rounding import Probe
 from onnx_fleet.checks.subject import Check, Subject
@@ -18,7 +31,7 @@ __all__ = ["CHECKS", "Check", "Subject", "held_to_its_rounding"]
 _OF_ALL = (*files.CHECKS, *packed.CHECKS)
 
 CHECKS: Mapping[str, tuple[Check, ...]] = {
-    "encoder": (*_OF_ALL, *encoder.CHECKS, *answers.CHECKS),
+    "encoder": (*_OF_ALL, *encoder.CHECKS, *answers.CHECKS, *sentence.CHECKS),
     "decoder": (*_OF_ALL, *decoder.CHECKS),
     "vision": (*_OF_ALL, *vision.CHECKS),
     "seq2seq": (*_OF_ALL, *seq2seq.CHECKS),

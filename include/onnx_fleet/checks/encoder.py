@@ -9,7 +9,6 @@ from functools import partial
 import numpy as np
 
 from onnx_fleet import inputs
-from onnx_fleet import pooling as pooling_of_source
 from onnx_fleet.checks.feeds import Feeds, against_pytorch, run, told_apart, where_pytorch_holds
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
 from onnx_fleet.comparison import Case, CheckRow, Outputs, at_real_positions, compare, is_per_token, real_places
@@ -23,7 +22,6 @@ LENGTHS = (1, 2, 17, 64)
 TOKENS_AT_MAXIMUM = 1024
 """Batches at the maximum length hold as many rows as fit in this: cost grows with the square of the length."""
 PADDED_LENGTHS = (17, 9, 1)
-_EMBEDDING = "sentence_embedding"
 _NOT_MEANT = "the model is not meant for this padding"
 
 
@@ -61,25 +59,6 @@ def padding_left(subject: Subject) -> Iterator[CheckRow]:
 def padding_right(subject: Subject) -> Iterator[CheckRow]:
     """As padding_left, on the other side: what every tokenizer for encoders does."""
     yield from _padding(subject, side="right")
-
-
-def pooling(subject: Subject) -> Iterator[CheckRow]:
-    """The sentence embedding is the one that the source's modules.json defines, computed again without the recipe."""
-    case = subject.case("pooling", f"rows of {', '.join(map(str, PADDED_LENGTHS))} tokens, seed {SEED}, padded right")
-    own = pooling_of_source.read(subject.stage_dir)
-    if own is None or not own.computable or _EMBEDDING not in {spec.name for spec in subject.graph().outputs}:
-        what = "it defines no pooling that is known here" if own is None or not own.computable else "no output pools"
-        yield case.row("skipped", passed=True, detail=what)
-        return
-    batch = inputs.pad(_rows_to_pad(subject), side="right", space=subject.space)
-    hidden = subject.reference(subject.feeds(batch))["last_hidden_state"]
-    try:
-        found = {_EMBEDDING: subject.session().run(subject.feeds(batch))[_EMBEDDING]}
-    except (ValidationFailed, KeyError) as err:
-        yield case.row("error", output=_EMBEDDING, detail=str(err))
-        return
-    said = f"modules.json says {own.mode}{', normalised' if own.normalised else ''}: see the entry's recipe"
-    yield from compare({_EMBEDDING: own.pool(hidden, batch.attention_mask)}, found, case=case, detail=said)
 
 
 def sensitivity(subject: Subject) -> Iterator[CheckRow]:
@@ -187,4 +166,4 @@ def probe(subject: Subject) -> Feeds:
     return subject.feeds(subject.filled(inputs.random_batch(subject.space, batch_size=2, length=length, seed=SEED)))
 
 
-CHECKS = checks_of(parity, text, padding_left, padding_right, pooling, sensitivity)
+CHECKS = checks_of(parity, text, padding_left, padding_right, sensitivity)

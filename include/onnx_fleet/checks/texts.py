@@ -86,12 +86,20 @@ def of_source(subject: Subject) -> Side:
     )
 
 
-def of_stage(subject: Subject) -> Side:
-    """What a consumer without transformers makes of the packed files."""
-    from tokenizers import Tokenizer
+def of_stage(subject: Subject, *, max_length: int | None = None, lower_case: bool = False) -> Side:
+    """What a consumer without transformers makes of the packed files.
+
+    Args:
+        max_length: tokens to cut a text to; None takes as many as may be fed.
+        lower_case: whether letters are lowered before the tokenizer sees them, which may be a cased one.
+    """
+    from tokenizers import Tokenizer, normalizers
 
     settings = _json(subject.stage_dir / "tokenizer_config.json")
     tokenizer = Tokenizer.from_file(str(subject.stage_dir / "tokenizer.json"))
+    if lower_case:
+        own = tokenizer.normalizer
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *([own] if own else [])])
     makes_types = "token_type_ids" in subject.source_tokenizer.model_input_names
     pad = _content(settings.get("pad_token"))
     pad_id = tokenizer.token_to_id(pad) if pad else None
@@ -102,7 +110,7 @@ def of_stage(subject: Subject) -> Side:
 
     def encode(texts: Sequence[Text]) -> Batch:
         tokenizer.no_padding()
-        tokenizer.enable_truncation(space.fixed_length or space.max_length)
+        tokenizer.enable_truncation(space.fixed_length or max_length or space.max_length)
         rows = []
         for text, pair in texts:
             row = inputs.row_of(word_tokenizers.encode_packed(tokenizer, text, pair, places=places), space)

@@ -21,8 +21,9 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, dot
 from onnx_fleet import checkpoint
 from onnx_fleet.checkpoint import StoredTensor
 from onnx_fleet.errors import ExportUnsupported
-from onnx_fleet.families import model_class
+from onnx_fleet.families import chain, model_class
 from onnx_fleet.plan import WorkItem
+from onnx_fleet.sentence_modules import PREFIX
 from onnx_fleet.tasks import TASKS
 
 _SHOWN = 5
@@ -253,6 +254,12 @@ def _not_asked_for(name: str, source: _Source) -> str:
     return f"a head, and {source.narrowing}" if is_head else ""
 
 
+def _module_not_asked_for(name: str, source: _Source) -> str:
+    """A module behind the transformer of a source whose entry asks for another head, which no module reads."""
+    asked = source.item.model.entry.task is not None and chain.of(source.model) is None
+    return f"a module behind the transformer, and {source.narrowing}" if asked and name.startswith(PREFIX) else ""
+
+
 def _duplicate(name: str, source: _Source) -> str:
     """A tensor that is saved twice, as tied weights were."""
     tensor = source.tensors.get(name)
@@ -288,6 +295,7 @@ _EXCUSES: tuple[Callable[[str, _Source], str], ...] = (
     _pooler,
     _head_of_pretraining,
     _not_asked_for,
+    _module_not_asked_for,
     _duplicate,
 )
 

@@ -13,11 +13,11 @@ from transformers import PreTrainedModel
 
 from onnx_fleet import further_inputs, inputs, model_limits
 from onnx_fleet.errors import ExportUnsupported
-from onnx_fleet.families import Family, GraphSpec, Shape, model_class
+from onnx_fleet.families import Family, GraphSpec, Shape, chain, loading, model_class
 from onnx_fleet.families.forward import Forward
-from onnx_fleet.families.loading import load
 from onnx_fleet.further_inputs import FurtherInput
 from onnx_fleet.graph import JOINT_LENGTH
+from onnx_fleet.hollow import Hollow
 from onnx_fleet.plan import WorkItem
 
 _TOKENS: Shape = ("batch_size", "sequence_length")
@@ -42,8 +42,15 @@ OUTPUTS: dict[str, dict[str, Shape]] = {
 _EXAMPLE_BATCH, _EXAMPLE_CHOICES, _EXAMPLE_LENGTH, _EXAMPLE_PADDING = 2, 3, 7, 3
 
 
+def load(item: WorkItem, source_dir: Path, hollow: Hollow | None = None) -> PreTrainedModel:
+    """The model, with the modules that a sentence-transformers source has behind it: see loading and chain."""
+    model = loading.load(item, source_dir, hollow)
+    chain.attach(item, model, source_dir=source_dir, hollow=hollow)
+    return model
+
+
 def whole(item: WorkItem, model: PreTrainedModel) -> Forward:
-    """The model with the outputs of its task, and its recipe's."""
+    """The model with the outputs of its task, its source's modules and its recipe."""
     return Forward(item, model, outputs=outputs(item, model)).eval()
 
 

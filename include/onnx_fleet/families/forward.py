@@ -1,4 +1,4 @@
-"""A model of one forward pass: named inputs to exactly the outputs of its task and recipe. Imports torch."""
+"""A model of one forward pass: named inputs to exactly the outputs of its task, modules and recipe. Imports torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from onnx_fleet import recipes
-from onnx_fleet.families import Shape
+from onnx_fleet.families import Shape, chain
 from onnx_fleet.plan import WorkItem
 
 
@@ -20,17 +20,25 @@ class Forward(torch.nn.Module):
         super().__init__()
         self.model = model
         self.config: PretrainedConfig = model.config
-        self.own_outputs = tuple(outputs)
+        self.given_outputs = tuple(outputs)
+        """What the model itself gives."""
         name = item.model.entry.recipe
         self.recipe = recipes.find(name) if name else None
         self._own = self.recipe.of(item.model.task, model) if self.recipe else None
+        modules = chain.of(model)
+        if modules and not (self.recipe and modules.answer in self.recipe.outputs):
+            outputs = {**outputs, modules.answer: ("batch_size", None)}
+        self.own_outputs = tuple(outputs)
         self.outputs = self.recipe.output_shapes(outputs) if self.recipe else dict(outputs)
         """What forward gives: name -> the contract's symbols."""
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
         wanted = {"output_hidden_states": True} if self._own and self._own.hidden_states else {}
         given = self.model(**inputs, return_dict=True, **wanted)
-        own = {name: given[name] for name in self.own_outputs}
+        own = {name: given[name] for name in self.given_outputs}
+        modules = chain.of(self.model)
+        if modules and modules.answer in self.own_outputs:
+            own[modules.answer] = modules(inputs, given)
         if self._own is None:
             return own
         layers = given.get("hidden_states") if self._own.hidden_states else None
