@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import onnx_ir as ir
@@ -170,3 +172,34 @@ def _run(model: ir.Model, folder: Path, rows: Tensor) -> np.ndarray:
     (pooled,) = session.run(["pooled"], {"rows": rows.numpy()})
     array: np.ndarray = pooled
     return array
+
+
+_COUNTING = """
+import torch
+from transformers import PretrainedConfig
+
+class Counting(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.config = PretrainedConfig()
+
+    def forward(self, rows):
+        return {"pooled": rows.new_ones(len(rows), 1, 1).expand(-1, rows.shape[1], rows.shape[2]) * rows}
+"""
+
+
+def test_a_model_that_asks_how_many_rows_there_are_takes_any_number(tmp_path: Path) -> None:
+    code = ModuleType("transformers_modules.counting")
+    sys.modules[code.__name__] = code
+    try:
+        exec(_COUNTING, vars(code))
+        spec = _spec(code.Counting(), columns="width", output="width")
+
+        model, fallbacks = tracing.trace(spec, opset=20)
+    finally:
+        del sys.modules[code.__name__]
+
+    assert fallbacks == ()
+    assert "len" not in vars(code)
+    given = torch.randn(5, 2, 7)
+    assert (_run(model, tmp_path, given) == given.numpy()).all()

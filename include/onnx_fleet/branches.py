@@ -8,7 +8,9 @@ itself notes (a slice of a table of 512 positions: at most 512) is a limit that 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from traceback import FrameSummary
@@ -19,12 +21,15 @@ from onnx_fleet.graph import AxesFrozen
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
+    from torch.nn import Module
     from transformers.exporters.exporter_onnx import OnnxExporter
 
     from onnx_fleet.families import Shape
 
 _TRACERS = re.compile(r"/(torch|transformers/exporters|onnx_fleet)/|/contextlib\.py$")
 _WRAPPERS = re.compile(r"/transformers/utils/")
+_MODELS = ("transformers.models.", "transformers_modules.")
+"""Where models' own code is: the library's, and what repos bring along."""
 _REFUSALS = ("assert ", "torch._check(")
 """Lines that start so stop PyTorch itself; there is no other way to lose."""
 _NARROWED = ("batch_size", "sequence_length")
@@ -44,6 +49,50 @@ def is_the_models(frame: FrameSummary) -> bool:
 def place(frame: FrameSummary) -> str:
     """A line for people: ``modeling_bert.py, line 120, in forward: if past_length > 0:``."""
     return f"{Path(frame.filename).name}, line {frame.lineno}, in {frame.name}: {frame.line}"
+
+
+@contextmanager
+def lengths_left_open(module: Module) -> Iterator[None]:
+    """Let ``len(tensor)`` and ``list(tensor)`` in a model's own code keep the size open that the trace keeps open.
+
+    Python wants a number of both, and torch.export gives it the example's: RT-DETR's ``batch_size =
+    len(source_flatten)`` would be 2 for ever, and LLaVA's ``list(image_features)`` three images. ``tensor.shape[0]``
+    says the first without a number, and the tensor itself has the second's rows.
+    """
+    places = {sys.modules[type(part).__module__] for part in module.modules()}
+    own = [place for place in places if place.__name__.startswith(_MODELS) and _OPEN.keys().isdisjoint(vars(place))]
+    for place in own:
+        vars(place).update(_OPEN)
+    try:
+        yield
+    finally:
+        for place in own:
+            for name in _OPEN:
+                del vars(place)[name]
+
+
+def _length(of: Any) -> Any:
+    import torch
+
+    return of.shape[0] if isinstance(of, torch.Tensor) else len(of)
+
+
+class _Lists(type):
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, list)
+
+
+class _List(list[Any], metaclass=_Lists):
+    """list, but for a tensor of any number of rows."""
+
+    def __new__(cls, *of: Any) -> Any:
+        import torch
+
+        is_open = of and isinstance(of[0], torch.Tensor) and of[0].dim() and not isinstance(of[0].shape[0], int)
+        return of[0] if is_open else list(*of)
+
+
+_OPEN: Mapping[str, Any] = {"len": _length, "list": _List}
 
 
 def exporter(inputs: Mapping[str, Shape], *, longest: int | None) -> OnnxExporter:

@@ -175,7 +175,8 @@ def _export(spec: GraphSpec, *, opset: int, recipe: Recipe | None, fixed: Collec
     exporter = branches.exporter(inputs, longest=_positions(spec.module))
     # Its entries are made and read back more slowly than most operators' shapes are worked out.
     uncached = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
-    with _translations(recipe), uncached, profiling.timed_calls(_torchs_steps()):
+    opened = branches.lengths_left_open(spec.module)
+    with _translations(recipe), uncached, opened, profiling.timed_calls(_torchs_steps()):
         exported = exporter.export(_named(spec.module), example, config)  # type: ignore[arg-type]
     program: ir.Model = exported.program
     return program

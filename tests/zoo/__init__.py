@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from zoo.architecture import Architecture
 from zoo.decoder import DECODERS
+from zoo.detection import DETECTORS
 from zoo.dual import DUAL_ENCODERS
 from zoo.encoder import ENCODERS
 from zoo.seq2seq import SEQ2SEQ
@@ -20,6 +21,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *DECODERS,
     *SEQ2SEQ,
     *VISION,
+    *DETECTORS,
     *TOWERS,
     *SPEECH,
     *DUAL_ENCODERS,

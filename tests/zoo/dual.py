@@ -63,6 +63,19 @@ DUAL_ENCODERS: tuple[Architecture, ...] = (
         projection_dim=80,
         image=(64, 64),
     ),
+    _row("CLIPSegModel", _TEXT, _SIGHT, projection_dim=24, extract_layers=[0, 1], reduce_dim=8),
+    _row(
+        "BlipModel",
+        {**_TEXT, "projection_dim": 24, "encoder_hidden_size": 48, "sep_token_id": VOCABULARY - 1},
+        _SIGHT,
+        projection_dim=24,
+    ),
+    _row(
+        "Tipsv2Model",
+        _TEXT,
+        {**{key: value for key, value in _SIGHT.items() if key != "intermediate_size"}, "hidden_size": 32},
+        temperature_init_value=0.2,
+    ),
     _row(
         "GroupViTModel",
         _TEXT,

@@ -22,6 +22,8 @@ MOVED = 0.005
 
 _OUTPUTS = (
     "logits",
+    "class_queries_logits",
+    "masks_queries_logits",
     "start_logits",
     "end_logits",
     "pred_boxes",
@@ -32,7 +34,7 @@ _OUTPUTS = (
     "image_embeds",
     "last_hidden_state",
 )
-_CAUSAL_TEXT = ("CLIPModel", "MetaClip2Model", "GroupViTModel")
+_CAUSAL_TEXT = ("CLIPModel", "CLIPSegModel", "MetaClip2Model", "GroupViTModel")
 """They pool the end token and look back only: padding behind it cannot matter, masked or not."""
 _MASK_BEHIND = "attention_mask without_effect: outputs move by 0 of their size"
 _PER_TOKEN = ("feature-extraction", "fill-mask", "token-classification", "question-answering", "text-generation")

@@ -1,4 +1,4 @@
-"""Vision: pixels in; classes, features, boxes, masks or depth out."""
+"""Vision: pixels in; classes, features, masks or depth out."""
 
 from __future__ import annotations
 
@@ -16,20 +16,8 @@ _VIT: dict[str, Any] = {
     "num_labels": 5,
 }
 _CONV: dict[str, Any] = {"num_labels": 5}
-_DETR: dict[str, Any] = {
-    "d_model": 32,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 64,
-    "decoder_ffn_dim": 64,
-    "num_queries": 6,
-    "num_labels": 5,
-}
 _TWO_STAGES = {"embedding_size": 16, "hidden_sizes": [16, 32], "depths": [1, 1]}
 _FOUR_STAGES = {"embedding_size": 8, "hidden_sizes": [8, 16, 16, 32], "depths": [1, 1, 1, 1]}
-_BACKBONE: dict[str, Any] = {"model_type": "resnet", **_FOUR_STAGES, "layer_type": "basic"}
 _SWIN: dict[str, Any] = {
     "image_size": 32,
     "patch_size": 4,
@@ -39,7 +27,19 @@ _SWIN: dict[str, Any] = {
     "window_size": 4,
     "num_labels": 5,
 }
-CLASSES, FEATURES, DETECTION = "image-classification", "image-feature-extraction", "object-detection"
+_STAGES = ["stage1", "stage2", "stage3", "stage4"]
+_QUERIES: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_blocks": 1,
+    "num_attention_heads": 4,
+    "image_size": 32,
+    "patch_size": 8,
+    "num_queries": 6,
+    "num_register_tokens": 2,
+    "num_labels": 5,
+}
+CLASSES, FEATURES = "image-classification", "image-feature-extraction"
 SEGMENTS, DEPTH = "image-segmentation", "depth-estimation"
 
 
@@ -224,59 +224,6 @@ VISION: tuple[Architecture, ...] = (
     ),
     _row("CLIPVisionModel", FEATURES, _VIT),
     _row("SiglipVisionModel", FEATURES, _VIT),
-    _row("DetrForObjectDetection", DETECTION, _DETR, backbone_config=_BACKBONE, image=(64, 96)),
-    _row("ConditionalDetrForObjectDetection", DETECTION, _DETR, backbone_config=_BACKBONE, image=(64, 96)),
-    _row(
-        "DeformableDetrForObjectDetection",
-        DETECTION,
-        _DETR,
-        backbone_config={**_BACKBONE, "out_features": ["stage2", "stage3", "stage4"]},
-        num_feature_levels=3,
-        image=(64, 96),
-    ),
-    _row("TableTransformerForObjectDetection", DETECTION, _DETR, backbone_config=_BACKBONE, image=(64, 96)),
-    _row(
-        "RTDetrForObjectDetection",
-        DETECTION,
-        _DETR,
-        encoder_layers=1,
-        encoder_hidden_dim=32,
-        encoder_in_channels=[16, 16, 32],
-        decoder_in_channels=[32, 32, 32],
-        backbone_config={
-            "model_type": "rt_detr_resnet",
-            **_FOUR_STAGES,
-            "layer_type": "basic",
-            "out_features": ["stage2", "stage3", "stage4"],
-        },
-        hidden_expansion=0.5,
-        image=(64, 64),
-    ),
-    _row(
-        "RTDetrV2ForObjectDetection",
-        DETECTION,
-        _DETR,
-        encoder_layers=1,
-        encoder_hidden_dim=32,
-        encoder_in_channels=[16, 16, 32],
-        decoder_in_channels=[32, 32, 32],
-        backbone_config={
-            "model_type": "rt_detr_resnet",
-            **_FOUR_STAGES,
-            "layer_type": "basic",
-            "out_features": ["stage2", "stage3", "stage4"],
-        },
-        hidden_expansion=0.5,
-        image=(64, 64),
-    ),
-    _row(
-        "YolosForObjectDetection",
-        DETECTION,
-        _VIT,
-        image_size=[32, 32],
-        num_detection_tokens=6,
-        use_mid_position_embeddings=True,
-    ),
     _row(
         "DPTForDepthEstimation",
         DEPTH,
@@ -319,6 +266,145 @@ VISION: tuple[Architecture, ...] = (
         fusion_hidden_size=16,
         head_hidden_size=8,
         image=(28, 28),
+    ),
+    _row(
+        "ZoeDepthForDepthEstimation",
+        DEPTH,
+        {},
+        backbone_config={
+            "model_type": "beit",
+            "hidden_size": 32,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "intermediate_size": 64,
+            "image_size": 32,
+            "patch_size": 8,
+            "use_relative_position_bias": True,
+            "out_features": ["stage1", "stage2", "stage3", "stage4"],
+            "reshape_hidden_states": False,
+        },
+        neck_hidden_sizes=[8, 8, 16, 16],
+        fusion_hidden_size=16,
+        bottleneck_features=16,
+        num_relative_features=8,
+        bin_embedding_dim=8,
+        bin_configurations=[{"n_bins": 8, "min_depth": 0.001, "max_depth": 10.0, "name": "nyu"}],
+        bin_centers_type="normed",
+        max_temp=1.0,
+    ),
+    _row(
+        "CHMv2ForDepthEstimation",
+        DEPTH,
+        {},
+        backbone_config={
+            "model_type": "dinov3_vit",
+            "hidden_size": 32,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "intermediate_size": 64,
+            "image_size": 32,
+            "patch_size": 8,
+            "num_register_tokens": 2,
+            "out_indices": [1, 2, 3, 4],
+            "reshape_hidden_states": True,
+            "apply_layernorm": True,
+            "return_class_token": True,
+        },
+        patch_size=8,
+        post_process_channels=[8, 8, 16, 16],
+        fusion_hidden_size=16,
+        head_hidden_size=8,
+        number_output_channels=16,
+    ),
+    _row(
+        "Tipsv2DptForDepthEstimation",
+        DEPTH,
+        {},
+        backbone_config={
+            "model_type": "tipsv2_vision_model",
+            "hidden_size": 32,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "mlp_ratio": 2,
+            "image_size": 32,
+            "patch_size": 8,
+            "out_indices": [1, 2, 3, 4],
+            "apply_layernorm": True,
+            "reshape_hidden_states": False,
+        },
+        neck_hidden_sizes=[8, 8, 16, 16],
+        fusion_hidden_size=16,
+        num_depth_bins=16,
+    ),
+    _row(
+        "DepthProForDepthEstimation",
+        DEPTH,
+        {},
+        patch_size=32,
+        image=(128, 128),
+        fusion_hidden_size=16,
+        intermediate_hook_ids=[1, 0],
+        intermediate_feature_dims=[16, 8],
+        scaled_images_feature_dims=[32, 32, 16],
+        use_fov_model=True,
+        **{
+            f"{role}_model_config": {
+                "model_type": "dinov2",
+                "hidden_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "mlp_ratio": 2,
+                "image_size": 32,
+                "patch_size": 8,
+            }
+            for role in ("image", "patch", "fov")
+        },
+    ),
+    _row("EomtForUniversalSegmentation", SEGMENTS, _QUERIES, mlp_ratio=2),
+    _row("EomtDinov3ForUniversalSegmentation", SEGMENTS, _QUERIES, intermediate_size=64),
+    _row(
+        "MaskFormerForInstanceSegmentation",
+        SEGMENTS,
+        {"num_labels": 5},
+        backbone_config={"model_type": "resnet", **_FOUR_STAGES, "layer_type": "basic", "out_features": _STAGES},
+        decoder_config={
+            "model_type": "detr",
+            "d_model": 32,
+            "encoder_layers": 2,
+            "decoder_layers": 2,
+            "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4,
+            "encoder_ffn_dim": 64,
+            "decoder_ffn_dim": 64,
+            "num_queries": 6,
+        },
+        fpn_feature_size=32,
+        mask_feature_size=32,
+        image=(64, 64),
+    ),
+    _row(
+        "Mask2FormerForUniversalSegmentation",
+        SEGMENTS,
+        {"num_labels": 5},
+        backbone_config={
+            "model_type": "swin",
+            "image_size": 64,
+            "embed_dim": 8,
+            "depths": [1, 1, 1, 1],
+            "num_heads": [1, 1, 2, 2],
+            "window_size": 4,
+            "out_features": _STAGES,
+        },
+        feature_size=32,
+        mask_feature_size=32,
+        hidden_dim=32,
+        encoder_feedforward_dim=32,
+        encoder_layers=2,
+        decoder_layers=3,
+        num_attention_heads=4,
+        dim_feedforward=32,
+        num_queries=6,
+        image=(64, 64),
     ),
     _row(
         "UperNetForSemanticSegmentation",

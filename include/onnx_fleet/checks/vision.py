@@ -19,8 +19,9 @@ LARGEST_SIDE = 256
 """Models whose images may have any size are proven up to about here: attention costs the fourth power of the side."""
 CONSUMERS_MASK = (64, 64)
 """What transformers.js sends as pixel_mask, whatever the image's size: all ones."""
-_CHOICES = {"image-classification": -1, "object-detection": -1, "image-segmentation": 1}
-"""Task -> the axis of its logits along which the largest is the answer."""
+_CHOOSING = frozenset({"image-classification", "object-detection", "image-segmentation"})
+_CHOICES = ("logits", "class_queries_logits")
+"""Outputs whose largest along the labels is the answer: of the image, of each box, mask or pixel."""
 
 
 def parity(subject: Subject) -> Iterator[CheckRow]:
@@ -44,9 +45,8 @@ def pictures(subject: Subject) -> Iterator[CheckRow]:
 
 def answers(subject: Subject) -> Iterator[CheckRow]:
     """The label of every picture, box or pixel, in the packed config.json's words, is the source's."""
-    axis = _CHOICES.get(subject.item.model.task)
     case = subject.case("answers", f"5 images of noise, seed {SEED}, and 4 pictures")
-    if axis is None:
+    if subject.item.model.task not in _CHOOSING:
         yield case.row("skipped", passed=True, detail=f"{subject.item.model.task} chooses no label")
         return
     own, packed = (texts.labels_of(folder) for folder in (subject.source_dir, subject.stage_dir))
@@ -56,9 +56,10 @@ def answers(subject: Subject) -> Iterator[CheckRow]:
         feeds = image_feeds(subject, count, size=sizes(subject)[0], kind=kind)
         actual, faults = run(subject, feeds, case=case)
         yield from faults
-        if "logits" in actual:
-            expected = subject.reference(feeds)["logits"]
-            yield choices_equal(expected, actual["logits"], axis=axis, output="logits", case=case, words=words)
+        for name in actual.keys() & _CHOICES:
+            expected = subject.reference(feeds)[name]
+            axis = 1 if expected.ndim == 4 else -1  # a map of pixels has the labels behind the batch
+            yield choices_equal(expected, actual[name], axis=axis, output=name, case=case, words=words)
 
 
 def pixel_mask(subject: Subject) -> Iterator[CheckRow]:

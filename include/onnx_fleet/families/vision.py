@@ -6,9 +6,11 @@ size that the model's preprocessor makes of every image.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +34,9 @@ OUTPUTS: dict[str, dict[str, Shape]] = {
     "depth-estimation": {"predicted_depth": ("batch_size", "output_height", "output_width")},
     "image-to-image": {"reconstruction": ("batch_size", None, "output_height", "output_width")},
 }
-"""Of feature extractors the outputs depend on the model."""
+"""Of feature extractors the outputs depend on the model, and so do some of the other tasks'."""
+_BESIDES = re.compile(r"(?!enc_|intermediate_)\w+_(logits|masks)|pred_boxes|field_of_view")
+"""What post-processing reads of models that say more: in what order a page is read, what a mask shows, and where."""
 
 ANY_SIZE = frozenset(
     {
@@ -122,17 +126,36 @@ def outputs(item: WorkItem, model: PreTrainedModel, seen: Sight) -> dict[str, Sh
         ExportUnsupported: a feature extractor's outputs change from call to call.
     """
     shapes = OUTPUTS.get(item.model.task) or _features(item, model, seen)
+    if item.model.task in OUTPUTS.keys() - {"image-classification"}:
+        shapes = _and_besides(model, seen, own=shapes)
     if not seen.fixed:
         return dict(shapes)
     return {name: tuple(axis if axis == "batch_size" else None for axis in shape) for name, shape in shapes.items()}
 
 
+def _and_besides(model: PreTrainedModel, seen: Sight, *, own: Mapping[str, Shape]) -> dict[str, Shape]:
+    """The task's outputs and what goes with them; of one that gives no such output the map that all is read from.
+
+    PP-OCR's detectors give such a map, and MaskFormer's kin classes and masks of queries instead of a class a pixel.
+    """
+    given = {name: found for name, found in _given(model, seen).items() if isinstance(found, Tensor)}
+    named = [name for name in given if name in own or _BESIDES.fullmatch(name)]
+    if not named:
+        return {"last_hidden_state": ("batch_size", None, "output_height", "output_width")}
+    shapes: dict[str, Shape] = {name: ("batch_size", *[None] * (given[name].dim() - 1)) for name in named}
+    return shapes | {name: own[name] for name in named if len(own.get(name, ())) == given[name].dim()}
+
+
+def _given(model: PreTrainedModel, seen: Sight) -> Mapping[str, Any]:
+    """All that the model says of one image."""
+    with torch.inference_mode():
+        return dict(model(pixel_values=pixels(model, 1, seen), return_dict=True))
+
+
 def _features(item: WorkItem, model: PreTrainedModel, seen: Sight) -> dict[str, Shape]:
     """Tokens or a map, and a pooled vector where the model has a trained one."""
-    given = pixels(model, 1, seen)
     before = torch.get_rng_state()
-    with torch.inference_mode():
-        first = model(pixel_values=given, return_dict=True)
+    first = _given(model, seen)
     if not torch.equal(before, torch.get_rng_state()):
         raise ExportUnsupported(
             f"{item.model.repo_id}@{item.model.commit[:8]}: {item.model.architecture} gives other features for one "
