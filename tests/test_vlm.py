@@ -52,9 +52,38 @@ def test_an_image_that_is_mirrored_is_caught_where_there_is_one(sights: Exported
     assert ("parity", "rows of 0") not in failed
 
 
+def test_images_of_one_size_follow_one_another_where_the_model_takes_no_masks(squares: Exported) -> None:
+    graphs = {graph.role: graph for graph in stage.read_export(squares.stage_dir).graphs}
+
+    assert list(graphs) == ["embed_tokens", "vision_encoder", "decoder_model_merged"]
+    assert [(spec.name, spec.shape) for spec in graphs["vision_encoder"].inputs] == [
+        ("pixel_values", ("image_batch_size", 3, 32, 32))
+    ]
+    assert graphs["vision_encoder"].outputs[0].shape == ("image_batch_size", 16, 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "takes"),
+    [
+        ("LlavaNextForConditionalGeneration", "takes image_sizes beside the pixels"),
+        ("PaliGemmaForConditionalGeneration", "its decoder takes token_type_ids"),
+        ("Qwen2VLForConditionalGeneration", "takes image_grid_thw beside the pixels"),
+        ("AriaForConditionalGeneration", "takes pixel_mask beside the pixels"),
+    ],
+)
+def test_what_a_model_takes_beside_the_pixels_is_named(name: str, takes: str) -> None:
+    import transformers
+
+    from onnx_fleet.families import model_class, vlm
+
+    cls = getattr(transformers, name)
+
+    assert any(takes in why for why in vlm.obstacles(model_class.blank(cls, cls.config_class())))
+
+
 def test_a_model_that_looks_in_another_way_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportUnsupported, match="only idefics3 and smolvlm are"):
-        export_from_zoo("LlavaForConditionalGeneration", tmp_path)
+    with pytest.raises(ExportUnsupported, match="it takes image_sizes beside the pixels"):
+        export_from_zoo("LlavaNextForConditionalGeneration", tmp_path)
 
 
 def validate(exported: Exported) -> ValidationReport:

@@ -253,7 +253,8 @@ def _no_task(entry: Entry, said: Declared, architecture: str, model_type: str, *
     else:
         opening = f"the Hub says no task, and {what} serves none by itself"
     if wanted is not None and (proven := TASKS[wanted].model_types):
-        advice = f"only {' and '.join(proven)} are proven for it; remove the entry, and serve the model with PyTorch"
+        known = f"{', '.join(proven[:-1])} and {proven[-1]}"
+        advice = f"only {known} are proven for it; remove the entry, and serve the model with PyTorch"
     elif names:
         advice = f"write task: with {_either(names)}, or remove the entry"
     else:

@@ -41,9 +41,19 @@ def _reads_the_end(model: Any) -> bool:
 
 def _max_length(model: Any) -> int | None:
     """From the position table where there is one: RoBERTa's keeps its first rows, up to the padding's, for padding."""
+    seeing = tuple(f"{name}." for name, part in model.named_modules() if name and _sees_only(part))
     for name, module in model.named_modules():
+        if name.startswith(seeing):
+            continue  # its positions are an image's
         if name.rpartition(".")[2] in _POSITION_TABLES and isinstance(module, Embedding):
             reserved = 0 if module.padding_idx is None else module.padding_idx + 1
             return int(module.num_embeddings) - reserved - int(getattr(module, "offset", 0))
     stated = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return int(stated) if stated and stated > 0 else None
+
+
+def _sees_only(part: Any) -> bool:
+    """Whether a part of a model takes pixels and no text."""
+    modalities = tuple(getattr(part, "input_modalities", None) or ())
+    sees = "image" in modalities or getattr(part, "main_input_name", None) == "pixel_values"
+    return sees and "text" not in modalities

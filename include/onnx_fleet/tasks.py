@@ -73,7 +73,18 @@ TASKS: Mapping[str, Task] = {
         _seq2seq("translation"),
         _vision("image-classification", "AutoModelForImageClassification", "ForImageClassification"),
         _vision("image-feature-extraction", "AutoModel", "ViTModel", "Dinov2Model", "BeitModel", "ConvNextModel"),
-        _vision("image-segmentation", "AutoModelForSemanticSegmentation", "ForSemanticSegmentation"),
+        Task(
+            name="image-segmentation",
+            family="vision",
+            auto_classes=(
+                "AutoModelForSemanticSegmentation", "AutoModelForUniversalSegmentation",
+                "AutoModelForInstanceSegmentation",
+            ),
+            architectures=(
+                "ForSemanticSegmentation", "ForUniversalSegmentation", "ForInstanceSegmentation", "ForSegmentation",
+            ),
+            takes=("image",),
+        ),
         _vision("object-detection", "AutoModelForObjectDetection", "ForObjectDetection"),
         _vision("depth-estimation", "AutoModelForDepthEstimation", "ForDepthEstimation"),
         Task(
@@ -97,16 +108,26 @@ TASKS: Mapping[str, Task] = {
             name="zero-shot-image-classification",
             family="dual",
             auto_classes=("AutoModelForZeroShotImageClassification",),
-            architectures=("CLIPModel", "SiglipModel", "Siglip2Model", "AlignModel", "ChineseCLIPModel"),
+            architectures=(
+                "CLIPModel", "MetaClip2Model", "CLIPSegModel", "BlipModel", "SiglipModel", "Siglip2Model", "AlignModel",
+                "Tipsv2Model",
+            ),
             takes=("text", "image"),
         ),
         Task(
             name="image-text-to-text",
             family="vlm",
             auto_classes=("AutoModelForImageTextToText",),
-            architectures=("Idefics3ForConditionalGeneration", "SmolVLMForConditionalGeneration"),
+            architectures=(
+                "Idefics3ForConditionalGeneration", "SmolVLMForConditionalGeneration", "LlavaForConditionalGeneration",
+                "VLForConditionalGeneration", "VisionForConditionalGeneration", "OCRForConditionalGeneration",
+                "GotOcr2ForConditionalGeneration", "JanusForConditionalGeneration",
+            ),
             takes=("text", "image"),
-            model_types=("idefics3", "smolvlm"),
+            model_types=(
+                "aya_vision", "cohere2_vision", "deepseek_vl", "got_ocr2", "idefics3", "internvl", "janus", "llava",
+                "qianfan_ocr", "smolvlm", "vipllava",
+            ),
         ),
     )
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Broken vision-language models: a SmolVLM, whose three graphs consumers put together."""
+"""Broken vision-language models: a SmolVLM and a LLaVA, whose three graphs consumers put together."""
 
 from __future__ import annotations
 
@@ -34,6 +34,16 @@ def image_vectors_turned_around(model: ModelProto) -> None:
         add_constant(model, name, np.array(value))
     turned = helper.make_node("Slice", ["right.image_features", "from", "to", "axis", "step"], ["image_features"])
     behind_output(model, "image_features", [turned])
+
+
+def squares_mirrored(model: ModelProto) -> None:
+    """Left is right, in images that follow one another."""
+    _turned(model, "pixel_values", axis=3)
+
+
+def squares_exchanged(model: ModelProto) -> None:
+    """Images that follow one another are read from the last one."""
+    _turned(model, "pixel_values", axis=0)
 
 
 def embeddings_off_by_one(model: ModelProto) -> None:
@@ -78,6 +88,7 @@ def _backwards(*, axis: int) -> dict[str, list[int]]:
 
 
 _sees = partial(of_graph, model="sights", family="vlm", role="vision_encoder")
+_squares = partial(of_graph, model="squares", family="vlm", role="vision_encoder")
 _embeds = partial(of_graph, model="sights", family="vlm", role="embed_tokens")
 _answers = partial(of_graph, model="sights", family="vlm", role="decoder_model_merged")
 
@@ -86,6 +97,8 @@ MUTATIONS = (
     _sees(pictures_mirrored, check="parity"),
     _sees(images_exchanged, check="parity"),
     _sees(image_vectors_turned_around, check="parity"),
+    _squares(squares_mirrored, check="parity"),
+    _squares(squares_exchanged, check="parity"),
     _embeds(embeddings_off_by_one, check="parity"),
     _answers(mask_of_the_prompt_ignored, check="padding"),
     _answers(places_all_the_same, check="parity"),

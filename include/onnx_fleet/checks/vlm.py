@@ -32,6 +32,8 @@ class Prompt:
     """Rows of text and images, padded on the left, as the plain model takes them."""
 
     feeds: dict[str, np.ndarray]
+    counts: tuple[int, ...]
+    """Images in each row."""
     text: str
 
     @property
@@ -40,16 +42,16 @@ class Prompt:
         return self.feeds["attention_mask"].astype(bool)
 
     def row(self, index: int) -> Prompt:
-        """One row by itself, without padding."""
-        feeds = {name: array[index : index + 1] for name, array in self.feeds.items()}
-        for name in ("input_ids", "attention_mask", "position_ids"):
-            feeds[name] = feeds[name][:, self.real[index]]
-        if "pixel_values" in feeds:
-            images = feeds["pixel_attention_mask"].any(axis=(0, 2, 3))
-            for name in ("pixel_values", "pixel_attention_mask"):
-                array = feeds.pop(name)[:, images]
-                feeds |= {name: array} if images.any() else {}
-        return replace(self, feeds=feeds)
+        """One row by itself, without padding, and with its own images alone."""
+        names = ("input_ids", "attention_mask", "position_ids")
+        feeds = {name: self.feeds[name][index : index + 1, self.real[index]] for name in names}
+        first, count = sum(self.counts[:index]), self.counts[index]
+        if count and "pixel_attention_mask" in self.feeds:
+            both = ("pixel_values", "pixel_attention_mask")
+            feeds |= {name: self.feeds[name][index : index + 1, :count] for name in both}
+        elif count:
+            feeds["pixel_values"] = self.feeds["pixel_values"][first : first + count]
+        return replace(self, feeds=feeds, counts=(count,))
 
     def longer(self, tokens: np.ndarray) -> Prompt:
         """With more tokens behind each row: int64 [batch_size, tokens]."""
@@ -84,7 +86,7 @@ def text(subject: Subject) -> Iterator[CheckRow]:
     batch = inputs.pad([both[1].encode([text]) for text in texts], side="left", space=subject.space)
     feeds = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     feeds["position_ids"] = generation.positions(batch.attention_mask)
-    yield from _equal(subject, "text", Prompt(feeds=feeds, text=said))
+    yield from _equal(subject, "text", Prompt(feeds=feeds, counts=(0,) * len(feeds["input_ids"]), text=said))
 
 
 def padding(subject: Subject) -> Iterator[CheckRow]:
@@ -158,13 +160,15 @@ def greedy(subject: Subject) -> Iterator[CheckRow]:
 def sensitivity(subject: Subject) -> Iterator[CheckRow]:
     """The comparisons can tell: PyTorch's own logits move when an image, its mask or the prompt's mask changes."""
     feeds = _prompt(subject, (2, 1), kind="noise").feeds
-    swapped = feeds["pixel_values"].copy()
-    swapped[0] = swapped[0, ::-1]
+    pixels = feeds["pixel_values"]
+    turned = pixels[:, ::-1] if "pixel_attention_mask" in feeds else pixels[::-1]
     changes = {
-        "two images in another order": {**feeds, "pixel_values": swapped},
-        "an image's mask ignored": {**feeds, "pixel_attention_mask": np.ones_like(feeds["pixel_attention_mask"])},
+        "images in another order": {**feeds, "pixel_values": np.ascontiguousarray(turned)},
         "the prompt's mask ignored": {**feeds, "attention_mask": np.ones_like(feeds["attention_mask"])},
     }
+    if "pixel_attention_mask" in feeds:
+        mask = np.ones_like(feeds["pixel_attention_mask"])
+        changes["an image's mask ignored"] = {**feeds, "pixel_attention_mask": mask}
     for change, other in changes.items():
         yield sensitive(subject, feeds, other, case=subject.case("sensitivity", change))
 
@@ -262,21 +266,27 @@ def prompt_of(
     feeds = {"input_ids": ids.astype(np.int64), "attention_mask": mask.astype(np.int64)}
     feeds["position_ids"] = generation.positions(feeds["attention_mask"])
     about = f"rows of {' and '.join(map(str, counts))} images {said} and up to {longest} tokens, seed {SEED}"
-    return Prompt(feeds={**feeds, **pixels}, text=about)
+    return Prompt(feeds={**feeds, **pixels}, counts=counts, text=about)
 
 
 def _pixels(subject: Subject, counts: tuple[int, ...], *, kind: Kind) -> dict[str, np.ndarray]:
-    channels, height, width = subject.graph("vision_encoder").inputs[0].shape[2:]
-    size = (int(height), int(width))
-    settings = preprocessor.settings(subject.stage_dir)
+    """Every row's images one after the other; or in rows filled up to the longest, with masks, where these are taken.
+
+    Of rows with masks the first image is not filled to its lower edge.
+    """
+    specs = {spec.name: spec for spec in subject.graph("vision_encoder").inputs}
+    channels, height, width = (int(axis) for axis in specs["pixel_values"].shape[-3:])
+    size, settings = (height, width), preprocessor.settings(subject.stage_dir)
     most = max(counts)
-    made = images.batch(len(counts) * most, channels=int(channels), size=size, seed=SEED, kind=kind, settings=settings)
+    made = images.batch(len(counts) * most, channels=channels, size=size, seed=SEED, kind=kind, settings=settings)
+    rows = made.reshape(len(counts), most, *made.shape[1:])
+    if "pixel_attention_mask" not in specs:
+        return {"pixel_values": np.concatenate([row[:count] for row, count in zip(rows, counts, strict=True)])}
     seen = np.ones((len(counts), most, *size), dtype=bool)
     seen[0, 0, size[0] // 2 :] = False
     for row, count in enumerate(counts):
         seen[row, count:] = False
-    pixels = made.reshape(len(counts), most, *made.shape[1:]) * seen[:, :, np.newaxis]
-    return {"pixel_values": pixels.astype(np.float32), "pixel_attention_mask": seen}
+    return {"pixel_values": (rows * seen[:, :, np.newaxis]).astype(np.float32), "pixel_attention_mask": seen}
 
 
 def embedded(subject: Subject, prompt: Prompt) -> np.ndarray:
@@ -284,7 +294,7 @@ def embedded(subject: Subject, prompt: Prompt) -> np.ndarray:
     ids = prompt.feeds["input_ids"]
     vectors = subject.session("embed_tokens").run({"input_ids": ids})["inputs_embeds"].copy()
     if "pixel_values" in prompt.feeds:
-        given = {name: prompt.feeds[name] for name in ("pixel_values", "pixel_attention_mask")}
+        given = {spec.name: prompt.feeds[spec.name] for spec in subject.graph("vision_encoder").inputs}
         features = subject.session("vision_encoder").run(given)["image_features"]
         vectors[ids == subject.reference.model.config.image_token_id] = features.reshape(-1, vectors.shape[-1])
     return vectors

@@ -1,14 +1,20 @@
-"""Vision-language models of the SmolVLM class: three graphs for consumers to put together. Imports torch.
+"""Vision-language models: three graphs for consumers to put together. Imports torch.
 
 ``embed_tokens`` turns the prompt into vectors, ``vision_encoder`` every image into as many vectors as the prompt has
 image tokens for it, and ``decoder_model_merged`` goes on from both, with a cache. Putting the second's rows where the
 image tokens are is the consumer's work.
+
+A model is cut so when its images all have one size, each takes the same number of tokens, and its own
+``get_image_features`` makes those of the pixels alone, as LLaVA's kin do. SmolVLM's class takes masks besides.
 """
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,14 +23,19 @@ from transformers import PretrainedConfig, PreTrainedModel
 from onnx_fleet import images
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.families import Family, GraphSpec, Shape, decoder, loading
+from onnx_fleet.families.vision import pixels, sight
 from onnx_fleet.hollow import Hollow
 from onnx_fleet.plan import WorkItem
-from onnx_fleet.tasks import TASKS
 
-MODEL_TYPES = frozenset(TASKS["image-text-to-text"].model_types)
-"""Those whose images, cut into squares of one size by the preprocessor, each take the same number of tokens."""
+_MASKED = frozenset({"smolvlm", "idefics3"})
+"""Model types that take rows of images, filled up with masks: [batch_size, num_images, …]."""
+_SIZES = "image_sizes"
+"""LLaVA hands them on to a tower that takes them, as Pixtral's does; to the others they are nothing."""
+_MARKS = ("token_type_ids", "mm_token_type_ids")
+"""Marks of a prompt's image tokens, with which a decoder looks at them otherwise: the cut has no place for them."""
 
 _TOKENS: Shape = ("batch_size", "sequence_length")
+_FLAT_IMAGES: Shape = ("image_batch_size", None, None, None)
 _IMAGES: Shape = ("batch_size", "num_images", None, None, None)
 _IMAGE_MASKS: Shape = ("batch_size", "num_images", None, None)
 _EXAMPLE_BATCH, _EXAMPLE_IMAGES, _EXAMPLE_LENGTH = 2, 3, 5
@@ -54,6 +65,15 @@ class Embed(_Part):
 
 
 class Look(_Part):
+    """Images to vectors: float32 [images, tokens of one image, size]."""
+
+    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
+        given = _looker(self.model).get_image_features(**inputs, return_dict=True)
+        features = given.pooler_output
+        return {"image_features": features if isinstance(features, Tensor) else torch.stack(tuple(features))}
+
+
+class LookThroughMasks(_Part):
     """Images to vectors, without the images that are there only to fill up a row."""
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
@@ -71,18 +91,44 @@ class Look(_Part):
 
 
 def load(item: WorkItem, source_dir: Path, hollow: Hollow | None = None) -> PreTrainedModel:
-    """As every family, for the model types that are known here.
+    """As every family, for models that look at images in a way that is known here.
 
     Raises:
         ExportUnsupported: how many tokens an image takes, or where they go, is otherwise in this model.
     """
-    if item.model.model_type not in MODEL_TYPES:
+    model = loading.load(item, source_dir, hollow)
+    if model.config.model_type not in _MASKED and (why := "; ".join(obstacles(model))):
         raise ExportUnsupported(
             f"{item.model.repo_id}@{item.model.commit[:8]}: {item.model.architecture} looks at images in a way that is "
-            f"not proven here, only {' and '.join(sorted(MODEL_TYPES))} are; serve it with PyTorch, or take it out of "
-            f"the catalogue"
+            f"not proven here: {why}; serve it with PyTorch, or take it out of the catalogue"
         )
-    return loading.load(item, source_dir, hollow)
+    return model
+
+
+def obstacles(model: PreTrainedModel) -> Iterator[str]:
+    """What keeps a model from being cut into prompt, images and decoder."""
+    look = getattr(_looker(model), "get_image_features", None)
+    if look is None:
+        yield "it has no get_image_features"
+        return
+    for name, parameter in inspect.signature(look).parameters.items():
+        takes = parameter.kind is not inspect.Parameter.VAR_KEYWORD and "Tensor" in str(parameter.annotation)
+        idle = name == _SIZES and parameter.default is None and not _reaches_a_part(model, name)
+        if takes and not idle and name != "pixel_values":
+            yield f"it takes {name} beside the pixels"
+    for name in _MARKS:
+        if name in inspect.signature(model.forward).parameters:
+            yield f"its decoder takes {name}"
+
+
+def _looker(model: PreTrainedModel) -> Any:
+    """What looks at images: the model itself, or, as of Janus, what is behind its language head."""
+    return model if hasattr(model, "get_image_features") else getattr(model, "model", model)
+
+
+def _reaches_a_part(model: PreTrainedModel, name: str) -> bool:
+    parts = (part for part in model.modules() if not hasattr(part, "get_image_features"))
+    return any(name in inspect.signature(part.forward).parameters for part in parts)
 
 
 def whole(item: WorkItem, model: PreTrainedModel) -> Whole:
@@ -106,19 +152,34 @@ def graphs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
             inputs={"input_ids": _TOKENS},
             outputs={"inputs_embeds": (*_TOKENS, None)},
         ),
-        GraphSpec(
-            role="vision_encoder",
-            module=Look(model).eval(),
-            example_inputs=_example_images(model),
-            inputs={"pixel_values": _IMAGES, "pixel_attention_mask": _IMAGE_MASKS},
-            outputs={"image_features": ("image_batch_size", None, None)},
-        ),
+        _looking(item, model),
         replace(
             plain,
             role="decoder_model_merged",
             example_inputs={"inputs_embeds": embeds, **example},
             inputs={"inputs_embeds": (*_TOKENS, None), **axes},
         ),
+    )
+
+
+def _looking(item: WorkItem, model: PreTrainedModel) -> GraphSpec:
+    """The graph that sees: images in rows with masks, or one after the other, all of the model's one size."""
+    features: dict[str, Shape] = {"image_features": ("image_batch_size", None, None)}
+    if model.config.model_type in _MASKED:
+        return GraphSpec(
+            role="vision_encoder",
+            module=LookThroughMasks(model).eval(),
+            example_inputs=_example_images(model),
+            inputs={"pixel_values": _IMAGES, "pixel_attention_mask": _IMAGE_MASKS},
+            outputs=features,
+        )
+    seen = sight(item, model, see=_looker(model).get_image_features)
+    return GraphSpec(
+        role="vision_encoder",
+        module=Look(model).eval(),
+        example_inputs={"pixel_values": pixels(model, _EXAMPLE_IMAGES, seen)},
+        inputs={"pixel_values": _FLAT_IMAGES},
+        outputs=features,
     )
 
 

@@ -102,7 +102,8 @@ def _describe(subject: Subject, paths: Sequence[Path]) -> None:
 
     for feeds in pictures.feeds(subject, paths[:MAX_DESCRIBED], rows=1):
         pixels = _taken(subject.session("vision_encoder"), feeds)
-        prompt = vlm.prompt_of(subject, (pixels["pixel_values"].shape[1],), pixels=pixels, said="of the entry's own")
+        count = len(pixels["pixel_values"]) if pixels["pixel_values"].ndim == 4 else pixels["pixel_values"].shape[1]
+        prompt = vlm.prompt_of(subject, (count,), pixels=pixels, said="of the entry's own")
         mask = prompt.feeds["attention_mask"]
         vectors = vlm.embedded(subject, prompt)
         first = vlm.decode(subject, vectors[:, :-1], mask[:, :-1], cache=None)
