@@ -81,6 +81,24 @@ _LCNET = {
 }
 
 
+_RATIOS = {"long": 7, "mid": 5, "short": 3}
+_SERVER: dict[str, Any] = {
+    "neck_out_channels": 16,
+    "scale_factor_list": [1, 2, 4, 8],
+    "kernel_list": [3, 2, 2],
+    "intraclass_block_config": {
+        "reduce_channel": [1, 1, 0],
+        "return_channel": [1, 1, 0],
+        **{f"vertical_long_to_small_conv_{ratio}ratio": [[k, 1], [1, 1], [k // 2, 0]] for ratio, k in _RATIOS.items()},
+        **{
+            f"horizontal_small_to_long_conv_{ratio}ratio": [[1, k], [1, 1], [0, k // 2]] for ratio, k in _RATIOS.items()
+        },
+        **{f"symmetric_conv_long_{ratio}ratio": [[k, k], [1, 1], [k // 2, k // 2]] for ratio, k in _RATIOS.items()},
+    },
+}
+"""PP-OCR's large detectors look along lines of text: seven, five and three pixels, down, across and both ways."""
+
+
 def _row(name: str, sizes: dict[str, Any], **differing: Any) -> Architecture:
     image = differing.pop("image", (64, 64))
     config = {**sizes, **differing}
@@ -209,8 +227,23 @@ DETECTORS: tuple[Architecture, ...] = (
     ),
     _row(
         "PPOCRV5ServerDetForObjectDetection",
-        {},
+        _SERVER,
         backbone_config={**_HGNET, "out_features": ["stage1", "stage2", "stage3", "stage4"]},
+    ),
+    _row(
+        "PPOCRV6MediumDetForObjectDetection",
+        _SERVER,
+        backbone_config={**_HGNET, "out_features": ["stage1", "stage2", "stage3", "stage4"]},
+    ),
+    _row(
+        "PPOCRV6SmallDetForObjectDetection",
+        {},
+        backbone_config={
+            "model_type": "pp_lcnet_v3",
+            **_LCNET,
+            "out_features": ["stage2", "stage3", "stage4", "stage5"],
+        },
         neck_out_channels=16,
+        layer_list_out_channels=[16, 16, 16, 16],
     ),
 )
