@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from onnx_fleet import architecture
 from onnx_fleet.architecture import Declared
 from onnx_fleet.entry import Entry
 from onnx_fleet.errors import ExportUnsupported, ModelInvalid, OnnxFleetError
+
+ROOT = Path(__file__).parents[1]
 
 
 def _decided(
@@ -55,6 +60,16 @@ def test_a_class_with_a_head_goes_before_a_tag_that_belies_it(tag: str, name: st
 )
 def test_without_a_tag_a_class_says_what_it_is_for(name: str, model_type: str, task: str) -> None:
     assert _decided(name, model_type) == (name, model_type, task)
+
+
+def test_nothing_that_was_proven_right_is_refused() -> None:
+    """Each row of docs/architectures.md names a class, its model type and the task that it is right for."""
+    page = (ROOT / "docs" / "architectures.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| ([\w.-]+) \| ([\w-]+) \| .* \| right \|", page, re.MULTILINE)
+    assert len(rows) > 200
+    for name, model_type, task in rows:
+        assert _decided(name, model_type, tag=task) == (name, model_type, task)
+        assert _decided(name, model_type, task=task) == (name, model_type, task)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -57,21 +58,32 @@ def test_a_class_that_is_not_there_is_of_no_type() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "model_type"),
+    ("name", "takes"),
     [
-        ("BertModel", "bert"),
-        ("CLIPModel", "clip"),
-        ("ClapModel", "clap"),
-        ("Wav2Vec2Model", "wav2vec2"),
-        ("LayoutLMv3Model", "layoutlmv3"),
-        ("ASTModel", "audio-spectrogram-transformer"),
-        ("PatchTSTModel", "patchtst"),
+        ("BertModel", {"text"}),
+        ("CLIPModel", {"text", "image"}),
+        ("CLIPVisionModel", {"image"}),
+        ("Sam3VisionModel", {"image"}),  # which calls itself one of text, too
+        ("ClapModel", {"text", "audio"}),
+        ("Wav2Vec2Model", {"audio"}),
+        ("LayoutLMv3Model", {"text", "image"}),
+        ("ASTModel", {"audio"}),
+        ("Molmo2TextModel", {"text"}),
+        ("Qwen2VLModel", {"text", "image", "video"}),
+        ("PatchTSTModel", {"time"}),
     ],
 )
-def test_a_class_takes_what_it_says_itself(name: str, model_type: str) -> None:
-    said = getattr(transformers, name).input_modalities
-    expected = {said} if isinstance(said, str) else set(said)
-    assert auto_mappings.modalities(name, model_type=model_type) == expected
+def test_a_class_takes_what_its_forward_does(name: str, takes: set[str]) -> None:
+    kind = getattr(transformers, name)
+    assert auto_mappings.modalities(name, model_type=kind.config_class.model_type) == takes
+
+
+def test_the_inputs_of_every_bare_model_are_read_as_python_reads_them() -> None:
+    known = {"input_ids": "text", "pixel_values": "image", "input_values": "audio", "input_features": "audio"}
+    for name in ("AlbertModel", "BartModel", "ViTModel", "SwinModel", "WhisperModel", "FunnelModel", "SiglipModel"):
+        kind = getattr(transformers, name)
+        own = {known[each] for each in inspect.signature(kind.forward).parameters if each in known}
+        assert auto_mappings.modalities(name, model_type=kind.config_class.model_type) == own, name
 
 
 def test_what_a_class_is_for_is_said_in_words() -> None:

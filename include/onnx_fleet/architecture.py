@@ -190,7 +190,8 @@ def _own(architecture: str, model_type: str) -> Task | None:
         return named if named in heads else heads[0]
     if _is_for_another(architecture, model_type):
         return None
-    return TASKS["image-feature-extraction" if auto_mappings.is_vision_tower(architecture) else "feature-extraction"]
+    text, images = TASKS["feature-extraction"], TASKS["image-feature-extraction"]
+    return images if auto_mappings.is_vision_tower(architecture) or text not in found else text
 
 
 def _is_for_another(architecture: str, model_type: str) -> bool:
@@ -234,7 +235,7 @@ def _takes(task: Task, model_type: str) -> bool:
     if not taken:
         return True
     if task.takes == ("image",):
-        return "image" in taken or auto_mappings.is_vision_tower(classes[0])
+        return "image" in taken and "text" not in taken
     return "text" in taken and not taken & {"audio", "video", "time"}
 
 

@@ -20,9 +20,17 @@ BARE = frozenset(
 )
 """Auto classes that say nothing of what a class is for."""
 
-_LITERAL = re.compile(r"[\"'](\w+)[\"']")
 _CLASS = re.compile(r"^class (\w+)(?:\(([^)]*)\))?:$", re.MULTILINE)
-_MODALITIES = re.compile(r"^    input_modalities\b[^=\n]*= *(.*)$", re.MULTILINE)
+_FORWARD = re.compile(r"^    def forward(\(.*?\)) *(?:->.*?)?:\n", re.MULTILINE | re.DOTALL)
+_OF_INPUT = {
+    "input_ids": "text",
+    "pixel_values": "image",
+    "pixel_values_videos": "video",
+    "input_values": "audio",
+    "input_features": "audio",
+    "past_values": "time",
+}
+"""The inputs that say what a model is given; any other comes beside them."""
 _CONFIG = re.compile(r"^    config(?:_class)?\b *[:=] *(\w+)", re.MULTILINE)
 
 
@@ -86,11 +94,14 @@ def defines(architecture: str, *, model_type: str) -> bool:
 
 
 def modalities(architecture: str, *, model_type: str) -> frozenset[str]:
-    """What a class takes, as it says itself: of ``text``, ``image``, ``audio``, ``video``, ``time``."""
+    """What a class takes, by the inputs of its forward: of ``text``, ``image``, ``audio``, ``video``, ``time``.
+
+    Classes have an attribute that says so too, but a part of a model often has the whole's.
+    """
     for text in _modeling(_module(model_type)):
         if _has(text, architecture):
-            said = _own(text, architecture, _MODALITIES)
-            return frozenset(_LITERAL.findall(said)) if said else frozenset({"text"})
+            header = _own(text, architecture, _FORWARD)
+            return frozenset(_OF_INPUT[name] for name in _parameters(header) if name in _OF_INPUT)
     return frozenset()
 
 
@@ -222,6 +233,15 @@ def _sources(architecture: str) -> Iterator[str]:
 
 def _has(text: str, architecture: str) -> bool:
     return f"\nclass {architecture}(" in text
+
+
+def _parameters(header: str) -> tuple[str, ...]:
+    """The names in ``(self, input_ids: Tensor, …)``."""
+    if not header:
+        return ()
+    (function,) = ast.parse(f"def forward{header}: ...").body
+    assert isinstance(function, ast.FunctionDef)
+    return tuple(each.arg for each in (*function.args.args, *function.args.kwonlyargs))
 
 
 def _own(text: str, architecture: str, attribute: re.Pattern[str]) -> str:
