@@ -18,8 +18,11 @@ from mutations.vision import classes_moved
 from onnx_fleet import images, stage, validation
 from onnx_fleet.checks import CHECKS
 from onnx_fleet.errors import ExportUnsupported
+from onnx_fleet.families import vision
 from onnx_fleet.graph import GraphInfo
 from onnx_fleet.validation import CheckRow, ValidationReport
+from zoo import ARCHITECTURES
+from zoo.repo import save
 
 # In the product a process of its own hears what torch and the exporter warn of.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -91,8 +94,6 @@ def test_a_pooler_that_the_checkpoint_has_is_an_output(tmp_path: Path) -> None:
 def test_a_pooler_that_the_checkpoint_lacks_is_left_out(tmp_path: Path) -> None:
     import transformers
 
-    from onnx_fleet.families import vision
-
     folder = tmp_path / "zoo" / "vit"
     config = transformers.ViTConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=16, patch_size=8
@@ -153,3 +154,26 @@ def validate(exported: Exported) -> ValidationReport:
 
 def failures(report: ValidationReport, check: str) -> list[CheckRow]:
     return [row for row in report.rows if row.check == check and not row.passed]
+
+
+@pytest.mark.parametrize(
+    ("name", "outputs"),
+    [
+        ("RTDetrForObjectDetection", {"logits", "pred_boxes"}),
+        ("PPDocLayoutV3ForObjectDetection", {"logits", "pred_boxes", "order_logits", "out_masks"}),
+        (
+            "PPDocLayoutV4ForObjectDetection",
+            {"logits", "pred_boxes", "relative_order_logits", "successor_order_logits"},
+        ),
+        ("PPOCRV5ServerDetForObjectDetection", {"last_hidden_state"}),
+        ("MaskFormerForInstanceSegmentation", {"class_queries_logits", "masks_queries_logits"}),
+        ("DepthProForDepthEstimation", {"predicted_depth", "field_of_view"}),
+    ],
+)
+def test_all_that_post_processing_reads_is_an_output(name: str, outputs: set[str], tmp_path: Path) -> None:
+    row = next(row for row in ARCHITECTURES if row.name == name)
+    save(row, tmp_path)
+    item = work_item(tmp_path, task=row.task)
+    model = vision.FAMILY.load(item, tmp_path, None)
+
+    assert set(vision.outputs(item, model, vision.sight(item, model))) == outputs

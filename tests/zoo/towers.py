@@ -42,6 +42,33 @@ _SAM3: dict[str, Any] = {
 }
 
 
+_LCNET: dict[str, Any] = {
+    "block_configs": [
+        [[3, 8, 8, 1, False]],
+        [[3, 8, 16, 2, False]],
+        [[3, 16, 16, 2, False]],
+        [[3, 16, 16, 2, False]],
+        [[5, 16, 16, 2, True]],
+    ],
+    "stem_channels": 8,
+    "out_features": ["stage5"],
+}
+_LINES: dict[str, Any] = {"hidden_size": 24, "head_out_channels": 20}
+"""PP-OCR's readers: a line of text shrinks to one row of features."""
+_HGNET: dict[str, Any] = {
+    "model_type": "hgnet_v2",
+    "stem_channels": [3, 8, 8],
+    "depths": [1, 1, 1, 1],
+    "hidden_sizes": [16, 16, 32, 32],
+    "stage_in_channels": [8, 16, 16, 32],
+    "stage_mid_channels": [8, 8, 8, 8],
+    "stage_out_channels": [16, 16, 32, 32],
+    "stage_num_blocks": [1, 1, 1, 1],
+    "stage_numb_of_layers": [1, 1, 1, 1],
+    "out_features": ["stage4"],
+}
+
+
 def _row(name: str, sizes: dict[str, Any], **differing: Any) -> Architecture:
     image = differing.pop("image", (32, 32))
     config = {**sizes, **differing}
@@ -110,4 +137,37 @@ TOWERS: tuple[Architecture, ...] = (
     ),
     _row("Idefics3VisionTransformer", _VIT),
     _row("SmolVLMVisionTransformer", _VIT),
+    _row(
+        "PPOCRV5MobileRecModel",
+        _LINES,
+        backbone_config={"model_type": "pp_lcnet_v3", **_LCNET},
+        image=(96, 128),
+    ),
+    _row("PPOCRV5ServerRecModel", _LINES, backbone_config=_HGNET, image=(96, 128)),
+    _row(
+        "PPOCRV6SmallRecModel",
+        _LINES,
+        backbone_config={"model_type": "pp_lcnet_v3", **_LCNET},
+        image=(96, 128),
+    ),
+    _row(
+        "PPOCRV6TinyRecModel",
+        _LINES,
+        backbone_config={"model_type": "pp_lcnet_v3", **_LCNET},
+        image=(96, 128),
+    ),
+    _row(
+        "UVDocModel",
+        {},
+        backbone_config={
+            "model_type": "uvdoc_backbone",
+            "resnet_head": [[3, 8], [8, 8]],
+            "resnet_configs": [[[8, 8, 1, False]], [[8, 16, 1, True]], [[16, 16, 1, True]]],
+            "stage_configs": [[[16, 1]], [[16, 2], [16, 3]]],
+            "out_features": ["stage1", "stage2"],
+        },
+        bridge_connector=[16, 16],
+        out_point_positions2D=[[16, 8], [8, 2]],
+        image=(96, 96),
+    ),
 )
