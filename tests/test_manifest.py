@@ -36,6 +36,32 @@ def test_sealing_the_same_stage_twice_gives_the_same_bytes(tmp_path: Path) -> No
     assert manifest.write(first) == manifest.write(second)
 
 
+def test_the_manifest_says_what_is_left_to_do_beside_a_sentence_transformers_graph(tmp_path: Path) -> None:
+    folder = tiny_stage(tmp_path / "stage")
+    assert bundle.seal(folder, provenance=PROVENANCE, created_at=NOW).sentence_transformers is None
+
+    told = {"prompts": {"query": "query: "}, "default_prompt_name": "query", "truncate_dim": 16}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(told))
+    modules = [{"type": "sentence_transformers.models.Transformer", "path": ""}]
+    modules += [{"type": "sentence_transformers.models.Dense", "path": "head/last"}]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "head" / "last").mkdir(parents=True)
+    (folder / "head" / "last" / "model.safetensors").write_bytes(b"weights")
+
+    sealed = manifest.read(manifest.write(bundle.seal(folder, provenance=PROVENANCE, created_at=NOW)))
+
+    said = sealed.sentence_transformers
+    assert said is not None
+    assert (said.kind, said.prompts, said.default_prompt_name, said.truncate_dim) == (
+        "SentenceTransformer",
+        {"query": "query: "},
+        "query",
+        16,
+    )
+    roles = {file.path: file.role for file in sealed.files}
+    assert roles["head/last/model.safetensors"] == "sentence_transformers"
+
+
 def test_the_schema_in_the_docs_is_the_one_of_the_code() -> None:
     committed = json.loads((ROOT / "docs" / "manifest.schema.json").read_text())
     assert committed == manifest.json_schema(), "run: python -m onnx_fleet.manifest docs/manifest.schema.json"

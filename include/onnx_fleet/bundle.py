@@ -159,6 +159,7 @@ def seal(folder: Path, *, provenance: Provenance, created_at: datetime) -> Manif
         architecture=item.model.architecture,
         graphs=export.graphs,
         files=files,
+        sentence_transformers=sentence_modules.settings(folder),
         toolchain={**item.toolchain, **export.toolchain},
         export=Export(
             settings=dict(export.settings),

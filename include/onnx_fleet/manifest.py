@@ -22,6 +22,7 @@ from onnx_fleet.gates import Finding, Verdict
 from onnx_fleet.graph import GraphInfo
 from onnx_fleet.latency import GenerationRow, LatencyRow
 from onnx_fleet.noise import Noise
+from onnx_fleet.sentence_modules import Settings
 from onnx_fleet.source import SourceFile
 from onnx_fleet.stage import Fallback, Way
 from onnx_fleet.store import keys
@@ -213,6 +214,8 @@ class Manifest:
     graphs: tuple[GraphInfo, ...]
     files: tuple[BundleFile, ...]
     """Every file but the manifest itself, in order of their paths."""
+    sentence_transformers: Settings | None = None
+    """What a consumer without that library has to do before and behind the graph; None of any other source."""
     toolchain: Mapping[str, str]
     export: Export
     validation: Validation

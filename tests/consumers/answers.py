@@ -23,7 +23,7 @@ def of(case: Case, source: Path) -> list[Answer]:
     """One answer an input, without the batch axis."""
     count = len(next(iter(case.given.values())))
     inputs = [{name: values[index] for name, values in case.given.items()} for index in range(count)]
-    ask = _ASKING[case.task](case, source)
+    ask = _ASKING_MODULES.get(case.modules, _ASKING[case.task])(case, source)
     with torch.inference_mode(), warnings.catch_warnings(action="ignore"):
         return [ask(given) for given in inputs]
 
@@ -55,6 +55,28 @@ def _embeddings(case: Case, source: Path) -> Ask:
         return {**outputs(given), "embeddings": embed.encode([given["texts"]])[0]}
 
     return ask
+
+
+def _weights_of_words(case: Case, source: Path) -> Ask:
+    """A weight for every word, as sentence-transformers has it, beside the scores of the tokens."""
+    from sentence_transformers import SparseEncoder
+
+    embed = SparseEncoder(str(source), device="cpu")
+    outputs = _outputs(case, source)
+
+    def ask(given: Mapping[str, Any]) -> Answer:
+        found: Any = embed.encode([given["texts"]], convert_to_sparse_tensor=False)
+        return {**outputs(given), "embeddings": found[0].numpy()}
+
+    return ask
+
+
+def _ranked(case: Case, source: Path) -> Ask:
+    """What sentence-transformers says of a query and a passage."""
+    from sentence_transformers import CrossEncoder
+
+    rank = CrossEncoder(str(source), device="cpu")
+    return lambda given: {"scores": rank.predict([(given["queries"], given["passages"])])[0]}
 
 
 def _generated(case: Case, source: Path) -> Ask:
@@ -133,6 +155,7 @@ _ASKING: Mapping[str, Callable[[Case, Path], Ask]] = {
     "sentence-similarity": _embeddings,
     "feature-extraction": _embeddings,
     "text-classification": _outputs,
+    "text-ranking": _ranked,
     "token-classification": _outputs,
     "question-answering": _outputs,
     "fill-mask": _outputs,
@@ -142,6 +165,9 @@ _ASKING: Mapping[str, Callable[[Case, Path], Ask]] = {
     "image-classification": _images,
     "zero-shot-image-classification": _pairs,
 }
+
+
+_ASKING_MODULES: Mapping[str, Callable[[Case, Path], Ask]] = {"sparse": _weights_of_words}
 
 
 def _model(source: Path) -> Any:

@@ -37,6 +37,10 @@ class Case:
     """A key of sources.PREPROCESSING."""
     pooling: str | None = None
     """Makes the source a sentence-transformers folder."""
+    modules: str = ""
+    """A key of sources.MODULES: the source is one that sentence-transformers itself has saved."""
+    damaged: bool = False
+    """One weight of the bundle is another one: no consumer may give the right answers."""
     recipe: str | None = None
     weights: Placement = "auto"
     """Tiny weights go into the graph by themselves; here they can lie beside it, as large ones do."""
@@ -61,6 +65,10 @@ _TEXTS: Given = {
 _QUESTIONS: Given = {
     "questions": ["Who sang?", "What was quiet, and when?"],
     "contexts": ["The old keeper sang at the wedding while his sister danced with the captain.", "The harbour."],
+}
+_RANKED: Given = {
+    "queries": ["Who sang?", "What was quiet, and when?"],
+    "passages": ["The old keeper sang at the wedding while his sister danced with the captain.", "The harbour."],
 }
 _MASKED: Given = {
     "texts": ["The [MASK] was quiet.", "Nobody expected the old [MASK] keeper to sing so well.", "[MASK]."]
@@ -254,6 +262,35 @@ CASES: tuple[Case, ...] = (
         },
     ),
     Case(
+        name="dense-layer",
+        task="sentence-similarity",
+        modules="dense",
+        given=_TEXTS,
+        blocks={
+            **everywhere("embeddings-from-the-graph", RAW, NODE, WASM),
+            OPTIMUM: "feature-extraction",
+            SENTENCES: "embeddings",
+        },
+    ),
+    Case(
+        name="re-ranker",
+        task="text-ranking",
+        modules="re-ranker",
+        given=_RANKED,
+        blocks=everywhere("re-ranking", RAW, SENTENCES),
+    ),
+    Case(
+        name="sparse",
+        task="fill-mask",
+        modules="sparse",
+        given=_TEXTS,
+        blocks={
+            **everywhere("embeddings-from-the-graph", RAW, NODE, WASM),
+            OPTIMUM: "fill-mask",
+            SENTENCES: "sparse-embeddings",
+        },
+    ),
+    Case(
         name="text-classification",
         task="text-classification",
         repo=CLASSIFIER,
@@ -367,3 +404,20 @@ CASES: tuple[Case, ...] = (
         blocks={**everywhere("text-and-images"), NODE: "text-or-images", WASM: "text-or-images"},
     ),
 )
+
+DAMAGED = Case(
+    name="damaged",
+    task="sentence-similarity",
+    model="RobertaModel",
+    config={**_ENCODER, "type_vocab_size": 1},
+    pooling="mean",
+    given=_TEXTS,
+    damaged=True,
+    blocks={
+        **everywhere("embeddings-from-the-graph", RAW, NODE, WASM),
+        OPTIMUM: "feature-extraction",
+        SENTENCES: "embeddings",
+        FASTEMBED: "mean-embeddings",
+    },
+)
+"""None of CASES: it shows that the harness of each consumer can fail."""

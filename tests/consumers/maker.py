@@ -9,11 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from consumers import answers, sources
-from consumers.cases import CASES
+from consumers.cases import CASES, DAMAGED
 from consumers.serving import Question, serve
 from fixtures.items import work_item
+from mutations.mutation import change_graph
+from mutations.surgery import change_weight
 from onnx_fleet import export, stage, validation
 from onnx_fleet.variants import FP32, making
 from onnx_fleet.variants.making import MakingRequest
@@ -21,7 +24,7 @@ from onnx_fleet.variants.making import MakingRequest
 
 def handle(question: Question) -> None:
     """``<folder>/bundle`` as an export leaves it, and ``<folder>/expected-<input>.npz``."""
-    (case,) = (case for case in CASES if case.name == question["case"])
+    (case,) = (case for case in (*CASES, DAMAGED) if case.name == question["case"])
     folder = Path(str(question["folder"]))
     source = sources.make(case, folder / "source")
     sources.draw(case, folder)
@@ -38,6 +41,13 @@ def handle(question: Question) -> None:
         making.make(MakingRequest(stage=folder / "bundle"))
     for index, answer in enumerate(answers.of(case, source)):
         np.savez(folder / f"expected-{index}.npz", **answer)
+    if case.damaged:
+        change_graph(folder / "bundle" / "onnx" / "model.onnx", damage)
+
+
+def damage(model: onnx.ModelProto) -> None:
+    """One norm's weights are larger than the source's, by a tenth."""
+    change_weight(model, "embeddings.LayerNorm.weight", lambda weight: weight * np.float32(1.1))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
 from consumers.cases import Case
+from fixtures import sentences
 from onnx_fleet_demo import corpus, models
 from zoo.weights import scale
 
@@ -28,6 +29,11 @@ def make(case: Case, root: Path) -> Path:
         models.make_repos(root, repo_ids=(case.repo,))
         return root / case.repo
     folder = root / "acme" / case.name
+    if case.modules:
+        models.make_repos(root, repo_ids=(models.CLASSIFIER,))
+        MODULES[case.modules](folder, root / models.CLASSIFIER)
+        PREPROCESSING[case.tokenizer](folder, root)  # transformers 5 saves tokenizers that older ones cannot read
+        return folder
     architecture = getattr(transformers, case.model)
     torch.manual_seed(7)
     model = architecture(architecture.config_class(**case.config))
@@ -136,6 +142,29 @@ PREPROCESSING: Mapping[str, Callable[[Path, Path], None]] = {
     "images": _images,
     "clip": _clip,
 }
+
+
+def _dense(folder: Path, tokenizer: Path) -> None:
+    """A dense layer behind the mean, and a prompt that comes before nothing by itself."""
+    sentences.save(folder, tokenizer_from=tokenizer, behind=sentences.square, prompts=sentences.PROMPTS)
+
+
+def _sparse(folder: Path, tokenizer: Path) -> None:
+    """SPLADE: a weight for every word."""
+    sentences.save(
+        folder,
+        tokenizer_from=tokenizer,
+        behind=sentences.splade,
+        task="fill-mask",
+        auto_class="AutoModelForMaskedLM",
+    )
+
+
+def _re_ranker(folder: Path, tokenizer: Path) -> None:
+    sentences.save_re_ranker(folder, tokenizer_from=tokenizer)
+
+
+MODULES: Mapping[str, Callable[[Path, Path], None]] = {"dense": _dense, "sparse": _sparse, "re-ranker": _re_ranker}
 
 
 def draw(case: Case, folder: Path) -> None:

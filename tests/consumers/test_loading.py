@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from consumers.cases import CASES
+from consumers.cases import CASES, DAMAGED
 from consumers.loading import Answered, worst
 from onnx_fleet.variants import VARIANTS
 
@@ -44,6 +44,19 @@ def test_a_padded_batch_gives_what_each_input_gives_alone(answered: Answered) ->
             real = row[tuple(slice(size) for size in expected[name].shape)]
             _require_close(real, expected[name], variant=answered.variant)
             _keep_worst(answered, name, real, expected[name])
+
+
+@pytest.mark.parametrize(
+    "answered",
+    [pytest.param((DAMAGED, consumer), id=f"damaged-{consumer}") for consumer in DAMAGED.blocks],
+    indirect=True,
+)
+def test_a_damaged_bundle_is_seen_through_every_consumer(answered: Answered) -> None:
+    """What the tests above compare does fail where one of a bundle's weights is wrong."""
+    for expected, alone in zip(answered.expected, answered.alone, strict=True):
+        for name in answered.block.gives:
+            with pytest.raises(AssertionError, match="Not equal to tolerance"):
+                _require_close(alone[name][0], expected[name], variant="")
 
 
 def _require_close(found: np.ndarray, expected: np.ndarray, *, variant: str) -> None:
