@@ -80,6 +80,24 @@ models:
     )  # fmt: skip
 
 
+def test_no_key_of_a_model_is_read_and_forgotten() -> None:
+    """Each key alone makes another entry; a new one has to be added here."""
+    told = {
+        "repo_id": "acme/other", "revision": "v2", "task": "fill-mask", "recipe": "mean", "variants": ["fp32", "int8"],
+        "required_variants": ["int8"], "variant_gates": {"int8": {"min_top1": 0.5}}, "calibration": None, "opset": 21,
+        "weights": "inline", "inline_max_bytes": 1, "decoder_form": "plain", "may_be_fixed": ["height"],
+        "tokenizer": "none", "tokenizer_graph": True, "tolerances": {"atol": 1e-6}, "latency": {"timed_runs": 3},
+        "gates": {"policy": "block"}, "providers": ["cpu", "cuda"], "allowed_licences": ["mit"], "max_bytes": 7,
+        "priority": 1, "architecture": "BertForMaskedLM", "weights_variant": "fp16", "trust_remote_code": SHA,
+        "allow_pickle": SHA,
+    }  # fmt: skip
+    assert set(told) == set(catalogue_schema.ModelSection.model_fields)
+    plain = catalogue.entry({"repo_id": "acme/tiny"}, source="fleet.yaml")
+    for key, value in told.items():
+        if value is not None:  # calibration names a file, which has a test of its own
+            assert catalogue.entry({"repo_id": "acme/tiny", key: value}, source="fleet.yaml") != plain, key
+
+
 def test_defaults_reach_models_and_searches_unless_they_say_otherwise() -> None:
     made = parsed("""
 defaults: {opset: 21, allowed_licences: [mit], latency: {timed_runs: 20}, tolerances: {atol: 1e-5},

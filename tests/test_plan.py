@@ -203,6 +203,8 @@ def test_every_deciding_field_changes_the_fingerprint() -> None:
         plan.fingerprint(resolved(opset=21), family="encoder", versions=VERSIONS),
         plan.fingerprint(resolved(decoder_form="plain"), family="encoder", versions=VERSIONS),
         plan.fingerprint(resolved(may_be_fixed=("sequence_length",)), family="encoder", versions=VERSIONS),
+        plan.fingerprint(resolved(architecture="BertForMaskedLM"), family="encoder", versions=VERSIONS),
+        plan.fingerprint(resolved(weights_variant="fp16"), family="encoder", versions=VERSIONS),
         plan.fingerprint(resolved(trust_remote_code=COMMIT), family="encoder", versions=VERSIONS),
         plan.fingerprint(resolved(allow_pickle=COMMIT), family="encoder", versions=VERSIONS),
         plan.fingerprint(resolved(), family="encoder", versions={**VERSIONS, "torch": "2.14.0"}),

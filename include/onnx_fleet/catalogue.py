@@ -159,6 +159,8 @@ def _entry(defaults: SettingsSection, own: ModelSection) -> Entry:
     return replace(
         _with_settings(section, repo_id=section.repo_id),
         revision=section.revision,
+        architecture=section.architecture,
+        weights_variant=section.weights_variant,
         trust_remote_code=section.trust_remote_code,
         allow_pickle=section.allow_pickle,
     )
