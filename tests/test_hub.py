@@ -24,6 +24,7 @@ from onnx_fleet.errors import (
     ModelNotFound,
     ModelTooLarge,
     OnnxFleetError,
+    Permanent,
     UnsafeModel,
 )
 from onnx_fleet.hub import Hub, HubSettings, ResolvedModel, resolve, resolve_all, search
@@ -544,3 +545,46 @@ def test_no_token_shows_in_what_is_printed() -> None:
 def test_the_hub_is_asked_without_loading_torch() -> None:
     program = "import sys, onnx_fleet.hub; print({'torch', 'transformers', 'airflow'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "set()\n"
+
+
+def _modules(*kinds: str) -> bytes:
+    paths = ("." if kind in ("Transformer", "StaticEmbedding") else f"{n}_{kind}" for n, kind in enumerate(kinds))
+    listed = zip(kinds, paths, strict=True)
+    return json.dumps(
+        [{"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in listed]
+    ).encode()
+
+
+@pytest.mark.parametrize(
+    ("kinds", "why"),
+    [
+        (("StaticEmbedding", "Normalize"), "its module StaticEmbedding looks its tokens up without any transformer"),
+        (("Transformer", "Router"), r"its module Router \(1_Router\) sends queries and documents"),
+        (("Transformer", "Dense"), r"its module Dense \(1_Dense\) has no weights: 1_Dense/model\.safetensors"),
+    ],
+)
+def test_a_module_that_cannot_be_exported_ends_a_model_before_its_weights_come(
+    kinds: tuple[str, ...], why: str, hub: Hub, hub_server: HubServer, repo_maker: RepoMaker
+) -> None:
+    repo = repo_maker.with_files({"modules.json": _modules(*kinds)}, repo_id="acme/modules")
+    if kinds[0] == "StaticEmbedding":
+        (repo_maker.root / repo / "config.json").unlink()
+    with pytest.raises(Permanent, match=why):
+        resolve(Entry(repo_id=repo), hub=hub)
+    assert hub_server.log.counts()["file-get"] == 1
+
+
+def test_a_sparse_encoder_is_loaded_with_its_scores_of_words(hub: Hub, repo_maker: RepoMaker) -> None:
+    """The Hub calls it feature-extraction, whose class has no such scores."""
+    config = json.loads((repo_maker.root / repo_maker.sound() / "config.json").read_bytes())
+    files = {
+        "config.json": json.dumps({**config, "architectures": ["BertForMaskedLM"]}).encode(),
+        "README.md": b"---\nlicense: apache-2.0\npipeline_tag: feature-extraction\n---\n",
+        "modules.json": _modules("MLMTransformer", "SpladePooling").replace(b"0_MLMTransformer", b""),
+        "1_SpladePooling/config.json": b'{"pooling_strategy": "max"}',
+    }
+    repo = repo_maker.with_files(files, repo_id="acme/sparse")
+    for entry in (Entry(repo_id=repo), Entry(repo_id=repo, task="feature-extraction")):
+        model = resolve(entry, hub=hub)
+        assert (model.task, model.architecture) == ("fill-mask", "BertForMaskedLM")
+        assert "1_SpladePooling/config.json" in model.needed

@@ -54,6 +54,18 @@ def test_a_source_without_a_transformer_is_refused_by_its_name(kind: str) -> Non
         _parse(_module("Pooling", "0_Pooling"))
 
 
+def test_a_transformer_in_a_folder_of_its_own_is_refused_by_the_folder() -> None:
+    with pytest.raises(ExportUnsupported, match="its transformer lies in 0_Transformer and not at the root"):
+        _parse(_module("Transformer", "0_Transformer"), _module("Pooling", "1_Pooling"))
+
+
+def test_a_dot_is_the_root() -> None:
+    assert _parse({**ROOT, "path": "."}, _module("Pooling", "./1_Pooling/")) == [
+        ("Transformer", ""),
+        ("Pooling", "1_Pooling"),
+    ]
+
+
 def test_a_class_of_the_repos_own_needs_trust() -> None:
     own = {"type": "custom_st.Transformer", "path": ""}
     with pytest.raises(UnsafeModel, match=r"names custom_st\.Transformer, a class of the repo's own"):

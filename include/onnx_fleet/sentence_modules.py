@@ -129,6 +129,12 @@ def parse(data: object, *, subject: str, trusted: bool = False) -> tuple[Sentenc
     first, *others = modules
     if first.is_own and first.kind not in TRANSFORMERS:
         raise ExportUnsupported(f"{subject}: {FILE_NAME} begins with {first}, and not with a transformer; {_REMOVE}")
+    if first.path:
+        raise ExportUnsupported(
+            f"{subject}: its transformer lies in {first.path} and not at the root of the repo, where every consumer "
+            f"but sentence-transformers looks for config.json; save it again with SentenceTransformer(…).save(…) of "
+            f"version 2 or later and name that repo, or {_REMOVE}"
+        )
     for module in others:
         if module.is_own and module.kind not in SUPPORTED:
             raise ExportUnsupported(f"{subject}: its module {module} is none that can be exported; {_REMOVE}")
@@ -147,7 +153,7 @@ def _listed(data: object, *, subject: str) -> tuple[SentenceModule, ...]:
         kind, path = (given.get("type"), given.get("path", "")) if isinstance(given, dict) else (None, None)
         if not isinstance(kind, str) or not isinstance(path, str):
             raise ModelInvalid(fault)
-        path = path.removesuffix("/")
+        path = "" if path == "." else path.removeprefix("./").removesuffix("/")
         if path and any(part in ("", ".", "..") or "\\" in part for part in path.split("/")):
             raise UnsafeModel(f"{subject}: {FILE_NAME} names the folder {path!r}, which could leave the repo")
         modules.append(SentenceModule(kind=kind.rpartition(".")[2], type=kind, path=path))
