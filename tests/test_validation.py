@@ -160,6 +160,42 @@ def test_answers_are_those_of_transformers_own_pipeline(labels: Exported, tmp_pa
     assert not any(label.startswith("LABEL_") for label in read[0])
 
 
+def test_a_tokenizer_as_published_reads_the_texts_of_both_sides(questions: Exported, tmp_path: Path) -> None:
+    """The file keeps capitals, and the class that transformers builds lowers them."""
+    copied = questions.copy(tmp_path)
+    source = tmp_path / "source" / "questions"
+    shutil.copytree(questions.source_dir, source)
+    for folder in (copied.stage_dir, source):
+        data = json.loads((folder / "tokenizer.json").read_text())
+        data["normalizer"] = {**(data["normalizer"] or {}), "type": "BertNormalizer", "clean_text": True,
+                              "handle_chinese_chars": True, "strip_accents": None, "lowercase": False}  # fmt: skip
+        (folder / "tokenizer.json").write_text(json.dumps(data))
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "do_lower_case": True}))
+    exact = validation.validate(copied.stage_dir, source_dir=source)
+    assert {row.check for row in exact.rows if not row.passed} >= {"tokenizer"}
+
+    published = copied.with_entry(lambda entry: replace(entry, tokenizer="as-published"))
+    report = validation.validate(published.stage_dir, source_dir=source)
+
+    assert report.passed, report.reason
+    (row,) = rows_of(report, "tokenizer")
+    assert "as it is published" in row.detail
+    assert "equal" in {row.finding for row in rows_of(report, "answers")}
+
+
+def test_without_a_tokenizer_numbers_alone_are_fed_and_rows_of_text_say_so(questions: Exported, tmp_path: Path) -> None:
+    copied = questions.copy(tmp_path).with_entry(lambda entry: replace(entry, tokenizer="none"))
+    (copied.stage_dir / "tokenizer.json").unlink()
+
+    report = validate(copied)
+
+    assert report.passed, report.reason
+    skipped = {row.check: row.detail for row in report.rows if "tokenizer: none" in row.detail}
+    assert skipped.keys() == {"tokenizer", "text", "answers"}
+    assert {row.finding for row in rows_of(report, "parity")} == {"equal"}
+
+
 def test_tolerances_are_the_entrys(questions: Exported, tmp_path: Path) -> None:
     broken = questions.copy(tmp_path)
     change_graph(broken.graph, encoder.logits_scaled)

@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from onnx_fleet import jsonio, recipes, repo_files, stage
-from onnx_fleet.entry import DECODER_FORMS, Entry, Tolerances
+from onnx_fleet.entry import DECODER_FORMS, OWN_TOLERANCES, Entry, TokenizerForm, Tolerances
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.manifest import Manifest
 from onnx_fleet.plan import WorkItem
@@ -135,6 +135,7 @@ def _entry(folder: Path, made: Manifest, *, trust: Trust) -> Entry:
         opset=int(settings.get("opset", made.graphs[0].opset)),
         may_be_fixed=tuple(str(settings["may_be_fixed"]).split(", ")) if "may_be_fixed" in settings else (),
         decoder_form=str(settings.get("decoder_form", DECODER_FORMS[0])),
+        tokenizer=_tokenizer(made),
         tolerances=_tolerances(made),
         trust_remote_code=trust.trust_remote_code,
         allow_pickle=trust.allow_pickle,
@@ -144,9 +145,15 @@ def _entry(folder: Path, made: Manifest, *, trust: Trust) -> Entry:
 def _tolerances(made: Manifest) -> Tolerances:
     """The entry's own: what was applied is less where an output's values are small, and never more."""
     rows = [row for row in made.validation.checks if row.provider == "cpu"]
+    derived = made.export.settings.get("tolerances") != OWN_TOLERANCES
     if not rows:
-        return Tolerances()
-    return Tolerances(atol=max(row.atol for row in rows), rtol=max(row.rtol for row in rows))
+        return Tolerances(derived=derived)
+    return Tolerances(atol=max(row.atol for row in rows), rtol=max(row.rtol for row in rows), derived=derived)
+
+
+def _tokenizer(made: Manifest) -> TokenizerForm:
+    said = made.export.settings.get("tokenizer")
+    return "none" if said == "none" else "as-published" if said == "as-published" else "exact"
 
 
 def _gates(folder: Path) -> dict[str, VariantGates]:

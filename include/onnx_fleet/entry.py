@@ -25,6 +25,10 @@ DECODER_FORMS: Final = ("merged", "without-past", "plain")
 _CUT_BY_FORM: Final = "seq2seq"
 
 
+OWN_TOLERANCES: Final = "the entry's own"
+"""What a manifest's settings say of tolerances that an entry gave."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tolerances:
     """How far an output may be from PyTorch's: |a - b| <= atol + rtol * |b|."""
@@ -32,6 +36,9 @@ class Tolerances:
     atol: float = 1e-4
     """The most that is allowed where no entry says more; rtol too. checks.rounding takes less where that will do."""
     rtol: float = 1e-3
+    derived: bool = False
+    """Whether they were worked out from a model, and are no entry's own word: what differs by more may then still be
+    rounding (checks.float64)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

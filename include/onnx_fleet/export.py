@@ -28,7 +28,7 @@ from onnx_fleet import (
 )
 from onnx_fleet.cache import Cache
 from onnx_fleet.checkpoint import StoredTensor
-from onnx_fleet.entry import DECODER_FORMS
+from onnx_fleet.entry import DECODER_FORMS, OWN_TOLERANCES
 from onnx_fleet.errors import BundleCorrupt, ExportUnsupported
 from onnx_fleet.graph import GraphInfo
 from onnx_fleet.isolated import Limits
@@ -204,6 +204,8 @@ def fill(request: ExportRequest) -> ExportRecord:
         settings["calibration"] = entry.calibration
     if traces.left_out:
         settings["left_out"] = "; ".join(traces.left_out)
+    if entry.tolerances is not None:
+        settings["tolerances"] = OWN_TOLERANCES
     if entry.tokenizer != "exact":
         settings["tokenizer"] = entry.tokenizer
     if entry.tokenizer_graph:

@@ -91,18 +91,22 @@ class Reference:
         """
         return self._run(self._whole, {name: array for name, array in feeds.items() if name in self.parameters})
 
-    def in_float64(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def in_float64(self, feeds: Mapping[str, np.ndarray], *, role: str | None = None) -> dict[str, np.ndarray]:
         """The same in double precision, to see who is off; empty for a model that is too large for it, or cannot.
 
         Some models compute parts of themselves in float32 whatever their weights are: it is the best word there is,
         not the last one.
+
+        Args:
+            role: of one graph whose work alone is wanted; None for the whole model.
         """
         if sum(tensor.nbytes for tensor in self._whole.parameters()) > _FLOAT64_BYTES // 2:
             return {}
-        given = {name: array for name, array in feeds.items() if name in self.parameters}
+        module = self._whole if role is None else self._graph_modules[role]
+        given = {name: array for name, array in feeds.items() if role is not None or name in self.parameters}
         wide = {name: array.astype("float64") if array.dtype.kind == "f" else array for name, array in given.items()}
         try:
-            return self._run(copy.deepcopy(self._whole).double(), wide)
+            return self._run(copy.deepcopy(module).double(), wide)
         except (ValidationFailed, TypeError, NotImplementedError):
             return {}
 

@@ -106,7 +106,9 @@ class _Proof:
         if not self.rows:
             return "nothing was compared: the export recorded no graph"
         if not self.failed:
-            return f"{len(self.rows)} comparisons, all within tolerance"
+            rounding = sum(row.finding == "rounding" for row in self.rows)
+            said = f", {rounding} of them by what PyTorch itself rounds against float64" if rounding else ""
+            return f"{len(self.rows)} comparisons, all within tolerance{said}"
         checks = ", ".join(dict.fromkeys(row.check for row in self.rows if not row.passed))
         return (
             f"{len(self.failed)} of {len(self.rows)} comparisons failed ({checks}); worst: {describe(self.failed[0])}"

@@ -19,6 +19,7 @@ from onnx_fleet.checks.feeds import (
     sensitive,
     where_pytorch_holds,
 )
+from onnx_fleet.checks.float64 import Exact, Side, word
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
 from onnx_fleet.comparison import Case, CheckRow, Outputs, compare
 from onnx_fleet.sound import Kind
@@ -55,16 +56,19 @@ def tones(subject: Subject) -> Iterator[CheckRow]:
     actual, faults = run(subject, feeds, case=case)
     yield from faults or against_pytorch(subject, feeds, expected, actual, case=case)
     if "logits" in actual:
-        yield from _read(subject, expected["logits"], actual["logits"], case=case)
+        exact = word(subject, feeds, "logits")
+        yield from _read(subject, expected["logits"], actual["logits"], case=case, exact=exact)
 
 
-def _read(subject: Subject, expected: np.ndarray, actual: np.ndarray, *, case: Case) -> Iterator[CheckRow]:
+def _read(
+    subject: Subject, expected: np.ndarray, actual: np.ndarray, *, case: Case, exact: Exact
+) -> Iterator[CheckRow]:
     """The likeliest of every frame or sound; of frames the text too, as both tokenizers read it."""
     chosen = replace(case, case=f"{case.case}: the likeliest of every frame or sound")
     own, packed = (texts.labels_of(folder) for folder in (subject.source_dir, subject.stage_dir))
     words = partial(texts.label, own), partial(texts.label, packed)
     by_label = words if subject.item.model.task == "audio-classification" else None
-    yield choices_equal(expected, actual, axis=-1, output="logits", case=chosen, words=by_label)
+    yield choices_equal(expected, actual, axis=-1, output="logits", case=chosen, words=by_label, exact=exact)
     both = texts.sides(subject) if by_label is None else None
     if both is None:
         return
@@ -87,19 +91,31 @@ def padding(subject: Subject) -> Iterator[CheckRow]:
     case = subject.case("padding", f"{text}: as PyTorch on the same batch")
     expected = subject.reference(padded)
     actual, faults = run(subject, padded, case=case)
-    yield from faults or compare(expected, actual, case=case)
+    yield from faults or against_pytorch(subject, padded, expected, actual, case=case)
     if faults or "attention_mask" not in padded:
         return
     alone = [subject.reference(feeds) for feeds in singles]
-    held, found = (_real(subject, outputs, alone) for outputs in (expected, actual))
+    real, reference, graph = partial(_real, subject, alone=alone), subject.reference, subject.session()
+
+    def exact(feeds: Feeds) -> Outputs:
+        return real(wide) if (wide := reference.in_float64(feeds)) else {}
+
+    def exact_alone() -> Outputs:
+        each = [reference.in_float64(feeds) for feeds in singles]
+        return _stacked(each) if all(each) else {}
+
+    plain = Side(expected=real(expected), actual=real(actual), exact=partial(exact, padded))
+    masked = Side(expected=real(reference(noisy)), actual=real(graph.run(noisy)), exact=partial(exact, noisy))
     leak = replace(case, case=f"{text}: noise under the mask changes nothing")
-    own = compare(held, _real(subject, subject.reference(noisy), alone), case=leak)
-    ours = compare(found, _real(subject, subject.session().run(noisy), alone), case=leak)
-    yield from where_pytorch_holds(own, ours, case=leak)
+    own, ours = compare(plain.expected, masked.expected, case=leak), compare(plain.actual, masked.actual, case=leak)
+    yield from where_pytorch_holds(subject, own, ours, case=leak, sides=(plain, masked))
+    by_itself = Side(
+        expected=_stacked(alone), actual=_stacked([graph.run(feeds) for feeds in singles]), exact=exact_alone
+    )
     single = replace(case, case=f"{text}: each sound as that sound alone")
-    own = compare(_stacked(alone), held, case=single)
-    ours = compare(_stacked([subject.session().run(feeds) for feeds in singles]), found, case=single)
-    yield from where_pytorch_holds(own, ours, case=single)
+    own = compare(by_itself.expected, plain.expected, case=single)
+    ours = compare(by_itself.actual, plain.actual, case=single)
+    yield from where_pytorch_holds(subject, own, ours, case=single, sides=(plain, by_itself))
 
 
 def _padding_at_one_length(subject: Subject) -> Iterator[CheckRow]:

@@ -13,7 +13,9 @@ import numpy as np
 
 from onnx_fleet import generation, inputs
 from onnx_fleet.checks import texts as reading
-from onnx_fleet.checks.feeds import Feeds, judged, tokens_equal
+from onnx_fleet.checks.feeds import Feeds, tokens_equal
+from onnx_fleet.checks.float64 import Side as Compared
+from onnx_fleet.checks.float64 import judged, word
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
 from onnx_fleet.comparison import Case, CheckRow, Outputs, compare
 from onnx_fleet.errors import ValidationFailed
@@ -44,10 +46,11 @@ def prompt(subject: Subject) -> Iterator[CheckRow]:
             case = subject.case("prompt", f"batch_size {batch_size}, sequence_length {length}, seed {SEED}")
             few = largest[:batch_size]
             yield from _compared(
+                subject,
                 case,
                 expected[:batch_size],
                 partial(_graph, subject, few),
-                exact=partial(subject.reference.in_float64, _feeds(few)),
+                exact=partial(_exact, subject, few),
             )
 
 
@@ -58,19 +61,24 @@ def cache(subject: Subject) -> Iterator[CheckRow]:
     expected = _pytorch(subject, batch)
     for split in (split for split in SPLITS if split < length):
         case = subject.case("cache", f"{length} tokens in two pieces, parted after {split}, seed {SEED}")
-        yield from _compared(case, expected, partial(_in_pieces, subject, batch, [split, length - split]))
+        run = partial(_in_pieces, subject, batch, [split, length - split])
+        yield from _compared(subject, case, expected, run, exact=partial(_exact, subject, batch))
     short = batch[:1].cut(min(SPLIT_ANYWHERE, length))
     whole = _pytorch(subject, short)
     for split in range(1, short.input_ids.shape[1]):
         case = subject.case("cache", f"1 row of {short.input_ids.shape[1]} tokens, parted after {split}, seed {SEED}")
-        yield from _compared(case, whole, partial(_in_pieces, subject, short, [split, whole.shape[1] - split]))
+        run = partial(_in_pieces, subject, short, [split, whole.shape[1] - split])
+        yield from _compared(subject, case, whole, run, exact=partial(_exact, subject, short))
     yield from _padded_steps(subject)
     steps = min(STEPS, length - 1)
     case = subject.case("cache", f"{length - steps} tokens, then {steps} one by one, seed {SEED}")
-    yield from _compared(case, expected, partial(_in_pieces, subject, batch, [length - steps, *[1] * steps]))
+    run = partial(_in_pieces, subject, batch, [length - steps, *[1] * steps])
+    yield from _compared(subject, case, expected, run, exact=partial(_exact, subject, batch))
     order = np.array([2, 0, 0])
     case = subject.case("cache", f"{length - 1} tokens, then one with rows {order.tolist()}, as beams do, seed {SEED}")
-    yield from _compared(case, expected[order, -1:], partial(_reordered, subject, batch, order))
+    run = partial(_reordered, subject, batch, order)
+    last = partial(_exact, subject, batch, read=lambda logits: logits[order, -1:])
+    yield from _compared(subject, case, expected[order, -1:], run, exact=last)
 
 
 def _padded_steps(subject: Subject) -> Iterator[CheckRow]:
@@ -83,7 +91,8 @@ def _padded_steps(subject: Subject) -> Iterator[CheckRow]:
     case = subject.case("cache", f"rows of {said} tokens, padded left, the last {steps} one by one, seed {SEED}")
     run = partial(_in_pieces, subject, batch, [length - steps, *[1] * steps])
     wanted = _pytorch(subject, batch)[batch.real]
-    yield from _compared(case, wanted, lambda: _real(run(), batch))
+    exact = partial(_exact, subject, batch, read=lambda logits: logits[batch.real])
+    yield from _compared(subject, case, wanted, lambda: _real(run(), batch), exact=exact)
 
 
 def text(subject: Subject) -> Iterator[CheckRow]:
@@ -95,7 +104,9 @@ def text(subject: Subject) -> Iterator[CheckRow]:
         return
     rows = [both[1].encode([text]) for text in _texts(subject)]
     batch = inputs.pad(rows, side="left", space=subject.space)
-    yield from _compared(case, _pytorch(subject, batch)[batch.real], lambda: _real(_graph(subject, batch), batch))
+    wanted, run = _pytorch(subject, batch)[batch.real], lambda: _real(_graph(subject, batch), batch)
+    exact = partial(_exact, subject, batch, read=lambda logits: logits[batch.real])
+    yield from _compared(subject, case, wanted, run, exact=exact)
 
 
 def padding_left(subject: Subject) -> Iterator[CheckRow]:
@@ -138,7 +149,14 @@ def greedy(subject: Subject) -> Iterator[CheckRow]:
     except ValidationFailed as err:
         yield case.row("error", detail=str(err))
         return
-    yield from tokens_equal(wanted, found, case=case, row="prompt", next_logits=partial(_next_logits, subject, batch))
+    yield from tokens_equal(
+        wanted,
+        found,
+        case=case,
+        row="prompt",
+        next_logits=partial(_next_logits, subject, batch),
+        exact_logits=partial(_exact_next_logits, subject, batch),
+    )
     if both is None:
         return
     for index, tokens in enumerate(found):
@@ -184,32 +202,70 @@ def _padding(subject: Subject, *, side: Side) -> Iterator[CheckRow]:
     except ValidationFailed as err:
         yield case.row("error", detail=str(err))
         return
-    yield from compare({"logits": wanted}, {"logits": found}, case=case)
+    own_alone = np.concatenate([_pytorch(subject, row)[0] for row in rows])
+
+    def exact(given: Batch) -> Outputs:
+        return _exact(subject, given, read=lambda logits: logits[batch.real])
+
+    def exact_alone() -> Outputs:
+        each = [_exact(subject, row, read=lambda logits: logits[0]) for row in rows]
+        return {"logits": np.concatenate([one["logits"] for one in each])} if all(each) else {}
+
+    padded = _side(wanted, found, exact=partial(exact, batch))
+    single = _side(own_alone, alone, exact=exact_alone)
+    masked = _side(_pytorch(subject, noisy)[batch.real], other, exact=partial(exact, noisy))
     one = replace(case, case=f"rows of {lengths} tokens, seed {SEED}: each row as that row alone")
-    yield from compare({"logits": alone}, {"logits": found}, case=one)
     leak = replace(case, case=f"rows of {lengths} tokens, seed {SEED}: other tokens under the mask change nothing")
-    yield from compare({"logits": found}, {"logits": other}, case=leak)
+    yield from judged(subject, compare(padded.expected, padded.actual, case=case), padded)
+    yield from judged(subject, compare(single.actual, padded.actual, case=one), padded, single)
+    yield from judged(subject, compare(padded.actual, masked.actual, case=leak), padded, masked)
 
 
 def _next_logits(subject: Subject, batch: Batch, index: int, generated: np.ndarray) -> np.ndarray:
     """What PyTorch, of one row by itself, finds of the token behind these: float32 [vocabulary]."""
-    own = batch[index : index + 1]
-    tokens = np.concatenate([own.input_ids[own.real], generated])[None]
-    row = Batch(input_ids=tokens, attention_mask=np.ones_like(tokens), token_type_ids=np.zeros_like(tokens))
-    logits: np.ndarray = _pytorch(subject, row)[0, -1]
+    logits: np.ndarray = _pytorch(subject, _continued(batch, index, generated))[0, -1]
     return logits
 
 
+def _exact_next_logits(subject: Subject, batch: Batch, index: int, generated: np.ndarray) -> np.ndarray | None:
+    feeds = _feeds(_continued(batch, index, generated))
+    return word(subject, feeds, "logits", read=lambda logits: logits[0, -1])()
+
+
+def _continued(batch: Batch, index: int, generated: np.ndarray) -> Batch:
+    """One row by itself, and what was generated behind it."""
+    own = batch[index : index + 1]
+    tokens = np.concatenate([own.input_ids[own.real], generated])[None]
+    return Batch(input_ids=tokens, attention_mask=np.ones_like(tokens), token_type_ids=np.zeros_like(tokens))
+
+
 def _compared(
-    case: Case, expected: np.ndarray, run: Callable[[], np.ndarray], *, exact: Callable[[], Outputs] = dict
+    subject: Subject,
+    case: Case,
+    expected: np.ndarray,
+    run: Callable[[], np.ndarray],
+    *,
+    exact: Callable[[], Outputs],
 ) -> Iterator[CheckRow]:
     try:
         found = run()
     except ValidationFailed as err:
         yield case.row("error", detail=str(err))
         return
-    own, other = {"logits": expected}, {"logits": found}
-    yield from judged(compare(own, other, case=case), own, other, exact=exact)
+    side = _side(expected, found, exact=exact)
+    yield from judged(subject, compare(side.expected, side.actual, case=case), side)
+
+
+def _side(expected: np.ndarray, found: np.ndarray, *, exact: Callable[[], Outputs]) -> Compared:
+    return Compared(expected={"logits": expected}, actual={"logits": found}, exact=exact)
+
+
+def _exact(
+    subject: Subject, batch: Batch, *, read: Callable[[np.ndarray], np.ndarray] = lambda logits: logits
+) -> Outputs:
+    """PyTorch's logits in float64, or none."""
+    wide = subject.reference.in_float64(_feeds(batch))
+    return {"logits": read(wide["logits"])} if wide else {}
 
 
 def _feeds(batch: Batch) -> dict[str, np.ndarray]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -18,8 +19,10 @@ from onnx_fleet.checks.feeds import (
     sensitive,
     where_pytorch_holds,
 )
+from onnx_fleet.checks.float64 import Side as Compared
+from onnx_fleet.checks.float64 import word
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
-from onnx_fleet.comparison import CheckRow, compare
+from onnx_fleet.comparison import CheckRow, Outputs, compare
 from onnx_fleet.images import Kind
 from onnx_fleet.inputs import Batch, Side
 
@@ -43,7 +46,8 @@ def parity(subject: Subject) -> Iterator[CheckRow]:
         if "logits_per_image" in actual and texts > 1:
             chosen = replace(case, case=f"{said}: the text that fits best")
             name = "logits_per_image"
-            yield choices_equal(expected[name], actual[name], axis=-1, output=name, case=chosen)
+            exact = word(subject, feeds, name)
+            yield choices_equal(expected[name], actual[name], axis=-1, output=name, case=chosen, exact=exact)
 
 
 def text_alone(subject: Subject) -> Iterator[CheckRow]:
@@ -60,7 +64,8 @@ def text_alone(subject: Subject) -> Iterator[CheckRow]:
         case = subject.case("text_alone", "texts of several scripts through the packed tokenizer", role=role)
         feeds = _taken(subject, inputs.text_batches(subject.stage_dir, subject.space)[0])
         actual, faults = run(subject, feeds, case=case, role=role)
-        yield from faults or compare(subject.reference.graph(role, feeds), actual, case=case)
+        wanted = subject.reference.graph(role, feeds)
+        yield from faults or against_pytorch(subject, feeds, wanted, actual, case=case, role=role)
 
 
 def image_alone(subject: Subject) -> Iterator[CheckRow]:
@@ -111,23 +116,29 @@ def _padding(subject: Subject, *, side: Side) -> Iterator[CheckRow]:
     noisy = _taken(subject, inputs.replace_masked(batch, space=subject.space, seed=SEED))
     case = subject.case("padding", f"{text}: as PyTorch on the same batch", role=role)
     actual, faults = run(subject, padded, case=case, role=role)
-    yield from faults or compare(subject.reference.graph(role, padded), actual, case=case)
+    wanted = subject.reference.graph(role, padded)
+    yield from faults or against_pytorch(subject, padded, wanted, actual, case=case, role=role)
     if faults or "attention_mask" not in padded:
         return
     pooled = subject.graph(role).outputs[0].name
-    torch_runs, graph_runs = subject.reference, subject.session(role)
-    own = {pooled: torch_runs.graph(role, padded)[pooled]}, {pooled: actual[pooled]}
-    leak = replace(case, case=f"{text}: other tokens under the mask change nothing")
-    held = compare(own[0], {pooled: torch_runs.graph(role, noisy)[pooled]}, case=leak)
-    found = compare(own[1], {pooled: graph_runs.run(noisy)[pooled]}, case=leak)
-    yield from where_pytorch_holds(held, found, case=leak)
-    alone = replace(case, case=f"{text}: each text as that text alone")
     single = [_taken(subject, subject.filled(row)) for row in rows]
-    held = compare(
-        {pooled: np.concatenate([torch_runs.graph(role, feeds)[pooled] for feeds in single])}, own[0], case=alone
-    )
-    found = compare({pooled: np.concatenate([graph_runs.run(feeds)[pooled] for feeds in single])}, own[1], case=alone)
-    yield from where_pytorch_holds(held, found, case=alone)
+
+    def of(run: Callable[[Feeds], Outputs], *given: Feeds) -> Outputs:
+        found = [run(feeds) for feeds in given]
+        return {pooled: np.concatenate([each[pooled] for each in found])} if all(found) else {}
+
+    def compared(*given: Feeds) -> Compared:
+        by_torch, exactly = partial(subject.reference.graph, role), partial(subject.reference.in_float64, role=role)
+        by_graph = subject.session(role).run
+        return Compared(expected=of(by_torch, *given), actual=of(by_graph, *given), exact=partial(of, exactly, *given))
+
+    plain, masked, alone = compared(padded), compared(noisy), compared(*single)
+    leak = replace(case, case=f"{text}: other tokens under the mask change nothing")
+    held, found = compare(plain.expected, masked.expected, case=leak), compare(plain.actual, masked.actual, case=leak)
+    yield from where_pytorch_holds(subject, held, found, case=leak, sides=(plain, masked))
+    one = replace(case, case=f"{text}: each text as that text alone")
+    held, found = compare(alone.expected, plain.expected, case=one), compare(alone.actual, plain.actual, case=one)
+    yield from where_pytorch_holds(subject, held, found, case=one, sides=(plain, alone))
 
 
 def sensitivity(subject: Subject) -> Iterator[CheckRow]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 
 from onnx_fleet import inputs
 from onnx_fleet.checks.feeds import Feeds, against_pytorch, run, told_apart, where_pytorch_holds
+from onnx_fleet.checks.float64 import Side as Compared
+from onnx_fleet.checks.float64 import judged
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
 from onnx_fleet.comparison import Case, CheckRow, Outputs, at_real_positions, compare, is_per_token, real_places
 from onnx_fleet.errors import ValidationFailed
@@ -104,17 +106,29 @@ def _padding(subject: Subject, *, side: Side) -> Iterator[CheckRow]:
     except ValidationFailed as err:
         yield case.row("error", detail=str(err))
         return
-    yield from compare(torch_runs.padded, graph_runs.padded, case=case)
+    exact = cache(lambda: _padded_runs(subject.reference.in_float64, rows, side=side, subject=subject))
+    padded, single, noisy = (
+        Compared(
+            expected=getattr(torch_runs, name), actual=getattr(graph_runs, name), exact=partial(_exactly, exact, name)
+        )
+        for name in ("padded", "alone", "noisy")
+    )
+    yield from judged(subject, compare(torch_runs.padded, graph_runs.padded, case=case), padded)
     if torch_runs.padded.keys() != graph_runs.padded.keys():
         return
     alone = replace(case, case=f"rows of {lengths} tokens, seed {SEED}: each row as that row alone")
     own = compare(torch_runs.alone, torch_runs.padded, case=alone)
     found = compare(graph_runs.alone, graph_runs.padded, case=alone)
-    yield from where_pytorch_holds(own, found, case=alone, meaning=_NOT_MEANT)
+    yield from where_pytorch_holds(subject, own, found, case=alone, sides=(padded, single), meaning=_NOT_MEANT)
     leak = replace(case, case=f"rows of {lengths} tokens, seed {SEED}: other tokens under the mask change nothing")
     own = compare(torch_runs.padded, torch_runs.noisy, case=leak)
     found = compare(graph_runs.padded, graph_runs.noisy, case=leak)
-    yield from where_pytorch_holds(own, found, case=leak, meaning=_NOT_MEANT)
+    yield from where_pytorch_holds(subject, own, found, case=leak, sides=(padded, noisy), meaning=_NOT_MEANT)
+
+
+def _exactly(runs: Callable[[], _PaddedRuns], name: str) -> Outputs:
+    outputs: Outputs = getattr(runs(), name)
+    return outputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

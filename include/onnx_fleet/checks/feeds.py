@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from onnx_fleet.checks.float64 import Exact, Side, judged, nobody, room
 from onnx_fleet.checks.subject import Subject
 from onnx_fleet.comparison import Case, CheckRow, Outputs, compare
 from onnx_fleet.errors import ValidationFailed
@@ -38,39 +39,25 @@ def against_pytorch(
     actual: Outputs,
     *,
     case: Case,
+    role: str | None = None,
     read: Callable[[Outputs], Outputs] = lambda outputs: outputs,
 ) -> Iterator[CheckRow]:
-    """The outputs of a model's one graph against the plain model's on the same feeds.
+    """The outputs of graphs against PyTorch's on the same feeds.
 
     Args:
+        role: of one graph whose work alone is compared; None of the whole model.
         read: what is compared of outputs: those at real positions, for one.
     """
     rows = compare(read(expected), read(actual), case=case)
     yield from judged(
+        subject,
         rows,
-        read(expected),
-        read(actual),
-        exact=lambda: read(wide) if (wide := subject.reference.in_float64(feeds)) else {},
+        Side(
+            expected=read(expected),
+            actual=read(actual),
+            exact=lambda: read(wide) if (wide := subject.reference.in_float64(feeds, role=role)) else {},
+        ),
     )
-
-
-def judged(
-    rows: Sequence[CheckRow], expected: Outputs, actual: Outputs, *, exact: Callable[[], Outputs]
-) -> Iterator[CheckRow]:
-    """The rows; where values differ they also say who is off. It explains a failure, and never waves one through.
-
-    Args:
-        exact: the same outputs in double precision; asked for only when something differs.
-    """
-    outputs = exact() if any(row.finding == "different" for row in rows) else {}
-    for row in rows:
-        name = row.output
-        if row.finding != "different" or name not in outputs:
-            yield row
-            continue
-        graph, torch = (float(np.abs(own[name] - outputs[name]).max()) for own in (actual, expected))
-        said = f"against PyTorch in float64 the graph is off by {graph:.2g} and PyTorch in float32 by {torch:.2g}"
-        yield replace(row, detail=f"{row.detail}; {said}" if row.detail else said)
 
 
 def batches_equal(
@@ -93,10 +80,9 @@ def batches_equal(
         case = subject.case(check, f"{name}, {text}", role=role)
         few = rows_of(feeds, rows)
         actual, faults = run(subject, few, case=case, role=role)
-        if faults or role != "model":
-            yield from faults or compare(rows_of(expected, rows), actual, case=case)
-        else:
-            yield from against_pytorch(subject, few, rows_of(expected, rows), actual, case=case)
+        alone = None if role == "model" else role
+        wanted = rows_of(expected, rows)
+        yield from faults or against_pytorch(subject, few, wanted, actual, case=case, role=alone)
 
 
 def parity_over_sizes(
@@ -138,10 +124,13 @@ def choices_equal(
     output: str,
     case: Case,
     words: tuple[Words, Words] | None = None,
+    exact: Exact = nobody,
 ) -> CheckRow:
     """One row: the largest value stands at the same place along an axis, wherever PyTorch's own choice is no tie.
 
     Args:
+        exact: the same in float64, or None; asked for where a choice is another one. What PyTorch's own rounding may
+            turn around is a tie, too.
         words: what the source and the bundle call a place; then the words have to be the same, not the places.
     """
     if expected.shape != actual.shape:
@@ -152,6 +141,9 @@ def choices_equal(
     own, found = expected.argmax(axis=axis), actual.argmax(axis=axis)
     spoken = (own, found) if words is None else (_said(own, words[0]), _said(found, words[1]))
     wrong = (spoken[0] != spoken[1]) & clear
+    if wrong.any() and (wide := exact()) is not None and wide.shape == expected.shape:
+        clear &= margin > 2 * room(expected, wide, tolerances=case.tolerances).max(axis=axis)
+        wrong &= clear
     said = f"{int(clear.sum())} of {clear.size} choices are clear in PyTorch"
     if not wrong.any():
         return case.row("equal", output=output, passed=True, detail=said)
@@ -161,7 +153,13 @@ def choices_equal(
 
 
 def tokens_equal(
-    wanted: np.ndarray, found: np.ndarray, *, case: Case, row: str, next_logits: Callable[[int, np.ndarray], np.ndarray]
+    wanted: np.ndarray,
+    found: np.ndarray,
+    *,
+    case: Case,
+    row: str,
+    next_logits: Callable[[int, np.ndarray], np.ndarray],
+    exact_logits: Callable[[int, np.ndarray], np.ndarray | None],
 ) -> Iterator[CheckRow]:
     """One row a prompt. Where tokens part, PyTorch's own logits say whether both were equally likely.
 
@@ -169,6 +167,7 @@ def tokens_equal(
         wanted: int64 [prompts, tokens], of transformers' generate; ``found`` is the graph's.
         row: what rows call a prompt.
         next_logits: (prompt, tokens generated so far) -> PyTorch's logits of the next one.
+        exact_logits: the same in float64, or None.
     """
     for index, (own, other) in enumerate(zip(wanted, found, strict=True)):
         where = replace(case, case=f"{case.case}, {row} {index}")
@@ -181,6 +180,8 @@ def tokens_equal(
         logits = next_logits(index, own[:place])
         margin = float(logits[own[place]] - logits[other[place]])
         tolerance = 2 * (case.tolerances.atol + case.tolerances.rtol * float(np.abs(logits).max()))
+        if abs(margin) > tolerance and (wide := exact_logits(index, own[:place])) is not None:
+            tolerance = max(tolerance, 2 * float(room(logits, wide, tolerances=case.tolerances).max()))
         detail = (
             f"token {place} is {other[place]} where generate gives {own[place]}; PyTorch's logits of the two differ by "
             f"{margin:.2g}, the tolerance is {tolerance:.2g}"
@@ -212,19 +213,25 @@ def told_apart(outputs: Outputs, others: Outputs, *, case: Case) -> CheckRow:
 
 
 def where_pytorch_holds(
-    own: Sequence[CheckRow], found: Sequence[CheckRow], *, case: Case, meaning: str = ""
+    subject: Subject,
+    own: Sequence[CheckRow],
+    found: Sequence[CheckRow],
+    *,
+    case: Case,
+    sides: Sequence[Side] = (),
+    meaning: str = "",
 ) -> Iterator[CheckRow]:
     """The graph's rows about a property, but for outputs of which PyTorch's own rows do not have it.
 
     Args:
+        sides: the two inputs on which the graph should give the same.
         meaning: what it says of the model where they do not.
     """
     broken = {row.output: row for row in own if not row.passed}
+    yield from judged(subject, [row for row in found if row.output not in broken], *sides)
     for row in found:
         if row.output in broken:
             size = broken[row.output].max_abs_diff
             by = "" if size is None else f" by up to {size:.2g}"
             detail = f"PyTorch's own differ{by}" + (f": {meaning}" if meaning else "")
             yield case.row("skipped", output=row.output, passed=True, detail=detail)
-        else:
-            yield row

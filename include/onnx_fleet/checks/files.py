@@ -9,8 +9,9 @@ from dataclasses import replace
 from onnx_fleet import graph as graphs
 from onnx_fleet import inputs, recipes, stage, workloads
 from onnx_fleet.checks import source_and_target
+from onnx_fleet.checks.feeds import against_pytorch
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
-from onnx_fleet.comparison import Case, CheckRow, compare
+from onnx_fleet.comparison import Case, CheckRow
 from onnx_fleet.errors import GpuUnavailable, ValidationFailed
 from onnx_fleet.further_inputs import FurtherInput
 from onnx_fleet.graph import SYMBOLS, GraphInfo, TensorSpec
@@ -138,7 +139,7 @@ def recipe_cases(subject: Subject) -> Iterator[CheckRow]:
         except ValidationFailed as err:
             yield case.row("error", detail=str(err))
             continue
-        yield from compare(subject.reference(feeds), found, case=case)
+        yield from against_pytorch(subject, feeds, subject.reference(feeds), found, case=case)
 
 
 def _space(subject: Subject) -> TokenSpace | None:

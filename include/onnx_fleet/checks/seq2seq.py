@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache as cached
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,9 @@ import numpy as np
 from onnx_fleet import generation, generation_seq2seq, inputs
 from onnx_fleet.checks import source_and_target as feeding
 from onnx_fleet.checks import texts as reading
-from onnx_fleet.checks.feeds import Feeds, judged, rows_of, sensitive, where_pytorch_holds
+from onnx_fleet.checks.feeds import Feeds, rows_of, sensitive, where_pytorch_holds
+from onnx_fleet.checks.float64 import Side as Compared
+from onnx_fleet.checks.float64 import judged, room, word
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
 from onnx_fleet.comparison import Case, CheckRow, Outputs, compare
 from onnx_fleet.errors import ValidationFailed
@@ -51,7 +54,7 @@ def parity(subject: Subject) -> Iterator[CheckRow]:
             few = slice(size)
             run = partial(_graphs, subject, rows_of(feeds, few), tokens[few])
             exact = partial(subject.reference.in_float64, {**rows_of(feeds, few), "decoder_input_ids": tokens[few]})
-            yield from _compared(subject.case("parity", text), rows_of(expected, few), run, exact=exact)
+            yield from _compared(subject, subject.case("parity", text), rows_of(expected, few), run, exact=exact)
 
 
 def padding(subject: Subject) -> Iterator[CheckRow]:
@@ -73,11 +76,16 @@ def _padding(subject: Subject, *, side: Side) -> Iterator[CheckRow]:
     except ValidationFailed as err:
         yield case.row("error", detail=str(err))
         return
-    yield from compare(own.batch, found.batch, case=case)
+    exact = cached(lambda: _PaddedRuns.of(partial(_exact, subject), subject, feeds, tokens))
+    batch, single, masked = (
+        Compared(expected=getattr(own, name), actual=getattr(found, name), exact=partial(_exactly, exact, name))
+        for name in ("batch", "alone", "noisy")
+    )
+    yield from judged(subject, compare(own.batch, found.batch, case=case), batch)
     alone = replace(case, case=f"{text}: each row as that row alone")
-    yield from _kept((own.batch, own.alone), (found.batch, found.alone), case=alone)
+    yield from _kept(subject, batch, single, case=alone)
     noisy = replace(case, case=f"{text}: noise under the mask changes nothing")
-    yield from _kept((own.batch, own.noisy), (found.batch, found.noisy), case=noisy)
+    yield from _kept(subject, batch, masked, case=noisy)
 
 
 def target_padding(subject: Subject) -> Iterator[CheckRow]:
@@ -89,7 +97,7 @@ def target_padding(subject: Subject) -> Iterator[CheckRow]:
         noise = feeding.targets(subject, rows=len(real), length=real.shape[1])[::-1]
         noisy = {**feeds, "decoder_input_ids": np.where(real, feeds["decoder_input_ids"], noise)}
         case = subject.case("target_padding", f"{text}: as PyTorch on the same batch")
-        own, own_noisy = (subject.reference(given)["logits"][real] for given in (feeds, noisy))
+        own, own_noisy = ({"logits": subject.reference(given)["logits"][real]} for given in (feeds, noisy))
         try:
             found, found_noisy = (subject.session().run(given)["logits"] for given in (feeds, noisy))
             if found.shape[:2] == real.shape:  # else the shape is what is found
@@ -97,11 +105,16 @@ def target_padding(subject: Subject) -> Iterator[CheckRow]:
         except ValidationFailed as err:
             yield case.row("error", detail=str(err))
             continue
-        yield from compare({"logits": own}, {"logits": found}, case=case)
+
+        def exact(given: Feeds, real: np.ndarray = real) -> Outputs:
+            wide = subject.reference.in_float64(given)
+            return {"logits": wide["logits"][real]} if wide else {}
+
+        plain = Compared(expected=own, actual={"logits": found}, exact=partial(exact, feeds))
+        masked = Compared(expected=own_noisy, actual={"logits": found_noisy}, exact=partial(exact, noisy))
+        yield from judged(subject, compare(plain.expected, plain.actual, case=case), plain)
         leak = replace(case, case=f"{text}: other tokens under the mask change nothing")
-        yield from _kept(
-            ({"logits": own}, {"logits": own_noisy}), ({"logits": found}, {"logits": found_noisy}), case=leak
-        )
+        yield from _kept(subject, plain, masked, case=leak)
 
 
 def cache(subject: Subject) -> Iterator[CheckRow]:
@@ -111,20 +124,23 @@ def cache(subject: Subject) -> Iterator[CheckRow]:
         return
     text, feeds, tokens = _padded(subject)
     expected = _logits(_pytorch(subject, feeds, tokens))
+    exact = cached(lambda: _logits(_exact(subject, feeds, tokens)))
     for pieces in PIECES:
         sizes = _fitting(pieces, tokens.shape[1])
         for keeps, whose in ((True, "the first step's"), (False, "each step's own")):
             said = f"{text}, target in pieces of {', '.join(map(str, sizes))}, {whose} encoder cache"
             run = partial(_in_pieces, subject, session, feeds, tokens, sizes, keeps_encoder_cache=keeps)
-            yield from _compared(subject.case("cache", said), expected, run)
+            yield from _compared(subject, subject.case("cache", said), expected, run, exact=exact)
     order = np.array([2, 0, 0])
     case = subject.case("cache", f"{text}, the last token with rows {order.tolist()}, as beams do")
     run = partial(_reordered, subject, session, feeds, tokens, order)
-    yield from _compared(case, {"logits": expected["logits"][order, -1:]}, run)
+    last = {"logits": expected["logits"][order, -1:]}
+    of_last = lambda: {name: array[order, -1:] for name, array in exact().items()}  # noqa: E731
+    yield from _compared(subject, case, last, run, exact=of_last)
     for head_size in (0, 1):
         case = subject.case("cache", f"{text}, an empty cache whose head size is guessed as {head_size}")
         run = partial(_from_guessed_cache, subject, session, feeds, tokens, head_size)
-        yield from _compared(case, expected, run)
+        yield from _compared(subject, case, expected, run, exact=exact)
 
 
 def greedy(subject: Subject) -> Iterator[CheckRow]:
@@ -197,17 +213,23 @@ class _PaddedRuns:
         cls, run: Callable[[Feeds, np.ndarray], Outputs], subject: Subject, feeds: Feeds, tokens: np.ndarray
     ) -> _PaddedRuns:
         rows = [feeding.sources(subject, _lengths(subject), only=row) for row in range(len(tokens))]
-        single = [run(own, tokens[row : row + 1])["logits"] for row, own in enumerate(rows)]
+        single = [_logits(run(own, tokens[row : row + 1])) for row, own in enumerate(rows)]
         return cls(
             batch=_logits(run(feeds, tokens)),
-            alone={"logits": np.concatenate(single)},
+            alone={"logits": np.concatenate([each["logits"] for each in single])} if all(single) else {},
             noisy=_logits(run(feeding.with_noise(subject, feeds), tokens)),
         )
 
 
-def _kept(own: tuple[Outputs, Outputs], found: tuple[Outputs, Outputs], *, case: Case) -> Iterator[CheckRow]:
+def _exactly(runs: Callable[[], _PaddedRuns], name: str) -> Outputs:
+    outputs: Outputs = getattr(runs(), name)
+    return outputs
+
+
+def _kept(subject: Subject, one: Compared, other: Compared, *, case: Case) -> Iterator[CheckRow]:
     """That the graphs keep what PyTorch keeps. Convolutions over sound read across the edge of a mask."""
-    return where_pytorch_holds(compare(*own, case=case), compare(*found, case=case), case=case)
+    own, found = compare(one.expected, other.expected, case=case), compare(one.actual, other.actual, case=case)
+    return where_pytorch_holds(subject, own, found, case=case, sides=(one, other))
 
 
 def _generated(
@@ -257,14 +279,31 @@ def _judge(subject: Subject, feeds: Feeds, pair: Sequence[list[int]], *, whole_t
     tolerances = subject.tolerances
     largest = max(float(np.abs(own).max()) for own in logits)
     tolerance = 2 * (tolerances.atol + tolerances.rtol * largest)
+    if abs(margin) > tolerance:
+        exact = [_exact_text_logits(subject, feeds, text) for text in pair]
+        rooms = [
+            room(own, wide, tolerances=tolerances).max()
+            for own, wide in zip(logits, exact, strict=True)
+            if wide is not None
+        ]
+        tolerance = max(tolerance, 2 * float(max(rooms, default=0.0)))
     return abs(margin) <= tolerance, f"{what} differ by {margin:.2g}, the tolerance is {tolerance:.2g}"
 
 
 def _text_logits(subject: Subject, feeds: Feeds, text: Sequence[int]) -> np.ndarray:
     """float32 [tokens, vocabulary]: what PyTorch gave each token of a generated text its chance."""
-    tokens = np.array([[feeding.start_token(subject, source=True), *text[:-1]]], dtype=np.int64)
-    logits: np.ndarray = _pytorch(subject, feeds, tokens)["logits"][0]
+    logits: np.ndarray = _pytorch(subject, feeds, _started(subject, text))["logits"][0]
     return logits
+
+
+def _exact_text_logits(subject: Subject, feeds: Feeds, text: Sequence[int]) -> np.ndarray | None:
+    given = {**feeds, "decoder_input_ids": _started(subject, text)}
+    return word(subject, given, "logits", read=lambda logits: logits[0])()
+
+
+def _started(subject: Subject, text: Sequence[int]) -> np.ndarray:
+    """What the decoder is given to say how likely each token of a text was."""
+    return np.array([[feeding.start_token(subject, source=True), *text[:-1]]], dtype=np.int64)
 
 
 def _mean_log_probability(logits: np.ndarray, text: Sequence[int]) -> float:
@@ -346,8 +385,13 @@ def _pytorch(subject: Subject, feeds: Feeds, tokens: np.ndarray) -> Outputs:
     return subject.reference({**feeds, "decoder_input_ids": tokens})
 
 
+def _exact(subject: Subject, feeds: Feeds, tokens: np.ndarray) -> Outputs:
+    """The same in float64, or nothing."""
+    return subject.reference.in_float64({**feeds, "decoder_input_ids": tokens})
+
+
 def _compared(
-    case: Case, expected: Outputs, run: Callable[[], Outputs], *, exact: Callable[[], Outputs] = dict
+    subject: Subject, case: Case, expected: Outputs, run: Callable[[], Outputs], *, exact: Callable[[], Outputs]
 ) -> Iterator[CheckRow]:
     try:
         found = run()
@@ -355,11 +399,11 @@ def _compared(
         yield case.row("error", detail=str(err))
         return
     own = {name: array for name, array in expected.items() if name in found}
-    yield from judged(compare(own, found, case=case), own, found, exact=exact)
+    yield from judged(subject, compare(own, found, case=case), Compared(expected=own, actual=found, exact=exact))
 
 
 def _logits(outputs: Outputs) -> Outputs:
-    return {"logits": outputs["logits"]}
+    return {name: outputs[name] for name in ("logits",) if name in outputs}
 
 
 def _decoder(subject: Subject) -> Session | None:

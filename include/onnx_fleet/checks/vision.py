@@ -10,6 +10,7 @@ import numpy as np
 from onnx_fleet import images, preprocessor
 from onnx_fleet.checks import texts
 from onnx_fleet.checks.feeds import Feeds, against_pytorch, choices_equal, parity_over_sizes, run, sensitive
+from onnx_fleet.checks.float64 import word
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
 from onnx_fleet.comparison import CheckRow
 from onnx_fleet.images import Kind
@@ -59,7 +60,8 @@ def answers(subject: Subject) -> Iterator[CheckRow]:
         for name in actual.keys() & _CHOICES:
             expected = subject.reference(feeds)[name]
             axis = 1 if expected.ndim == 4 else -1  # a map of pixels has the labels behind the batch
-            yield choices_equal(expected, actual[name], axis=axis, output=name, case=case, words=words)
+            exact = word(subject, feeds, name)
+            yield choices_equal(expected, actual[name], axis=axis, output=name, case=case, words=words, exact=exact)
 
 
 def pixel_mask(subject: Subject) -> Iterator[CheckRow]:

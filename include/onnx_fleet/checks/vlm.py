@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle
@@ -12,8 +12,9 @@ import numpy as np
 from onnx_fleet import generation, images, inputs, preprocessor
 from onnx_fleet.checks import texts as reading
 from onnx_fleet.checks.feeds import Feeds, sensitive, tokens_equal, where_pytorch_holds
+from onnx_fleet.checks.float64 import Side, judged, word
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
-from onnx_fleet.comparison import CheckRow, compare
+from onnx_fleet.comparison import Case, CheckRow, Outputs, compare
 from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.generation import Step
 from onnx_fleet.images import Kind
@@ -97,6 +98,7 @@ def padding(subject: Subject) -> Iterator[CheckRow]:
     noisy = replace(prompt, feeds={**prompt.feeds, "input_ids": np.where(prompt.real, ids, noise)})
     rows = [prompt.row(index) for index in range(len(ids))]
     runs = partial(_pytorch, subject), partial(_graphs, subject)
+    exactly = partial(_exact, subject)
     case = subject.case("padding", f"{prompt.text}: each row as that row alone")
     try:
         whole = [run(prompt) for run in runs]
@@ -106,11 +108,15 @@ def padding(subject: Subject) -> Iterator[CheckRow]:
         yield case.row("error", detail=str(err))
         return
     leak = replace(case, case=f"{prompt.text}: other tokens under the mask change nothing")
-    for where, others in ((case, alone), (leak, under)):
+    plain = _side(*whole, exact=partial(exactly, prompt))
+    by_themselves = _side(*alone, exact=partial(exactly, *rows))
+    masked = _side(*under, exact=partial(exactly, noisy))
+    for where, other in ((case, by_themselves), (leak, masked)):
         own, found = (
-            compare({"logits": other}, {"logits": one}, case=where) for one, other in zip(whole, others, strict=True)
+            compare(of_other, of_whole, case=where)
+            for of_other, of_whole in ((other.expected, plain.expected), (other.actual, plain.actual))
         )
-        yield from where_pytorch_holds(own, found, case=where)
+        yield from where_pytorch_holds(subject, own, found, case=where, sides=(plain, other))
 
 
 def cache(subject: Subject) -> Iterator[CheckRow]:
@@ -125,7 +131,7 @@ def cache(subject: Subject) -> Iterator[CheckRow]:
         except ValidationFailed as err:
             yield case.row("error", detail=str(err))
             continue
-        yield from compare({"logits": expected}, {"logits": found}, case=case)
+        yield from _judged(subject, expected, found, case=case, exact=partial(_exact, subject, prompt))
     order = np.array([1, 0, 0])
     case = subject.case("cache", f"{prompt.text}, the last token with rows {order.tolist()}, as beams do")
     last = subject.reference(prompt.feeds)["logits"][order, -1:]
@@ -136,7 +142,12 @@ def cache(subject: Subject) -> Iterator[CheckRow]:
     except ValidationFailed as err:
         yield case.row("error", detail=str(err))
         return
-    yield from compare({"logits": last}, {"logits": found}, case=case)
+
+    def of_last() -> Outputs:
+        wide = subject.reference.in_float64(prompt.feeds)
+        return {"logits": wide["logits"][order, -1:]} if wide else {}
+
+    yield from _judged(subject, last, found, case=case, exact=of_last)
 
 
 def greedy(subject: Subject) -> Iterator[CheckRow]:
@@ -154,7 +165,14 @@ def greedy(subject: Subject) -> Iterator[CheckRow]:
         except ValidationFailed as err:
             yield case.row("error", detail=str(err))
             continue
-        yield from tokens_equal(wanted, found, case=case, row="row", next_logits=partial(_next_logits, subject, prompt))
+        yield from tokens_equal(
+            wanted,
+            found,
+            case=case,
+            row="row",
+            next_logits=partial(_next_logits, subject, prompt),
+            exact_logits=partial(_exact_next_logits, subject, prompt),
+        )
 
 
 def sensitivity(subject: Subject) -> Iterator[CheckRow]:
@@ -184,7 +202,27 @@ def _equal(subject: Subject, check: str, prompt: Prompt) -> Iterator[CheckRow]:
     except ValidationFailed as err:
         yield case.row("error", detail=str(err))
         return
-    yield from compare({"logits": expected}, {"logits": found}, case=case)
+    yield from _judged(subject, expected, found, case=case, exact=partial(_exact, subject, prompt))
+
+
+def _judged(
+    subject: Subject, expected: np.ndarray, found: np.ndarray, *, case: Case, exact: Callable[[], Outputs]
+) -> Iterator[CheckRow]:
+    side = _side(expected, found, exact=exact)
+    return judged(subject, compare(side.expected, side.actual, case=case), side)
+
+
+def _side(expected: np.ndarray, found: np.ndarray, *, exact: Callable[[], Outputs]) -> Side:
+    return Side(expected={"logits": expected}, actual={"logits": found}, exact=exact)
+
+
+def _exact(subject: Subject, *prompts: Prompt) -> Outputs:
+    """PyTorch's logits in float64 at real positions, one prompt behind the other; or none."""
+    wide = [subject.reference.in_float64(prompt.feeds) for prompt in prompts]
+    if not all(wide):
+        return {}
+    real = [each["logits"][prompt.real] for each, prompt in zip(wide, prompts, strict=True)]
+    return {"logits": np.concatenate(real)}
 
 
 def _pytorch(subject: Subject, prompt: Prompt) -> np.ndarray:
@@ -219,6 +257,11 @@ def _next_logits(subject: Subject, prompt: Prompt, index: int, generated: np.nda
     """What PyTorch, of one row by itself, finds of the token behind these: float32 [vocabulary]."""
     logits: np.ndarray = _pytorch(subject, prompt.row(index).longer(generated[np.newaxis]))[-1]
     return logits
+
+
+def _exact_next_logits(subject: Subject, prompt: Prompt, index: int, generated: np.ndarray) -> np.ndarray | None:
+    feeds = prompt.row(index).longer(generated[np.newaxis]).feeds
+    return word(subject, feeds, "logits", read=lambda logits: logits[0, -1])()
 
 
 def _vectors(subject: Subject) -> int:
