@@ -95,6 +95,8 @@ def test_nothing_that_was_proven_right_is_refused() -> None:
         ("audio-text-to-text", "Qwen2AudioForConditionalGeneration", "qwen2_audio", "audio-text-to-text"),
         ("time-series-forecasting", "PatchTSTModel", "patchtst", "time-series-forecasting"),
         ("video-classification", "VideoMAEForVideoClassification", "videomae", "for video classification"),
+        ("fill-mask", "BertForNextSentencePrediction", "bert", "for next sentence prediction"),
+        ("audio-classification", "Wav2Vec2ForXVector", "wav2vec2", "for audio xvector"),
         ("table-question-answering", "TapasForQuestionAnswering", "tapas", "for table question answering"),
         (
             "image-text-to-text",

@@ -48,6 +48,9 @@ _LORA = {"peft_type": "LORA", "base_model_name_or_path": "acme/base", "revision"
         ({"a.gguf": "x", "b.gguf": "x", "c.gguf": "x", "d.gguf": "x"}, r"\(a\.gguf, b\.gguf, c\.gguf and 1 more\)"),
         ({"config.json": _LLAMA, "tiny-q4.gguf": "GGUF"}, "only GGUF files"),
         ({"config.json": _LLAMA, "bf16/tiny.gguf": "GGUF"}, "only GGUF files"),
+        ({"a.weights": "x", "README.md": "---\nlibrary_name: keras\n---\n"}, "is missing, .* says that keras loads"),
+        ({"a.gguf": "x", "README.md": "---\nlibrary_name: gguf\n---\n"}, "only GGUF files"),
+        ({"config.json": _LLAMA, "ner.nemo": "x"}, "only a NeMo archive"),
         ({"params.json": {}, "consolidated.safetensors": "x"}, "consolidated weights with their params.json"),
         ({"params.json": {}, "consolidated.00.pth": "x"}, "consolidated weights with their params.json"),
         (
@@ -162,6 +165,8 @@ def test_timms_own_classes_need_it_too(hub: Hub, repo_maker: RepoMaker) -> None:
 def test_folders_of_sentence_transformers_are_for_their_own_rules() -> None:
     paths = ("modules.json", "0_Transformer/config.json", "0_Transformer/model.safetensors")
     try:
-        compatibility.require_transformers(paths, read=lambda _: {}, base_models=(), has_weights=False, subject="a/b")
+        compatibility.require_transformers(
+            paths, read=lambda _: {}, base_models=(), has_weights=False, library="x", subject="a/b"
+        )
     except OnnxFleetError as err:
         pytest.fail(f"not for this rule: {err}")

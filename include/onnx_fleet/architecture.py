@@ -156,7 +156,8 @@ def _task(entry: Entry, said: Declared, architecture: str, model_type: str, *, s
         task = TASKS[wanted]
         if not entry.task and own is not None and _class_decides(own, task, architecture, model_type):
             return own.name
-        if _serves(task, model_type) and not (_is_bare(task) and _is_for_another(architecture, model_type)):
+        other = _is_for_another(architecture, model_type) and (_is_bare(task) or not entry.task)
+        if _serves(task, model_type) and not other:
             return wanted
     elif own is not None and (tag is None or not _is_bare(own)):
         return own.name
@@ -195,7 +196,7 @@ def _own(architecture: str, model_type: str) -> Task | None:
 
 
 def _is_for_another(architecture: str, model_type: str) -> bool:
-    """Whether a class is loaded as a bare model is, and is for something that is no task here: VitsModel speaks."""
+    """Whether a class is for something that is no task here: VitsModel speaks, though it is named as a bare model."""
     heads = [name for name in fitting(architecture, model_type) if not _is_bare(TASKS[name])]
     return not heads and bool(auto_mappings.purpose(architecture))
 

@@ -50,6 +50,7 @@ _FORMATS = (
     _Format(files=("*.engine", "*.plan"), what="TensorRT engines", advice=_FROM_PYTORCH),
     _Format(files=("weights*.npz",), what="MLX weights", advice=_FROM_PYTORCH),
     _Format(files=("*.nemo",), what="a NeMo archive", advice="export it with NeMo itself"),
+    _Format(files=("pytorch_lora_weights*",), what="a LoRA of a diffusion pipeline", advice="serve it with diffusers"),
     _Format(files=("*.joblib", "*.skops"), what="a scikit-learn model", advice="export it with skl2onnx"),
     _Format(files=("hyperparams.yaml",), what="a SpeechBrain model", advice="serve it with SpeechBrain"),
     _Format(files=("meta.json",), what="a spaCy pipeline", advice="serve it with spaCy"),
@@ -59,7 +60,13 @@ _QUANTISED = ("quantize_config.json", "quant_config.json", "hf_quant_config.json
 
 
 def require_transformers(
-    paths: Collection[str], *, read: Read, base_models: Sequence[str], has_weights: bool, subject: str
+    paths: Collection[str],
+    *,
+    read: Read,
+    base_models: Sequence[str],
+    has_weights: bool,
+    library: str | None,
+    subject: str,
 ) -> None:
     """Refuse by name a repo of something else than a model with weights of its own.
 
@@ -68,6 +75,7 @@ def require_transformers(
     Args:
         base_models: what the model card says that this one was made from.
         has_weights: whether a set of weights that transformers loads lies at the root.
+        library: what the Hub says that loads it.
     Raises:
         ExportUnsupported: it is an adapter, a diffusion pipeline, quantised, or in another format.
         ModelInvalid: it has no weights, or no config.json.
@@ -86,13 +94,18 @@ def require_transformers(
         return
     if marks := sorted(root & set(_QUANTISED)):
         raise ExportUnsupported(f"{subject}: {_quantised(marks[0], base_models)}")
-    if has_weights:
-        return
-    for each in _FORMATS:
+    for each in _FORMATS if not has_weights else ():
         if found := sorted(path for path in paths if any(fnmatchcase(path, pattern) for pattern in each.files)):
             raise ExportUnsupported(
                 f"{subject}: the repo has only {each.what} ({_listed(found)}); {each.advice}{_base(base_models)}"
             )
+    if library not in (None, "transformers", "sentence-transformers", "timm") and "config.json" not in root:
+        raise ExportUnsupported(
+            f"{subject}: config.json is missing, and the Hub says that {library} loads the repo; only models of"
+            f" transformers are exported here: remove the entry"
+        )
+    if has_weights:
+        return
     if folders := sorted({path.split("/")[0] for path in paths if _is_deep_weights(path)}):
         raise ModelInvalid(
             f"{subject}: no weights at the root of the repo, only in {_listed(folders)}; an entry takes a"

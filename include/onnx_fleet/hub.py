@@ -100,7 +100,12 @@ def resolve(entry: Entry, *, hub: Hub) -> ResolvedModel:
 
     paths, base_models = {file.path for file in files}, _base_models(info)
     compatibility.require_transformers(
-        paths, read=read, base_models=base_models, has_weights=has_weights(paths), subject=subject
+        paths,
+        read=read,
+        base_models=base_models,
+        has_weights=has_weights(paths),
+        library=info.library_name,
+        subject=subject,
     )
     modules = _modules(info, files, commit, hub=hub, permits=permits, subject=subject)
     own_reader = _reader_of_code(paths, info.id, commit, hub=hub, read=read) if permits.remote_code else None
