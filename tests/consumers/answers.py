@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from PIL import Image
 
 from consumers.cases import Case
 from consumers.sources import picture
@@ -23,7 +24,8 @@ def of(case: Case, source: Path) -> list[Answer]:
     """One answer an input, without the batch axis."""
     count = len(next(iter(case.given.values())))
     inputs = [{name: values[index] for name, values in case.given.items()} for index in range(count)]
-    ask = _ASKING_MODULES.get(case.modules, _ASKING[case.task])(case, source)
+    usual = _words_on_pages if "boxes" in case.given else _ASKING[case.task]
+    ask = _ASKING_MODULES.get(case.modules, usual)(case, source)
     with torch.inference_mode(), warnings.catch_warnings(action="ignore"):
         return [ask(given) for given in inputs]
 
@@ -40,6 +42,19 @@ def _outputs(case: Case, source: Path) -> Ask:
         texts = list(given.values())
         outputs = model(**tokenizer(*texts, return_tensors="pt"))
         return {name: value[0].numpy() for name, value in outputs.items()}
+
+    return ask
+
+
+def _words_on_pages(case: Case, source: Path) -> Ask:
+    """The logits of a text's tokens, by the words' boxes and the image of their page; beside them its pixels."""
+    processor = transformers.AutoProcessor.from_pretrained(source)
+    model = _model(source)
+
+    def ask(given: Mapping[str, Any]) -> Answer:
+        page = Image.fromarray(picture(given["images"]))
+        feeds = processor(page, given["texts"].split(), boxes=given["boxes"], return_tensors="pt")
+        return {"logits": model(**feeds).logits[0].numpy(), "given_pixel_values": feeds["pixel_values"][0].numpy()}
 
     return ask
 

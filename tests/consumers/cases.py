@@ -74,6 +74,17 @@ _MASKED: Given = {
     "texts": ["The [MASK] was quiet.", "Nobody expected the old [MASK] keeper to sing so well.", "[MASK]."]
 }
 
+_FORMS: Given = {
+    "texts": ["Invoice No. 4711", "Total due: 1,299.00 euros, payable within fourteen days", "Rain."],
+    "boxes": [
+        [[80, 40, 210, 70], [220, 40, 260, 70], [270, 38, 390, 72]],
+        [[80 + 90 * word, 700, 160 + 90 * word, 730] for word in range(8)],
+        [[500, 480, 620, 520]],
+    ],
+    "images": ["image-0.png", "image-1.png", "image-2.png"],
+}
+"""Each text's words have boxes, x0 y0 x1 y1 from 0 to 1,000, on a page of which there is an image."""
+
 _ENCODER = {
     "vocab_size": 1200,
     "hidden_size": 48,
@@ -304,6 +315,26 @@ CASES: tuple[Case, ...] = (
         config={**_ENCODER, "embedding_size": 24, "num_labels": 5},
         given=_TEXTS,
         blocks=everywhere("token-classification"),
+    ),
+    Case(
+        name="words-on-pages",
+        task="token-classification",
+        model="LayoutLMv3ForTokenClassification",
+        config={
+            **_ENCODER,
+            **_SPECIAL,
+            "vocab_size": 600,
+            "max_position_embeddings": 130,
+            "coordinate_size": 8,
+            "shape_size": 8,
+            "input_size": 32,
+            "patch_size": 16,
+            "type_vocab_size": 1,
+            "num_labels": 5,
+        },
+        tokenizer="words-and-page",
+        given=_FORMS,
+        blocks=everywhere("words-on-pages", RAW, OPTIMUM),
     ),
     Case(
         name="question-answering",

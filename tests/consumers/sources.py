@@ -128,6 +128,31 @@ def _images(folder: Path, root: Path) -> None:
     _write(folder / "preprocessor_config.json", {"image_processor_type": "ViTImageProcessor", **steps})
 
 
+def _words_and_page(folder: Path, root: Path) -> None:
+    """LayoutLMv3's: words with their boxes, beside the image of their page, which nobody reads words off."""
+    _bpe(
+        folder,
+        root,
+        specials=("<pad>", "<s>", "</s>", "<unk>", "<mask>"),
+        tokenizer_class="LayoutLMv3Tokenizer",
+        cls_token="<s>",
+        sep_token="</s>",
+        unk_token="<unk>",
+        mask_token="<mask>",
+        model_input_names=["input_ids", "attention_mask", "bbox"],
+        processor_class="LayoutLMv3Processor",
+    )
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    _write(folder / "vocab.json", model["vocab"])
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")
+    (folder / "tokenizer.json").unlink()
+    _images(folder, root)
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    kinds = {"image_processor_type": "LayoutLMv3ImageProcessor", "processor_class": "LayoutLMv3Processor"}
+    _write(folder / "preprocessor_config.json", {**settings, **kinds, "apply_ocr": False})
+
+
 def _clip(folder: Path, root: Path) -> None:
     """Texts end with a token that the model pools, and pictures are as a ViT's."""
     _bpe(folder, root, specials=("<pad>", "<s>", "<mask>", "</s>"), around=(("<s>",), ("</s>",)))
@@ -141,6 +166,7 @@ PREPROCESSING: Mapping[str, Callable[[Path, Path], None]] = {
     "ctc": _ctc,
     "images": _images,
     "clip": _clip,
+    "words-and-page": _words_and_page,
 }
 
 
