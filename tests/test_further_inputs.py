@@ -64,6 +64,7 @@ def test_what_becomes_an_input_follows_from_the_configuration(
         ("LayoutLMv2ForTokenClassification", "image"),
         ("TapasForSequenceClassification", "token_type_ids"),
         ("LongformerModel", "global_attention_mask"),
+        ("XmodModel", "lang_ids"),
         ("BertModel", None),
         ("LayoutLMv3Model", None),
     ],

@@ -251,6 +251,11 @@ REFUSED: tuple[Refusal, ...] = (
         why="of which it has several a token: rows, columns and ranks of a table",
     ),
     Refusal(
+        name="lang_ids",
+        read=_has("languages"),
+        why="the language of each text, whose own layers it goes through",
+    ),
+    Refusal(
         name="global_attention_mask",
         read=_has("attention_window"),
         why="the tokens that see all others",
@@ -269,6 +274,5 @@ LEFT_ALONE: Mapping[str, str] = {
     "question_lengths": "the model finds where the question ends itself",
     "bbox_first_token_mask": "which tokens count for the loss",
     "table_mask": "which tokens count for the loss",
-    "lang_ids": "config.json's default_language decides, as it does in transformers",
 }
 """What a forward takes and no user of a task gives; name -> why."""
