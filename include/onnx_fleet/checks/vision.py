@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from functools import partial
 
@@ -12,7 +13,7 @@ from onnx_fleet.checks import texts
 from onnx_fleet.checks.feeds import Feeds, against_pytorch, choices_equal, parity_over_sizes, run, sensitive
 from onnx_fleet.checks.float64 import word
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
-from onnx_fleet.comparison import CheckRow
+from onnx_fleet.comparison import CheckRow, compare
 from onnx_fleet.images import Kind
 
 BATCH_SIZES = (1, 2, 7)
@@ -67,6 +68,7 @@ def answers(subject: Subject) -> Iterator[CheckRow]:
 def pixel_mask(subject: Subject) -> Iterator[CheckRow]:
     """Images padded to one size equal PyTorch's, with a mask of the image's own size and with one of 64 x 64."""
     if "pixel_mask" not in {spec.name for spec in subject.graph().inputs}:
+        yield from _mask_is_idle(subject)
         return
     height, width = sizes(subject)[0]
     feeds = _padded(image_feeds(subject, 3, size=(height, width), kind="noise"))
@@ -75,6 +77,17 @@ def pixel_mask(subject: Subject) -> Iterator[CheckRow]:
         case = subject.case("pixel_mask", f"3 images of up to {height} x {width} pixels, {text}, seed {SEED}")
         actual, faults = run(subject, given, case=case)
         yield from faults or against_pytorch(subject, given, subject.reference(given), actual, case=case)
+
+
+def _mask_is_idle(subject: Subject) -> Iterator[CheckRow]:
+    """Of a graph without a mask: the source's own answers are the same with the lower half and a side masked."""
+    if "pixel_mask" not in inspect.signature(subject.reference.model.forward).parameters:
+        return
+    feeds = image_feeds(subject, 2, size=sizes(subject)[0], kind="noise")
+    mask = np.ones((2, *feeds["pixel_values"].shape[2:]), dtype=np.int64)
+    mask[:, mask.shape[1] // 2 :] = mask[:, :, -mask.shape[2] // 3 :] = 0
+    case = subject.case("pixel_mask", f"2 images, seed {SEED}: a mask, which the graph does not take, changes nothing")
+    yield from compare(subject.reference({**feeds, "pixel_mask": mask}), subject.reference(feeds), case=case)
 
 
 def sensitivity(subject: Subject) -> Iterator[CheckRow]:

@@ -50,7 +50,9 @@ Of those that are not here some pad what does not divide (MobileNet, FocalNet, M
 sizes as numbers (Deformable DETR, Depth Anything, DINOv2 with registers): their graphs hold for such sizes only.
 """
 
-_MASKED = frozenset({"conditional_detr", "dab-detr", "deformable_detr", "detr", "table-transformer"})
+_MASKED = frozenset(
+    {"conditional_detr", "dab-detr", "deformable_detr", "detr", "lw_detr", "rf_detr", "table-transformer"}
+)
 """Detectors that look where pixel_mask is 1 only; the others' forward takes one and ignores it."""
 
 _EXAMPLE_BATCH = 2
