@@ -89,7 +89,7 @@ class Reference:
         Raises:
             ValidationFailed: PyTorch itself cannot run them.
         """
-        return self._run(self._whole, {name: array for name, array in feeds.items() if name in self.parameters})
+        return self._run(self._whole, self._taken(feeds))
 
     def in_float64(self, feeds: Mapping[str, np.ndarray], *, role: str | None = None) -> dict[str, np.ndarray]:
         """The same in double precision, to see who is off; empty for a model that is too large for it, or cannot.
@@ -103,12 +103,22 @@ class Reference:
         if sum(tensor.nbytes for tensor in self._whole.parameters()) > _FLOAT64_BYTES // 2:
             return {}
         module = self._whole if role is None else self._graph_modules[role]
-        given = {name: array for name, array in feeds.items() if role is not None or name in self.parameters}
+        given = self._taken(feeds) if role is None else dict(feeds)
         wide = {name: array.astype("float64") if array.dtype.kind == "f" else array for name, array in given.items()}
         try:
             return self._run(copy.deepcopy(module).double(), wide)
         except (ValidationFailed, TypeError, NotImplementedError):
             return {}
+
+    def _taken(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What it takes of feeds. Types of tokens that are all one are left out, as tokenizers do: GPT-2 would add a
+        word's vector for them."""
+        typed = "input_ids" not in self.parameters or self.limits.token_types > 1
+        return {
+            name: array
+            for name, array in feeds.items()
+            if name in self.parameters and (typed or name != "token_type_ids")
+        }
 
     def graph(self, role: str, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The work of one graph alone in PyTorch eager, its inputs and outputs by the contract's names: to time it.

@@ -65,6 +65,9 @@ def _tokens(
     attention_mask = mask(LENGTH, left=in_front)
     pad = getattr(model.config, "pad_token_id", None) or 0
     input_ids = torch.where(attention_mask.bool(), _ids((BATCH, LENGTH), generator), pad)
+    read_at_its_end = architecture.family == "encoder" and model.config.is_encoder_decoder
+    if read_at_its_end and isinstance(model.config.eos_token_id, int):
+        input_ids.scatter_(1, attention_mask.sum(dim=1, keepdim=True) - 1, model.config.eos_token_id)
     if architecture.task == "multiple-choice":
         second = torch.where(attention_mask.bool(), _ids((BATCH, LENGTH), generator), pad)
         return {

@@ -101,8 +101,10 @@ def _without_effect(mask: Tensor) -> Tensor:
 
 
 def _last_token_changed(ids: Tensor) -> Tensor:
+    """The last word: an end token behind it stays, for those that are read there."""
     changed = ids.clone()
-    changed[:2, ..., -1] = (ids[:2, ..., -1] + 1 - 8) % (120 - 8) + 8
+    place = -2 if int(ids.flatten(1)[0, -1]) < 8 else -1
+    changed[:2, ..., place] = (ids[:2, ..., place] + 1 - 8) % (120 - 8) + 8
     return changed
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,6 +56,31 @@ def whole(item: WorkItem, model: PreTrainedModel) -> Forward:
     return Forward(item, model, outputs=outputs(item, model)).eval()
 
 
+class _OfAnyBatch(Forward):
+    """mBART's kind, which shifts its input to the right and loses the axis of a batch of one row on the way."""
+
+    def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        code: Any = sys.modules[type(self.model).__module__]
+        own, code.shift_tokens_right = code.shift_tokens_right, _shifted
+        try:
+            return super().forward(**inputs)
+        finally:
+            code.shift_tokens_right = own
+
+
+def _shifted(input_ids: torch.Tensor, pad_token_id: int) -> torch.Tensor:
+    """The last token that is no padding comes first, and all others one place later, at any number of rows."""
+    last = input_ids.ne(pad_token_id).sum(dim=1, keepdim=True) - 1
+    return torch.cat([input_ids.gather(1, last), input_ids[:, :-1]], dim=1)
+
+
+def _traced(item: WorkItem, model: PreTrainedModel) -> Forward:
+    """What the graph is traced from: whole, but for functions of its own code that no open batch goes through."""
+    shift = getattr(sys.modules[type(model).__module__], "shift_tokens_right", None)
+    wraps = shift is not None and list(inspect.signature(shift).parameters) == ["input_ids", "pad_token_id"]
+    return (_OfAnyBatch if wraps else Forward)(item, model, outputs=outputs(item, model)).eval()
+
+
 def graphs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
     """The one graph of an encoder.
 
@@ -66,7 +93,7 @@ def graphs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
             f"{refusal.why}; its answers depend on it and no graph takes it: serve the model with PyTorch, or take it "
             f"out of the catalogue"
         )
-    module, further = whole(item, model), further_of(model)
+    module, further = _traced(item, model), further_of(model)
     choices = item.model.task == "multiple-choice"
     axes = _CHOICES if choices else _TOKENS
     example = _example(model, further, choices=choices)
