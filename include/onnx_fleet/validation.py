@@ -26,6 +26,7 @@ from onnx_fleet.graph import GraphInfo
 from onnx_fleet.variants import FP32
 
 if TYPE_CHECKING:
+    from onnx_fleet.pipelines import Said
     from onnx_fleet.plan import WorkItem
     from onnx_fleet.reference import Reference
     from onnx_fleet.runtime import Session
@@ -202,7 +203,7 @@ def describe(row: CheckRow) -> str:
 def _prove(bench: _Bench, graphs: tuple[GraphInfo, ...]) -> _Proof:
     """Run every check of the family on the graphs together."""
     runtime.require_provider(bench.provider)  # before torch is imported and weights are read for nothing
-    from onnx_fleet import reference
+    from onnx_fleet import pipelines, reference
 
     rows: list[CheckRow] = []
     nodes: Counter[str] = Counter()
@@ -221,15 +222,22 @@ def _prove(bench: _Bench, graphs: tuple[GraphInfo, ...]) -> _Proof:
             except ValidationFailed as err:
                 rows.append(bench.case("load", info).row("error", detail=str(err)))
         if graphs and len(sessions) == len(graphs):
+            # First, and forgotten again: two models that PyTorch has loaded need twice the memory.
+            said = pipelines.ask_source(bench.item, bench.source_dir, graphs=graphs)
             expected = reference.load(bench.item, source_dir=bench.source_dir)
-            rows += _rows_of(bench, graphs, sessions=sessions, expected=expected)
+            rows += _rows_of(bench, graphs, sessions=sessions, expected=expected, said=said)
         for session in sessions.values():
             nodes.update(session.placement.nodes_by_provider if session.placement else {})
     return _Proof(rows=tuple(rows), nodes_by_provider=dict(nodes))
 
 
 def _rows_of(
-    bench: _Bench, graphs: tuple[GraphInfo, ...], *, sessions: Mapping[str, Session], expected: Reference
+    bench: _Bench,
+    graphs: tuple[GraphInfo, ...],
+    *,
+    sessions: Mapping[str, Session],
+    expected: Reference,
+    said: Said,
 ) -> Iterator[CheckRow]:
     from onnx_fleet.checks import CHECKS, Subject, held_to_its_rounding
 
@@ -241,6 +249,7 @@ def _rows_of(
         sessions=sessions,
         reference=expected,
         tolerances=bench.tolerances,
+        said=said,
     )
     if bench.provider == "cpu":  # others round otherwise: they keep the most that is allowed
         subject = held_to_its_rounding(subject)

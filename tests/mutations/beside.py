@@ -206,6 +206,23 @@ def data_of_an_earlier_export_behind_it(stage_dir: Path) -> None:
     path.write_bytes(path.read_bytes() * 2)
 
 
+def two_labels_exchanged(stage_dir: Path) -> None:
+    """Two classes have each other's names in both maps of config.json."""
+
+    def swap(config: dict[str, Any]) -> None:
+        names = list(config["id2label"].values())
+        names[0], names[1] = names[1], names[0]
+        config["id2label"] = dict(zip(config["id2label"], names, strict=True))
+        config["label2id"] = {name: number for number, name in enumerate(names)}
+
+    _change_json(stage_dir / "config.json", swap)
+
+
+def problem_type_of_another(stage_dir: Path) -> None:
+    """config.json says that labels do not exclude each other: consumers give each a score of its own."""
+    _change_json(stage_dir / "config.json", lambda config: config.update(problem_type="multi_label_classification"))
+
+
 def file_of_an_earlier_export(stage_dir: Path) -> None:
     """A graph lies there that nobody recorded: consumers that look for it load it."""
     path = stage_dir / "onnx" / "model.onnx"
@@ -249,6 +266,8 @@ _bart = partial(of_stage, model="bart", family="seq2seq")
 
 MUTATIONS = (
     _labels(labels_swapped, check="answers"),
+    _labels(two_labels_exchanged, check="pipeline"),
+    _labels(problem_type_of_another, check="pipeline"),
     _labels(padding_token_of_another, check="packed_files"),
     _labels(vocabulary_of_another, check="tokenizer"),
     _labels(case_kept, check="tokenizer"),

@@ -283,12 +283,36 @@ def _read_by(model: ModelProto, value: str, instead: str) -> None:
         node.input[:] = [instead if name == value else name for name in node.input]
 
 
+def softmax_for_sigmoid(model: ModelProto) -> None:
+    """The scores of labels that do not exclude each other are made to add up to one."""
+    (activation,) = nodes(model, "Sigmoid")
+    activation.op_type = "Softmax"
+    activation.attribute.append(helper.make_attribute("axis", -1))
+
+
+def read_at_the_first_end_token(model: ModelProto) -> None:
+    """A pair is read behind its first text, and no longer behind both."""
+    (places,) = nodes(model, "NonZero")
+    seen = next(node for node in model.graph.node if node.op_type == "Equal" and "input_ids" in node.input)
+    numbers = [
+        helper.make_node("Cast", [seen.output[0]], ["ends"], to=TensorProto.INT64),
+        helper.make_node("CumSum", ["ends", add_constant(model, "along_the_row", np.array(1))], ["ends_so_far"]),
+        helper.make_node("Equal", ["ends_so_far", add_constant(model, "the_first", np.array(1))], ["until_the_next"]),
+        helper.make_node("And", ["until_the_next", seen.output[0]], ["first_ends"]),
+    ]
+    places.input[:] = ["first_ends"]
+    insert_before(model, places, numbers)
+
+
+_entailments = partial(of_graph, model="entailments", family="encoder")
 _questions = partial(of_graph, model="questions", family="encoder")
 _sentences = partial(of_graph, model="sentences", family="encoder", check="sentences")
 _rough = partial(of_graph, model="rough", family="encoder")
 _embeddings = partial(of_graph, model="embeddings", family="encoder")
 
 MUTATIONS = (
+    _entailments(softmax_for_sigmoid, check="parity"),
+    _entailments(read_at_the_first_end_token, check="text"),
     _questions(mask_dropped, check="padding_right"),
     _questions(mask_inverted, check="padding_right"),
     _questions(mask_pruned, check="contract", finding="missing"),

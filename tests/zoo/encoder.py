@@ -34,6 +34,38 @@ _DEBERTA: dict[str, Any] = {
     "type_vocab_size": 0,
 }
 
+_BART: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "max_position_embeddings": POSITIONS,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 2,
+    "forced_eos_token_id": None,
+    "num_labels": 3,
+}
+_T5: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 64,
+    "num_layers": 2,
+    "num_decoder_layers": 2,
+    "num_heads": 4,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "decoder_start_token_id": 0,
+    "num_labels": 3,
+}
+_LLAMA: dict[str, Any] = {"pad_token_id": 1, "bos_token_id": 0, "type_vocab_size": None, "num_key_value_heads": 2}
+
 FEATURES, FILL_MASK = "feature-extraction", "fill-mask"
 CLASSES, TOKENS, ANSWERS, ANSWERS_ON_PAGES, CHOICE = (
     "text-classification",
@@ -75,6 +107,11 @@ def _row(name: str, task: str, **differing: Any) -> Architecture:
     return Architecture(name=name, family="encoder", task=task, config=sizes)
 
 
+def _of_another_kind(name: str, task: str, **config: Any) -> Architecture:
+    """Sizes of its own: encoder-decoders call none of theirs as encoders do."""
+    return Architecture(name=name, family="encoder", task=task, config=config)
+
+
 # Not here: MRA and YOSO need a CUDA kernel for attention; without it PyTorch itself gives zeros, or loses the mask.
 ENCODERS: tuple[Architecture, ...] = (
     _row("BertModel", FEATURES),
@@ -83,6 +120,14 @@ ENCODERS: tuple[Architecture, ...] = (
     _row("BertForTokenClassification", TOKENS),
     _row("BertForQuestionAnswering", ANSWERS, num_labels=2),
     _row("BertForMultipleChoice", CHOICE),
+    _of_another_kind("BartForSequenceClassification", CLASSES, **_BART, problem_type="multi_label_classification"),
+    _of_another_kind("MBartForSequenceClassification", CLASSES, **_BART),
+    _of_another_kind("BartForQuestionAnswering", ANSWERS, **{**_BART, "num_labels": 2}),
+    _of_another_kind("T5ForSequenceClassification", CLASSES, **_T5),
+    _of_another_kind("T5ForTokenClassification", TOKENS, **_T5),
+    _row("LlamaForSequenceClassification", CLASSES, **_LLAMA),
+    _row("Qwen2ForTokenClassification", TOKENS, **_LLAMA),
+    _row("GPT2ForSequenceClassification", CLASSES, **{**_LLAMA, "num_key_value_heads": None}),
     _row("RobertaModel", FEATURES, **_ROBERTA),
     _row("RobertaForMaskedLM", FILL_MASK, **_ROBERTA),
     _row("RobertaForSequenceClassification", CLASSES, **_ROBERTA),

@@ -16,6 +16,7 @@ from onnx_fleet.checks import (
     encoder,
     files,
     packed,
+    pipeline,
     rounding,
     sentence,
     seq2seq,
@@ -31,12 +32,12 @@ __all__ = ["CHECKS", "Check", "Subject", "held_to_its_rounding"]
 _OF_ALL = (*files.CHECKS, *packed.CHECKS)
 
 CHECKS: Mapping[str, tuple[Check, ...]] = {
-    "encoder": (*_OF_ALL, *encoder.CHECKS, *answers.CHECKS, *sentence.CHECKS),
+    "encoder": (*_OF_ALL, *encoder.CHECKS, *answers.CHECKS, *pipeline.CHECKS, *sentence.CHECKS),
     "decoder": (*_OF_ALL, *decoder.CHECKS),
-    "vision": (*_OF_ALL, *vision.CHECKS),
+    "vision": (*_OF_ALL, *vision.CHECKS, *pipeline.CHECKS),
     "seq2seq": (*_OF_ALL, *seq2seq.CHECKS),
-    "speech": (*_OF_ALL, *ctc.CHECKS, *seq2seq.CHECKS_OF_SPEECH),
-    "dual": (*_OF_ALL, *dual.CHECKS),
+    "speech": (*_OF_ALL, *ctc.CHECKS, *seq2seq.CHECKS_OF_SPEECH, *pipeline.CHECKS),
+    "dual": (*_OF_ALL, *dual.CHECKS, *pipeline.CHECKS),
     "vlm": (*_OF_ALL, *vlm.CHECKS),
 }
 """By family, in the order in which they are run."""

@@ -21,6 +21,7 @@ from onnx_fleet.runtime import Session
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from onnx_fleet.pipelines import Said
     from onnx_fleet.reference import Reference
 
 SEED = 20
@@ -41,12 +42,18 @@ class Subject:
     reference: Reference
     tolerances: Tolerances = field(default_factory=Tolerances)
     """What its outputs are held to."""
+    said: Said | None = None
+    """What transformers' own pipeline says of the source; None where it was not asked beforehand."""
 
     @cached_property
     def space(self) -> TokenSpace:
         """The tokens that may be fed."""
-        fixed = workloads.fixed_length(self.graphs.values())
-        return inputs.token_space(self.stage_dir, self.reference.limits, fixed_length=fixed)
+        return inputs.token_space(self.stage_dir, self.reference.limits, fixed_length=self.fixed_length)
+
+    @property
+    def fixed_length(self) -> int | None:
+        """The only number of tokens that may be fed; None where any may, or none are."""
+        return workloads.fixed_length(self.graphs.values())
 
     @cached_property
     def source_tokenizer(self) -> PreTrainedTokenizerBase:
