@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 _MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}}
+_MROPE_OF_ALL = {"rope_parameters": {**_MROPE["rope_parameters"], "partial_rotary_factor": 1.0}}
 _MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16}
 OVERRIDES: Mapping[str, Mapping[str, Any]] = {
     "bamba": {**_MAMBA, "attn_layer_indices": [1]},
@@ -41,9 +42,9 @@ OVERRIDES: Mapping[str, Mapping[str, Any]] = {
     },
     "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0}},
     "glm4v_moe_text": {"head_dim": 16, **_MROPE},
-    "glm4v_text": {"head_dim": 16, **_MROPE},
-    "glm_image_text": {"head_dim": 16, **_MROPE},
-    "glm_ocr_text": {"head_dim": 16, **_MROPE},
+    "glm4v_text": _MROPE_OF_ALL,
+    "glm_image_text": _MROPE_OF_ALL,
+    "glm_ocr_text": _MROPE_OF_ALL,
     "granitemoehybrid": {**_MAMBA, "layer_types": ["mamba", "attention"]},
     "hunyuan_v1_moe": {"head_dim": 8},
     "hunyuan_vl_text": {"head_dim": 8},
