@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import re
 import time
 import warnings
 from collections.abc import Sequence
@@ -17,12 +19,14 @@ from onnx_fleet.errors import OnnxFleetError, Permanent, StepTimedOut, WorkerOut
 from onnx_fleet.export import ExportRequest
 from onnx_fleet.isolated import Limits
 from onnx_fleet.stage import Fallback
+from onnx_fleet.tasks import TASKS
 from onnx_fleet.validation import ValidationReport
 from zoo.architecture import Architecture
 from zoo.repo import save
 
 Status = Literal["right", "refused", "failed", "unknown"]
 
+_SEEN_OR_HEARD = re.compile(r"(image_|audio_)?pixel_values.*|visual_embeds|(audio_)?input_(features|values)")
 LIMITS = Limits(memory_bytes=4 << 30, timeout_s=180)
 """For one row. One that needs more says nothing about its architecture: most rows need ten seconds and one gigabyte."""
 
@@ -104,6 +108,10 @@ def _tried(architecture: Architecture, folder: Path) -> Verdict:
         return _verdict(architecture, status="refused", note=_in_few_words(str(err)))
     except Exception as err:  # noqa: BLE001  in the product the step's process ends so, and nothing is published
         return _verdict(architecture, status="failed", note=_in_few_words(f"{type(err).__name__}: {err}"))
+    fed = {spec.name for graph in record.graphs for spec in graph.inputs}
+    if report.passed and (unseen := [name for name in of_another_modality(architecture) if name not in fed]):
+        note = f"the model takes {', '.join(unseen)} too, which no graph does: a row of text alone does not tell"
+        return _verdict(architecture, status="unknown", note=note)
     return _verdict(
         architecture,
         status="right" if report.passed else "failed",
@@ -111,6 +119,16 @@ def _tried(architecture: Architecture, folder: Path) -> Verdict:
         graphs=tuple(graph.role for graph in record.graphs),
         worst_abs_diff=report.worst_abs_diff,
     )
+
+
+def of_another_modality(architecture: Architecture) -> list[str]:
+    """What the model's forward takes of pictures or sound, for a task of texts alone. Imports transformers."""
+    import transformers
+
+    if TASKS[architecture.task].takes != ("text",):
+        return []
+    taken = inspect.signature(getattr(transformers, architecture.name).forward).parameters
+    return [name for name in taken if _SEEN_OR_HEARD.fullmatch(name)]
 
 
 def _weaknesses(architecture: Architecture) -> str:
