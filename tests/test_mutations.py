@@ -9,9 +9,10 @@ import pytest
 
 from fixtures.exported import Exported
 from mutations import MUTATIONS, Mutation, page
-from onnx_fleet import validation
+from onnx_fleet import reference, validation
 from onnx_fleet.checks import CHECKS
 from onnx_fleet.errors import ValidationFailed
+from onnx_fleet.reference import Load
 from onnx_fleet.validation import ValidationReport
 
 # In the product a process of its own hears what torch and the exporter warn of.
@@ -20,8 +21,8 @@ pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(900)]  #
 WHOLE = tuple(dict.fromkeys(mutation.model for mutation in MUTATIONS))
 
 
-def validate(exported: Exported) -> ValidationReport:
-    return validation.validate(exported.stage_dir, source_dir=exported.source_dir)
+def validate(exported: Exported, *, load: Load = reference.load) -> ValidationReport:
+    return validation.validate(exported.stage_dir, source_dir=exported.source_dir, load=load)
 
 
 @pytest.mark.parametrize("model", WHOLE)
@@ -34,9 +35,12 @@ def test_what_is_broken_here_was_sound_before(model: str, request: pytest.Fixtur
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda row: f"{row.model}-{row.name}")
 def test_it_is_caught_by_the_named_check(mutation: Mutation, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     broken: Exported = request.getfixturevalue(mutation.model).copy(tmp_path)
+    if mutation.source:
+        broken = broken.with_own_source(tmp_path)
+        mutation.source(broken.source_dir)
     mutation.apply(broken.stage_dir)
 
-    report = validate(broken)
+    report = validate(broken, load=mutation.load)
 
     caught = {(row.check, row.finding) for row in report.rows if not row.passed}
     assert (mutation.check, mutation.finding) in caught, caught

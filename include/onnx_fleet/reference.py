@@ -10,9 +10,10 @@ import copy
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from onnx_fleet.errors import ValidationFailed, WorkerOutOfResources
 from onnx_fleet.further_inputs import FurtherInput
@@ -20,7 +21,7 @@ from onnx_fleet.inputs import ModelLimits
 from onnx_fleet.plan import WorkItem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import numpy as np
     from torch.nn import Module
@@ -30,6 +31,32 @@ _FLOAT64_BYTES = 2 << 30
 """Of a model's copy in double precision: an explanation must not be what a proof runs out of memory for."""
 
 TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """Which parameters outputs are made with, by the record that PyTorch keeps for gradients."""
+
+    graphs: Mapping[str, frozenset[str]]
+    """Output of the graphs -> the parameters' names."""
+    own: Mapping[str, frozenset[str]]
+    """Output of the source's own forward -> the same."""
+    names: Mapping[str, frozenset[str]]
+    """Every parameter's name -> all of its names: tied ones have several."""
+
+    def unloaded(self, loaded: Iterable[str], made: Iterable[str]) -> frozenset[str]:
+        """Parameters that nothing was loaded into.
+
+        Args:
+            loaded: names that a tensor of the checkpoint was loaded into.
+            made: parts of the names of those that others are turned into.
+        """
+        there, parts = set(loaded), tuple(made)
+        return frozenset(
+            name
+            for name, same in self.names.items()
+            if not (same & there) and not any(part in other for part in parts for other in same)
+        )
 
 
 class Reference:
@@ -120,6 +147,55 @@ class Reference:
             if name in self.parameters and (typed or name != "token_type_ids")
         }
 
+    def reach(self, feeds: Mapping[str, np.ndarray]) -> Reach:
+        """What its outputs are made with. Nothing is differentiated: the record of a forward pass is read.
+
+        Raises:
+            ValidationFailed: PyTorch keeps no such record of this model.
+        """
+        import torch
+
+        given = self._tensors(self._taken(feeds))
+        names: dict[int, set[str]] = {}
+        for name, parameter in self.model.named_parameters(remove_duplicate=False):
+            names.setdefault(id(parameter), set()).add(name)
+        with _explained(_on(given)), torch.enable_grad():
+            graphs = {name: _behind(output) for name, output in self._whole(**given).items()}
+            own = {name: _behind(output) for name, output in self.model(**given, return_dict=True).items()}
+        known = {number: sorted(found)[0] for number, found in names.items()}
+
+        def said(found: set[int]) -> frozenset[str]:
+            return frozenset(known[number] for number in found if number in known)
+
+        return Reach(
+            graphs={name: said(found) for name, found in graphs.items()},
+            own={name: said(found) for name, found in own.items()},
+            names={known[number]: frozenset(found) for number, found in names.items()},
+        )
+
+    def with_noise(self, names: Iterable[str], feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs of the same model with some of its parameters far from what they are.
+
+        Args:
+            names: of parameters.
+        """
+        import torch
+
+        wanted = set(names)
+        chosen = {name: parameter for name, parameter in self.model.named_parameters() if name in wanted}
+        before = {name: parameter.detach().clone() for name, parameter in chosen.items()}
+        generator = torch.Generator().manual_seed(0)
+        try:
+            with torch.no_grad():
+                for parameter in chosen.values():
+                    noise = torch.randn(parameter.shape, generator=generator)
+                    parameter.add_(noise.to(parameter) * (1 + parameter.abs().max()))
+            return self(feeds)
+        finally:
+            with torch.no_grad():
+                for name, parameter in chosen.items():
+                    parameter.copy_(before[name])
+
     def graph(self, role: str, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The work of one graph alone in PyTorch eager, its inputs and outputs by the contract's names: to time it.
 
@@ -199,12 +275,48 @@ def load(item: WorkItem, *, source_dir: Path, device: str = "cpu") -> Reference:
 
     if device != "cpu":
         _forbid_tf32()
+    return of(item, families.family(item.family).load(item, source_dir, None), device=device)
+
+
+def of(item: WorkItem, model: PreTrainedModel, *, device: str = "cpu") -> Reference:
+    """A model that is loaded already, with the outputs of the item's task and recipe."""
+    from onnx_fleet import families
+
     family = families.family(item.family)
-    model = family.load(item, source_dir, None)
     whole = family.whole(item, model)
     modules = {spec.role: spec.module for spec in family.graphs(item, model)}
     with _explained(f"PyTorch cannot put the model on {device}"):
         return Reference(model, whole=whole, graph_modules=modules, further=family.further(model), device=device)
+
+
+class Load(Protocol):
+    """What loads a reference."""
+
+    def __call__(self, item: WorkItem, *, source_dir: Path) -> Reference:
+        """The source's model, from its files."""
+
+
+def _behind(output: Any) -> set[int]:
+    """The identities of the parameters that an output, or one of several in it, is made with."""
+    import torch
+
+    if isinstance(output, Mapping):
+        return set[int]().union(*map(_behind, output.values()))
+    if isinstance(output, tuple | list):
+        return set[int]().union(*map(_behind, output))
+    if not torch.is_tensor(output) or output.grad_fn is None:
+        return set()
+    found: set[int] = set()
+    seen, waiting = {output.grad_fn}, [output.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if hasattr(node, "variable"):
+            found.add(id(node.variable))
+        for before, _ in node.next_functions:
+            if before is not None and before not in seen:
+                seen.add(before)
+                waiting.append(before)
+    return found
 
 
 def _forbid_tf32() -> None:

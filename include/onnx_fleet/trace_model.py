@@ -55,7 +55,7 @@ def trace_model(
         left_out = _left_out(item, model, source_dir=source_dir)
         if stand_in.accounts_for(model):
             with profiling.timed("trace"):
-                specs = family.graphs(item, model)
+                specs = _specs(item, model)
             # Three layers have not all the hidden states that a recipe or a module may name.
             by_index = (recipe is not None and recipe.hidden_states) or _reads_layers(model)
             repeated = None if whole or by_index else _repeated(item, model, specs, names=stand_in.names, recipe=recipe)
@@ -68,8 +68,21 @@ def trace_model(
         if recipe and recipe.rewrite:
             recipe.rewrite(model)
         names = hollow.write_derived(model, tensors, derived)
-    made = _trace(item, family.graphs(item, model), names=names, recipe=recipe, derived=derived)
+    made = _trace(item, _specs(item, model), names=names, recipe=recipe, derived=derived)
     return replace(made, left_out=left_out)
+
+
+def _specs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
+    """The graphs to trace.
+
+    Raises:
+        ExportUnsupported: they lack an input that the model takes.
+    """
+    from onnx_fleet.families import source_inputs  # imports transformers
+
+    specs = families.family(item.family).graphs(item, model)
+    source_inputs.require_fed(item, model, fed={name for spec in specs for name in spec.inputs})
+    return specs
 
 
 def _left_out(item: WorkItem, model: PreTrainedModel, *, source_dir: Path) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from onnx_fleet.variants import FP32
 if TYPE_CHECKING:
     from onnx_fleet.pipelines import Said
     from onnx_fleet.plan import WorkItem
-    from onnx_fleet.reference import Reference
+    from onnx_fleet.reference import Load, Reference
     from onnx_fleet.runtime import Session
 
 __all__ = ["CheckRow", "Finding", "ValidationReport", "describe", "require_passed", "validate"]
@@ -77,6 +77,7 @@ class _Bench:
     provider: str
     threads: int
     gpu: GpuOptions
+    load: Load | None
 
     def case(self, check: str, info: GraphInfo) -> Case:
         return Case(check=check, graph=info.path, case=self.provider, tolerances=self.tolerances)
@@ -117,7 +118,13 @@ class _Proof:
 
 
 def validate(
-    stage_dir: Path, *, source_dir: Path, provider: str = "cpu", threads: int = 1, gpu: GpuOptions | None = None
+    stage_dir: Path,
+    *,
+    source_dir: Path,
+    provider: str = "cpu",
+    threads: int = 1,
+    gpu: GpuOptions | None = None,
+    load: Load | None = None,
 ) -> ValidationReport:
     """Hold every fp32 graph of a stage to the source model in PyTorch, and write the report into the stage.
 
@@ -130,6 +137,7 @@ def validate(
         threads: of PyTorch and of onnxruntime each. One gives the same bits on any number of cores, and is three times
             as fast on a busy machine, where threads wait for each other.
         gpu: which one, for cuda; None is the first. PyTorch computes on the CPU in any case.
+        load: who loads the reference; None is reference.load. It is held to the source's files, whoever does.
     Raises:
         BundleNotFound: the folder is not an exported stage.
         ModelInvalid, ExportUnsupported: PyTorch cannot load the source.
@@ -143,6 +151,7 @@ def validate(
         provider=provider,
         threads=threads,
         gpu=gpu or GpuOptions(),
+        load=load,
     )
     proof, unavailable = _Proof(), ""
     try:
@@ -224,7 +233,7 @@ def _prove(bench: _Bench, graphs: tuple[GraphInfo, ...]) -> _Proof:
         if graphs and len(sessions) == len(graphs):
             # First, and forgotten again: two models that PyTorch has loaded need twice the memory.
             said = pipelines.ask_source(bench.item, bench.source_dir, graphs=graphs)
-            expected = reference.load(bench.item, source_dir=bench.source_dir)
+            expected = (bench.load or reference.load)(bench.item, source_dir=bench.source_dir)
             rows += _rows_of(bench, graphs, sessions=sessions, expected=expected, said=said)
         for session in sessions.values():
             nodes.update(session.placement.nodes_by_provider if session.placement else {})

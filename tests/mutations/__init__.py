@@ -5,7 +5,7 @@ A row is a fault that was met, or that somebody is likely to meet. Add each real
 
 from __future__ import annotations
 
-from mutations import beside, decoder, dual, encoder, page_of_text, seq2seq, speech, vision, vlm
+from mutations import beside, decoder, dual, encoder, page_of_text, seq2seq, speech, vision, vlm, whole
 from mutations.mutation import Mutation
 from mutations.variants import VARIANT_MUTATIONS
 
@@ -19,6 +19,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *dual.MUTATIONS,
     *vlm.MUTATIONS,
     *beside.MUTATIONS,
+    *whole.MUTATIONS,
 )
 
 __all__ = ["MUTATIONS", "VARIANT_MUTATIONS", "Mutation"]

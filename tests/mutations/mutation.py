@@ -10,7 +10,9 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto, TensorProto
 
+from onnx_fleet import reference
 from onnx_fleet.comparison import Finding
+from onnx_fleet.reference import Load
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +30,10 @@ class Mutation:
     finding: Finding
     apply: Callable[[Path], None]
     """Breaks a stage in place."""
+    source: Callable[[Path], None] | None = None
+    """Changes the source beside it, in place: it has more than the export and the reference took of it."""
+    load: Load = reference.load
+    """Who loads the reference: one that loses the same part as the graphs do."""
 
 
 def of_graph(
@@ -58,6 +64,8 @@ def of_stage(
     check: str,
     finding: Finding = "different",
     apply: Callable[[Path], None] | None = None,
+    source: Callable[[Path], None] | None = None,
+    load: Load = reference.load,
 ) -> Mutation:
     """A change of files, given the stage."""
     return Mutation(
@@ -68,6 +76,8 @@ def of_stage(
         check=check,
         finding=finding,
         apply=apply or change,
+        source=source,
+        load=load,
     )
 
 

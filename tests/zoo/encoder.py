@@ -26,6 +26,19 @@ _ROBERTA: dict[str, Any] = {
     "max_position_embeddings": POSITIONS + 2,
 }
 """RoBERTa's kin count positions from the padding id on, and know one token type."""
+_T5: dict[str, Any] = {
+    **dict.fromkeys(_SIZES),
+    "vocab_size": VOCABULARY,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 64,
+    "num_layers": 2,
+    "num_heads": 4,
+    "pad_token_id": 0,
+    "eos_token_id": 2,
+    "feed_forward_proj": "gated-gelu",
+}
+"""Encoders of encoder-decoders: distances instead of positions, by names of their own."""
 _DEBERTA: dict[str, Any] = {
     "relative_attention": True,
     "pos_att_type": ["p2c", "c2p"],
@@ -217,6 +230,11 @@ ENCODERS: tuple[Architecture, ...] = (
         pronunciation_embed_dim=8,
     ),
     _row("BertGenerationEncoder", FEATURES),
+    _row("T5EncoderModel", FEATURES, **_T5),
+    _row("MT5EncoderModel", FEATURES, **_T5),
+    _row("UMT5EncoderModel", FEATURES, **_T5),
+    _row("CLIPTextModel", FEATURES),
+    _row("CLIPTextModelWithProjection", FEATURES, projection_dim=24),
     _row("GteModel", FEATURES, type_vocab_size=1),
     _row("JinaEmbeddingsV3Model", FEATURES, type_vocab_size=1),
     _row("EsmcModel", FEATURES),

@@ -32,6 +32,7 @@ _TITLES: Mapping[str, str] = {
 _CAUSES: tuple[tuple[str, str], ...] = (
     ("beside keys and values", "it keeps something beside keys and values between steps"),
     ("something else than keys and values", "it keeps something else than keys and values between steps"),
+    ("have no such input", "it has inputs that the graphs of its task lack"),
     ("branches on a size", "it computes differently at different sizes"),
     ("cannot be traced", "torch.export cannot follow it"),
     ("in a way that is not proven here", "it looks at images in a way that is not proven here"),

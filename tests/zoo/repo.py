@@ -65,6 +65,8 @@ def _save_tokenizer(architecture: Architecture, config: PreTrainedConfig, folder
         "clean_up_tokenization_spaces": False,
         **by_role,
     }
+    if config.model_type == "siglip":  # its texts are read with their padding
+        settings["model_input_names"] = ["input_ids"]
     _write(folder / "tokenizer_config.json", settings)
     _write(folder / "special_tokens_map.json", by_role)
     _keep_own_class(folder)

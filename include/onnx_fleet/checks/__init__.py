@@ -22,6 +22,7 @@ from onnx_fleet.checks import (
     seq2seq,
     vision,
     vlm,
+    whole_model,
 )
 from onnx_fleet.checks.feeds import Feeds
 from onnx_fleet.checks.rounding import Probe
@@ -29,7 +30,13 @@ from onnx_fleet.checks.subject import Check, Subject
 
 __all__ = ["CHECKS", "Check", "Subject", "held_to_its_rounding"]
 
-_OF_ALL = (*files.CHECKS, *packed.CHECKS)
+
+def _probe(subject: Subject) -> Feeds:
+    """What its family's plain model is fed to ask something of it: two rows or so."""
+    return _PROBES[subject.item.family](subject)
+
+
+_OF_ALL = (*whole_model.checks(_probe), *files.CHECKS, *packed.CHECKS)
 
 CHECKS: Mapping[str, tuple[Check, ...]] = {
     "encoder": (*_OF_ALL, *encoder.CHECKS, *answers.CHECKS, *pipeline.CHECKS, *sentence.CHECKS),
@@ -45,7 +52,7 @@ CHECKS: Mapping[str, tuple[Check, ...]] = {
 
 def held_to_its_rounding(subject: Subject) -> Subject:
     """The same, with the tolerances that its entry gives, or else those that its model needs."""
-    return replace(subject, tolerances=rounding.tolerances(subject, probe=_PROBES[subject.item.family]))
+    return replace(subject, tolerances=rounding.tolerances(subject, probe=_probe))
 
 
 def _of_sound(subject: Subject) -> Feeds:

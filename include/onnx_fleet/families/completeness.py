@@ -57,6 +57,8 @@ class Account:
     """Name in the checkpoint -> name in the loaded model, or the first of those that it became part of."""
     converted: frozenset[str]
     """Names in the checkpoint of those that became part of others, or were turned."""
+    made: frozenset[str]
+    """Parts of the names of what those become."""
     left_out: tuple[LeftOut, ...]
     unexplained: tuple[str, ...]
     """Names in the checkpoint of those that nothing accounts for."""
@@ -98,7 +100,8 @@ def account(item: WorkItem, model: PreTrainedModel, *, source_dir: Path) -> Acco
         tensors=tensors,
         placed=placed,
         named=model_class.blank(chosen.named, config) if differs and chosen.named else None,
-        narrowing=model_class.narrowing(item, source_dir=source_dir),
+        # Nobody asks for less than the source's class where that one serves the task.
+        narrowing="" if chosen.own is chosen.named else model_class.narrowing(item, source_dir=source_dir),
     )
     reasons: dict[str, list[str]] = {}
     unexplained = []
@@ -113,6 +116,7 @@ def account(item: WorkItem, model: PreTrainedModel, *, source_dir: Path) -> Acco
     return Account(
         placed=placed,
         converted=converted,
+        made=_made(model) if converted else frozenset(),
         left_out=tuple(LeftOut(tensors=tuple(found), reason=reason) for reason, found in reasons.items()),
         unexplained=tuple(unexplained),
         fault=_fault(source, lacks=len(placed) < len(names)),
@@ -181,6 +185,14 @@ def places(model: PreTrainedModel, names: Sequence[str]) -> tuple[dict[str, str]
             if pattern is not None:
                 converted.add(name)
     return placed, frozenset(converted)
+
+
+def _made(model: PreTrainedModel) -> frozenset[str]:
+    """The plain ends of what transformers merges, splits and turns tensors into."""
+    converters = (each for each in get_model_conversion_mapping(model) if isinstance(each, WeightConverter))
+    patterns = (pattern.replace("\\.", ".") for each in converters for pattern in each.target_patterns)
+    ends = (re.split(r"[^\w.]", pattern.rstrip("$"))[-1].lstrip("0123456789.") for pattern in patterns)
+    return frozenset(filter(None, ends))
 
 
 def _fault(source: _Source, *, lacks: bool) -> str:
