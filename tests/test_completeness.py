@@ -82,6 +82,9 @@ class Repo:
         modules = [{"idx": 0, "name": "0", "path": "", "type": kind}, pooling]
         (self.folder / "modules.json").write_text(json.dumps(modules))
         (self.folder / "sentence_bert_config.json").write_text(json.dumps(settings))
+        (self.folder / "1_Pooling").mkdir()
+        said = {"word_embedding_dimension": 16, "pooling_mode_mean_tokens": True}
+        (self.folder / "1_Pooling" / "config.json").write_text(json.dumps(said))
         return self
 
     def item(self, task: str, *, asked: bool = False) -> WorkItem:
