@@ -30,6 +30,7 @@ _SIZES: Mapping[str, Any] = {
     "intermediate_size": 32,
     "max_position_embeddings": 40,
 }
+_HEADS = {"d_model": 24, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
 _TEXT = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -79,6 +80,8 @@ def test_an_input_that_the_graphs_lack_is_refused_by_name(
         ("RoCBertModel", "feature-extraction", {"enable_shape": False, "enable_pronunciation": False}),
         ("LongformerForSequenceClassification", "text-classification", {"attention_window": 4}),
         ("GPT2ForSequenceClassification", "text-classification", {}),
+        ("BartForSequenceClassification", "text-classification", _HEADS),
+        ("T5ForQuestionAnswering", "question-answering", {"d_model": 24, "d_kv": 6, "d_ff": 32, "num_heads": 4}),
     ],
 )
 def test_what_the_model_fills_in_by_itself_needs_no_input(

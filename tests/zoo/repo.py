@@ -152,6 +152,7 @@ def _image_processor(architecture: Architecture, config: PreTrainedConfig) -> di
     return {
         "image_processor_type": kind or "ViTImageProcessor",
         "do_resize": True,
+        "do_center_crop": False,
         "size": {"height": height, "width": width},
         "resample": 2,
         "do_rescale": True,

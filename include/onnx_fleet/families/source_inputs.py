@@ -24,6 +24,8 @@ _BEHIND_AN_ENCODER: Mapping[str, str] = {
     "attention_mask": "encoder_attention_mask",
 }
 """The whole model's name of an input -> what the graph of its decoder calls it."""
+_OF_THE_TARGET = ("decoder_input_ids", "decoder_inputs_embeds")
+"""What classifiers and readers among encoder-decoders make for themselves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +111,8 @@ def _judged(name: str, *, item: WorkItem, model: PreTrainedModel, given: set[str
         return Unfed(name=name, reason=instead[1])
     if name in _BY_CONFIGURATION and _BY_CONFIGURATION[name][0](config):
         return Unfed(name=name, reason=_BY_CONFIGURATION[name][1])
+    if name in _OF_THE_TARGET and item.family == "encoder" and config.is_encoder_decoder:
+        return Unfed(name=name, reason="the model makes its target of the text itself, moved on by one token")
     if name == "token_type_ids":
         return _token_types(item, config)
     if name == "attention_mask" and item.family == "vision":
