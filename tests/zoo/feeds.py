@@ -197,7 +197,12 @@ def _prompt_with_image(
     image = torch.full((BATCH, count), config.image_token_id)
     pixels = torch.randn(BATCH, 3, *architecture.image, generator=generator)
     several = config.model_type in ("smolvlm", "idefics3")  # [batch, images, …]
+    sizes: dict[str, Tensor] = {}
+    if config.model_type == "llava_next":  # [batch, the whole and its tiles, …]
+        pixels = torch.stack([pixels, pixels.flip(1)], dim=1)
+        sizes = {"image_sizes": torch.tensor([architecture.image] * BATCH)}
     return {
+        **sizes,
         "input_ids": torch.cat([tokens["input_ids"][:, :4], image, tokens["input_ids"][:, 4:]], dim=1),
         "attention_mask": torch.ones(BATCH, LENGTH + count, dtype=torch.int64),
         "pixel_values": pixels[:, None] if several else pixels,

@@ -78,7 +78,7 @@ VLMS: tuple[Architecture, ...] = (
     ),
     _row(
         "LlavaNextForConditionalGeneration",
-        image_tokens=16,
+        image_tokens=36,
         image_token_index=_IMAGE_TOKEN,
         vision_config=_CLIP,
         vision_feature_layer=-2,

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
-from onnx_fleet import checkpoint
+from onnx_fleet import checkpoint, sentence_modules
 from onnx_fleet.checkpoint import StoredTensor
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.families import chain, model_class
@@ -88,11 +88,12 @@ class _Source:
 def account(item: WorkItem, model: PreTrainedModel, *, source_dir: Path) -> Account:
     """Hold a loaded model, hollow or whole, to its checkpoint's names and its source's class."""
     tensors = checkpoint.read(source_dir)
-    names = tuple(tensors) or tuple(_pickled(source_dir))
+    names = _names(source_dir)
     placed, converted = places(model, names)
     config = model_class.config_of(item, source_dir)
     chosen = model_class.choose(item, config, source_dir=source_dir)
-    differs = chosen.named is not None and chosen.named is not type(model)
+    # A recipe may make a class of its own from the source's.
+    differs = chosen.named is not None and not isinstance(model, chosen.named)
     source = _Source(
         item=item,
         model=model,
@@ -164,8 +165,7 @@ def contradicted(model: PreTrainedModel, source_dir: Path, *, unexpected: Iterab
     Args:
         unexpected: from the loader's own report, by the names that it gave them.
     """
-    names = tuple(checkpoint.read(source_dir)) or tuple(_pickled(source_dir))
-    placed, _ = places(model, names)
+    placed, _ = places(model, _names(source_dir))
     return sorted(set(unexpected) & set(placed.values()))
 
 
@@ -313,11 +313,27 @@ _EXCUSES: tuple[Callable[[str, _Source], str], ...] = (
 
 
 def _pickled(source_dir: Path) -> Iterator[str]:
-    """The names of what lies in pickle; its tensors are not read."""
+    """The names of the model's own tensors that lie in pickle; their values are not read."""
     from transformers.modeling_utils import load_state_dict
 
     for path in sorted(source_dir.glob(_PICKLES)):
         yield from load_state_dict(str(path), map_location="meta")
+
+
+def _pickled_of_modules(source_dir: Path) -> Iterator[str]:
+    """The same of a sentence-transformers source's modules, which may lie in pickle beside a safetensors model."""
+    from transformers.modeling_utils import load_state_dict
+
+    for module in sentence_modules.listed(source_dir):
+        folder = source_dir / module.path
+        path = folder / sentence_modules.PICKLED_WEIGHTS
+        if module.path and path.is_file() and not (folder / sentence_modules.WEIGHTS).is_file():
+            yield from (module.prefix + name for name in load_state_dict(str(path), map_location="meta"))
+
+
+def _names(source_dir: Path) -> tuple[str, ...]:
+    """Of every tensor that the source's files hold."""
+    return (*(checkpoint.read(source_dir) or _pickled(source_dir)), *_pickled_of_modules(source_dir))
 
 
 def _listed(names: Sequence[str]) -> str:
