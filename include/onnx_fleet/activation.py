@@ -39,7 +39,7 @@ def of(task: str, config: PretrainedConfig, *, folder: Path) -> Function:
 
 
 def of_pipeline(config: PretrainedConfig) -> Name:
-    """As transformers' pipelines for text and images have it.
+    """The choice of transformers' pipelines for text and images.
 
     They ask for config.function_to_apply last, which no configuration with a label gets to.
     """
@@ -51,14 +51,14 @@ def of_pipeline(config: PretrainedConfig) -> Name:
 
 
 def _of_sound(config: PretrainedConfig) -> Name:
-    """As transformers' pipeline for sound has it: there a single label is a softmax over one."""
+    """The choice of transformers' pipeline for sound, where a single label gets a softmax over one."""
     if config.problem_type == "regression":
         return "none"
     return "sigmoid" if config.problem_type == "multi_label_classification" else "softmax"
 
 
 def _of_re_ranker(config: PretrainedConfig, *, folder: Path) -> Function:
-    """As CrossEncoder has it: the function that its settings name, or else the sigmoid of a single label.
+    """The choice of CrossEncoder: the function that its settings name, or else the sigmoid of a single label.
 
     A function that is no part of torch is left out, as CrossEncoder does unless it is told to trust the repo's code.
     """

@@ -1,8 +1,8 @@
 """What models of text take beside tokens, mask and token types: places on a page, pixels of it, paths in its markup.
 
 One table of kinds says for each by which name a graph takes it, when a model reads it, which values are valid and what
-stands for padding. Exports, checks, timings and comparisons of versions all make their inputs from it. Two more tables
-say what no graph takes: for one the model is refused, the other is nothing that a user of the task gives. numpy only.
+stands for padding. Exports, checks, timings and comparisons of versions all make their inputs from it. A second table
+says what no graph takes: a model that reads it is refused. numpy only.
 """
 
 from __future__ import annotations
@@ -262,17 +262,3 @@ REFUSED: tuple[Refusal, ...] = (
     ),
 )
 """What changes the answer, and what no graph takes: a model that reads it is refused by its name."""
-
-LEFT_ALONE: Mapping[str, str] = {
-    "position_ids": "the model counts positions itself, from the tokens and their mask",
-    "inputs_embeds": "it stands in the place of input_ids",
-    "perm_mask": "an order of prediction, which only training has",
-    "target_mapping": "what to predict, which only training says",
-    "input_mask": "attention_mask, the other way round",
-    "lengths": "attention_mask in other words",
-    "question_positions": "the model finds the question's token itself",
-    "question_lengths": "the model finds where the question ends itself",
-    "bbox_first_token_mask": "which tokens count for the loss",
-    "table_mask": "which tokens count for the loss",
-}
-"""What a forward takes and no user of a task gives; name -> why."""

@@ -12,7 +12,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,12 +166,11 @@ def _unanswerable(item: WorkItem, graphs: Sequence[GraphInfo]) -> str:
     if entry.trust_remote_code is not None:
         return "the source runs code of its own, which a bundle does not have"
     recipe = recipes.find(entry.recipe) if entry.recipe else None
-    if recipe and (recipe.prepare or _NEEDED.get(task, _ASKING[task].logits) in recipe.drop):
+    if recipe and (recipe.prepare or _ASKING[task].logits in recipe.drop):
         return f"the recipe {entry.recipe} changes what the model gives"
     return ""
 
 
-_NEEDED = {"question-answering": "start_logits"}
 _UNBOUND = 512
 
 
@@ -209,14 +208,7 @@ def _told(asking: _Asking, runner: Any, question: Question) -> Answer:
         handle.remove()
     least = min((margin for margin, _ in margins), default=math.inf)
     scale = max((size for _, size in margins), default=0.0)
-    return Answer(
-        words=answer.words,
-        numbers=answer.numbers,
-        rounded=answer.rounded,
-        masks=answer.masks,
-        margin=min(least, answer.margin),
-        scale=max(scale, answer.scale),
-    )
+    return replace(answer, margin=min(least, answer.margin), scale=max(scale, answer.scale))
 
 
 class _Graph:

@@ -243,7 +243,7 @@ def _typed(subject: Subject, info: GraphInfo, case: Case) -> Iterator[CheckRow]:
 
 
 def _further(subject: Subject) -> tuple[FurtherInput, ...]:
-    """Of a model of text."""
+    """The inputs that a model of text has beside its tokens; nothing for any other model."""
     space = _space(subject)
     return space.further if space else ()
 

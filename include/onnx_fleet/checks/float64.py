@@ -17,7 +17,7 @@ from onnx_fleet.comparison import CheckRow, Outputs, scale_of
 from onnx_fleet.entry import Tolerances
 
 COMPARABLE = 1 / 8
-"""Of the tolerance PyTorch's own largest error has to be: below that it excuses no graph that is off by all of it."""
+"""The share of the tolerance that PyTorch's own largest error has to reach: a smaller one excuses no graph."""
 MEAN = 3.0
 """How many times PyTorch's the root mean square of all errors may be; graphs of trained models had up to 2.1."""
 LARGEST = 2.0
@@ -74,15 +74,14 @@ class Distance:
 
 
 def distance(expected: np.ndarray, actual: np.ndarray, exact: np.ndarray, *, tolerances: Tolerances) -> Distance:
-    """Of the graph's values, and of PyTorch's in float32, from the exact ones; all three have one shape.
+    """How far the graph's values, and PyTorch's in float32, are from the exact ones; all three have one shape.
 
     Args:
         tolerances: before they shrink with small outputs.
     """
-    size, most, scale = np.abs(exact.astype(np.float64)), Tolerances(), scale_of(expected)
     with np.errstate(invalid="ignore", over="ignore"):
         graph, torch = (np.abs(own.astype(np.float64) - exact) for own in (actual, expected))
-        allowed, at_most = (each.atol * scale + each.rtol * size for each in (tolerances, most))
+        allowed, at_most = _allowed(expected, exact, tolerances=tolerances)
         of_graph, of_torch, of_most = graph / allowed, torch / allowed, graph / at_most
     return Distance(
         graph=_largest(of_graph),
@@ -98,8 +97,7 @@ def distance(expected: np.ndarray, actual: np.ndarray, exact: np.ndarray, *, tol
 def room(expected: np.ndarray, exact: np.ndarray, *, tolerances: Tolerances) -> np.ndarray:
     """How far from the exact values a graph may be that ``is_rounding``: never less than the tolerances."""
     told = distance(expected, expected, exact, tolerances=tolerances)
-    size, most, scale = np.abs(exact.astype(np.float64)), Tolerances(), scale_of(expected)
-    allowed, at_most = (each.atol * scale + each.rtol * size for each in (tolerances, most))
+    allowed, at_most = _allowed(expected, exact, tolerances=tolerances)
     if told.torch < COMPARABLE:
         return allowed
     widened: np.ndarray = np.maximum(allowed, np.minimum((1 + LARGEST * told.torch) * allowed, MOST * at_most))
@@ -129,6 +127,13 @@ def word(
 def exactly(subject: Subject, feeds: Mapping[str, np.ndarray]) -> Outputs:
     """The whole model's outputs in float64; none where an entry's own tolerances are taken at their word."""
     return {} if _are_strict(subject) else subject.reference.in_float64(feeds)
+
+
+def _allowed(expected: np.ndarray, exact: np.ndarray, *, tolerances: Tolerances) -> tuple[np.ndarray, np.ndarray]:
+    """How far each value may be off by the tolerances, and by the most that they are where no entry says more."""
+    size, scale = np.abs(exact.astype(np.float64)), scale_of(expected)
+    own, most = (each.atol * scale + each.rtol * size for each in (tolerances, Tolerances()))
+    return own, most
 
 
 def _largest(values: np.ndarray) -> float:

@@ -39,7 +39,7 @@ class _Question:
     texts: Sequence[Text]
     prompt: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Of encode and predict."""
+    """Further arguments of encode and predict."""
 
 
 def sentences(subject: Subject) -> Iterator[CheckRow]:
