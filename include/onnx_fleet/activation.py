@@ -7,11 +7,11 @@ the number of labels only where it says nothing. They do not agree with each oth
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from onnx_fleet import sentence_modules
 from onnx_fleet.errors import ExportUnsupported
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 Name = Literal["sigmoid", "softmax", "none"]
 Function = Callable[["Tensor"], "Tensor"]
 """float32 [batch_size, labels] to the same shape."""
-
-SETTINGS_OF_SENTENCE_TRANSFORMERS = "config_sentence_transformers.json"
 
 
 def of(task: str, config: PretrainedConfig, *, folder: Path) -> Function:
@@ -62,7 +60,7 @@ def _of_re_ranker(config: PretrainedConfig, *, folder: Path) -> Function:
 
     A function that is no part of torch is left out, as CrossEncoder does unless it is told to trust the repo's code.
     """
-    named = _named(config, folder=folder)
+    named = sentence_modules.activation_named(folder, config.to_dict())
     if named is None or not named.startswith("torch."):
         return _FUNCTIONS["sigmoid" if config.num_labels == 1 else "none"]
     from torch.nn import Module
@@ -79,16 +77,6 @@ def _of_re_ranker(config: PretrainedConfig, *, folder: Path) -> Function:
         )
     function: Function = found()
     return function
-
-
-def _named(config: PretrainedConfig, *, folder: Path) -> str | None:
-    """The function's path in Python, from the newest place to the oldest."""
-    path = folder / SETTINGS_OF_SENTENCE_TRANSFORMERS
-    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    own = getattr(config, "sentence_transformers", None) or {}
-    legacy = None if "activation_fn" in own else getattr(config, "sbert_ce_default_activation_function", None)
-    named = settings.get("activation_fn") or own.get("activation_fn") or legacy
-    return str(named) if named else None
 
 
 _FUNCTIONS: Mapping[Name, Function] = {

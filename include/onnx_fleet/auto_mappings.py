@@ -107,7 +107,7 @@ def modalities(architecture: str, *, model_type: str) -> frozenset[str]:
 
 def mentions(model_type: str, word: str) -> bool:
     """Whether the source of a model type's configuration has a word in it."""
-    folder = _folder()
+    folder = source_folder()
     if folder is None:
         return False
     module = _module(model_type)
@@ -121,7 +121,8 @@ def installed() -> bool:
 
 
 @cache
-def _folder() -> Path | None:
+def source_folder() -> Path | None:
+    """Where transformers' source lies; None where it is not installed."""
     package = importlib.util.find_spec("transformers")
     return None if package is None or package.origin is None else Path(package.origin).parent
 
@@ -211,20 +212,20 @@ def _ordered(file: str) -> Iterator[tuple[str, list[ast.expr]]]:
 
 @cache
 def _body(file: str) -> list[ast.stmt]:
-    folder = _folder()
+    folder = source_folder()
     return [] if folder is None else ast.parse((folder / "models" / "auto" / file).read_text(encoding="utf-8")).body
 
 
 def _modeling(module: str) -> Iterable[str]:
     """The source of one folder's models."""
-    folder = _folder()
+    folder = source_folder()
     paths = () if folder is None else sorted((folder / "models" / module).glob("modeling_*.py"))
     return (path.read_text(encoding="utf-8") for path in paths)
 
 
 def _sources(architecture: str) -> Iterator[str]:
     """The sources of models that define a class; all of transformers is searched."""
-    folder = _folder()
+    folder = source_folder()
     for path in () if folder is None else sorted((folder / "models").glob("*/modeling_*.py")):
         text = path.read_text(encoding="utf-8")
         if _has(text, architecture):

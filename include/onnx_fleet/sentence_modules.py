@@ -257,13 +257,11 @@ def _convert(pickled: Path, target: Path) -> None:
 
 def settings(folder: Path) -> Settings | None:
     """What a source's or a bundle's files say beside the modules; None where it is no sentence-transformers model."""
-    told = _mapping(folder / "config_sentence_transformers.json")
+    told = _mapping(folder / _SETTINGS)
     config = _mapping(folder / "config.json")
-    own = config.get("sentence_transformers")
-    own = own if isinstance(own, dict) else {}
-    activation = told.get("activation_fn") or own.get("activation_fn") or config.get(_OLD_ACTIVATION)
+    activation = activation_named(folder, config)
     is_chain = (folder / FILE_NAME).is_file()
-    if not is_chain and not told and activation is None and not own:
+    if not is_chain and not told and activation is None and not config.get("sentence_transformers"):
         return None
     transformer = transformer_settings(folder)
     length = transformer.get("max_seq_length")
@@ -275,12 +273,25 @@ def settings(folder: Path) -> Settings | None:
         do_lower_case=transformer.get("do_lower_case") is True,
         similarity=_text(told.get("similarity_fn_name")),
         truncate_dim=dimension if isinstance(dimension := told.get("truncate_dim"), int) else None,
-        activation=_text(activation),
+        activation=activation,
     )
 
 
+_SETTINGS = "config_sentence_transformers.json"
 _OLD_ACTIVATION = "sbert_ce_default_activation_function"
 """Where sentence-transformers before 4.0 kept a re-ranker's activation."""
+
+
+def activation_named(folder: Path, config: Mapping[str, Any]) -> str | None:
+    """The class that a re-ranker's scores go through, as its files name it: the newest place that has a word counts.
+
+    Args:
+        config: its config.json.
+    """
+    own = config.get("sentence_transformers")
+    own = own if isinstance(own, dict) else {}
+    older = None if "activation_fn" in own else config.get(_OLD_ACTIVATION)
+    return _text(_mapping(folder / _SETTINGS).get("activation_fn")) or _text(own.get("activation_fn")) or _text(older)
 
 
 def transformer_settings(folder: Path) -> dict[str, Any]:

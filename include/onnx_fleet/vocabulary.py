@@ -7,13 +7,13 @@ is not run before it is trusted.
 from __future__ import annotations
 
 import ast
-import importlib.util
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
-from pathlib import Path
+
+from onnx_fleet import auto_mappings
 
 _NAMES = re.compile(r"\b(?:VOCAB_FILES_NAMES|vocab_files_names)\s*(?::[^=\n]+)?=\s*(\{[^{}]*\})")
 _CONSTANT = re.compile(r"""^(\w+)\s*(?::[^=\n]+)?=\s*["']([^"'\n]+)["']""", re.MULTILINE)
@@ -108,10 +108,9 @@ def _first_names() -> frozenset[str]:
 @cache
 def _sources() -> tuple[str, ...]:
     """transformers' modules of tokenizers; none where it is not installed."""
-    package = importlib.util.find_spec("transformers")  # which is not imported: it brings torch
-    if package is None or package.origin is None:
+    folder = auto_mappings.source_folder()
+    if folder is None:
         return ()
-    folder = Path(package.origin).parent
     paths = [*sorted(folder.glob("tokenization_*.py")), *sorted(folder.glob("models/*/tokenization_*.py"))]
     return tuple(path.read_text(encoding="utf-8") for path in paths)
 
@@ -168,8 +167,8 @@ def _of(name: str, own: Mapping[str, Mapping[str, str]], inherited: Mapping[str,
 
 @cache
 def _by_model_type() -> Mapping[str, str]:
-    package = importlib.util.find_spec("transformers")
-    if package is None or package.origin is None:
+    folder = auto_mappings.source_folder()
+    if folder is None:
         return {}
-    mapping = Path(package.origin).parent / "models/auto/tokenization_auto.py"
+    mapping = folder / "models/auto/tokenization_auto.py"
     return dict(_OF_MODEL_TYPE.findall(mapping.read_text(encoding="utf-8")))

@@ -8,7 +8,6 @@ same model with or without a head. What that leaves out, families.completeness a
 from __future__ import annotations
 
 import inspect
-import json
 import typing
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import transformers
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.auto_factory import _get_model_class
 
+from onnx_fleet import sentence_modules
 from onnx_fleet.plan import WorkItem
 from onnx_fleet.tasks import TASKS
 
@@ -92,15 +92,11 @@ def narrowing(item: WorkItem, *, source_dir: Path) -> str:
 
 def uses(source_dir: Path) -> Use | None:
     """What a sentence-transformers source takes of its transformer, by its own files; None of any other source."""
-    modules = _json(source_dir / "modules.json")
-    if not isinstance(modules, list) or not modules or not isinstance(modules[0], dict):
+    modules = sentence_modules.listed(source_dir)
+    if not modules or modules[0].kind not in sentence_modules.TRANSFORMERS:
         return None
-    kind = str(modules[0].get("type", "")).rpartition(".")[2]
-    if kind != "Transformer":
-        return "head" if kind == "MLMTransformer" else None
-    settings = _json(source_dir / str(modules[0].get("path", "")) / "sentence_bert_config.json")
-    task = settings.get("transformer_task") if isinstance(settings, dict) else None
-    return "hidden_states" if task in (None, "feature-extraction") else "head"
+    task = sentence_modules.transformer_task(modules, source_dir)
+    return "hidden_states" if task == "feature-extraction" else "head"
 
 
 def output_names(cls: type[PreTrainedModel]) -> frozenset[str]:
@@ -137,7 +133,3 @@ def _is_remote(item: WorkItem, config: PretrainedConfig, auto: Any) -> bool:
     """Whether the class is the source's own code, which the entry allows at this commit."""
     allowed = item.model.entry.trust_remote_code == item.model.commit
     return allowed and auto.__name__ in (getattr(config, "auto_map", None) or {})
-
-
-def _json(path: Path) -> object:
-    return json.loads(path.read_bytes()) if path.is_file() else None
