@@ -19,7 +19,21 @@ _DETR: dict[str, Any] = {
 }
 _FOUR_STAGES = {"embedding_size": 8, "hidden_sizes": [8, 16, 16, 32], "depths": [1, 1, 1, 1]}
 _BACKBONE: dict[str, Any] = {"model_type": "resnet", **_FOUR_STAGES, "layer_type": "basic"}
-_HGNET: dict[str, Any] = {
+_RT_DETR: dict[str, Any] = {
+    **_DETR,
+    "encoder_layers": 1,
+    "encoder_hidden_dim": 32,
+    "encoder_in_channels": [16, 16, 32],
+    "decoder_in_channels": [32, 32, 32],
+    "backbone_config": {
+        "model_type": "rt_detr_resnet",
+        **_FOUR_STAGES,
+        "layer_type": "basic",
+        "out_features": ["stage2", "stage3", "stage4"],
+    },
+    "hidden_expansion": 0.5,
+}
+HGNET: dict[str, Any] = {
     "model_type": "hgnet_v2",
     "stem_channels": [3, 8, 8],
     "depths": [1, 1, 1, 1],
@@ -116,38 +130,8 @@ DETECTORS: tuple[Architecture, ...] = (
         image=(64, 96),
     ),
     _row("TableTransformerForObjectDetection", _DETR, backbone_config=_BACKBONE, image=(64, 96)),
-    _row(
-        "RTDetrForObjectDetection",
-        _DETR,
-        encoder_layers=1,
-        encoder_hidden_dim=32,
-        encoder_in_channels=[16, 16, 32],
-        decoder_in_channels=[32, 32, 32],
-        backbone_config={
-            "model_type": "rt_detr_resnet",
-            **_FOUR_STAGES,
-            "layer_type": "basic",
-            "out_features": ["stage2", "stage3", "stage4"],
-        },
-        hidden_expansion=0.5,
-        image=(64, 64),
-    ),
-    _row(
-        "RTDetrV2ForObjectDetection",
-        _DETR,
-        encoder_layers=1,
-        encoder_hidden_dim=32,
-        encoder_in_channels=[16, 16, 32],
-        decoder_in_channels=[32, 32, 32],
-        backbone_config={
-            "model_type": "rt_detr_resnet",
-            **_FOUR_STAGES,
-            "layer_type": "basic",
-            "out_features": ["stage2", "stage3", "stage4"],
-        },
-        hidden_expansion=0.5,
-        image=(64, 64),
-    ),
+    _row("RTDetrForObjectDetection", _RT_DETR),
+    _row("RTDetrV2ForObjectDetection", _RT_DETR),
     _row(
         "YolosForObjectDetection",
         _VIT,
@@ -162,12 +146,12 @@ DETECTORS: tuple[Architecture, ...] = (
         backbone_config=_BACKBONE,
         image=(64, 96),
     ),
-    _row("DFineForObjectDetection", _DISTRIBUTED, backbone_config=_HGNET),
-    _row("Deimv2ForObjectDetection", _DISTRIBUTED, backbone_config=_HGNET),
+    _row("DFineForObjectDetection", _DISTRIBUTED, backbone_config=HGNET),
+    _row("Deimv2ForObjectDetection", _DISTRIBUTED, backbone_config=HGNET),
     _row(
         "PPDocLayoutV2ForObjectDetection",
         _HYBRID,
-        backbone_config=_HGNET,
+        backbone_config=HGNET,
         reading_order_config={
             "hidden_size": 32,
             "num_attention_heads": 4,
@@ -184,7 +168,7 @@ DETECTORS: tuple[Architecture, ...] = (
     _row(
         "PPDocLayoutV3ForObjectDetection",
         _HYBRID,
-        backbone_config={**_HGNET, "out_features": ["stage1", "stage2", "stage3", "stage4"]},
+        backbone_config={**HGNET, "out_features": ["stage1", "stage2", "stage3", "stage4"]},
         mask_feature_channels=[8, 8],
         x4_feat_dim=16,
         num_prototypes=4,
@@ -193,7 +177,7 @@ DETECTORS: tuple[Architecture, ...] = (
     _row(
         "PPDocLayoutV4ForObjectDetection",
         {**{key: value for key, value in _HYBRID.items() if key != "d_model"}, "hidden_size": 32},
-        backbone_config=_HGNET,
+        backbone_config=HGNET,
         global_pointer_head_size=8,
     ),
     _row(
@@ -228,12 +212,12 @@ DETECTORS: tuple[Architecture, ...] = (
     _row(
         "PPOCRV5ServerDetForObjectDetection",
         _SERVER,
-        backbone_config={**_HGNET, "out_features": ["stage1", "stage2", "stage3", "stage4"]},
+        backbone_config={**HGNET, "out_features": ["stage1", "stage2", "stage3", "stage4"]},
     ),
     _row(
         "PPOCRV6MediumDetForObjectDetection",
         _SERVER,
-        backbone_config={**_HGNET, "out_features": ["stage1", "stage2", "stage3", "stage4"]},
+        backbone_config={**HGNET, "out_features": ["stage1", "stage2", "stage3", "stage4"]},
     ),
     _row(
         "PPOCRV6SmallDetForObjectDetection",

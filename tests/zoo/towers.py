@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from zoo.architecture import Architecture
+from zoo.detection import HGNET
 
 _VIT: dict[str, Any] = {
     "hidden_size": 32,
@@ -55,18 +56,7 @@ _LCNET: dict[str, Any] = {
 }
 _LINES: dict[str, Any] = {"hidden_size": 24, "head_out_channels": 20}
 """PP-OCR's readers: a line of text shrinks to one row of features."""
-_HGNET: dict[str, Any] = {
-    "model_type": "hgnet_v2",
-    "stem_channels": [3, 8, 8],
-    "depths": [1, 1, 1, 1],
-    "hidden_sizes": [16, 16, 32, 32],
-    "stage_in_channels": [8, 16, 16, 32],
-    "stage_mid_channels": [8, 8, 8, 8],
-    "stage_out_channels": [16, 16, 32, 32],
-    "stage_num_blocks": [1, 1, 1, 1],
-    "stage_numb_of_layers": [1, 1, 1, 1],
-    "out_features": ["stage4"],
-}
+_HGNET: dict[str, Any] = {**HGNET, "out_features": ["stage4"]}
 
 
 def _row(name: str, sizes: dict[str, Any], **differing: Any) -> Architecture:
