@@ -17,7 +17,7 @@ from onnx_fleet.comparison import Case, CheckRow, compare
 from onnx_fleet.errors import ValidationFailed
 
 if TYPE_CHECKING:
-    from onnx_fleet.pipelines import Answer, Question
+    from onnx_fleet.pipeline_tasks import Answer, Question
 
 LARGEST_STEP = 1
 """Between whole numbers that fractions were cut off from."""
