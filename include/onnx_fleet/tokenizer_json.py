@@ -126,19 +126,23 @@ def _from(source: Any, *, model: Any, pre_tokenizer: Any, decoder: Any, normaliz
     """A tokenizer with the source's added tokens, and special tokens around a text where the source puts them."""
     from tokenizers import Tokenizer
 
-    special = set(source.all_special_tokens)
     data = {
         "version": "1.0", "truncation": None, "padding": None,
-        "added_tokens": [
-            {"id": id_, "content": token.content, "single_word": token.single_word, "lstrip": token.lstrip,
-             "rstrip": token.rstrip, "normalized": False, "special": token.content in special}
-            for id_, token in sorted(source.added_tokens_decoder.items())
-        ],
+        "added_tokens": _added(source, special=set(source.all_special_tokens)),
         "normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "post_processor": _around(source),
         "decoder": decoder, "model": model,
     }  # fmt: skip
     made: Tokenizer = Tokenizer.from_str(json.dumps(data, ensure_ascii=False))
     return made
+
+
+def _added(source: Any, *, special: set[str]) -> list[dict[str, Any]]:
+    """The source's added tokens, by their ids."""
+    return [
+        {"id": id_, "content": token.content, "single_word": token.single_word, "lstrip": token.lstrip,
+         "rstrip": token.rstrip, "normalized": False, "special": token.content in special}
+        for id_, token in sorted(source.added_tokens_decoder.items())
+    ]  # fmt: skip
 
 
 def _around(source: Any) -> dict[str, Any]:
@@ -170,14 +174,9 @@ def _ctc(source: Any) -> Tokenizer:
 
     vocabulary: dict[str, int] = dict(source.encoder)
     blank, delimiter = str(source.pad_token), str(source.word_delimiter_token)
-    special = set(source.all_special_tokens) - {blank, delimiter}
     data = {
         "version": "1.0", "truncation": None, "padding": None,
-        "added_tokens": [
-            {"id": id_, "content": token.content, "single_word": token.single_word, "lstrip": token.lstrip,
-             "rstrip": token.rstrip, "normalized": False, "special": token.content in special}
-            for id_, token in sorted(source.added_tokens_decoder.items())
-        ],
+        "added_tokens": _added(source, special=set(source.all_special_tokens) - {blank, delimiter}),
         "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": delimiter},
         "pre_tokenizer": {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False},
         "post_processor": None,

@@ -88,7 +88,7 @@ class _Source:
 def account(item: WorkItem, model: PreTrainedModel, *, source_dir: Path) -> Account:
     """Hold a loaded model, hollow or whole, to its checkpoint's names and its source's class."""
     tensors = checkpoint.read(source_dir)
-    names = _names(source_dir)
+    names = _names(tensors, source_dir)
     placed, converted = places(model, names)
     config = model_class.config_of(item, source_dir)
     chosen = model_class.choose(item, config, source_dir=source_dir)
@@ -165,7 +165,7 @@ def contradicted(model: PreTrainedModel, source_dir: Path, *, unexpected: Iterab
     Args:
         unexpected: from the loader's own report, by the names that it gave them.
     """
-    placed, _ = places(model, _names(source_dir))
+    placed, _ = places(model, _names(checkpoint.read(source_dir), source_dir))
     return sorted(set(unexpected) & set(placed.values()))
 
 
@@ -331,9 +331,9 @@ def _pickled_of_modules(source_dir: Path) -> Iterator[str]:
             yield from (module.prefix + name for name in load_state_dict(str(path), map_location="meta"))
 
 
-def _names(source_dir: Path) -> tuple[str, ...]:
-    """Of every tensor that the source's files hold."""
-    return (*(checkpoint.read(source_dir) or _pickled(source_dir)), *_pickled_of_modules(source_dir))
+def _names(tensors: Mapping[str, StoredTensor], source_dir: Path) -> tuple[str, ...]:
+    """The name of every tensor that the source's files hold, in safetensors or in pickle."""
+    return (*(tensors or _pickled(source_dir)), *_pickled_of_modules(source_dir))
 
 
 def _listed(names: Sequence[str]) -> str:
