@@ -548,7 +548,7 @@ def test_the_hub_is_asked_without_loading_torch() -> None:
 
 
 def _modules(*kinds: str) -> bytes:
-    paths = ("." if kind in ("Transformer", "StaticEmbedding") else f"{n}_{kind}" for n, kind in enumerate(kinds))
+    paths = ("." if kind in ("Transformer", "WordEmbeddings") else f"{n}_{kind}" for n, kind in enumerate(kinds))
     listed = zip(kinds, paths, strict=True)
     return json.dumps(
         [{"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in listed]
@@ -558,7 +558,7 @@ def _modules(*kinds: str) -> bytes:
 @pytest.mark.parametrize(
     ("kinds", "why"),
     [
-        (("StaticEmbedding", "Normalize"), "its module StaticEmbedding looks its tokens up without any transformer"),
+        (("WordEmbeddings", "Normalize"), "its module WordEmbeddings has a tokenizer of its own and no transformer"),
         (("Transformer", "Router"), r"its module Router \(1_Router\) sends queries and documents"),
         (("Transformer", "Dense"), r"its module Dense \(1_Dense\) has no weights: 1_Dense/model\.safetensors"),
     ],
@@ -567,7 +567,7 @@ def test_a_module_that_cannot_be_exported_ends_a_model_before_its_weights_come(
     kinds: tuple[str, ...], why: str, hub: Hub, hub_server: HubServer, repo_maker: RepoMaker
 ) -> None:
     repo = repo_maker.with_files({"modules.json": _modules(*kinds)}, repo_id="acme/modules")
-    if kinds[0] == "StaticEmbedding":
+    if kinds[0] == "WordEmbeddings":
         (repo_maker.root / repo / "config.json").unlink()
     with pytest.raises(Permanent, match=why):
         resolve(Entry(repo_id=repo), hub=hub)

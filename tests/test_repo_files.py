@@ -25,12 +25,11 @@ def _needed(
     modules: Sequence[str] = (),
 ) -> set[str]:
     """What is needed of a repo with these files, whose index is this."""
-    files = [SourceFile(path=path, size_bytes=1, digest=f"git-sha1:{'0' * 40}") for path in paths]
     permits = Permits(commit=COMMIT, pickle=pickle, remote_code=remote_code)
     listed = [{"type": f"sentence_transformers.models.{path.rpartition('_')[2]}", "path": path} for path in modules]
     parsed = sentence_modules.parse([{"type": TRANSFORMER}, *listed], subject="acme/tiny") if modules else ()
     found = needed(
-        files,
+        paths,
         permits=permits,
         read=lambda _: index or {},
         subject="acme/tiny@3f2a1c0",

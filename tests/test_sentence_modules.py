@@ -46,7 +46,7 @@ def test_a_module_that_no_graph_can_have_is_refused_by_its_name(kind: str, why: 
         _parse(ROOT, _module(kind, f"1_{kind}"))
 
 
-@pytest.mark.parametrize("kind", ["StaticEmbedding", "WordEmbeddings", "BoW", "SparseStaticEmbedding", "CLIPModel"])
+@pytest.mark.parametrize("kind", ["WordEmbeddings", "BoW", "SparseStaticEmbedding", "CLIPModel"])
 def test_a_source_without_a_transformer_is_refused_by_its_name(kind: str) -> None:
     with pytest.raises(ExportUnsupported, match=rf"^acme/tiny: its module {kind} \(0_{kind}\) "):
         _parse(_module(kind, f"0_{kind}"), _module("Normalize", "1_Normalize"))
@@ -54,9 +54,11 @@ def test_a_source_without_a_transformer_is_refused_by_its_name(kind: str) -> Non
         _parse(_module("Pooling", "0_Pooling"))
 
 
-def test_a_transformer_in_a_folder_of_its_own_is_refused_by_the_folder() -> None:
-    with pytest.raises(ExportUnsupported, match="its transformer lies in 0_Transformer and not at the root"):
-        _parse(_module("Transformer", "0_Transformer"), _module("Pooling", "1_Pooling"))
+def test_a_transformer_or_a_table_may_lie_in_a_folder_and_nothing_may_stand_before_it() -> None:
+    for kind in ("Transformer", "StaticEmbedding"):
+        assert _parse(_module(kind, f"0_{kind}"), _module("Normalize", "1_Normalize"))[0] == (kind, f"0_{kind}")
+    with pytest.raises(ExportUnsupported, match=r"its module StaticEmbedding \(1_StaticEmbedding\) is none that"):
+        _parse(ROOT, _module("StaticEmbedding", "1_StaticEmbedding"))
 
 
 def test_a_dot_is_the_root() -> None:

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from onnx_fleet import jsonio, recipes, repo_files, stage
+from onnx_fleet import jsonio, recipes, repo_files, stage, static_embedding
 from onnx_fleet.entry import DECODER_FORMS, OWN_TOLERANCES, Entry, TokenizerForm, Tolerances
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.manifest import Manifest
 from onnx_fleet.plan import WorkItem
 from onnx_fleet.repo_files import Permits
-from onnx_fleet.source import ResolvedModel
+from onnx_fleet.source import ResolvedModel, laid_out
 from onnx_fleet.stage import ExportRecord
 from onnx_fleet.variants import FP32, VARIANTS, VariantGates
 from onnx_fleet.variants.report import REPORT_NAME, VariantReport
@@ -85,13 +85,16 @@ def _item(folder: Path, made: Manifest, *, trust: Trust) -> WorkItem:
         pickle=trust.allow_pickle == source.revision,
         remote_code=trust.trust_remote_code == source.revision,
     )
-    paths = {file.path for file in source.files}
+    model_folder = str(made.export.settings.get("model_folder", ""))
+    paths = laid_out([file.path for file in source.files], folder=model_folder)
     variant = made.export.settings.get("weights_variant")
+    written = static_embedding.made(paths) if made.architecture == static_embedding.ARCHITECTURE else ()
     repo_files.needed(
-        source.files,
+        paths,
         permits=permits,
         read=lambda index: {"weight_map": repo_files.weights_beside(index, paths)},
         variant=str(variant) if variant else None,
+        made=written,
         subject=subject,
     )
     model = ResolvedModel(
@@ -104,7 +107,9 @@ def _item(folder: Path, made: Manifest, *, trust: Trust) -> WorkItem:
         licence=source.licence,
         gated=source.gated,
         files=source.files,
-        needed=tuple(file.path for file in source.files),
+        needed=tuple(sorted(paths)),
+        folder=model_folder,
+        made=written,
     )
     return WorkItem(
         model=model,

@@ -39,6 +39,7 @@ _ROLES: Mapping[str, FileRole] = {
     "modules.json": "sentence_transformers",
     "sentence_bert_config.json": "sentence_transformers",
     "config_sentence_transformers.json": "sentence_transformers",
+    "model.safetensors": "sentence_transformers",
     "README.md": "readme",
 }
 _ROLES_BY_PATTERN: tuple[tuple[re.Pattern[str], FileRole], ...] = (
@@ -181,14 +182,13 @@ def seal(folder: Path, *, provenance: Provenance, created_at: datetime) -> Manif
 
 def _source(item: WorkItem) -> Source:
     model = item.model
-    needed = set(model.needed)
     return Source(
         repo_id=model.repo_id,
         requested_revision=model.entry.revision,
         revision=model.commit,
         licence=model.licence,
         gated=model.gated,
-        files=tuple(file for file in model.files if file.path in needed),
+        files=tuple(sorted(model.sources.values(), key=lambda file: file.path)),
     )
 
 

@@ -80,7 +80,7 @@ def of_tokenizer(item: WorkItem, *, source_dir: Path) -> str | None:
 
 def _digests(item: WorkItem, source_dir: Path) -> dict[str, str]:
     """Of everything that is downloaded but weights: 64 hex digits each."""
-    small = [path for path in item.model.needed if not path.endswith((".safetensors", ".bin"))]
+    small = [path for path in item.model.laid_out if not path.endswith((".safetensors", ".bin"))]
     return {path: hashlib.sha256((source_dir / path).read_bytes()).hexdigest() for path in small}
 
 

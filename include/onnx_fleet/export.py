@@ -194,6 +194,8 @@ def fill(request: ExportRequest) -> ExportRecord:
         settings["architecture"] = entry.architecture
     if entry.weights_variant:
         settings["weights_variant"] = entry.weights_variant
+    if request.item.model.folder:
+        settings["model_folder"] = request.item.model.folder
     if item.model.completed:
         settings["config_completed"] = ", ".join(item.model.completed)
     if entry.decoder_form != DECODER_FORMS[0]:

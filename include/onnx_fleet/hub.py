@@ -7,11 +7,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huggingface_hub import ModelInfo
 
-from onnx_fleet import architecture, compatibility, model_config, sentence_modules, vocabulary
+from onnx_fleet import architecture, compatibility, model_config, sentence_modules, static_embedding, vocabulary
+from onnx_fleet.architecture import Decided
 from onnx_fleet.entry import Discover, Entry
 from onnx_fleet.errors import (
     HubUnavailable,
@@ -34,7 +36,7 @@ from onnx_fleet.repo_files import (
     require_safe_paths,
 )
 from onnx_fleet.sentence_modules import SentenceModule
-from onnx_fleet.source import ResolvedModel, SourceFile
+from onnx_fleet.source import ResolvedModel, SourceFile, laid_out
 from onnx_fleet.tasks import TASKS
 from onnx_fleet.vocabulary import TokenizerClass
 
@@ -94,11 +96,20 @@ def resolve(entry: Entry, *, hub: Hub) -> ResolvedModel:
     _require_licence(licence, entry, subject=subject)
     _require_access(info, hub=hub, subject=subject)
 
+    modules = _modules(info, files, commit, hub=hub, permits=permits, subject=subject)
+    folder = modules[0].path if modules else ""
+    is_static = bool(modules) and modules[0].is_own and modules[0].kind == sentence_modules.STATIC
+    places = laid_out([file.path for file in files], folder=folder)
+
+    @cache
+    def fetch(path: str) -> Path:
+        return hub.fetch(info.id, places.get(path, path), commit=commit)
+
     @cache
     def read(path: str) -> Mapping[str, object]:
-        return read_json(hub.fetch(info.id, path, commit=commit), subject=subject)
+        return read_json(fetch(path), subject=subject)
 
-    paths, base_models = {file.path for file in files}, _base_models(info)
+    paths, base_models = set(places), _base_models(info)
     compatibility.require_transformers(
         paths,
         read=read,
@@ -107,18 +118,22 @@ def resolve(entry: Entry, *, hub: Hub) -> ResolvedModel:
         library=info.library_name,
         subject=subject,
     )
-    modules = _modules(info, files, commit, hub=hub, permits=permits, subject=subject)
-    own_reader = _reader_of_code(paths, info.id, commit, hub=hub, read=read) if permits.remote_code else None
+    made = static_embedding.made(paths) if is_static else ()
+    own_reader = _reader_of_code(paths, fetch=fetch, read=read) if permits.remote_code else None
     wanted = needed(
-        files,
+        paths,
         permits=permits,
         read=read,
         variant=entry.weights_variant,
-        modules=modules,
+        modules=modules[1:],
+        made=made,
         vocabularies=own_reader.files if own_reader else (),
         subject=subject,
     )
-    config = _config(info, read)
+    if is_static:
+        config: Mapping[str, object] = read("config.json") if "config.json" in paths else {}
+    else:
+        config = read("config.json") if folder else _config(info, read)
     compatibility.require_plain_weights(config, base_models=base_models, subject=subject)
     if not entry.architecture:
         compatibility.require_no_timm_repo(config, subject=subject)
@@ -127,7 +142,10 @@ def resolve(entry: Entry, *, hub: Hub) -> ResolvedModel:
         pipeline_tag=info.pipeline_tag,
         own_code=_brings_code(config, entry=entry, permits=permits, subject=subject),
     )
-    decided = architecture.decide(entry, said, subject=subject)
+    if is_static:
+        decided = static_embedding.decide(entry, tag=info.pipeline_tag, subject=subject)
+    else:
+        decided = architecture.decide(entry, said, subject=subject)
     if sentence_modules.pools_word_scores(modules) and TASKS[decided.task].auto_classes == ("AutoModel",):
         # Whatever the Hub calls it: the modules read the scores of words.
         decided = architecture.decide(replace(entry, task="fill-mask"), said, subject=subject)
@@ -148,16 +166,9 @@ def resolve(entry: Entry, *, hub: Hub) -> ResolvedModel:
         gated=bool(info.gated),
         files=files,
         needed=wanted,
-        completed=tuple(
-            sorted(
-                model_config.completion(
-                    config,
-                    architecture=decided.architecture,
-                    model_type=decided.model_type,
-                    overrides=bool(entry.architecture),
-                )
-            )
-        ),
+        folder=folder,
+        made=made,
+        completed=static_embedding.COMPLETED if is_static else _completed(config, decided, entry),
     )
     if entry.max_bytes is not None and model.size_bytes > entry.max_bytes:
         raise ModelTooLarge(
@@ -348,6 +359,17 @@ def _config(info: ModelInfo, read: compatibility.Read) -> Mapping[str, object]:
     return config
 
 
+def _completed(config: Mapping[str, object], decided: Decided, entry: Entry) -> tuple[str, ...]:
+    """The keys that config.json lacks, or that the entry overrides."""
+    changes = model_config.completion(
+        config,
+        architecture=decided.architecture,
+        model_type=decided.model_type,
+        overrides=bool(entry.architecture),
+    )
+    return tuple(sorted(changes))
+
+
 def _brings_code(config: Mapping[str, object], *, entry: Entry, permits: Permits, subject: str) -> bool:
     """Whether the model's class is code of the repo's, which then has to be permitted.
 
@@ -370,7 +392,7 @@ def _tokenizer_settings(paths: Collection[str], read: compatibility.Read) -> Map
 
 
 def _reader_of_code(
-    paths: Collection[str], repo_id: str, commit: str, *, hub: Hub, read: compatibility.Read
+    paths: Collection[str], *, fetch: Callable[[str], Path], read: compatibility.Read
 ) -> TokenizerClass | None:
     """The tokenizer class of a trusted repo's own code; None where transformers' classes read the repo's files."""
     auto_map = _tokenizer_settings(paths, read).get("auto_map")
@@ -380,5 +402,5 @@ def _reader_of_code(
     path = f"{module.replace('.', '/')}.py"
     if not module or path not in paths:
         return None
-    source = hub.fetch(repo_id, path, commit=commit).read_text(encoding="utf-8", errors="replace")
+    source = fetch(path).read_text(encoding="utf-8", errors="replace")
     return vocabulary.class_of_code(name, sources=[source])

@@ -8,13 +8,13 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from huggingface_hub import constants
 
-from onnx_fleet import checkpoint, model_config
+from onnx_fleet import checkpoint, jsonio, model_config, sentence_modules, static_embedding
 from onnx_fleet.errors import HubFileCorrupt, ModelInvalid, UnsafeModel, WorkerOutOfResources
 from onnx_fleet.hub_client import Bar, Hub
 from onnx_fleet.repo_files import Permits, is_index, is_native, require_pinned_code, without_variant
@@ -38,7 +38,8 @@ def download(model: ResolvedModel, *, hub: Hub, progress: Progress | None = None
         progress: told (done bytes, total bytes), from several threads but never two at a time.
     Returns:
         The snapshot folder; where the source leaves out what its class is, or another variant of the weights is wanted,
-        a folder beside it with the same files, config.json completed and the weights under their plain names.
+        or the model lies in a folder of the repo, a folder beside it with the same files: config.json completed, the
+        weights under their plain names, the model at the root.
     Raises:
         HubFileCorrupt: a file keeps coming with another size or digest.
         ModelInvalid: weights are complete but unreadable.
@@ -46,8 +47,7 @@ def download(model: ResolvedModel, *, hub: Hub, progress: Progress | None = None
         WorkerOutOfResources: the disk is too full.
         HubUnavailable, HubRateLimited, ModelNotFound, ModelGated: see Hub.calling.
     """
-    wanted = set(model.needed)
-    files = [file for file in model.files if file.path in wanted]
+    files = list(model.sources.values())
     cache = _Cache(hub, model)
     _require_space(sum(file.size_bytes for file in files if not cache.holds(file)), hub=hub, subject=cache.subject)
     meter = _Meter(files, progress)
@@ -184,15 +184,15 @@ def _require_readable(model: ResolvedModel, snapshot: Path, *, subject: str) -> 
     """
     trusted = model.entry.trust_remote_code == model.commit
     permits = Permits(commit=model.commit, remote_code=trusted)
-    for path in model.needed:
+    for path, file in model.sources.items():
         if path.endswith(".safetensors"):
             try:
-                list(checkpoint.tensors_of(snapshot / path))
+                list(checkpoint.tensors_of(snapshot / file.path))
             except ModelInvalid as err:
                 raise ModelInvalid(f"{subject}: {err}") from err
         elif path in ("config.json", "tokenizer_config.json"):
             # The Hub's listing shows a part of these; the file itself decides.
-            auto_map = read_json(snapshot / path, subject=subject).get("auto_map") or {}
+            auto_map = read_json(snapshot / file.path, subject=subject).get("auto_map") or {}
             if not isinstance(auto_map, dict):
                 auto_map = {path: auto_map}
             own = model.entry.architecture or is_native(
@@ -202,7 +202,7 @@ def _require_readable(model: ResolvedModel, snapshot: Path, *, subject: str) -> 
                 continue
             require_pinned_code(auto_map, permits=permits, subject=subject)
         elif is_index(path):
-            weight_map = read_json(snapshot / path, subject=subject).get("weight_map")
+            weight_map = read_json(snapshot / file.path, subject=subject).get("weight_map")
             shards = set(weight_map.values()) if isinstance(weight_map, dict) else set()
             if not shards or not shards <= set(model.needed):
                 raise UnsafeModel(f"{subject}: {path} names files that are not the model's shards; remove the entry")
@@ -211,31 +211,28 @@ def _require_readable(model: ResolvedModel, snapshot: Path, *, subject: str) -> 
 def _as_loaded(model: ResolvedModel, cache: _Cache) -> Path:
     """The folder that transformers loads the model from: the snapshot, or links to its files where that is not enough.
 
-    Everything that reads a source then sees the same: the class that was decided on, and one set of weights.
+    Everything that reads a source then sees the same: the class that was decided on, one set of weights, and the
+    transformer at the root.
     """
-    config = read_json(cache.snapshot / "config.json", subject=cache.subject)
-    changes = model_config.completion(
-        config,
-        architecture=model.architecture,
-        model_type=model.model_type,
-        overrides=model.entry.architecture is not None,
-    )
-    names = {path: without_variant(path, model.entry.weights_variant) for path in model.needed}
-    if not changes and all(path == name for path, name in names.items()):
-        return cache.snapshot
-    content = (json.dumps({**config, **changes}, indent=2, ensure_ascii=False) + "\n").encode()
-    told = hashlib.sha256(content + "\0".join(f"{path}\0{name}" for path, name in sorted(names.items())).encode())
-    folder = cache.folder / "onnx-fleet-completed" / f"{model.commit}-{told.hexdigest()[:16]}"
+    snapshot, sources = cache.snapshot, {place: file.path for place, file in model.sources.items()}
+    written = _rewritten(model, {place: snapshot / path for place, path in sources.items()}, subject=cache.subject)
+    names = {place: without_variant(place, model.entry.weights_variant) for place in sources}
+    if not written and all(sources[place] == name for place, name in names.items()):
+        return snapshot
+    told = hashlib.sha256(jsonio.canonical({"written": written, "names": names, "sources": sources})).hexdigest()
+    folder = cache.folder / "onnx-fleet-completed" / f"{model.commit}-{told[:16]}"
     if folder.is_dir():
         return folder
     folder.parent.mkdir(exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix="making-", dir=folder.parent))
     for path, name in names.items():
-        for place in {path, name}:
+        for place in {path, name} - set(written):
             (made / place).parent.mkdir(parents=True, exist_ok=True)
-            (made / place).symlink_to(os.path.relpath(cache.snapshot / path, (made / place).parent))
-    (made / "config.json").unlink()
-    (made / "config.json").write_bytes(content)
+            (made / place).symlink_to(os.path.relpath(snapshot / sources[path], (made / place).parent))
+    for path, content in written.items():
+        (made / path).write_text(content, encoding="utf-8")
+    if written.keys() - {"config.json"}:
+        (made / sentence_modules.AS_PUBLISHED).symlink_to(os.path.relpath(snapshot, made))
     try:
         made.rename(folder)
     except OSError:  # another process was first
@@ -243,6 +240,23 @@ def _as_loaded(model: ResolvedModel, cache: _Cache) -> Path:
         if not folder.is_dir():
             raise
     return folder
+
+
+def _rewritten(model: ResolvedModel, files: Mapping[str, Path], *, subject: str) -> dict[str, str]:
+    """What the files say otherwise where the snapshot's are not enough: the text of each."""
+    written = {}
+    if model.architecture == static_embedding.ARCHITECTURE:
+        written = static_embedding.texts(files, subject=subject)
+    elif changes := model_config.completion(
+        config := read_json(files["config.json"], subject=subject),
+        architecture=model.architecture,
+        model_type=model.model_type,
+        overrides=model.entry.architecture is not None,
+    ):
+        written["config.json"] = json.dumps({**config, **changes}, indent=2, ensure_ascii=False) + "\n"
+    if model.folder:
+        written[sentence_modules.FILE_NAME] = sentence_modules.at_root(files[sentence_modules.FILE_NAME])
+    return written
 
 
 def read_json(path: Path, *, subject: str) -> dict[str, object]:

@@ -13,7 +13,6 @@ from onnx_fleet.compatibility import Read
 from onnx_fleet.entry import TokenizerForm
 from onnx_fleet.errors import ModelInvalid, UnsafeModel
 from onnx_fleet.sentence_modules import SentenceModule
-from onnx_fleet.source import SourceFile
 from onnx_fleet.tasks import Task
 from onnx_fleet.vocabulary import TokenizerClass
 
@@ -94,29 +93,32 @@ def require_safe_paths(paths: Iterable[str], *, subject: str) -> None:
 
 
 def needed(
-    files: Iterable[SourceFile],
+    paths: Collection[str],
     *,
     permits: Permits,
     read: Read,
     subject: str,
     variant: str | None = None,
     modules: Sequence[SentenceModule] = (),
+    made: Collection[str] = (),
     vocabularies: Iterable[str] = (),
 ) -> tuple[str, ...]:
     """The paths that an export downloads, sorted: configuration, tokenizer, one set of weights, licence, card.
 
     Args:
+        paths: of the repo's files, as they stand in what is loaded.
         read: gives a JSON file of the repo; asked for the index of a model in several files, which names them.
         variant: of the weights, as transformers has it: ``fp16``.
-        modules: of a sentence-transformers source; their folders come with it.
+        modules: that a sentence-transformers source has behind its transformer; their folders come with it.
+        made: files that are written where the repo lacks them.
         vocabularies: the names of files that the repo's own tokenizer reads.
     Raises:
         ModelInvalid: config.json, the weights or a file that their index names is missing.
         UnsafeModel: the weights are pickle, and that is not permitted.
     """
-    paths = {file.path for file in files}
+    paths = set(paths)
     root = {path for path in paths if "/" not in path}
-    if "config.json" not in root:
+    if "config.json" not in (*root, *made):
         raise ModelInvalid(f"{subject}: config.json is missing; only transformers models can be exported")
     wanted = {path for path in root if any(fnmatchcase(path, pattern) for pattern in _ROOT_FILES)}
     wanted |= {path for path in root if vocabulary.is_vocabulary(path)} | (root & set(vocabularies))

@@ -16,13 +16,17 @@ from typing import Any, Literal
 from onnx_fleet.errors import ExportUnsupported, ModelInvalid, UnsafeModel
 
 FILE_NAME = "modules.json"
+AS_PUBLISHED = "as-published"
+"""In the folder that a model is loaded from, where more than its config.json had to be changed: the repo as it is."""
 WEIGHTS = "model.safetensors"
 PICKLED_WEIGHTS = "pytorch_model.bin"
 PREFIX = "sentence_modules"
 """The tensors of a module's folder are called ``sentence_modules.<folder>.<name>`` beside those of the checkpoint."""
 
 TRANSFORMERS = ("Transformer", "MLMTransformer")
-"""The modules that wrap a model of transformers: one of them comes first."""
+"""The modules that wrap a model of transformers."""
+STATIC = "StaticEmbedding"
+"""A table of vectors in the place of a transformer."""
 _WITH_WEIGHTS = frozenset({"Dense", "LayerNorm", "WeightedLayerPooling", "CNN", "SparseAutoEncoder"})
 _WITHOUT_WEIGHTS = frozenset({"Pooling", "SpladePooling", "Normalize", "Dropout", "WordWeights"})
 SUPPORTED = _WITH_WEIGHTS | _WITHOUT_WEIGHTS
@@ -31,8 +35,6 @@ _OWN_NAMESPACE = "sentence_transformers."
 _REFUSED: Mapping[str, str] = {
     "Router": "sends queries and documents through different modules, and a graph has one way only; publish each route "
     "as a repo of its own",
-    "StaticEmbedding": "looks its tokens up without any transformer, which sentence-transformers runs as fast by "
-    "itself; remove the entry",
     "SparseStaticEmbedding": "looks its tokens up without any transformer, which sentence-transformers runs as fast by "
     "itself; remove the entry",
     "WordEmbeddings": "has a tokenizer of its own and no transformer; remove the entry",
@@ -107,7 +109,7 @@ class Settings:
 
 
 def parse(data: object, *, subject: str, trusted: bool = False) -> tuple[SentenceModule, ...]:
-    """The modules that a modules.json names, in order: a transformer first, then what can be exported behind it.
+    """The modules that a modules.json names, in order: a transformer or a table first, then what may stand behind it.
 
     Args:
         trusted: whether the repo's own code may be run; classes of its own are refused otherwise.
@@ -127,14 +129,8 @@ def parse(data: object, *, subject: str, trusted: bool = False) -> tuple[Sentenc
         if module.is_own and kind in _REFUSED:
             raise ExportUnsupported(f"{subject}: its module {module} {_REFUSED[kind]}")
     first, *others = modules
-    if first.is_own and first.kind not in TRANSFORMERS:
+    if first.is_own and first.kind not in (*TRANSFORMERS, STATIC):
         raise ExportUnsupported(f"{subject}: {FILE_NAME} begins with {first}, and not with a transformer; {_REMOVE}")
-    if first.path:
-        raise ExportUnsupported(
-            f"{subject}: its transformer lies in {first.path} and not at the root of the repo, where every consumer "
-            f"but sentence-transformers looks for config.json; save it again with SentenceTransformer(…).save(…) of "
-            f"version 2 or later and name that repo, or {_REMOVE}"
-        )
     for module in others:
         if module.is_own and module.kind not in SUPPORTED:
             raise ExportUnsupported(f"{subject}: its module {module} is none that can be exported; {_REMOVE}")
@@ -168,6 +164,12 @@ def read(folder: Path, *, subject: str = "", trusted: bool = False) -> tuple[Sen
     """
     path = folder / FILE_NAME
     return parse(_json(path), subject=subject or folder.name, trusted=trusted) if path.is_file() else ()
+
+
+def at_root(path: Path) -> str:
+    """The text of a modules.json whose transformer lies at the root, where consumers other than the library look."""
+    first, *others = _json(path)
+    return json.dumps([{**first, "path": ""}, *others], indent=2, ensure_ascii=False) + "\n"
 
 
 def listed(folder: Path) -> tuple[SentenceModule, ...]:
@@ -230,7 +232,9 @@ def pack_weights(needed: Iterable[str], *, source_dir: Path, stage: Path) -> Non
     Raises:
         ModelInvalid: what is in a pickle is no table of tensors.
     """
-    modules = folders(source_dir)
+    modules = set(folders(source_dir))
+    if any(module.kind == STATIC for module in listed(source_dir)):
+        modules.add("")
     for path in needed:
         folder, _, name = path.rpartition("/")
         if folder not in modules or name not in (WEIGHTS, PICKLED_WEIGHTS):

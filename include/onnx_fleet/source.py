@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from onnx_fleet.entry import Entry
+
+_OF_THE_REPO = ("modules.json", "config_sentence_transformers.json", "README.md", "LICENSE*")
+"""Files at a repo's root that speak of all of it, and are no model's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,12 +44,43 @@ class ResolvedModel:
     files: tuple[SourceFile, ...]
     """Every file of the repo."""
     needed: tuple[str, ...]
-    """The paths among files that an export downloads."""
+    """The files that an export downloads, by where they stand in what is loaded: see laid_out."""
+    folder: str = ""
+    """The folder of the repo whose files stand at the root of what is loaded and published: ``0_Transformer`` of a
+    sentence-transformers repo that keeps its transformer there."""
+    made: tuple[str, ...] = ()
+    """Files that the repo lacks, and that what is loaded and published has."""
     completed: tuple[str, ...] = ()
     """Keys of config.json that the source leaves out, or the entry overrides: what loads it is given them."""
 
     @property
+    def sources(self) -> dict[str, SourceFile]:
+        """What an export downloads: where a file stands in what is loaded -> the file of the repo."""
+        files = {file.path: file for file in self.files}
+        places = laid_out(files, folder=self.folder)
+        return {place: files[places[place]] for place in self.needed}
+
+    @property
+    def laid_out(self) -> tuple[str, ...]:
+        """The files of what is loaded."""
+        return tuple(sorted((*self.needed, *self.made)))
+
+    @property
     def size_bytes(self) -> int:
         """The bytes that an export downloads."""
-        wanted = set(self.needed)
-        return sum(file.size_bytes for file in self.files if file.path in wanted)
+        return sum(file.size_bytes for file in self.sources.values())
+
+
+def laid_out(paths: Iterable[str], *, folder: str) -> Mapping[str, str]:
+    """Where the files of a repo stand in what is loaded -> their paths in the repo.
+
+    They stand where they are, unless the model lies in a folder: then that folder's files stand at the root, and those
+    of the root's own that are no model's beside them.
+    """
+    if not folder:
+        return {path: path for path in paths}
+    prefix = f"{folder}/"
+    model = {path.removeprefix(prefix): path for path in paths if path.startswith(prefix)}
+    others = {path: path for path in paths if "/" in path and not path.startswith(prefix)}
+    about = {path: path for path in paths if any(fnmatchcase(path, pattern) for pattern in _OF_THE_REPO)}
+    return {**others, **model, **about}

@@ -79,7 +79,7 @@ def pack(model: ResolvedModel, *, source_dir: Path, stage: Path, earlier: bytes 
         ModelInvalid: the task needs a tokenizer and there is none that can be used, or the packed one encodes or
             decodes differently from the source's.
     """
-    for path in model.needed:
+    for path in model.laid_out:
         if not path.endswith(_NOT_PACKED) and not is_index(path):
             target = stage / path
             target.parent.mkdir(parents=True, exist_ok=True)

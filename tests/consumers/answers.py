@@ -72,6 +72,14 @@ def _embeddings(case: Case, source: Path) -> Ask:
     return ask
 
 
+def _embedded(case: Case, source: Path) -> Ask:
+    """What sentence-transformers makes of a source that transformers does not know."""
+    from sentence_transformers import SentenceTransformer
+
+    embed = SentenceTransformer(str(source), device="cpu")
+    return lambda given: {"embeddings": embed.encode([given["texts"]])[0]}
+
+
 def _weights_of_words(case: Case, source: Path) -> Ask:
     """A weight for every word, as sentence-transformers has it, beside the scores of the tokens."""
     from sentence_transformers import SparseEncoder
@@ -182,7 +190,10 @@ _ASKING: Mapping[str, Callable[[Case, Path], Ask]] = {
 }
 
 
-_ASKING_MODULES: Mapping[str, Callable[[Case, Path], Ask]] = {"sparse": _weights_of_words}
+_ASKING_MODULES: Mapping[str, Callable[[Case, Path], Ask]] = {
+    "sparse": _weights_of_words,
+    "table": _embedded,
+}
 
 
 def _model(source: Path) -> Any:

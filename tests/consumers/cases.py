@@ -284,6 +284,18 @@ CASES: tuple[Case, ...] = (
         },
     ),
     Case(
+        name="table-of-vectors",
+        task="sentence-similarity",
+        modules="table",
+        tokenizer="its-own",
+        given=_TEXTS,
+        blocks={
+            **everywhere("embeddings-from-the-graph", RAW, NODE, WASM),
+            SENTENCES: "embeddings",
+            FASTEMBED: "mean-embeddings",
+        },
+    ),
+    Case(
         name="re-ranker",
         task="text-ranking",
         modules="re-ranker",

@@ -19,6 +19,7 @@ from tokenizers.trainers import BpeTrainer
 
 from consumers.cases import Case
 from fixtures import sentences
+from onnx_fleet import static_embedding
 from onnx_fleet_demo import corpus, models
 from zoo.weights import scale
 
@@ -167,6 +168,7 @@ PREPROCESSING: Mapping[str, Callable[[Path, Path], None]] = {
     "images": _images,
     "clip": _clip,
     "words-and-page": _words_and_page,
+    "its-own": lambda folder, root: None,
 }
 
 
@@ -190,7 +192,20 @@ def _re_ranker(folder: Path, tokenizer: Path) -> None:
     sentences.save_re_ranker(folder, tokenizer_from=tokenizer)
 
 
-MODULES: Mapping[str, Callable[[Path, Path], None]] = {"dense": _dense, "sparse": _sparse, "re-ranker": _re_ranker}
+def _table(folder: Path, tokenizer: Path) -> None:
+    """A table of vectors, laid out as a download lays it out."""
+    sentences.save_table(folder, tokenizer_from=tokenizer)
+    files = {path.name: path for path in folder.iterdir() if path.is_file()}
+    for name, text in static_embedding.texts(files, subject=folder.name).items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+MODULES: Mapping[str, Callable[[Path, Path], None]] = {
+    "dense": _dense,
+    "sparse": _sparse,
+    "re-ranker": _re_ranker,
+    "table": _table,
+}
 
 
 def draw(case: Case, folder: Path) -> None:

@@ -60,7 +60,7 @@ def sentences(subject: Subject) -> Iterator[CheckRow]:
         is_its_own = settings is not None
         yield case.row("error" if is_its_own else "skipped", output=output, passed=not is_its_own, detail=said)
         return
-    if (library.max_seq_length or np.inf) > subject.space.max_length:
+    if not _is_static(library) and (library.max_seq_length or np.inf) > subject.space.max_length:
         library.max_seq_length = subject.space.max_length  # positions of which the library knows nothing
     # What a consumer knows is what was packed.
     packed = sentence_modules.settings(subject.stage_dir) or settings or Settings(kind=_kind(subject, settings))
@@ -110,7 +110,8 @@ def _library(subject: Subject, settings: Settings | None) -> BaseModel:
         "attn_implementation": "eager",
         "use_safetensors": None if model.entry.allow_pickle == model.commit else True,
     }
-    folder = str(subject.source_dir)
+    as_published = subject.source_dir / sentence_modules.AS_PUBLISHED
+    folder = str(as_published if as_published.is_dir() else subject.source_dir)
     modules = sentence_modules.read(
         subject.source_dir, subject=model.repo_id, trusted=bool(options["trust_remote_code"])
     )
@@ -119,7 +120,12 @@ def _library(subject: Subject, settings: Settings | None) -> BaseModel:
     kind = settings.kind if modules and settings is not None else "CrossEncoder"
     known: Any = {"SentenceTransformer": SentenceTransformer, "SparseEncoder": SparseEncoder}.get(kind, CrossEncoder)
     made: BaseModel = known(folder, model_kwargs=loading, **options)
-    return made
+    return made.float()
+
+
+def _is_static(library: BaseModel) -> bool:
+    """Whether it looks tokens up in a table, which has no positions and whose length cannot be set."""
+    return type(library[0]).__name__ == sentence_modules.STATIC
 
 
 def _composed(subject: Subject, *, options: Mapping[str, Any], loading: Mapping[str, Any]) -> BaseModel:

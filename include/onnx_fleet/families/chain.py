@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 EMBEDDING, SCORES = "sentence_embedding", "scores"
+_MEAN = "mean"
+"""What the pooling is called that a table has in itself."""
 _AUTO_CLASSES: Mapping[str, str] = {
     "feature-extraction": "AutoModel",
     "fill-mask": "AutoModelForMaskedLM",
@@ -102,9 +104,10 @@ def attach(item: WorkItem, model: PreTrainedModel, *, source_dir: Path, hollow: 
     if (_AUTO_CLASSES.get(task),) != TASKS[item.model.task].auto_classes:
         return  # another head was asked for, whose outputs no module reads
     reading = _reading(task, source_dir, subject=subject)
-    if len(listed) == 1 and reading.feature != EMBEDDING:
+    if len(listed) == 1 and listed[0].kind != sentence_modules.STATIC and reading.feature != EMBEDDING:
         return
-    chain = _built(listed, source_dir, reading=reading, subject=subject, trusted=trusted)
+    width = int(model.config.hidden_size) if listed[0].kind == sentence_modules.STATIC else None
+    chain = _built(listed, source_dir, reading=reading, subject=subject, trusted=trusted, mean_of=width)
     _require_answer(chain, listed, subject=subject)
     if item.model.entry.recipe:
         _require_agreement(chain, item.model.entry.recipe, subject=subject)
@@ -142,13 +145,26 @@ def _reading(task: str, source_dir: Path, *, subject: str) -> _Reading:
 
 
 def _built(
-    listed: tuple[SentenceModule, ...], source_dir: Path, *, reading: _Reading, subject: str, trusted: bool
+    listed: tuple[SentenceModule, ...],
+    source_dir: Path,
+    *,
+    reading: _Reading,
+    subject: str,
+    trusted: bool,
+    mean_of: int | None,
 ) -> Chain:
-    """The library's own modules with their weights."""
+    """The library's own modules with their weights.
+
+    Args:
+        mean_of: how many numbers a token's vector has whose mean the first module gives: it is a table.
+    """
+    from sentence_transformers.sentence_transformer.modules import Pooling
     from sentence_transformers.util.misc import import_module_class
 
     modules: dict[str, nn.Module] = {}
     kinds: dict[str, str] = {}
+    if mean_of is not None:
+        modules[_MEAN], kinds[_MEAN] = Pooling(mean_of, "mean"), "Pooling"
     for number, module in enumerate(listed[1:], start=1):
         _require_exportable(module, source_dir, subject=subject, trusted=trusted)
         name = module.prefix.split(".")[1] or f"module_{number}"

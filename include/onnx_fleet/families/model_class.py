@@ -19,6 +19,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.auto_factory import _get_model_class
 
 from onnx_fleet import sentence_modules
+from onnx_fleet.families import static_embedding
 from onnx_fleet.plan import WorkItem
 from onnx_fleet.tasks import TASKS
 
@@ -41,6 +42,7 @@ class ModelClass:
 
 def config_of(item: WorkItem, source_dir: Path) -> PretrainedConfig:
     """The source's config.json, as transformers reads it; code of the source's own runs at the entry's commit only."""
+    static_embedding.register()
     config: PretrainedConfig = transformers.AutoConfig.from_pretrained(
         source_dir, trust_remote_code=item.model.entry.trust_remote_code == item.model.commit
     )
