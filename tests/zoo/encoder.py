@@ -47,6 +47,9 @@ _DEBERTA: dict[str, Any] = {
     "type_vocab_size": 0,
 }
 
+_XLM: dict[str, Any] = {"pad_index": 0, "mask_index": 4, "type_vocab_size": 0}
+"""Token types are words to it, and its tokenizers give none."""
+
 _BART: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "d_model": 32,
@@ -200,9 +203,9 @@ ENCODERS: tuple[Architecture, ...] = (
     _row("FunnelForTokenClassification", TOKENS, num_hidden_layers=None, block_sizes=[1, 1], d_head=8, d_inner=64),
     _row("IBertForSequenceClassification", CLASSES, **_ROBERTA),
     _row("NystromformerForMaskedLM", FILL_MASK, num_landmarks=8, segment_means_seq_len=8),
-    _row("XLMWithLMHeadModel", FILL_MASK, pad_index=0, mask_index=4),
-    _row("XLMForSequenceClassification", CLASSES, pad_index=0, mask_index=4, n_langs=3, use_lang_emb=True),
-    _row("FlaubertWithLMHeadModel", FILL_MASK, pad_index=0, mask_index=4),
+    _row("XLMWithLMHeadModel", FILL_MASK, **_XLM),
+    _row("XLMForSequenceClassification", CLASSES, **_XLM, n_langs=3, use_lang_emb=True),
+    _row("FlaubertWithLMHeadModel", FILL_MASK, **_XLM),
     _row("EuroBertForMaskedLM", FILL_MASK, num_key_value_heads=2),
     _row("XmodForSequenceClassification", CLASSES, **_ROBERTA, languages=["en_XX", "de_DE"], default_language="en_XX"),
     _row("Data2VecTextForSequenceClassification", CLASSES, **_ROBERTA),

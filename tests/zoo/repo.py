@@ -64,12 +64,23 @@ def _save_tokenizer(architecture: Architecture, config: PreTrainedConfig, folder
         "model_max_length": _UNBOUND if positions is None else min(int(positions), 100),
         "clean_up_tokenization_spaces": False,
         **by_role,
+        **_taken_inputs(config.model_type),
     }
     if config.model_type == "siglip":  # its texts are read with their padding
         settings["model_input_names"] = ["input_ids"]
     _write(folder / "tokenizer_config.json", settings)
     _write(folder / "special_tokens_map.json", by_role)
     _keep_own_class(folder)
+
+
+def _taken_inputs(model_type: str) -> dict[str, list[str]]:
+    """What the model type's own tokenizer gives: XLM's gives no token types, and its model would add them to tokens."""
+    import transformers
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
+
+    own = getattr(transformers, TOKENIZER_MAPPING_NAMES.get(model_type) or "", None)
+    names = getattr(own, "model_input_names", None)
+    return {"model_input_names": list(names)} if names else {}
 
 
 def _keep_own_class(folder: Path) -> None:
