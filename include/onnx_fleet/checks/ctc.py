@@ -26,7 +26,7 @@ from onnx_fleet.sound import Kind
 
 BATCH_SIZES = (1, 2, 7)
 LENGTHS: Mapping[str, tuple[int, ...]] = {
-    "num_samples": (8000, 400, 401, 5999, 24_000),
+    "num_samples": (8000, 400, 401, 5999, 9600, 24_000),
     "sequence_length": (40, 2, 9, 33, 150),
 }
 """Symbol -> lengths, the usual one first. Of samples at 16 kHz 400 are the shortest sound that gives one frame."""
