@@ -192,6 +192,8 @@ _OF_THE_MODEL: Mapping[str, str] = {
 _INSTEAD: Mapping[str, tuple[tuple[str, ...], str]] = {
     "inputs_embeds": (("input_ids", "inputs", "pixel_values"), "it stands for what it is made of"),
     "decoder_inputs_embeds": (("decoder_input_ids", "pixel_values"), "the model has its own"),
+    "inputs": (("input_ids", "pixel_values"), "it is the model's other name of what is fed"),
+    "subsampled_output_points": (("input_ids", "pixel_values"), "it picks points of several kinds of input at once"),
     "image_grid_hw": (("pixel_values",), "it is for images that are cut into patches already"),
 }
 """Inputs that stand for others which the graphs take."""
@@ -224,5 +226,5 @@ _BY_CONFIGURATION: Mapping[str, tuple[Callable[[PretrainedConfig], bool], str]] 
 }
 """Inputs that some configurations make no use of."""
 
-_DOUBTFUL = frozenset({"attention_mask", "pixel_mask"})
+_DOUBTFUL = frozenset({"attention_mask", "pixel_mask", "image_sizes"})
 """Inputs that some classes take for the sake of others, and never read."""
