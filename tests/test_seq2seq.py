@@ -22,6 +22,7 @@ from onnx_fleet import checkpoint, latency, runtime, stage, validation
 from onnx_fleet import generation_seq2seq as generation
 from onnx_fleet.checks import CHECKS
 from onnx_fleet.entry import DECODER_FORMS, LatencyGrid, Tolerances
+from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.generation import greedy
 from onnx_fleet.validation import CheckRow, ValidationReport
 from zoo import ARCHITECTURES
@@ -271,6 +272,15 @@ def decoder_inputs(name: str, folder: Path) -> dict[str, tuple[str | int | None,
     item = work_item(source_dir, task=architecture.task)
     _, decoder = speech.FAMILY.graphs(item, speech.FAMILY.load(item, source_dir, None))
     return dict(decoder.inputs)
+
+
+def test_a_model_whose_own_code_fails_is_refused_by_the_line_that_does(tmp_path: Path) -> None:
+    """It is no crash, which would be tried again."""
+    said = (
+        r"does not run as models of summarization are run here \(ValueError: `use_cache` .*; at modeling_\w+\.py, line"
+    )
+    with pytest.raises(ExportUnsupported, match=said):
+        export_from_zoo("SwitchTransformersForConditionalGeneration", tmp_path)
 
 
 def test_the_loop_of_the_benchmarks_makes_the_tokens_that_ours_makes(bart: Exported) -> None:

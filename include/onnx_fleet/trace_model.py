@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from onnx_fleet import checkpoint, families, graph, hollow, profiling, shallow, tracing, unrolling
+from onnx_fleet import branches, checkpoint, families, graph, hollow, profiling, shallow, tracing, unrolling
+from onnx_fleet.errors import ExportUnsupported, OnnxFleetError
 from onnx_fleet.families import GraphSpec, chain
 from onnx_fleet.hollow import Hollow, Place
 from onnx_fleet.plan import WorkItem
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from onnx_fleet.checkpoint import StoredTensor
 
 log = logging.getLogger(__name__)
+
+_LONGEST_WORD = 200
+"""Characters of another's message that one of ours takes up."""
 
 
 def trace_model(
@@ -76,11 +81,24 @@ def _specs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
     """The graphs to trace.
 
     Raises:
-        ExportUnsupported: they lack an input that the model takes.
+        ExportUnsupported: the model's own code does not run as its family runs it, or the graphs lack an input that the
+            model takes.
     """
     from onnx_fleet.families import source_inputs  # imports transformers
 
-    specs = families.family(item.family).graphs(item, model)
+    try:
+        specs = families.family(item.family).graphs(item, model)
+    except OnnxFleetError:
+        raise
+    except Exception as err:
+        frame = traceback.extract_tb(err.__traceback__)[-1]
+        if Path(frame.filename).is_relative_to(Path(__file__).parent):
+            raise  # it is our fault, and a crash says where
+        raise ExportUnsupported(
+            f"{item.model_id}@{item.model.commit[:8]}: {type(model).__name__} does not run as models of "
+            f"{item.model.task} are run here ({type(err).__name__}: {' '.join(str(err).split())[:_LONGEST_WORD]}; at "
+            f"{branches.place(frame)}); serve it with PyTorch, or take it out of the catalogue"
+        ) from err
     source_inputs.require_fed(item, model, fed={name for spec in specs for name in spec.inputs})
     return specs
 

@@ -29,8 +29,8 @@ _WIDTHS = ("feature_projection_input_dim", "input_feat_per_channel", "num_mel_bi
 """How configurations call the size of one frame of a spectrogram."""
 
 _EXAMPLE_BATCH, _EXAMPLE_SAMPLES, _EXAMPLE_FRAMES = 2, 6301, 47
-"""6,301 samples give 19 frames. Both numbers are odd, so that a model which squeezes frames takes the way of a remainder:
-its padding by what is missing holds for even numbers too, and the way without it for no others."""
+"""6,301 samples give 19 frames. Both numbers of frames are odd, so that a model which squeezes them in pairs has to pad
+what is missing: that holds for even numbers too, and the way without padding holds for no others."""
 
 
 def whole(item: WorkItem, model: PreTrainedModel) -> Forward:
