@@ -574,6 +574,18 @@ def test_a_module_that_cannot_be_exported_ends_a_model_before_its_weights_come(
     assert hub_server.log.counts()["file-get"] == 1
 
 
+def test_a_pointer_in_the_place_of_weights_is_refused_before_it_is_downloaded(
+    hub: Hub, hub_server: HubServer, repo_maker: RepoMaker
+) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 438\n"
+    repo = repo_maker.with_files({"model.safetensors": pointer}, repo_id="acme/pointer")
+    with pytest.raises(
+        ModelInvalid, match=rf"BertForSequenceClassification have {len(pointer)} bytes .*Git LFS pointer"
+    ):
+        resolve(Entry(repo_id=repo), hub=hub)
+    assert hub_server.log.counts()["file-get"] == 1  # config.json: the Hub counts no tensors of such a file
+
+
 def test_a_sparse_encoder_is_loaded_with_its_scores_of_words(hub: Hub, repo_maker: RepoMaker) -> None:
     """The Hub calls it feature-extraction, whose class has no such scores."""
     config = json.loads((repo_maker.root / repo_maker.sound() / "config.json").read_bytes())

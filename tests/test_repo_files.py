@@ -9,7 +9,6 @@ import pytest
 from onnx_fleet import sentence_modules, vocabulary
 from onnx_fleet.errors import ModelInvalid, UnsafeModel
 from onnx_fleet.repo_files import Permits, needed, require_inputs
-from onnx_fleet.source import SourceFile
 from onnx_fleet.tasks import TASKS
 
 COMMIT = "3f2a1c0" + "0" * 33
@@ -242,9 +241,8 @@ def test_a_repo_with_what_its_task_takes_is_enough(task: str, paths: tuple[str, 
 def test_files_come_that_the_repos_own_tokenizer_names_where_its_code_is_trusted() -> None:
     paths = (*BASE, "model.safetensors", "acme.vocab", "letters.bin.txt", "vocab_of_acme.txt", "tokenization_acme.py")
     named = ("acme.vocab", "not-there.txt")
-    files = [SourceFile(path=path, size_bytes=1, digest=f"git-sha1:{'0' * 40}") for path in paths]
     permits = Permits(commit=COMMIT, remote_code=True)
-    found = needed(files, permits=permits, read=lambda _: {}, subject="acme/tiny@3f2a1c0", vocabularies=named)
+    found = needed(paths, permits=permits, read=lambda _: {}, subject="acme/tiny@3f2a1c0", vocabularies=named)
 
     assert set(found) == {*BASE, "model.safetensors", "acme.vocab", "vocab_of_acme.txt", "tokenization_acme.py"}
     assert _needed(*paths) == {*BASE, "model.safetensors"}

@@ -32,6 +32,7 @@ from onnx_fleet.repo_files import (
     is_native,
     needed,
     require_inputs,
+    require_more_than_a_stub,
     require_pinned_code,
     require_safe_paths,
 )
@@ -77,7 +78,8 @@ def resolve(entry: Entry, *, hub: Hub) -> ResolvedModel:
         ModelNotFound, ModelGated, HubUnavailable, HubRateLimited: see Hub.calling.
         UnsafeModel: a file name leaves its folder, weights are pickle, or code would be run.
         LicenceRefused: the licence is not among the entry's.
-        ModelInvalid: no architecture, no weights, or no tokenizer or preprocessor where the task needs one.
+        ModelInvalid: no architecture, no weights but a stub of them, or no tokenizer or preprocessor where the task
+            needs one.
         ModelTooLarge: more to download than the entry's max_bytes.
         ExportUnsupported: the repo is no model of transformers, its weights are quantised, no task fits, or a module
             behind the transformer is none that a graph can have.
@@ -170,6 +172,8 @@ def resolve(entry: Entry, *, hub: Hub) -> ResolvedModel:
         made=made,
         completed=static_embedding.COMPLETED if is_static else _completed(config, decided, entry),
     )
+    sizes = {path: file.size_bytes for path, file in model.sources.items()}
+    require_more_than_a_stub(sizes, architecture=model.architecture, subject=subject)
     if entry.max_bytes is not None and model.size_bytes > entry.max_bytes:
         raise ModelTooLarge(
             f"{subject}: {model.size_bytes} bytes to download, max_bytes is {entry.max_bytes}; raise it or remove the"

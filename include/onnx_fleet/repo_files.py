@@ -58,6 +58,9 @@ _VARIANT = re.compile(r"model\.(?P<file>[\w-]+)\.safetensors|model\.safetensors\
 _PART = re.compile(r"-\d+-of-\d+$")
 """What is behind the name of one file of several: their index says which are the model's."""
 
+_SMALLEST_MODEL_BYTES = 1024
+"""A pointer of Git LFS has 130 bytes, and the smallest model that anybody trained some thousands."""
+
 _SHOWN = 5
 """No message lists all files of a large model."""
 
@@ -250,6 +253,25 @@ def require_inputs(
             f"{subject}: no preprocessor: none of {', '.join(_PREPROCESSORS)}; {task.name} needs one: name a revision"
             " that has one, or another task"
         )
+
+
+def require_more_than_a_stub(sizes: Mapping[str, int], *, architecture: str, subject: str) -> None:
+    """A pointer of Git LFS that was committed as the file itself looks like weights until it is read.
+
+    Args:
+        sizes: of the files that an export downloads, in bytes.
+    Raises:
+        ModelInvalid: all weights together are smaller than any model.
+    """
+    weights = {
+        path: size for path, size in sizes.items() if "/" not in path and path.endswith((".safetensors", ".bin"))
+    }
+    if sum(weights.values()) >= _SMALLEST_MODEL_BYTES:
+        return
+    raise ModelInvalid(
+        f"{subject}: the weights of {architecture} have {sum(weights.values())} bytes ({_listed(weights)}): a"
+        f" placeholder, or a Git LFS pointer in the place of the file; name a revision that has the weights"
+    )
 
 
 def without_tokenizer(*, task: Task, reader: TokenizerClass | None) -> str:
