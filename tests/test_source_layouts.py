@@ -173,7 +173,7 @@ def test_what_a_table_is_not_is_said(hub: Hub, hub_server: HubServer, small_repo
     repo = _static(hub_server.repos.root / "acme" / "static", small_repo)
     with pytest.raises(ExportUnsupported, match=r"a StaticEmbedding of sentence-transformers, which task: fill-mask"):
         resolve(Entry(repo_id="acme/static", task="fill-mask"), hub=hub)
-    save_file({"weights": torch.zeros(3)}, repo / "model.safetensors")
+    save_file({"weights": torch.zeros(300)}, repo / "model.safetensors")
     with pytest.raises(ModelInvalid, match=r"model\.safetensors has no table named embedding\.weight or embeddings"):
         download(resolve(Entry(repo_id="acme/static"), hub=hub), hub=hub)
 
