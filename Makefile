@@ -44,11 +44,12 @@ test-consumers: $(STAMP) $(CONSUMERS)/.installed $(CONSUMERS)/node/.installed ##
 test-gpu: ## Run the tests of a GPU worker, in the environment that is active (requirements-gpu.txt, pytest)
 	@PYTHONPATH=include python -m pytest -m gpu tests/test_gpu.py $(PYTEST)
 
-check: lint types test ## Everything that CI checks: format, lint, strict types, tests
+check: lint types test ## Everything that CI checks: format, lint, the directions of imports, strict types, tests
 
 lint: $(STAMP)
 	@$(BIN)/ruff format --check $(wildcard $(CODE))
 	@$(BIN)/ruff check $(wildcard $(CODE))
+	@$(BIN)/lint-imports --no-cache --no-logo
 
 types: $(STAMP)
 	@$(BIN)/mypy
