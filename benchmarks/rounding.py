@@ -20,12 +20,12 @@ from onnx_fleet import export, generation, inputs, reference, runtime, stage, to
 from onnx_fleet.checks import Subject, held_to_its_rounding
 from onnx_fleet.checks.float64 import Distance, distance
 from onnx_fleet.comparison import Case, Outputs, compare
-from onnx_fleet.entry import Entry, Tolerances
-from onnx_fleet.hub import ResolvedModel
+from onnx_fleet.entities.entry import Entry, Tolerances
+from onnx_fleet.entities.resolved_model import ResolvedModel
+from onnx_fleet.entities.tasks import TASKS
+from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.inputs import Batch
 from onnx_fleet.isolated import Limits
-from onnx_fleet.plan import WorkItem
-from onnx_fleet.tasks import TASKS
 
 LENGTHS = (2, 17, 64, 512)
 SEEDS = (20, 21, 22)

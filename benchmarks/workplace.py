@@ -12,8 +12,8 @@ from pathlib import Path
 from benchmarks import checkpoints
 from benchmarks.checkpoints import Checkpoint
 from benchmarks.processes import Cost, bare_environment, measured
-from onnx_fleet import catalogue, hub
-from onnx_fleet.hub import Hub, HubSettings
+from onnx_fleet import catalogue, hub, hub_download
+from onnx_fleet.hub_client import Hub, HubSettings
 from onnx_fleet_demo.hub_server import HubServer
 
 _UNCHECKED = (
@@ -51,7 +51,7 @@ class Workplace:
         folder = checkpoints.make(checkpoint, self.folder / "hub")
         client = Hub(HubSettings(endpoint=self.hub_url, cache_dir=self.folder / "hf" / "hub"))
         model = hub.resolve(catalogue.entry({"repo_id": checkpoint.repo_id}, source=checkpoint.name), hub=client)
-        hub.download(model, hub=client)
+        hub_download.download(model, hub=client)
         return folder
 
     def onnx_fleet(self, *arguments: str | Path, store: Path, log: str) -> Cost:

@@ -22,8 +22,9 @@ from onnx_fleet import catalogue, catalogue_schema
 from onnx_fleet.airflow import settings
 from onnx_fleet.airflow.reexport import Wanted, reexport
 from onnx_fleet.airflow.run import Run
+from onnx_fleet.entities.entry import OPSET_DEFAULT
+from onnx_fleet.entities.tasks import TASKS
 from onnx_fleet.recipes import RECIPES, names_of_files
-from onnx_fleet.tasks import TASKS
 
 SETTINGS = settings.read()
 
@@ -57,7 +58,7 @@ SETTINGS = settings.read()
             ["fp32"], type="array", items={"type": "string"}, minItems=1, description="Precisions to make."
         ),
         "opset": Param(
-            catalogue_schema.OPSET_DEFAULT,
+            OPSET_DEFAULT,
             type="integer",
             minimum=catalogue_schema.OPSET_MIN,
             maximum=catalogue_schema.OPSET_MAX,

@@ -13,7 +13,7 @@ import pytest
 from fixtures.airflow import ROOT, AirflowHome, RunEnd
 from fixtures.models import RepoMaker
 from onnx_fleet import channels, feed, jsonio, layout, manifest, publish
-from onnx_fleet.hub import HubSettings
+from onnx_fleet.hub_client import HubSettings
 from onnx_fleet.report import RunReport
 from onnx_fleet.store import ObjectStore, open_store
 from onnx_fleet_demo.hub_failures import Failure

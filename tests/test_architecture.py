@@ -9,7 +9,7 @@ import pytest
 
 from onnx_fleet import architecture
 from onnx_fleet.architecture import Declared
-from onnx_fleet.entry import Entry
+from onnx_fleet.entities.entry import Entry
 from onnx_fleet.errors import ExportUnsupported, ModelInvalid, OnnxFleetError
 
 ROOT = Path(__file__).parents[1]

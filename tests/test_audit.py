@@ -29,10 +29,10 @@ from onnx_fleet import audit, audit_stage, bundle, channels, demotion, feed, jso
 from onnx_fleet.audit import Audit, Target
 from onnx_fleet.audit_report import AuditReport
 from onnx_fleet.audit_stage import Trust
-from onnx_fleet.entry import Entry, Tolerances
+from onnx_fleet.entities.entry import Entry, Tolerances
 from onnx_fleet.errors import BundleNotFound, ExportUnsupported, StoreUnavailable, UnsafeModel
 from onnx_fleet.flow import Tools
-from onnx_fleet.hub import Hub, HubSettings
+from onnx_fleet.hub_client import Hub, HubSettings
 from onnx_fleet.store import ObjectStore, open_store, transfer
 
 pytestmark = pytest.mark.timeout(600)

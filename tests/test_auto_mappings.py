@@ -9,7 +9,7 @@ import pytest
 import transformers
 from transformers.models.auto import configuration_auto, modeling_auto
 
-from onnx_fleet import auto_mappings
+from onnx_fleet.conventions import auto_mappings
 
 
 def _auto_classes() -> dict[str, Any]:

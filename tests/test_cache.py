@@ -20,13 +20,13 @@ from safetensors.numpy import load_file, save_file
 from fixtures.deep import Deep, save_deep
 from onnx_fleet import archive, cache_keys, checkpoint, export, flow, hub, layout, stage, traced, validation
 from onnx_fleet.cache import Cache
-from onnx_fleet.catalogue import Entry
+from onnx_fleet.entities.entry import Entry
+from onnx_fleet.entities.export_record import ExportRecord
+from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import BundleCorrupt
 from onnx_fleet.flow import Tools
-from onnx_fleet.hub import Hub, HubSettings
+from onnx_fleet.hub_client import Hub, HubSettings
 from onnx_fleet.isolated import Limits
-from onnx_fleet.plan import WorkItem
-from onnx_fleet.stage import ExportRecord
 from onnx_fleet.store.local import LocalStore
 from onnx_fleet_demo.hub_server import HubServer
 

@@ -14,7 +14,7 @@ import pytest
 from fixtures.deep import Deep, save_deep
 from onnx_fleet import cache_keys, checkpoint, traced
 from onnx_fleet.cache_keys import WITHOUT_EFFECT
-from onnx_fleet.catalogue import Entry
+from onnx_fleet.entities.entry import Entry
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 
 from onnx_fleet import catalogue, catalogue_schema
 from onnx_fleet.catalogue import Catalogue
-from onnx_fleet.entry import Discover, Entry, Gates, LatencyGrid, Tolerances
+from onnx_fleet.entities.entry import Discover, Entry, Gates, LatencyGrid, Tolerances
 from onnx_fleet.errors import CatalogueInvalid
 from onnx_fleet_demo import models
 

@@ -16,7 +16,7 @@ import pytest
 
 from fixtures.worse_stages import next_version, slower
 from onnx_fleet import __version__, stage
-from onnx_fleet.entry import Gates, LatencyGrid
+from onnx_fleet.entities.entry import Gates, LatencyGrid
 from onnx_fleet_demo.hub_server import HubServer
 from onnx_fleet_demo.models import CLASSIFIER
 

@@ -10,9 +10,10 @@ import pytest
 
 from fixtures.models import RepoMaker
 from onnx_fleet import compatibility
-from onnx_fleet.entry import Entry
+from onnx_fleet.entities.entry import Entry
 from onnx_fleet.errors import ExportUnsupported, ModelInvalid, OnnxFleetError
-from onnx_fleet.hub import Hub, resolve
+from onnx_fleet.hub import resolve
+from onnx_fleet.hub_client import Hub
 from onnx_fleet_demo.hub_server import HubServer
 
 WITHOUT_TIMM = importlib.util.find_spec("timm") is None

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from onnx_fleet import contract
-from onnx_fleet.contract import ContractChange
-from onnx_fleet.graph import GraphInfo, TensorSpec
+from onnx_fleet.entities.graph_info import GraphInfo, TensorSpec
+from onnx_fleet.entities.regression_report import ContractChange
 
 IDS = TensorSpec(name="input_ids", dtype="int64", shape=("batch_size", "sequence_length"))
 MASK = replace(IDS, name="attention_mask")

@@ -16,9 +16,9 @@ from mutations import decoder
 from mutations.mutation import change_graph
 from onnx_fleet import generation, latency, runtime, stage, validation
 from onnx_fleet.checks import CHECKS
-from onnx_fleet.entry import LatencyGrid
+from onnx_fleet.entities.entry import LatencyGrid
+from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.errors import ExportUnsupported
-from onnx_fleet.validation import ValidationReport
 
 # In the product a process of its own hears what torch and the exporter warn of.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -16,7 +16,7 @@ from fixtures.recipes import Proven
 from mutations.encoder import mask_dropped
 from mutations.mutation import change_graph
 from onnx_fleet import latency, stage, validation
-from onnx_fleet.entry import Entry, LatencyGrid
+from onnx_fleet.entities.entry import Entry, LatencyGrid
 from onnx_fleet.errors import ExportUnsupported
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # in the product a process of its own hears what torch warns of

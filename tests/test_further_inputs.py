@@ -134,10 +134,10 @@ def test_the_same_text_gets_the_same_boxes(small_repo: Path, space: TokenSpace) 
 
 
 def test_versions_of_a_layout_model_are_compared_on_boxes_and_images(forms: Exported) -> None:
-    from onnx_fleet import drift, stage
+    from onnx_fleet import inputs, stage
 
     graphs = stage.read_export(forms.stage_dir).graphs
-    found = drift.token_space(forms.stage_dir, graphs=graphs, longest=13)
+    found = inputs.token_space_of_files(forms.stage_dir, graphs=graphs, longest=13)
 
     assert found is not None
     batch = inputs.random_batch(found, batch_size=2, length=13, seed=0)

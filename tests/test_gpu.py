@@ -13,15 +13,15 @@ from onnx import numpy_helper
 from fixtures.exported import Exported, export_from_zoo
 from fixtures.varied import LOOSE, vary, wanting
 from onnx_fleet import footprint, gpu, isolated, latency, runtime, stage, validation, workloads
-from onnx_fleet.entry import LatencyGrid
+from onnx_fleet.entities.entry import LatencyGrid
+from onnx_fleet.entities.latency_report import LatencyReport
+from onnx_fleet.entities.variant_report import VariantReport, VariantVerdict
 from onnx_fleet.errors import GpuUnavailable, WorkerOutOfResources
 from onnx_fleet.footprint import FootprintRequest
 from onnx_fleet.gpu import GpuOptions
 from onnx_fleet.isolated import Limits
-from onnx_fleet.latency import LatencyReport
 from onnx_fleet.variants import judging
 from onnx_fleet.variants.judging import JudgingRequest
-from onnx_fleet.variants.report import VariantReport, VariantVerdict
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore")]
 

@@ -8,6 +8,7 @@ import onnx_ir as ir
 import pytest
 
 from onnx_fleet import graph, weights
+from onnx_fleet.entities import graph_info
 from onnx_fleet.errors import ExportUnsupported
 
 TOKENS = ("batch_size", "sequence_length")
@@ -96,4 +97,4 @@ def test_a_graph_that_is_not_valid_onnx_is_refused() -> None:
     ("opset", "ir_version", "oldest"), [(18, 8, "1.14"), (20, 9, "1.17"), (20, 10, "1.18"), (23, 11, "1.22")]
 )
 def test_the_oldest_onnxruntime_takes_both_opset_and_ir_version(opset: int, ir_version: int, oldest: str) -> None:
-    assert graph.onnxruntime_min(opset=opset, ir_version=ir_version) == oldest
+    assert graph_info.onnxruntime_min(opset=opset, ir_version=ir_version) == oldest

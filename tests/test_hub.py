@@ -13,7 +13,8 @@ import pytest
 
 from fixtures.hub import PatientClock
 from fixtures.models import RepoMaker
-from onnx_fleet.entry import Discover, Entry
+from onnx_fleet.entities.entry import Discover, Entry
+from onnx_fleet.entities.resolved_model import ResolvedModel
 from onnx_fleet.errors import (
     ExportUnsupported,
     HubRateLimited,
@@ -27,7 +28,8 @@ from onnx_fleet.errors import (
     Permanent,
     UnsafeModel,
 )
-from onnx_fleet.hub import Hub, HubSettings, ResolvedModel, resolve, resolve_all, search
+from onnx_fleet.hub import resolve, resolve_all, search
+from onnx_fleet.hub_client import Hub, HubSettings
 from onnx_fleet_demo import models
 from onnx_fleet_demo.hub_failures import Failure
 from onnx_fleet_demo.hub_repos import Settings

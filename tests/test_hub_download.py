@@ -11,7 +11,8 @@ import pytest
 
 from fixtures.hub import PatientClock
 from fixtures.models import RepoMaker
-from onnx_fleet.entry import Entry
+from onnx_fleet.entities.entry import Entry
+from onnx_fleet.entities.resolved_model import ResolvedModel, SourceFile
 from onnx_fleet.errors import (
     HubFileCorrupt,
     HubUnavailable,
@@ -21,7 +22,9 @@ from onnx_fleet.errors import (
     UnsafeModel,
     WorkerOutOfResources,
 )
-from onnx_fleet.hub import Hub, HubSettings, ResolvedModel, SourceFile, download, resolve
+from onnx_fleet.hub import resolve
+from onnx_fleet.hub_client import Hub, HubSettings
+from onnx_fleet.hub_download import download
 from onnx_fleet_demo import models
 from onnx_fleet_demo.hub_failures import Failure
 from onnx_fleet_demo.hub_server import HubServer

@@ -16,10 +16,10 @@ import pytest
 from fixtures.exported import Exported
 from onnx_fleet import jsonio, latency, reference, stage
 from onnx_fleet.bench import Bench
-from onnx_fleet.entry import LatencyGrid
+from onnx_fleet.entities.entry import LatencyGrid
+from onnx_fleet.entities.latency_report import LatencyReport
 from onnx_fleet.errors import GpuUnavailable
 from onnx_fleet.footprint import FootprintRequest
-from onnx_fleet.latency import LatencyReport
 from onnx_fleet.noise import NoiseMeter
 
 ROOT = Path(__file__).parent.parent

@@ -11,9 +11,10 @@ from fixtures.exported import Exported
 from mutations import MUTATIONS, Mutation, page
 from onnx_fleet import reference, validation
 from onnx_fleet.checks import CHECKS
+from onnx_fleet.entities import validation_report
+from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.reference import Load
-from onnx_fleet.validation import ValidationReport
 
 # In the product a process of its own hears what torch and the exporter warn of.
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(900)]  # the first row of a model exports it
@@ -45,7 +46,7 @@ def test_it_is_caught_by_the_named_check(mutation: Mutation, request: pytest.Fix
     caught = {(row.check, row.finding) for row in report.rows if not row.passed}
     assert (mutation.check, mutation.finding) in caught, caught
     with pytest.raises(ValidationFailed, match=mutation.check):
-        validation.require_passed(report)
+        validation_report.require_passed(report)
 
 
 def test_every_family_is_broken_in_several_ways() -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from onnx_fleet import channels, jsonio, manifest, plan, toolchain
-from onnx_fleet.entry import Entry, LatencyGrid, Tolerances
+from onnx_fleet.entities.entry import Entry, LatencyGrid, Tolerances
+from onnx_fleet.entities.graph_info import GraphInfo
+from onnx_fleet.entities.resolved_model import ResolvedModel, SourceFile
+from onnx_fleet.entities.work_item import Plan, WorkItem
 from onnx_fleet.errors import StoreNotFound
-from onnx_fleet.graph import GraphInfo
-from onnx_fleet.hub import ResolvedModel, SourceFile
-from onnx_fleet.plan import WorkItem
 from onnx_fleet.store import ObjectStore, open_store
 
 COMMIT = "3f2a1c0" + "0" * 33
@@ -269,7 +269,7 @@ def test_two_entries_that_the_hub_knows_as_one_model_give_one_item(store: Object
 
 
 def test_a_plan_of_nothing_is_empty(store: ObjectStore) -> None:
-    assert plan.plan([], store=store) == plan.Plan(items=(), refusals=())
+    assert plan.plan([], store=store) == Plan(items=(), refusals=())
 
 
 def test_a_store_that_is_not_there_stops_the_plan(tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def test_a_store_that_is_not_there_stops_the_plan(tmp_path: Path) -> None:
 
 def test_a_plan_survives_json(store: ObjectStore) -> None:
     made = plan.plan([resolved(), resolved("a/speech", task="text-to-speech")], store=store)
-    assert jsonio.from_json(plan.Plan, json.loads(json.dumps(jsonio.to_json(made)))) == made
+    assert jsonio.from_json(Plan, json.loads(json.dumps(jsonio.to_json(made)))) == made
 
 
 def test_the_toolchain_names_every_package_without_local_parts() -> None:

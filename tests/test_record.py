@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from onnx_fleet import manifest, record
-from onnx_fleet.entry import Entry
+from onnx_fleet.entities.entry import Entry
+from onnx_fleet.entities.resolved_model import ResolvedModel
+from onnx_fleet.entities.validation_report import CheckRow, ValidationReport
+from onnx_fleet.entities.work_item import Refusal, WorkItem
 from onnx_fleet.errors import (
     DuplicateModel,
     ExportUnsupported,
@@ -21,10 +24,7 @@ from onnx_fleet.errors import (
     OnnxFleetError,
     UnsafeModel,
 )
-from onnx_fleet.hub import ResolvedModel
 from onnx_fleet.manifest import Manifest
-from onnx_fleet.plan import Refusal, WorkItem
-from onnx_fleet.validation import CheckRow, ValidationReport
 
 
 def work_item(*, providers: tuple[str, ...] = ("cpu",)) -> WorkItem:

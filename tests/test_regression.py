@@ -22,17 +22,16 @@ from fixtures.worse_stages import (
     with_other_weights,
 )
 from onnx_fleet import bundle, channels, contract, differences, flow, gates, jsonio, latency, report, slowdown, stage
-from onnx_fleet.comparison import CheckRow
-from onnx_fleet.differences import Differences, DifferencesRequest, Side, SizeRow
+from onnx_fleet.differences import DifferencesRequest, Side
 from onnx_fleet.drift import NEW_RUNS, OLD_RUNS
-from onnx_fleet.entry import Entry, Gates, LatencyGrid, Tolerances
+from onnx_fleet.entities.entry import Entry, Gates, LatencyGrid, Tolerances
+from onnx_fleet.entities.regression_report import Differences, RegressionReport, SizeRow, SlowdownRow
+from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.flow import Tools
-from onnx_fleet.gates import RegressionReport
-from onnx_fleet.hub import Hub, HubSettings
+from onnx_fleet.hub_client import Hub, HubSettings
 from onnx_fleet.isolated import Limits
 from onnx_fleet.publish import Publication
 from onnx_fleet.record import Record
-from onnx_fleet.slowdown import SlowdownRow
 from onnx_fleet.store import ObjectStore
 
 BLOCK = Gates(policy="block")

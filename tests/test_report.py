@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from onnx_fleet import jsonio, report
+from onnx_fleet import formatting, jsonio, report
 from onnx_fleet.record import Record
 from onnx_fleet.store import open_store
 
@@ -158,4 +158,4 @@ def test_no_run_id_leaves_the_reports_folder(run_id: str) -> None:
      (5 * 10**15, "5000.0 TB")],
 )  # fmt: skip
 def test_sizes_read_well(size_bytes: int | None, text: str) -> None:
-    assert report.human_bytes(size_bytes) == text
+    assert formatting.human_bytes(size_bytes) == text

@@ -16,8 +16,8 @@ from mutations.mutation import change_graph
 from onnx_fleet import reference, stage, validation
 from onnx_fleet.checks import Subject, held_to_its_rounding, rounding
 from onnx_fleet.checks.float64 import distance
-from onnx_fleet.entry import Tolerances
-from onnx_fleet.validation import ValidationReport
+from onnx_fleet.entities.entry import Tolerances
+from onnx_fleet.entities.validation_report import ValidationReport
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]
 

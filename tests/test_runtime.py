@@ -15,9 +15,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnx_fleet import machine, runtime
+from onnx_fleet.entities.graph_info import TensorSpec
 from onnx_fleet.errors import GpuUnavailable, ValidationFailed, WorkerOutOfResources
 from onnx_fleet.gpu import GpuOptions
-from onnx_fleet.graph import TensorSpec
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 

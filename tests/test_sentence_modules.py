@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from onnx_fleet import sentence_modules
+from onnx_fleet.conventions import sentence_modules
 from onnx_fleet.errors import ExportUnsupported, ModelInvalid, UnsafeModel
 from onnx_fleet_demo import models
 

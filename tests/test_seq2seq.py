@@ -21,10 +21,10 @@ from mutations.surgery import as_ones, read_instead
 from onnx_fleet import checkpoint, latency, runtime, stage, validation
 from onnx_fleet import generation_seq2seq as generation
 from onnx_fleet.checks import CHECKS
-from onnx_fleet.entry import DECODER_FORMS, LatencyGrid, Tolerances
+from onnx_fleet.entities.entry import DECODER_FORMS, LatencyGrid, Tolerances
+from onnx_fleet.entities.validation_report import CheckRow, ValidationReport
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.generation import greedy
-from onnx_fleet.validation import CheckRow, ValidationReport
 from zoo import ARCHITECTURES
 from zoo.repo import save
 

@@ -16,11 +16,11 @@ from fixtures.exported import Exported
 from fixtures.items import work_item
 from onnx_fleet import reference, stage
 from onnx_fleet.checks import CHECKS, Subject
-from onnx_fleet.comparison import CheckRow
+from onnx_fleet.entities.graph_info import GraphInfo, TensorSpec
+from onnx_fleet.entities.validation_report import CheckRow
+from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.families import source_inputs
-from onnx_fleet.graph import GraphInfo, TensorSpec
-from onnx_fleet.plan import WorkItem
 
 _SIZES: Mapping[str, Any] = {
     "vocab_size": 40,

@@ -20,13 +20,16 @@ from tokenizers import Tokenizer
 
 from fixtures.items import work_item
 from fixtures.stages import NOW, PROVENANCE
-from onnx_fleet import audit_stage, bundle, export, sentence_modules, stage, validation
+from onnx_fleet import audit_stage, bundle, export, stage, validation
 from onnx_fleet.audit_stage import Trust
-from onnx_fleet.entry import Entry
+from onnx_fleet.conventions import sentence_modules
+from onnx_fleet.entities.entry import Entry
+from onnx_fleet.entities.resolved_model import ResolvedModel, laid_out
 from onnx_fleet.errors import ExportUnsupported, ModelInvalid
 from onnx_fleet.export import ExportRequest
-from onnx_fleet.hub import Hub, download, resolve
-from onnx_fleet.source import ResolvedModel, laid_out
+from onnx_fleet.hub import resolve
+from onnx_fleet.hub_client import Hub
+from onnx_fleet.hub_download import download
 from onnx_fleet_demo.hub_server import HubServer
 
 # In the product a process of its own hears what torch and the exporter warn of.

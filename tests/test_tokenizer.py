@@ -15,11 +15,12 @@ from transformers import AutoTokenizer
 from fixtures import tokenizers as made
 from fixtures.items import work_item
 from onnx_fleet import tokenizer, tokenizer_proof
-from onnx_fleet.entry import TokenizerForm
+from onnx_fleet.entities.entry import TokenizerForm
+from onnx_fleet.entities.graph_info import GraphInfo, TensorSpec
 from onnx_fleet.errors import ModelInvalid
-from onnx_fleet.graph import GraphInfo, TensorSpec
 from onnx_fleet.model_config import complete_config
 from onnx_fleet.tokenizer import Packed
+from onnx_fleet.tokenizer_proof import CORPUS
 
 
 @pytest.fixture
@@ -212,7 +213,7 @@ def test_how_the_tokenizer_was_proven_is_reported_in_the_bundle(source: Path, tm
     report = json.loads((tmp_path / "stage/reports/tokenizer.json").read_text())
     assert report["tokenizer_json"] == "source"
     assert report["tokenizer_class"] == "BertTokenizer"
-    assert report["proof"] == {"texts": len(tokenizer.CORPUS), "pairs": 3, "differences": []}
+    assert report["proof"] == {"texts": len(CORPUS), "pairs": 3, "differences": []}
     assert packed.proof is not None
 
 

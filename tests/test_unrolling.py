@@ -15,8 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fixtures.deep import LAYERS, Deep, save_deep
 from onnx_fleet import checkpoint, families, shallow, stage, traced, unrolling, validation, weights
+from onnx_fleet.entities.export_record import ExportRecord
 from onnx_fleet.hollow import Hollow
-from onnx_fleet.stage import ExportRecord
 from onnx_fleet.unrolling import Irregular
 
 pytestmark = pytest.mark.filterwarnings("ignore")

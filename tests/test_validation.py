@@ -17,9 +17,10 @@ from mutations.mutation import change_graph
 from onnx_fleet import jsonio, reference, runtime, stage, validation
 from onnx_fleet.checks import CHECKS, Subject, texts
 from onnx_fleet.checks.answers import SINGLE
-from onnx_fleet.entry import Tolerances
+from onnx_fleet.entities import validation_report
+from onnx_fleet.entities.entry import Tolerances
+from onnx_fleet.entities.validation_report import CheckRow, ValidationReport
 from onnx_fleet.errors import BundleNotFound, ExportUnsupported, GpuUnavailable, ValidationFailed
-from onnx_fleet.validation import CheckRow, ValidationReport
 
 
 def validate(exported: Exported, *, provider: str = "cpu") -> ValidationReport:
@@ -49,7 +50,7 @@ def test_a_sound_graph_passes_every_check(
         assert report.nodes_by_provider["CPUExecutionProvider"] > 20
         assert report.worst_abs_diff is not None
         assert report.worst_abs_diff < 1e-5
-        validation.require_passed(report)
+        validation_report.require_passed(report)
 
 
 def test_the_report_lies_in_the_stage_whole(questions: Exported, questions_report: ValidationReport) -> None:
@@ -110,7 +111,7 @@ def test_the_message_gives_the_worst_rows_and_the_place_of_the_others(questions:
     report = validate(broken)
 
     with pytest.raises(ValidationFailed) as failure:
-        validation.require_passed(report)
+        validation_report.require_passed(report)
 
     message = str(failure.value)
     assert f"{report.model_id}@{report.version} on cpu" in message
@@ -255,7 +256,7 @@ def test_cuda_without_cuda_is_not_run_and_never_the_cpu(questions: Exported, tmp
     assert report.rows == ()
     assert (copied.stage_dir / "reports" / "validation_cuda.json").is_file()
     with pytest.raises(GpuUnavailable, match=r"not validated: CUDAExecutionProvider was asked for"):
-        validation.require_passed(report)
+        validation_report.require_passed(report)
 
 
 def test_a_session_whose_nodes_fell_back_to_the_cpu_fails(questions: Exported, tmp_path: Path) -> None:
@@ -265,7 +266,7 @@ def test_a_session_whose_nodes_fell_back_to_the_cpu_fails(questions: Exported, t
     assert report.status == "failed"
     assert {row.check for row in report.rows if not row.passed} == {"placement"}
     with pytest.raises(GpuUnavailable, match="MatMul"):
-        validation.require_passed(report)
+        validation_report.require_passed(report)
 
 
 def test_a_stage_without_graphs_is_not_proven(questions: Exported, tmp_path: Path) -> None:

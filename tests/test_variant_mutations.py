@@ -11,8 +11,8 @@ from fixtures.varied import Varied
 from mutations import VARIANT_MUTATIONS
 from mutations.variants import VariantMutation
 from onnx_fleet import stage
-from onnx_fleet.variants import VARIANTS
-from onnx_fleet.variants.report import GraphVerdict
+from onnx_fleet.entities.variant import VARIANTS
+from onnx_fleet.entities.variant_report import GraphVerdict
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(900)]  # the first row of a model exports it
 

@@ -18,25 +18,18 @@ from PIL import Image
 from fixtures.exported import Exported, export_from_zoo
 from fixtures.varied import LOOSE, Varied, vary, wanting
 from onnx_fleet import evidence, runtime, stage
+from onnx_fleet.entities import variant_report
+from onnx_fleet.entities.variant import VARIANTS
+from onnx_fleet.entities.variant_report import VariantReport
 from onnx_fleet.errors import ModelInvalid, ValidationFailed
 from onnx_fleet.manifest import VariantSummary
+from onnx_fleet.planning import compatibility
 from onnx_fleet.store import keys
-from onnx_fleet.variants import (
-    VARIANTS,
-    calibration,
-    corpus,
-    half,
-    judging,
-    making,
-    prepared,
-    report,
-    texts,
-)
+from onnx_fleet.variants import calibration, corpus, half, judging, making, prepared, texts
 from onnx_fleet.variants.agreement import Agreement
 from onnx_fleet.variants.corpus import Sample
 from onnx_fleet.variants.judging import JudgingRequest
 from onnx_fleet.variants.making import MakingRequest
-from onnx_fleet.variants.report import VariantReport
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -76,7 +69,7 @@ def test_good_variants_pass_their_own_gates_on_samples_that_did_not_tune_them(en
         assert {measure.name for measure in graph.measures} == {"weights", "finite", "masked", "cosine", "size"}
         assert graph.samples > 2
         assert all(measure.count > 1 for measure in graph.measures)
-    report.require(found)
+    variant_report.require(found)
 
 
 def test_a_variant_answers_nearly_as_fp32_does_but_not_equally(encoder: Varied) -> None:
@@ -210,7 +203,7 @@ def test_a_folder_that_cannot_calibrate_is_a_fault_of_the_catalogue(photos: Path
     ],
 )
 def test_what_calibrates_is_of_the_kind_that_the_model_takes(name: str, task: str, fault: str | None) -> None:
-    found = calibration.misfit(name, task=task)
+    found = compatibility.calibration_misfit(name, task=task)
 
     assert found is None if fault is None else fault in str(found)
 
@@ -244,7 +237,7 @@ def test_what_is_required_and_misses_stops_the_model(encoder: Varied, tmp_path: 
     found = strict.judge()
 
     with pytest.raises(ValidationFailed, match=r"int8: cosine 0\.99\d+ \(at least 1\)") as failure:
-        report.require(found)
+        variant_report.require(found)
     assert "required_variants" in str(failure.value)
     with pytest.raises(ValidationFailed, match="int8"):
         evidence.variants(strict.stage_dir, item=stage.read_work(strict.stage_dir))
@@ -257,7 +250,7 @@ def test_variants_that_nobody_judged_are_not_published(encoder: Varied, tmp_path
         evidence.variants(unjudged.stage_dir, item=stage.read_work(unjudged.stage_dir))
 
 
-def _cosine(verdict: report.VariantVerdict) -> float:
+def _cosine(verdict: variant_report.VariantVerdict) -> float:
     return next(measure.value for measure in verdict.graphs[0].measures if measure.name == "cosine")
 
 
@@ -544,7 +537,7 @@ def test_variants_that_a_provider_does_not_run_stay_and_say_so(encoder: Varied, 
     assert all("ran elsewhere" in verdict.reason for verdict in elsewhere.verdicts)
     assert {info.variant for info in stage.read_export(judged.stage_dir).graphs} == {"fp32", *VARIANTS}
     assert (judged.stage_dir / "reports" / "variants_azure.json").is_file()
-    report.require(elsewhere)
+    variant_report.require(elsewhere)
 
 
 @pytest.mark.parametrize(
@@ -552,7 +545,7 @@ def test_variants_that_a_provider_does_not_run_stay_and_say_so(encoder: Varied, 
     [("published", "published", "good on a GPU: as told"), ("not_run", "published", "not for a GPU: as told")],
 )
 def test_a_manifest_says_what_a_variant_is_on_a_gpu(
-    encoder: Varied, tmp_path: Path, status: report.Status, published: str, said: str
+    encoder: Varied, tmp_path: Path, status: variant_report.Status, published: str, said: str
 ) -> None:
     summary = on_gpu(encoder.copy(tmp_path), status)
 
@@ -576,11 +569,11 @@ def test_a_gpus_word_alone_publishes_no_variant(encoder: Varied, tmp_path: Path)
         evidence.variants(judged.stage_dir, item=stage.read_work(judged.stage_dir))
 
 
-def on_gpu(varied: Varied, status: report.Status) -> VariantSummary:
+def on_gpu(varied: Varied, status: variant_report.Status) -> VariantSummary:
     """What the manifest would say of fp16, good on the CPU, and as a GPU worker found it."""
     item = stage.read_work(varied.stage_dir)
     varied.judge()
-    verdict = report.VariantVerdict(variant="fp16", status=status, required=False, reason="as told", graphs=())
+    verdict = variant_report.VariantVerdict(variant="fp16", status=status, required=False, reason="as told", graphs=())
     told = VariantReport(
         model_id=item.model_id, version=item.version, provider="cuda", verdicts=(verdict,), duration_s=0.0
     )

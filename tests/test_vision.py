@@ -17,10 +17,10 @@ from mutations.mutation import change_graph
 from mutations.vision import classes_moved
 from onnx_fleet import images, stage, validation
 from onnx_fleet.checks import CHECKS
+from onnx_fleet.entities.graph_info import GraphInfo
+from onnx_fleet.entities.validation_report import CheckRow, ValidationReport
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.families import vision
-from onnx_fleet.graph import GraphInfo
-from onnx_fleet.validation import CheckRow, ValidationReport
 from zoo import ARCHITECTURES
 from zoo.repo import save
 

@@ -11,8 +11,8 @@ from mutations.mutation import change_graph
 from mutations.vlm import pictures_mirrored
 from onnx_fleet import stage, validation
 from onnx_fleet.checks import CHECKS
+from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.errors import ExportUnsupported
-from onnx_fleet.validation import ValidationReport
 
 # In the product a process of its own hears what torch and the exporter warn of.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES, tokenizer_class_from_name
 
-from onnx_fleet import vocabulary
+from onnx_fleet.conventions import vocabulary
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -22,9 +22,9 @@ from fixtures.deep import Deep, save_deep
 from fixtures.items import work_item
 from onnx_fleet import checkpoint, export, validation, weights
 from onnx_fleet.checkpoint import StoredTensor
+from onnx_fleet.entities.export_record import ExportRecord
 from onnx_fleet.errors import BundleCorrupt, ExportUnsupported, ModelInvalid
 from onnx_fleet.isolated import Limits
-from onnx_fleet.stage import ExportRecord
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnx_fleet import workloads
-from onnx_fleet.graph import GraphInfo, TensorSpec
+from onnx_fleet.entities.graph_info import GraphInfo, TensorSpec
 
 
 def _cache(kind: str, *, layer: int, part: str, heads: int, last: int | str) -> TensorSpec:

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from onnx_fleet import auto_mappings, tasks
-from onnx_fleet.entry import Entry
+from onnx_fleet.conventions import auto_mappings
+from onnx_fleet.entities import tasks
+from onnx_fleet.entities.entry import Entry
+from onnx_fleet.entities.tasks import TASKS, Task
 from onnx_fleet.errors import ExportUnsupported, ModelInvalid
-from onnx_fleet.tasks import TASKS, Task
 
 _NAMES_SHOWN = 5
 """No message lists more classes or tasks than a person reads."""

@@ -38,7 +38,8 @@ from onnx_fleet import (
 )
 from onnx_fleet.audit_stage import Trust
 from onnx_fleet.bundle import Bundle, Ref
-from onnx_fleet.entry import Entry
+from onnx_fleet.entities.entry import Entry
+from onnx_fleet.entities.variant import FP32
 from onnx_fleet.errors import (
     BundleCorrupt,
     BundleNotFound,
@@ -59,7 +60,6 @@ from onnx_fleet.errors import (
 from onnx_fleet.flow import Tools
 from onnx_fleet.manifest import CheckSummary, Manifest
 from onnx_fleet.store import ObjectStore, Progress
-from onnx_fleet.variants import FP32
 from onnx_fleet.verify import FileFault
 
 log = logging.getLogger(__name__)

@@ -14,15 +14,15 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from onnx_fleet import jsonio, recipes, repo_files, stage, static_embedding
-from onnx_fleet.entry import DECODER_FORMS, OWN_TOLERANCES, Entry, TokenizerForm, Tolerances
+from onnx_fleet.entities.entry import DECODER_FORMS, OWN_TOLERANCES, Entry, TokenizerForm, Tolerances
+from onnx_fleet.entities.export_record import ExportRecord
+from onnx_fleet.entities.resolved_model import ResolvedModel, laid_out
+from onnx_fleet.entities.variant import FP32, VARIANTS, VariantGates
+from onnx_fleet.entities.variant_report import REPORT_NAME, VariantReport
+from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.manifest import Manifest
-from onnx_fleet.plan import WorkItem
 from onnx_fleet.repo_files import Permits
-from onnx_fleet.source import ResolvedModel, laid_out
-from onnx_fleet.stage import ExportRecord
-from onnx_fleet.variants import FP32, VARIANTS, VariantGates
-from onnx_fleet.variants.report import REPORT_NAME, VariantReport
 
 _GATES: Mapping[str, str] = {
     "cosine": "min_cosine",

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnx_fleet import runtime
-from onnx_fleet.entry import LatencyGrid
+from onnx_fleet.entities.entry import LatencyGrid
+from onnx_fleet.entities.graph_info import GraphInfo
+from onnx_fleet.entities.latency_report import LeftOut, SkippedPoint
+from onnx_fleet.entities.variant import FP32
 from onnx_fleet.errors import GpuUnavailable
 from onnx_fleet.frame import Frame
 from onnx_fleet.gpu import GpuOptions
-from onnx_fleet.graph import GraphInfo
 from onnx_fleet.noise import NoiseMeter
 from onnx_fleet.timing import Timed, take_turns
-from onnx_fleet.variants import FP32
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,23 +42,6 @@ class Point:
     def length(self) -> int:
         """For graphs that ask for one."""
         return self.sequence_length or 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SkippedPoint:
-    """A point of the grid that the model cannot take."""
-
-    batch_size: int
-    sequence_length: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeftOut:
-    """A variant that is not timed."""
-
-    variant: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,10 +90,11 @@ class Bench:
 
         Graphs that take one length only are timed at that one, whatever lengths the grid has.
         """
+        from onnx_fleet import reference as references
         from onnx_fleet import workloads
 
         only = workloads.fixed_length(graphs)
-        longest = workloads.longest(self.stage_dir, self.reference, bound=_NO_BOUND)
+        longest = references.longest(self.stage_dir, self.reference, bound=_NO_BOUND)
         if only is not None or longest is None:
             sizes = sorted(self.grid.batch_sizes)
             return tuple(Point(batch_size=size, sequence_length=only) for size in sizes), ()

@@ -9,11 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from onnx_fleet import channels, evidence, layout, manifest, sentence_modules, stage, vocabulary
+from onnx_fleet import channels, evidence, layout, manifest, stage
+from onnx_fleet.conventions import sentence_modules, vocabulary
+from onnx_fleet.entities.graph_info import GraphInfo
+from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound
-from onnx_fleet.graph import GraphInfo
 from onnx_fleet.manifest import BundleFile, BundleInfo, Export, FileRole, Manifest, Provenance, Source
-from onnx_fleet.plan import WorkItem
 from onnx_fleet.store import ObjectStore, keys, transfer
 
 LATEST = "latest"

@@ -14,9 +14,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from onnx_fleet import jsonio, plan, recipes, vocabulary
+from onnx_fleet import jsonio, plan, recipes
 from onnx_fleet.checkpoint import StoredTensor
-from onnx_fleet.plan import WorkItem
+from onnx_fleet.conventions import vocabulary
+from onnx_fleet.entities.work_item import WorkItem
 
 WITHOUT_EFFECT = frozenset(
     {"_name_or_path", "_commit_hash", "transformers_version", "dtype", "torch_dtype", "finetuning_task"}

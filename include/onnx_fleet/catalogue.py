@@ -20,9 +20,10 @@ from onnx_fleet.catalogue_schema import (
     VariantGatesSection,
     suggestion,
 )
-from onnx_fleet.entry import Discover, Entry, Gates, LatencyGrid, Tolerances, misfit
+from onnx_fleet.entities.entry import Discover, Entry, Gates, LatencyGrid, Tolerances
+from onnx_fleet.entities.variant import FP32, VARIANTS, VariantGates
 from onnx_fleet.errors import CatalogueInvalid
-from onnx_fleet.variants import FP32, VARIANTS, VariantGates
+from onnx_fleet.planning.compatibility import misfit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from onnx_fleet.catalogue_faults import Fault
-from onnx_fleet.entry import misfit
-from onnx_fleet.variants import FP32
+from onnx_fleet.entities.variant import FP32
+from onnx_fleet.planning.compatibility import misfit
 
 if TYPE_CHECKING:
     from onnx_fleet.catalogue_yaml import Document, Plain

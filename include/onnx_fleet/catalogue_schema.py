@@ -26,7 +26,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from onnx_fleet import recipes
-from onnx_fleet.entry import (
+from onnx_fleet.entities.entry import (
     DECODER_FORMS,
     INLINE_MAX_BYTES,
     OPSET_DEFAULT,
@@ -35,10 +35,11 @@ from onnx_fleet.entry import (
     Policy,
     TokenizerForm,
 )
-from onnx_fleet.graph import FIXABLE, SYMBOLS
+from onnx_fleet.entities.graph_info import FIXABLE, SYMBOLS
+from onnx_fleet.entities.tasks import TASKS
+from onnx_fleet.entities.variant import FP32, NAMES, VARIANTS
 from onnx_fleet.recipes import RECIPES
-from onnx_fleet.tasks import TASKS
-from onnx_fleet.variants import FP32, NAMES, VARIANTS, calibration
+from onnx_fleet.variants import calibration
 
 OPSET_MIN: Final = 18
 """torch's ONNX library is written in opset 18; anything lower is a version conversion that may fail half-way."""

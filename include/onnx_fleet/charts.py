@@ -17,10 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from onnx_fleet.comparison import CheckRow
-    from onnx_fleet.latency import GenerationRow, LatencyReport, LatencyRow
-    from onnx_fleet.timing import Interval
-    from onnx_fleet.validation import ValidationReport
+    from onnx_fleet.entities.latency_report import GenerationRow, Interval, LatencyReport, LatencyRow
+    from onnx_fleet.entities.validation_report import CheckRow, ValidationReport
 
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "onnx-fleet",

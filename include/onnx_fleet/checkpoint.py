@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnx_fleet import sentence_modules
+from onnx_fleet.conventions import sentence_modules
 from onnx_fleet.errors import ModelInvalid
 from onnx_fleet.repo_files import WEIGHTS, WEIGHTS_INDEX
 

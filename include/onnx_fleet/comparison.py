@@ -5,50 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from onnx_fleet.entry import Tolerances
-from onnx_fleet.graph import JOINT_LENGTH, TensorSpec
+from onnx_fleet.entities.entry import Tolerances
+from onnx_fleet.entities.graph_info import JOINT_LENGTH, TensorSpec
+from onnx_fleet.entities.validation_report import CheckRow, Finding
 
 if TYPE_CHECKING:
     import numpy as np
 
-Finding = Literal[
-    "equal", "different", "nan", "shape", "dtype", "missing", "unexpected", "error", "placement",
-    "rounding", "sensitive", "insensitive", "skipped", "near_tie",
-]  # fmt: skip
-"""The last five pass: they say where the graph differs from PyTorch in float32 because both round (checks.float64),
-what the comparisons would have caught, what was not proven and why, and where two tokens were equally likely to PyTorch
-itself, within the tolerance."""
 
 Outputs: TypeAlias = "Mapping[str, np.ndarray]"
 
 _SMALLEST_SCALE = 1e-6
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckRow:
-    """One comparison of one output."""
-
-    check: str
-    """A name of onnx_fleet.checks.CHECKS: ``parity``, ``padding_left``, …"""
-    graph: str
-    """The graph's path in the bundle."""
-    case: str
-    """For people: ``batch_size 2, sequence_length 17, seed 0``; enough to make the same input again."""
-    output: str
-    """Empty when the row is about the whole graph."""
-    passed: bool
-    finding: Finding
-    max_abs_diff: float | None
-    max_rel_diff: float | None
-    """Over values of at least a tenth of the output's largest: near zero it says nothing."""
-    atol: float
-    """As applied: the entry's where the output's largest value is 1 or more; less for smaller outputs."""
-    rtol: float
-    tolerance_used: float | None = None
-    """The largest |a - b| / (atol + rtol * |b|) of all values: 1 is the limit."""
-    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from onnx_fleet import auto_mappings
+from onnx_fleet.conventions import auto_mappings
 from onnx_fleet.errors import ExportUnsupported, ModelInvalid
 
 Read = Callable[[str], Mapping[str, object]]

@@ -3,21 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
-from onnx_fleet.graph import GraphInfo, TensorSpec
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContractChange:
-    """One thing that a consumer may rely on and that is not as it was."""
-
-    graph: str
-    """The graph's path in the new version; in the old one, where the new one has no such graph."""
-    change: str
-    """For people: ``input token_type_ids is new: every call has to give it``."""
-    breaking: bool
-    """Whether code that works with the old version may fail with the new one."""
+from onnx_fleet.entities.graph_info import GraphInfo, TensorSpec
+from onnx_fleet.entities.regression_report import ContractChange
 
 
 def changes(old: Iterable[GraphInfo], new: Iterable[GraphInfo]) -> tuple[ContractChange, ...]:

@@ -6,18 +6,20 @@ Called through onnx_fleet.isolated; onnxruntime alone, so that the figures are t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from onnx_fleet import contract, drift, jsonio, machine, slowdown
-from onnx_fleet.comparison import Case, CheckRow
+from onnx_fleet.comparison import Case
 from onnx_fleet.drift import Pair
-from onnx_fleet.entry import LatencyGrid, Tolerances
+from onnx_fleet.entities.entry import LatencyGrid, Tolerances
+from onnx_fleet.entities.graph_info import GraphInfo
+from onnx_fleet.entities.latency_report import LatencyReport
+from onnx_fleet.entities.regression_report import Differences, OpsRow, SizeRow, SlowdownRow
+from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.errors import ValidationFailed
-from onnx_fleet.graph import GraphInfo
-from onnx_fleet.latency import LatencyReport
-from onnx_fleet.slowdown import Point, SlowdownRow
+from onnx_fleet.slowdown import Point
 
 _LONGEST = 13
 """Tokens to feed where no latency report says how many the model takes."""
@@ -43,45 +45,9 @@ class DifferencesRequest:
     grid: LatencyGrid
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SizeRow:
-    """The graphs and weights of one variant, each file once."""
-
-    variant: str
-    old_bytes: int
-    new_bytes: int
-
-    @property
-    def ratio(self) -> float:
-        """New / old."""
-        return self.new_bytes / self.old_bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpsRow:
-    """What one graph is made of."""
-
-    graph: str
-    old_nodes: int
-    new_nodes: int
-    changed: Mapping[str, tuple[int, int]]
-    """Op -> how often in the old and in the new graph, where that differs."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Differences:
-    """What was found; empty where a graph is in one version only."""
-
-    sizes: tuple[SizeRow, ...] = ()
-    ops: tuple[OpsRow, ...] = ()
-    outputs: tuple[CheckRow, ...] = ()
-    latency: tuple[SlowdownRow, ...] = ()
-    threads: int = 0
-
-
 def find(request: DifferencesRequest) -> Differences:
     """Compare graph by graph; a version that does not load or run gives a row that says so, and no figures."""
-    from onnx_fleet import workloads
+    from onnx_fleet import inputs, workloads
 
     old, new = contract.by_role(request.old.graphs), contract.by_role(request.new.graphs)
     pairs = [
@@ -93,7 +59,9 @@ def find(request: DifferencesRequest) -> Differences:
     points = _points(request.new.folder)
     longest = max((point.length for each in points.values() for point in each), default=_LONGEST)
     only = workloads.fixed_length(request.new.graphs) or workloads.fixed_length(request.old.graphs)
-    space = drift.token_space(request.new.folder, graphs=request.new.graphs, longest=longest, fixed_length=only)
+    space = inputs.token_space_of_files(
+        request.new.folder, graphs=request.new.graphs, longest=longest, fixed_length=only
+    )
     outputs: list[CheckRow] = []
     timed: list[SlowdownRow] = []
     for pair in pairs:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from onnx_fleet import comparison, runtime
-from onnx_fleet.comparison import Case, CheckRow
-from onnx_fleet.entry import Tolerances
+from onnx_fleet.comparison import Case
+from onnx_fleet.entities.entry import Tolerances
+from onnx_fleet.entities.graph_info import GraphInfo
+from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.errors import ValidationFailed
-from onnx_fleet.graph import GraphInfo
 from onnx_fleet.runtime import Arrays, Session
 
 if TYPE_CHECKING:
@@ -63,24 +64,6 @@ class Pair:
         before = {work.phase: work.feeds(self.old, seed=0) for work in both[0]}
         for work in both[1]:
             yield work, {**before.get(work.phase, {}), **work.feeds(self.new, seed=0)}
-
-
-def token_space(
-    stage_dir: Path, *, graphs: Iterable[GraphInfo], longest: int, fixed_length: int | None = None
-) -> TokenSpace | None:
-    """What may be fed to a stage's model as tokens, as its files say; None of a model without a vocabulary.
-
-    Args:
-        graphs: the stage's; what a single one takes beside tokens is fed to it.
-        longest: the most tokens that the model is known to take.
-        fixed_length: the only number of tokens that a version takes.
-    """
-    from onnx_fleet import inputs
-
-    limits = inputs.limits_of_files(stage_dir, graphs=graphs)
-    if limits is None:
-        return None
-    return inputs.token_space(stage_dir, limits, bound=longest, fixed_length=fixed_length)
 
 
 def of_pair(

@@ -9,10 +9,14 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from onnx_fleet import gates, jsonio
+from onnx_fleet import jsonio
+from onnx_fleet.entities.latency_report import LatencyReport
+from onnx_fleet.entities.regression_report import NAME, RegressionReport
+from onnx_fleet.entities.validation_report import CheckRow, ValidationReport
+from onnx_fleet.entities.variant import FP32
+from onnx_fleet.entities.variant_report import REPORT_NAME, VariantReport, VariantVerdict, require
+from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ValidationFailed
-from onnx_fleet.gates import RegressionReport
-from onnx_fleet.latency import LatencyReport
 from onnx_fleet.manifest import (
     CheckSummary,
     ProviderLatency,
@@ -21,10 +25,6 @@ from onnx_fleet.manifest import (
     Validation,
     VariantSummary,
 )
-from onnx_fleet.plan import WorkItem
-from onnx_fleet.validation import CheckRow, ValidationReport
-from onnx_fleet.variants import FP32
-from onnx_fleet.variants.report import REPORT_NAME, VariantReport, VariantVerdict, require
 
 REQUIRED_PROVIDER = "cpu"
 GPU_PROVIDER = "cuda"
@@ -115,7 +115,7 @@ def latency(stage: Path, *, item: WorkItem) -> tuple[ProviderLatency, ...]:
 
 def regression(stage: Path, *, item: WorkItem) -> Regression | None:
     """What the comparison with the version in use says; nothing where there was none."""
-    found = _reports(stage, gates.NAME, RegressionReport, item=item)
+    found = _reports(stage, NAME, RegressionReport, item=item)
     if not found:
         return None
     (report,) = found

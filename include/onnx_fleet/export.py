@@ -19,7 +19,6 @@ from onnx_fleet import (
     model_config,
     profiling,
     recipes,
-    sentence_modules,
     stage,
     tokenizer,
     toolchain,
@@ -28,13 +27,14 @@ from onnx_fleet import (
 )
 from onnx_fleet.cache import Cache
 from onnx_fleet.checkpoint import StoredTensor
-from onnx_fleet.entry import DECODER_FORMS, OWN_TOLERANCES
+from onnx_fleet.conventions import sentence_modules
+from onnx_fleet.entities.entry import DECODER_FORMS, OWN_TOLERANCES
+from onnx_fleet.entities.export_record import ExportRecord, Fallback
+from onnx_fleet.entities.graph_info import GraphInfo
+from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import BundleCorrupt, ExportUnsupported
-from onnx_fleet.graph import GraphInfo
 from onnx_fleet.isolated import Limits
-from onnx_fleet.plan import WorkItem
 from onnx_fleet.recipes import Recipe
-from onnx_fleet.stage import ExportRecord, Fallback
 from onnx_fleet.traced import Traced
 
 log = logging.getLogger(__name__)

@@ -16,31 +16,33 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from onnx_fleet import bundle, cache, feed, isolated, profiling, publish, record, regression, runtime, stage
+from onnx_fleet import bundle, cache, feed, isolated, profiling, publish, record, regression, stage
 from onnx_fleet import export as exporting
 from onnx_fleet import latency as measuring
 from onnx_fleet import plan as planning
 from onnx_fleet import validation as proving
 from onnx_fleet.bundle import Bundle, Ref
 from onnx_fleet.cache import Cache
-from onnx_fleet.entry import Entry
+from onnx_fleet.entities import validation_report
+from onnx_fleet.entities.entry import Entry
+from onnx_fleet.entities.export_record import ExportRecord
+from onnx_fleet.entities.latency_report import LatencyReport
+from onnx_fleet.entities.provider import report_name
+from onnx_fleet.entities.regression_report import RegressionReport
+from onnx_fleet.entities.validation_report import ValidationReport
+from onnx_fleet.entities.variant import FP32
+from onnx_fleet.entities.variant_report import REPORT_NAME, VariantReport, require
+from onnx_fleet.entities.work_item import Plan, WorkItem
 from onnx_fleet.errors import GpuUnavailable, OnnxFleetError
-from onnx_fleet.gates import RegressionReport
 from onnx_fleet.gpu import GpuOptions
 from onnx_fleet.isolated import Limits
-from onnx_fleet.latency import LatencyReport
 from onnx_fleet.manifest import Provenance
-from onnx_fleet.plan import Plan, WorkItem
 from onnx_fleet.publish import Publication
 from onnx_fleet.record import Record
-from onnx_fleet.stage import ExportRecord
 from onnx_fleet.store import ObjectStore, Progress
-from onnx_fleet.validation import ValidationReport
-from onnx_fleet.variants import FP32
-from onnx_fleet.variants.report import REPORT_NAME, VariantReport, require
 
 if TYPE_CHECKING:
-    from onnx_fleet.hub import Hub
+    from onnx_fleet.hub_client import Hub
 
 log = logging.getLogger(__name__)
 
@@ -101,10 +103,10 @@ def export(
         place: the stage's folder, as stage_dir names it or a person does.
         whole: trace this very model, whole, whatever the cache has.
     """
-    from onnx_fleet import hub
+    from onnx_fleet import hub_download
 
     with profiling.timed("download"):
-        source_dir = hub.download(item.model, hub=tools.hub, progress=progress)
+        source_dir = hub_download.download(item.model, hub=tools.hub, progress=progress)
     return exporting.export(
         item,
         source_dir=source_dir,
@@ -131,7 +133,7 @@ def prove(place: Path, *, tools: Tools) -> ValidationReport:
 def validate(place: Path, *, tools: Tools, provider: Provider = "cpu") -> ValidationReport:
     """Compare a stage's graphs with PyTorch, in a process that never saw the export.
 
-    A graph that is wrong gives a report that says so: validation.require_passed raises.
+    A graph that is wrong gives a report that says so: validation_report.require_passed raises.
     """
     request = _proof(place, tools=tools, provider=provider)
     with profiling.timed("validate"):
@@ -152,7 +154,7 @@ def make_variants(place: Path, *, tools: Tools) -> VariantReport | None:
 
     if set(stage.read_work(place).model.entry.variants) == {FP32}:
         return None
-    (place / "reports" / f"{runtime.report_name(REPORT_NAME, 'cuda')}.json").unlink(missing_ok=True)  # of those before
+    (place / "reports" / f"{report_name(REPORT_NAME, 'cuda')}.json").unlink(missing_ok=True)  # of those before
     with profiling.timed("variants"):
         log_file = _log(place, "variants", "cpu")
         request = making.MakingRequest(stage=place)
@@ -320,12 +322,12 @@ def process(
         export(item, place=place, tools=tools, progress=progress)
         begin("validate")
         validation = prove(place, tools=tools)
-        proving.require_passed(validation)
+        validation_report.require_passed(validation)
         make_variants(place, tools=tools)
         if "cuda" in item.model.entry.providers:
             gpu = prove_on_gpu(place, tools=tools)
             if gpu.status != "not_run":
-                proving.require_passed(gpu)
+                validation_report.require_passed(gpu)
         begin("measure")
         measure(place, tools=tools)
         begin("compare")
@@ -362,9 +364,9 @@ def _record(
 
 
 def _proof(place: Path, *, tools: Tools, provider: Provider) -> ProofRequest:
-    from onnx_fleet import hub
+    from onnx_fleet import hub_download
 
-    source_dir = hub.download(stage.read_work(place).model, hub=tools.hub)
+    source_dir = hub_download.download(stage.read_work(place).model, hub=tools.hub)
     return ProofRequest(stage=place, source_dir=source_dir, provider=provider, gpu=tools.gpu)
 
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from onnx_fleet import gpu, memory, runtime
+from onnx_fleet.entities.graph_info import GraphInfo
+from onnx_fleet.entities.latency_report import Footprint
 from onnx_fleet.frame import Frame
 from onnx_fleet.gpu import GpuOptions
-from onnx_fleet.graph import GraphInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,20 +29,6 @@ class FootprintRequest:
     frame: Frame = field(default_factory=Frame)
     """What stands around a text."""
     gpu: GpuOptions = field(default_factory=GpuOptions)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Footprint:
-    """What it cost, of one variant."""
-
-    variant: str
-    load_time_s: float
-    """To make the sessions from files that are in the page cache."""
-    peak_memory_bytes: int
-    """Resident, with Python and onnxruntime themselves."""
-    gpu_memory_bytes: int | None = None
-    """What the GPU had less of afterwards, the process's context on it included: onnxruntime gives nothing back before
-    its end. None where none computed. Other processes must leave the GPU alone meanwhile."""
 
 
 def take(request: FootprintRequest) -> Footprint:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 if TYPE_CHECKING:
-    from onnx_fleet.graph import TensorSpec
+    from onnx_fleet.entities.graph_info import TensorSpec
 
 Settings = Mapping[str, Any]
 """A config.json, or a configuration as a mapping."""

@@ -2,67 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Iterator, Sequence
 
-from onnx_fleet.comparison import CheckRow
-from onnx_fleet.contract import ContractChange
-from onnx_fleet.differences import Differences
 from onnx_fleet.drift import NEW_RUNS, OLD_RUNS, SOURCE
-from onnx_fleet.entry import Gates
+from onnx_fleet.entities.entry import Gates
+from onnx_fleet.entities.regression_report import ContractChange, Differences, Finding, Gate
+from onnx_fleet.entities.validation_report import CheckRow
 
-Gate = Literal["contract", "outputs", "size", "latency", "comparison"]
-"""``comparison``: it could not be made."""
-Verdict = Literal["passed", "warned", "held"]
-"""``held``: the version is published, and the channel stays at the one before."""
-
-Completeness = Literal["compared", "contract_only", "not_compared"]
-
-NAME = "regression"
-"""Of the report: ``reports/regression.json``."""
 FULL_PRECISION = "fp32"
 """Variants of less are held to this one by gates of their own: rounding alone may set two of them further apart."""
 
 _SHOWN = 5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One gate that a new version does not pass."""
-
-    gate: Gate
-    message: str
-    """For people: what, by how much, and how much may be."""
-    holds: bool
-    """Whether it keeps the channel where it is, by the entry's policy."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RegressionReport:
-    """What the comparison with the version in use found, and what follows from it."""
-
-    schema_version: int = 1
-    model_id: str
-    version: str
-    provider: str = "cpu"
-    channel: str
-    compared_with: str
-    """The version that the channel points at."""
-    status: Completeness
-    reason: str
-    """Why not all was compared."""
-    verdict: Verdict
-    findings: tuple[Finding, ...]
-    gates: Gates
-    """The policy and the thresholds that were applied."""
-    alike: bool
-    """Both are made of one commit in the same way, so that their outputs are to be equal."""
-    contract: tuple[ContractChange, ...]
-    measured: Differences
-    hardware: Mapping[str, str | int]
-    runtime: Mapping[str, str]
-    duration_s: float
 
 
 def of_contract(changes: Iterable[ContractChange], *, gates: Gates) -> tuple[Finding, ...]:
@@ -100,13 +50,6 @@ def of_differences(found: Differences, *, gates: Gates, full: Iterable[str], ali
 def of_failure(reason: str, *, holds: bool) -> Finding:
     """A comparison that could not be made."""
     return Finding(gate="comparison", message=reason, holds=holds)
-
-
-def verdict(findings: Sequence[Finding]) -> Verdict:
-    """What all findings together come to."""
-    if any(finding.holds for finding in findings):
-        return "held"
-    return "warned" if findings else "passed"
 
 
 def _of_outputs(rows: Iterable[CheckRow], *, gates: Gates, full: set[str], alike: bool) -> Iterator[str]:

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from onnx_fleet.checkpoint import StoredTensor
-from onnx_fleet.sentence_modules import PREFIX
+from onnx_fleet.conventions.sentence_modules import PREFIX
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -12,9 +12,14 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import ModelInfo
 
-from onnx_fleet import architecture, compatibility, model_config, sentence_modules, static_embedding, vocabulary
+from onnx_fleet import architecture, compatibility, model_config, static_embedding
 from onnx_fleet.architecture import Decided
-from onnx_fleet.entry import Discover, Entry
+from onnx_fleet.conventions import sentence_modules, vocabulary
+from onnx_fleet.conventions.sentence_modules import SentenceModule
+from onnx_fleet.conventions.vocabulary import TokenizerClass
+from onnx_fleet.entities.entry import Discover, Entry
+from onnx_fleet.entities.resolved_model import ResolvedModel, SourceFile, laid_out
+from onnx_fleet.entities.tasks import TASKS
 from onnx_fleet.errors import (
     HubUnavailable,
     LicenceRefused,
@@ -24,8 +29,8 @@ from onnx_fleet.errors import (
     OnnxFleetError,
     Retryable,
 )
-from onnx_fleet.hub_client import Hub, HubSettings
-from onnx_fleet.hub_download import download, read_json
+from onnx_fleet.hub_client import Hub
+from onnx_fleet.hub_download import read_json
 from onnx_fleet.repo_files import (
     Permits,
     has_weights,
@@ -36,20 +41,11 @@ from onnx_fleet.repo_files import (
     require_pinned_code,
     require_safe_paths,
 )
-from onnx_fleet.sentence_modules import SentenceModule
-from onnx_fleet.source import ResolvedModel, SourceFile, laid_out
-from onnx_fleet.tasks import TASKS
-from onnx_fleet.vocabulary import TokenizerClass
 
 if TYPE_CHECKING:
-    from onnx_fleet.plan import Refusal
+    from onnx_fleet.entities.work_item import Refusal
 
 __all__ = [
-    "Hub",
-    "HubSettings",
-    "ResolvedModel",
-    "SourceFile",
-    "download",
     "resolve",
     "resolve_all",
     "search",
@@ -197,7 +193,7 @@ def resolve_all(
     Raises:
         Retryable: every entry failed for a reason that may pass, so the Hub rather than the models is at fault.
     """
-    from onnx_fleet.plan import Refusal  # plan builds on this module
+    from onnx_fleet.entities.work_item import Refusal  # plan builds on this module
 
     wanted = tuple(entries)
     outcomes = _outcomes(wanted, hub=hub, on_done=on_done)

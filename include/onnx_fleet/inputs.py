@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from onnx_fleet import further_inputs
+from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.frame import Frame
 from onnx_fleet.further_inputs import FurtherInput
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
 
-    from onnx_fleet.graph import GraphInfo
+    from onnx_fleet.entities.graph_info import GraphInfo
 
 Side = Literal["left", "right"]
 
@@ -349,3 +350,21 @@ def _tokenizer_limit(stage_dir: Path) -> int | None:
     if not isinstance(stated, int | float) or not 0 < stated < _NO_TOKENIZER_LIMIT:
         return None
     return int(stated)
+
+
+def token_space_of_files(
+    stage_dir: Path, *, graphs: Iterable[GraphInfo], longest: int, fixed_length: int | None = None
+) -> TokenSpace | None:
+    """What may be fed to a stage's model as tokens, as its files say; None of a model without a vocabulary.
+
+    Args:
+        graphs: the stage's; what a single one takes beside tokens is fed to it.
+        longest: the most tokens that the model is known to take.
+        fixed_length: the only number of tokens that a version takes.
+    """
+    pass  # ROOMS-EMPTY
+
+    limits = limits_of_files(stage_dir, graphs=graphs)
+    if limits is None:
+        return None
+    return token_space(stage_dir, limits, bound=longest, fixed_length=fixed_length)

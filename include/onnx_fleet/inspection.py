@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnx_fleet import oddities, stage
+from onnx_fleet.entities.graph_info import TensorSpec
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound
-from onnx_fleet.graph import TensorSpec
 from onnx_fleet.tensors import Weight, dtype_name, subgraphs, weights_of
 
 if TYPE_CHECKING:

@@ -12,30 +12,40 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
-
-from pydantic import ConfigDict
+from typing import TYPE_CHECKING
 
 from onnx_fleet import charts, isolated, machine, runtime, stage, timing
-from onnx_fleet.bench import Bench, LeftOut, Point, Run, SkippedPoint
+from onnx_fleet.bench import Bench, Point, Run
+from onnx_fleet.entities.graph_info import GraphInfo
+from onnx_fleet.entities.latency_report import (
+    Footprint,
+    GenerationRow,
+    LatencyReport,
+    LatencyRow,
+    LeftOut,
+    Noise,
+    SkippedPoint,
+)
+from onnx_fleet.entities.provider import report_name
 from onnx_fleet.errors import GpuUnavailable
-from onnx_fleet.footprint import Footprint, FootprintRequest, take
+from onnx_fleet.footprint import FootprintRequest, take
 from onnx_fleet.gpu import GpuOptions
-from onnx_fleet.graph import GraphInfo
 from onnx_fleet.isolated import Limits
-from onnx_fleet.noise import Noise, NoiseMeter
-from onnx_fleet.timing import POINT_BUDGET_S, Interval, Timed, time_interleaved
+from onnx_fleet.noise import NoiseMeter
+from onnx_fleet.timing import POINT_BUDGET_S, Timed
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from onnx_fleet.plan import WorkItem
+    from onnx_fleet.entities.work_item import WorkItem
     from onnx_fleet.reference import Reference
 
-__all__ = ["GenerationRow", "LatencyReport", "LatencyRow", "SkippedPoint", "measure", "time_interleaved"]
+__all__ = [
+    "measure",
+]
 
 log = logging.getLogger(__name__)
 
@@ -58,99 +68,6 @@ _CALLS = {
     True: "inputs bound before it and outputs left where the graph computes, complete when it ends; PyTorch's likewise",
 }
 """What is called, by whether inputs and outputs are bound."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LatencyRow:
-    """One graph at one point of the grid. An interval is one of 95 %, or None where the runs are too few for it."""
-
-    graph: str
-    role: str = ""
-    """The same of all variants; empty in older reports."""
-    variant: str
-    phase: str = "forward"
-    """``forward``; ``prompt`` and ``step`` of a graph with a cache; ``encode`` of an encoder before a decoder."""
-    batch_size: int
-    sequence_length: int | None
-    """Tokens in a row: of the prompt, the encoder's input, or up to the end of the step; None where there are none."""
-    warmup_runs: int | None = None
-    settled: bool | None = None
-    """Whether both sides had stopped becoming faster when the clock started."""
-    timed_runs: int
-    """On each side; fewer than the entry asks for where the point's time ran out."""
-    latency_ms_p50: float
-    latency_ms_p50_interval: Interval | None = None
-    latency_ms_p90: float
-    latency_ms_p95: float
-    latency_ms_p95_interval: Interval | None = None
-    latency_ms_p99: float
-    throughput_per_s: float
-    """Batch rows a second, at p50."""
-    torch_latency_ms_p50: float
-    """PyTorch eager on the same inputs and threads, interleaved in the same run."""
-    torch_latency_ms_p50_interval: Interval | None = None
-    ratio_to_torch: float
-    """latency_ms_p50 / torch_latency_ms_p50: below 1 is faster than PyTorch."""
-    ratio_to_torch_interval: Interval | None = None
-
-    @property
-    def at(self) -> str:
-        """The point, for people: ``batch 1 × 16 tokens``, ``step, batch 1 × 16 tokens``."""
-        size = f"batch {self.batch_size}" + (f" × {self.sequence_length} tokens" if self.sequence_length else "")
-        return size if self.phase == "forward" else f"{self.phase}, {size}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationRow:
-    """What a user of a generative model waits for, at one point of the grid; sampling is not in it."""
-
-    variant: str
-    batch_size: int
-    sequence_length: int | None
-    first_token_ms_p50: float
-    """The prompt, or the encoder and the decoder's first call."""
-    first_token_ms_p50_interval: Interval | None
-    torch_first_token_ms_p50: float
-    tokens_per_s: float
-    """Of all rows together, one token each a step, behind a cache of sequence_length."""
-    tokens_per_s_interval: Interval | None
-    torch_tokens_per_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LatencyReport:
-    """Every point of the grid on one provider."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-
-    schema_version: Literal[1] = 1
-    model_id: str
-    version: str
-    provider: str
-    status: Literal["measured", "not_run"]
-    reason: str
-    """Why nothing was measured, or what to beware of: a noisy machine."""
-    rows: tuple[LatencyRow, ...]
-    generation: tuple[GenerationRow, ...] = ()
-    """Of models that generate with a cache."""
-    skipped: tuple[SkippedPoint, ...] = ()
-    left_out: tuple[LeftOut, ...] = ()
-    """Variants of which some nodes that compute do not run on this provider."""
-    io_binding: bool = False
-    """Whether inputs and outputs stayed where the graphs compute."""
-    footprints: tuple[Footprint, ...] = ()
-    """One a variant."""
-    load_time_s: float | None
-    """Of the first variant: seconds to make its sessions, once, from the files on disk."""
-    peak_memory_bytes: int | None
-    """Of a process that loads the first variant's graphs and runs the largest point, and has no torch in it."""
-    noise: Noise | None = None
-    """Of the machine, while the rows were taken."""
-    threads: int
-    hardware: Mapping[str, str | int]
-    runtime: Mapping[str, str]
-    """Versions, and the method in words."""
-    duration_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,7 +155,7 @@ def measure(
         },
         duration_s=time.perf_counter() - started,
     )
-    name = runtime.report_name("latency", provider)
+    name = report_name("latency", provider)
     stage.write_report(stage_dir, name, report)
     stage.write_picture(stage_dir, name, charts.latency(report) if report.rows else None)
     log.info("measured %s@%s on %s: %s", item.model_id, item.model.commit[:8], provider, report.status)

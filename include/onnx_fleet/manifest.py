@@ -16,15 +16,13 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AwareDatetime, ConfigDict, Field, ValidationError
 
 from onnx_fleet import jsonio, layout
+from onnx_fleet.conventions.sentence_modules import Settings
+from onnx_fleet.entities.export_record import Fallback, Way
+from onnx_fleet.entities.graph_info import GraphInfo
+from onnx_fleet.entities.latency_report import Footprint, GenerationRow, LatencyRow, Noise
+from onnx_fleet.entities.regression_report import Finding, Verdict
+from onnx_fleet.entities.resolved_model import SourceFile
 from onnx_fleet.errors import BundleCorrupt, UnsafeModel
-from onnx_fleet.footprint import Footprint
-from onnx_fleet.gates import Finding, Verdict
-from onnx_fleet.graph import GraphInfo
-from onnx_fleet.latency import GenerationRow, LatencyRow
-from onnx_fleet.noise import Noise
-from onnx_fleet.sentence_modules import Settings
-from onnx_fleet.source import SourceFile
-from onnx_fleet.stage import Fallback, Way
 from onnx_fleet.store import keys
 
 SCHEMA_VERSION = 1

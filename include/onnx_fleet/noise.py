@@ -11,7 +11,8 @@ import hashlib
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+
+from onnx_fleet.entities.latency_report import Noise
 
 MOST_SPREAD = 0.25
 """On two cores with one busy neighbour, one thread had a spread of 0.05 to 0.20, and two threads, which then
@@ -22,22 +23,6 @@ MOST_WAITING = 0.05
 _KERNEL_BYTES = 8 << 20
 """4.5 ms a thread at 1.8 GB a second: longer than a time slice, so that a neighbour has its turn in it."""
 _TIMED = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Noise:
-    """What else the machine did."""
-
-    verdict: Literal["quiet", "noisy"]
-    reason: str
-    """For people: the figures, and what they must not pass."""
-    spread: float
-    """How much longer than the fastest the slowest tenth of the kernel's runs took: 0.1 is a tenth longer."""
-    waiting_share: float
-    """Of the kernel's time, how much its threads waited for a core."""
-    kernel_ms_fastest: float
-    kernel_runs: int
-    threads: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

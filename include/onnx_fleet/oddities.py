@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from onnx_fleet.graph import SYMBOLS, TensorSpec
-from onnx_fleet.report import human_bytes
+from onnx_fleet.entities.graph_info import SYMBOLS, TensorSpec
+from onnx_fleet.formatting import human_bytes
 from onnx_fleet.tensors import Weight, digest, tensors_inside
 
 if TYPE_CHECKING:

@@ -22,13 +22,13 @@ import transformers
 from transformers.utils.generic import ModelOutput
 
 from onnx_fleet import model_limits, recipes, workloads
+from onnx_fleet.entities.tasks import TASKS
+from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.pipeline_tasks import ASKING, Answer, Asking, Question, Runner
-from onnx_fleet.plan import WorkItem
-from onnx_fleet.tasks import TASKS
 
 if TYPE_CHECKING:
-    from onnx_fleet.graph import GraphInfo, TensorSpec
+    from onnx_fleet.entities.graph_info import GraphInfo, TensorSpec
     from onnx_fleet.runtime import Session
 
 LONGEST_ANSWER = 15

@@ -5,87 +5,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from typing import Literal, Self
+from dataclasses import asdict, replace
 
 from onnx_fleet import jsonio, published, recipes, toolchain
-from onnx_fleet.entry import DECODER_FORMS, Entry, misfit
-from onnx_fleet.errors import DuplicateModel, ExportUnsupported, OnnxFleetError, ending
+from onnx_fleet.entities.entry import DECODER_FORMS, Entry
+from onnx_fleet.entities.resolved_model import ResolvedModel
+from onnx_fleet.entities.tasks import TASKS
+from onnx_fleet.entities.variant import FP32
+from onnx_fleet.entities.work_item import Plan, Refusal, State, WorkItem
+from onnx_fleet.errors import DuplicateModel, ExportUnsupported, OnnxFleetError
+from onnx_fleet.planning.compatibility import misfit
 from onnx_fleet.published import Manifest
-from onnx_fleet.source import ResolvedModel
 from onnx_fleet.store import ObjectStore
-from onnx_fleet.tasks import TASKS
-from onnx_fleet.variants import FP32, calibration
-
-State = Literal["new", "changed", "unchanged"]
+from onnx_fleet.variants import calibration
 
 STORE_WORKERS = 16
 """Models whose published state is looked up at the same time."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkItem:
-    """A resolved model, and the version that its bundle has or will have."""
-
-    model: ResolvedModel
-    family: str
-    fingerprint: str
-    """64 hex digits."""
-    version: str
-    """``<commit[:8]>-<fingerprint[:8]>``."""
-    state: State
-    reason: str
-    """For people: why it is new, changed or unchanged."""
-    toolchain: Mapping[str, str]
-    """Package name -> version, of everything that decides the graphs' bytes."""
-    recipe_digest: str | None = None
-    """SHA-256 of the file that the entry's recipe is in; None of a built-in recipe, or of none."""
-    calibration_digest: str | None = None
-    """SHA-256 of the texts or pictures that the entry's variants are tuned with; None of the built-in ones."""
-    rebuild: str | None = None
-    """The run that asked for a re-export of something unchanged; part of the fingerprint."""
-
-    @property
-    def model_id(self) -> str:
-        """``org/name``: where the bundle lives in the store."""
-        return self.model.repo_id
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """An entry that gets no work item."""
-
-    repo_id: str
-    step: Literal["resolve", "plan"]
-    error: str
-    """The error class's name, such as ``ModelGated``."""
-    message: str
-    commit: str | None = None
-    state: Literal["failed", "refused"] = "failed"
-    """How a run counts it: ``refused`` where a rule of the catalogue keeps the model out."""
-
-    @classmethod
-    def of(
-        cls, repo_id: str, error: OnnxFleetError, *, step: Literal["resolve", "plan"], commit: str | None = None
-    ) -> Self:
-        """What an error says of an entry."""
-        name = type(error).__name__
-        return cls(repo_id=repo_id, step=step, error=name, message=str(error), commit=commit, state=ending(name))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What a run does with every model."""
-
-    items: tuple[WorkItem, ...]
-    """Highest priority first, then by id."""
-    refusals: tuple[Refusal, ...]
-    """By id."""
-
-    @property
-    def to_export(self) -> tuple[WorkItem, ...]:
-        """The items that are new or changed."""
-        return tuple(item for item in self.items if item.state != "unchanged")
 
 
 def plan(

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnx_fleet import activation
+from onnx_fleet.conventions import activation
 from onnx_fleet.errors import CatalogueInvalid, ExportUnsupported
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Recipe:
     summary: str
     """For people: one line."""
     tasks: tuple[str, ...] = ()
-    """The tasks of onnx_fleet.tasks.TASKS that it applies to; empty for all."""
+    """The tasks of onnx_fleet.entities.tasks.TASKS that it applies to; empty for all."""
 
     prepare: Callable[[PreTrainedModel], None] | None = None
     """Changes the model in place before anything is done with it: what the graph is compared with is changed too."""

@@ -15,10 +15,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from onnx_fleet import inputs
+from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ValidationFailed, WorkerOutOfResources
 from onnx_fleet.further_inputs import FurtherInput
 from onnx_fleet.inputs import ModelLimits
-from onnx_fleet.plan import WorkItem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -359,3 +360,9 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def longest(stage_dir: Path, reference: Reference, *, bound: int = inputs.LENGTH_BOUND) -> int | None:
+    """The most tokens that may be fed; None for a model that takes none."""
+    takes_tokens = "input_ids" in reference.parameters
+    return inputs.token_space(stage_dir, reference.limits, bound=bound).max_length if takes_tokens else None

@@ -16,9 +16,19 @@ from pydantic import ValidationError
 from onnx_fleet import bundle, channels, contract, differences, gates, isolated, jsonio, machine, pull, stage
 from onnx_fleet.bundle import Bundle, Ref
 from onnx_fleet.channels import Channel
-from onnx_fleet.contract import ContractChange
-from onnx_fleet.differences import Differences, DifferencesRequest, Side
-from onnx_fleet.entry import Tolerances
+from onnx_fleet.differences import DifferencesRequest, Side
+from onnx_fleet.entities import regression_report
+from onnx_fleet.entities.entry import Tolerances
+from onnx_fleet.entities.export_record import ExportRecord
+from onnx_fleet.entities.regression_report import (
+    NAME,
+    Completeness,
+    ContractChange,
+    Differences,
+    Finding,
+    RegressionReport,
+)
+from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import (
     BundleCorrupt,
     BundleNotFound,
@@ -27,10 +37,7 @@ from onnx_fleet.errors import (
     VersionConflict,
     WorkerOutOfResources,
 )
-from onnx_fleet.gates import NAME, Completeness, Finding, RegressionReport
 from onnx_fleet.isolated import Limits
-from onnx_fleet.plan import WorkItem
-from onnx_fleet.stage import ExportRecord
 from onnx_fleet.store import ObjectStore
 
 Quiet = Callable[[], AbstractContextManager[None]]
@@ -82,7 +89,7 @@ def compare(
         compared_with=pointer.version,
         status=made.status,
         reason=made.reason,
-        verdict=gates.verdict(made.findings),
+        verdict=regression_report.verdict(made.findings),
         findings=made.findings,
         gates=item.model.entry.gates,
         alike=made.alike,

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
-from onnx_fleet import auto_mappings, sentence_modules, vocabulary
 from onnx_fleet.compatibility import Read
-from onnx_fleet.entry import TokenizerForm
+from onnx_fleet.conventions import auto_mappings, sentence_modules, vocabulary
+from onnx_fleet.conventions.sentence_modules import SentenceModule
+from onnx_fleet.conventions.vocabulary import TokenizerClass
+from onnx_fleet.entities.entry import TokenizerForm
+from onnx_fleet.entities.tasks import Task
 from onnx_fleet.errors import ModelInvalid, UnsafeModel
-from onnx_fleet.sentence_modules import SentenceModule
-from onnx_fleet.tasks import Task
-from onnx_fleet.vocabulary import TokenizerClass
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"

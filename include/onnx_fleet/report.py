@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Final, get_args
 
 from onnx_fleet import jsonio
+from onnx_fleet.formatting import human_bytes, human_ms
 from onnx_fleet.record import GPU_NOT_ASKED, Record, RecordState, VariantRecord
 from onnx_fleet.store import ObjectStore
 
@@ -148,25 +149,6 @@ def variant_row(record: Record, variant: VariantRecord) -> tuple[str, ...]:
         human_ms(variant.latency_ms_p50, noisy=record.latency_noisy),
         variant.reason,
     )
-
-
-def human_bytes(size_bytes: int | None) -> str:
-    """``90.9 MB``; powers of 1000, as stores bill them. A dash for None."""
-    if size_bytes is None:
-        return "–"
-    size, unit = float(size_bytes), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if size < 999.95:
-            break
-        size, unit = size / 1000, larger
-    return f"{size_bytes} B" if unit == "B" else f"{size:.1f} {unit}"
-
-
-def human_ms(value: float | None, *, noisy: bool = False) -> str:
-    """``5.01``, and ``5.01 (noisy)`` where the machine was. A dash for None."""
-    if value is None:
-        return "–"
-    return f"{value:.2f} (noisy)" if noisy else f"{value:.2f}"
 
 
 _COLUMNS: Final = ("model", "state", "version", "worst difference", "p50 ms", "p95 ms", "size", "GPU", "where")

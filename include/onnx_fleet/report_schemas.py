@@ -13,8 +13,8 @@ from typing import Any
 
 from onnx_fleet import jsonio
 from onnx_fleet.audit import Audit
-from onnx_fleet.latency import LatencyReport
-from onnx_fleet.validation import ValidationReport
+from onnx_fleet.entities.latency_report import LatencyReport
+from onnx_fleet.entities.validation_report import ValidationReport
 
 REPORTS: Mapping[str, type] = {"audit": Audit, "latency": LatencyReport, "validation": ValidationReport}
 

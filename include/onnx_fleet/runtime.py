@@ -20,9 +20,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from onnx_fleet import machine
+from onnx_fleet.entities.graph_info import TensorSpec
 from onnx_fleet.errors import GpuUnavailable, OnnxFleetError, ValidationFailed, WorkerOutOfResources
 from onnx_fleet.gpu import GpuOptions
-from onnx_fleet.graph import TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -280,11 +280,6 @@ def require_provider(name: str) -> Provider:
         # Its libraries lie in Python packages, where the system's loader does not look unless torch was imported.
         onnxruntime.preload_dlls()
     return provider
-
-
-def report_name(kind: str, provider: str) -> str:
-    """A report's file stem under ``reports/``: ``validation``, ``validation_cuda``."""
-    return kind if provider == "cpu" else f"{kind}_{provider}"
 
 
 def read_placement(profile: Path, *, execution_provider: str) -> Placement:

@@ -14,7 +14,8 @@ from functools import partial
 from statistics import fmean, median, stdev
 from typing import TYPE_CHECKING, Final
 
-from onnx_fleet import latency
+from onnx_fleet import timing
+from onnx_fleet.entities.regression_report import SlowdownRow
 
 if TYPE_CHECKING:
     from onnx_fleet.drift import Pair
@@ -34,35 +35,6 @@ class Point:
 
     batch_size: int
     length: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlowdownRow:
-    """One graph's work at one size, in both versions."""
-
-    graph: str
-    variant: str
-    phase: str
-    batch_size: int
-    sequence_length: int
-    """Tokens in a row; 1 where there are none."""
-    rounds: int
-    runs: int
-    """Of each version, in all rounds together."""
-    old_latency_ms_p50: float
-    new_latency_ms_p50: float
-    """Medians of the rounds' medians."""
-    ratio: float
-    """New / old, the geometric mean of the rounds': above 1 is slower."""
-    ratio_low: float
-    ratio_high: float
-    """The 95 % interval of the ratio."""
-
-    @property
-    def at(self) -> str:
-        """For people: ``step, batch 1 × 16 tokens``."""
-        size = f"batch {self.batch_size} × {self.sequence_length} tokens"
-        return size if self.phase == "forward" else f"{self.phase}, {size}"
 
 
 def of_pair(
@@ -88,7 +60,7 @@ def of_pair(
             for work, feeds in pair.works(batch_size=point.batch_size, length=point.length, space=space):
                 calls = partial(old.run, feeds), partial(new.run, feeds)
                 first, second = calls if number % 2 == 0 else calls[::-1]
-                times = latency.time_interleaved(
+                times = timing.time_interleaved(
                     first,
                     second,
                     warmup_runs=warmup_runs,

@@ -13,7 +13,7 @@ from typing import Any
 
 from onnx_fleet import checkpoint
 from onnx_fleet.architecture import Decided
-from onnx_fleet.entry import Entry
+from onnx_fleet.entities.entry import Entry
 from onnx_fleet.errors import ExportUnsupported, ModelInvalid
 
 ARCHITECTURE = "StaticEmbedding"

@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
+
+from onnx_fleet.entities.latency_report import Interval
 
 if TYPE_CHECKING:
     import numpy as np
 
-Interval: TypeAlias = tuple[float, float]
-"""From, to."""
 
 CONFIDENCE = 0.95
 POINT_BUDGET_S = 10.0

@@ -15,22 +15,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from onnx_fleet import archive, jsonio, profiling, repo_files, tokenizer_json, tokenizer_proof, vocabulary
+from onnx_fleet import archive, jsonio, profiling, repo_files, tokenizer_json, tokenizer_proof
 from onnx_fleet import stage as stages
-from onnx_fleet.entry import TokenizerForm
+from onnx_fleet.conventions import vocabulary
+from onnx_fleet.conventions.vocabulary import TOKENIZER_JSON, TokenizerClass
+from onnx_fleet.entities.entry import TokenizerForm
+from onnx_fleet.entities.export_record import Fallback
+from onnx_fleet.entities.graph_info import GraphInfo
+from onnx_fleet.entities.resolved_model import ResolvedModel
+from onnx_fleet.entities.tasks import TASKS
 from onnx_fleet.errors import BundleCorrupt, ModelInvalid
-from onnx_fleet.graph import GraphInfo
 from onnx_fleet.repo_files import is_index
-from onnx_fleet.source import ResolvedModel
-from onnx_fleet.stage import Fallback
-from onnx_fleet.tasks import TASKS
-from onnx_fleet.tokenizer_proof import CORPUS, Proof
-from onnx_fleet.vocabulary import TOKENIZER_JSON, TokenizerClass
+from onnx_fleet.tokenizer_proof import Proof
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["CORPUS", "NO_TOKEN_TYPES", "Packed", "load", "lost_token_types", "not_exact", "pack"]
+__all__ = ["NO_TOKEN_TYPES", "Packed", "load", "lost_token_types", "not_exact", "pack"]
 
 _NOT_PACKED = (".safetensors", ".bin", ".py")
 """Weights become graphs, and code is not run from a bundle."""

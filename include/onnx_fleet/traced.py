@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnx_fleet import archive, jsonio, profiling
+from onnx_fleet.entities.export_record import Fallback, Way
 from onnx_fleet.errors import BundleCorrupt
-from onnx_fleet.stage import Fallback, Way
 
 if TYPE_CHECKING:
     import onnx

@@ -14,9 +14,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from onnx_fleet import branches, fusions, graph, profiling, weights
+from onnx_fleet.entities.export_record import Fallback
+from onnx_fleet.entities.graph_info import FIXABLE, NUMBERS_TO_THE_MODEL
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.recipes import Recipe
-from onnx_fleet.stage import Fallback
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -48,7 +49,7 @@ def trace(
         names: where a parameter is in memory -> the tensor of the checkpoint that it is. The graph has no values of
             these, it refers to them: weights.save_all brings them together.
         recipe: gives its own example and translations of operators.
-        may_be_fixed: symbols of graph.FIXABLE that the entry allows to become numbers, beside the family's own.
+        may_be_fixed: symbols of graph_info.FIXABLE that the entry allows to become numbers, beside the family's own.
     Returns:
         the graph, and what was given up for it.
     Raises:
@@ -165,7 +166,7 @@ def _export(spec: GraphSpec, *, opset: int, recipe: Recipe | None, fixed: Collec
         argument(name): {
             axis: torch.export.Dim.AUTO
             for axis, symbol in enumerate(shape)
-            if isinstance(symbol, str) and symbol not in fixed and symbol not in graph.NUMBERS_TO_THE_MODEL
+            if isinstance(symbol, str) and symbol not in fixed and symbol not in NUMBERS_TO_THE_MODEL
         }
         for name, shape in spec.inputs.items()
     }
@@ -273,7 +274,7 @@ def _measure_once(model: ir.Model, spec: GraphSpec) -> None:
     shapes = {argument(name): shape for name, shape in spec.inputs.items()}
     for value in model.graph.inputs:
         for axis, symbol in enumerate(shapes.get(str(value.name), ())):
-            if isinstance(symbol, str) and symbol not in graph.NUMBERS_TO_THE_MODEL:
+            if isinstance(symbol, str) and symbol not in NUMBERS_TO_THE_MODEL:
                 sources.setdefault(symbol, (value, axis))
     for node in model.graph:
         read = node.inputs[0] if node.op_type == "Shape" else None
@@ -356,7 +357,7 @@ def _fixable(spec: GraphSpec, allowed: Collection[str]) -> frozenset[str]:
 def _unsupported(spec: GraphSpec, err: Exception, *, fixed: Collection[str]) -> ExportUnsupported:
     if isinstance(err, ExportUnsupported):
         frozen = err.axes - set(fixed) if isinstance(err, graph.AxesFrozen) else frozenset()
-        missing = _fixable(spec, frozen & graph.FIXABLE) & frozen
+        missing = _fixable(spec, frozen & FIXABLE) & frozen
         option = ", ".join(sorted(missing | (set(fixed) - set(spec.fixable))))
         hint = f"; where one size will do, its entry may say so: may_be_fixed: [{option}]" if missing else ""
         return ExportUnsupported(f"{spec.role}: {err}{hint}")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from onnx_fleet import drift, runtime, workloads
+from onnx_fleet import inputs, runtime, workloads
+from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.errors import ValidationFailed
-from onnx_fleet.graph import GraphInfo
 
 _LENGTH = 5
 _ROWS = (1, 2)
@@ -54,7 +54,9 @@ def run(request: TrialRequest) -> TrialReport:
 
 def _faults(request: TrialRequest, info: GraphInfo) -> Iterator[str]:
     only = workloads.fixed_length(request.graphs)
-    space = drift.token_space(request.folder, graphs=request.graphs, longest=only or _LENGTH, fixed_length=only)
+    space = inputs.token_space_of_files(
+        request.folder, graphs=request.graphs, longest=only or _LENGTH, fixed_length=only
+    )
     try:
         session = runtime.open_session(request.folder / info.path, threads=1, libraries=info.libraries)
         for rows in _ROWS:

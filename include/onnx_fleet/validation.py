@@ -13,58 +13,27 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, ClassVar, Literal
-
-from pydantic import ConfigDict
+from typing import TYPE_CHECKING, Literal
 
 from onnx_fleet import charts, runtime, stage
-from onnx_fleet.comparison import Case, CheckRow, Finding
-from onnx_fleet.entry import Tolerances
+from onnx_fleet.comparison import Case
+from onnx_fleet.entities.entry import Tolerances
+from onnx_fleet.entities.graph_info import GraphInfo
+from onnx_fleet.entities.provider import report_name
+from onnx_fleet.entities.validation_report import CheckRow, ValidationReport, _badness, describe
+from onnx_fleet.entities.variant import FP32
 from onnx_fleet.errors import GpuUnavailable, ValidationFailed
 from onnx_fleet.gpu import GpuOptions
-from onnx_fleet.graph import GraphInfo
-from onnx_fleet.variants import FP32
 
 if TYPE_CHECKING:
+    from onnx_fleet.entities.work_item import WorkItem
     from onnx_fleet.pipelines import Said
-    from onnx_fleet.plan import WorkItem
     from onnx_fleet.reference import Load, Reference
     from onnx_fleet.runtime import Session
 
-__all__ = ["CheckRow", "Finding", "ValidationReport", "describe", "require_passed", "validate"]
+__all__ = ["validate"]
 
 log = logging.getLogger(__name__)
-
-_ROWS_IN_MESSAGE = 5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ValidationReport:
-    """Every comparison on one provider; nothing is dropped."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-
-    schema_version: Literal[1] = 1
-    model_id: str
-    version: str
-    provider: str
-    """``cpu``, ``cuda``."""
-    status: Literal["passed", "failed", "not_run"]
-    reason: str
-    """For people: what failed, or why nothing was run."""
-    rows: tuple[CheckRow, ...]
-    nodes_by_provider: Mapping[str, int]
-    """From the session's profile: where the nodes really ran."""
-    duration_s: float
-
-    @property
-    def passed(self) -> bool:
-        return self.status == "passed"
-
-    @property
-    def worst_abs_diff(self) -> float | None:
-        """Over all rows; None when nothing was compared."""
-        return max((row.max_abs_diff for row in self.rows if row.max_abs_diff is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,45 +137,11 @@ def validate(
         nodes_by_provider=proof.nodes_by_provider,
         duration_s=time.perf_counter() - started,
     )
-    name = runtime.report_name("validation", provider)
+    name = report_name("validation", provider)
     stage.write_report(stage_dir, name, report)
     stage.write_picture(stage_dir, name, charts.validation(report) if report.rows else None)
     log.info("validated %s@%s on %s: %s", item.model_id, item.model.commit[:8], provider, report.status)
     return report
-
-
-def require_passed(report: ValidationReport) -> None:
-    """Stop a model whose proof failed.
-
-    Raises:
-        ValidationFailed: a comparison failed; the worst rows and the report's place are in the message.
-        GpuUnavailable: the provider did not run, or the graph's nodes ran elsewhere.
-    """
-    if report.passed:
-        return
-    where = f"{report.model_id}@{report.version} on {report.provider}"
-    if report.status == "not_run" or any(row.finding == "placement" for row in report.rows if not row.passed):
-        raise GpuUnavailable(f"{where}: not validated: {report.reason}")
-    failed = sorted((row for row in report.rows if not row.passed), key=_badness, reverse=True)
-    name = runtime.report_name("validation", report.provider)
-    raise ValidationFailed(
-        "\n".join(
-            (
-                f"{where}: {report.reason}; all rows are in the stage's reports/{name}.json",
-                *(f"  {describe(row)}" for row in failed[:_ROWS_IN_MESSAGE]),
-                "give the model a recipe, another opset or, if the differences are rounding, larger tolerances",
-            )
-        )
-    )
-
-
-def describe(row: CheckRow) -> str:
-    """One row for people, on one line."""
-    about = f"{row.check}, {row.case}" + (f", {row.output}" if row.output else "")
-    if row.max_abs_diff is None:
-        return f"{about}: {row.finding}: {row.detail}"
-    why = f"; {row.detail}" if row.detail else ""
-    return f"{about}: {row.finding} by up to {row.max_abs_diff:.3g} (atol {row.atol:.3g}, rtol {row.rtol:.3g}){why}"
 
 
 def _prove(bench: _Bench, graphs: tuple[GraphInfo, ...]) -> _Proof:
@@ -278,8 +213,3 @@ def _rows_of(
     if ask is not None:
         recorder.watch(sessions)
         ask()
-
-
-def _badness(row: CheckRow) -> float:
-    """Findings without a figure are about more than a value: they come first."""
-    return float("inf") if row.max_abs_diff is None else row.max_abs_diff

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from onnx_fleet.checkpoint import StoredTensor
-from onnx_fleet.entry import INLINE_MAX_BYTES, Placement
+from onnx_fleet.entities.entry import INLINE_MAX_BYTES, Placement
 from onnx_fleet.errors import BundleCorrupt, ExportUnsupported
 
 if TYPE_CHECKING:
@@ -40,31 +40,6 @@ _PIECE_BYTES = 16 << 20
 def references(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """The names of the checkpoint's tensors that a traced graph refers to -> their shapes."""
     return {name: tuple(tensor.dims) for tensor in _initializers(model.graph) if (name := _referred(tensor))}
-
-
-def array(tensor: onnx.TensorProto, folder: Path) -> np.ndarray:
-    """An initializer's values; of one that lies beside its graph a view of the file.
-
-    onnx's own reader takes a file with two names for an attack, and in a run a data file is the download's under a
-    second one.
-
-    Args:
-        folder: the graph's.
-    """
-    import numpy as np
-    import onnx
-
-    if tensor.data_location != onnx.TensorProto.EXTERNAL:
-        return onnx.numpy_helper.to_array(tensor)
-    said = {entry.key: entry.value for entry in tensor.external_data}
-    found: np.ndarray = np.memmap(
-        folder / said["location"],
-        dtype=onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type),
-        mode="r",
-        offset=int(said.get("offset", 0)),
-        shape=tuple(tensor.dims),
-    )
-    return found
 
 
 def save_all(

@@ -7,19 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onnx_fleet import inputs
+from onnx_fleet.entities.graph_info import GraphInfo, TensorSpec
 from onnx_fleet.frame import Frame
 from onnx_fleet.further_inputs import KINDS
-from onnx_fleet.graph import GraphInfo, TensorSpec
 from onnx_fleet.inputs import TokenSpace
-
-if TYPE_CHECKING:
-    from onnx_fleet.reference import Reference
 
 _MASKS = ("attention_mask", "encoder_attention_mask", "decoder_attention_mask", "pixel_mask", "pixel_attention_mask")
 _DEFAULT_SIZES: Mapping[str, int] = {
@@ -149,12 +144,6 @@ def fixed_length(graphs: Iterable[GraphInfo]) -> int | None:
     lengths = (spec.shape[-1] for info in graphs for spec in info.inputs if spec.name == "input_ids")
     first = next(lengths, None)
     return first if isinstance(first, int) else None
-
-
-def longest(stage_dir: Path, reference: Reference, *, bound: int = inputs.LENGTH_BOUND) -> int | None:
-    """The most tokens that may be fed; None for a model that takes none."""
-    takes_tokens = "input_ids" in reference.parameters
-    return inputs.token_space(stage_dir, reference.limits, bound=bound).max_length if takes_tokens else None
 
 
 def _after_encoder(length: int, *, past: int) -> dict[str, int]:

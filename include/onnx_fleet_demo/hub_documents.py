@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from onnx_fleet import tasks
+from onnx_fleet.entities import tasks
 from onnx_fleet_demo.hub_repos import Commit, HubRepos, RepoFile, Settings
 
 Document = dict[str, object]

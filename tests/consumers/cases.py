@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from onnx_fleet.entry import Placement
+from onnx_fleet.entities.entry import Placement
 from onnx_fleet_demo.models import CLASSIFIER, FILL_MASK, MINILM
 
 RAW, OPTIMUM, SENTENCES, FASTEMBED = "onnxruntime", "optimum", "sentence-transformers", "fastembed"

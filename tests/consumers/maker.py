@@ -18,7 +18,9 @@ from fixtures.items import work_item
 from mutations.mutation import change_graph
 from mutations.surgery import change_weight
 from onnx_fleet import export, stage, validation
-from onnx_fleet.variants import FP32, making
+from onnx_fleet.entities import validation_report
+from onnx_fleet.entities.variant import FP32
+from onnx_fleet.variants import making
 from onnx_fleet.variants.making import MakingRequest
 
 
@@ -37,7 +39,7 @@ def handle(question: Question) -> None:
     record = export.fill(export.ExportRequest(item=item, source_dir=source, stage=folder / "bundle"))
     if case.variant:
         stage.write_export(folder / "bundle", record)
-        validation.require_passed(validation.validate(folder / "bundle", source_dir=source))
+        validation_report.require_passed(validation.validate(folder / "bundle", source_dir=source))
         making.make(MakingRequest(stage=folder / "bundle"))
     for index, answer in enumerate(answers.of(case, source)):
         np.savez(folder / f"expected-{index}.npz", **answer)

@@ -7,7 +7,7 @@ import pytest
 
 from consumers.cases import CASES, DAMAGED
 from consumers.loading import Answered, worst
-from onnx_fleet.variants import VARIANTS
+from onnx_fleet.entities.variant import VARIANTS
 
 pytestmark = pytest.mark.timeout(900)  # the first test of a bundle waits until it is exported
 

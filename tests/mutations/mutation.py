@@ -11,7 +11,7 @@ import onnx
 from onnx import ModelProto, TensorProto
 
 from onnx_fleet import reference
-from onnx_fleet.comparison import Finding
+from onnx_fleet.entities.validation_report import Finding
 from onnx_fleet.reference import Load
 
 

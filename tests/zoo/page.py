@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnx_fleet.tasks import TASKS
+from onnx_fleet.entities.tasks import TASKS
 from zoo import ARCHITECTURES
 from zoo.architecture import Architecture
 from zoo.survey import Verdict, survey

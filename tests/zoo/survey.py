@@ -15,12 +15,13 @@ from typing import Literal
 
 from fixtures.items import work_item
 from onnx_fleet import export, isolated, stage, tokenizer, validation
+from onnx_fleet.entities import validation_report
+from onnx_fleet.entities.export_record import Fallback
+from onnx_fleet.entities.tasks import TASKS
+from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.errors import OnnxFleetError, Permanent, StepTimedOut, WorkerOutOfResources
 from onnx_fleet.export import ExportRequest
 from onnx_fleet.isolated import Limits
-from onnx_fleet.stage import Fallback
-from onnx_fleet.tasks import TASKS
-from onnx_fleet.validation import ValidationReport
 from zoo.architecture import Architecture
 from zoo.repo import save
 
@@ -169,7 +170,7 @@ def _fallbacks(fallbacks: Sequence[Fallback]) -> str:
 def _failures(report: ValidationReport) -> str:
     checks = dict.fromkeys(row.check for row in report.rows if not row.passed)
     first = next(row for row in report.rows if not row.passed)
-    return _in_few_words(f"{', '.join(checks)}: {validation.describe(first)}")
+    return _in_few_words(f"{', '.join(checks)}: {validation_report.describe(first)}")
 
 
 def _in_few_words(message: str, *, most: int = 240) -> str:

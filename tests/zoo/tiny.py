@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from onnx_fleet.tasks import TASKS, Task
+from onnx_fleet.entities.tasks import TASKS, Task
 from zoo.architecture import POSITIONS, VOCABULARY, Architecture
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from onnx_fleet import jsonio
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.errors import StoreDenied, StoreNotFound
-from onnx_fleet.hub import HubSettings
+from onnx_fleet.hub_client import HubSettings
 from onnx_fleet.jsonio import Json
 from onnx_fleet.store import ObjectStore, S3Settings, open_store
 

@@ -9,11 +9,12 @@ from typing import Any, Final
 from airflow.sdk import get_current_context, task, task_group
 from airflow.sdk.bases.decorator import Task
 
-from onnx_fleet import flow, jsonio, validation
+from onnx_fleet import flow, jsonio
 from onnx_fleet.airflow import assets, outcome, quiet, retries, run
 from onnx_fleet.airflow.settings import FleetSettings
+from onnx_fleet.entities import validation_report
+from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.jsonio import Json
-from onnx_fleet.validation import ValidationReport
 
 LABEL: Final = "{{ item['model_id'] }}"
 NO_GPU_WORKER: Final = "no GPU worker is configured ([onnx_fleet] gpu_queue)"
@@ -99,7 +100,7 @@ def _export(now: run.Run, item: Json) -> None:
 def _validate(now: run.Run, item: Json) -> None:
     with quiet.among_others():
         report = flow.prove(now.place(item["model_id"]), tools=now.tools)
-        validation.require_passed(report)
+        validation_report.require_passed(report)
         flow.make_variants(now.place(item["model_id"]), tools=now.tools)
 
 
@@ -113,7 +114,7 @@ def _prove_on_gpu(now: run.Run, item: Json) -> None:
     with quiet.alone():
         report: ValidationReport = flow.prove_on_gpu(now.place(item["model_id"]), tools=now.tools)
     if report.status != "not_run":
-        validation.require_passed(report)
+        validation_report.require_passed(report)
 
 
 def _measure(now: run.Run, item: Json) -> None:

@@ -12,10 +12,10 @@ from airflow.sdk import get_current_context
 
 from onnx_fleet import flow, jsonio, record, report
 from onnx_fleet.airflow.run import FAILURE, Failure, Run
+from onnx_fleet.entities.validation_report import ValidationReport
+from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import OnnxFleetError
-from onnx_fleet.plan import WorkItem
 from onnx_fleet.record import Record
-from onnx_fleet.validation import ValidationReport
 
 log = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from onnx_fleet import flow, jsonio, record, report
 from onnx_fleet.airflow import retries, run, scratch, shards
 from onnx_fleet.airflow.model_group import model_group
 from onnx_fleet.airflow.settings import FleetSettings
-from onnx_fleet.entry import Entry
+from onnx_fleet.entities.entry import Entry
+from onnx_fleet.entities.work_item import Plan
 from onnx_fleet.jsonio import Json
-from onnx_fleet.plan import Plan
 from onnx_fleet.record import Record
 from onnx_fleet.report import RunReport
 

@@ -15,7 +15,7 @@ from onnx_fleet.airflow import connections, scratch
 from onnx_fleet.airflow.scratch import Scratch
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.flow import Tools
-from onnx_fleet.hub import Hub
+from onnx_fleet.hub_client import Hub
 from onnx_fleet.manifest import Provenance
 
 FAILURE = "failure"

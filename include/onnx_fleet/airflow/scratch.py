@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnx_fleet import jsonio
+from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import BundleNotFound
-from onnx_fleet.plan import WorkItem
 
 
 @dataclass(frozen=True, slots=True)

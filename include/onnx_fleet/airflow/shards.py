@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import CatalogueInvalid
 from onnx_fleet.jsonio import Json
-from onnx_fleet.plan import WorkItem
 
 
 def item(work: WorkItem, *, catalogue_digest: str | None) -> Json:

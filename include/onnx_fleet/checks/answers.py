@@ -18,8 +18,9 @@ from onnx_fleet.checks.feeds import choices_equal, run
 from onnx_fleet.checks.float64 import exactly, room
 from onnx_fleet.checks.subject import Subject, checks_of
 from onnx_fleet.checks.texts import Side, Text
-from onnx_fleet.comparison import Case, CheckRow, Outputs, compare
-from onnx_fleet.graph import JOINT_LENGTH
+from onnx_fleet.comparison import Case, Outputs, compare
+from onnx_fleet.entities.graph_info import JOINT_LENGTH
+from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.inputs import Batch
 
 SINGLE: tuple[Text, ...] = tuple((text, None) for text in inputs.TEXTS)

@@ -21,7 +21,8 @@ from onnx_fleet.checks.feeds import (
 )
 from onnx_fleet.checks.float64 import Exact, Side, word
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
-from onnx_fleet.comparison import Case, CheckRow, Outputs, compare
+from onnx_fleet.comparison import Case, Outputs, compare
+from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.sound import Kind
 
 BATCH_SIZES = (1, 2, 7)

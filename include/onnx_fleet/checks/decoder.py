@@ -17,7 +17,8 @@ from onnx_fleet.checks.feeds import Feeds, tokens_equal
 from onnx_fleet.checks.float64 import Side as Compared
 from onnx_fleet.checks.float64 import judged, word
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
-from onnx_fleet.comparison import Case, CheckRow, Outputs, compare
+from onnx_fleet.comparison import Case, Outputs, compare
+from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.inputs import Batch, Side
 

@@ -22,7 +22,8 @@ from onnx_fleet.checks.feeds import (
 from onnx_fleet.checks.float64 import Side as Compared
 from onnx_fleet.checks.float64 import word
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
-from onnx_fleet.comparison import CheckRow, Outputs, compare
+from onnx_fleet.comparison import Outputs, compare
+from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.images import Kind
 from onnx_fleet.inputs import Batch, Side
 

@@ -13,9 +13,10 @@ from onnx_fleet.checks.feeds import Feeds, against_pytorch, run, told_apart, whe
 from onnx_fleet.checks.float64 import Side as Compared
 from onnx_fleet.checks.float64 import judged
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
-from onnx_fleet.comparison import Case, CheckRow, Outputs, at_real_positions, compare, is_per_token, real_places
+from onnx_fleet.comparison import Case, Outputs, at_real_positions, compare, is_per_token, real_places
+from onnx_fleet.entities.graph_info import TensorSpec
+from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.errors import ValidationFailed
-from onnx_fleet.graph import TensorSpec
 from onnx_fleet.inputs import Batch, Side
 
 BATCH_SIZES = (1, 2, 7)

@@ -7,14 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from onnx_fleet import graph as graphs
-from onnx_fleet import inputs, recipes, stage, workloads
+from onnx_fleet import inputs, recipes, reference, stage, workloads
 from onnx_fleet.checks import source_and_target
 from onnx_fleet.checks.feeds import against_pytorch
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
-from onnx_fleet.comparison import Case, CheckRow
+from onnx_fleet.comparison import Case
+from onnx_fleet.entities.graph_info import SYMBOLS, GraphInfo, TensorSpec
+from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.errors import GpuUnavailable, ValidationFailed
 from onnx_fleet.further_inputs import FurtherInput
-from onnx_fleet.graph import SYMBOLS, GraphInfo, TensorSpec
 from onnx_fleet.inputs import TokenSpace
 from onnx_fleet.runtime import require_placed
 from onnx_fleet.tensors import Weight, weights_of
@@ -108,7 +109,7 @@ def placement(subject: Subject) -> Iterator[CheckRow]:
 
 def dynamic(subject: Subject) -> Iterator[CheckRow]:
     """No axis named dynamic was frozen: outputs have the sizes that their symbols promise, at sizes never traced."""
-    limit = workloads.longest(subject.stage_dir, subject.reference, bound=LONGEST)
+    limit = reference.longest(subject.stage_dir, subject.reference, bound=LONGEST)
     for role, info in subject.graphs.items():
         takes_tokens = "input_ids" in {spec.name for spec in info.inputs}
         sizes = [(rows, min(length, limit or length)) for rows, length in DYNAMIC_SIZES]

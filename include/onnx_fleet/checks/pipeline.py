@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnx_fleet.checks.subject import Subject, checks_of
-from onnx_fleet.comparison import Case, CheckRow, compare
+from onnx_fleet.comparison import Case, compare
+from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.errors import ValidationFailed
 
 if TYPE_CHECKING:

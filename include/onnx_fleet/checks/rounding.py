@@ -15,7 +15,7 @@ import numpy as np
 from onnx_fleet.checks.feeds import Feeds
 from onnx_fleet.checks.subject import Subject
 from onnx_fleet.comparison import Case, Outputs, compare
-from onnx_fleet.entry import Tolerances
+from onnx_fleet.entities.entry import Tolerances
 
 if TYPE_CHECKING:
     from torch.nn import Module

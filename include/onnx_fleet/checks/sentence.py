@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnx_fleet import inputs, recipes, sentence_modules
+from onnx_fleet import inputs, recipes
 from onnx_fleet.checks import texts as reading
 from onnx_fleet.checks.answers import PAIRS
 from onnx_fleet.checks.feeds import run
 from onnx_fleet.checks.subject import Subject, checks_of
 from onnx_fleet.checks.texts import Text
-from onnx_fleet.comparison import Case, CheckRow, compare
-from onnx_fleet.sentence_modules import Settings
+from onnx_fleet.comparison import Case, compare
+from onnx_fleet.conventions import sentence_modules
+from onnx_fleet.conventions.sentence_modules import Settings
+from onnx_fleet.entities.validation_report import CheckRow
 
 if TYPE_CHECKING:
     from sentence_transformers.base import BaseModel

@@ -20,7 +20,8 @@ from onnx_fleet.checks.feeds import Feeds, rows_of, sensitive, where_pytorch_hol
 from onnx_fleet.checks.float64 import Side as Compared
 from onnx_fleet.checks.float64 import judged, room, word
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
-from onnx_fleet.comparison import Case, CheckRow, Outputs, compare
+from onnx_fleet.comparison import Case, Outputs, compare
+from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.generation import Call
 from onnx_fleet.generation_seq2seq import Encoded

@@ -10,7 +10,7 @@ import numpy as np
 from onnx_fleet import inputs
 from onnx_fleet.checks.feeds import Feeds
 from onnx_fleet.checks.subject import SEED, Subject
-from onnx_fleet.graph import TensorSpec
+from onnx_fleet.entities.graph_info import TensorSpec
 from onnx_fleet.inputs import Side
 
 LONGEST_SOUND = 17

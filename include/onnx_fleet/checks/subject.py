@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnx_fleet import inputs, tokenizer, workloads
-from onnx_fleet.comparison import Case, CheckRow
-from onnx_fleet.entry import Tolerances
-from onnx_fleet.graph import GraphInfo, TensorSpec
+from onnx_fleet.comparison import Case
+from onnx_fleet.entities.entry import Tolerances
+from onnx_fleet.entities.graph_info import GraphInfo, TensorSpec
+from onnx_fleet.entities.validation_report import CheckRow
+from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.inputs import Batch, TokenSpace
-from onnx_fleet.plan import WorkItem
 from onnx_fleet.runtime import Session
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ import numpy as np
 
 from onnx_fleet import inputs, tokenizer_json, tokenizer_proof, word_tokenizers
 from onnx_fleet.checks.subject import Subject
-from onnx_fleet.comparison import Case, CheckRow
+from onnx_fleet.comparison import Case
+from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.inputs import Batch
 
 Text = tuple[str, str | None]

@@ -13,7 +13,8 @@ from onnx_fleet.checks import texts
 from onnx_fleet.checks.feeds import Feeds, against_pytorch, choices_equal, parity_over_sizes, run, sensitive
 from onnx_fleet.checks.float64 import word
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
-from onnx_fleet.comparison import CheckRow, compare
+from onnx_fleet.comparison import compare
+from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.images import Kind
 
 BATCH_SIZES = (1, 2, 7)

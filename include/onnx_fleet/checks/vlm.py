@@ -14,7 +14,8 @@ from onnx_fleet.checks import texts as reading
 from onnx_fleet.checks.feeds import Feeds, sensitive, tokens_equal, where_pytorch_holds
 from onnx_fleet.checks.float64 import Side, judged, word
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
-from onnx_fleet.comparison import Case, CheckRow, Outputs, compare
+from onnx_fleet.comparison import Case, Outputs, compare
+from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.generation import Step
 from onnx_fleet.images import Kind

@@ -16,7 +16,8 @@ import numpy as np
 from onnx_fleet import checkpoint, recipes
 from onnx_fleet.checks.feeds import Feeds
 from onnx_fleet.checks.subject import Check, Subject
-from onnx_fleet.comparison import Case, CheckRow, Outputs, compare
+from onnx_fleet.comparison import Case, Outputs, compare
+from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.errors import ValidationFailed
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from onnx_fleet.cache import Cache, CacheEntry
 from onnx_fleet.cli import show
 from onnx_fleet.cli.options import Json, Store
 from onnx_fleet.cli.settings import opened_store
-from onnx_fleet.report import human_bytes
+from onnx_fleet.formatting import human_bytes
 
 cache_app = typer.Typer(
     help="Look at what exports keep in the store for the next model of the same kind.", no_args_is_help=True

@@ -12,8 +12,8 @@ import typer
 from onnx_fleet import inspection, jsonio
 from onnx_fleet.cli import show
 from onnx_fleet.cli.options import Json
+from onnx_fleet.formatting import human_bytes
 from onnx_fleet.inspection import GraphView
-from onnx_fleet.report import human_bytes
 
 _TOP_OPS = 8
 _TOP_WEIGHTS = 5

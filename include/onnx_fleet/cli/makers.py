@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from onnx_fleet import bundle, catalogue, feed, flow, jsonio, profiling, report, stage, validation
+from onnx_fleet import bundle, catalogue, feed, flow, formatting, jsonio, profiling, report, stage
 from onnx_fleet import record as records
 from onnx_fleet.cli import show
 from onnx_fleet.cli.options import (
@@ -38,17 +38,17 @@ from onnx_fleet.cli.options import (
     WeightsVariant,
 )  # fmt: skip
 from onnx_fleet.cli.settings import opened_tools
-from onnx_fleet.entry import Entry
+from onnx_fleet.entities import validation_report
+from onnx_fleet.entities.entry import Entry
+from onnx_fleet.entities.latency_report import Interval, LatencyReport
+from onnx_fleet.entities.regression_report import RegressionReport
+from onnx_fleet.entities.validation_report import CheckRow, ValidationReport
+from onnx_fleet.entities.variant import FP32
+from onnx_fleet.entities.variant_report import VariantReport, said
+from onnx_fleet.entities.work_item import Plan
 from onnx_fleet.errors import OnnxFleetError
 from onnx_fleet.flow import Tools
-from onnx_fleet.gates import RegressionReport
-from onnx_fleet.latency import LatencyReport
 from onnx_fleet.manifest import Provenance
-from onnx_fleet.plan import Plan
-from onnx_fleet.timing import Interval
-from onnx_fleet.validation import CheckRow, ValidationReport
-from onnx_fleet.variants import FP32
-from onnx_fleet.variants.report import VariantReport, said
 
 catalogue_app = typer.Typer(help="Look at a catalogue file.", no_args_is_help=True)
 
@@ -238,7 +238,7 @@ def export(
                     ", ".join(f"{value.name} {list(value.shape)}" for value in graph.inputs),
                     ", ".join(f"{value.name} {list(value.shape)}" for value in graph.outputs),
                     str(graph.opset),
-                    report.human_bytes((out / graph.path).stat().st_size),
+                    formatting.human_bytes((out / graph.path).stat().st_size),
                 )
                 for graph in exported.graphs
             ],
@@ -408,7 +408,7 @@ def _show_validation(found: ValidationReport) -> None:
     )
     if not found.passed:
         try:
-            validation.require_passed(found)
+            validation_report.require_passed(found)
         except OnnxFleetError as err:
             show.console.print(str(err), markup=False, highlight=False, soft_wrap=True)
 
@@ -488,7 +488,7 @@ def _show_latency(found: LatencyReport) -> None:
             numbers=("batch", "length", "first token ms", "tokens/s", "torch: first token ms", "torch: tokens/s"),
         )
     for each in found.footprints:
-        peak = report.human_bytes(each.peak_memory_bytes)
+        peak = formatting.human_bytes(each.peak_memory_bytes)
         show.say(f"{each.variant} loads in {each.load_time_s:.2f} s, peak memory {peak}, threads {found.threads}")
     if found.noise:
         show.say(f"{found.noise.verdict} machine: {found.noise.reason}")
@@ -521,7 +521,7 @@ def _show_regression(found: RegressionReport) -> None:
     )
     for size in measured.sizes:
         show.line(
-            f"{size.variant}: {report.human_bytes(size.old_bytes)} -> {report.human_bytes(size.new_bytes)},"
+            f"{size.variant}: {formatting.human_bytes(size.old_bytes)} -> {formatting.human_bytes(size.new_bytes)},"
             f" {size.ratio:.2f}×"
         )
     for ops in measured.ops:

@@ -16,7 +16,7 @@ from onnx_fleet.channels import read as read_channel
 from onnx_fleet.cli import show
 from onnx_fleet.cli.options import Json, Store
 from onnx_fleet.cli.settings import opened_store
-from onnx_fleet.report import human_bytes
+from onnx_fleet.formatting import human_bytes
 
 RefText = Annotated[
     str,

@@ -21,9 +21,10 @@ from rich.progress import (
 from rich.table import Table
 
 from onnx_fleet import jsonio
+from onnx_fleet.formatting import human_bytes, human_ms
 from onnx_fleet.profiling import Profile
 from onnx_fleet.record import Record
-from onnx_fleet.report import VARIANT_COLUMNS, human_bytes, human_ms, variant_row
+from onnx_fleet.report import VARIANT_COLUMNS, variant_row
 
 _WIDTH_IN_A_FILE = 160
 """A log has no edge: nothing need be folded at 80 columns there."""

@@ -8,8 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.further_inputs import FurtherInput
-from onnx_fleet.plan import WorkItem
 
 if TYPE_CHECKING:
     from torch import Tensor

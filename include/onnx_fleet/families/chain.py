@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from onnx_fleet import recipes, sentence_modules
+from onnx_fleet import recipes
+from onnx_fleet.conventions import sentence_modules
+from onnx_fleet.conventions.sentence_modules import PREFIX, SentenceModule
+from onnx_fleet.entities.tasks import TASKS
+from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ExportUnsupported, ModelInvalid
 from onnx_fleet.hollow import Hollow
-from onnx_fleet.plan import WorkItem
-from onnx_fleet.sentence_modules import PREFIX, SentenceModule
-from onnx_fleet.tasks import TASKS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -12,9 +12,9 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from onnx_fleet import preprocessor, sound
+from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.families import GraphSpec, Shape
 from onnx_fleet.families.forward import Forward
-from onnx_fleet.plan import WorkItem
 
 _SAMPLES: Shape = ("batch_size", "num_samples")
 _FRAMES: Shape = ("batch_size", "sequence_length")

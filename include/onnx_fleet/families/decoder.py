@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
+from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.families import Family, GraphSpec, Shape
 from onnx_fleet.families.loading import load
-from onnx_fleet.plan import WorkItem
 
 _TOKENS: Shape = ("batch_size", "sequence_length")
 _MASK: Shape = ("batch_size", "total_sequence_length")

@@ -14,13 +14,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from onnx_fleet import further_inputs, inputs, model_limits
+from onnx_fleet.entities.graph_info import JOINT_LENGTH
+from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.families import Family, GraphSpec, Shape, chain, loading, model_class
 from onnx_fleet.families.forward import Forward
 from onnx_fleet.further_inputs import FurtherInput
-from onnx_fleet.graph import JOINT_LENGTH
 from onnx_fleet.hollow import Hollow
-from onnx_fleet.plan import WorkItem
 
 _TOKENS: Shape = ("batch_size", "sequence_length")
 _CHOICES: Shape = ("batch_size", "num_choices", "sequence_length")

@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from onnx_fleet import recipes
+from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.families import Shape, chain
-from onnx_fleet.plan import WorkItem
 
 
 class Forward(torch.nn.Module):

@@ -10,11 +10,11 @@ import transformers
 from transformers import PreTrainedModel
 
 from onnx_fleet import recipes
+from onnx_fleet.entities.tasks import TASKS
+from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ExportUnsupported, ModelInvalid
 from onnx_fleet.families import completeness, model_class
 from onnx_fleet.hollow import Hollow
-from onnx_fleet.plan import WorkItem
-from onnx_fleet.tasks import TASKS
 
 _LONGEST_WORD = 300
 """Characters of another's message that one of ours takes up."""

@@ -15,10 +15,10 @@ from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.families import Family, GraphSpec, Shape
 from onnx_fleet.families.loading import load
-from onnx_fleet.plan import WorkItem
 
 ENCODER, DECODER, DECODER_WITHOUT_PAST, MODEL = "encoder_model", "decoder_model_merged", "decoder_model", "model"
 

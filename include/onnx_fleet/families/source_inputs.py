@@ -14,8 +14,8 @@ from typing import Any
 
 from transformers import AutoFeatureExtractor, PretrainedConfig, PreTrainedModel
 
+from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ExportUnsupported
-from onnx_fleet.plan import WorkItem
 
 _NO_TENSORS = ("output_", "return_", "use_")
 """How flags begin whose type nobody wrote down."""

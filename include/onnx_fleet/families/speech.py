@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import Module
 from transformers import EncoderDecoderCache, PreTrainedModel
 
+from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.families import Family, GraphSpec, Shape, loading, seq2seq
 from onnx_fleet.families.seq2seq import EXAMPLE_BATCH, CachedDecoder, Decoder, Source, additive
 from onnx_fleet.hollow import Hollow
-from onnx_fleet.plan import WorkItem
 
 _FRAMES: Shape = ("batch_size", "num_frames")
 _SAMPLES: Shape = ("batch_size", "num_samples")

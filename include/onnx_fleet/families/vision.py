@@ -17,11 +17,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from onnx_fleet import checkpoint, images, preprocessor
+from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.families import Family, GraphSpec, Shape
 from onnx_fleet.families.forward import Forward
 from onnx_fleet.families.loading import load
-from onnx_fleet.plan import WorkItem
 
 _PIXELS: Shape = ("batch_size", None, "height", "width")
 _PIXEL_MASK: Shape = ("batch_size", "mask_height", "mask_width")

@@ -21,11 +21,11 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from onnx_fleet import images
+from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.families import Family, GraphSpec, Shape, decoder, loading
 from onnx_fleet.families.vision import pixels, sight
 from onnx_fleet.hollow import Hollow
-from onnx_fleet.plan import WorkItem
 
 _MASKED = frozenset({"smolvlm", "idefics3"})
 """Model types that take rows of images, filled up with masks: [batch_size, num_images, …]."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from onnx_fleet.entities.variant import VariantGates
+from onnx_fleet.entities.variant_report import Measure
 from onnx_fleet.runtime import Session
-from onnx_fleet.variants import VariantGates
 from onnx_fleet.variants.corpus import Sample
-from onnx_fleet.variants.report import Measure
 
 Outputs = Mapping[str, np.ndarray]
 

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnx_fleet import generation, generation_seq2seq, inputs
+from onnx_fleet.errors import ModelInvalid
 from onnx_fleet.variants import calibration, pictures, texts
+from onnx_fleet.variants.pictures import read
 
 if TYPE_CHECKING:
     from onnx_fleet.checks.subject import Subject
@@ -83,14 +85,14 @@ def _translate(subject: Subject, lines: Sequence[str]) -> None:
 
 def _look(subject: Subject, paths: Sequence[Path]) -> None:
     session = subject.session()
-    for feeds in pictures.feeds(subject, paths):
+    for feeds in picture_feeds(subject, paths):
         session.run(_taken(session, feeds))
 
 
 def _match(subject: Subject, paths: Sequence[Path]) -> None:
     """Every text with every picture of a batch, and either side alone."""
     for feeds, batch in zip(
-        pictures.feeds(subject, paths), cycle(_batches(subject, texts.LINES, side="right")), strict=False
+        picture_feeds(subject, paths), cycle(_batches(subject, texts.LINES, side="right")), strict=False
     ):
         for session in subject.sessions.values():
             session.run(_taken(session, {**feeds, **batch.feeds}))
@@ -100,7 +102,7 @@ def _describe(subject: Subject, paths: Sequence[Path]) -> None:
     """A picture in a prompt, and a step behind it; a large one is many tiles, and each many tokens."""
     from onnx_fleet.checks import vlm
 
-    for feeds in pictures.feeds(subject, paths[:MAX_DESCRIBED], rows=1):
+    for feeds in picture_feeds(subject, paths[:MAX_DESCRIBED], rows=1):
         pixels = _taken(subject.session("vision_encoder"), feeds)
         count = len(pixels["pixel_values"]) if pixels["pixel_values"].ndim == 4 else pixels["pixel_values"].shape[1]
         prompt = vlm.prompt_of(subject, (count,), pixels=pixels, said="of the entry's own")
@@ -142,3 +144,31 @@ LOOKING: Mapping[str, Callable[[Subject, Sequence[Path]], None]] = {
 }
 """By family: pictures."""
 _FORETELLING = ("decoder", "seq2seq")
+
+
+PICTURE_ROWS = 4
+"""Pictures in a batch."""
+
+
+def picture_feeds(
+    subject: Subject, paths: Sequence[Path], *, rows: int = PICTURE_ROWS
+) -> Iterator[dict[str, np.ndarray]]:
+    """Batches as the packed preprocessor makes them; every fourth batch is one picture alone.
+
+    Args:
+        rows: pictures in a batch; pictures that it leaves in sizes of their own come one by one.
+    Raises:
+        ModelInvalid: a picture cannot be read, or the preprocessor takes none.
+    """
+    from transformers import AutoImageProcessor
+
+    process = AutoImageProcessor.from_pretrained(subject.stage_dir)  # type: ignore[no-untyped-call]  # theirs
+    for index, start in enumerate(range(0, len(paths), rows)):
+        chosen = [read(path) for path in paths[start : start + (1 if index % 4 == 3 else rows)]]
+        try:
+            yield dict(process(images=chosen, return_tensors="np"))
+        except ValueError as err:
+            if len(chosen) == 1:
+                raise ModelInvalid(f"{paths[start].name}: the packed preprocessor does not take it: {err}") from err
+            for picture in chosen:
+                yield dict(process(images=[picture], return_tensors="np"))

@@ -6,13 +6,10 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from onnx_fleet.errors import ModelInvalid
-from onnx_fleet.tasks import TASKS
 from onnx_fleet.variants import pictures, texts
 from onnx_fleet.variants.texts import ROOT
 
 Kind = Literal["text", "image"]
-
-_ASKED_WITH_TEXT = ("encoder", "decoder", "seq2seq")
 
 
 def kind(name: str) -> Kind:
@@ -44,19 +41,3 @@ def fault(name: str, *, root: Path = ROOT) -> str | None:
     except ModelInvalid as err:
         return str(err)
     return None
-
-
-def misfit(name: str, *, task: str) -> str | None:
-    """Why a task's variants are not tuned with it, and what to write instead."""
-    wanted: Kind | None = "image" if "image" in TASKS[task].takes else None
-    if TASKS[task].family in _ASKED_WITH_TEXT:
-        wanted = "text"
-    if wanted is None:
-        return f"calibration '{name}' is not for {task}, which is tuned with what its checks feed; leave it out"
-    if kind(name) == wanted:
-        return None
-    if wanted == "image":
-        return (
-            f"calibration '{name}' is text, and {task} is tuned with pictures; name a folder of them, or leave it out"
-        )
-    return f"calibration '{name}' is no text, which {task} is tuned with; name a .txt or .jsonl file, or leave it out"

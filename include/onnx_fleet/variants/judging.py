@@ -11,13 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from onnx_fleet import graph, inputs, runtime, stage, workloads
-from onnx_fleet.errors import GpuUnavailable, ValidationFailed
-from onnx_fleet.gpu import GpuOptions
-from onnx_fleet.graph import GraphInfo
-from onnx_fleet.runtime import Session
-from onnx_fleet.variants import FP32, VARIANTS, VariantGates, agreement, corpus, making, prepared, rounding, sizes
-from onnx_fleet.variants.making import Made
-from onnx_fleet.variants.report import (
+from onnx_fleet.entities.graph_info import GraphInfo
+from onnx_fleet.entities.provider import report_name
+from onnx_fleet.entities.variant import FP32, VARIANTS, VariantGates
+from onnx_fleet.entities.variant_report import (
     REPORT_NAME,
     GraphVerdict,
     Measure,
@@ -27,6 +24,11 @@ from onnx_fleet.variants.report import (
     WeightBytes,
     said,
 )
+from onnx_fleet.errors import GpuUnavailable, ValidationFailed
+from onnx_fleet.gpu import GpuOptions
+from onnx_fleet.runtime import Session
+from onnx_fleet.variants import agreement, corpus, making, prepared, rounding, sizes
+from onnx_fleet.variants.making import Made
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +94,7 @@ def judge(request: JudgingRequest) -> VariantReport:
         verdicts=tuple(verdicts),
         duration_s=time.perf_counter() - started,
     )
-    stage.write_report(place, runtime.report_name(REPORT_NAME, request.provider), report)
+    stage.write_report(place, report_name(REPORT_NAME, request.provider), report)
     return report
 
 

@@ -16,23 +16,11 @@ from pathlib import Path
 import onnx
 
 from onnx_fleet import graph, model_config, runtime, stage
+from onnx_fleet.entities.export_record import ExportRecord
+from onnx_fleet.entities.graph_info import GraphInfo
+from onnx_fleet.entities.variant import FP32, VARIANTS, VariantGates, file_name
 from onnx_fleet.errors import ValidationFailed
-from onnx_fleet.graph import GraphInfo
-from onnx_fleet.stage import ExportRecord
-from onnx_fleet.variants import (
-    FP32,
-    VARIANTS,
-    VariantGates,
-    agreement,
-    blocks,
-    corpus,
-    file_name,
-    half,
-    integers,
-    prepared,
-    sizes,
-    sparing,
-)
+from onnx_fleet.variants import agreement, blocks, corpus, half, integers, prepared, sizes, sparing
 from onnx_fleet.variants.agreement import Agreement, Outputs
 from onnx_fleet.variants.corpus import Sample
 from onnx_fleet.variants.sparing import Layers

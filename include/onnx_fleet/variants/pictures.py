@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,16 +10,12 @@ from onnx_fleet.errors import ModelInvalid
 from onnx_fleet.variants.texts import ROOT
 
 if TYPE_CHECKING:
-    import numpy as np
     from PIL.Image import Image
 
-    from onnx_fleet.checks.subject import Subject
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 MAX_PICTURES = 128
 """Of an entry's folder, the first so many by name."""
-ROWS = 4
-"""Pictures in a batch."""
 
 
 def of(name: str, *, root: Path = ROOT) -> tuple[Path, ...]:
@@ -67,25 +62,3 @@ def digest(name: str, *, root: Path = ROOT) -> str | None:
     for path in found:
         whole.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return whole.hexdigest()
-
-
-def feeds(subject: Subject, paths: Sequence[Path], *, rows: int = ROWS) -> Iterator[dict[str, np.ndarray]]:
-    """Batches as the packed preprocessor makes them; every fourth batch is one picture alone.
-
-    Args:
-        rows: pictures in a batch; pictures that it leaves in sizes of their own come one by one.
-    Raises:
-        ModelInvalid: a picture cannot be read, or the preprocessor takes none.
-    """
-    from transformers import AutoImageProcessor
-
-    process = AutoImageProcessor.from_pretrained(subject.stage_dir)  # type: ignore[no-untyped-call]  # theirs
-    for index, start in enumerate(range(0, len(paths), rows)):
-        chosen = [read(path) for path in paths[start : start + (1 if index % 4 == 3 else rows)]]
-        try:
-            yield dict(process(images=chosen, return_tensors="np"))
-        except ValueError as err:
-            if len(chosen) == 1:
-                raise ModelInvalid(f"{paths[start].name}: the packed preprocessor does not take it: {err}") from err
-            for picture in chosen:
-                yield dict(process(images=[picture], return_tensors="np"))

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from onnx_fleet.entities.variant_report import Measure
 from onnx_fleet.variants import blocks, prepared
-from onnx_fleet.variants.report import Measure
 
 _MAX_ERRORS: Mapping[str, float] = {"fp16": 0.001, "int8": 0.05, "int8_static": 0.05, "q4": 0.20}
 """Of ||fp32 - rounded|| / ||fp32||, for one matrix. Rounding to n bits by channel costs a normal matrix 2**-n times

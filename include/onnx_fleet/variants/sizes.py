@@ -7,8 +7,9 @@ from pathlib import Path
 
 import onnx
 
-from onnx_fleet.variants import VariantGates, prepared
-from onnx_fleet.variants.report import Measure, WeightBytes
+from onnx_fleet.entities.variant import VariantGates
+from onnx_fleet.entities.variant_report import Measure, WeightBytes
+from onnx_fleet.variants import prepared
 
 _BYTES_A_CHANNEL = 16
 """What no bits of a weight can save: of each output channel of a layer a scale, a zero point and a bias, or the vectors

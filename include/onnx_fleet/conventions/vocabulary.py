@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 
-from onnx_fleet import auto_mappings
+from onnx_fleet.conventions import auto_mappings
 
 _NAMES = re.compile(r"\b(?:VOCAB_FILES_NAMES|vocab_files_names)\s*(?::[^=\n]+)?=\s*(\{[^{}]*\})")
 _CONSTANT = re.compile(r"""^(\w+)\s*(?::[^=\n]+)?=\s*["']([^"'\n]+)["']""", re.MULTILINE)

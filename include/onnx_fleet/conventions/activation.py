@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from onnx_fleet import sentence_modules
+from onnx_fleet.conventions import sentence_modules
 from onnx_fleet.errors import ExportUnsupported
 
 if TYPE_CHECKING:

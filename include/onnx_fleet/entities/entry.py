@@ -7,9 +7,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Final, Literal
 
-from onnx_fleet.recipes import RECIPES
-from onnx_fleet.tasks import TASKS
-from onnx_fleet.variants import FP32, VariantGates, calibration
+from onnx_fleet.entities.variant import FP32, VariantGates
 
 OPSET_DEFAULT: Final = 20
 
@@ -22,7 +20,6 @@ TokenizerForm = Literal["exact", "as-published", "none"]
 is the source's file whatever the class makes of it; or the bundle has none."""
 DECODER_FORMS: Final = ("merged", "without-past", "plain")
 """How an encoder-decoder may be cut into graphs; the first is what consumers load."""
-_CUT_BY_FORM: Final = "seq2seq"
 
 
 OWN_TOLERANCES: Final = "the entry's own"
@@ -85,13 +82,14 @@ class Entry:
     repo_id: str
     revision: str = "main"
     task: str | None = None
-    """A task name of onnx_fleet.tasks.TASKS; None takes it from the Hub's pipeline tag, then the architecture."""
+    """A task name of onnx_fleet.entities.tasks.TASKS; None takes it from the Hub's pipeline tag, then the
+    architecture."""
     architecture: str | None = None
     """A class of transformers that the weights are of; None takes config.json's, else the task's of its model type."""
     recipe: str | None = None
     """A recipe's name, as onnx_fleet.recipes.find takes it; None exports the model as it is."""
     variants: tuple[str, ...] = (FP32,)
-    """Names of onnx_fleet.variants.NAMES; the others are made from fp32, and held to it."""
+    """Names of onnx_fleet.entities.variant.NAMES; the others are made from fp32, and held to it."""
     required_variants: tuple[str, ...] = ()
     """Those without which nothing is published."""
     variant_gates: Mapping[str, VariantGates] = field(default_factory=dict)
@@ -109,7 +107,8 @@ class Entry:
     decoder_form: str = DECODER_FORMS[0]
     """One of DECODER_FORMS: how an encoder-decoder is cut into graphs."""
     may_be_fixed: tuple[str, ...] = ()
-    """Symbols of graph.FIXABLE: axes that may have one size in the graphs, where the model cannot keep them dynamic."""
+    """Symbols of graph_info.FIXABLE: axes that may have one size in the graphs, where the model cannot keep them
+    dynamic."""
     tokenizer: TokenizerForm = "exact"
     """What the bundle's tokenizer.json is held to, or "none" for a bundle without one."""
     tokenizer_graph: bool = False
@@ -157,21 +156,3 @@ class Discover:
     def excludes(self, repo_id: str) -> bool:
         """Whether a pattern leaves a model out."""
         return any(fnmatchcase(repo_id.lower(), pattern.lower()) for pattern in self.exclude)
-
-
-def misfit(task: object, *, recipe: object, decoder_form: object, calibrated: object = None) -> str | None:
-    """Why a task does not go with an entry's other settings; what is unknown or left out is not judged here.
-
-    Args:
-        calibrated: the calibration, where variants are wanted.
-    """
-    if not isinstance(task, str) or task not in TASKS:
-        return None
-    fitting = RECIPES[recipe].tasks if isinstance(recipe, str) and recipe in RECIPES else ()
-    if fitting and task not in fitting:
-        tasks = ", ".join(fitting)
-        return f"recipe '{recipe}' is for {tasks}, not for {task}; leave the recipe out, or name one of these tasks"
-    if decoder_form in DECODER_FORMS[1:] and TASKS[task].family != _CUT_BY_FORM:
-        tasks = ", ".join(task.name for task in TASKS.values() if task.family == _CUT_BY_FORM)
-        return f"decoder_form '{decoder_form}' is for {tasks}, not for {task}; leave it out, or name one of these tasks"
-    return calibration.misfit(calibrated, task=task) if isinstance(calibrated, str) else None

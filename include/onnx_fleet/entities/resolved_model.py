@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from onnx_fleet.entry import Entry
+from onnx_fleet.entities.entry import Entry
 
 _OF_THE_REPO = ("modules.json", "config_sentence_transformers.json", "README.md", "LICENSE*")
 """Files at a repo's root that speak of all of it, and are no model's."""
@@ -33,7 +33,7 @@ class ResolvedModel:
     commit: str
     """40 hex digits."""
     task: str
-    """A task name of onnx_fleet.tasks.TASKS."""
+    """A task name of onnx_fleet.entities.tasks.TASKS."""
     architecture: str
     """The class that the weights are of, such as ``BertForSequenceClassification``: config.json's, unless the entry
     says another, or config.json says none and its model_type and the task do."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from onnx_fleet.entities.provider import report_name
 from onnx_fleet.errors import ValidationFailed
-from onnx_fleet.runtime import report_name
 
 REPORT_NAME = "variants"
 

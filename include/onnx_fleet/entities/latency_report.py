@@ -1,0 +1,152 @@
+"""The report of a measurement: latencies beside PyTorch's, load time, memory, and the machine's noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeAlias
+
+from pydantic import ConfigDict
+
+Interval: TypeAlias = tuple[float, float]
+"""From, to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyRow:
+    """One graph at one point of the grid. An interval is one of 95 %, or None where the runs are too few for it."""
+
+    graph: str
+    role: str = ""
+    """The same of all variants; empty in older reports."""
+    variant: str
+    phase: str = "forward"
+    """``forward``; ``prompt`` and ``step`` of a graph with a cache; ``encode`` of an encoder before a decoder."""
+    batch_size: int
+    sequence_length: int | None
+    """Tokens in a row: of the prompt, the encoder's input, or up to the end of the step; None where there are none."""
+    warmup_runs: int | None = None
+    settled: bool | None = None
+    """Whether both sides had stopped becoming faster when the clock started."""
+    timed_runs: int
+    """On each side; fewer than the entry asks for where the point's time ran out."""
+    latency_ms_p50: float
+    latency_ms_p50_interval: Interval | None = None
+    latency_ms_p90: float
+    latency_ms_p95: float
+    latency_ms_p95_interval: Interval | None = None
+    latency_ms_p99: float
+    throughput_per_s: float
+    """Batch rows a second, at p50."""
+    torch_latency_ms_p50: float
+    """PyTorch eager on the same inputs and threads, interleaved in the same run."""
+    torch_latency_ms_p50_interval: Interval | None = None
+    ratio_to_torch: float
+    """latency_ms_p50 / torch_latency_ms_p50: below 1 is faster than PyTorch."""
+    ratio_to_torch_interval: Interval | None = None
+
+    @property
+    def at(self) -> str:
+        """The point, for people: ``batch 1 × 16 tokens``, ``step, batch 1 × 16 tokens``."""
+        size = f"batch {self.batch_size}" + (f" × {self.sequence_length} tokens" if self.sequence_length else "")
+        return size if self.phase == "forward" else f"{self.phase}, {size}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRow:
+    """What a user of a generative model waits for, at one point of the grid; sampling is not in it."""
+
+    variant: str
+    batch_size: int
+    sequence_length: int | None
+    first_token_ms_p50: float
+    """The prompt, or the encoder and the decoder's first call."""
+    first_token_ms_p50_interval: Interval | None
+    torch_first_token_ms_p50: float
+    tokens_per_s: float
+    """Of all rows together, one token each a step, behind a cache of sequence_length."""
+    tokens_per_s_interval: Interval | None
+    torch_tokens_per_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyReport:
+    """Every point of the grid on one provider."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    schema_version: Literal[1] = 1
+    model_id: str
+    version: str
+    provider: str
+    status: Literal["measured", "not_run"]
+    reason: str
+    """Why nothing was measured, or what to beware of: a noisy machine."""
+    rows: tuple[LatencyRow, ...]
+    generation: tuple[GenerationRow, ...] = ()
+    """Of models that generate with a cache."""
+    skipped: tuple[SkippedPoint, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    """Variants of which some nodes that compute do not run on this provider."""
+    io_binding: bool = False
+    """Whether inputs and outputs stayed where the graphs compute."""
+    footprints: tuple[Footprint, ...] = ()
+    """One a variant."""
+    load_time_s: float | None
+    """Of the first variant: seconds to make its sessions, once, from the files on disk."""
+    peak_memory_bytes: int | None
+    """Of a process that loads the first variant's graphs and runs the largest point, and has no torch in it."""
+    noise: Noise | None = None
+    """Of the machine, while the rows were taken."""
+    threads: int
+    hardware: Mapping[str, str | int]
+    runtime: Mapping[str, str]
+    """Versions, and the method in words."""
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkippedPoint:
+    """A point of the grid that the model cannot take."""
+
+    batch_size: int
+    sequence_length: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """A variant that is not timed."""
+
+    variant: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """What else the machine did."""
+
+    verdict: Literal["quiet", "noisy"]
+    reason: str
+    """For people: the figures, and what they must not pass."""
+    spread: float
+    """How much longer than the fastest the slowest tenth of the kernel's runs took: 0.1 is a tenth longer."""
+    waiting_share: float
+    """Of the kernel's time, how much its threads waited for a core."""
+    kernel_ms_fastest: float
+    kernel_runs: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footprint:
+    """What it cost, of one variant."""
+
+    variant: str
+    load_time_s: float
+    """To make the sessions from files that are in the page cache."""
+    peak_memory_bytes: int
+    """Resident, with Python and onnxruntime themselves."""
+    gpu_memory_bytes: int | None = None
+    """What the GPU had less of afterwards, the process's context on it included: onnxruntime gives nothing back before
+    its end. None where none computed. Other processes must leave the GPU alone meanwhile."""

@@ -1,0 +1,80 @@
+"""Variants: the same graphs in fewer bits, made from the proven fp32 ones, and held to them.
+
+    fp32 graphs, proven ─> corpus (what was fed to them) ─┬─ calibration half ─> making: convert, leave out what hurts
+                                                          └─ judging half ────> judging: agreement, gates, verdict
+
+Only names and thresholds stand here: nothing of onnx, onnxruntime or torch is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+FP32: Final = "fp32"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantGates:
+    """How far a variant may be from the fp32 graphs. What a task's outputs do not have is not asked of it."""
+
+    min_cosine: float
+    """Mean over all vectors; logits are centred first, since softmax does not see a constant."""
+    min_top1: float
+    """The share of choices (labels, next tokens, span ends, pixels) that stay the same; fp32's ties are left out."""
+    max_perplexity_ratio: float
+    """Of language models on real text: the variant's perplexity by fp32's."""
+    max_layers_ratio: float
+    """What the layers' weights take, of their bytes in fp32. Embeddings are counted apart; scales, zero points and
+    biases, which narrow layers have many of, are not counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One precision that an entry may ask for."""
+
+    name: str
+    suffix: str
+    """Behind a graph's role in its file's name, as transformers.js looks for it."""
+    summary: str
+    gates: VariantGates
+
+
+VARIANTS: Mapping[str, Variant] = {
+    variant.name: variant
+    for variant in (
+        Variant(
+            name="fp16",
+            suffix="_fp16",
+            summary="half precision; what would overflow or lose its meaning in it stays in float32",
+            gates=VariantGates(min_cosine=0.999, min_top1=0.99, max_perplexity_ratio=1.01, max_layers_ratio=0.51),
+        ),
+        Variant(
+            name="int8",
+            suffix="_quantized",
+            summary="8-bit weights by channel, activations quantised as they come",
+            gates=VariantGates(min_cosine=0.97, min_top1=0.90, max_perplexity_ratio=1.10, max_layers_ratio=0.30),
+        ),
+        Variant(
+            name="int8_static",
+            suffix="_int8",
+            summary="8-bit weights by channel, activations by ranges that were calibrated",
+            gates=VariantGates(min_cosine=0.97, min_top1=0.90, max_perplexity_ratio=1.10, max_layers_ratio=0.30),
+        ),
+        Variant(
+            name="q4",
+            suffix="_q4",
+            summary="4-bit weights in blocks of 32, activations in float32",
+            gates=VariantGates(min_cosine=0.95, min_top1=0.85, max_perplexity_ratio=1.20, max_layers_ratio=0.22),
+        ),
+    )
+}
+"""In the order in which they are made; docs/decisions/variants.md says where the thresholds come from."""
+
+NAMES: Final = (FP32, *VARIANTS)
+
+
+def file_name(role: str, variant: str) -> str:
+    """``model_quantized.onnx``."""
+    return f"{role}{VARIANTS[variant].suffix if variant != FP32 else ''}.onnx"
