@@ -88,7 +88,7 @@ lock: $(STAMP) ## Refresh the pinned files from requirements*.in (LOCK=--upgrade
 
 schemas: $(STAMP) ## Refresh the JSON Schemas in docs/ from the types
 	@$(BIN)/python -m onnx_fleet.catalogue_schema docs/catalogue.schema.json
-	@$(BIN)/python -m onnx_fleet.manifest docs/manifest.schema.json
+	@$(BIN)/python -m onnx_fleet.bundles.manifest docs/manifest.schema.json
 	@$(BIN)/python -m onnx_fleet.report_schemas docs
 
 env: $(STAMP) ## Write .env for docker compose, with generated secrets

@@ -22,7 +22,7 @@ from benchmarks.results import GenerateResult, GenerateRun, Spread, Subject
 from benchmarks.tables import table
 from benchmarks.workplace import Workplace
 from onnx_fleet import runtime
-from onnx_fleet.machine import usable_cores
+from onnx_fleet.processes.hardware import usable_cores
 
 if TYPE_CHECKING:
     import numpy as np

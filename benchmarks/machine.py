@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from benchmarks.results import Machine
-from onnx_fleet import machine
+from onnx_fleet.processes import hardware
 
 _OURS = ("onnx-fleet", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 _PEER = ("optimum-onnx", "optimum", "torch", "transformers", "onnx", "onnxruntime")
@@ -28,10 +28,10 @@ def facts(*, peer_python: Path | None) -> Machine:
         peer_python: the interpreter of the peer's environment; None where no peer is run.
     """
     return Machine(
-        hardware=machine.hardware(),
+        hardware=hardware.hardware(),
         load_average_1m=round(os.getloadavg()[0], 2),
         taken_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
-        ours={"python": machine.versions()["python"], **{name: metadata.version(name) for name in _OURS}},
+        ours={"python": hardware.versions()["python"], **{name: metadata.version(name) for name in _OURS}},
         peer={} if peer_python is None else _versions(peer_python),
     )
 

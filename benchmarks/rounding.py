@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from onnx_fleet import export, generation, inputs, reference, runtime, stage, toolchain
+from onnx_fleet import export, generation, inputs, reference, runtime, toolchain
+from onnx_fleet.bundles import stage
 from onnx_fleet.checks import Subject, held_to_its_rounding
 from onnx_fleet.checks.float64 import Distance, distance
 from onnx_fleet.comparison import Case, Outputs, compare
@@ -25,7 +26,7 @@ from onnx_fleet.entities.resolved_model import ResolvedModel
 from onnx_fleet.entities.tasks import TASKS
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.inputs import Batch
-from onnx_fleet.isolated import Limits
+from onnx_fleet.processes.isolation import Limits
 
 LENGTHS = (2, 17, 64, 512)
 SEEDS = (20, 21, 22)

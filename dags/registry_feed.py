@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 
 from airflow.sdk import dag, task
 
-from onnx_fleet import feed
 from onnx_fleet.airflow import assets, connections, settings
 from onnx_fleet.airflow.retries import ByErrorClass
+from onnx_fleet.bundles import feed
 
 SETTINGS = settings.read()
 

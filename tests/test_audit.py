@@ -25,10 +25,11 @@ from fixtures.models import RepoMaker
 from fixtures.stages import NOW
 from mutations.encoder import mask_dropped
 from mutations.mutation import change_graph
-from onnx_fleet import audit, audit_stage, bundle, channels, demotion, feed, jsonio, manifest, publish, stage, verify
+from onnx_fleet import audit, audit_stage, demotion, jsonio
 from onnx_fleet.audit import Audit, Target
 from onnx_fleet.audit_report import AuditReport
 from onnx_fleet.audit_stage import Trust
+from onnx_fleet.bundles import bundle, channels, feed, manifest, publish, stage, verify
 from onnx_fleet.entities.entry import Entry, Tolerances
 from onnx_fleet.errors import BundleNotFound, ExportUnsupported, StoreUnavailable, UnsafeModel
 from onnx_fleet.flow import Tools

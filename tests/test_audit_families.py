@@ -16,8 +16,9 @@ from fixtures.audited import Audited, exported, put
 from fixtures.stages import NOW
 from mutations import beside, decoder, seq2seq, vision
 from mutations.mutation import change_graph
-from onnx_fleet import audit, bundle, channels, demotion, graph, stage
+from onnx_fleet import audit, demotion, graph
 from onnx_fleet.audit import Audit, Target
+from onnx_fleet.bundles import bundle, channels, stage
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.flow import Tools
 from onnx_fleet.store import ObjectStore, open_store, transfer

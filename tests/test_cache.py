@@ -18,7 +18,8 @@ from onnx import TensorProto, numpy_helper
 from safetensors.numpy import load_file, save_file
 
 from fixtures.deep import Deep, save_deep
-from onnx_fleet import archive, cache_keys, checkpoint, export, flow, hub, layout, stage, traced, validation
+from onnx_fleet import cache_keys, checkpoint, export, flow, hub, traced, validation
+from onnx_fleet.bundles import stage
 from onnx_fleet.cache import Cache
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.export_record import ExportRecord
@@ -26,7 +27,8 @@ from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import BundleCorrupt
 from onnx_fleet.flow import Tools
 from onnx_fleet.hub_client import Hub, HubSettings
-from onnx_fleet.isolated import Limits
+from onnx_fleet.processes.isolation import Limits
+from onnx_fleet.store import archive, layout
 from onnx_fleet.store.local import LocalStore
 from onnx_fleet_demo.hub_server import HubServer
 
@@ -287,9 +289,9 @@ def test_an_export_with_the_cache_is_the_same_to_the_byte(fleet: _Fleet, tmp_pat
 _WITHOUT_TORCH = """
 import json, sys
 from pathlib import Path
-from onnx_fleet import export, stage
+from onnx_fleet import export; from onnx_fleet.bundles import stage
 from onnx_fleet.cache import Cache
-from onnx_fleet.isolated import Limits
+from onnx_fleet.processes.isolation import Limits
 from onnx_fleet.store.local import LocalStore
 work, source, made, store = map(Path, sys.argv[1:])
 record = export.export(stage.read_work(work), source_dir=source, stage_dir=made, limits=Limits(timeout_s=240),

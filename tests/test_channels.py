@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from fixtures.stages import NOW, PROVENANCE, tiny_stage, work_item
-from onnx_fleet import channels
+from onnx_fleet.bundles import channels
+from onnx_fleet.bundles.publish import publish
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound, VersionConflict
-from onnx_fleet.publish import publish
 from onnx_fleet.store import ObjectStore
 
 MODEL = "acme/tiny"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.stages import latency_report, validation_report, work_item
-from onnx_fleet import charts, stage
+from onnx_fleet.bundles import charts, stage
 from onnx_fleet.entities.latency_report import GenerationRow, LatencyReport
 from onnx_fleet.entities.validation_report import CheckRow, ValidationReport
 from onnx_fleet.noise import KernelRun, judge

@@ -15,7 +15,8 @@ import onnx
 import pytest
 
 from fixtures.worse_stages import next_version, slower
-from onnx_fleet import __version__, stage
+from onnx_fleet import __version__
+from onnx_fleet.bundles import stage
 from onnx_fleet.entities.entry import Gates, LatencyGrid
 from onnx_fleet_demo.hub_server import HubServer
 from onnx_fleet_demo.models import CLASSIFIER

@@ -14,7 +14,8 @@ from benchmarks import generate
 from fixtures.exported import Exported, export_from_zoo
 from mutations import decoder
 from mutations.mutation import change_graph
-from onnx_fleet import generation, latency, runtime, stage, validation
+from onnx_fleet import generation, latency, runtime, validation
+from onnx_fleet.bundles import stage
 from onnx_fleet.checks import CHECKS
 from onnx_fleet.entities.entry import LatencyGrid
 from onnx_fleet.entities.validation_report import ValidationReport

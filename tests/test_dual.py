@@ -10,7 +10,8 @@ from fixtures.exported import Exported
 from fixtures.items import work_item
 from mutations.dual import side_in_another_space
 from mutations.mutation import change_graph
-from onnx_fleet import stage, validation
+from onnx_fleet import validation
+from onnx_fleet.bundles import stage
 from onnx_fleet.checks import CHECKS
 from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.errors import ExportUnsupported

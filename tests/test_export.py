@@ -13,9 +13,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from fixtures.items import COMMIT, work_item
-from onnx_fleet import export, stage
+from onnx_fleet import export
+from onnx_fleet.bundles import stage
 from onnx_fleet.errors import ExportUnsupported, ModelInvalid, WorkerOutOfResources
-from onnx_fleet.isolated import Limits
+from onnx_fleet.processes.isolation import Limits
 from onnx_fleet_demo.models import CLASSIFIER, FILL_MASK, make_repos
 
 LIMITS = Limits(memory_bytes=6 << 30, timeout_s=240)

@@ -11,10 +11,10 @@ import pytest
 
 from fixtures.faulty_stores import SteppedStore
 from fixtures.stages import NOW, PROVENANCE, tiny_stage, work_item
-from onnx_fleet import bundle, channels, feed, layout
+from onnx_fleet.bundles import bundle, channels, feed
+from onnx_fleet.bundles.publish import Publication, publish
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound
-from onnx_fleet.publish import Publication, publish
-from onnx_fleet.store import ObjectStore
+from onnx_fleet.store import ObjectStore, layout
 
 
 def _publish(folder: Path, store: ObjectStore, *, model_id: str = "acme/tiny", digit: str = "a") -> Publication:

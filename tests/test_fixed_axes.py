@@ -15,7 +15,8 @@ from fixtures.exported import export_from_zoo
 from fixtures.recipes import Proven
 from mutations.encoder import mask_dropped
 from mutations.mutation import change_graph
-from onnx_fleet import latency, stage, validation
+from onnx_fleet import latency, validation
+from onnx_fleet.bundles import stage
 from onnx_fleet.entities.entry import Entry, LatencyGrid
 from onnx_fleet.errors import ExportUnsupported
 

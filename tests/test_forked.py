@@ -21,7 +21,7 @@ from onnx import TensorProto, helper
 
 from fixtures import steps
 from fixtures.steps import Order, Surroundings
-from onnx_fleet.isolated import Limits, run
+from onnx_fleet.processes.isolation import Limits, run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
 
@@ -153,7 +153,7 @@ def test_a_server_that_still_imports_dies_with_its_owner(tmp_path: Path) -> None
         try:
             _until(lambda: bool(psutil.Process(task.pid).children()))
             (server,) = psutil.Process(task.pid).children()
-            _until(lambda: "onnx_fleet.forkserver" in server.cmdline())
+            _until(lambda: "onnx_fleet.processes.fork_server" in server.cmdline())
             _until(lambda: server.cpu_times().user > 0.5)
         finally:
             task.kill()
@@ -167,7 +167,7 @@ def _task(left: Path, *, log: Path) -> subprocess.Popen[bytes]:
     program = f"""
 from pathlib import Path
 from fixtures import steps
-from onnx_fleet.isolated import Limits, run
+from onnx_fleet.processes.isolation import Limits, run
 run(steps.wait, steps.Order(what={str(left)!r}), limits=Limits(), log=Path({str(log)!r}), with_torch=True)
 """
     return subprocess.Popen([sys.executable, "-c", program])

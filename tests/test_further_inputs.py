@@ -134,7 +134,8 @@ def test_the_same_text_gets_the_same_boxes(small_repo: Path, space: TokenSpace) 
 
 
 def test_versions_of_a_layout_model_are_compared_on_boxes_and_images(forms: Exported) -> None:
-    from onnx_fleet import inputs, stage
+    from onnx_fleet import inputs
+    from onnx_fleet.bundles import stage
 
     graphs = stage.read_export(forms.stage_dir).graphs
     found = inputs.token_space_of_files(forms.stage_dir, graphs=graphs, longest=13)

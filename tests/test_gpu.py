@@ -12,14 +12,16 @@ from onnx import numpy_helper
 
 from fixtures.exported import Exported, export_from_zoo
 from fixtures.varied import LOOSE, vary, wanting
-from onnx_fleet import footprint, gpu, isolated, latency, runtime, stage, validation, workloads
+from onnx_fleet import footprint, latency, runtime, validation, workloads
+from onnx_fleet.bundles import stage
 from onnx_fleet.entities.entry import LatencyGrid
 from onnx_fleet.entities.latency_report import LatencyReport
 from onnx_fleet.entities.variant_report import VariantReport, VariantVerdict
 from onnx_fleet.errors import GpuUnavailable, WorkerOutOfResources
 from onnx_fleet.footprint import FootprintRequest
-from onnx_fleet.gpu import GpuOptions
-from onnx_fleet.isolated import Limits
+from onnx_fleet.processes import gpu, isolation
+from onnx_fleet.processes.gpu import GpuOptions
+from onnx_fleet.processes.isolation import Limits
 from onnx_fleet.variants import judging
 from onnx_fleet.variants.judging import JudgingRequest
 
@@ -181,7 +183,7 @@ def test_an_isolated_process_uses_the_gpu_that_it_is_told(questions: Exported, t
         gpu=GpuOptions(device_id=99),
     )
     with pytest.raises(GpuUnavailable):
-        isolated.run(footprint.take, request, limits=Limits(timeout_s=120), log=tmp_path / "log")
+        isolation.run(footprint.take, request, limits=Limits(timeout_s=120), log=tmp_path / "log")
 
 
 def _not_run(report: VariantReport) -> list[VariantVerdict]:

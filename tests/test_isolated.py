@@ -10,9 +10,9 @@ import pytest
 
 from fixtures import steps
 from fixtures.steps import Meal, Order
-from onnx_fleet import isolated
 from onnx_fleet.errors import ModelGated, StepCrashed, StepTimedOut, WorkerOutOfResources
-from onnx_fleet.isolated import Limits, Outcome
+from onnx_fleet.processes import isolation
+from onnx_fleet.processes.isolation import Limits, Outcome
 
 MB = 1 << 20
 
@@ -32,7 +32,7 @@ def log(tmp_path: Path) -> Path:
 @pytest.fixture(params=[False, True], ids=["interpreter", "fork"])
 def run(request: pytest.FixtureRequest) -> Run:
     """Both kinds of process keep the same promises."""
-    return partial(isolated.run, with_torch=request.param)
+    return partial(isolation.run, with_torch=request.param)
 
 
 def test_the_result_comes_back_from_another_process(run: Run, log: Path) -> None:

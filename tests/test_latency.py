@@ -14,8 +14,9 @@ import onnxruntime
 import pytest
 
 from fixtures.exported import Exported
-from onnx_fleet import jsonio, latency, reference, stage
+from onnx_fleet import jsonio, latency, reference
 from onnx_fleet.bench import Bench
+from onnx_fleet.bundles import stage
 from onnx_fleet.entities.entry import LatencyGrid
 from onnx_fleet.entities.latency_report import LatencyReport
 from onnx_fleet.errors import GpuUnavailable

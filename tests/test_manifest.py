@@ -11,9 +11,10 @@ import jsonschema
 import pytest
 
 from fixtures.stages import NOW, PROVENANCE, tiny_stage, validation_report, work_item
-from onnx_fleet import bundle, jsonio, manifest
+from onnx_fleet import jsonio
+from onnx_fleet.bundles import manifest, seal
+from onnx_fleet.bundles.stage import PRIVATE, write_report
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound, ValidationFailed
-from onnx_fleet.stage import PRIVATE, write_report
 
 ROOT = Path(__file__).parent.parent
 RELEASED = sorted((ROOT / "tests" / "golden").glob("manifest-v*.json"))
@@ -21,7 +22,7 @@ RELEASED = sorted((ROOT / "tests" / "golden").glob("manifest-v*.json"))
 
 @pytest.fixture
 def sealed(tmp_path: Path) -> manifest.Manifest:
-    return bundle.seal(tiny_stage(tmp_path / "stage"), provenance=PROVENANCE, created_at=NOW)
+    return seal.seal(tiny_stage(tmp_path / "stage"), provenance=PROVENANCE, created_at=NOW)
 
 
 def test_writing_and_reading_give_the_same_manifest_and_the_same_bytes(sealed: manifest.Manifest) -> None:
@@ -32,13 +33,13 @@ def test_writing_and_reading_give_the_same_manifest_and_the_same_bytes(sealed: m
 
 def test_sealing_the_same_stage_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     stage = tiny_stage(tmp_path / "stage")
-    first, second = (bundle.seal(stage, provenance=PROVENANCE, created_at=NOW) for _ in range(2))
+    first, second = (seal.seal(stage, provenance=PROVENANCE, created_at=NOW) for _ in range(2))
     assert manifest.write(first) == manifest.write(second)
 
 
 def test_the_manifest_says_what_is_left_to_do_beside_a_sentence_transformers_graph(tmp_path: Path) -> None:
     folder = tiny_stage(tmp_path / "stage")
-    assert bundle.seal(folder, provenance=PROVENANCE, created_at=NOW).sentence_transformers is None
+    assert seal.seal(folder, provenance=PROVENANCE, created_at=NOW).sentence_transformers is None
 
     told = {"prompts": {"query": "query: "}, "default_prompt_name": "query", "truncate_dim": 16}
     (folder / "config_sentence_transformers.json").write_text(json.dumps(told))
@@ -48,7 +49,7 @@ def test_the_manifest_says_what_is_left_to_do_beside_a_sentence_transformers_gra
     (folder / "head" / "last").mkdir(parents=True)
     (folder / "head" / "last" / "model.safetensors").write_bytes(b"weights")
 
-    sealed = manifest.read(manifest.write(bundle.seal(folder, provenance=PROVENANCE, created_at=NOW)))
+    sealed = manifest.read(manifest.write(seal.seal(folder, provenance=PROVENANCE, created_at=NOW)))
 
     said = sealed.sentence_transformers
     assert said is not None
@@ -64,7 +65,7 @@ def test_the_manifest_says_what_is_left_to_do_beside_a_sentence_transformers_gra
 
 def test_the_schema_in_the_docs_is_the_one_of_the_code() -> None:
     committed = json.loads((ROOT / "docs" / "manifest.schema.json").read_text())
-    assert committed == manifest.json_schema(), "run: python -m onnx_fleet.manifest docs/manifest.schema.json"
+    assert committed == manifest.json_schema(), "run: python -m onnx_fleet.bundles.manifest docs/manifest.schema.json"
 
 
 def test_a_manifest_fits_the_schema_in_the_docs(sealed: manifest.Manifest) -> None:
@@ -166,7 +167,7 @@ def test_a_stage_that_is_not_ready_is_not_sealed(
     stage = tiny_stage(tmp_path / "stage")
     spoil(stage)
     with pytest.raises(error, match=says):
-        bundle.seal(stage, provenance=PROVENANCE, created_at=NOW)
+        seal.seal(stage, provenance=PROVENANCE, created_at=NOW)
 
 
 @pytest.mark.parametrize(
@@ -185,4 +186,4 @@ def test_a_stage_whose_reports_do_not_prove_it_is_not_sealed(
     stage = tiny_stage(tmp_path / "stage")
     write_report(stage, name, jsonio.to_json(validation_report(work_item())) | changes)
     with pytest.raises(ValidationFailed, match=says):
-        bundle.seal(stage, provenance=PROVENANCE, created_at=NOW)
+        seal.seal(stage, provenance=PROVENANCE, created_at=NOW)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from onnx_fleet import channels, jsonio, manifest, plan, toolchain
+from onnx_fleet import jsonio, plan, toolchain
+from onnx_fleet.bundles import channels, manifest
 from onnx_fleet.entities.entry import Entry, LatencyGrid, Tolerances
 from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.resolved_model import ResolvedModel, SourceFile

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from onnx_fleet import isolated, memory, profiling
-from onnx_fleet.isolated import Limits
-from onnx_fleet.profiling import Profile
+from onnx_fleet.processes import isolation, peak_memory, profiling
+from onnx_fleet.processes.isolation import Limits
+from onnx_fleet.processes.profiling import Profile
 
 MB = 1 << 20
 
@@ -83,7 +83,7 @@ def test_a_stages_peak_is_its_own_and_the_process_keeps_the_highest() -> None:
         peaks = {cost.stage: cost.peak_memory_bytes for cost in recorder.profile().stages}
 
     assert peaks["write"] < peaks["load"] - 100 * MB
-    assert memory.peak_bytes() >= peaks["load"]
+    assert peak_memory.peak_bytes() >= peaks["load"]
 
 
 def test_nothing_is_counted_or_wrapped_where_nobody_asks() -> None:
@@ -107,7 +107,7 @@ def test_calls_of_others_functions_are_counted_until_the_block_ends() -> None:
 def test_a_child_process_counts_its_own_stages(tmp_path: Path) -> None:
     started = time.perf_counter()
     with profiling.recording() as recorder:
-        isolated.run(work, Work(seconds=0.1, size_bytes=200 * MB), limits=Limits(), log=tmp_path / "log")
+        isolation.run(work, Work(seconds=0.1, size_bytes=200 * MB), limits=Limits(), log=tmp_path / "log")
         found = recorder.profile()
     took = time.perf_counter() - started
 
@@ -121,7 +121,7 @@ def test_a_child_process_counts_its_own_stages(tmp_path: Path) -> None:
 def test_a_child_process_inside_a_stage_is_that_stages(tmp_path: Path) -> None:
     with profiling.recording() as recorder:
         with profiling.timed("validate"):
-            isolated.run(work, Work(seconds=0.1), limits=Limits(), log=tmp_path / "log")
+            isolation.run(work, Work(seconds=0.1), limits=Limits(), log=tmp_path / "log")
         found = recorder.profile()
 
     assert set(seconds(found)) == {"validate", "other"}

@@ -13,12 +13,12 @@ import pytest
 from fixtures.faulty_stores import Interrupted, SteppedStore, interrupted
 from fixtures.quirky_s3 import serve
 from fixtures.stages import NOW, PROVENANCE, tiny_stage, work_item
-from onnx_fleet import bundle, channels, manifest
+from onnx_fleet.bundles import bundle, channels, manifest
+from onnx_fleet.bundles.publish import Publication, list_models, publish
+from onnx_fleet.bundles.stage import write_report
+from onnx_fleet.bundles.verify import verify
 from onnx_fleet.errors import BundleNotFound, StoreDenied, ValidationFailed, VersionConflict, WorkerOutOfResources
-from onnx_fleet.publish import Publication, list_models, publish
-from onnx_fleet.stage import write_report
 from onnx_fleet.store import ObjectStore, open_store
-from onnx_fleet.verify import verify
 
 MODEL = "acme/tiny"
 

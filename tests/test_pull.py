@@ -13,10 +13,10 @@ from filelock import FileLock
 
 from fixtures.faulty_stores import Interrupted, SteppedStore, interrupted
 from fixtures.stages import NOW, PROVENANCE, tiny_stage, work_item
-from onnx_fleet import bundle
+from onnx_fleet.bundles import bundle
+from onnx_fleet.bundles.publish import publish
+from onnx_fleet.bundles.pull import pull
 from onnx_fleet.errors import BundleCorrupt, StoreUnavailable, VersionConflict, WorkerOutOfResources
-from onnx_fleet.publish import publish
-from onnx_fleet.pull import pull
 from onnx_fleet.store import ObjectStore, transfer
 
 MODEL = "acme/tiny"

@@ -12,7 +12,7 @@ import pytest
 
 from fixtures.items import work_item
 from onnx_fleet import catalogue, export
-from onnx_fleet.isolated import Limits
+from onnx_fleet.processes.isolation import Limits
 from onnx_fleet_demo.models import MINILM
 
 ROOT = Path(__file__).parents[1]

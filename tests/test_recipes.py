@@ -19,11 +19,12 @@ import pytest
 
 from fixtures import recipes as page
 from fixtures.recipes import Proven, page_entries
-from onnx_fleet import export, families, inspection, recipes, runtime, stage, validation
+from onnx_fleet import export, families, inspection, recipes, runtime, validation
+from onnx_fleet.bundles import stage
 from onnx_fleet.entities.entry import Entry, Tolerances
 from onnx_fleet.errors import CatalogueInvalid, ExportUnsupported, ValidationFailed
 from onnx_fleet.footprint import FootprintRequest, take
-from onnx_fleet.isolated import Limits
+from onnx_fleet.processes.isolation import Limits
 from onnx_fleet.recipes import RECIPES, Recipe
 
 PAGE = page.PAGE.read_text(encoding="utf-8")

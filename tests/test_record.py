@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from onnx_fleet import manifest, record
+from onnx_fleet import record
+from onnx_fleet.bundles import manifest
+from onnx_fleet.bundles.manifest import Manifest
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.resolved_model import ResolvedModel
 from onnx_fleet.entities.validation_report import CheckRow, ValidationReport
@@ -24,7 +26,6 @@ from onnx_fleet.errors import (
     OnnxFleetError,
     UnsafeModel,
 )
-from onnx_fleet.manifest import Manifest
 
 
 def work_item(*, providers: tuple[str, ...] = ("cpu",)) -> WorkItem:

@@ -10,7 +10,8 @@ import pytest
 
 from fixtures.exported import Exported
 from fixtures.items import work_item
-from onnx_fleet import inputs, reference, stage
+from onnx_fleet import inputs, reference
+from onnx_fleet.bundles import stage
 from onnx_fleet.errors import ModelInvalid, ValidationFailed
 from onnx_fleet.inputs import Batch
 from onnx_fleet.reference import Reference

@@ -21,7 +21,9 @@ from fixtures.worse_stages import (
     with_one_length,
     with_other_weights,
 )
-from onnx_fleet import bundle, channels, contract, differences, flow, gates, jsonio, latency, report, slowdown, stage
+from onnx_fleet import contract, differences, flow, gates, jsonio, latency, report, slowdown
+from onnx_fleet.bundles import bundle, channels, stage
+from onnx_fleet.bundles.publish import Publication
 from onnx_fleet.differences import DifferencesRequest, Side
 from onnx_fleet.drift import NEW_RUNS, OLD_RUNS
 from onnx_fleet.entities.entry import Entry, Gates, LatencyGrid, Tolerances
@@ -29,8 +31,7 @@ from onnx_fleet.entities.regression_report import Differences, RegressionReport,
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.flow import Tools
 from onnx_fleet.hub_client import Hub, HubSettings
-from onnx_fleet.isolated import Limits
-from onnx_fleet.publish import Publication
+from onnx_fleet.processes.isolation import Limits
 from onnx_fleet.record import Record
 from onnx_fleet.store import ObjectStore
 

@@ -13,7 +13,8 @@ import pytest
 from fixtures.exported import Exported, export_from_zoo
 from mutations.encoder import mask_dropped
 from mutations.mutation import change_graph
-from onnx_fleet import reference, stage, validation
+from onnx_fleet import reference, validation
+from onnx_fleet.bundles import stage
 from onnx_fleet.checks import Subject, held_to_its_rounding, rounding
 from onnx_fleet.checks.float64 import distance
 from onnx_fleet.entities.entry import Tolerances

@@ -14,10 +14,11 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from onnx_fleet import machine, runtime
+from onnx_fleet import runtime
 from onnx_fleet.entities.graph_info import TensorSpec
 from onnx_fleet.errors import GpuUnavailable, ValidationFailed, WorkerOutOfResources
-from onnx_fleet.gpu import GpuOptions
+from onnx_fleet.processes import hardware
+from onnx_fleet.processes.gpu import GpuOptions
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
@@ -208,18 +209,18 @@ def test_a_missing_graph_does_not_load(tmp_path: Path) -> None:
 
 
 def test_hardware_facts_say_what_a_latency_depends_on() -> None:
-    facts = machine.hardware()
+    facts = hardware.hardware()
 
     assert facts["cpu_model"]
     assert 1 <= int(facts["cores_usable"]) <= int(facts["cores_total"])
     assert int(facts["memory_bytes"]) > 2**28
     assert "gpu_model" not in facts
-    assert machine.hardware(gpu_id=0)["gpu_model"]
+    assert hardware.hardware(gpu_id=0)["gpu_model"]
 
 
 def test_neither_the_runtime_nor_the_facts_of_the_machine_import_torch() -> None:
     code = (
-        "import sys, onnx_fleet.runtime, onnx_fleet.machine as m; m.versions(); m.hardware();"
+        "import sys, onnx_fleet.runtime, onnx_fleet.processes.hardware as m; m.versions(); m.hardware();"
         "sys.exit('torch' in sys.modules)"
     )
 

@@ -14,7 +14,8 @@ import pytest
 
 from fixtures.exported import Exported
 from fixtures.items import COMMIT, work_item
-from onnx_fleet import cache_keys, checkpoint, export, stage, validation
+from onnx_fleet import cache_keys, checkpoint, export, validation
+from onnx_fleet.bundles import stage
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.entities.work_item import WorkItem

@@ -18,8 +18,9 @@ from fixtures.items import work_item
 from mutations.mutation import change_graph
 from mutations.seq2seq import likeliest_tokens_shifted
 from mutations.surgery import as_ones, read_instead
-from onnx_fleet import checkpoint, latency, runtime, stage, validation
+from onnx_fleet import checkpoint, latency, runtime, validation
 from onnx_fleet import generation_seq2seq as generation
+from onnx_fleet.bundles import stage
 from onnx_fleet.checks import CHECKS
 from onnx_fleet.entities.entry import DECODER_FORMS, LatencyGrid, Tolerances
 from onnx_fleet.entities.validation_report import CheckRow, ValidationReport

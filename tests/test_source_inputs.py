@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 
 from fixtures.exported import Exported
 from fixtures.items import work_item
-from onnx_fleet import reference, stage
+from onnx_fleet import reference
+from onnx_fleet.bundles import stage
 from onnx_fleet.checks import CHECKS, Subject
 from onnx_fleet.entities.graph_info import GraphInfo, TensorSpec
 from onnx_fleet.entities.validation_report import CheckRow

@@ -20,8 +20,9 @@ from tokenizers import Tokenizer
 
 from fixtures.items import work_item
 from fixtures.stages import NOW, PROVENANCE
-from onnx_fleet import audit_stage, bundle, export, stage, validation
+from onnx_fleet import audit_stage, export, validation
 from onnx_fleet.audit_stage import Trust
+from onnx_fleet.bundles import seal, stage
 from onnx_fleet.conventions import sentence_modules
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.resolved_model import ResolvedModel, laid_out
@@ -163,7 +164,7 @@ def test_a_bundle_of_a_repo_that_was_laid_out_is_a_stage_again(
     _in_folder(repo, "0_StaticEmbedding")
     model = resolve(Entry(repo_id="acme/static"), hub=hub)
     source = _exported(model, hub, tmp_path / "stage")
-    sealed = bundle.seal(tmp_path / "stage", provenance=PROVENANCE, created_at=NOW)
+    sealed = seal.seal(tmp_path / "stage", provenance=PROVENANCE, created_at=NOW)
     assert {file.path for file in sealed.source.files} == {file.path for file in model.sources.values()}
 
     item = audit_stage.write(tmp_path / "stage", sealed, trust=Trust())

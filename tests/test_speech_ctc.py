@@ -11,7 +11,8 @@ import pytest
 from fixtures.exported import Exported, export_from_zoo
 from mutations.mutation import change_graph
 from mutations.speech import letters_moved, mask_of_sound_ignored
-from onnx_fleet import sound, stage, validation
+from onnx_fleet import sound, validation
+from onnx_fleet.bundles import stage
 from onnx_fleet.entities.validation_report import ValidationReport
 
 # In the product a process of its own hears what torch and the exporter warn of.

@@ -15,10 +15,10 @@ from transformers import AutoTokenizer
 from fixtures import tokenizers as made
 from fixtures.items import work_item
 from onnx_fleet import tokenizer, tokenizer_proof
+from onnx_fleet.bundles.model_config import complete_config
 from onnx_fleet.entities.entry import TokenizerForm
 from onnx_fleet.entities.graph_info import GraphInfo, TensorSpec
 from onnx_fleet.errors import ModelInvalid
-from onnx_fleet.model_config import complete_config
 from onnx_fleet.tokenizer import Packed
 from onnx_fleet.tokenizer_proof import CORPUS
 

@@ -14,7 +14,8 @@ import pytest
 from fixtures.exported import Exported
 from mutations import encoder
 from mutations.mutation import change_graph
-from onnx_fleet import jsonio, reference, runtime, stage, validation
+from onnx_fleet import jsonio, reference, runtime, validation
+from onnx_fleet.bundles import stage
 from onnx_fleet.checks import CHECKS, Subject, texts
 from onnx_fleet.checks.answers import SINGLE
 from onnx_fleet.entities import validation_report

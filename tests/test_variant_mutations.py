@@ -10,7 +10,7 @@ import pytest
 from fixtures.varied import Varied
 from mutations import VARIANT_MUTATIONS
 from mutations.variants import VariantMutation
-from onnx_fleet import stage
+from onnx_fleet.bundles import stage
 from onnx_fleet.entities.variant import VARIANTS
 from onnx_fleet.entities.variant_report import GraphVerdict
 

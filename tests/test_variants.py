@@ -17,12 +17,13 @@ from PIL import Image
 
 from fixtures.exported import Exported, export_from_zoo
 from fixtures.varied import LOOSE, Varied, vary, wanting
-from onnx_fleet import evidence, runtime, stage
+from onnx_fleet import runtime
+from onnx_fleet.bundles import report_summaries, stage
+from onnx_fleet.bundles.manifest import VariantSummary
 from onnx_fleet.entities import variant_report
 from onnx_fleet.entities.variant import VARIANTS
 from onnx_fleet.entities.variant_report import VariantReport
 from onnx_fleet.errors import ModelInvalid, ValidationFailed
-from onnx_fleet.manifest import VariantSummary
 from onnx_fleet.planning import compatibility
 from onnx_fleet.store import keys
 from onnx_fleet.variants import calibration, corpus, half, judging, making, prepared, texts
@@ -240,14 +241,14 @@ def test_what_is_required_and_misses_stops_the_model(encoder: Varied, tmp_path: 
         variant_report.require(found)
     assert "required_variants" in str(failure.value)
     with pytest.raises(ValidationFailed, match="int8"):
-        evidence.variants(strict.stage_dir, item=stage.read_work(strict.stage_dir))
+        report_summaries.variants(strict.stage_dir, item=stage.read_work(strict.stage_dir))
 
 
 def test_variants_that_nobody_judged_are_not_published(encoder: Varied, tmp_path: Path) -> None:
     unjudged = encoder.copy(tmp_path)
 
     with pytest.raises(ValidationFailed, match=r"fp16, int8, int8_static, q4 was not judged; run `onnx-fleet validate"):
-        evidence.variants(unjudged.stage_dir, item=stage.read_work(unjudged.stage_dir))
+        report_summaries.variants(unjudged.stage_dir, item=stage.read_work(unjudged.stage_dir))
 
 
 def _cosine(verdict: variant_report.VariantVerdict) -> float:
@@ -566,7 +567,7 @@ def test_a_gpus_word_alone_publishes_no_variant(encoder: Varied, tmp_path: Path)
     (judged.stage_dir / "reports" / "variants.json").unlink()
 
     with pytest.raises(ValidationFailed, match=r"fp16.* was not judged"):
-        evidence.variants(judged.stage_dir, item=stage.read_work(judged.stage_dir))
+        report_summaries.variants(judged.stage_dir, item=stage.read_work(judged.stage_dir))
 
 
 def on_gpu(varied: Varied, status: variant_report.Status) -> VariantSummary:
@@ -578,4 +579,4 @@ def on_gpu(varied: Varied, status: variant_report.Status) -> VariantSummary:
         model_id=item.model_id, version=item.version, provider="cuda", verdicts=(verdict,), duration_s=0.0
     )
     stage.write_report(varied.stage_dir, "variants_cuda", told)
-    return next(each for each in evidence.variants(varied.stage_dir, item=item) if each.variant == "fp16")
+    return next(each for each in report_summaries.variants(varied.stage_dir, item=item) if each.variant == "fp16")

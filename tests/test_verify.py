@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from fixtures.stages import NOW, PROVENANCE, tiny_stage
-from onnx_fleet import bundle
+from onnx_fleet.bundles import bundle
+from onnx_fleet.bundles.publish import publish
+from onnx_fleet.bundles.verify import require_intact, verify
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound
-from onnx_fleet.publish import publish
 from onnx_fleet.store import ObjectStore
-from onnx_fleet.verify import require_intact, verify
 
 MODEL = "acme/tiny"
 

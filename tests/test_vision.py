@@ -15,7 +15,8 @@ from fixtures.exported import Exported, export_from_zoo
 from fixtures.items import work_item
 from mutations.mutation import change_graph
 from mutations.vision import classes_moved
-from onnx_fleet import images, stage, validation
+from onnx_fleet import images, validation
+from onnx_fleet.bundles import stage
 from onnx_fleet.checks import CHECKS
 from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.validation_report import CheckRow, ValidationReport

@@ -9,7 +9,8 @@ import pytest
 from fixtures.exported import Exported, export_from_zoo
 from mutations.mutation import change_graph
 from mutations.vlm import pictures_mirrored
-from onnx_fleet import stage, validation
+from onnx_fleet import validation
+from onnx_fleet.bundles import stage
 from onnx_fleet.checks import CHECKS
 from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.errors import ExportUnsupported

@@ -24,7 +24,7 @@ from onnx_fleet import checkpoint, export, validation, weights
 from onnx_fleet.checkpoint import StoredTensor
 from onnx_fleet.entities.export_record import ExportRecord
 from onnx_fleet.errors import BundleCorrupt, ExportUnsupported, ModelInvalid
-from onnx_fleet.isolated import Limits
+from onnx_fleet.processes.isolation import Limits
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from onnx_fleet.isolated import Limits
+from onnx_fleet.processes.isolation import Limits
 from zoo import ARCHITECTURES, Architecture, page
 from zoo.repo import save
 from zoo.strength import weaknesses

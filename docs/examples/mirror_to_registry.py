@@ -14,8 +14,8 @@ from pathlib import Path
 
 from airflow.sdk import Param, PartitionedAssetTimetable, dag, get_current_context, task
 
-from onnx_fleet import bundle, pull
 from onnx_fleet.airflow import assets, connections, retries, settings
+from onnx_fleet.bundles import bundle, pull
 
 SETTINGS = settings.read()
 

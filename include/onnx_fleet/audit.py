@@ -21,23 +21,12 @@ from typing import ClassVar, Final, Literal
 
 from pydantic import AwareDatetime, ConfigDict
 
-from onnx_fleet import (
-    audit_stage,
-    bundle,
-    channels,
-    evidence,
-    flow,
-    isolated,
-    jsonio,
-    layout,
-    manifest,
-    publish,
-    pull,
-    toolchain,
-    verify,
-)
+from onnx_fleet import audit_stage, flow, jsonio, toolchain
 from onnx_fleet.audit_stage import Trust
-from onnx_fleet.bundle import Bundle, Ref
+from onnx_fleet.bundles import bundle, channels, manifest, publish, pull, report_summaries, verify
+from onnx_fleet.bundles.bundle import Bundle, Ref
+from onnx_fleet.bundles.manifest import CheckSummary, Manifest
+from onnx_fleet.bundles.verify import FileFault
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.variant import FP32
 from onnx_fleet.errors import (
@@ -58,9 +47,8 @@ from onnx_fleet.errors import (
     VersionConflict,
 )
 from onnx_fleet.flow import Tools
-from onnx_fleet.manifest import CheckSummary, Manifest
-from onnx_fleet.store import ObjectStore, Progress
-from onnx_fleet.verify import FileFault
+from onnx_fleet.processes import isolation
+from onnx_fleet.store import ObjectStore, Progress, layout
 
 log = logging.getLogger(__name__)
 
@@ -275,7 +263,7 @@ def _prove(folder: Path, made: Manifest, *, tools: Tools) -> _Finding:
         report = flow.validate(folder, tools=tools)
     except ValidationFailed as err:
         return _Finding(verdict="failed", reason=str(err))
-    checks = tuple(evidence.summaries(report))
+    checks = tuple(report_summaries.summaries(report))
     if not report.passed:
         return _Finding(verdict="failed", reason=report.reason, checks=checks)
     variants = _judge(folder, tools=tools) if any(info.variant != FP32 for info in made.graphs) else ()
@@ -293,7 +281,7 @@ def _judge(folder: Path, *, tools: Tools) -> tuple[VariantVerdict, ...]:
 
     request = judging.JudgingRequest(stage=folder)
     log_file = folder.parent / "variants.log"
-    report = isolated.run(judging.judge, request, limits=tools.limits, log=log_file).value
+    report = isolation.run(judging.judge, request, limits=tools.limits, log=log_file).value
     return tuple(
         VariantVerdict(variant=each.variant, passed=each.status == "published", reason=each.reason)
         for each in report.verdicts
@@ -306,7 +294,7 @@ def _try(folder: Path, made: Manifest, *, tools: Tools, log_file: Path, unasked:
 
     request = trial.TrialRequest(folder=folder, graphs=made.graphs)
     try:
-        rows = isolated.run(trial.run, request, limits=tools.limits, log=log_file).value.rows
+        rows = isolation.run(trial.run, request, limits=tools.limits, log=log_file).value.rows
     except (StepCrashed, StepTimedOut) as err:
         return _Finding(verdict="failed", reason=f"onnxruntime does not get through its graphs: {err}")
     runs = tuple(GraphRun(graph=row.graph, passed=not row.fault, detail=row.fault) for row in rows)

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from onnx_fleet import jsonio, recipes, repo_files, stage, static_embedding
+from onnx_fleet import jsonio, recipes, repo_files, static_embedding
+from onnx_fleet.bundles import stage
+from onnx_fleet.bundles.manifest import Manifest
 from onnx_fleet.entities.entry import DECODER_FORMS, OWN_TOLERANCES, Entry, TokenizerForm, Tolerances
 from onnx_fleet.entities.export_record import ExportRecord
 from onnx_fleet.entities.resolved_model import ResolvedModel, laid_out
@@ -21,7 +23,6 @@ from onnx_fleet.entities.variant import FP32, VARIANTS, VariantGates
 from onnx_fleet.entities.variant_report import REPORT_NAME, VariantReport
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ExportUnsupported
-from onnx_fleet.manifest import Manifest
 from onnx_fleet.repo_files import Permits
 
 _GATES: Mapping[str, str] = {

@@ -15,8 +15,8 @@ from onnx_fleet.entities.latency_report import LeftOut, SkippedPoint
 from onnx_fleet.entities.variant import FP32
 from onnx_fleet.errors import GpuUnavailable
 from onnx_fleet.frame import Frame
-from onnx_fleet.gpu import GpuOptions
 from onnx_fleet.noise import NoiseMeter
+from onnx_fleet.processes.gpu import GpuOptions
 from onnx_fleet.timing import Timed, take_turns
 
 if TYPE_CHECKING:

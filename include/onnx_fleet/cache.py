@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from onnx_fleet import archive, layout
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound, StoreDenied
-from onnx_fleet.store import ObjectStore
+from onnx_fleet.store import ObjectStore, archive, layout
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,7 @@
 """Differences: everything about two versions of a bundle that has to be measured; what is judged of it is in gates.py.
 
-Called through onnx_fleet.isolated; onnxruntime alone, so that the figures are those of a process that serves.
+Called through onnx_fleet.processes.isolation; onnxruntime alone, so that the figures are those of a process that
+serves.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnx_fleet import contract, drift, jsonio, machine, slowdown
+from onnx_fleet import contract, drift, jsonio, slowdown
 from onnx_fleet.comparison import Case
 from onnx_fleet.drift import Pair
 from onnx_fleet.entities.entry import LatencyGrid, Tolerances
@@ -19,6 +20,7 @@ from onnx_fleet.entities.latency_report import LatencyReport
 from onnx_fleet.entities.regression_report import Differences, OpsRow, SizeRow, SlowdownRow
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.errors import ValidationFailed
+from onnx_fleet.processes import hardware
 from onnx_fleet.slowdown import Point
 
 _LONGEST = 13
@@ -55,7 +57,7 @@ def find(request: DifferencesRequest) -> Differences:
         for key in new
         if key in old
     ]
-    threads = request.grid.threads or machine.usable_cores()
+    threads = request.grid.threads or hardware.usable_cores()
     points = _points(request.new.folder)
     longest = max((point.length for each in points.values() for point in each), default=_LONGEST)
     only = workloads.fixed_length(request.new.graphs) or workloads.fixed_length(request.old.graphs)

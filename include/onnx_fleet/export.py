@@ -9,22 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from onnx_fleet import (
-    cache,
-    cache_keys,
-    checkpoint,
-    graph,
-    isolated,
-    memory,
-    model_config,
-    profiling,
-    recipes,
-    stage,
-    tokenizer,
-    toolchain,
-    traced,
-    weights,
-)
+from onnx_fleet import cache, cache_keys, checkpoint, graph, recipes, tokenizer, toolchain, traced, weights
+from onnx_fleet.bundles import model_config, stage
 from onnx_fleet.cache import Cache
 from onnx_fleet.checkpoint import StoredTensor
 from onnx_fleet.conventions import sentence_modules
@@ -33,7 +19,8 @@ from onnx_fleet.entities.export_record import ExportRecord, Fallback
 from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import BundleCorrupt, ExportUnsupported
-from onnx_fleet.isolated import Limits
+from onnx_fleet.processes import isolation, peak_memory, profiling
+from onnx_fleet.processes.isolation import Limits
 from onnx_fleet.recipes import Recipe
 from onnx_fleet.traced import Traced
 
@@ -161,10 +148,10 @@ def _attempt(request: ExportRequest, *, limits: Limits) -> ExportRecord:
         return replace(
             record,
             duration_s=time.monotonic() - started,
-            peak_memory_bytes=memory.peak_bytes(),
+            peak_memory_bytes=peak_memory.peak_bytes(),
         )
     log_file = request.stage / stage.PRIVATE / "export.log"
-    outcome = isolated.run(fill, request, limits=limits, log=log_file, with_torch=with_torch)
+    outcome = isolation.run(fill, request, limits=limits, log=log_file, with_torch=with_torch)
     return replace(outcome.value, duration_s=outcome.duration_s, peak_memory_bytes=outcome.peak_memory_bytes)
 
 

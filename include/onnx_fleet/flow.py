@@ -16,12 +16,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from onnx_fleet import bundle, cache, feed, isolated, profiling, publish, record, regression, stage
+from onnx_fleet import cache, record, regression
 from onnx_fleet import export as exporting
 from onnx_fleet import latency as measuring
 from onnx_fleet import plan as planning
 from onnx_fleet import validation as proving
-from onnx_fleet.bundle import Bundle, Ref
+from onnx_fleet.bundles import bundle, feed, publish, stage
+from onnx_fleet.bundles.bundle import Bundle, Ref
+from onnx_fleet.bundles.manifest import Provenance
+from onnx_fleet.bundles.publish import Publication
 from onnx_fleet.cache import Cache
 from onnx_fleet.entities import validation_report
 from onnx_fleet.entities.entry import Entry
@@ -34,10 +37,9 @@ from onnx_fleet.entities.variant import FP32
 from onnx_fleet.entities.variant_report import REPORT_NAME, VariantReport, require
 from onnx_fleet.entities.work_item import Plan, WorkItem
 from onnx_fleet.errors import GpuUnavailable, OnnxFleetError
-from onnx_fleet.gpu import GpuOptions
-from onnx_fleet.isolated import Limits
-from onnx_fleet.manifest import Provenance
-from onnx_fleet.publish import Publication
+from onnx_fleet.processes import isolation, profiling
+from onnx_fleet.processes.gpu import GpuOptions
+from onnx_fleet.processes.isolation import Limits
 from onnx_fleet.record import Record
 from onnx_fleet.store import ObjectStore, Progress
 
@@ -158,9 +160,9 @@ def make_variants(place: Path, *, tools: Tools) -> VariantReport | None:
     with profiling.timed("variants"):
         log_file = _log(place, "variants", "cpu")
         request = making.MakingRequest(stage=place)
-        made = isolated.run(making.make, request, limits=tools.limits, log=log_file).value.made
+        made = isolation.run(making.make, request, limits=tools.limits, log=log_file).value.made
         judged = judging.JudgingRequest(stage=place, made=made)
-        report = isolated.run(judging.judge, judged, limits=tools.limits, log=log_file).value
+        report = isolation.run(judging.judge, judged, limits=tools.limits, log=log_file).value
     require(report)
     return report
 
@@ -212,7 +214,7 @@ def judge_on_gpu(place: Path, *, tools: Tools) -> VariantReport | None:
     with profiling.timed("variants"):
         request = judging.JudgingRequest(stage=place, provider="cuda", gpu=tools.gpu)
         log_file = _log(place, "variants", "cuda")
-        report = isolated.run(judging.judge, request, limits=tools.limits, log=log_file).value
+        report = isolation.run(judging.judge, request, limits=tools.limits, log=log_file).value
     require(report)
     return report
 
@@ -372,7 +374,7 @@ def _proof(place: Path, *, tools: Tools, provider: Provider) -> ProofRequest:
 
 def _in_isolation(step: Callable[[ProofRequest], R], request: ProofRequest, *, tools: Tools, log: Path) -> R:
     """CUDA does not survive a fork of a process that asked it for anything: there nothing is forked."""
-    return isolated.run(step, request, limits=tools.limits, log=log, with_torch=request.provider == "cpu").value
+    return isolation.run(step, request, limits=tools.limits, log=log, with_torch=request.provider == "cpu").value
 
 
 def _validate(request: ProofRequest) -> ValidationReport:

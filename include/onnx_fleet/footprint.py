@@ -1,6 +1,6 @@
 """What loading a graph and running it once costs a process that serves it: time and memory.
 
-Called through onnx_fleet.isolated, and torch is never imported here: the peak is the graph's, not PyTorch's.
+Called through onnx_fleet.processes.isolation, and torch is never imported here: the peak is the graph's, not PyTorch's.
 """
 
 from __future__ import annotations
@@ -8,11 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from onnx_fleet import gpu, memory, runtime
+from onnx_fleet import runtime
 from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.latency_report import Footprint
 from onnx_fleet.frame import Frame
-from onnx_fleet.gpu import GpuOptions
+from onnx_fleet.processes import gpu, peak_memory
+from onnx_fleet.processes.gpu import GpuOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +60,6 @@ def take(request: FootprintRequest) -> Footprint:
     return Footprint(
         variant=request.graphs[0].variant,
         load_time_s=sum(session.load_time_s for session in sessions),
-        peak_memory_bytes=memory.peak_bytes(),
+        peak_memory_bytes=peak_memory.peak_bytes(),
         gpu_memory_bytes=None if before is None or after is None else after - before,
     )

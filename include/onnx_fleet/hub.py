@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import ModelInfo
 
-from onnx_fleet import architecture, compatibility, model_config, static_embedding
+from onnx_fleet import architecture, compatibility, static_embedding
 from onnx_fleet.architecture import Decided
+from onnx_fleet.bundles import model_config
 from onnx_fleet.conventions import sentence_modules, vocabulary
 from onnx_fleet.conventions.sentence_modules import SentenceModule
 from onnx_fleet.conventions.vocabulary import TokenizerClass

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
-from onnx_fleet import checkpoint, jsonio, model_config, static_embedding
+from onnx_fleet import checkpoint, jsonio, static_embedding
+from onnx_fleet.bundles import model_config
 from onnx_fleet.conventions import sentence_modules
 from onnx_fleet.entities.resolved_model import ResolvedModel, SourceFile
 from onnx_fleet.errors import HubFileCorrupt, ModelInvalid, UnsafeModel, WorkerOutOfResources

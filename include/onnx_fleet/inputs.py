@@ -362,7 +362,6 @@ def token_space_of_files(
         longest: the most tokens that the model is known to take.
         fixed_length: the only number of tokens that a version takes.
     """
-    pass  # ROOMS-EMPTY
 
     limits = limits_of_files(stage_dir, graphs=graphs)
     if limits is None:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnx_fleet import oddities, stage
+from onnx_fleet import oddities
+from onnx_fleet.bundles import stage
 from onnx_fleet.entities.graph_info import TensorSpec
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound
 from onnx_fleet.tensors import Weight, dtype_name, subgraphs, weights_of

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnx_fleet import charts, isolated, machine, runtime, stage, timing
+from onnx_fleet import runtime, timing
 from onnx_fleet.bench import Bench, Point, Run
+from onnx_fleet.bundles import charts, stage
 from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.latency_report import (
     Footprint,
@@ -32,9 +33,10 @@ from onnx_fleet.entities.latency_report import (
 from onnx_fleet.entities.provider import report_name
 from onnx_fleet.errors import GpuUnavailable
 from onnx_fleet.footprint import FootprintRequest, take
-from onnx_fleet.gpu import GpuOptions
-from onnx_fleet.isolated import Limits
 from onnx_fleet.noise import NoiseMeter
+from onnx_fleet.processes import hardware, isolation
+from onnx_fleet.processes.gpu import GpuOptions
+from onnx_fleet.processes.isolation import Limits
 from onnx_fleet.timing import POINT_BUDGET_S, Timed
 
 if TYPE_CHECKING:
@@ -112,7 +114,7 @@ def measure(
     started = time.perf_counter()
     item, record = stage.read_work(stage_dir), stage.read_export(stage_dir)
     grid = item.model.entry.latency
-    threads = grid.threads or machine.usable_cores()
+    threads = grid.threads or hardware.usable_cores()
     gpu = (gpu or GpuOptions()) if provider == "cuda" else None
     try:
         runtime.require_provider(provider)  # before torch is imported and weights are read for nothing
@@ -146,9 +148,9 @@ def measure(
         peak_memory_bytes=first.peak_memory_bytes if first else None,
         noise=figures.noise,
         threads=threads,
-        hardware=machine.hardware(gpu_id=gpu.device_id if gpu else None),
+        hardware=hardware.hardware(gpu_id=gpu.device_id if gpu else None),
         runtime={
-            **machine.versions(),
+            **hardware.versions(),
             "clock": _CLOCK + _CALLS[grid.io_binding],
             **_METHOD,
             "load_average_1m": f"{os.getloadavg()[0]:.2f}",
@@ -195,7 +197,7 @@ def _footprints(bench: Bench, graphs: tuple[GraphInfo, ...], *, largest: Point) 
             gpu=bench.gpu,
         )
         log_file = bench.stage_dir / stage.PRIVATE / "footprint.log"
-        yield isolated.run(take, request, limits=_FOOTPRINT_LIMITS, log=log_file).value
+        yield isolation.run(take, request, limits=_FOOTPRINT_LIMITS, log=log_file).value
 
 
 def _row(run: Run) -> LatencyRow:

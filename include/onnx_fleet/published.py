@@ -11,9 +11,9 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from onnx_fleet import channels, layout
+from onnx_fleet.bundles import channels
 from onnx_fleet.errors import BundleNotFound
-from onnx_fleet.store import ObjectStore
+from onnx_fleet.store import ObjectStore, layout
 
 
 class _Document(BaseModel):

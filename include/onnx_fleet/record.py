@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from onnx_fleet import errors
+from onnx_fleet.bundles.manifest import Manifest, ProviderValidation, Regression, VariantSummary
 from onnx_fleet.entities.latency_report import LatencyRow
 from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.entities.variant import FP32
 from onnx_fleet.entities.work_item import Refusal, WorkItem
-from onnx_fleet.manifest import Manifest, ProviderValidation, Regression, VariantSummary
 
 RecordState = Literal["failed", "refused", "held", "published", "unchanged"]
 """In the order that people want to read; ``refused``: by a rule of the catalogue; ``held``: published, and its gates

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from onnx_fleet import bundle, channels, contract, differences, gates, isolated, jsonio, machine, pull, stage
-from onnx_fleet.bundle import Bundle, Ref
-from onnx_fleet.channels import Channel
+from onnx_fleet import contract, differences, gates, jsonio
+from onnx_fleet.bundles import bundle, channels, pull, stage
+from onnx_fleet.bundles.bundle import Bundle, Ref
+from onnx_fleet.bundles.channels import Channel
 from onnx_fleet.differences import DifferencesRequest, Side
 from onnx_fleet.entities import regression_report
 from onnx_fleet.entities.entry import Tolerances
@@ -37,7 +38,8 @@ from onnx_fleet.errors import (
     VersionConflict,
     WorkerOutOfResources,
 )
-from onnx_fleet.isolated import Limits
+from onnx_fleet.processes import hardware, isolation
+from onnx_fleet.processes.isolation import Limits
 from onnx_fleet.store import ObjectStore
 
 Quiet = Callable[[], AbstractContextManager[None]]
@@ -95,8 +97,8 @@ def compare(
         alike=made.alike,
         contract=made.contract,
         measured=made.measured,
-        hardware=machine.hardware(),
-        runtime=machine.versions(),
+        hardware=hardware.hardware(),
+        runtime=hardware.versions(),
         duration_s=time.monotonic() - started,
     )
     stage.write_report(place, NAME, report)
@@ -178,7 +180,7 @@ def _measure(
         grid=entry.latency,
     )
     log_file = place / stage.PRIVATE / "compare.log"
-    return isolated.run(differences.find, request, limits=limits, log=log_file).value
+    return isolation.run(differences.find, request, limits=limits, log=log_file).value
 
 
 def _alike(old: Bundle, item: WorkItem) -> bool:

@@ -19,10 +19,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from onnx_fleet import machine
 from onnx_fleet.entities.graph_info import TensorSpec
 from onnx_fleet.errors import GpuUnavailable, OnnxFleetError, ValidationFailed, WorkerOutOfResources
-from onnx_fleet.gpu import GpuOptions
+from onnx_fleet.processes import hardware
+from onnx_fleet.processes.gpu import GpuOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -217,7 +217,7 @@ def open_session(
     import onnxruntime
 
     wanted = require_provider(provider)
-    count = threads or machine.usable_cores()
+    count = threads or hardware.usable_cores()
     started = time.perf_counter()
     try:
         native = onnxruntime.InferenceSession(

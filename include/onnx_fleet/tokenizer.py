@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from onnx_fleet import archive, jsonio, profiling, repo_files, tokenizer_json, tokenizer_proof
-from onnx_fleet import stage as stages
+from onnx_fleet import jsonio, repo_files, tokenizer_json, tokenizer_proof
+from onnx_fleet.bundles import stage as stages
 from onnx_fleet.conventions import vocabulary
 from onnx_fleet.conventions.vocabulary import TOKENIZER_JSON, TokenizerClass
 from onnx_fleet.entities.entry import TokenizerForm
@@ -25,7 +25,9 @@ from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.resolved_model import ResolvedModel
 from onnx_fleet.entities.tasks import TASKS
 from onnx_fleet.errors import BundleCorrupt, ModelInvalid
+from onnx_fleet.processes import profiling
 from onnx_fleet.repo_files import is_index
+from onnx_fleet.store import archive
 from onnx_fleet.tokenizer_proof import Proof
 
 if TYPE_CHECKING:

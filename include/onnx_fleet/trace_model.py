@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from onnx_fleet import branches, checkpoint, families, graph, hollow, profiling, shallow, tracing, unrolling
+from onnx_fleet import branches, checkpoint, families, graph, hollow, shallow, tracing, unrolling
 from onnx_fleet.entities.export_record import Fallback
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ExportUnsupported, OnnxFleetError
 from onnx_fleet.families import GraphSpec, chain
 from onnx_fleet.hollow import Hollow, Place
+from onnx_fleet.processes import profiling
 from onnx_fleet.recipes import Recipe
 from onnx_fleet.traced import Traced
 from onnx_fleet.unrolling import Irregular

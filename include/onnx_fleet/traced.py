@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnx_fleet import archive, jsonio, profiling
+from onnx_fleet import jsonio
 from onnx_fleet.entities.export_record import Fallback, Way
 from onnx_fleet.errors import BundleCorrupt
+from onnx_fleet.processes import profiling
+from onnx_fleet.store import archive
 
 if TYPE_CHECKING:
     import onnx

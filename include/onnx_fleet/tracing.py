@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from onnx_fleet import branches, fusions, graph, profiling, weights
+from onnx_fleet import branches, fusions, graph, weights
 from onnx_fleet.entities.export_record import Fallback
 from onnx_fleet.entities.graph_info import FIXABLE, NUMBERS_TO_THE_MODEL
 from onnx_fleet.errors import ExportUnsupported
+from onnx_fleet.processes import profiling
 from onnx_fleet.recipes import Recipe
 
 if TYPE_CHECKING:

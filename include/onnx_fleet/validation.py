@@ -15,7 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
-from onnx_fleet import charts, runtime, stage
+from onnx_fleet import runtime
+from onnx_fleet.bundles import charts, stage
 from onnx_fleet.comparison import Case
 from onnx_fleet.entities.entry import Tolerances
 from onnx_fleet.entities.graph_info import GraphInfo
@@ -23,7 +24,7 @@ from onnx_fleet.entities.provider import report_name
 from onnx_fleet.entities.validation_report import CheckRow, ValidationReport, _badness, describe
 from onnx_fleet.entities.variant import FP32
 from onnx_fleet.errors import GpuUnavailable, ValidationFailed
-from onnx_fleet.gpu import GpuOptions
+from onnx_fleet.processes.gpu import GpuOptions
 
 if TYPE_CHECKING:
     from onnx_fleet.entities.work_item import WorkItem

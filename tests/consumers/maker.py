@@ -17,7 +17,8 @@ from consumers.serving import Question, serve
 from fixtures.items import work_item
 from mutations.mutation import change_graph
 from mutations.surgery import change_weight
-from onnx_fleet import export, stage, validation
+from onnx_fleet import export, validation
+from onnx_fleet.bundles import stage
 from onnx_fleet.entities import validation_report
 from onnx_fleet.entities.variant import FP32
 from onnx_fleet.variants import making

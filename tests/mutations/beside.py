@@ -14,7 +14,8 @@ import onnx
 from onnx import helper
 
 from mutations.mutation import of_stage
-from onnx_fleet import graph, stage
+from onnx_fleet import graph
+from onnx_fleet.bundles import stage
 
 _HEADER_BYTES = 8
 

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from mutations.mutation import change_graph, of_stage
 from mutations.surgery import change_weight, insert_before
-from onnx_fleet import graph, reference, stage
+from onnx_fleet import graph, reference
+from onnx_fleet.bundles import stage
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.reference import Reference
 

@@ -14,14 +14,16 @@ from tempfile import TemporaryDirectory
 from typing import Literal
 
 from fixtures.items import work_item
-from onnx_fleet import export, isolated, stage, tokenizer, validation
+from onnx_fleet import export, tokenizer, validation
+from onnx_fleet.bundles import stage
 from onnx_fleet.entities import validation_report
 from onnx_fleet.entities.export_record import Fallback
 from onnx_fleet.entities.tasks import TASKS
 from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.errors import OnnxFleetError, Permanent, StepTimedOut, WorkerOutOfResources
 from onnx_fleet.export import ExportRequest
-from onnx_fleet.isolated import Limits
+from onnx_fleet.processes import isolation
+from onnx_fleet.processes.isolation import Limits
 from zoo.architecture import Architecture
 from zoo.repo import save
 
@@ -68,7 +70,7 @@ def survey_aside(architecture: Architecture, *, limits: Limits = LIMITS) -> Verd
     started = time.perf_counter()
     with TemporaryDirectory(prefix="zoo-") as folder:
         try:
-            found = isolated.run(survey_quietly, architecture, limits=limits, log=Path(folder, "log"), with_torch=True)
+            found = isolation.run(survey_quietly, architecture, limits=limits, log=Path(folder, "log"), with_torch=True)
         except StepTimedOut:
             note = f"it took longer than {limits.timeout_s:g} s"
         except WorkerOutOfResources:

@@ -12,7 +12,7 @@ from airflow.sdk import Asset
 from airflow.sdk.types import OutletEventAccessorsProtocol
 
 from onnx_fleet import jsonio
-from onnx_fleet.publish import Publication
+from onnx_fleet.bundles.publish import Publication
 
 BUNDLE = Asset(name="onnx_fleet_bundle", group="onnx-fleet")
 """Partitioned by model id."""

@@ -14,11 +14,12 @@ from airflow.sdk import get_current_context, task
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException
 
-from onnx_fleet import audit, audit_report, catalogue, demotion, feed, jsonio
+from onnx_fleet import audit, audit_report, catalogue, demotion, jsonio
 from onnx_fleet.airflow import quiet, retries, run, scratch, shards
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.audit import Target
 from onnx_fleet.audit_report import AuditReport, AuditRow
+from onnx_fleet.bundles import feed
 from onnx_fleet.jsonio import Json
 
 log = logging.getLogger(__name__)

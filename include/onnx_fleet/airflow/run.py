@@ -14,9 +14,9 @@ from onnx_fleet import flow, jsonio
 from onnx_fleet.airflow import connections, scratch
 from onnx_fleet.airflow.scratch import Scratch
 from onnx_fleet.airflow.settings import FleetSettings
+from onnx_fleet.bundles.manifest import Provenance
 from onnx_fleet.flow import Tools
 from onnx_fleet.hub_client import Hub
-from onnx_fleet.manifest import Provenance
 
 FAILURE = "failure"
 """The XCom key under which a step tells why it failed."""

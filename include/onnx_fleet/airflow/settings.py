@@ -11,8 +11,8 @@ from pathlib import Path
 from airflow.sdk.configuration import conf
 
 from onnx_fleet import cache
-from onnx_fleet.gpu import GpuOptions
-from onnx_fleet.isolated import Limits, machine_limits
+from onnx_fleet.processes.gpu import GpuOptions
+from onnx_fleet.processes.isolation import Limits, machine_limits
 
 SECTION = "onnx_fleet"
 

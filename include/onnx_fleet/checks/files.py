@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from onnx_fleet import graph as graphs
-from onnx_fleet import inputs, recipes, reference, stage, workloads
+from onnx_fleet import inputs, recipes, reference, workloads
+from onnx_fleet.bundles import stage
 from onnx_fleet.checks import source_and_target
 from onnx_fleet.checks.feeds import against_pytorch
 from onnx_fleet.checks.subject import SEED, Subject, checks_of

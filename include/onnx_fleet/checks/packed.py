@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from onnx_fleet import checkpoint, recipes, stage, tokenizer_proof
+from onnx_fleet import checkpoint, recipes, tokenizer_proof
+from onnx_fleet.bundles import stage
 from onnx_fleet.checks.subject import Subject, checks_of
 from onnx_fleet.comparison import Case
 from onnx_fleet.entities.graph_info import GraphInfo

@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 
 from onnx_fleet import audit as auditing
-from onnx_fleet import audit_report, bundle, catalogue, demotion, feed, jsonio
+from onnx_fleet import audit_report, catalogue, demotion, jsonio
 from onnx_fleet.audit import Audit, Target
 from onnx_fleet.audit_report import AuditRow
+from onnx_fleet.bundles import bundle, feed
 from onnx_fleet.cli import show
 from onnx_fleet.cli.options import CatalogueFile, Json, Store
 from onnx_fleet.cli.settings import opened_tools

@@ -12,8 +12,10 @@ from typing import Annotated
 
 import typer
 
-from onnx_fleet import bundle, catalogue, feed, flow, formatting, jsonio, profiling, report, stage
+from onnx_fleet import catalogue, flow, formatting, jsonio, report
 from onnx_fleet import record as records
+from onnx_fleet.bundles import bundle, feed, stage
+from onnx_fleet.bundles.manifest import Provenance
 from onnx_fleet.cli import show
 from onnx_fleet.cli.options import (
     Architecture,
@@ -48,7 +50,7 @@ from onnx_fleet.entities.variant_report import VariantReport, said
 from onnx_fleet.entities.work_item import Plan
 from onnx_fleet.errors import OnnxFleetError
 from onnx_fleet.flow import Tools
-from onnx_fleet.manifest import Provenance
+from onnx_fleet.processes import profiling
 
 catalogue_app = typer.Typer(help="Look at a catalogue file.", no_args_is_help=True)
 

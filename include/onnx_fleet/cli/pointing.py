@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from onnx_fleet import bundle, channels, feed, jsonio
-from onnx_fleet.bundle import Ref
+from onnx_fleet import jsonio
+from onnx_fleet.bundles import bundle, channels, feed
+from onnx_fleet.bundles.bundle import Ref
 from onnx_fleet.cli import show
 from onnx_fleet.cli.options import Json, Store
 from onnx_fleet.cli.settings import opened_store

@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from onnx_fleet import jsonio
-from onnx_fleet import publish as publishing
-from onnx_fleet import pull as pulling
-from onnx_fleet import verify as verifying
-from onnx_fleet.bundle import Ref
-from onnx_fleet.channels import read as read_channel
+from onnx_fleet.bundles import publish as publishing
+from onnx_fleet.bundles import pull as pulling
+from onnx_fleet.bundles import verify as verifying
+from onnx_fleet.bundles.bundle import Ref
+from onnx_fleet.bundles.channels import read as read_channel
 from onnx_fleet.cli import show
 from onnx_fleet.cli.options import Json, Store
 from onnx_fleet.cli.settings import opened_store

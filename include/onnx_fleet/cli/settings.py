@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from onnx_fleet import cache, profiling
+from onnx_fleet import cache
 from onnx_fleet.errors import StoreNotFound
 from onnx_fleet.flow import Tools
-from onnx_fleet.gpu import GpuOptions
-from onnx_fleet.isolated import machine_limits
+from onnx_fleet.processes import profiling
+from onnx_fleet.processes.gpu import GpuOptions
+from onnx_fleet.processes.isolation import machine_limits
 from onnx_fleet.store import ObjectStore, S3Settings, open_store
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from onnx_fleet import jsonio
 from onnx_fleet.formatting import human_bytes, human_ms
-from onnx_fleet.profiling import Profile
+from onnx_fleet.processes.profiling import Profile
 from onnx_fleet.record import Record
 from onnx_fleet.report import VARIANT_COLUMNS, variant_row
 

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from onnx_fleet import stage
+from onnx_fleet.bundles import stage
 from onnx_fleet.runtime import Session
 
 Half = Literal["calibration", "judging"]

@@ -10,7 +10,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from onnx_fleet import graph, inputs, runtime, stage, workloads
+from onnx_fleet import graph, inputs, runtime, workloads
+from onnx_fleet.bundles import stage
 from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.provider import report_name
 from onnx_fleet.entities.variant import FP32, VARIANTS, VariantGates
@@ -25,7 +26,7 @@ from onnx_fleet.entities.variant_report import (
     said,
 )
 from onnx_fleet.errors import GpuUnavailable, ValidationFailed
-from onnx_fleet.gpu import GpuOptions
+from onnx_fleet.processes.gpu import GpuOptions
 from onnx_fleet.runtime import Session
 from onnx_fleet.variants import agreement, corpus, making, prepared, rounding, sizes
 from onnx_fleet.variants.making import Made

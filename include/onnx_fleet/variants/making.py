@@ -15,7 +15,8 @@ from pathlib import Path
 
 import onnx
 
-from onnx_fleet import graph, model_config, runtime, stage
+from onnx_fleet import graph, runtime
+from onnx_fleet.bundles import model_config, stage
 from onnx_fleet.entities.export_record import ExportRecord
 from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.variant import FP32, VARIANTS, VariantGates, file_name

@@ -26,9 +26,10 @@ from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
 import psutil
 
-from onnx_fleet import errors, forked, jsonio, memory, profiling
+from onnx_fleet import errors, jsonio
 from onnx_fleet.errors import OnnxFleetError, StepCrashed, StepTimedOut, WorkerOutOfResources
-from onnx_fleet.profiling import Profile
+from onnx_fleet.processes import fork_client, peak_memory, profiling
+from onnx_fleet.processes.profiling import Profile
 
 Q = TypeVar("Q")
 R = TypeVar("R")
@@ -124,10 +125,10 @@ def _start(arguments: Sequence[str], *, output: BinaryIO, with_torch: bool) -> _
     """A process that calls ``answer(*arguments)``, the leader of a session of its own."""
     if with_torch:
         with profiling.starting():
-            process = forked.start(arguments, output=output)
+            process = fork_client.start(arguments, output=output)
         if process:
             return process
-    command = [sys.executable, "-m", "onnx_fleet.isolated", *arguments]
+    command = [sys.executable, "-m", "onnx_fleet.processes.isolation", *arguments]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
 
 
@@ -209,7 +210,7 @@ def answer(target: str, question: str, reply_file: str, *options: str) -> None:
         request = jsonio.from_json(request_kind, json.loads(Path(question).read_bytes()))
         with profiling.recording(from_start=True) if _PROFILED in options else nullcontext() as recorder:
             value = function(request)
-        reply = {"value": jsonio.to_json(value), "peak_memory_bytes": memory.peak_bytes()}
+        reply = {"value": jsonio.to_json(value), "peak_memory_bytes": peak_memory.peak_bytes()}
         if recorder:
             reply["profile"] = jsonio.to_json(recorder.profile())
     except Exception as err:  # noqa: BLE001  the parent raises it again

@@ -9,9 +9,9 @@ from typing import ClassVar, Literal
 
 from pydantic import AwareDatetime, ConfigDict, ValidationError
 
-from onnx_fleet import jsonio, layout
+from onnx_fleet import jsonio
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound, VersionConflict
-from onnx_fleet.store import ObjectStore
+from onnx_fleet.store import ObjectStore, layout
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _VERSION = re.compile(r"[0-9a-f]{8}-[0-9a-f]{8}")

@@ -9,7 +9,7 @@ import re
 from importlib import metadata
 from pathlib import Path
 
-from onnx_fleet import gpu
+from onnx_fleet.processes import gpu
 
 
 def usable_cores() -> int:

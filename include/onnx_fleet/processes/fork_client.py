@@ -1,4 +1,5 @@
-"""Start a step's process as a fork of one that has imported torch and transformers already (onnx_fleet.forkserver)."""
+"""Start a step's process as a fork of one that has imported torch and transformers already
+(onnx_fleet.processes.fork_server)."""
 
 from __future__ import annotations
 
@@ -75,7 +76,7 @@ class _Server:
         self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "onnx_fleet.forkserver", str(theirs.fileno()), str(os.getpid())],
+                [sys.executable, "-m", "onnx_fleet.processes.fork_server", str(theirs.fileno()), str(os.getpid())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -129,7 +130,7 @@ _former: list[_Server] = []
 
 
 def start(arguments: Sequence[str], *, output: BinaryIO) -> ForkedProcess | None:
-    """Call ``isolated.answer(*arguments)`` in a process that is as good as new, but for its imports.
+    """Call ``isolation.answer(*arguments)`` in a process that is as good as new, but for its imports.
 
     Returns:
         None where nothing can be forked safely: the caller then starts an interpreter.

@@ -15,7 +15,8 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from onnx_fleet import jsonio, memory
+from onnx_fleet import jsonio
+from onnx_fleet.processes import peak_memory
 
 Stage = Literal[
     "imports", "plan", "download", "tokenizer", "load", "trace", "decompose", "translate", "optimise", "unroll",
@@ -88,7 +89,7 @@ class Recorder:
     def settle(self, stage: Stage | None = None) -> None:
         """Give what was since the last time to a stage: by default to the one that is on."""
         stage, now = stage or self._inside[-1], time.perf_counter()
-        self._add(stage, now - self._since, memory.restart_peak())
+        self._add(stage, now - self._since, peak_memory.restart_peak())
         self._since = now
 
     def settle_start(self) -> None:

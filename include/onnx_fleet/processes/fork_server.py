@@ -1,7 +1,7 @@
 """A process that has imported torch and transformers and done nothing else: steps that need them are forks of it.
 
-``python -m onnx_fleet.forkserver`` is started by onnx_fleet.forked, the only one who can talk to it: orders come
-through a socket that it inherits. docs/decisions/isolation.md says what makes forking safe here.
+``python -m onnx_fleet.processes.fork_server`` is started by onnx_fleet.processes.fork_client, the only one who can talk
+to it: orders come through a socket that it inherits. docs/decisions/isolation.md says what makes forking safe here.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from onnx_fleet import isolated
-from onnx_fleet.forked import REFUSED
+from onnx_fleet.processes import isolation
+from onnx_fleet.processes.fork_client import REFUSED
 
 _IMPORTS = (
     "torch",
@@ -95,7 +95,7 @@ def _fork(arguments: Sequence[str], files: Sequence[int]) -> int:
     status = 1
     try:
         _become_a_step(server, *files)
-        isolated.answer(*arguments)
+        isolation.answer(*arguments)
         status = 0
     except SystemExit as err:
         status = err.code if isinstance(err.code, int) else 1
@@ -111,7 +111,7 @@ def _fork(arguments: Sequence[str], files: Sequence[int]) -> int:
 def _become_a_step(server: int, output: int, caller: int) -> None:
     """As subprocess would have started it: a session of its own, its own output, and no file of the server's."""
     os.setsid()
-    isolated.die_with_parent()
+    isolation.die_with_parent()
     if os.getppid() != server:
         os._exit(1)
     os.dup2(output, sys.stdout.fileno())
@@ -130,7 +130,7 @@ def _is_alone() -> bool:
 
 
 def _main(control: str, owner: str) -> NoReturn:
-    isolated.die_with_parent()  # whose thread waits for the first step's pid until all is imported
+    isolation.die_with_parent()  # whose thread waits for the first step's pid until all is imported
     try:
         watched = os.pidfd_open(int(owner))
         for name in _IMPORTS:
@@ -139,7 +139,7 @@ def _main(control: str, owner: str) -> NoReturn:
         os._exit(REFUSED)
     if os.getppid() != int(owner) or not _is_alone():
         os._exit(REFUSED)
-    isolated.die_with_parent(from_now_on=False)
+    isolation.die_with_parent(from_now_on=False)
     gc.collect()
     gc.freeze()  # or a child's first collection copies every page of it
     serve(socket.socket(fileno=int(control)), watched)

@@ -16,11 +16,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from onnx_fleet import bundle, channels, layout, manifest
-from onnx_fleet.channels import Channel
+from onnx_fleet.bundles import bundle, channels, manifest, seal
+from onnx_fleet.bundles.channels import Channel
+from onnx_fleet.bundles.manifest import BundleFile, Manifest, Provenance, Regression
 from onnx_fleet.errors import BundleNotFound, StoreDenied, StoreUnavailable, VersionConflict
-from onnx_fleet.manifest import BundleFile, Manifest, Provenance, Regression
-from onnx_fleet.store import ObjectInfo, ObjectStore, Progress, transfer
+from onnx_fleet.store import ObjectInfo, ObjectStore, Progress, layout, transfer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +69,7 @@ def publish(
         BundleNotFound: the folder is not a stage with an export, or no channel can be called that.
     """
     channels.checked_name(channel)
-    sealed = bundle.seal(folder, provenance=provenance, created_at=created_at)
+    sealed = seal.seal(folder, provenance=provenance, created_at=created_at)
     attempt = _Attempt(folder=folder, store=store, sealed=sealed, progress=progress)
     standing, state = attempt.run()
     model_id, version = sealed.bundle.model_id, sealed.bundle.version

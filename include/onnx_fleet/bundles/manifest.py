@@ -1,6 +1,6 @@
 """The manifest: what a bundle holds, where it comes from, and what proves it. docs/bundle-format.md explains it.
 
-``python -m onnx_fleet.manifest docs/manifest.schema.json`` refreshes the schema file.
+``python -m onnx_fleet.bundles.manifest docs/manifest.schema.json`` refreshes the schema file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AwareDatetime, ConfigDict, Field, ValidationError
 
-from onnx_fleet import jsonio, layout
+from onnx_fleet import jsonio
 from onnx_fleet.conventions.sentence_modules import Settings
 from onnx_fleet.entities.export_record import Fallback, Way
 from onnx_fleet.entities.graph_info import GraphInfo
@@ -23,7 +23,7 @@ from onnx_fleet.entities.latency_report import Footprint, GenerationRow, Latency
 from onnx_fleet.entities.regression_report import Finding, Verdict
 from onnx_fleet.entities.resolved_model import SourceFile
 from onnx_fleet.errors import BundleCorrupt, UnsafeModel
-from onnx_fleet.store import keys
+from onnx_fleet.store import keys, layout
 
 SCHEMA_VERSION = 1
 FILE_NAME = layout.MANIFEST

@@ -10,14 +10,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from onnx_fleet import jsonio
-from onnx_fleet.entities.latency_report import LatencyReport
-from onnx_fleet.entities.regression_report import NAME, RegressionReport
-from onnx_fleet.entities.validation_report import CheckRow, ValidationReport
-from onnx_fleet.entities.variant import FP32
-from onnx_fleet.entities.variant_report import REPORT_NAME, VariantReport, VariantVerdict, require
-from onnx_fleet.entities.work_item import WorkItem
-from onnx_fleet.errors import ValidationFailed
-from onnx_fleet.manifest import (
+from onnx_fleet.bundles.manifest import (
     CheckSummary,
     ProviderLatency,
     ProviderValidation,
@@ -25,6 +18,13 @@ from onnx_fleet.manifest import (
     Validation,
     VariantSummary,
 )
+from onnx_fleet.entities.latency_report import LatencyReport
+from onnx_fleet.entities.regression_report import NAME, RegressionReport
+from onnx_fleet.entities.validation_report import CheckRow, ValidationReport
+from onnx_fleet.entities.variant import FP32
+from onnx_fleet.entities.variant_report import REPORT_NAME, VariantReport, VariantVerdict, require
+from onnx_fleet.entities.work_item import WorkItem
+from onnx_fleet.errors import ValidationFailed
 
 REQUIRED_PROVIDER = "cpu"
 GPU_PROVIDER = "cuda"

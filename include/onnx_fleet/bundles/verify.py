@@ -6,10 +6,10 @@ import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
-from onnx_fleet import bundle
-from onnx_fleet.bundle import Bundle, Ref
+from onnx_fleet.bundles import bundle
+from onnx_fleet.bundles.bundle import Bundle, Ref
+from onnx_fleet.bundles.manifest import FILE_NAME, BundleFile
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound
-from onnx_fleet.manifest import FILE_NAME, BundleFile
 from onnx_fleet.store import ObjectStore, Progress
 
 Fault = Literal["missing", "changed", "extra"]

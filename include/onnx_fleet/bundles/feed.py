@@ -15,12 +15,13 @@ from typing import ClassVar, Literal
 
 from pydantic import AwareDatetime, ConfigDict, ValidationError
 
-from onnx_fleet import channels, jsonio, layout, manifest, publish
-from onnx_fleet.channels import Channel
+from onnx_fleet import jsonio
+from onnx_fleet.bundles import channels, manifest, publish
+from onnx_fleet.bundles.channels import Channel
+from onnx_fleet.bundles.manifest import Manifest
+from onnx_fleet.bundles.publish import Publication, PublishedModel
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound, VersionConflict
-from onnx_fleet.manifest import Manifest
-from onnx_fleet.publish import Publication, PublishedModel
-from onnx_fleet.store import ObjectStore, transfer
+from onnx_fleet.store import ObjectStore, layout, transfer
 
 INDEX_KEY = "feed/index.json"
 READERS = 16

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from onnx_fleet import bundle
-from onnx_fleet.bundle import Bundle, Ref
+from onnx_fleet.bundles import bundle
+from onnx_fleet.bundles.bundle import Bundle, Ref
+from onnx_fleet.bundles.manifest import FILE_NAME, BundleFile, Manifest
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound, StoreUnavailable, VersionConflict, WorkerOutOfResources
-from onnx_fleet.manifest import FILE_NAME, BundleFile, Manifest
 from onnx_fleet.store import ObjectStore, Progress, keys, transfer
 
 

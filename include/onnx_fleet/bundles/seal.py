@@ -1,26 +1,19 @@
-"""Bundles: seal a stage into a manifest; name a bundle in a store and find it."""
+"""Seal a stage: its manifest, with a digest of every file."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
 
-from onnx_fleet import channels, evidence, layout, manifest, stage
+from onnx_fleet.bundles import manifest, report_summaries, stage
+from onnx_fleet.bundles.manifest import BundleFile, BundleInfo, Export, FileRole, Manifest, Provenance, Source
 from onnx_fleet.conventions import sentence_modules, vocabulary
 from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.work_item import WorkItem
-from onnx_fleet.errors import BundleCorrupt, BundleNotFound
-from onnx_fleet.manifest import BundleFile, BundleInfo, Export, FileRole, Manifest, Provenance, Source
-from onnx_fleet.store import ObjectStore, keys, transfer
-
-LATEST = "latest"
-
-_VERSION = re.compile(r"[0-9a-f]{8}-[0-9a-f]{8}")
-_MODEL_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+from onnx_fleet.errors import BundleCorrupt
+from onnx_fleet.store import keys, transfer
 
 _ROLES: Mapping[str, FileRole] = {
     "config.json": "config",
@@ -52,84 +45,6 @@ _ROLES_BY_PATTERN: tuple[tuple[re.Pattern[str], FileRole], ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ref:
-    """A bundle as people name it: ``org/name``, ``org/name@stable``, ``org/name@1a2b3c4d-5e6f7a8b``."""
-
-    model_id: str
-    channel: str | None
-    version: str | None
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read a ref; without ``@…`` it is the latest channel.
-
-        Raises:
-            BundleNotFound: the text names no bundle.
-        """
-        model_id, at, name = text.partition("@")
-        is_version = bool(_VERSION.fullmatch(name))
-        if not _MODEL_ID.fullmatch(model_id) or (at and not is_version and not channels.is_name(name)):
-            raise BundleNotFound(f"{text!r}: names no bundle; write ORG/NAME, ORG/NAME@CHANNEL or ORG/NAME@VERSION")
-        if is_version:
-            return cls(model_id=model_id, channel=None, version=name)
-        return cls(model_id=model_id, channel=name or LATEST, version=None)
-
-    def __str__(self) -> str:
-        return f"{self.model_id}@{self.version or self.channel}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bundle:
-    """A published bundle."""
-
-    model_id: str
-    version: str
-    prefix: str
-    """Of its keys, with a slash at the end."""
-    manifest: Manifest
-    manifest_json: bytes = field(repr=False)
-    """As it lies in the store."""
-
-    @property
-    def manifest_sha256(self) -> str:
-        return transfer.sha256_of(self.manifest_json)
-
-    def key(self, path: str) -> str:
-        """Where a file of the bundle lies in the store."""
-        return self.prefix + path
-
-
-def find(ref: Ref | str, *, store: ObjectStore) -> Bundle:
-    """The bundle that a ref names.
-
-    Raises:
-        BundleNotFound: the store has no such model, channel or version.
-        BundleCorrupt: its manifest is not readable, or is another bundle's.
-    """
-    ref = Ref.parse(ref) if isinstance(ref, str) else ref
-    version = ref.version or channels.read(store, ref.model_id, ref.channel or LATEST).version
-    key = layout.manifest_key(ref.model_id, version)
-    try:
-        data = store.read(key)
-    except BundleNotFound as err:
-        raise BundleNotFound(
-            f"{ref}: {store.address} has no version {version} of it; see `onnx-fleet list` for what there is"
-        ) from err
-    found = manifest.read(data, where=f"{store.address}/{key}")
-    if (found.bundle.model_id, found.bundle.version) != (ref.model_id, version):
-        raise BundleCorrupt(
-            f"{store.address}/{key}: is the manifest of {found.bundle.model_id}@{found.bundle.version}; publish again"
-        )
-    return Bundle(
-        model_id=ref.model_id,
-        version=version,
-        prefix=layout.bundle_prefix(ref.model_id, version),
-        manifest=found,
-        manifest_json=data,
-    )
-
-
 def seal(folder: Path, *, provenance: Provenance, created_at: datetime) -> Manifest:
     """Hash every file of a stage, once, and describe the bundle; nothing goes into the store.
 
@@ -144,7 +59,7 @@ def seal(folder: Path, *, provenance: Provenance, created_at: datetime) -> Manif
     """
     item = stage.read_work(folder)
     export = stage.read_export(folder)
-    validation = evidence.validation(folder, item=item)
+    validation = report_summaries.validation(folder, item=item)
     files = _files(folder, graphs=export.graphs)
     _require_graphs(folder, graphs=export.graphs, files=files)
     return Manifest(
@@ -174,9 +89,9 @@ def seal(folder: Path, *, provenance: Provenance, created_at: datetime) -> Manif
             peak_memory_bytes=export.peak_memory_bytes,
         ),
         validation=validation,
-        variants=evidence.variants(folder, item=item),
-        latency=evidence.latency(folder, item=item),
-        regression=evidence.regression(folder, item=item),
+        variants=report_summaries.variants(folder, item=item),
+        latency=report_summaries.latency(folder, item=item),
+        regression=report_summaries.regression(folder, item=item),
         provenance=provenance,
     )
 

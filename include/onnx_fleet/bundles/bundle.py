@@ -1,0 +1,95 @@
+"""Bundles: seal a stage into a manifest; name a bundle in a store and find it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Self
+
+from onnx_fleet.bundles import channels, manifest
+from onnx_fleet.bundles.manifest import Manifest
+from onnx_fleet.errors import BundleCorrupt, BundleNotFound
+from onnx_fleet.store import ObjectStore, layout, transfer
+
+LATEST = "latest"
+
+_VERSION = re.compile(r"[0-9a-f]{8}-[0-9a-f]{8}")
+_MODEL_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ref:
+    """A bundle as people name it: ``org/name``, ``org/name@stable``, ``org/name@1a2b3c4d-5e6f7a8b``."""
+
+    model_id: str
+    channel: str | None
+    version: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a ref; without ``@…`` it is the latest channel.
+
+        Raises:
+            BundleNotFound: the text names no bundle.
+        """
+        model_id, at, name = text.partition("@")
+        is_version = bool(_VERSION.fullmatch(name))
+        if not _MODEL_ID.fullmatch(model_id) or (at and not is_version and not channels.is_name(name)):
+            raise BundleNotFound(f"{text!r}: names no bundle; write ORG/NAME, ORG/NAME@CHANNEL or ORG/NAME@VERSION")
+        if is_version:
+            return cls(model_id=model_id, channel=None, version=name)
+        return cls(model_id=model_id, channel=name or LATEST, version=None)
+
+    def __str__(self) -> str:
+        return f"{self.model_id}@{self.version or self.channel}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """A published bundle."""
+
+    model_id: str
+    version: str
+    prefix: str
+    """Of its keys, with a slash at the end."""
+    manifest: Manifest
+    manifest_json: bytes = field(repr=False)
+    """As it lies in the store."""
+
+    @property
+    def manifest_sha256(self) -> str:
+        return transfer.sha256_of(self.manifest_json)
+
+    def key(self, path: str) -> str:
+        """Where a file of the bundle lies in the store."""
+        return self.prefix + path
+
+
+def find(ref: Ref | str, *, store: ObjectStore) -> Bundle:
+    """The bundle that a ref names.
+
+    Raises:
+        BundleNotFound: the store has no such model, channel or version.
+        BundleCorrupt: its manifest is not readable, or is another bundle's.
+    """
+    ref = Ref.parse(ref) if isinstance(ref, str) else ref
+    version = ref.version or channels.read(store, ref.model_id, ref.channel or LATEST).version
+    key = layout.manifest_key(ref.model_id, version)
+    try:
+        data = store.read(key)
+    except BundleNotFound as err:
+        raise BundleNotFound(
+            f"{ref}: {store.address} has no version {version} of it; see `onnx-fleet list` for what there is"
+        ) from err
+    found = manifest.read(data, where=f"{store.address}/{key}")
+    if (found.bundle.model_id, found.bundle.version) != (ref.model_id, version):
+        raise BundleCorrupt(
+            f"{store.address}/{key}: is the manifest of {found.bundle.model_id}@{found.bundle.version}; publish again"
+        )
+    return Bundle(
+        model_id=ref.model_id,
+        version=version,
+        prefix=layout.bundle_prefix(ref.model_id, version),
+        manifest=found,
+        manifest_json=data,
+    )
