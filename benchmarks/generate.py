@@ -21,13 +21,13 @@ from benchmarks.checkpoints import Checkpoint
 from benchmarks.results import GenerateResult, GenerateRun, Spread, Subject
 from benchmarks.tables import table
 from benchmarks.workplace import Workplace
-from onnx_fleet import runtime
+from onnx_fleet.graphs import session
 from onnx_fleet.processes.hardware import usable_cores
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from onnx_fleet.runtime import Session
+    from onnx_fleet.graphs.session import Session
 
 AT_LEAST = 1.0
 """Our tokens per second, by optimum's."""
@@ -151,10 +151,10 @@ def open_bundle(folder: Path, *, threads: int) -> Generator:
     """
     if (folder / "encoder_model.onnx").exists():
         return Generator(
-            runtime.open_session(folder / "decoder_model_merged.onnx", threads=threads),
-            encoder=runtime.open_session(folder / "encoder_model.onnx", threads=threads),
+            session.open_session(folder / "decoder_model_merged.onnx", threads=threads),
+            encoder=session.open_session(folder / "encoder_model.onnx", threads=threads),
         )
-    return Generator(runtime.open_session(folder / "model.onnx", threads=threads))
+    return Generator(session.open_session(folder / "model.onnx", threads=threads))
 
 
 def measure(

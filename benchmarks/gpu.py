@@ -18,13 +18,14 @@ from typing import TypeVar
 from benchmarks import checkpoints, options
 from benchmarks.checkpoints import Checkpoint
 from benchmarks.tables import table
-from onnx_fleet import catalogue, flow, jsonio
+from onnx_fleet import flow, jsonio
 from onnx_fleet.bundles import stage
 from onnx_fleet.entities.latency_report import LatencyReport
 from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.entities.variant_report import VariantReport
 from onnx_fleet.flow import Tools
 from onnx_fleet.hub_client import Hub, HubSettings
+from onnx_fleet.planning.catalogue import reader
 from onnx_fleet.processes.isolation import machine_limits
 from onnx_fleet.store import open_store
 from onnx_fleet_demo.hub_server import HubServer
@@ -59,7 +60,7 @@ def prove(checkpoint: Checkpoint, *, folder: Path, hub_url: str) -> Path:
         limits=machine_limits(),
         cache_bytes=0,
     )
-    entry = catalogue.entry({"repo_id": checkpoint.repo_id, **_WANTED}, source=checkpoint.name)
+    entry = reader.entry({"repo_id": checkpoint.repo_id, **_WANTED}, source=checkpoint.name)
     (item,) = flow.plan([entry], tools=tools).items
     place, kept = flow.stage_dir(item, tools=tools), folder / "results" / "gpu" / checkpoint.name
     flow.export(item, place=place, tools=tools)

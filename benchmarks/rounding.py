@@ -16,16 +16,18 @@ from pathlib import Path
 
 import numpy as np
 
-from onnx_fleet import export, generation, inputs, reference, runtime, toolchain
+from onnx_fleet import export, reference
 from onnx_fleet.bundles import stage
 from onnx_fleet.checks import Subject, held_to_its_rounding
 from onnx_fleet.checks.float64 import Distance, distance
-from onnx_fleet.comparison import Case, Outputs, compare
 from onnx_fleet.entities.entry import Entry, Tolerances
 from onnx_fleet.entities.resolved_model import ResolvedModel
 from onnx_fleet.entities.tasks import TASKS
 from onnx_fleet.entities.work_item import WorkItem
-from onnx_fleet.inputs import Batch
+from onnx_fleet.graphs import generation, session, text_inputs
+from onnx_fleet.graphs.comparison import Case, Outputs, compare
+from onnx_fleet.graphs.text_inputs import Batch
+from onnx_fleet.planning import toolchain
 from onnx_fleet.processes.isolation import Limits
 
 LENGTHS = (2, 17, 64, 512)
@@ -84,7 +86,7 @@ def opened(folder: Path, *, task: str, place: Path) -> Subject:
     export.export(item, source_dir=folder, stage_dir=place / "stage", limits=Limits(timeout_s=1800, memory_bytes=None))
     graphs = {info.role: info for info in stage.read_export(place / "stage").graphs}
     sessions = {
-        role: runtime.open_session(
+        role: session.open_session(
             place / "stage" / info.path, provider="cpu", threads=1, libraries=(), profile_dir=place
         )
         for role, info in graphs.items()
@@ -113,13 +115,13 @@ def measured(subject: Subject) -> Iterator[Found]:
 
 
 def _batches(subject: Subject) -> Iterator[Batch]:
-    draw = partial(inputs.random_batch, subject.space)
+    draw = partial(text_inputs.random_batch, subject.space)
     for seed in SEEDS:
         for length in sorted({min(length, subject.space.max_length) for length in LENGTHS}):
             yield draw(batch_size=max(1, min(7, 1024 // length)), length=length, seed=seed)
         rows = [draw(batch_size=1, length=length, seed=seed) for length in PADDED]
         for side in ("left", "right"):
-            yield inputs.pad(rows, side=side, space=subject.space)
+            yield text_inputs.pad(rows, side=side, space=subject.space)
 
 
 def _feeds(subject: Subject, batch: Batch) -> Mapping[str, np.ndarray]:

@@ -18,12 +18,12 @@ from __future__ import annotations
 
 from airflow.sdk import Param, dag
 
-from onnx_fleet import catalogue, catalogue_schema
 from onnx_fleet.airflow import settings
 from onnx_fleet.airflow.reexport import Wanted, reexport
 from onnx_fleet.airflow.run import Run
 from onnx_fleet.entities.entry import OPSET_DEFAULT
 from onnx_fleet.entities.tasks import TASKS
+from onnx_fleet.planning.catalogue import reader, schema
 from onnx_fleet.recipes import RECIPES, names_of_files
 
 SETTINGS = settings.read()
@@ -60,8 +60,8 @@ SETTINGS = settings.read()
         "opset": Param(
             OPSET_DEFAULT,
             type="integer",
-            minimum=catalogue_schema.OPSET_MIN,
-            maximum=catalogue_schema.OPSET_MAX,
+            minimum=schema.OPSET_MIN,
+            maximum=schema.OPSET_MAX,
             description="The ONNX operator set of the graphs.",
         ),
         "providers": Param(
@@ -83,7 +83,7 @@ def model_reexport() -> None:
     def wanted(run: Run) -> Wanted:
         named = ("revision", "task", "recipe", "variants", "opset", "providers", "latency")
         values = {"repo_id": run.params["model"], **{name: run.params[name] for name in named}}
-        return Wanted(entries=(catalogue.entry(values, source="the run's parameters"),))
+        return Wanted(entries=(reader.entry(values, source="the run's parameters"),))
 
     reexport(wanted, settings=SETTINGS, max_refused=0)
 

@@ -13,8 +13,9 @@ import torch
 import transformers
 
 from fixtures.items import work_item
-from onnx_fleet import families, images, inputs, sound
+from onnx_fleet import families
 from onnx_fleet.errors import ExportUnsupported
+from onnx_fleet.graphs import audio_inputs, image_inputs, text_inputs
 from onnx_fleet.recipes import Recipe
 
 _BERT = {
@@ -91,7 +92,7 @@ def _by_label(answers: list[Any], labels: int) -> list[list[float]]:
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_text_gets_the_scores_of_transformers_pipeline(classifier: Any, settings: dict[str, Any]) -> None:
-    folder, texts = classifier(settings), list(inputs.TEXTS)
+    folder, texts = classifier(settings), list(text_inputs.TEXTS)
 
     found = _probabilities(folder, _tokens(folder, texts), task="text-classification")
 
@@ -105,7 +106,7 @@ def test_images_get_the_scores_of_transformers_pipeline(tmp_path: Path, settings
     config = transformers.ViTConfig(**sizes, image_size=32, patch_size=8, **settings)
     folder = _saved(transformers.ViTForImageClassification(config), tmp_path / "acme" / "head")
     transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
-    pixels = images.batch(3, channels=3, size=(32, 32), seed=1, kind="noise", settings={})
+    pixels = image_inputs.batch(3, channels=3, size=(32, 32), seed=1, kind="noise", settings={})
 
     found = _probabilities(folder, {"pixel_values": pixels}, task="image-classification")
 
@@ -123,7 +124,7 @@ def test_sound_gets_the_scores_of_transformers_pipeline(tmp_path: Path, settings
     folder = _saved(transformers.ASTForAudioClassification(config), tmp_path / "acme" / "head")
     extractor = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "sampling_rate": 16000}
     (folder / "preprocessor_config.json").write_text(json.dumps(extractor))
-    values = sound.batch(3, 24, 16, seed=1, kind="noise")
+    values = audio_inputs.batch(3, 24, 16, seed=1, kind="noise")
 
     found = _probabilities(folder, {"input_values": values}, task="audio-classification")
 
@@ -140,7 +141,7 @@ def test_a_re_ranker_gets_the_scores_of_cross_encoder(classifier: Any, settings:
     from sentence_transformers import CrossEncoder
 
     folder = classifier(settings)
-    pairs = [("How many euros?", text) for text in inputs.TEXTS[:3]]
+    pairs = [("How many euros?", text) for text in text_inputs.TEXTS[:3]]
 
     found = _probabilities(folder, _tokens(folder, pairs), task="text-ranking")
 
@@ -152,7 +153,7 @@ def test_a_function_beside_the_configuration_comes_first(classifier: Any) -> Non
     folder = classifier({"num_labels": 1, "sbert_ce_default_activation_function": "torch.nn.modules.activation.Tanh"})
     settings = {"activation_fn": "torch.nn.modules.linear.Identity", "model_type": "CrossEncoder"}
     (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
-    feeds = _tokens(folder, [("How many euros?", inputs.TEXTS[1])])
+    feeds = _tokens(folder, [("How many euros?", text_inputs.TEXTS[1])])
 
     found = _probabilities(folder, feeds, task="text-ranking")
 

@@ -16,11 +16,12 @@ from fixtures.audited import Audited, exported, put
 from fixtures.stages import NOW
 from mutations import beside, decoder, seq2seq, vision
 from mutations.mutation import change_graph
-from onnx_fleet import audit, demotion, graph
+from onnx_fleet import audit, demotion
 from onnx_fleet.audit import Audit, Target
 from onnx_fleet.bundles import bundle, channels, stage
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.flow import Tools
+from onnx_fleet.graphs import description
 from onnx_fleet.store import ObjectStore, open_store, transfer
 
 pytestmark = pytest.mark.timeout(900)
@@ -129,7 +130,7 @@ def _change_and_record(folder: Path, kind: Kind) -> None:
     change_graph(folder / "onnx" / f"{kind.role}.onnx", kind.change)
     record = stage.read_export(folder)
     graphs = [
-        graph.describe(folder / info.path, role=info.role, variant=info.variant, bundle=folder)
+        description.describe(folder / info.path, role=info.role, variant=info.variant, bundle=folder)
         for info in record.graphs
     ]
     stage.write_export(folder, replace(record, graphs=tuple(graphs)))

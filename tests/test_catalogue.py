@@ -13,10 +13,11 @@ import jsonschema
 import pytest
 from ruamel.yaml import YAML
 
-from onnx_fleet import catalogue, catalogue_schema
-from onnx_fleet.catalogue import Catalogue
 from onnx_fleet.entities.entry import Discover, Entry, Gates, LatencyGrid, Tolerances
 from onnx_fleet.errors import CatalogueInvalid
+from onnx_fleet.planning.catalogue import reader
+from onnx_fleet.planning.catalogue import schema as catalogue_schema
+from onnx_fleet.planning.catalogue.reader import Catalogue
 from onnx_fleet_demo import models
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +28,7 @@ SHA = "3f2a1c09be01d27c55aa4be1d0f2f7b61c9d8e40"
 
 
 def parsed(text: str) -> Catalogue:
-    return catalogue.parse(text, source="fleet.yaml")
+    return reader.parse(text, source="fleet.yaml")
 
 
 def faults(text: str) -> list[str]:
@@ -92,10 +93,10 @@ def test_no_key_of_a_model_is_read_and_forgotten() -> None:
         "allow_pickle": SHA,
     }  # fmt: skip
     assert set(told) == set(catalogue_schema.ModelSection.model_fields)
-    plain = catalogue.entry({"repo_id": "acme/tiny"}, source="fleet.yaml")
+    plain = reader.entry({"repo_id": "acme/tiny"}, source="fleet.yaml")
     for key, value in told.items():
         if value is not None:  # calibration names a file, which has a test of its own
-            assert catalogue.entry({"repo_id": "acme/tiny", key: value}, source="fleet.yaml") != plain, key
+            assert reader.entry({"repo_id": "acme/tiny", key: value}, source="fleet.yaml") != plain, key
 
 
 def test_defaults_reach_models_and_searches_unless_they_say_otherwise() -> None:
@@ -386,41 +387,41 @@ def test_a_file_in_another_encoding_is_told_its_line(tmp_path: Path) -> None:
     path = tmp_path / "latin.yaml"
     path.write_bytes("models:\n- acme/tiny # für\n".encode("latin-1"))
     with pytest.raises(CatalogueInvalid, match=r"latin\.yaml:2: byte 0xfc is not UTF-8; save the file as UTF-8"):
-        catalogue.load(path)
+        reader.load(path)
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> None:
     path = tmp_path / "windows.yaml"
     path.write_bytes("\ufeffmodels:\r\n- acme/tiny\r\n".encode())
-    assert catalogue.load(path).entries == (Entry(repo_id="acme/tiny"),)
+    assert reader.load(path).entries == (Entry(repo_id="acme/tiny"),)
 
 
 def test_a_file_that_is_not_there_or_is_a_folder_is_told(tmp_path: Path) -> None:
     with pytest.raises(CatalogueInvalid, match="cannot be read: no such file or directory; name a YAML file"):
-        catalogue.load(tmp_path / "none.yaml")
+        reader.load(tmp_path / "none.yaml")
     with pytest.raises(CatalogueInvalid, match="cannot be read: is a directory; name a YAML file"):
-        catalogue.load(tmp_path)
+        reader.load(tmp_path)
 
 
 def test_an_entry_from_parameters_goes_by_the_same_rules() -> None:
-    assert catalogue.entry({"repo_id": "a/b", "opset": 21}, source="run parameters") == Entry(repo_id="a/b", opset=21)
+    assert reader.entry({"repo_id": "a/b", "opset": 21}, source="run parameters") == Entry(repo_id="a/b", opset=21)
     with pytest.raises(CatalogueInvalid) as caught:
-        catalogue.entry({"repo_id": "a b", "opsett": 1, "variants": ["fp23"]}, source="run parameters")
+        reader.entry({"repo_id": "a b", "opsett": 1, "variants": ["fp23"]}, source="run parameters")
     assert sorted(caught.value.faults) == [
         "run parameters: 'a b' is not a repo id; write org/name, as the Hub's page shows it",
         "run parameters: unknown key 'opsett'; did you mean 'opset'?",
         "run parameters: variant 'fp23' is not known; did you mean 'fp32'?",
     ]
     with pytest.raises(CatalogueInvalid, match="run parameters: recipe 'cls' is for"):
-        catalogue.entry({"repo_id": "a/b", "recipe": "cls", "task": "fill-mask"}, source="run parameters")
+        reader.entry({"repo_id": "a/b", "recipe": "cls", "task": "fill-mask"}, source="run parameters")
 
 
 def test_only_selects_by_id_or_pattern_and_a_miss_is_told() -> None:
     entries = parsed("models: [acme/tiny, acme/large, other/tiny]").entries
-    assert catalogue.select(entries, []) == entries
-    assert [entry.repo_id for entry in catalogue.select(entries, ["*/Tiny"])] == ["acme/tiny", "other/tiny"]
+    assert reader.select(entries, []) == entries
+    assert [entry.repo_id for entry in reader.select(entries, ["*/Tiny"])] == ["acme/tiny", "other/tiny"]
     with pytest.raises(CatalogueInvalid) as caught:
-        catalogue.select(entries, ["acme/tiny", "acme/tinny", "zzz"])
+        reader.select(entries, ["acme/tiny", "acme/tinny", "zzz"])
     assert caught.value.faults == (
         "only 'acme/tinny' matches no entry; did you mean 'acme/tiny'?",
         "only 'zzz' matches no entry; write one of acme/tiny, acme/large, other/tiny",
@@ -431,7 +432,7 @@ def test_a_fleet_of_thousands_is_read_and_a_miss_names_only_a_few() -> None:
     entries = parsed("models:\n" + "".join(f"  - acme/model-{number}\n" for number in range(2500))).entries
     assert len(entries) == 2500
     with pytest.raises(CatalogueInvalid) as caught:
-        catalogue.select(entries, ["zzz"])
+        reader.select(entries, ["zzz"])
     assert caught.value.faults[0].endswith("acme/model-19, … (2500 in all)")
 
 
@@ -443,13 +444,13 @@ discover:
   - {author: other, opset: 21}
 """)
     found = {"acme": ["acme/tiny", "acme/new", "acme/old-1"], "other": ["acme/new", "other/x"]}
-    entries = catalogue.expand(made, lambda search: found[search.author or ""])
+    entries = reader.expand(made, lambda search: found[search.author or ""])
     assert [(entry.repo_id, entry.opset) for entry in entries] == [("acme/Tiny", 20), ("acme/new", 19), ("other/x", 21)]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_the_shipped_catalogues_are_valid_here_and_to_editors(path: Path) -> None:
-    assert catalogue.load(path).entries
+    assert reader.load(path).entries
     plain = YAML(typ="safe", pure=True).load(path.read_text())
     jsonschema.validate(plain, json.loads(SCHEMA.read_text()))
     first_line = path.read_text().splitlines()[0]
@@ -458,11 +459,11 @@ def test_the_shipped_catalogues_are_valid_here_and_to_editors(path: Path) -> Non
 
 
 def test_the_starter_fleet_has_about_twenty_models_of_every_task_that_is_exported() -> None:
-    assert len(catalogue.load(SHIPPED[0]).entries) >= 20
+    assert len(reader.load(SHIPPED[0]).entries) >= 20
 
 
 def test_the_demo_catalogue_lists_the_demo_models() -> None:
-    entries = catalogue.load(SHIPPED[1]).entries
+    entries = reader.load(SHIPPED[1]).entries
     assert {entry.repo_id for entry in entries} == set(models.DEMO_MODELS)
 
 
@@ -482,8 +483,8 @@ def test_the_docs_have_examples_and_name_every_key() -> None:
 
 def test_the_schema_file_is_fresh(tmp_path: Path) -> None:
     made = tmp_path / "schema.json"
-    subprocess.run([sys.executable, "-m", "onnx_fleet.catalogue_schema", str(made)], check=True)
-    refresh = "stale: run python -m onnx_fleet.catalogue_schema docs/catalogue.schema.json"
+    subprocess.run([sys.executable, "-m", "onnx_fleet.planning.catalogue.schema", str(made)], check=True)
+    refresh = "stale: run python -m onnx_fleet.planning.catalogue.schema docs/catalogue.schema.json"
     assert SCHEMA.read_text() == made.read_text(), refresh
 
 

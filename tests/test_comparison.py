@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_fleet.comparison import Case, at_real_positions, compare
 from onnx_fleet.entities.entry import Tolerances
 from onnx_fleet.entities.graph_info import TensorSpec
+from onnx_fleet.graphs.comparison import Case, at_real_positions, compare
 
 CASE = Case(check="parity", graph="onnx/model.onnx", case="by hand", tolerances=Tolerances(atol=1e-4, rtol=1e-3))
 

@@ -14,12 +14,14 @@ from benchmarks import generate
 from fixtures.exported import Exported, export_from_zoo
 from mutations import decoder
 from mutations.mutation import change_graph
-from onnx_fleet import generation, latency, runtime, validation
+from onnx_fleet import latency, validation
 from onnx_fleet.bundles import stage
 from onnx_fleet.checks import CHECKS
 from onnx_fleet.entities.entry import LatencyGrid
 from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.errors import ExportUnsupported
+from onnx_fleet.graphs import generation
+from onnx_fleet.graphs.session import open_session
 
 # In the product a process of its own hears what torch and the exporter warn of.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -68,7 +70,7 @@ def test_every_weight_is_there_once_under_the_checkpoints_name(gpt2: Exported) -
 
 
 def test_a_row_that_has_ended_is_padded(gpt2: Exported) -> None:
-    session = runtime.open_session(gpt2.graph, threads=1)
+    session = open_session(gpt2.graph, threads=1)
     prompt = np.array([[5, 6, 7], [8, 9, 10]])
     mask = np.ones_like(prompt)
     call = generation.behind(session, attention_mask=mask)
@@ -121,7 +123,7 @@ def test_prompt_and_step_are_timed_beside_pytorch(gpt2: Exported, tmp_path: Path
 def test_the_loop_of_the_benchmarks_makes_the_tokens_that_ours_makes(gpt2: Exported) -> None:
     folder = gpt2.stage_dir / "onnx"
     prompt = np.array([[9, 12, 30, 7, 21]], dtype=np.int64)
-    session = runtime.open_session(folder / "model.onnx", threads=1)
+    session = open_session(folder / "model.onnx", threads=1)
     call = generation.behind(session, attention_mask=np.ones_like(prompt))
     expected = generation.greedy(call, prompt, max_new_tokens=6)
 

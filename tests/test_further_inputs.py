@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from fixtures.exported import Exported
-from onnx_fleet import further_inputs, inputs
-from onnx_fleet.inputs import ModelLimits, TokenSpace
+from onnx_fleet.graphs import further_inputs, text_inputs
+from onnx_fleet.graphs.text_inputs import ModelLimits, TokenSpace
 
 # In the product a process of its own hears what torch and the exporter warn of.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -22,7 +22,7 @@ BOXES_AND_IMAGE = {"max_2d_position_embeddings": 64, "visual_embed": True, "inpu
 def space(small_repo: Path) -> TokenSpace:
     further = further_inputs.of_model(("input_ids", "bbox", "pixel_values"), BOXES_AND_IMAGE)
     limits = ModelLimits(vocab_size=600, max_length=64, token_types=2, pad_token_id=0, further=further)
-    return inputs.token_space(small_repo, limits)
+    return text_inputs.token_space(small_repo, limits)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_what_no_graph_takes_is_known_by_its_name(name: str, refused: str | None
 
 
 def test_boxes_lie_on_the_page(space: TokenSpace) -> None:
-    boxes = inputs.random_batch(space, batch_size=7, length=60, seed=0).per_token["bbox"]
+    boxes = text_inputs.random_batch(space, batch_size=7, length=60, seed=0).per_token["bbox"]
 
     assert boxes.shape == (7, 60, 4)
     assert boxes.dtype == np.int64
@@ -97,9 +97,9 @@ def test_no_box_is_further_out_than_a_page_of_the_hub() -> None:
 
 
 def test_padding_has_no_place(space: TokenSpace) -> None:
-    rows = [inputs.random_batch(space, batch_size=1, length=length, seed=0) for length in (9, 2)]
+    rows = [text_inputs.random_batch(space, batch_size=1, length=length, seed=0) for length in (9, 2)]
 
-    batch = inputs.pad(rows, side="left", space=space)
+    batch = text_inputs.pad(rows, side="left", space=space)
 
     assert not batch.per_token["bbox"][1, :7].any()
     assert np.array_equal(batch.per_token["bbox"][1, 7:], rows[1].per_token["bbox"][0])
@@ -107,10 +107,10 @@ def test_padding_has_no_place(space: TokenSpace) -> None:
 
 
 def test_what_is_masked_gets_other_boxes_and_the_rest_keeps_its_own(space: TokenSpace) -> None:
-    rows = [inputs.random_batch(space, batch_size=1, length=length, seed=0) for length in (9, 2)]
-    batch = inputs.pad(rows, side="right", space=space)
+    rows = [text_inputs.random_batch(space, batch_size=1, length=length, seed=0) for length in (9, 2)]
+    batch = text_inputs.pad(rows, side="right", space=space)
 
-    noisy = inputs.replace_masked(batch, space=space, seed=3)
+    noisy = text_inputs.replace_masked(batch, space=space, seed=3)
 
     before, after = batch.per_token["bbox"], noisy.per_token["bbox"]
     assert np.array_equal(before[batch.real], after[batch.real])
@@ -119,7 +119,7 @@ def test_what_is_masked_gets_other_boxes_and_the_rest_keeps_its_own(space: Token
 
 
 def test_rows_of_a_batch_keep_their_boxes_and_images(space: TokenSpace) -> None:
-    batch = inputs.random_batch(space, batch_size=3, length=8, seed=0)
+    batch = text_inputs.random_batch(space, batch_size=3, length=8, seed=0)
 
     assert np.array_equal(batch[1:].per_row["pixel_values"], batch.per_row["pixel_values"][1:])
     assert np.array_equal(batch.cut(3).per_token["bbox"], batch.per_token["bbox"][:, :3])
@@ -127,20 +127,20 @@ def test_rows_of_a_batch_keep_their_boxes_and_images(space: TokenSpace) -> None:
 
 
 def test_the_same_text_gets_the_same_boxes(small_repo: Path, space: TokenSpace) -> None:
-    (first, _), (again, _) = (inputs.text_batches(small_repo, space) for _ in range(2))
+    (first, _), (again, _) = (text_inputs.text_batches(small_repo, space) for _ in range(2))
 
     assert np.array_equal(first.per_token["bbox"], again.per_token["bbox"])
     assert not np.array_equal(first.per_token["bbox"][0, :3], first.per_token["bbox"][1, :3])
 
 
 def test_versions_of_a_layout_model_are_compared_on_boxes_and_images(forms: Exported) -> None:
-    from onnx_fleet import inputs
     from onnx_fleet.bundles import stage
+    from onnx_fleet.graphs import text_inputs
 
     graphs = stage.read_export(forms.stage_dir).graphs
-    found = inputs.token_space_of_files(forms.stage_dir, graphs=graphs, longest=13)
+    found = text_inputs.token_space_of_files(forms.stage_dir, graphs=graphs, longest=13)
 
     assert found is not None
-    batch = inputs.random_batch(found, batch_size=2, length=13, seed=0)
+    batch = text_inputs.random_batch(found, batch_size=2, length=13, seed=0)
     assert batch.per_token["bbox"].max() > 30
     assert batch.per_row["pixel_values"].shape == (2, 3, 32, 32)

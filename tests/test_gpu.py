@@ -12,13 +12,15 @@ from onnx import numpy_helper
 
 from fixtures.exported import Exported, export_from_zoo
 from fixtures.varied import LOOSE, vary, wanting
-from onnx_fleet import footprint, latency, runtime, validation, workloads
+from onnx_fleet import footprint, latency, validation
 from onnx_fleet.bundles import stage
 from onnx_fleet.entities.entry import LatencyGrid
 from onnx_fleet.entities.latency_report import LatencyReport
 from onnx_fleet.entities.variant_report import VariantReport, VariantVerdict
 from onnx_fleet.errors import GpuUnavailable, WorkerOutOfResources
 from onnx_fleet.footprint import FootprintRequest
+from onnx_fleet.graphs import workloads
+from onnx_fleet.graphs.session import open_session
 from onnx_fleet.processes import gpu, isolation
 from onnx_fleet.processes.gpu import GpuOptions
 from onnx_fleet.processes.isolation import Limits
@@ -140,7 +142,7 @@ def test_a_process_without_torch_finds_the_gpus_libraries_and_tells_its_memory(m
 
 def test_bound_inputs_and_outputs_give_what_arrays_give(varied: Exported) -> None:
     (info,) = (each for each in stage.read_export(varied.stage_dir).graphs if each.variant == "fp32")
-    session = runtime.open_session(varied.graph, provider="cuda")
+    session = open_session(varied.graph, provider="cuda")
     feeds = workloads.shortest(info).feeds(info, seed=1)
 
     session.bind(feeds)()
@@ -154,7 +156,7 @@ def test_bound_inputs_and_outputs_give_what_arrays_give(varied: Exported) -> Non
 
 def test_a_gpu_that_is_not_there_is_no_gpu(questions: Exported) -> None:
     with pytest.raises(GpuUnavailable):
-        runtime.open_session(questions.graph, provider="cuda", gpu=GpuOptions(device_id=99))
+        open_session(questions.graph, provider="cuda", gpu=GpuOptions(device_id=99))
 
 
 def test_a_memory_limit_holds(questions: Exported) -> None:
@@ -191,7 +193,7 @@ def _not_run(report: VariantReport) -> list[VariantVerdict]:
 
 
 def _run_large(exported: Exported, options: GpuOptions) -> None:
-    session = runtime.open_session(exported.graph, provider="cuda", gpu=options)
+    session = open_session(exported.graph, provider="cuda", gpu=options)
     shape = (64, 64)
     feeds = {spec.name: np.ones(shape, dtype=np.int64) for spec in session.inputs}
     session.run(feeds)

@@ -10,6 +10,7 @@ import pytest
 from onnx_fleet import graph, weights
 from onnx_fleet.entities import graph_info
 from onnx_fleet.errors import ExportUnsupported
+from onnx_fleet.graphs import description
 
 TOKENS = ("batch_size", "sequence_length")
 
@@ -43,7 +44,7 @@ def test_symbols_are_renamed_alone_and_inside_expressions(tmp_path: Path) -> Non
     finish(model)
     graph.check(ir.to_proto(model))
     weights.save_all({"model": ir.to_proto(model)}, tmp_path / "onnx", tensors={})
-    info = graph.describe(tmp_path / "onnx/model.onnx", role="model", variant="fp32", bundle=tmp_path)
+    info = description.describe(tmp_path / "onnx/model.onnx", role="model", variant="fp32", bundle=tmp_path)
 
     assert [value.shape for value in info.inputs] == [TOKENS]
     assert [value.shape for value in info.outputs] == [("batch_size", "2*sequence_length")]

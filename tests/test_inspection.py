@@ -12,10 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
 from fixtures.exported import Exported
-from onnx_fleet import graph
 from onnx_fleet.cli import app
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound
-from onnx_fleet.inspection import GraphView, inspect
+from onnx_fleet.graphs import description
+from onnx_fleet.graphs.inspection import GraphView, inspect
 
 WEIGHT = np.linspace(-1, 1, 64 * 64, dtype=np.float32).reshape(64, 64)
 
@@ -57,7 +57,7 @@ def test_a_real_export_is_described_and_nothing_about_it_is_odd(questions: Expor
     found = inspect(questions.stage_dir, digests=True)
 
     (view,) = found.graphs
-    described = graph.describe(questions.graph, role="model", variant="fp32", bundle=questions.stage_dir)
+    described = description.describe(questions.graph, role="model", variant="fp32", bundle=questions.stage_dir)
     assert view.path == "onnx/model.onnx"
     assert (view.inputs, view.outputs) == (described.inputs, described.outputs)
     assert view.opsets["ai.onnx"] == described.opset

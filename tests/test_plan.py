@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from onnx_fleet import jsonio, plan, toolchain
+from onnx_fleet import jsonio
 from onnx_fleet.bundles import channels, manifest
 from onnx_fleet.entities.entry import Entry, LatencyGrid, Tolerances
 from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.resolved_model import ResolvedModel, SourceFile
 from onnx_fleet.entities.work_item import Plan, WorkItem
 from onnx_fleet.errors import StoreNotFound
+from onnx_fleet.planning import fingerprint, plan, toolchain
 from onnx_fleet.store import ObjectStore, open_store
 
 COMMIT = "3f2a1c0" + "0" * 33
@@ -188,29 +189,29 @@ def test_an_unreadable_channel_counts_as_none(store: ObjectStore) -> None:
 
 def test_equal_inputs_give_an_equal_fingerprint() -> None:
     backwards = dict(reversed(VERSIONS.items()))
-    one = plan.fingerprint(resolved(), family="encoder", versions=VERSIONS)
-    assert one == plan.fingerprint(resolved(), family="encoder", versions=backwards)
+    one = fingerprint.fingerprint(resolved(), family="encoder", versions=VERSIONS)
+    assert one == fingerprint.fingerprint(resolved(), family="encoder", versions=backwards)
     assert len(one) == 64
 
 
 def test_every_deciding_field_changes_the_fingerprint() -> None:
     prints = [
-        plan.fingerprint(resolved(), family="encoder", versions=VERSIONS),
-        plan.fingerprint(resolved(commit=NEXT_COMMIT), family="encoder", versions=VERSIONS),
-        plan.fingerprint(resolved(task="text-classification"), family="encoder", versions=VERSIONS),
-        plan.fingerprint(resolved(), family="decoder", versions=VERSIONS),
-        plan.fingerprint(resolved(recipe="cls"), family="encoder", versions=VERSIONS),
-        plan.fingerprint(resolved(variants=("fp32", "fp16")), family="encoder", versions=VERSIONS),
-        plan.fingerprint(resolved(opset=21), family="encoder", versions=VERSIONS),
-        plan.fingerprint(resolved(decoder_form="plain"), family="encoder", versions=VERSIONS),
-        plan.fingerprint(resolved(may_be_fixed=("sequence_length",)), family="encoder", versions=VERSIONS),
-        plan.fingerprint(resolved(architecture="BertForMaskedLM"), family="encoder", versions=VERSIONS),
-        plan.fingerprint(resolved(weights_variant="fp16"), family="encoder", versions=VERSIONS),
-        plan.fingerprint(resolved(trust_remote_code=COMMIT), family="encoder", versions=VERSIONS),
-        plan.fingerprint(resolved(allow_pickle=COMMIT), family="encoder", versions=VERSIONS),
-        plan.fingerprint(resolved(), family="encoder", versions={**VERSIONS, "torch": "2.14.0"}),
-        plan.fingerprint(resolved(), family="encoder", versions={"torch": "2.13.0"}),
-        plan.fingerprint(resolved(), family="encoder", versions=VERSIONS, rebuild="manual__1"),
+        fingerprint.fingerprint(resolved(), family="encoder", versions=VERSIONS),
+        fingerprint.fingerprint(resolved(commit=NEXT_COMMIT), family="encoder", versions=VERSIONS),
+        fingerprint.fingerprint(resolved(task="text-classification"), family="encoder", versions=VERSIONS),
+        fingerprint.fingerprint(resolved(), family="decoder", versions=VERSIONS),
+        fingerprint.fingerprint(resolved(recipe="cls"), family="encoder", versions=VERSIONS),
+        fingerprint.fingerprint(resolved(variants=("fp32", "fp16")), family="encoder", versions=VERSIONS),
+        fingerprint.fingerprint(resolved(opset=21), family="encoder", versions=VERSIONS),
+        fingerprint.fingerprint(resolved(decoder_form="plain"), family="encoder", versions=VERSIONS),
+        fingerprint.fingerprint(resolved(may_be_fixed=("sequence_length",)), family="encoder", versions=VERSIONS),
+        fingerprint.fingerprint(resolved(architecture="BertForMaskedLM"), family="encoder", versions=VERSIONS),
+        fingerprint.fingerprint(resolved(weights_variant="fp16"), family="encoder", versions=VERSIONS),
+        fingerprint.fingerprint(resolved(trust_remote_code=COMMIT), family="encoder", versions=VERSIONS),
+        fingerprint.fingerprint(resolved(allow_pickle=COMMIT), family="encoder", versions=VERSIONS),
+        fingerprint.fingerprint(resolved(), family="encoder", versions={**VERSIONS, "torch": "2.14.0"}),
+        fingerprint.fingerprint(resolved(), family="encoder", versions={"torch": "2.13.0"}),
+        fingerprint.fingerprint(resolved(), family="encoder", versions=VERSIONS, rebuild="manual__1"),
     ]
     assert len(set(prints)) == len(prints)
 
@@ -228,8 +229,8 @@ def test_every_deciding_field_changes_the_fingerprint() -> None:
     ],
 )
 def test_what_does_not_decide_the_graphs_stays_out_of_the_fingerprint(entry: dict[str, object]) -> None:
-    plain = plan.fingerprint(resolved(), family="encoder", versions=VERSIONS)
-    assert plan.fingerprint(resolved(**entry), family="encoder", versions=VERSIONS) == plain
+    plain = fingerprint.fingerprint(resolved(), family="encoder", versions=VERSIONS)
+    assert fingerprint.fingerprint(resolved(**entry), family="encoder", versions=VERSIONS) == plain
 
 
 def test_items_go_by_priority_then_id_whatever_order_they_come_in(store: ObjectStore) -> None:
@@ -291,6 +292,6 @@ def test_the_toolchain_names_every_package_without_local_parts() -> None:
 
 
 def test_planning_imports_neither_torch_nor_onnxruntime_nor_airflow() -> None:
-    code = "import sys, onnx_fleet.plan, onnx_fleet.report; print(*sys.modules)"
+    code = "import sys, onnx_fleet.planning.plan, onnx_fleet.report; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert not {"torch", "transformers", "onnxruntime", "onnx", "airflow", "boto3"} & set(loaded)

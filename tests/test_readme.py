@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from fixtures.items import work_item
-from onnx_fleet import catalogue, export
+from onnx_fleet import export
+from onnx_fleet.planning.catalogue import reader
 from onnx_fleet.processes.isolation import Limits
 from onnx_fleet_demo.models import MINILM
 
@@ -48,7 +49,7 @@ def test_the_embedding_lines_give_what_sentence_transformers_gives(demo_repos: P
 
 def test_the_catalogue_is_one_that_loads() -> None:
     (text,) = code_blocks("yaml")
-    made = catalogue.parse(text, source="README.md")
+    made = reader.parse(text, source="README.md")
 
     assert [entry.repo_id for entry in made.entries] == [
         "BAAI/bge-small-en-v1.5",

@@ -19,11 +19,13 @@ import pytest
 
 from fixtures import recipes as page
 from fixtures.recipes import Proven, page_entries
-from onnx_fleet import export, families, inspection, recipes, runtime, validation
+from onnx_fleet import export, families, recipes, validation
 from onnx_fleet.bundles import stage
 from onnx_fleet.entities.entry import Entry, Tolerances
 from onnx_fleet.errors import CatalogueInvalid, ExportUnsupported, ValidationFailed
 from onnx_fleet.footprint import FootprintRequest, take
+from onnx_fleet.graphs import inspection
+from onnx_fleet.graphs.session import open_session
 from onnx_fleet.processes.isolation import Limits
 from onnx_fleet.recipes import RECIPES, Recipe
 
@@ -47,7 +49,7 @@ OUTPUTS = {
 
 def _run(proven: Proven, ids: np.ndarray = IDS) -> dict[str, np.ndarray]:
     (info,) = proven.record.graphs
-    session = runtime.open_session(proven.graph, threads=1, libraries=info.libraries)
+    session = open_session(proven.graph, threads=1, libraries=info.libraries)
     return session.run({**FEEDS, "input_ids": ids})
 
 

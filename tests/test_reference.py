@@ -10,10 +10,11 @@ import pytest
 
 from fixtures.exported import Exported
 from fixtures.items import work_item
-from onnx_fleet import inputs, reference
+from onnx_fleet import reference
 from onnx_fleet.bundles import stage
 from onnx_fleet.errors import ModelInvalid, ValidationFailed
-from onnx_fleet.inputs import Batch
+from onnx_fleet.graphs import text_inputs
+from onnx_fleet.graphs.text_inputs import Batch
 from onnx_fleet.reference import Reference
 
 
@@ -30,9 +31,9 @@ def bert(questions: Exported) -> Reference:
 @pytest.fixture
 def padded(embeddings: Exported, roberta: Reference) -> Batch:
     """Rows of 9 and 4 tokens, padded on the right."""
-    space = inputs.token_space(embeddings.stage_dir, roberta.limits)
-    rows = [inputs.random_batch(space, batch_size=1, length=length, seed=0) for length in (9, 4)]
-    return inputs.pad(rows, side="right", space=space)
+    space = text_inputs.token_space(embeddings.stage_dir, roberta.limits)
+    rows = [text_inputs.random_batch(space, batch_size=1, length=length, seed=0) for length in (9, 4)]
+    return text_inputs.pad(rows, side="right", space=space)
 
 
 def test_outputs_are_transformers_own_and_the_recipes(embeddings: Exported, roberta: Reference, padded: Batch) -> None:

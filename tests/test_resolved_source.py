@@ -15,12 +15,13 @@ import transformers
 
 from fixtures.encoders import save_encoder
 from fixtures.items import work_item
-from onnx_fleet import checkpoint, export, toolchain
+from onnx_fleet import checkpoint, export
 from onnx_fleet.bundles import stage
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.hub import resolve
 from onnx_fleet.hub_client import Hub
 from onnx_fleet.hub_download import download
+from onnx_fleet.planning import toolchain
 from onnx_fleet.processes.isolation import Limits
 from onnx_fleet_demo.hub_server import HubServer
 

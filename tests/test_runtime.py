@@ -14,9 +14,10 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from onnx_fleet import runtime
 from onnx_fleet.entities.graph_info import TensorSpec
 from onnx_fleet.errors import GpuUnavailable, ValidationFailed, WorkerOutOfResources
+from onnx_fleet.graphs.placement import read_placement, require_placed
+from onnx_fleet.graphs.session import open_session
 from onnx_fleet.processes import hardware
 from onnx_fleet.processes.gpu import GpuOptions
 
@@ -73,38 +74,38 @@ def recorded(tmp_path: Path, *, softmax_on: str, mask_on: str = CPU) -> Path:
 
 
 def test_shape_and_mask_arithmetic_may_stay_on_the_cpu(tmp_path: Path) -> None:
-    placement = runtime.read_placement(recorded(tmp_path, softmax_on=CUDA), execution_provider=CUDA)
+    placement = read_placement(recorded(tmp_path, softmax_on=CUDA), execution_provider=CUDA)
 
     assert placement.placed
     assert placement.nodes_by_provider == {CPU: 4, CUDA: 3}
-    runtime.require_placed(placement, graph="onnx/model.onnx")
+    require_placed(placement, graph="onnx/model.onnx")
 
 
 def test_a_computing_node_on_the_cpu_is_named(tmp_path: Path) -> None:
-    placement = runtime.read_placement(recorded(tmp_path, softmax_on=CPU), execution_provider=CUDA)
+    placement = read_placement(recorded(tmp_path, softmax_on=CPU), execution_provider=CUDA)
 
     assert placement.strays == ("Softmax x1",)
     with pytest.raises(GpuUnavailable, match=r"onnx/model\.onnx: asked for CUDA.*Softmax x1.*CPUExecutionProvider 5"):
-        runtime.require_placed(placement, graph="onnx/model.onnx")
+        require_placed(placement, graph="onnx/model.onnx")
 
 
 def test_a_provider_that_takes_no_node_is_not_believed(graph: Path, tmp_path: Path) -> None:
     """Live: the CPU wheel's second provider makes a session without complaint, and runs nothing."""
     feeds = {"x": np.ones((3, 64), dtype=np.float32)}
 
-    session = runtime.open_session(graph, provider="azure", threads=1, profile_dir=tmp_path)
+    session = open_session(graph, provider="azure", threads=1, profile_dir=tmp_path)
     placement = session.prove_placement(feeds)
 
     assert not placement.placed
     assert placement.nodes_by_provider.keys() == {CPU}
     with pytest.raises(GpuUnavailable, match="MatMul"):
-        runtime.require_placed(placement, graph=graph.name)
+        require_placed(placement, graph=graph.name)
 
 
 def test_a_cpu_session_is_placed_on_the_cpu(graph: Path, tmp_path: Path) -> None:
     feeds = {"x": np.ones((3, 64), dtype=np.float32)}
 
-    session = runtime.open_session(graph, threads=1, profile_dir=tmp_path)
+    session = open_session(graph, threads=1, profile_dir=tmp_path)
 
     assert session.prove_placement(feeds).placed
     assert session.placement is not None
@@ -114,16 +115,16 @@ def test_a_cpu_session_is_placed_on_the_cpu(graph: Path, tmp_path: Path) -> None
 @pytest.mark.skipif(CUDA in onnxruntime.get_available_providers(), reason="this onnxruntime has CUDA")
 def test_cuda_without_cuda_says_what_to_install(graph: Path) -> None:
     with pytest.raises(GpuUnavailable, match=r"offers .*CPUExecutionProvider; install requirements-gpu\.txt"):
-        runtime.open_session(graph, provider="cuda")
+        open_session(graph, provider="cuda")
 
 
 def test_an_unknown_provider_is_refused_by_name(graph: Path) -> None:
     with pytest.raises(GpuUnavailable, match=r"no provider is called 'tpu'; write one of cpu, cuda"):
-        runtime.open_session(graph, provider="tpu")
+        open_session(graph, provider="tpu")
 
 
 def test_a_session_gives_every_output_by_name_and_says_its_shapes(graph: Path) -> None:
-    session = runtime.open_session(graph, threads=1)
+    session = open_session(graph, threads=1)
 
     outputs = session.run({"x": np.ones((3, 64), dtype=np.float32), "unused": np.zeros(1)})
 
@@ -135,7 +136,7 @@ def test_a_session_gives_every_output_by_name_and_says_its_shapes(graph: Path) -
 
 
 def test_a_bound_call_runs_on_what_was_bound_and_leaves_its_outputs_where_they_are(graph: Path) -> None:
-    session = runtime.open_session(graph, threads=1)
+    session = open_session(graph, threads=1)
     seen: list[int] = []
 
     call = session.bind({"x": np.ones((3, 64), dtype=np.float32), "unused": np.zeros(1)})
@@ -157,7 +158,7 @@ def test_too_little_memory_is_a_worker_out_of_resources_and_not_a_wrong_graph(tm
     onnx.save(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "large.onnx"
     )
-    session = runtime.open_session(tmp_path / "large.onnx", threads=1)
+    session = open_session(tmp_path / "large.onnx", threads=1)
 
     assert session.run({"x": np.array([3])})["y"].shape == (3,)
     with pytest.raises(WorkerOutOfResources, match=r"large\.onnx does not run on x \[1\].*smaller"):
@@ -170,7 +171,7 @@ def test_a_name_with_oom_in_it_says_nothing_of_memory(graph: Path) -> None:
     for node in model.graph.node:
         node.input[:] = ["room" if name == "x" else name for name in node.input]
     onnx.save(model, graph)
-    session = runtime.open_session(graph, threads=1)
+    session = open_session(graph, threads=1)
 
     with pytest.raises(ValidationFailed, match=r"does not run on room.*: .*room"):
         session.run({"room": np.ones((3, 5), dtype=np.float32)})
@@ -184,7 +185,7 @@ def test_a_gpu_and_its_limit_are_options_of_the_provider() -> None:
 
 
 def test_feeds_that_do_not_fit_name_their_shapes(graph: Path) -> None:
-    session = runtime.open_session(graph, threads=1)
+    session = open_session(graph, threads=1)
 
     with pytest.raises(ValidationFailed, match=r"model\.onnx does not run on x \[3, 5\]"):
         session.run({"x": np.ones((3, 5), dtype=np.float32)})
@@ -192,7 +193,7 @@ def test_feeds_that_do_not_fit_name_their_shapes(graph: Path) -> None:
 
 def test_a_missing_feed_is_a_clear_error(graph: Path) -> None:
     with pytest.raises(ValidationFailed, match=r"does not run on .*Required inputs"):
-        runtime.open_session(graph, threads=1).run({})
+        open_session(graph, threads=1).run({})
 
 
 @pytest.mark.parametrize("content", [b"", b"not a graph"], ids=["empty", "garbage"])
@@ -200,12 +201,12 @@ def test_a_file_that_is_no_graph_does_not_load(tmp_path: Path, content: bytes) -
     (tmp_path / "model.onnx").write_bytes(content)
 
     with pytest.raises(ValidationFailed, match=r"model\.onnx does not load in onnxruntime"):
-        runtime.open_session(tmp_path / "model.onnx")
+        open_session(tmp_path / "model.onnx")
 
 
 def test_a_missing_graph_does_not_load(tmp_path: Path) -> None:
     with pytest.raises(ValidationFailed, match="does not load"):
-        runtime.open_session(tmp_path / "model.onnx")
+        open_session(tmp_path / "model.onnx")
 
 
 def test_hardware_facts_say_what_a_latency_depends_on() -> None:
@@ -220,7 +221,7 @@ def test_hardware_facts_say_what_a_latency_depends_on() -> None:
 
 def test_neither_the_runtime_nor_the_facts_of_the_machine_import_torch() -> None:
     code = (
-        "import sys, onnx_fleet.runtime, onnx_fleet.processes.hardware as m; m.versions(); m.hardware();"
+        "import sys, onnx_fleet.graphs.session, onnx_fleet.processes.hardware as m; m.versions(); m.hardware();"
         "sys.exit('torch' in sys.modules)"
     )
 

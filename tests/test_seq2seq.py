@@ -18,14 +18,15 @@ from fixtures.items import work_item
 from mutations.mutation import change_graph
 from mutations.seq2seq import likeliest_tokens_shifted
 from mutations.surgery import as_ones, read_instead
-from onnx_fleet import checkpoint, latency, runtime, validation
-from onnx_fleet import generation_seq2seq as generation
+from onnx_fleet import checkpoint, latency, validation
 from onnx_fleet.bundles import stage
 from onnx_fleet.checks import CHECKS
 from onnx_fleet.entities.entry import DECODER_FORMS, LatencyGrid, Tolerances
 from onnx_fleet.entities.validation_report import CheckRow, ValidationReport
 from onnx_fleet.errors import ExportUnsupported
-from onnx_fleet.generation import greedy
+from onnx_fleet.graphs import generation_seq2seq as generation
+from onnx_fleet.graphs import session
+from onnx_fleet.graphs.generation import greedy
 from zoo import ARCHITECTURES
 from zoo.repo import save
 
@@ -138,7 +139,7 @@ def test_beam_search_ends_texts_as_transformers_does(bart: Exported, num_beams: 
         **tensors, **{**plain, "num_beams": num_beams, "eos_token_id": ends, "length_penalty": length_penalty}
     )[:, 1:].numpy()
     sessions = {
-        role: runtime.open_session(bart.stage_dir / "onnx" / f"{role}.onnx", threads=1)
+        role: session.open_session(bart.stage_dir / "onnx" / f"{role}.onnx", threads=1)
         for role in ("encoder_model", "decoder_model_merged")
     }
 
@@ -287,7 +288,7 @@ def test_a_model_whose_own_code_fails_is_refused_by_the_line_that_does(tmp_path:
 def test_the_loop_of_the_benchmarks_makes_the_tokens_that_ours_makes(bart: Exported) -> None:
     folder = bart.stage_dir / "onnx"
     encoder, decoder = (
-        runtime.open_session(folder / f"{role}.onnx", threads=1) for role in ("encoder_model", "decoder_model_merged")
+        session.open_session(folder / f"{role}.onnx", threads=1) for role in ("encoder_model", "decoder_model_merged")
     )
     prompt, start = np.array([[9, 12, 30, 7, 21]], dtype=np.int64), np.array([[2]], dtype=np.int64)
     encoded = generation.encode(encoder, {"input_ids": prompt, "attention_mask": np.ones_like(prompt)})

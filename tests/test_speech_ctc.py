@@ -11,9 +11,10 @@ import pytest
 from fixtures.exported import Exported, export_from_zoo
 from mutations.mutation import change_graph
 from mutations.speech import letters_moved, mask_of_sound_ignored
-from onnx_fleet import sound, validation
+from onnx_fleet import validation
 from onnx_fleet.bundles import stage
 from onnx_fleet.entities.validation_report import ValidationReport
+from onnx_fleet.graphs import audio_inputs
 
 # In the product a process of its own hears what torch and the exporter warn of.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -108,7 +109,7 @@ def test_frames_that_are_squeezed_in_pairs_come_out_one_by_one(tmp_path: Path, m
 
 
 def test_sounds_have_zero_mean_and_unit_variance_and_differ() -> None:
-    first, second = sound.batch(2, 4000, seed=0, kind="tones")
+    first, second = audio_inputs.batch(2, 4000, seed=0, kind="tones")
 
     assert abs(first.mean()) < 1e-5
     assert first.std() == pytest.approx(1, abs=1e-3)

@@ -14,7 +14,7 @@ import pytest
 from fixtures.exported import Exported
 from mutations import encoder
 from mutations.mutation import change_graph
-from onnx_fleet import jsonio, reference, runtime, validation
+from onnx_fleet import jsonio, reference, validation
 from onnx_fleet.bundles import stage
 from onnx_fleet.checks import CHECKS, Subject, texts
 from onnx_fleet.checks.answers import SINGLE
@@ -22,6 +22,7 @@ from onnx_fleet.entities import validation_report
 from onnx_fleet.entities.entry import Tolerances
 from onnx_fleet.entities.validation_report import CheckRow, ValidationReport
 from onnx_fleet.errors import BundleNotFound, ExportUnsupported, GpuUnavailable, ValidationFailed
+from onnx_fleet.graphs import session
 
 
 def validate(exported: Exported, *, provider: str = "cpu") -> ValidationReport:
@@ -145,7 +146,7 @@ def test_answers_are_those_of_transformers_own_pipeline(labels: Exported, tmp_pa
         source_dir=labels.source_dir,
         item=item,
         graphs={info.role: info for info in stage.read_export(labels.stage_dir).graphs},
-        sessions={"model": runtime.open_session(labels.graph, threads=1)},
+        sessions={"model": session.open_session(labels.graph, threads=1)},
         reference=reference.load(item, source_dir=labels.source_dir),
     )
     classify = pipeline("text-classification", model=str(labels.source_dir), device="cpu")

@@ -17,18 +17,20 @@ from PIL import Image
 
 from fixtures.exported import Exported, export_from_zoo
 from fixtures.varied import LOOSE, Varied, vary, wanting
-from onnx_fleet import runtime
 from onnx_fleet.bundles import report_summaries, stage
 from onnx_fleet.bundles.manifest import VariantSummary
 from onnx_fleet.entities import variant_report
 from onnx_fleet.entities.variant import VARIANTS
 from onnx_fleet.entities.variant_report import VariantReport
 from onnx_fleet.errors import ModelInvalid, ValidationFailed
+from onnx_fleet.graphs import recorded_feeds, session
+from onnx_fleet.graphs.recorded_feeds import Sample
 from onnx_fleet.planning import compatibility
+from onnx_fleet.planning.calibration import source as calibration_source
+from onnx_fleet.planning.calibration import texts
 from onnx_fleet.store import keys
-from onnx_fleet.variants import calibration, corpus, half, judging, making, prepared, texts
+from onnx_fleet.variants import half, judging, making, prepared
 from onnx_fleet.variants.agreement import Agreement
-from onnx_fleet.variants.corpus import Sample
 from onnx_fleet.variants.judging import JudgingRequest
 from onnx_fleet.variants.making import MakingRequest
 
@@ -75,10 +77,10 @@ def test_good_variants_pass_their_own_gates_on_samples_that_did_not_tune_them(en
 
 def test_a_variant_answers_nearly_as_fp32_does_but_not_equally(encoder: Varied) -> None:
     """A copy of the fp32 graph under another name would pass any gate."""
-    sample = next(corpus.read(encoder.stage_dir, "model", "judging"))
-    expected = runtime.open_session(encoder.exported.graph).run(sample.feeds)["sentence_embedding"]
+    sample = next(recorded_feeds.read(encoder.stage_dir, "model", "judging"))
+    expected = session.open_session(encoder.exported.graph).run(sample.feeds)["sentence_embedding"]
     for name in VARIANTS:
-        found = runtime.open_session(encoder.graph(name)).run(sample.feeds)["sentence_embedding"]
+        found = session.open_session(encoder.graph(name)).run(sample.feeds)["sentence_embedding"]
         assert found.dtype == np.float32
         assert 0 < np.abs(found - expected).max() < 0.5, name
 
@@ -91,10 +93,12 @@ def test_a_decoder_is_held_to_its_prompts_its_steps_and_its_perplexity(decoder: 
         assert {measure.name for measure in verdict.graphs[0].measures} == {
             "weights", "finite", "masked", "cosine", "top1", "perplexity_ratio", "size",
         }  # fmt: skip
-    steps = [sample.feeds["input_ids"].shape[1] for sample in corpus.read(decoder.stage_dir, "model", "judging")]
+    steps = [
+        sample.feeds["input_ids"].shape[1] for sample in recorded_feeds.read(decoder.stage_dir, "model", "judging")
+    ]
     assert 1 in steps
     assert max(steps) > 1
-    masks = [sample.feeds["attention_mask"] for sample in corpus.read(decoder.stage_dir, "model", "judging")]
+    masks = [sample.feeds["attention_mask"] for sample in recorded_feeds.read(decoder.stage_dir, "model", "judging")]
     assert any((mask == 0).any() for mask in masks)
 
 
@@ -142,7 +146,9 @@ def test_pictures_are_the_entrys_own_where_it_names_some(photos: Path, tmp_path:
         exported, lambda entry: replace(wanting("fp16", "int8_static", gates=LOOSE)(entry), calibration=str(photos))
     )
 
-    (half_of_them, others) = (list(corpus.read(varied.stage_dir, "model", half)) for half in ("calibration", "judging"))
+    (half_of_them, others) = (
+        list(recorded_feeds.read(varied.stage_dir, "model", half)) for half in ("calibration", "judging")
+    )
     assert sum(len(sample.feeds["pixel_values"]) for sample in (*half_of_them, *others)) >= 12
     with Image.open(photos / "00.png") as opened:
         resized = np.asarray(opened.resize((32, 32), Image.Resampling.BILINEAR), dtype=np.float32)
@@ -165,31 +171,31 @@ def test_every_graph_that_sees_or_reads_beside_pictures_is_asked(name: str, phot
 
     roles = [graph.role for graph in stage.read_export(varied.stage_dir).graphs if graph.variant == "fp32"]
     for role in roles:
-        assert list(corpus.read(varied.stage_dir, role, "calibration")), role
+        assert list(recorded_feeds.read(varied.stage_dir, role, "calibration")), role
     (verdict,) = varied.judge().verdicts
     assert verdict.status == "published", verdict.reason
 
 
 def test_another_picture_is_another_calibration(photos: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(photos, tmp_path / "photos"))
-    before = calibration.digest("photos", root=tmp_path)
+    before = calibration_source.digest("photos", root=tmp_path)
 
     (folder / "00.png").write_bytes((folder / "02.png").read_bytes())
 
     assert before is not None
-    assert calibration.digest("photos", root=tmp_path) not in (None, before)
-    assert calibration.digest("missing", root=tmp_path) is None
+    assert calibration_source.digest("photos", root=tmp_path) not in (None, before)
+    assert calibration_source.digest("missing", root=tmp_path) is None
 
 
 def test_a_folder_that_cannot_calibrate_is_a_fault_of_the_catalogue(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     folder = Path(shutil.copytree(photos, tmp_path / "photos"))
-    assert calibration.fault("photos", root=tmp_path) is None
+    assert calibration_source.fault("photos", root=tmp_path) is None
 
     (folder / "03.jpg").write_bytes((folder / "03.jpg").read_bytes()[:200])
 
-    assert "has no pictures; put .png" in str(calibration.fault("empty", root=tmp_path))
-    assert "03.jpg cannot be read" in str(calibration.fault("photos", root=tmp_path))
+    assert "has no pictures; put .png" in str(calibration_source.fault("empty", root=tmp_path))
+    assert "03.jpg cannot be read" in str(calibration_source.fault("photos", root=tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -351,7 +357,7 @@ def test_what_overflows_in_half_precision_stays_in_float32(tmp_path: Path) -> No
     models = {"kept": half.convert(path, excluded=found), "plain": half.convert(path)}
 
     assert found == {"first", "second"}
-    expected = runtime.open_session(path).run(sample.feeds)["y"]
+    expected = session.open_session(path).run(sample.feeds)["y"]
     # onnxruntime's CPU would compute all of it in float32; the operators' own definition does not.
     outcome = {name: list(ReferenceEvaluator(model).run(None, dict(sample.feeds))) for name, model in models.items()}
     assert np.abs(outcome["kept"][0] - expected).max() < 0.1
@@ -362,7 +368,9 @@ def test_small_activations_are_no_overflow(encoder: Varied, tmp_path: Path) -> N
     """Neither is a mask's minus infinity."""
     source = prepared.prepare(encoder.exported.graph, tmp_path)
 
-    assert half.overflowing(source, samples=corpus.read(encoder.stage_dir, "model", "calibration")) == frozenset()
+    assert (
+        half.overflowing(source, samples=recorded_feeds.read(encoder.stage_dir, "model", "calibration")) == frozenset()
+    )
 
 
 def test_positions_are_never_counted_in_half_precision(decoder: Varied) -> None:
@@ -385,20 +393,20 @@ def test_positions_are_never_counted_in_half_precision(decoder: Varied) -> None:
 
 def test_a_prepared_graph_gives_the_same_and_has_no_transposed_weights(decoder: Varied, tmp_path: Path) -> None:
     source = prepared.prepare(decoder.exported.graph, tmp_path)
-    sample = next(corpus.read(decoder.stage_dir, "model", "judging"))
+    sample = next(recorded_feeds.read(decoder.stage_dir, "model", "judging"))
 
     model = onnx.load(source)
     names = {tensor.name for tensor in model.graph.initializer}
     assert not [node for node in model.graph.node if node.op_type == "Transpose" and node.input[0] in names]
     assert any(name.endswith("q_proj.weight_transposed") for name in names)
-    expected, found = (runtime.open_session(path).run(sample.feeds) for path in (decoder.exported.graph, source))
+    expected, found = (session.open_session(path).run(sample.feeds) for path in (decoder.exported.graph, source))
     for name, array in expected.items():
         np.testing.assert_allclose(found[name], array, atol=1e-5)
 
 
 def test_the_halves_of_a_corpus_have_no_sample_in_common(decoder: Varied) -> None:
     halves = [
-        {sample.feeds["input_ids"].tobytes() for sample in corpus.read(decoder.stage_dir, "model", half)}
+        {sample.feeds["input_ids"].tobytes() for sample in recorded_feeds.read(decoder.stage_dir, "model", half)}
         for half in ("calibration", "judging")
     ]
 
@@ -438,7 +446,7 @@ def test_a_head_of_another_table_is_found(gpt2: Exported, tmp_path: Path) -> Non
 def test_a_corpus_is_never_published(encoder: Varied) -> None:
     paths = stage.published_files(encoder.stage_dir)
 
-    assert list(corpus.folder(encoder.stage_dir).iterdir())
+    assert list(recorded_feeds.folder(encoder.stage_dir).iterdir())
     assert not [path for path in paths if "corpus" in path]
     for path in paths:
         keys.checked(path)

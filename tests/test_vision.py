@@ -15,13 +15,14 @@ from fixtures.exported import Exported, export_from_zoo
 from fixtures.items import work_item
 from mutations.mutation import change_graph
 from mutations.vision import classes_moved
-from onnx_fleet import images, validation
+from onnx_fleet import validation
 from onnx_fleet.bundles import stage
 from onnx_fleet.checks import CHECKS
 from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.validation_report import CheckRow, ValidationReport
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.families import vision
+from onnx_fleet.graphs import image_inputs
 from zoo import ARCHITECTURES
 from zoo.repo import save
 
@@ -129,13 +130,13 @@ def test_features_that_change_from_call_to_call_are_refused(tmp_path: Path) -> N
 def test_the_size_of_images_is_the_one_that_the_preprocessor_gives(
     settings: Mapping[str, Any], size: tuple[int, int] | None
 ) -> None:
-    assert images.size_of_preprocessor(settings) == size
+    assert image_inputs.size_of_preprocessor(settings) == size
 
 
 def test_pictures_are_normalised_as_the_preprocessor_says(patches: Exported) -> None:
     settings = json.loads((patches.stage_dir / "preprocessor_config.json").read_text())
     plain, normal = (
-        images.batch(2, channels=3, size=(8, 8), seed=0, kind="picture", settings=given)
+        image_inputs.batch(2, channels=3, size=(8, 8), seed=0, kind="picture", settings=given)
         for given in ({"do_normalize": False}, settings)
     )
 

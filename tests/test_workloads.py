@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from onnx_fleet import workloads
 from onnx_fleet.entities.graph_info import GraphInfo, TensorSpec
+from onnx_fleet.graphs import workloads
 
 
 def _cache(kind: str, *, layer: int, part: str, heads: int, last: int | str) -> TensorSpec:

@@ -21,7 +21,7 @@ from typing import ClassVar, Final, Literal
 
 from pydantic import AwareDatetime, ConfigDict
 
-from onnx_fleet import audit_stage, flow, jsonio, toolchain
+from onnx_fleet import audit_stage, flow, jsonio
 from onnx_fleet.audit_stage import Trust
 from onnx_fleet.bundles import bundle, channels, manifest, publish, pull, report_summaries, verify
 from onnx_fleet.bundles.bundle import Bundle, Ref
@@ -47,6 +47,7 @@ from onnx_fleet.errors import (
     VersionConflict,
 )
 from onnx_fleet.flow import Tools
+from onnx_fleet.planning import toolchain
 from onnx_fleet.processes import isolation
 from onnx_fleet.store import ObjectStore, Progress, layout
 

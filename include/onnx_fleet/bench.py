@@ -8,13 +8,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnx_fleet import runtime
 from onnx_fleet.entities.entry import LatencyGrid
 from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.latency_report import LeftOut, SkippedPoint
 from onnx_fleet.entities.variant import FP32
 from onnx_fleet.errors import GpuUnavailable
-from onnx_fleet.frame import Frame
+from onnx_fleet.graphs.session import open_placed, open_session
+from onnx_fleet.graphs.text_frame import Frame
 from onnx_fleet.noise import NoiseMeter
 from onnx_fleet.processes.gpu import GpuOptions
 from onnx_fleet.timing import Timed, take_turns
@@ -22,10 +22,10 @@ from onnx_fleet.timing import Timed, take_turns
 if TYPE_CHECKING:
     import numpy as np
 
-    from onnx_fleet.inputs import TokenSpace
+    from onnx_fleet.graphs.session import Session
+    from onnx_fleet.graphs.text_inputs import TokenSpace
+    from onnx_fleet.graphs.workloads import Workload
     from onnx_fleet.reference import Reference
-    from onnx_fleet.runtime import Session
-    from onnx_fleet.workloads import Workload
 
 _NO_BOUND = 1_000_000
 
@@ -91,7 +91,7 @@ class Bench:
         Graphs that take one length only are timed at that one, whatever lengths the grid has.
         """
         from onnx_fleet import reference as references
-        from onnx_fleet import workloads
+        from onnx_fleet.graphs import workloads
 
         only = workloads.fixed_length(graphs)
         longest = references.longest(self.stage_dir, self.reference, bound=_NO_BOUND)
@@ -139,7 +139,7 @@ class Bench:
 
     def _works(self, info: GraphInfo, point: Point) -> tuple[Workload, ...]:
         """What a graph does at one point: full rows of random tokens, the same ones for all."""
-        from onnx_fleet import workloads
+        from onnx_fleet.graphs import workloads
 
         return workloads.of(info, batch_size=point.batch_size, length=point.length, space=self._space)
 
@@ -152,7 +152,7 @@ class Bench:
         return partial(self.reference.graph, role, feeds)
 
     def _open(self, info: GraphInfo) -> Session:
-        return runtime.open_session(
+        return open_session(
             self.stage_dir / info.path,
             provider=self.provider,
             threads=self.threads,
@@ -162,9 +162,9 @@ class Bench:
 
     def _require_placed(self, info: GraphInfo) -> None:
         """By a session that is not timed: a profiled one is slower."""
-        from onnx_fleet import workloads
+        from onnx_fleet.graphs import workloads
 
-        runtime.open_placed(
+        open_placed(
             self.stage_dir / info.path,
             feeds=workloads.shortest(info, space=self._space).feeds(info, seed=0),
             provider=self.provider,
@@ -180,11 +180,11 @@ class Bench:
 
     @cached_property
     def _space(self) -> TokenSpace | None:
-        from onnx_fleet import inputs
+        from onnx_fleet.graphs import text_inputs
 
         if "input_ids" not in self.reference.parameters:
             return None
-        return inputs.token_space(self.stage_dir, self.reference.limits, bound=_NO_BOUND)
+        return text_inputs.token_space(self.stage_dir, self.reference.limits, bound=_NO_BOUND)
 
 
 def _in_full_precision(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

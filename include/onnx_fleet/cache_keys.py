@@ -14,10 +14,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from onnx_fleet import jsonio, plan, recipes
+from onnx_fleet import jsonio, recipes
 from onnx_fleet.checkpoint import StoredTensor
 from onnx_fleet.conventions import vocabulary
 from onnx_fleet.entities.work_item import WorkItem
+from onnx_fleet.planning import fingerprint
 
 WITHOUT_EFFECT = frozenset(
     {"_name_or_path", "_commit_hash", "transformers_version", "dtype", "torch_dtype", "finetuning_task"}
@@ -49,7 +50,7 @@ def of_graphs(item: WorkItem, *, source_dir: Path, tensors: Mapping[str, StoredT
     shaping = {
         "deciding": {
             name: value
-            for name, value in plan.deciding(
+            for name, value in fingerprint.deciding(
                 item.model, family=item.family, versions=item.toolchain, recipe_digest=item.recipe_digest
             ).items()
             if name not in _NOT_OF_GRAPHS

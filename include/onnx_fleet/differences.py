@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnx_fleet import contract, drift, jsonio, slowdown
-from onnx_fleet.comparison import Case
 from onnx_fleet.drift import Pair
 from onnx_fleet.entities.entry import LatencyGrid, Tolerances
 from onnx_fleet.entities.graph_info import GraphInfo
@@ -20,6 +19,7 @@ from onnx_fleet.entities.latency_report import LatencyReport
 from onnx_fleet.entities.regression_report import Differences, OpsRow, SizeRow, SlowdownRow
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.errors import ValidationFailed
+from onnx_fleet.graphs.comparison import Case
 from onnx_fleet.processes import hardware
 from onnx_fleet.slowdown import Point
 
@@ -49,7 +49,7 @@ class DifferencesRequest:
 
 def find(request: DifferencesRequest) -> Differences:
     """Compare graph by graph; a version that does not load or run gives a row that says so, and no figures."""
-    from onnx_fleet import inputs, workloads
+    from onnx_fleet.graphs import text_inputs, workloads
 
     old, new = contract.by_role(request.old.graphs), contract.by_role(request.new.graphs)
     pairs = [
@@ -61,7 +61,7 @@ def find(request: DifferencesRequest) -> Differences:
     points = _points(request.new.folder)
     longest = max((point.length for each in points.values() for point in each), default=_LONGEST)
     only = workloads.fixed_length(request.new.graphs) or workloads.fixed_length(request.old.graphs)
-    space = inputs.token_space_of_files(
+    space = text_inputs.token_space_of_files(
         request.new.folder, graphs=request.new.graphs, longest=longest, fixed_length=only
     )
     outputs: list[CheckRow] = []
@@ -123,7 +123,9 @@ def _bytes_by_variant(side: Side) -> dict[str, int]:
 
 
 def _ops(pairs: Sequence[Pair]) -> Iterable[OpsRow]:
-    from onnx_fleet import inspection  # by way of the run report it imports the manifest, which has this module's rows
+    from onnx_fleet.graphs import (
+        inspection,  # by way of the run report it imports the manifest, which has this module's rows
+    )
 
     for pair in pairs:
         (old,) = inspection.inspect(pair.old_folder / pair.old.path).graphs

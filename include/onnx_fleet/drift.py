@@ -8,17 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from onnx_fleet import comparison, runtime
-from onnx_fleet.comparison import Case
 from onnx_fleet.entities.entry import Tolerances
 from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.errors import ValidationFailed
-from onnx_fleet.runtime import Arrays, Session
+from onnx_fleet.graphs import comparison, session
+from onnx_fleet.graphs.comparison import Case
+from onnx_fleet.graphs.session import Arrays, Session
 
 if TYPE_CHECKING:
-    from onnx_fleet.inputs import TokenSpace
-    from onnx_fleet.workloads import Workload
+    from onnx_fleet.graphs.text_inputs import TokenSpace
+    from onnx_fleet.graphs.workloads import Workload
 
 DRIFT, OLD_RUNS, NEW_RUNS = "drift", "old_runs", "new_runs"
 """The names of the checks: outputs are near each other; each version runs at all."""
@@ -50,15 +50,15 @@ class Pair:
 
     def open_old(self, *, threads: int) -> Session:
         """A session of the version in use."""
-        return runtime.open_session(self.old_folder / self.old.path, threads=threads, libraries=self.old.libraries)
+        return session.open_session(self.old_folder / self.old.path, threads=threads, libraries=self.old.libraries)
 
     def open_new(self, *, threads: int) -> Session:
         """A session of the new version."""
-        return runtime.open_session(self.new_folder / self.new.path, threads=threads, libraries=self.new.libraries)
+        return session.open_session(self.new_folder / self.new.path, threads=threads, libraries=self.new.libraries)
 
     def works(self, *, batch_size: int, length: int, space: TokenSpace | None) -> Iterator[tuple[Workload, Arrays]]:
         """What the graph does at one size, with inputs for whatever either version takes."""
-        from onnx_fleet import workloads
+        from onnx_fleet.graphs import workloads
 
         both = [workloads.of(info, batch_size=batch_size, length=length, space=space) for info in (self.old, self.new)]
         before = {work.phase: work.feeds(self.old, seed=0) for work in both[0]}
@@ -101,7 +101,7 @@ def of_pair(
 
 def _cases(pair: Pair, *, space: TokenSpace | None, longest: int) -> Iterator[tuple[str, Arrays]]:
     """Inputs, with words for people: each kind of work that the graph does, and real text where it takes text alone."""
-    from onnx_fleet import inputs
+    from onnx_fleet.graphs import text_inputs
 
     length = (space.fixed_length if space else None) or min(_LENGTH, longest)
     for work, feeds in pair.works(batch_size=_ROWS, length=length, space=space):
@@ -109,7 +109,9 @@ def _cases(pair: Pair, *, space: TokenSpace | None, longest: int) -> Iterator[tu
     takes = {spec.name for info in (pair.old, pair.new) for spec in info.inputs}
     known = _TEXT_INPUTS | {each.name for each in (space.further if space else ())}
     if space is not None and takes <= known and (pair.new_folder / "tokenizer.json").exists():
-        for batch, what in zip(inputs.text_batches(pair.new_folder, space), ("texts", "pairs of texts"), strict=True):
+        for batch, what in zip(
+            text_inputs.text_batches(pair.new_folder, space), ("texts", "pairs of texts"), strict=True
+        ):
             yield f"{len(batch)} {what}, {_PADDED}", batch.feeds
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from onnx_fleet import cache, cache_keys, checkpoint, graph, recipes, tokenizer, toolchain, traced, weights
+from onnx_fleet import cache, cache_keys, checkpoint, graph, recipes, tokenizer, traced, weights
 from onnx_fleet.bundles import model_config, stage
 from onnx_fleet.cache import Cache
 from onnx_fleet.checkpoint import StoredTensor
@@ -19,6 +19,8 @@ from onnx_fleet.entities.export_record import ExportRecord, Fallback
 from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import BundleCorrupt, ExportUnsupported
+from onnx_fleet.graphs import description
+from onnx_fleet.planning import toolchain
 from onnx_fleet.processes import isolation, peak_memory, profiling
 from onnx_fleet.processes.isolation import Limits
 from onnx_fleet.recipes import Recipe
@@ -175,7 +177,7 @@ def fill(request: ExportRequest) -> ExportRecord:
     with profiling.timed("write"):
         graphs = _write(request, traces, tensors, libraries=recipe.libraries if recipe else ())
     fallbacks = (*traces.fallbacks, *tokenizer.not_exact(packed), *tokenizer.lost_token_types(request.stage, graphs))
-    model_config.complete_config(request.stage, external_data=graph.external_data(graphs))
+    model_config.complete_config(request.stage, external_data=description.external_data(graphs))
     settings: dict[str, str | int | bool] = {"opset": entry.opset, "attention": "eager", "weights": entry.weights}
     if entry.architecture:
         settings["architecture"] = entry.architecture
@@ -252,7 +254,7 @@ def _write(
         link=request.link,
     )
     return tuple(
-        graph.describe(path, role=role, variant="fp32", bundle=request.stage, libraries=libraries)
+        description.describe(path, role=role, variant="fp32", bundle=request.stage, libraries=libraries)
         for role, path in paths.items()
     )
 

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from onnx_fleet import cache, record, regression
 from onnx_fleet import export as exporting
 from onnx_fleet import latency as measuring
-from onnx_fleet import plan as planning
 from onnx_fleet import validation as proving
 from onnx_fleet.bundles import bundle, feed, publish, stage
 from onnx_fleet.bundles.bundle import Bundle, Ref
@@ -37,6 +36,7 @@ from onnx_fleet.entities.variant import FP32
 from onnx_fleet.entities.variant_report import REPORT_NAME, VariantReport, require
 from onnx_fleet.entities.work_item import Plan, WorkItem
 from onnx_fleet.errors import GpuUnavailable, OnnxFleetError
+from onnx_fleet.planning import plan as planning
 from onnx_fleet.processes import isolation, profiling
 from onnx_fleet.processes.gpu import GpuOptions
 from onnx_fleet.processes.isolation import Limits

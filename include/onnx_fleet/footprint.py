@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from onnx_fleet import runtime
 from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.latency_report import Footprint
-from onnx_fleet.frame import Frame
+from onnx_fleet.graphs.session import open_session, require_provider
+from onnx_fleet.graphs.text_frame import Frame
 from onnx_fleet.processes import gpu, peak_memory
 from onnx_fleet.processes.gpu import GpuOptions
 
@@ -38,13 +38,13 @@ def take(request: FootprintRequest) -> Footprint:
     Raises:
         GpuUnavailable, ValidationFailed: a graph does not load or run.
     """
-    from onnx_fleet import inputs, workloads
+    from onnx_fleet.graphs import text_inputs, workloads
 
-    space = inputs.of_one_word(request.frame)
-    device_id = request.gpu.device_id if runtime.require_provider(request.provider).memory == "cuda" else None
+    space = text_inputs.of_one_word(request.frame)
+    device_id = request.gpu.device_id if require_provider(request.provider).memory == "cuda" else None
     before = None if device_id is None else gpu.memory_used_bytes(device_id)
     sessions = [
-        runtime.open_session(
+        open_session(
             request.stage_dir / info.path,
             provider=request.provider,
             threads=request.threads,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnx_fleet.entities.graph_info import NUMBERS_TO_THE_MODEL, GraphInfo, Shape, TensorSpec, onnxruntime_min
+from onnx_fleet.entities.graph_info import NUMBERS_TO_THE_MODEL, Shape
 from onnx_fleet.errors import ExportUnsupported
 
 if TYPE_CHECKING:
@@ -109,43 +108,6 @@ def stamp(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
         model.metadata_props.add(key=key, value=value)
 
 
-def describe(path: Path, *, role: str, variant: str, bundle: Path, libraries: tuple[str, ...] = ()) -> GraphInfo:
-    """What a finished file says of itself; its weights are not read."""
-    import onnx
-
-    model = onnx.load(path, load_external_data=False)
-    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    data = {
-        entry.value
-        for tensor in model.graph.initializer
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    return GraphInfo(
-        role=role,
-        variant=variant,
-        path=path.relative_to(bundle).as_posix(),
-        opset=opset,
-        ir_version=model.ir_version,
-        inputs=tuple(_tensor_spec(value) for value in model.graph.input),
-        outputs=tuple(_tensor_spec(value) for value in model.graph.output),
-        weight_files=tuple(sorted((path.parent / name).relative_to(bundle).as_posix() for name in data)),
-        onnxruntime_min=onnxruntime_min(opset=opset, ir_version=model.ir_version),
-        libraries=libraries,
-    )
-
-
-def external_data(graphs: Iterable[GraphInfo]) -> dict[str, int]:
-    """How many data files each graph has under its own name; what others have is in one of these."""
-    found: dict[str, int] = {}
-    for info in graphs:
-        own = [file for file in info.weight_files if file.startswith(f"{info.path}_data")]
-        if own:
-            found[info.path.removeprefix("onnx/")] = len(own)
-    return found
-
-
 def _require_names(kind: str, found: Sequence[str | None], *, wanted: Sequence[str]) -> None:
     if list(found) != list(wanted):
         raise ExportUnsupported(
@@ -229,14 +191,3 @@ def _forget_origin(model: ir.Model) -> None:
                 value.metadata_props.clear()
         for value in (*graph.inputs, *graph.initializers.values()):
             value.metadata_props.clear()
-
-
-def _tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
-    import onnx
-
-    kind = value.type.tensor_type
-    return TensorSpec(
-        name=value.name,
-        dtype=onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name,
-        shape=tuple(dim.dim_param or dim.dim_value for dim in kind.shape.dim),
-    )

@@ -225,7 +225,7 @@ def search(discover: Discover, *, hub: Hub) -> tuple[str, ...]:
             author=discover.author,
             filter=tags or None,
             pipeline_tag=discover.task,
-            sort=discover.sort,  # type: ignore[arg-type]  # catalogue_schema.SORTS are its names
+            sort=discover.sort,  # type: ignore[arg-type]  # schema.SORTS are its names
             limit=discover.limit if everything_counts else None,
         ):
             too_few = (info.downloads or 0) < discover.min_downloads

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnx_fleet import runtime, timing
+from onnx_fleet import timing
 from onnx_fleet.bench import Bench, Point, Run
 from onnx_fleet.bundles import charts, stage
 from onnx_fleet.entities.graph_info import GraphInfo
@@ -33,6 +33,7 @@ from onnx_fleet.entities.latency_report import (
 from onnx_fleet.entities.provider import report_name
 from onnx_fleet.errors import GpuUnavailable
 from onnx_fleet.footprint import FootprintRequest, take
+from onnx_fleet.graphs import session
 from onnx_fleet.noise import NoiseMeter
 from onnx_fleet.processes import hardware, isolation
 from onnx_fleet.processes.gpu import GpuOptions
@@ -117,7 +118,7 @@ def measure(
     threads = grid.threads or hardware.usable_cores()
     gpu = (gpu or GpuOptions()) if provider == "cuda" else None
     try:
-        runtime.require_provider(provider)  # before torch is imported and weights are read for nothing
+        session.require_provider(provider)  # before torch is imported and weights are read for nothing
         reference = _load_reference(item, source_dir, device=gpu.torch_device if gpu else "cpu")
         bench = Bench(
             stage_dir=stage_dir,

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch.nn import Embedding
 
-from onnx_fleet import inputs
-from onnx_fleet.further_inputs import FurtherInput
-from onnx_fleet.inputs import ModelLimits
+from onnx_fleet.graphs import text_inputs
+from onnx_fleet.graphs.further_inputs import FurtherInput
+from onnx_fleet.graphs.text_inputs import ModelLimits
 
 _POSITION_TABLES = ("position_embeddings", "embed_positions", "wpe", "position_embedding")
 
@@ -27,9 +27,9 @@ def of(model: Any, *, further: tuple[FurtherInput, ...] = ()) -> ModelLimits:
         vocab_size=size,
         max_length=_max_length(model),
         token_types=max(1, int(getattr(config, "type_vocab_size", None) or 1)) if takes_types else 1,
-        pad_token_id=inputs.known_token(getattr(config, "pad_token_id", None), size) or 0,
-        special=inputs.special_tokens(model.config.to_dict(), vocab_size=size),
-        end=inputs.known_token(getattr(config, "eos_token_id", None), size) if _reads_the_end(model) else None,
+        pad_token_id=text_inputs.known_token(getattr(config, "pad_token_id", None), size) or 0,
+        special=text_inputs.special_tokens(model.config.to_dict(), vocab_size=size),
+        end=text_inputs.known_token(getattr(config, "eos_token_id", None), size) if _reads_the_end(model) else None,
         further=further,
     )
 

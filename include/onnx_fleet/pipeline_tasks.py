@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers.utils.generic import ModelOutput
 
-from onnx_fleet import images, sound
+from onnx_fleet.graphs import audio_inputs, image_inputs
 
 Runner = Callable[..., Any]
 Question = Any
@@ -102,7 +102,7 @@ def _pictures(runner: Any, bound: int) -> list[Any]:
 
     found: list[Any] = []
     for size in ((96, 128), (75, 60)):
-        (array,) = images.batch(1, channels=3, size=size, seed=len(found), kind="picture", settings=_PLAIN)
+        (array,) = image_inputs.batch(1, channels=3, size=size, seed=len(found), kind="picture", settings=_PLAIN)
         shades = (np.clip(array, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
         found.append(Image.fromarray(shades))
     return found
@@ -113,7 +113,7 @@ _PLAIN = {"do_normalize": False}
 
 def _sounds(runner: Any, bound: int) -> list[dict[str, Any]]:
     rate = int(runner.feature_extractor.sampling_rate)
-    made = sound.batch(2, int(_SECONDS * rate), seed=5, kind="tones")
+    made = audio_inputs.batch(2, int(_SECONDS * rate), seed=5, kind="tones")
     return [{"array": row.copy(), "sampling_rate": rate} for row in made]
 
 

@@ -21,15 +21,16 @@ import torch
 import transformers
 from transformers.utils.generic import ModelOutput
 
-from onnx_fleet import model_limits, recipes, workloads
+from onnx_fleet import model_limits, recipes
 from onnx_fleet.entities.tasks import TASKS
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ValidationFailed
+from onnx_fleet.graphs import workloads
 from onnx_fleet.pipeline_tasks import ASKING, Answer, Asking, Question, Runner
 
 if TYPE_CHECKING:
     from onnx_fleet.entities.graph_info import GraphInfo, TensorSpec
-    from onnx_fleet.runtime import Session
+    from onnx_fleet.graphs.session import Session
 
 LONGEST_ANSWER = 15
 """Tokens, as question answering usually bounds them."""

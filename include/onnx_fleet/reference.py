@@ -15,11 +15,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from onnx_fleet import inputs
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ValidationFailed, WorkerOutOfResources
-from onnx_fleet.further_inputs import FurtherInput
-from onnx_fleet.inputs import ModelLimits
+from onnx_fleet.graphs import text_inputs
+from onnx_fleet.graphs.further_inputs import FurtherInput
+from onnx_fleet.graphs.text_inputs import ModelLimits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -362,7 +362,7 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def longest(stage_dir: Path, reference: Reference, *, bound: int = inputs.LENGTH_BOUND) -> int | None:
+def longest(stage_dir: Path, reference: Reference, *, bound: int = text_inputs.LENGTH_BOUND) -> int | None:
     """The most tokens that may be fed; None for a model that takes none."""
     takes_tokens = "input_ids" in reference.parameters
-    return inputs.token_space(stage_dir, reference.limits, bound=bound).max_length if takes_tokens else None
+    return text_inputs.token_space(stage_dir, reference.limits, bound=bound).max_length if takes_tokens else None

@@ -19,7 +19,7 @@ from onnx_fleet.entities.regression_report import SlowdownRow
 
 if TYPE_CHECKING:
     from onnx_fleet.drift import Pair
-    from onnx_fleet.inputs import TokenSpace
+    from onnx_fleet.graphs.text_inputs import TokenSpace
 
 ROUNDS: Final = 5
 _T_95: Final = 2.776

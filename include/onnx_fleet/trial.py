@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from onnx_fleet import inputs, runtime, workloads
 from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.errors import ValidationFailed
+from onnx_fleet.graphs import text_inputs, workloads
+from onnx_fleet.graphs.session import open_session
 
 _LENGTH = 5
 _ROWS = (1, 2)
@@ -54,11 +55,11 @@ def run(request: TrialRequest) -> TrialReport:
 
 def _faults(request: TrialRequest, info: GraphInfo) -> Iterator[str]:
     only = workloads.fixed_length(request.graphs)
-    space = inputs.token_space_of_files(
+    space = text_inputs.token_space_of_files(
         request.folder, graphs=request.graphs, longest=only or _LENGTH, fixed_length=only
     )
     try:
-        session = runtime.open_session(request.folder / info.path, threads=1, libraries=info.libraries)
+        session = open_session(request.folder / info.path, threads=1, libraries=info.libraries)
         for rows in _ROWS:
             for work in workloads.of(info, batch_size=rows, length=only or _LENGTH, space=space):
                 outputs = session.run(work.feeds(info, seed=_SEED))

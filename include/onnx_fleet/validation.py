@@ -15,22 +15,22 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
-from onnx_fleet import runtime
 from onnx_fleet.bundles import charts, stage
-from onnx_fleet.comparison import Case
 from onnx_fleet.entities.entry import Tolerances
 from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.provider import report_name
 from onnx_fleet.entities.validation_report import CheckRow, ValidationReport, _badness, describe
 from onnx_fleet.entities.variant import FP32
 from onnx_fleet.errors import GpuUnavailable, ValidationFailed
+from onnx_fleet.graphs.comparison import Case
+from onnx_fleet.graphs.session import open_session, require_provider
 from onnx_fleet.processes.gpu import GpuOptions
 
 if TYPE_CHECKING:
     from onnx_fleet.entities.work_item import WorkItem
+    from onnx_fleet.graphs.session import Session
     from onnx_fleet.pipelines import Said
     from onnx_fleet.reference import Load, Reference
-    from onnx_fleet.runtime import Session
 
 __all__ = ["validate"]
 
@@ -147,7 +147,7 @@ def validate(
 
 def _prove(bench: _Bench, graphs: tuple[GraphInfo, ...]) -> _Proof:
     """Run every check of the family on the graphs together."""
-    runtime.require_provider(bench.provider)  # before torch is imported and weights are read for nothing
+    require_provider(bench.provider)  # before torch is imported and weights are read for nothing
     from onnx_fleet import pipelines, reference
 
     rows: list[CheckRow] = []
@@ -156,7 +156,7 @@ def _prove(bench: _Bench, graphs: tuple[GraphInfo, ...]) -> _Proof:
         sessions: dict[str, Session] = {}
         for info in graphs:
             try:
-                sessions[info.role] = runtime.open_session(
+                sessions[info.role] = open_session(
                     bench.stage_dir / info.path,
                     provider=bench.provider,
                     threads=bench.threads,
@@ -203,10 +203,13 @@ def _rows_of(
         for check in CHECKS[bench.item.family]:
             yield from check.run(subject)
         return
-    from onnx_fleet.variants import asking, corpus
+    from onnx_fleet.graphs import recorded_feeds
+    from onnx_fleet.variants import asking
 
     ask = asking.question(subject, entry.calibration)
-    recorder = corpus.Recorder(corpus.folder(bench.stage_dir), foretells=ask is not None and asking.foretells(subject))
+    recorder = recorded_feeds.Recorder(
+        recorded_feeds.folder(bench.stage_dir), foretells=ask is not None and asking.foretells(subject)
+    )
     if ask is None:
         recorder.watch(sessions)
     for check in CHECKS[bench.item.family]:

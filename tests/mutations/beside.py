@@ -14,8 +14,8 @@ import onnx
 from onnx import helper
 
 from mutations.mutation import of_stage
-from onnx_fleet import graph
 from onnx_fleet.bundles import stage
+from onnx_fleet.graphs import description
 
 _HEADER_BYTES = 8
 
@@ -174,7 +174,7 @@ def length_frozen_and_recorded(stage_dir: Path) -> None:
         value.type.tensor_type.shape.dim[1].dim_value = 7
     onnx.save(model, path)
     record = stage.read_export(stage_dir)
-    found = graph.describe(path, role="model", variant="fp32", bundle=stage_dir)
+    found = description.describe(path, role="model", variant="fp32", bundle=stage_dir)
     stage.write_export(stage_dir, replace(record, graphs=(found,)))
 
 

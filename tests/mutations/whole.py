@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from mutations.mutation import change_graph, of_stage
 from mutations.surgery import change_weight, insert_before
-from onnx_fleet import graph, reference
+from onnx_fleet import reference
 from onnx_fleet.bundles import stage
 from onnx_fleet.entities.work_item import WorkItem
+from onnx_fleet.graphs import description
 from onnx_fleet.reference import Reference
 
 _TABLE = "embeddings.word_embeddings.weight"
@@ -94,7 +95,7 @@ def _change(stage_dir: Path, change: Callable[[ModelProto], None]) -> None:
     """A graph that is changed, and recorded as it is then."""
     path = stage_dir / "onnx" / "model.onnx"
     change_graph(path, change)
-    found = graph.describe(path, role="model", variant="fp32", bundle=stage_dir)
+    found = description.describe(path, role="model", variant="fp32", bundle=stage_dir)
     stage.write_export(stage_dir, replace(stage.read_export(stage_dir), graphs=(found,)))
 
 

@@ -14,13 +14,14 @@ from airflow.sdk import get_current_context, task
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException
 
-from onnx_fleet import audit, audit_report, catalogue, demotion, jsonio
+from onnx_fleet import audit, audit_report, demotion, jsonio
 from onnx_fleet.airflow import quiet, retries, run, scratch, shards
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.audit import Target
 from onnx_fleet.audit_report import AuditReport, AuditRow
 from onnx_fleet.bundles import feed
 from onnx_fleet.jsonio import Json
+from onnx_fleet.planning.catalogue import reader
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def _choose(now: run.Run, *, settings: FleetSettings) -> list[Json]:
     """The bundles to audit; without a seed each day draws others."""
     scratch.prune(settings.scratch, days=settings.scratch_days)
     params: Any = now.params
-    entries = catalogue.load(Path(params["catalogue"])).entries if params["catalogue"] else ()
+    entries = reader.load(Path(params["catalogue"])).entries if params["catalogue"] else ()
     seed = datetime.now(UTC).date().toordinal() if params["seed"] is None else params["seed"]
     targets = audit.choose(
         now.tools.store,

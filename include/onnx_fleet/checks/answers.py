@@ -12,22 +12,22 @@ from functools import partial
 
 import numpy as np
 
-from onnx_fleet import inputs
 from onnx_fleet.checks import texts as reading
 from onnx_fleet.checks.feeds import choices_equal, run
 from onnx_fleet.checks.float64 import exactly, room
 from onnx_fleet.checks.subject import Subject, checks_of
 from onnx_fleet.checks.texts import Side, Text
-from onnx_fleet.comparison import Case, Outputs, compare
 from onnx_fleet.entities.graph_info import JOINT_LENGTH
 from onnx_fleet.entities.validation_report import CheckRow
-from onnx_fleet.inputs import Batch
+from onnx_fleet.graphs import text_inputs
+from onnx_fleet.graphs.comparison import Case, Outputs, compare
+from onnx_fleet.graphs.text_inputs import Batch
 
-SINGLE: tuple[Text, ...] = tuple((text, None) for text in inputs.TEXTS)
+SINGLE: tuple[Text, ...] = tuple((text, None) for text in text_inputs.TEXTS)
 PAIRS: tuple[Text, ...] = (
-    ("What must be proven?", inputs.TEXTS[0]),
-    ("How many euros?", inputs.TEXTS[1]),
-    ("Who is said to doubt a vote?", inputs.TEXTS[4]),
+    ("What must be proven?", text_inputs.TEXTS[0]),
+    ("How many euros?", text_inputs.TEXTS[1]),
+    ("Who is said to doubt a vote?", text_inputs.TEXTS[4]),
 )
 BLANKS = ("A bundle is {} equal to PyTorch.", "Prices {} by half.", "The {} of the bill was put off.")
 """For fill-mask: the mask token stands where the braces are."""

@@ -8,7 +8,6 @@ from functools import partial
 
 import numpy as np
 
-from onnx_fleet import sound
 from onnx_fleet.checks import texts
 from onnx_fleet.checks.feeds import (
     Feeds,
@@ -21,9 +20,10 @@ from onnx_fleet.checks.feeds import (
 )
 from onnx_fleet.checks.float64 import Exact, Side, word
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
-from onnx_fleet.comparison import Case, Outputs, compare
 from onnx_fleet.entities.validation_report import CheckRow
-from onnx_fleet.sound import Kind
+from onnx_fleet.graphs import audio_inputs
+from onnx_fleet.graphs.audio_inputs import Kind
+from onnx_fleet.graphs.comparison import Case, Outputs, compare
 
 BATCH_SIZES = (1, 2, 7)
 LENGTHS: Mapping[str, tuple[int, ...]] = {
@@ -192,7 +192,7 @@ def _feeds(subject: Subject, count: int, *, length: int, kind: Kind) -> dict[str
     specs = {spec.name: spec for spec in subject.graph().inputs}
     name = _values(subject)
     shape = [axis if isinstance(axis, int) else length for axis in specs[name].shape[1:]]
-    feeds = {name: sound.batch(count, *shape, seed=SEED, kind=kind)}
+    feeds = {name: audio_inputs.batch(count, *shape, seed=SEED, kind=kind)}
     if "attention_mask" in specs:
         feeds["attention_mask"] = np.ones((count, shape[0]), dtype=np.int64)
     return feeds

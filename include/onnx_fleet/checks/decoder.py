@@ -11,16 +11,16 @@ from functools import partial
 
 import numpy as np
 
-from onnx_fleet import generation, inputs
 from onnx_fleet.checks import texts as reading
 from onnx_fleet.checks.feeds import Feeds, tokens_equal
 from onnx_fleet.checks.float64 import Side as Compared
 from onnx_fleet.checks.float64 import judged, word
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
-from onnx_fleet.comparison import Case, Outputs, compare
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.errors import ValidationFailed
-from onnx_fleet.inputs import Batch, Side
+from onnx_fleet.graphs import generation, text_inputs
+from onnx_fleet.graphs.comparison import Case, Outputs, compare
+from onnx_fleet.graphs.text_inputs import Batch, Side
 
 BATCH_SIZES = (1, 2, 7)
 LENGTHS = (1, 2, 17, 64)
@@ -41,7 +41,7 @@ def prompt(subject: Subject) -> Iterator[CheckRow]:
     maximum = subject.space.max_length
     for length in sorted({min(length, maximum) for length in LENGTHS} | {maximum}):
         rows = max(1, min(BATCH_SIZES[-1], TOKENS_AT_MAXIMUM // length))
-        largest = inputs.random_batch(subject.space, batch_size=rows, length=length, seed=SEED)
+        largest = text_inputs.random_batch(subject.space, batch_size=rows, length=length, seed=SEED)
         expected = _pytorch(subject, largest)
         for batch_size in sorted({min(size, rows) for size in BATCH_SIZES}):
             case = subject.case("prompt", f"batch_size {batch_size}, sequence_length {length}, seed {SEED}")
@@ -58,7 +58,7 @@ def prompt(subject: Subject) -> Iterator[CheckRow]:
 def cache(subject: Subject) -> Iterator[CheckRow]:
     """A prompt in two pieces, single steps, and rows in another order give what PyTorch gives without a cache."""
     length = min(SPLIT_LENGTH, subject.space.max_length)
-    batch = inputs.random_batch(subject.space, batch_size=3, length=length, seed=SEED)
+    batch = text_inputs.random_batch(subject.space, batch_size=3, length=length, seed=SEED)
     expected = _pytorch(subject, batch)
     for split in (split for split in SPLITS if split < length):
         case = subject.case("cache", f"{length} tokens in two pieces, parted after {split}, seed {SEED}")
@@ -85,7 +85,7 @@ def cache(subject: Subject) -> Iterator[CheckRow]:
 def _padded_steps(subject: Subject) -> Iterator[CheckRow]:
     """A batch that is padded on the left, its last tokens one by one."""
     rows = _rows_to_pad(subject)
-    batch = inputs.pad(rows, side="left", space=subject.space)
+    batch = text_inputs.pad(rows, side="left", space=subject.space)
     length = batch.input_ids.shape[1]
     steps = min(STEPS, length - 1)
     said = ", ".join(str(row.input_ids.shape[1]) for row in rows)
@@ -98,13 +98,13 @@ def _padded_steps(subject: Subject) -> Iterator[CheckRow]:
 
 def text(subject: Subject) -> Iterator[CheckRow]:
     """Logits equal PyTorch's on real text, tokenized by the packed tokenizer, padded left."""
-    case = subject.case("text", f"{len(inputs.TEXTS)} texts of several scripts through the packed tokenizer")
+    case = subject.case("text", f"{len(text_inputs.TEXTS)} texts of several scripts through the packed tokenizer")
     both = reading.sides(subject)
     if both is None:
         yield case.row("skipped", passed=True, detail=subject.without_text)
         return
     rows = [both[1].encode([text]) for text in _texts(subject)]
-    batch = inputs.pad(rows, side="left", space=subject.space)
+    batch = text_inputs.pad(rows, side="left", space=subject.space)
     wanted, run = _pytorch(subject, batch)[batch.real], lambda: _real(_graph(subject, batch), batch)
     exact = partial(_exact, subject, batch, read=lambda logits: logits[batch.real])
     yield from _compared(subject, case, wanted, run, exact=exact)
@@ -131,7 +131,7 @@ def greedy(subject: Subject) -> Iterator[CheckRow]:
     if new_tokens < 1:
         yield case.row("skipped", passed=True, detail="the model has no room for a prompt and new tokens")
         return
-    batch = inputs.pad([*random, *written], side="left", space=subject.space)
+    batch = text_inputs.pad([*random, *written], side="left", space=subject.space)
     ends = _end_ids(subject)
     wanted = subject.reference.generate(
         {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask},
@@ -167,7 +167,7 @@ def greedy(subject: Subject) -> Iterator[CheckRow]:
 
 def sensitivity(subject: Subject) -> Iterator[CheckRow]:
     """The comparisons can tell: PyTorch's own logits move by more than the tolerance when an input is ignored."""
-    batch = inputs.pad(_rows_to_pad(subject), side="left", space=subject.space)
+    batch = text_inputs.pad(_rows_to_pad(subject), side="left", space=subject.space)
     expected = _pytorch(subject, batch)[batch.real]
     reversed_ids = batch.input_ids[:, ::-1].copy()
     changes: dict[str, Mapping[str, np.ndarray]] = {
@@ -192,8 +192,8 @@ def sensitivity(subject: Subject) -> Iterator[CheckRow]:
 def _padding(subject: Subject, *, side: Side) -> Iterator[CheckRow]:
     rows = _rows_to_pad(subject)
     lengths = ", ".join(str(row.input_ids.shape[1]) for row in rows)
-    batch = inputs.pad(rows, side=side, space=subject.space)
-    noisy = inputs.replace_masked(batch, space=subject.space, seed=SEED)
+    batch = text_inputs.pad(rows, side=side, space=subject.space)
+    noisy = text_inputs.replace_masked(batch, space=subject.space, seed=SEED)
     case = subject.case(f"padding_{side}", f"rows of {lengths} tokens, seed {SEED}: as PyTorch on the same batch")
     wanted = _pytorch(subject, batch)[batch.real]
     try:
@@ -318,11 +318,11 @@ def _reordered(subject: Subject, batch: Batch, order: np.ndarray) -> np.ndarray:
 
 def _rows_to_pad(subject: Subject) -> list[Batch]:
     lengths = (min(length, subject.space.max_length) for length in PADDED_LENGTHS)
-    return [inputs.random_batch(subject.space, batch_size=1, length=length, seed=SEED) for length in lengths]
+    return [text_inputs.random_batch(subject.space, batch_size=1, length=length, seed=SEED) for length in lengths]
 
 
 def _texts(subject: Subject) -> list[reading.Text]:
-    return reading.known(subject, [(text, None) for text in inputs.TEXTS])
+    return reading.known(subject, [(text, None) for text in text_inputs.TEXTS])
 
 
 def _end_ids(subject: Subject) -> list[int]:
@@ -334,7 +334,7 @@ def _end_ids(subject: Subject) -> list[int]:
 def probe(subject: Subject) -> Feeds:
     """A prompt of random tokens."""
     length = min(SPLIT_LENGTH, subject.space.max_length)
-    return _feeds(inputs.random_batch(subject.space, batch_size=2, length=length, seed=SEED))
+    return _feeds(text_inputs.random_batch(subject.space, batch_size=2, length=length, seed=SEED))
 
 
 CHECKS = checks_of(prompt, text, cache, padding_left, padding_right, greedy, sensitivity)

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from onnx_fleet import images, inputs, preprocessor
+from onnx_fleet import preprocessor
 from onnx_fleet.checks.feeds import (
     Feeds,
     against_pytorch,
@@ -22,10 +22,11 @@ from onnx_fleet.checks.feeds import (
 from onnx_fleet.checks.float64 import Side as Compared
 from onnx_fleet.checks.float64 import word
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
-from onnx_fleet.comparison import Outputs, compare
 from onnx_fleet.entities.validation_report import CheckRow
-from onnx_fleet.images import Kind
-from onnx_fleet.inputs import Batch, Side
+from onnx_fleet.graphs import image_inputs, text_inputs
+from onnx_fleet.graphs.comparison import Outputs, compare
+from onnx_fleet.graphs.image_inputs import Kind
+from onnx_fleet.graphs.text_inputs import Batch, Side
 
 BATCH_SIZES = (1, 2, 7)
 LENGTHS = (1, 2, 17, 64)
@@ -63,7 +64,7 @@ def text_alone(subject: Subject) -> Iterator[CheckRow]:
         )
     if (subject.stage_dir / "tokenizer.json").exists():
         case = subject.case("text_alone", "texts of several scripts through the packed tokenizer", role=role)
-        feeds = _taken(subject, inputs.text_batches(subject.stage_dir, subject.space)[0])
+        feeds = _taken(subject, text_inputs.text_batches(subject.stage_dir, subject.space)[0])
         actual, faults = run(subject, feeds, case=case, role=role)
         wanted = subject.reference.graph(role, feeds)
         yield from faults or against_pytorch(subject, feeds, wanted, actual, case=case, role=role)
@@ -112,9 +113,9 @@ def _padding(subject: Subject, *, side: Side) -> Iterator[CheckRow]:
     role = "text_model"
     rows = [_row(subject, length) for length in PADDED_LENGTHS]
     text = f"rows of {', '.join(str(row.input_ids.shape[1]) for row in rows)} tokens, padded {side}, seed {SEED}"
-    batch = inputs.pad(rows, side=side, space=subject.space)
+    batch = text_inputs.pad(rows, side=side, space=subject.space)
     padded = _taken(subject, batch)
-    noisy = _taken(subject, inputs.replace_masked(batch, space=subject.space, seed=SEED))
+    noisy = _taken(subject, text_inputs.replace_masked(batch, space=subject.space, seed=SEED))
     case = subject.case("padding", f"{text}: as PyTorch on the same batch", role=role)
     actual, faults = run(subject, padded, case=case, role=role)
     wanted = subject.reference.graph(role, padded)
@@ -156,7 +157,10 @@ def sensitivity(subject: Subject) -> Iterator[CheckRow]:
         yield sensitive(subject, feeds, other, case=subject.case("sensitivity", change, role="model"))
     if "attention_mask" in feeds:
         rows = [_row(subject, length) for length in PADDED_LENGTHS]
-        padded = {**rows_of(feeds, slice(1)), **_taken(subject, inputs.pad(rows, side="right", space=subject.space))}
+        padded = {
+            **rows_of(feeds, slice(1)),
+            **_taken(subject, text_inputs.pad(rows, side="right", space=subject.space)),
+        }
         ignored = {**padded, "attention_mask": np.ones_like(padded["attention_mask"])}
         yield sensitive(subject, padded, ignored, case=subject.case("sensitivity", "the mask ignored", role="model"))
 
@@ -164,12 +168,12 @@ def sensitivity(subject: Subject) -> Iterator[CheckRow]:
 def _row(subject: Subject, length: int) -> Batch:
     """One text of random tokens."""
     fitting = min(length, subject.space.max_length)
-    return _ended(subject, inputs.random_batch(subject.space, batch_size=1, length=fitting, seed=SEED))
+    return _ended(subject, text_inputs.random_batch(subject.space, batch_size=1, length=fitting, seed=SEED))
 
 
 def _text(subject: Subject, count: int, *, length: int) -> dict[str, np.ndarray]:
     fitting = min(length, subject.space.max_length)
-    batch = _ended(subject, inputs.random_batch(subject.space, batch_size=count, length=fitting, seed=SEED))
+    batch = _ended(subject, text_inputs.random_batch(subject.space, batch_size=count, length=fitting, seed=SEED))
     return _taken(subject, subject.filled(batch))
 
 
@@ -189,9 +193,9 @@ def _taken(subject: Subject, batch: Batch) -> dict[str, np.ndarray]:
 
 def _image(subject: Subject, count: int, *, kind: Kind) -> dict[str, np.ndarray]:
     shape = subject.graph("vision_model").inputs[0].shape
-    channels, height, width = (axis if isinstance(axis, int) else images.USUAL_SIZE for axis in shape[1:])
+    channels, height, width = (axis if isinstance(axis, int) else image_inputs.USUAL_SIZE for axis in shape[1:])
     settings = preprocessor.settings(subject.stage_dir)
-    made = images.batch(count, channels=channels, size=(height, width), seed=SEED, kind=kind, settings=settings)
+    made = image_inputs.batch(count, channels=channels, size=(height, width), seed=SEED, kind=kind, settings=settings)
     return {"pixel_values": made}
 
 

@@ -8,16 +8,16 @@ from functools import cache, partial
 
 import numpy as np
 
-from onnx_fleet import inputs
 from onnx_fleet.checks.feeds import Feeds, against_pytorch, run, told_apart, where_pytorch_holds
 from onnx_fleet.checks.float64 import Side as Compared
 from onnx_fleet.checks.float64 import judged
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
-from onnx_fleet.comparison import Case, Outputs, at_real_positions, compare, is_per_token, real_places
 from onnx_fleet.entities.graph_info import TensorSpec
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.errors import ValidationFailed
-from onnx_fleet.inputs import Batch, Side
+from onnx_fleet.graphs import text_inputs
+from onnx_fleet.graphs.comparison import Case, Outputs, at_real_positions, compare, is_per_token, real_places
+from onnx_fleet.graphs.text_inputs import Batch, Side
 
 BATCH_SIZES = (1, 2, 7)
 LENGTHS = (1, 2, 17, 64)
@@ -34,7 +34,7 @@ def parity(subject: Subject) -> Iterator[CheckRow]:
     lengths = sorted({min(length, maximum) for length in LENGTHS} | {maximum})
     for length in lengths:
         rows = max(1, min(BATCH_SIZES[-1], TOKENS_AT_MAXIMUM // length))
-        largest = subject.filled(inputs.random_batch(subject.space, batch_size=rows, length=length, seed=SEED))
+        largest = subject.filled(text_inputs.random_batch(subject.space, batch_size=rows, length=length, seed=SEED))
         expected = subject.reference(subject.feeds(largest))
         for batch_size in sorted({min(size, rows) for size in BATCH_SIZES}):
             # PyTorch gives a row the same values in a batch of any size, to 1e-6; the graph has to as well.
@@ -48,7 +48,7 @@ def text(subject: Subject) -> Iterator[CheckRow]:
     if subject.without_text:
         yield subject.case("text", "texts of several scripts").row("skipped", passed=True, detail=subject.without_text)
         return
-    batches = inputs.text_batches(subject.stage_dir, subject.space)
+    batches = text_inputs.text_batches(subject.stage_dir, subject.space)
     for batch, what in zip(batches, ("texts", "pairs of texts"), strict=True):
         case = subject.case("text", f"{len(batch)} {what} of several scripts, padded right")
         yield from _against(subject, case, batch, expected=subject.reference(subject.feeds(batch)))
@@ -67,18 +67,18 @@ def padding_right(subject: Subject) -> Iterator[CheckRow]:
 def sensitivity(subject: Subject) -> Iterator[CheckRow]:
     """The comparisons can tell: PyTorch's own outputs move by more than the tolerance when an input is ignored."""
     rows = _rows_to_pad(subject)
-    batch = inputs.pad(rows, side="right", space=subject.space)
+    batch = text_inputs.pad(rows, side="right", space=subject.space)
     expected = at_real_positions(subject.reference(subject.feeds(batch)), real=batch.real, specs=subject.outputs)
     changes = {
         "the mask ignored": replace(batch, attention_mask=batch.attention_mask * 0 + 1),
-        "tokens in another order": inputs.pad(
+        "tokens in another order": text_inputs.pad(
             [replace(row, input_ids=row.input_ids[:, ::-1]) for row in rows], side="right", space=subject.space
         ),
     }
     if subject.space.token_types > 1:
         changes["token types ignored"] = replace(batch, token_type_ids=batch.token_type_ids * 0)
     for each in subject.space.further:
-        changes[f"{each.name} ignored"] = inputs.ignored(batch, each)
+        changes[f"{each.name} ignored"] = text_inputs.ignored(batch, each)
     for change, other in changes.items():
         case = subject.case("sensitivity", change)
         changed = at_real_positions(subject.reference(subject.feeds(other)), real=batch.real, specs=subject.outputs)
@@ -145,9 +145,9 @@ def _padded_runs(
     runner: Callable[[Mapping[str, np.ndarray]], Outputs], rows: Sequence[Batch], *, side: Side, subject: Subject
 ) -> _PaddedRuns:
     specs = subject.outputs
-    padded = inputs.pad(rows, side=side, space=subject.space)
-    noisy = inputs.replace_masked(padded, space=subject.space, seed=SEED)
-    batches = [inputs.pad([row], side=side, space=subject.space) for row in rows]
+    padded = text_inputs.pad(rows, side=side, space=subject.space)
+    noisy = text_inputs.replace_masked(padded, space=subject.space, seed=SEED)
+    batches = [text_inputs.pad([row], side=side, space=subject.space) for row in rows]
     singles = [(batch, runner(subject.feeds(batch))) for batch in batches]
     return _PaddedRuns(
         padded=at_real_positions(runner(subject.feeds(padded)), real=padded.real, specs=specs),
@@ -172,13 +172,15 @@ def _stacked(spec: TensorSpec, singles: Sequence[tuple[Batch, Outputs]]) -> np.n
 
 def _rows_to_pad(subject: Subject) -> list[Batch]:
     lengths = (min(length, subject.space.max_length) for length in PADDED_LENGTHS)
-    return [inputs.random_batch(subject.space, batch_size=1, length=length, seed=SEED) for length in lengths]
+    return [text_inputs.random_batch(subject.space, batch_size=1, length=length, seed=SEED) for length in lengths]
 
 
 def probe(subject: Subject) -> Feeds:
     """Full rows of random tokens."""
     length = min(PADDED_LENGTHS[0], subject.space.max_length)
-    return subject.feeds(subject.filled(inputs.random_batch(subject.space, batch_size=2, length=length, seed=SEED)))
+    return subject.feeds(
+        subject.filled(text_inputs.random_batch(subject.space, batch_size=2, length=length, seed=SEED))
+    )
 
 
 CHECKS = checks_of(parity, text, padding_left, padding_right, sensitivity)

@@ -10,9 +10,9 @@ import numpy as np
 
 from onnx_fleet.checks.float64 import Exact, Side, judged, nobody, room
 from onnx_fleet.checks.subject import Subject
-from onnx_fleet.comparison import Case, Outputs, compare
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.errors import ValidationFailed
+from onnx_fleet.graphs.comparison import Case, Outputs, compare
 
 Feeds = Mapping[str, np.ndarray]
 Size = TypeVar("Size")

@@ -6,20 +6,20 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from onnx_fleet import graph as graphs
-from onnx_fleet import inputs, recipes, reference, workloads
+from onnx_fleet import recipes, reference
 from onnx_fleet.bundles import stage
 from onnx_fleet.checks import source_and_target
 from onnx_fleet.checks.feeds import against_pytorch
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
-from onnx_fleet.comparison import Case
 from onnx_fleet.entities.graph_info import SYMBOLS, GraphInfo, TensorSpec
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.errors import GpuUnavailable, ValidationFailed
-from onnx_fleet.further_inputs import FurtherInput
-from onnx_fleet.inputs import TokenSpace
-from onnx_fleet.runtime import require_placed
-from onnx_fleet.tensors import Weight, weights_of
+from onnx_fleet.graphs import description, text_inputs, workloads
+from onnx_fleet.graphs.comparison import Case
+from onnx_fleet.graphs.further_inputs import FurtherInput
+from onnx_fleet.graphs.initializers import Weight, weights_of
+from onnx_fleet.graphs.placement import require_placed
+from onnx_fleet.graphs.text_inputs import TokenSpace
 
 DYNAMIC_SIZES = ((1, 1), (3, 2), (4, 13))
 """Batch sizes and lengths that no example has."""
@@ -45,7 +45,7 @@ def contract(subject: Subject) -> Iterator[CheckRow]:
         case = subject.case("contract", "the file as it lies", role=role)
         path = subject.stage_dir / info.path
         try:
-            found = graphs.describe(path, role=info.role, variant=info.variant, bundle=subject.stage_dir)
+            found = description.describe(path, role=info.role, variant=info.variant, bundle=subject.stage_dir)
         except KeyError as err:
             said = f"{err} is no opset or IR version of the contract: no onnxruntime is known to take it"
             yield case.row("error", detail=said)
@@ -168,7 +168,7 @@ def _bounded(subject: Subject, length: int) -> int:
     heads = getattr(config, "num_attention_heads", None)
     by_scores = math.isqrt(LARGEST_BYTES // (4 * (heads if isinstance(heads, int) else 1)))
     if subject.reference.model.num_parameters() > LARGEST_MODEL:
-        length = min(length, inputs.LENGTH_BOUND)
+        length = min(length, text_inputs.LENGTH_BOUND)
     return min(length, by_scores, LARGEST_BYTES // (4 * int(config.vocab_size)))
 
 

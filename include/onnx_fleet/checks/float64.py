@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnx_fleet.checks.subject import Subject
-from onnx_fleet.comparison import Outputs, scale_of
 from onnx_fleet.entities.entry import Tolerances
 from onnx_fleet.entities.validation_report import CheckRow
+from onnx_fleet.graphs.comparison import Outputs, scale_of
 
 COMPARABLE = 1 / 8
 """The share of the tolerance that PyTorch's own largest error has to reach: a smaller one excuses no graph."""

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnx_fleet.checks.subject import Subject, checks_of
-from onnx_fleet.comparison import Case, compare
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.errors import ValidationFailed
+from onnx_fleet.graphs.comparison import Case, compare
 
 if TYPE_CHECKING:
     from onnx_fleet.pipeline_tasks import Answer, Question

@@ -14,8 +14,8 @@ import numpy as np
 
 from onnx_fleet.checks.feeds import Feeds
 from onnx_fleet.checks.subject import Subject
-from onnx_fleet.comparison import Case, Outputs, compare
 from onnx_fleet.entities.entry import Tolerances
+from onnx_fleet.graphs.comparison import Case, Outputs, compare
 
 if TYPE_CHECKING:
     from torch.nn import Module

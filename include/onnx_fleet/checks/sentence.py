@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnx_fleet import inputs, recipes
+from onnx_fleet import recipes
 from onnx_fleet.checks import texts as reading
 from onnx_fleet.checks.answers import PAIRS
 from onnx_fleet.checks.feeds import run
 from onnx_fleet.checks.subject import Subject, checks_of
 from onnx_fleet.checks.texts import Text
-from onnx_fleet.comparison import Case, compare
 from onnx_fleet.conventions import sentence_modules
 from onnx_fleet.conventions.sentence_modules import Settings
 from onnx_fleet.entities.validation_report import CheckRow
+from onnx_fleet.graphs import text_inputs
+from onnx_fleet.graphs.comparison import Case, compare
 
 if TYPE_CHECKING:
     from sentence_transformers.base import BaseModel
@@ -153,7 +154,7 @@ def _questions(subject: Subject, packed: Settings, *, scored: bool) -> Iterator[
     if scored:
         yield _Question(said=f"{len(PAIRS)} pairs", texts=reading.known(subject, PAIRS))
         return
-    texts = reading.known(subject, [(text, None) for text in inputs.TEXTS])
+    texts = reading.known(subject, [(text, None) for text in text_inputs.TEXTS])
     default = packed.prompts.get(packed.default_prompt_name or "", "")
     named = f" after the prompt {packed.default_prompt_name}, its default" if default else ""
     yield _Question(said=f"{len(texts)} texts{named}", texts=texts, prompt=default)
@@ -166,7 +167,7 @@ def _questions(subject: Subject, packed: Settings, *, scored: bool) -> Iterator[
                 options={"prompt_name": name},
             )
     if packed.max_seq_length is not None and packed.max_seq_length <= subject.space.max_length:
-        long = " ".join([*inputs.TEXTS[:2], *["rain"] * _LONG_TEXT_WORDS, inputs.TEXTS[-1]])
+        long = " ".join([*text_inputs.TEXTS[:2], *["rain"] * _LONG_TEXT_WORDS, text_inputs.TEXTS[-1]])
         yield _Question(
             said=f"a text that is cut to {packed.max_seq_length} tokens",
             texts=reading.known(subject, [(long, None)]),

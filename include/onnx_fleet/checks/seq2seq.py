@@ -13,20 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from onnx_fleet import generation, generation_seq2seq, inputs
 from onnx_fleet.checks import source_and_target as feeding
 from onnx_fleet.checks import texts as reading
 from onnx_fleet.checks.feeds import Feeds, rows_of, sensitive, where_pytorch_holds
 from onnx_fleet.checks.float64 import Side as Compared
 from onnx_fleet.checks.float64 import judged, room, word
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
-from onnx_fleet.comparison import Case, Outputs, compare
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.errors import ValidationFailed
-from onnx_fleet.generation import Call
-from onnx_fleet.generation_seq2seq import Encoded
-from onnx_fleet.inputs import Side
-from onnx_fleet.runtime import Session
+from onnx_fleet.graphs import generation, generation_seq2seq, text_inputs
+from onnx_fleet.graphs.comparison import Case, Outputs, compare
+from onnx_fleet.graphs.generation import Call
+from onnx_fleet.graphs.generation_seq2seq import Encoded
+from onnx_fleet.graphs.session import Session
+from onnx_fleet.graphs.text_inputs import Side
 
 SIZES = ((1, 1), (2, 13), (17, 2), (64, 64))
 """Lengths of source and target; and the model's maxima. Both 17 and 13 are longer than small models' windows."""
@@ -160,7 +160,7 @@ def text(subject: Subject) -> Iterator[CheckRow]:
         why = subject.without_text or "the model reads no text"
         yield case.row("skipped", passed=True, detail=why)
         return
-    texts = reading.known(subject, [(text, None) for text in inputs.TEXTS])
+    texts = reading.known(subject, [(text, None) for text in text_inputs.TEXTS])
     own, found = (side.encode(texts) for side in both)
     if not np.array_equal(own.input_ids[own.real], found.input_ids[found.real]):
         yield case.row("different", output="tokens", detail="the packed tokenizer makes other tokens of them")

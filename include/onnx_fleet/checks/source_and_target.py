@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnx_fleet import inputs
 from onnx_fleet.checks.feeds import Feeds
 from onnx_fleet.checks.subject import SEED, Subject
 from onnx_fleet.entities.graph_info import TensorSpec
-from onnx_fleet.inputs import Side
+from onnx_fleet.graphs import text_inputs
+from onnx_fleet.graphs.text_inputs import Side
 
 LONGEST_SOUND = 17
 """In the units below: what models of sound take has no end, or is one number."""
@@ -65,7 +65,9 @@ def _source(subject: Subject, specs: Sequence[TensorSpec], *, length: int, row: 
             made[spec.name] = np.ones(shape, dtype=np.int64)
         elif spec.name == "input_ids":
             made[spec.name] = np.full(shape, subject.space.pad_token_id, dtype=np.int64)
-            made[spec.name][:, :length] = inputs.random_ids(subject.space, (shape[0], min(length, shape[1])), rng=rng)
+            made[spec.name][:, :length] = text_inputs.random_ids(
+                subject.space, (shape[0], min(length, shape[1])), rng=rng
+            )
         else:
             made[spec.name] = rng.standard_normal(shape).astype(spec.dtype)
     if subject.space.fixed_length is not None and "attention_mask" in made:
@@ -118,5 +120,7 @@ def target_limit(subject: Subject) -> int:
     """The longest target to feed."""
     config = subject.reference.model.config.get_text_config(decoder=True)
     names = ("max_target_positions", "max_decoder_position_embeddings", "max_position_embeddings")
-    stated = next((size for name in names if isinstance(size := getattr(config, name, None), int)), inputs.LENGTH_BOUND)
-    return max(1, min(stated, inputs.LENGTH_BOUND, LOGITS_AT_MAXIMUM // int(config.vocab_size)))
+    stated = next(
+        (size for name in names if isinstance(size := getattr(config, name, None), int)), text_inputs.LENGTH_BOUND
+    )
+    return max(1, min(stated, text_inputs.LENGTH_BOUND, LOGITS_AT_MAXIMUM // int(config.vocab_size)))

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_fleet import inputs, tokenizer, workloads
-from onnx_fleet.comparison import Case
+from onnx_fleet import tokenizer
 from onnx_fleet.entities.entry import Tolerances
 from onnx_fleet.entities.graph_info import GraphInfo, TensorSpec
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.entities.work_item import WorkItem
-from onnx_fleet.inputs import Batch, TokenSpace
-from onnx_fleet.runtime import Session
+from onnx_fleet.graphs import text_inputs, workloads
+from onnx_fleet.graphs.comparison import Case
+from onnx_fleet.graphs.session import Session
+from onnx_fleet.graphs.text_inputs import Batch, TokenSpace
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -49,7 +50,7 @@ class Subject:
     @cached_property
     def space(self) -> TokenSpace:
         """The tokens that may be fed."""
-        return inputs.token_space(self.stage_dir, self.reference.limits, fixed_length=self.fixed_length)
+        return text_inputs.token_space(self.stage_dir, self.reference.limits, fixed_length=self.fixed_length)
 
     @property
     def fixed_length(self) -> int | None:
@@ -82,7 +83,7 @@ class Subject:
 
     def filled(self, batch: Batch) -> Batch:
         """A batch of the length that the graph takes: padded on the right where that is a number."""
-        return inputs.pad([batch], side="right", space=self.space)
+        return text_inputs.pad([batch], side="right", space=self.space)
 
     def feeds(self, batch: Batch) -> dict[str, np.ndarray]:
         """A batch as the model takes it: for multiple choice each row is every choice of its question, the only one

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from onnx_fleet import inputs, tokenizer_json, tokenizer_proof, word_tokenizers
+from onnx_fleet import tokenizer_json, tokenizer_proof, word_tokenizers
 from onnx_fleet.checks.subject import Subject
-from onnx_fleet.comparison import Case
 from onnx_fleet.entities.validation_report import CheckRow
-from onnx_fleet.inputs import Batch
+from onnx_fleet.graphs import text_inputs
+from onnx_fleet.graphs.comparison import Case
+from onnx_fleet.graphs.text_inputs import Batch
 
 Text = tuple[str, str | None]
 """A text, and the second one of a pair."""
@@ -76,7 +77,7 @@ def of_source(subject: Subject) -> Side:
             types = found.get("token_type_ids", np.zeros_like(ids)).astype(np.int64) % space.token_types
             row = Batch(input_ids=ids, attention_mask=np.ones_like(ids), token_type_ids=types)
             rows.append(row.completed(space, seed=ids[0].tolist()))
-        return inputs.pad(rows, side=tokenizer.padding_side, space=space)
+        return text_inputs.pad(rows, side=tokenizer.padding_side, space=space)
 
     return Side(
         encode=encode,
@@ -114,9 +115,9 @@ def of_stage(subject: Subject, *, max_length: int | None = None, lower_case: boo
         tokenizer.enable_truncation(space.fixed_length or max_length or space.max_length)
         rows = []
         for text, pair in texts:
-            row = inputs.row_of(word_tokenizers.encode_packed(tokenizer, text, pair, places=places), space)
+            row = text_inputs.row_of(word_tokenizers.encode_packed(tokenizer, text, pair, places=places), space)
             rows.append(row if makes_types else replace(row, token_type_ids=row.token_type_ids * 0))
-        return inputs.pad(rows, side=padding_side, space=space)
+        return text_inputs.pad(rows, side=padding_side, space=space)
 
     return Side(
         encode=encode,

@@ -8,14 +8,15 @@ from functools import partial
 
 import numpy as np
 
-from onnx_fleet import images, preprocessor
+from onnx_fleet import preprocessor
 from onnx_fleet.checks import texts
 from onnx_fleet.checks.feeds import Feeds, against_pytorch, choices_equal, parity_over_sizes, run, sensitive
 from onnx_fleet.checks.float64 import word
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
-from onnx_fleet.comparison import compare
 from onnx_fleet.entities.validation_report import CheckRow
-from onnx_fleet.images import Kind
+from onnx_fleet.graphs import image_inputs
+from onnx_fleet.graphs.comparison import compare
+from onnx_fleet.graphs.image_inputs import Kind
 
 BATCH_SIZES = (1, 2, 7)
 LARGEST_SIDE = 256
@@ -113,8 +114,12 @@ def sizes(subject: Subject) -> tuple[tuple[int, int], ...]:
     fixed = (height if isinstance(height, int) else None, width if isinstance(width, int) else None)
     settings = preprocessor.settings(subject.stage_dir)
     config = subject.reference.model.config
-    own = images.size_of_preprocessor(settings) or images.size_of_config(config) or (images.USUAL_SIZE,) * 2
-    unit = images.unit(config)
+    own = (
+        image_inputs.size_of_preprocessor(settings)
+        or image_inputs.size_of_config(config)
+        or (image_inputs.USUAL_SIZE,) * 2
+    )
+    unit = image_inputs.unit(config)
     native = own if max(own) <= LARGEST_SIDE else (max(unit, LARGEST_SIDE // unit * unit),) * 2
     least = max(native[0], 2 * unit)
     offered = (native, (least, least + unit), (least + 2 * unit, least), (least + 5, least + unit - 3))
@@ -125,7 +130,7 @@ def image_feeds(subject: Subject, count: int, *, size: tuple[int, int], kind: Ki
     """A batch as the graph takes it, nothing of it padding."""
     specs = {spec.name: spec for spec in subject.graph().inputs}
     channels = specs["pixel_values"].shape[1]
-    made = images.batch(
+    made = image_inputs.batch(
         count,
         channels=channels if isinstance(channels, int) else 3,
         size=size,

@@ -9,16 +9,17 @@ from itertools import cycle
 
 import numpy as np
 
-from onnx_fleet import generation, images, inputs, preprocessor
+from onnx_fleet import preprocessor
 from onnx_fleet.checks import texts as reading
 from onnx_fleet.checks.feeds import Feeds, sensitive, tokens_equal, where_pytorch_holds
 from onnx_fleet.checks.float64 import Side, judged, word
 from onnx_fleet.checks.subject import SEED, Subject, checks_of
-from onnx_fleet.comparison import Case, Outputs, compare
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.errors import ValidationFailed
-from onnx_fleet.generation import Step
-from onnx_fleet.images import Kind
+from onnx_fleet.graphs import generation, image_inputs, text_inputs
+from onnx_fleet.graphs.comparison import Case, Outputs, compare
+from onnx_fleet.graphs.generation import Step
+from onnx_fleet.graphs.image_inputs import Kind
 
 NEW_TOKENS, STEPS = 32, 6
 TEXT_LENGTHS = (7, 4)
@@ -79,13 +80,13 @@ def parity(subject: Subject) -> Iterator[CheckRow]:
 
 def text(subject: Subject) -> Iterator[CheckRow]:
     """Logits equal PyTorch's on real text, tokenized by the packed tokenizer, padded left."""
-    said = f"{len(inputs.TEXTS)} texts of several scripts through the packed tokenizer"
+    said = f"{len(text_inputs.TEXTS)} texts of several scripts through the packed tokenizer"
     both = reading.sides(subject)
     if both is None:
         yield subject.case("text", said).row("skipped", passed=True, detail=subject.without_text)
         return
-    texts = reading.known(subject, [(text, None) for text in inputs.TEXTS])
-    batch = inputs.pad([both[1].encode([text]) for text in texts], side="left", space=subject.space)
+    texts = reading.known(subject, [(text, None) for text in text_inputs.TEXTS])
+    batch = text_inputs.pad([both[1].encode([text]) for text in texts], side="left", space=subject.space)
     feeds = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     feeds["position_ids"] = generation.positions(batch.attention_mask)
     yield from _equal(subject, "text", Prompt(feeds=feeds, counts=(0,) * len(feeds["input_ids"]), text=said))
@@ -322,7 +323,7 @@ def _pixels(subject: Subject, counts: tuple[int, ...], *, kind: Kind) -> dict[st
     channels, height, width = (int(axis) for axis in specs["pixel_values"].shape[-3:])
     size, settings = (height, width), preprocessor.settings(subject.stage_dir)
     most = max(counts)
-    made = images.batch(len(counts) * most, channels=channels, size=size, seed=SEED, kind=kind, settings=settings)
+    made = image_inputs.batch(len(counts) * most, channels=channels, size=size, seed=SEED, kind=kind, settings=settings)
     rows = made.reshape(len(counts), most, *made.shape[1:])
     if "pixel_attention_mask" not in specs:
         return {"pixel_values": np.concatenate([row[:count] for row, count in zip(rows, counts, strict=True)])}

@@ -16,9 +16,9 @@ import numpy as np
 from onnx_fleet import checkpoint, recipes
 from onnx_fleet.checks.feeds import Feeds
 from onnx_fleet.checks.subject import Check, Subject
-from onnx_fleet.comparison import Case, Outputs, compare
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.errors import ValidationFailed
+from onnx_fleet.graphs.comparison import Case, Outputs, compare
 
 if TYPE_CHECKING:
     from onnx_fleet.families.completeness import Account

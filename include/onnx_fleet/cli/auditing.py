@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from onnx_fleet import audit as auditing
-from onnx_fleet import audit_report, catalogue, demotion, jsonio
+from onnx_fleet import audit_report, demotion, jsonio
 from onnx_fleet.audit import Audit, Target
 from onnx_fleet.audit_report import AuditRow
 from onnx_fleet.bundles import bundle, feed
@@ -19,6 +19,7 @@ from onnx_fleet.cli.options import CatalogueFile, Json, Store
 from onnx_fleet.cli.settings import opened_tools
 from onnx_fleet.errors import Retryable
 from onnx_fleet.flow import Tools
+from onnx_fleet.planning.catalogue import reader
 
 
 def audit(
@@ -48,7 +49,7 @@ def audit(
     if dry_run and not demote:
         raise typer.BadParameter("it goes with --demote", param_hint="--dry-run")
     with opened_tools(store, many_steps=True) as tools:
-        entries = catalogue.load(catalogue_file).entries if catalogue_file else ()
+        entries = reader.load(catalogue_file).entries if catalogue_file else ()
         targets = auditing.choose(
             tools.store,
             channel=channel,

@@ -9,11 +9,12 @@ from typing import Annotated
 
 import typer
 
-from onnx_fleet import inspection, jsonio
+from onnx_fleet import jsonio
 from onnx_fleet.cli import show
 from onnx_fleet.cli.options import Json
 from onnx_fleet.formatting import human_bytes
-from onnx_fleet.inspection import GraphView
+from onnx_fleet.graphs import inspection
+from onnx_fleet.graphs.inspection import GraphView
 
 _TOP_OPS = 8
 _TOP_WEIGHTS = 5

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from onnx_fleet import catalogue, flow, formatting, jsonio, report
+from onnx_fleet import flow, formatting, jsonio, report
 from onnx_fleet import record as records
 from onnx_fleet.bundles import bundle, feed, stage
 from onnx_fleet.bundles.manifest import Provenance
@@ -50,6 +50,7 @@ from onnx_fleet.entities.variant_report import VariantReport, said
 from onnx_fleet.entities.work_item import Plan
 from onnx_fleet.errors import OnnxFleetError
 from onnx_fleet.flow import Tools
+from onnx_fleet.planning.catalogue import reader
 from onnx_fleet.processes import profiling
 
 catalogue_app = typer.Typer(help="Look at a catalogue file.", no_args_is_help=True)
@@ -60,7 +61,7 @@ def check(
     file: Annotated[Path, typer.Argument(help="A catalogue file.", show_default=False)], as_json: Json = False
 ) -> None:
     """Name every fault of a catalogue file by its line; exit status 1 when there is one."""
-    found = catalogue.load(file)
+    found = reader.load(file)
     if as_json:
         show.as_json({"models": len(found.entries), "discover": len(found.discover), "digest": found.digest})
     else:
@@ -346,14 +347,14 @@ def _entries(
     if (model is None) == (file is None):
         raise typer.BadParameter("name one model, or a file with --catalogue", param_hint="MODEL")
     if file is None:
-        return (catalogue.entry({"repo_id": model, **given}, source=str(model)),), None
+        return (reader.entry({"repo_id": model, **given}, source=str(model)),), None
     if given:
         raise typer.BadParameter("a catalogue says this itself", param_hint=f"--{next(iter(given))}")
-    found = catalogue.load(file)
+    found = reader.load(file)
     from onnx_fleet import hub
 
-    entries = catalogue.expand(found, partial(hub.search, hub=tools.hub))
-    return catalogue.select(entries, only or ()), found.digest
+    entries = reader.expand(found, partial(hub.search, hub=tools.hub))
+    return reader.select(entries, only or ()), found.digest
 
 
 def _plan(entries: Iterable[Entry], *, tools: Tools, force: str | None = None, channel: str = bundle.LATEST) -> Plan:

@@ -141,7 +141,7 @@ class Discover:
     """The Hub's pipeline tag."""
     library: str | None = None
     sort: str = "downloads"
-    """One of catalogue_schema.SORTS; the highest come first."""
+    """One of schema.SORTS; the highest come first."""
     limit: int = 10
     min_downloads: int = 0
     exclude: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnx_fleet.entities.work_item import WorkItem
-from onnx_fleet.further_inputs import FurtherInput
+from onnx_fleet.graphs.further_inputs import FurtherInput
 
 if TYPE_CHECKING:
     from torch import Tensor

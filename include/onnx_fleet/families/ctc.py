@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-from onnx_fleet import preprocessor, sound
+from onnx_fleet import preprocessor
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.families import GraphSpec, Shape
 from onnx_fleet.families.forward import Forward
+from onnx_fleet.graphs import audio_inputs
 
 _SAMPLES: Shape = ("batch_size", "num_samples")
 _FRAMES: Shape = ("batch_size", "sequence_length")
@@ -42,7 +43,7 @@ def graphs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
     """The one graph of a model of sound."""
     module, name = whole(item, model), model.main_input_name
     size, axes = _input(model)
-    values = torch.from_numpy(sound.batch(_EXAMPLE_BATCH, *size, seed=0, kind="noise"))
+    values = torch.from_numpy(audio_inputs.batch(_EXAMPLE_BATCH, *size, seed=0, kind="noise"))
     example, inputs = {name: values}, {name: axes}
     if takes_mask(model):
         mask = torch.ones(values.shape[:2], dtype=torch.int64)

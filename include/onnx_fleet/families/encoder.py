@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from onnx_fleet import further_inputs, inputs, model_limits
+from onnx_fleet import model_limits
 from onnx_fleet.entities.graph_info import JOINT_LENGTH
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.families import Family, GraphSpec, Shape, chain, loading, model_class
 from onnx_fleet.families.forward import Forward
-from onnx_fleet.further_inputs import FurtherInput
+from onnx_fleet.graphs import further_inputs, text_inputs
+from onnx_fleet.graphs.further_inputs import FurtherInput
 from onnx_fleet.hollow import Hollow
 
 _TOKENS: Shape = ("batch_size", "sequence_length")
@@ -140,10 +141,13 @@ def outputs(item: WorkItem, model: PreTrainedModel) -> dict[str, Shape]:
 
 def _rows(model: PreTrainedModel, shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
     """Texts as the source's tokenizer frames them, the last of the batch shorter and padded."""
-    rng, space = np.random.default_rng(0), inputs.token_space(Path(str(model.name_or_path)), model_limits.of(model))
-    ids, short = inputs.random_ids(space, shape, rng=rng), shape[-1] - _EXAMPLE_PADDING
+    rng, space = (
+        np.random.default_rng(0),
+        text_inputs.token_space(Path(str(model.name_or_path)), model_limits.of(model)),
+    )
+    ids, short = text_inputs.random_ids(space, shape, rng=rng), shape[-1] - _EXAMPLE_PADDING
     mask = np.ones(shape, dtype=np.int64)
-    ids[-1, ..., :short] = inputs.random_ids(space, (*shape[1:-1], short), rng=rng)
+    ids[-1, ..., :short] = text_inputs.random_ids(space, (*shape[1:-1], short), rng=rng)
     ids[-1, ..., short:], mask[-1, ..., short:] = space.pad_token_id, 0
     return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
 

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from onnx_fleet import checkpoint, images, preprocessor
+from onnx_fleet import checkpoint, preprocessor
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.families import Family, GraphSpec, Shape
 from onnx_fleet.families.forward import Forward
 from onnx_fleet.families.loading import load
+from onnx_fleet.graphs import image_inputs
 
 _PIXELS: Shape = ("batch_size", None, "height", "width")
 _PIXEL_MASK: Shape = ("batch_size", "mask_height", "mask_width")
@@ -183,15 +184,15 @@ def sight(item: WorkItem, model: PreTrainedModel, *, see: Callable[..., object] 
     config, see = model.config, see or model
     backbone = getattr(getattr(config, "backbone_config", None), "model_type", config.model_type)
     if {config.model_type, backbone} <= ANY_SIZE:
-        unit = images.unit(config)
+        unit = image_inputs.unit(config)
         seen = Sight(height=4 * unit, width=5 * unit)  # neither equal nor the size that position tables have
         if _runs(see, pixels(model, 1, seen)):
             return seen
     source = Path(str(model.name_or_path))
     known = (
-        images.size_of_preprocessor(preprocessor.settings(source)),
-        images.size_of_config(config),
-        (images.USUAL_SIZE, images.USUAL_SIZE),
+        image_inputs.size_of_preprocessor(preprocessor.settings(source)),
+        image_inputs.size_of_config(config),
+        (image_inputs.USUAL_SIZE, image_inputs.USUAL_SIZE),
     )
     for size in dict.fromkeys(size for size in known if size is not None):
         reason = (
@@ -209,7 +210,9 @@ def sight(item: WorkItem, model: PreTrainedModel, *, see: Callable[..., object] 
 def pixels(model: PreTrainedModel, count: int, seen: Sight) -> Tensor:
     """Images of the size that the model is traced at."""
     channels = getattr(model.config, "num_channels", None) or 3
-    made = images.batch(count, channels=channels, size=(seen.height, seen.width), seed=0, kind="noise", settings={})
+    made = image_inputs.batch(
+        count, channels=channels, size=(seen.height, seen.width), seed=0, kind="noise", settings={}
+    )
     return torch.from_numpy(made)
 
 

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from onnx_fleet import images
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.families import Family, GraphSpec, Shape, decoder, loading
 from onnx_fleet.families.vision import pixels, sight
+from onnx_fleet.graphs import image_inputs
 from onnx_fleet.hollow import Hollow
 
 _MASKED = frozenset({"smolvlm", "idefics3"})
@@ -187,7 +187,7 @@ def _example_images(model: PreTrainedModel) -> dict[str, Tensor]:
     """Rows of unequally many images, one of them not filled to its edge."""
     sight = model.config.vision_config
     size = (int(sight.image_size), int(sight.image_size))
-    made = images.batch(
+    made = image_inputs.batch(
         _EXAMPLE_BATCH * _EXAMPLE_IMAGES, channels=sight.num_channels, size=size, seed=0, kind="noise", settings={}
     )
     pixels = torch.from_numpy(made).reshape(_EXAMPLE_BATCH, _EXAMPLE_IMAGES, *made.shape[1:])

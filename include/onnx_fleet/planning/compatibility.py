@@ -6,8 +6,8 @@ from typing import Final
 
 from onnx_fleet.entities.entry import DECODER_FORMS
 from onnx_fleet.entities.tasks import TASKS
+from onnx_fleet.planning.calibration.source import Kind, kind
 from onnx_fleet.recipes import RECIPES
-from onnx_fleet.variants.calibration import Kind, kind
 
 _CUT_BY_FORM: Final = "seq2seq"
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from onnx_fleet.entities.variant import VariantGates
 from onnx_fleet.entities.variant_report import Measure
-from onnx_fleet.runtime import Session
-from onnx_fleet.variants.corpus import Sample
+from onnx_fleet.graphs.recorded_feeds import Sample
+from onnx_fleet.graphs.session import Session
 
 Outputs = Mapping[str, np.ndarray]
 

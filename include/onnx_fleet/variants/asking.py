@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_fleet import generation, generation_seq2seq, inputs
 from onnx_fleet.errors import ModelInvalid
-from onnx_fleet.variants import calibration, pictures, texts
-from onnx_fleet.variants.pictures import read
+from onnx_fleet.graphs import generation, generation_seq2seq, text_inputs
+from onnx_fleet.planning.calibration import images, texts
+from onnx_fleet.planning.calibration import source as calibration_source
+from onnx_fleet.planning.calibration.images import read
 
 if TYPE_CHECKING:
     from onnx_fleet.checks.subject import Subject
-    from onnx_fleet.inputs import Batch, Side
-    from onnx_fleet.runtime import Session
+    from onnx_fleet.graphs.session import Session
+    from onnx_fleet.graphs.text_inputs import Batch, Side
 
 ROWS = 4
 """Texts in a batch, of different lengths."""
@@ -42,8 +43,8 @@ def question(subject: Subject, source: str | None) -> Callable[[], None] | None:
         ModelInvalid: the texts or pictures are not there.
     """
     family = subject.item.family
-    if source is not None and calibration.kind(source) == "image" and family in LOOKING:
-        return partial(LOOKING[family], subject, pictures.of(source))
+    if source is not None and calibration_source.kind(source) == "image" and family in LOOKING:
+        return partial(LOOKING[family], subject, images.of(source))
     if family in ASKING and (subject.stage_dir / "tokenizer.json").exists():
         return partial(ASKING[family], subject, texts.of(source))
     return None
@@ -124,11 +125,11 @@ def _batches(subject: Subject, lines: Sequence[str], *, side: Side) -> Iterator[
     tokenizer = Tokenizer.from_file(str(subject.stage_dir / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(min(MAX_LENGTH, space.max_length))
-    rows = [inputs.row_of(tokenizer.encode(text), space) for text in lines]
+    rows = [text_inputs.row_of(tokenizer.encode(text), space) for text in lines]
     rows = [row for row in rows if row.input_ids.shape[1] > 1]
     for index, start in enumerate(range(0, len(rows), ROWS)):
         chosen = rows[start : start + (1 if index % 4 == 3 else ROWS)]
-        yield inputs.pad(chosen, side=side, space=space)
+        yield text_inputs.pad(chosen, side=side, space=space)
 
 
 ASKING: Mapping[str, Callable[[Subject, Sequence[str]], None]] = {

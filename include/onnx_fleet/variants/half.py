@@ -18,9 +18,9 @@ from onnxruntime.transformers.float16 import (  # type: ignore[import-untyped]
     convert_float_to_float16,
 )
 
-from onnx_fleet import runtime
+from onnx_fleet.graphs.recorded_feeds import Sample
+from onnx_fleet.graphs.session import open_session
 from onnx_fleet.variants import prepared
-from onnx_fleet.variants.corpus import Sample
 
 _LARGEST = float(np.finfo(np.float16).max)
 _HEADROOM = 0.5
@@ -66,7 +66,7 @@ def overflowing(path: Path, *, samples: Iterable[Sample]) -> frozenset[str]:
     """
     probe = path.with_name(f"every-value-of-{path.name}")
     probe.write_bytes(_with_all_outputs(path))
-    session = runtime.open_session(probe, threads=1)
+    session = open_session(probe, threads=1)
     large: set[str] = set()
     for sample, _ in zip(samples, range(_SAMPLES), strict=False):
         large |= {name for name, array in session.run(sample.feeds).items() if _overflows(array)}

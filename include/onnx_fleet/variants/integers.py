@@ -17,7 +17,7 @@ from onnxruntime.quantization import (  # type: ignore[import-untyped]
     quantize_static,
 )
 
-from onnx_fleet.variants.corpus import Sample
+from onnx_fleet.graphs.recorded_feeds import Sample
 
 _DYNAMIC = ("MatMul", "Gather")
 """Not Conv: onnxruntime has no ConvInteger of signed weights on the CPU, and the one that it has is slow."""

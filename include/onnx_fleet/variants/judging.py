@@ -10,7 +10,6 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from onnx_fleet import graph, inputs, runtime, workloads
 from onnx_fleet.bundles import stage
 from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.provider import report_name
@@ -26,9 +25,10 @@ from onnx_fleet.entities.variant_report import (
     said,
 )
 from onnx_fleet.errors import GpuUnavailable, ValidationFailed
+from onnx_fleet.graphs import description, recorded_feeds, session, text_inputs, workloads
+from onnx_fleet.graphs.session import Session
 from onnx_fleet.processes.gpu import GpuOptions
-from onnx_fleet.runtime import Session
-from onnx_fleet.variants import agreement, corpus, making, prepared, rounding, sizes
+from onnx_fleet.variants import agreement, making, prepared, rounding, sizes
 from onnx_fleet.variants.making import Made
 
 log = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def _judge(
     place = request.stage
     source = prepared.load(place / fp32.path)
     tables = prepared.embeddings(source.graph)
-    samples = list(corpus.read(place, info.role, "judging"))
+    samples = list(recorded_feeds.read(place, info.role, "judging"))
     measures: tuple[Measure, ...] = ()
     weights, fp32_weights = WeightBytes(layers=0, embeddings=0), sizes.weight_bytes(place / fp32.path, tables=tables)
     fault = "" if samples else "nothing was fed to its fp32 graph: there is nothing to hold it to"
@@ -135,9 +135,9 @@ def _judge(
 
 
 def _open(request: JudgingRequest, info: GraphInfo) -> Session:
-    limits = inputs.limits_of_files(request.stage, graphs=(info,))
-    space = None if limits is None else inputs.token_space(request.stage, limits)
-    return runtime.open_placed(
+    limits = text_inputs.limits_of_files(request.stage, graphs=(info,))
+    space = None if limits is None else text_inputs.token_space(request.stage, limits)
+    return session.open_placed(
         request.stage / info.path,
         feeds=workloads.shortest(info, space=space).feeds(info, seed=0),
         provider=request.provider,
@@ -149,7 +149,7 @@ def _open(request: JudgingRequest, info: GraphInfo) -> Session:
 
 def _differing(place: Path, info: GraphInfo, fp32: GraphInfo) -> str:
     """Consumers exchange one file for the other: names, types and axes are the same, or it is another model."""
-    found = graph.describe(place / info.path, role=info.role, variant=info.variant, bundle=place)
+    found = description.describe(place / info.path, role=info.role, variant=info.variant, bundle=place)
     for what in ("inputs", "outputs"):
         ours, other = getattr(fp32, what), getattr(found, what)
         if ours != other:

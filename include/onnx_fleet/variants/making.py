@@ -15,15 +15,16 @@ from pathlib import Path
 
 import onnx
 
-from onnx_fleet import graph, runtime
 from onnx_fleet.bundles import model_config, stage
 from onnx_fleet.entities.export_record import ExportRecord
 from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.variant import FP32, VARIANTS, VariantGates, file_name
 from onnx_fleet.errors import ValidationFailed
-from onnx_fleet.variants import agreement, blocks, corpus, half, integers, prepared, sizes, sparing
+from onnx_fleet.graphs import description, recorded_feeds
+from onnx_fleet.graphs.recorded_feeds import Sample
+from onnx_fleet.graphs.session import open_session
+from onnx_fleet.variants import agreement, blocks, half, integers, prepared, sizes, sparing
 from onnx_fleet.variants.agreement import Agreement, Outputs
-from onnx_fleet.variants.corpus import Sample
 from onnx_fleet.variants.sparing import Layers
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ class _Work:
     """On the monotonic clock: nothing more is searched for then."""
 
     def samples(self) -> Iterator[Sample]:
-        return corpus.read(self.stage_dir, self.info.role, "calibration")
+        return recorded_feeds.read(self.stage_dir, self.info.role, "calibration")
 
 
 def make(request: MakingRequest) -> MakingRecord:
@@ -117,7 +118,7 @@ def make(request: MakingRequest) -> MakingRecord:
                 path = place / "onnx" / file_name(info.role, name)
                 _write(model, path, inside=entry.weights != "external", inline_max_bytes=entry.inline_max_bytes)
                 graphs.append(
-                    graph.describe(path, role=info.role, variant=name, bundle=place, libraries=info.libraries)
+                    description.describe(path, role=info.role, variant=name, bundle=place, libraries=info.libraries)
                 )
                 found.append(made)
                 log.info("made %s of %s: kept %s", path.name, info.path, ", ".join(made.kept) or "nothing")
@@ -131,7 +132,7 @@ def write(place: Path, record: ExportRecord, graphs: Iterable[GraphInfo]) -> Non
     """Record which graphs a stage has now, for later steps and in its config.json."""
     ordered = tuple(sorted(graphs, key=lambda info: info.variant != FP32))
     stage.write_export(place, replace(record, graphs=ordered))
-    model_config.complete_config(place, external_data=graph.external_data(ordered))
+    model_config.complete_config(place, external_data=description.external_data(ordered))
 
 
 def remove(place: Path, record: ExportRecord, names: Iterable[str]) -> None:
@@ -183,7 +184,7 @@ class _Trials:
     def harm(self, nodes: Iterable[str]) -> float:
         """1 - cosine, on a few samples of which fp32's outputs are remembered."""
         if not self._remembered:
-            session = runtime.open_session(self.work.source, threads=1)
+            session = open_session(self.work.source, threads=1)
             for sample, _ in zip(self.work.samples(), range(_RANKING_SAMPLES), strict=False):
                 answers = {
                     name: each for name, each in session.run(sample.feeds).items() if not agreement.is_cache(name)
@@ -192,7 +193,7 @@ class _Trials:
         path = self._attempt(self.every - frozenset(nodes))
         found = Agreement()
         try:
-            session = runtime.open_session(path, threads=1)
+            session = open_session(path, threads=1)
             for sample, expected in self._remembered:
                 found.add(expected, session.run(sample.feeds), sample)
         except ValidationFailed:
@@ -222,7 +223,7 @@ class _Trials:
 
     def _agrees(self, path: Path) -> bool:
         try:
-            fp32, other = (runtime.open_session(each, threads=1) for each in (self.work.source, path))
+            fp32, other = (open_session(each, threads=1) for each in (self.work.source, path))
             found = agreement.between(fp32, other, self.work.samples())
         except ValidationFailed:
             return False

@@ -15,7 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 from onnxruntime.quantization.onnx_model import ONNXModel  # type: ignore[import-untyped]
 
-from onnx_fleet.tensors import array
+from onnx_fleet.graphs.initializers import array
 
 _SMALL_BYTES = 1024
 _MATRIX_AXES = 2

@@ -7,11 +7,8 @@ a warning (onnxruntime#23372). onnxruntime and numpy are imported inside; torch 
 from __future__ import annotations
 
 import importlib
-import json
-import math
 import re
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnx_fleet.entities.graph_info import TensorSpec
 from onnx_fleet.errors import GpuUnavailable, OnnxFleetError, ValidationFailed, WorkerOutOfResources
+from onnx_fleet.graphs.placement import Placement, read_placement, require_placed
 from onnx_fleet.processes import hardware
 from onnx_fleet.processes.gpu import GpuOptions
 
@@ -82,27 +80,9 @@ _NUMPY_NAMES = {
     "tensor(float16)": "float16",
     "tensor(bfloat16)": "bfloat16",
 }
-_FLOATS = ("float", "double", "bfloat")
-_BOOKKEEPING_VALUES = 100
 _FIRST_GPU = GpuOptions()
 _NO_MEMORY = re.compile(r"out of memory|failed to allocate memory|bad_alloc|\bOOM\b|smaller than requested bytes", re.I)
 _NO_DEVICE = re.compile(r"invalid device ordinal|no CUDA-capable device|CUDA driver version|CUDA_ERROR|device_id", re.I)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
-    """Where the nodes of one profiled run were executed."""
-
-    execution_provider: str
-    """Where they were asked to run."""
-    nodes_by_provider: Mapping[str, int]
-    strays: tuple[str, ...]
-    """``Softmax x12``: the operators that compute, and ran somewhere else."""
-
-    @property
-    def placed(self) -> bool:
-        """At least one node ran where it was asked to, and none that computes ran elsewhere."""
-        return not self.strays and self.nodes_by_provider.get(self.execution_provider, 0) > 0
 
 
 class Session:
@@ -282,42 +262,6 @@ def require_provider(name: str) -> Provider:
     return provider
 
 
-def read_placement(profile: Path, *, execution_provider: str) -> Placement:
-    """Read the JSON that onnxruntime's profiler wrote."""
-    events = json.loads(profile.read_text(encoding="utf-8"))
-    nodes: dict[tuple[str, str], Mapping[str, Any]] = {}
-    for event in events:
-        args = event.get("args", {})
-        if event.get("cat") == "Node" and "provider" in args:
-            nodes[event["name"], args["provider"]] = args
-    strays = Counter(
-        args["op_name"]
-        for (_, provider), args in nodes.items()
-        if provider != execution_provider and not _is_bookkeeping(args)
-    )
-    return Placement(
-        execution_provider=execution_provider,
-        nodes_by_provider=dict(sorted(Counter(provider for _, provider in nodes).items())),
-        strays=tuple(f"{op} x{count}" for op, count in sorted(strays.items())),
-    )
-
-
-def require_placed(placement: Placement, *, graph: str) -> None:
-    """Refuse a run whose computing nodes were executed somewhere else.
-
-    Raises:
-        GpuUnavailable: names the operators.
-    """
-    if placement.placed:
-        return
-    counts = ", ".join(f"{name} {count}" for name, count in placement.nodes_by_provider.items())
-    what = f"these ran elsewhere: {', '.join(placement.strays)}" if placement.strays else "no node ran there"
-    raise GpuUnavailable(
-        f"{graph}: asked for {placement.execution_provider}, and {what} (nodes by provider: {counts or 'none'}); "
-        "use an onnxruntime whose provider has these operators, or another opset"
-    )
-
-
 def _chain(provider: Provider, gpu: GpuOptions) -> list[tuple[str, dict[str, str]]]:
     """onnxruntime takes no session without the CPU provider behind; read_placement says what it did there."""
     own = gpu.provider_options() if provider.memory == "cuda" else {}
@@ -353,21 +297,6 @@ def _library(package: str) -> str:
             f"the graph uses operators of {package}, which gives no library here ({err}); run: pip install {package}"
         ) from err
     return path
-
-
-def _is_bookkeeping(args: Mapping[str, Any]) -> bool:
-    """Size, index and mask arithmetic, which an accelerator's provider rightly leaves on the CPU.
-
-    onnxruntime keeps there what depends on sizes, graph inputs and initializers of up to 100 values alone
-    (GetCpuPreferredNodes), of any rank. The model's own work reads or writes floats in earnest: weights, hidden states.
-    So profile a short input, whose masks are small too.
-    """
-    tensors = [*args.get("input_type_shape", []), *args.get("output_type_shape", [])]
-    return all(
-        not dtype.startswith(_FLOATS) or math.prod(shape) <= _BOOKKEEPING_VALUES
-        for tensor in tensors
-        for dtype, shape in tensor.items()
-    )
 
 
 def _native_errors() -> tuple[type[Exception], ...]:

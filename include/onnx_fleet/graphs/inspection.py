@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnx_fleet import oddities
 from onnx_fleet.bundles import stage
 from onnx_fleet.entities.graph_info import TensorSpec
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound
-from onnx_fleet.tensors import Weight, dtype_name, subgraphs, weights_of
+from onnx_fleet.graphs import lint
+from onnx_fleet.graphs.initializers import Weight, dtype_name, subgraphs, weights_of
 
 if TYPE_CHECKING:
     import onnx
@@ -85,8 +85,8 @@ def inspect(path: Path, *, digests: bool = False) -> Inspection:
         bundle=path.resolve().name,
         graphs=views,
         warnings=(
-            *oddities.of_files(weights, bundle=bundle),
-            *oddities.of_copies(weights, models=models, bundle=bundle, digests=digests),
+            *lint.of_files(weights, bundle=bundle),
+            *lint.of_copies(weights, models=models, bundle=bundle, digests=digests),
         ),
     )
 
@@ -157,7 +157,7 @@ def _view(model: onnx.ModelProto, *, bundle: Path, path: str, weights: tuple[Wei
         bytes_by_dtype=dict(by_dtype.most_common()),
         bytes_by_file=dict(by_file.most_common()),
         largest=tuple(sorted(weights, key=lambda each: (-each.size_bytes, each.name))[:_LARGEST]),
-        warnings=tuple(oddities.of_graph(model, nodes=nodes, inputs=inputs, outputs=outputs, weights=weights)),
+        warnings=tuple(lint.of_graph(model, nodes=nodes, inputs=inputs, outputs=outputs, weights=weights)),
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from onnx_fleet.catalogue_schema import (
+from onnx_fleet.planning.catalogue.schema import (
     BY_ID,
     BY_MAPPING,
     CatalogueFile,
@@ -23,7 +23,7 @@ from onnx_fleet.catalogue_schema import (
 )
 
 if TYPE_CHECKING:
-    from onnx_fleet.catalogue_yaml import Location, SourceText
+    from onnx_fleet.planning.catalogue.yaml_lines import Location, SourceText
 
 Fault = tuple[int, str]
 """A line, from 1, and a message."""

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from onnx_fleet.errors import ValidationFailed
-from onnx_fleet.runtime import Session
+from onnx_fleet.graphs.session import Session
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

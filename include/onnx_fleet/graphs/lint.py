@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from onnx_fleet.entities.graph_info import SYMBOLS, TensorSpec
 from onnx_fleet.formatting import human_bytes
-from onnx_fleet.tensors import Weight, digest, tensors_inside
+from onnx_fleet.graphs.initializers import Weight, digest, tensors_inside
 
 if TYPE_CHECKING:
     import onnx

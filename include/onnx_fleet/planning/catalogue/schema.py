@@ -1,6 +1,6 @@
 """What a catalogue file may say: the models that YAML is held to, and the JSON Schema that editors complete it by.
 
-``python -m onnx_fleet.catalogue_schema docs/catalogue.schema.json`` refreshes the schema file.
+``python -m onnx_fleet.planning.catalogue.schema docs/catalogue.schema.json`` refreshes the schema file.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from onnx_fleet.entities.entry import (
 from onnx_fleet.entities.graph_info import FIXABLE, SYMBOLS
 from onnx_fleet.entities.tasks import TASKS
 from onnx_fleet.entities.variant import FP32, NAMES, VARIANTS
+from onnx_fleet.planning.calibration import source as calibration_source
 from onnx_fleet.recipes import RECIPES
-from onnx_fleet.variants import calibration
 
 OPSET_MIN: Final = 18
 """torch's ONNX library is written in opset 18; anything lower is a version conversion that may fail half-way."""
@@ -150,7 +150,7 @@ def _check_variants(names: list[str]) -> list[str]:
 
 
 def _check_calibration(name: str) -> str:
-    if why := calibration.fault(name):
+    if why := calibration_source.fault(name):
         raise _fault(why)
     return name
 

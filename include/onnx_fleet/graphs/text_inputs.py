@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from onnx_fleet import further_inputs
 from onnx_fleet.entities.graph_info import GraphInfo
-from onnx_fleet.frame import Frame
-from onnx_fleet.further_inputs import FurtherInput
+from onnx_fleet.graphs import further_inputs
+from onnx_fleet.graphs.further_inputs import FurtherInput
+from onnx_fleet.graphs.text_frame import Frame
 
 if TYPE_CHECKING:
     from tokenizers import Encoding

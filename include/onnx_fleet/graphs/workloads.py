@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnx_fleet import inputs
 from onnx_fleet.entities.graph_info import GraphInfo, TensorSpec
-from onnx_fleet.frame import Frame
-from onnx_fleet.further_inputs import KINDS
-from onnx_fleet.inputs import TokenSpace
+from onnx_fleet.graphs import text_inputs
+from onnx_fleet.graphs.further_inputs import KINDS
+from onnx_fleet.graphs.text_frame import Frame
+from onnx_fleet.graphs.text_inputs import TokenSpace
 
 _MASKS = ("attention_mask", "encoder_attention_mask", "decoder_attention_mask", "pixel_mask", "pixel_attention_mask")
 _DEFAULT_SIZES: Mapping[str, int] = {
@@ -46,7 +46,7 @@ class Workload:
     """``forward``; ``prompt`` and ``step`` of a graph with a cache; ``encode`` of an encoder before a decoder."""
     sizes: Mapping[str, int]
     """Symbol -> size, for every symbol of the graph's inputs."""
-    space: TokenSpace = field(default_factory=lambda: inputs.of_one_word(Frame()))
+    space: TokenSpace = field(default_factory=lambda: text_inputs.of_one_word(Frame()))
     """What tokens are drawn from."""
 
     @property
@@ -79,7 +79,9 @@ class Workload:
         if np.dtype(spec.dtype).kind in "iu":
             whole = spec.name == "input_ids" and self.phase in _WHOLE_TEXTS
             words = (
-                inputs.random_ids(self.space, shape, rng=rng) if whole else rng.choice(self.space.tokens, size=shape)
+                text_inputs.random_ids(self.space, shape, rng=rng)
+                if whole
+                else rng.choice(self.space.tokens, size=shape)
             )
             return words.astype(spec.dtype)
         return rng.standard_normal(shape).astype(spec.dtype)

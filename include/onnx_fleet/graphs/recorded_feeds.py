@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from onnx_fleet.bundles import stage
-from onnx_fleet.runtime import Session
+from onnx_fleet.graphs.session import Session
 
 Half = Literal["calibration", "judging"]
 

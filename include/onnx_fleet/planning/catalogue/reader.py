@@ -11,8 +11,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from onnx_fleet import catalogue_conflicts, catalogue_faults
-from onnx_fleet.catalogue_schema import (
+from onnx_fleet.entities.entry import Discover, Entry, Gates, LatencyGrid, Tolerances
+from onnx_fleet.entities.variant import FP32, VARIANTS, VariantGates
+from onnx_fleet.errors import CatalogueInvalid
+from onnx_fleet.planning.catalogue import conflicts
+from onnx_fleet.planning.catalogue.faults import Fault, of
+from onnx_fleet.planning.catalogue.schema import (
     CatalogueFile,
     DiscoverSection,
     ModelSection,
@@ -20,9 +24,6 @@ from onnx_fleet.catalogue_schema import (
     VariantGatesSection,
     suggestion,
 )
-from onnx_fleet.entities.entry import Discover, Entry, Gates, LatencyGrid, Tolerances
-from onnx_fleet.entities.variant import FP32, VARIANTS, VariantGates
-from onnx_fleet.errors import CatalogueInvalid
 from onnx_fleet.planning.compatibility import misfit
 
 
@@ -65,19 +66,19 @@ def parse(text: str, *, source: str) -> Catalogue:
     Raises:
         CatalogueInvalid: the text has faults; all of them are listed.
     """
-    from onnx_fleet import catalogue_yaml
+    from onnx_fleet.planning.catalogue import yaml_lines
 
     try:
-        document = catalogue_yaml.read(text.removeprefix("\ufeff"))
-    except catalogue_yaml.SyntaxFault as err:
+        document = yaml_lines.read(text.removeprefix("\ufeff"))
+    except yaml_lines.SyntaxFault as err:
         raise CatalogueInvalid([f"{source}:{err.line}: {err}"]) from err
     if document.value is None and not document.faults:
         raise CatalogueInvalid([f"{source}:1: the catalogue is empty; write models: with - org/name under it"])
-    faults = [*document.faults, *catalogue_conflicts.of(document)]
+    faults = [*document.faults, *conflicts.of(document)]
     try:
         file = CatalogueFile.model_validate(document.value)
     except ValidationError as err:
-        faults += catalogue_faults.of(err, text=document.text)
+        faults += of(err, text=document.text)
         raise _invalid(faults, source) from err
     if faults:
         raise _invalid(faults, source)
@@ -97,9 +98,9 @@ def entry(settings: Mapping[str, object], *, source: str) -> Entry:
     try:
         section = ModelSection.model_validate(dict(settings))
     except ValidationError as err:
-        from onnx_fleet import catalogue_yaml
+        from onnx_fleet.planning.catalogue import yaml_lines
 
-        faults = catalogue_faults.of(err, text=catalogue_yaml.SourceText(None), within=["models", 0])
+        faults = of(err, text=yaml_lines.SourceText(None), within=["models", 0])
         raise CatalogueInvalid([f"{source}: {message}" for _, message in faults]) from err
     tuned_with = section.calibration if {*section.variants, *section.required_variants} != {FP32} else None
     if why := misfit(section.task, recipe=section.recipe, decoder_form=section.decoder_form, calibrated=tuned_with):
@@ -139,7 +140,7 @@ def expand(catalogue: Catalogue, search: Callable[[Discover], Iterable[str]]) ->
     return tuple(entries)
 
 
-def _invalid(faults: Iterable[catalogue_faults.Fault], source: str) -> CatalogueInvalid:
+def _invalid(faults: Iterable[Fault], source: str) -> CatalogueInvalid:
     return CatalogueInvalid([f"{source}:{line}: {message}" for line, message in sorted(set(faults))])
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnx_fleet.errors import ModelInvalid
-from onnx_fleet.variants.texts import ROOT
+from onnx_fleet.planning.calibration.texts import ROOT
 
 if TYPE_CHECKING:
     from PIL.Image import Image

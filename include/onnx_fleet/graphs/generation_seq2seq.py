@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnx_fleet.generation import Call, Step, cache_of, empty_cache
-from onnx_fleet.runtime import Session
+from onnx_fleet.graphs.generation import Call, Step, cache_of, empty_cache
+from onnx_fleet.graphs.session import Session
 
 _NEVER = -1e9
 """A logarithm of a probability that is out of the running."""

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 
-from onnx_fleet import jsonio, published, recipes, toolchain
-from onnx_fleet.entities.entry import DECODER_FORMS, Entry
+from onnx_fleet import recipes
+from onnx_fleet.entities.entry import DECODER_FORMS
 from onnx_fleet.entities.resolved_model import ResolvedModel
 from onnx_fleet.entities.tasks import TASKS
 from onnx_fleet.entities.variant import FP32
 from onnx_fleet.entities.work_item import Plan, Refusal, State, WorkItem
 from onnx_fleet.errors import DuplicateModel, ExportUnsupported, OnnxFleetError
+from onnx_fleet.planning import published_state, toolchain
+from onnx_fleet.planning.calibration import source as calibration_source
 from onnx_fleet.planning.compatibility import misfit
-from onnx_fleet.published import Manifest
+from onnx_fleet.planning.fingerprint import fingerprint, version_of
+from onnx_fleet.planning.published_state import Manifest
 from onnx_fleet.store import ObjectStore
-from onnx_fleet.variants import calibration
 
 STORE_WORKERS = 16
 """Models whose published state is looked up at the same time."""
@@ -60,72 +61,6 @@ def plan(
     return Plan(items=items, refusals=tuple(sorted(refusals, key=lambda refusal: refusal.repo_id.lower())))
 
 
-def fingerprint(
-    model: ResolvedModel,
-    *,
-    family: str,
-    versions: Mapping[str, str],
-    recipe_digest: str | None = None,
-    calibration_digest: str | None = None,
-    rebuild: str | None = None,
-) -> str:
-    """SHA-256 over everything that decides the bundle's graphs: 64 hex digits."""
-    told = {
-        **deciding(model, family=family, versions=versions, recipe_digest=recipe_digest),
-        **deciding_variants(model.entry, calibration_digest=calibration_digest),
-        "rebuild": rebuild,
-    }
-    return hashlib.sha256(jsonio.canonical(told)).hexdigest()
-
-
-def deciding(
-    model: ResolvedModel, *, family: str, versions: Mapping[str, str], recipe_digest: str | None = None
-) -> dict[str, object]:
-    """Everything that decides the fp32 graphs of a bundle, by name.
-
-    Tolerances, latency grid, providers and priority decide what is proven and when, not the graphs; they stay out.
-    """
-    entry = model.entry
-    return {
-        "commit": model.commit,
-        "task": model.task,
-        "family": family,
-        "recipe": entry.recipe,
-        **({"architecture": entry.architecture} if entry.architecture else {}),
-        **({"weights_variant": entry.weights_variant} if entry.weights_variant else {}),
-        **({"recipe_file": recipe_digest} if recipe_digest else {}),
-        "opset": entry.opset,
-        **({"decoder_form": entry.decoder_form} if entry.decoder_form != DECODER_FORMS[0] else {}),
-        **({"may_be_fixed": sorted(entry.may_be_fixed)} if entry.may_be_fixed else {}),
-        **({"tokenizer": entry.tokenizer} if entry.tokenizer != "exact" else {}),
-        **({"tokenizer_graph": True} if entry.tokenizer_graph else {}),
-        "weights": entry.weights,
-        "inline_max_bytes": entry.inline_max_bytes,
-        "trust_remote_code": entry.trust_remote_code is not None,
-        "allow_pickle": entry.allow_pickle is not None,
-        "toolchain": dict(versions),
-    }
-
-
-def deciding_variants(entry: Entry, *, calibration_digest: str | None = None) -> dict[str, object]:
-    """Everything else that decides which variants a bundle has, and their bytes, by name.
-
-    Gates are part of it: layers that hurt too much by them are left in float32.
-    """
-    asked = [name for name in sorted(entry.variants) if name != FP32]
-    gates = {name: asdict(gates) for name, gates in entry.variant_gates.items() if name in asked}
-    return {
-        "variants": [FP32, *asked],
-        **({"variant_gates": gates} if gates else {}),
-        **({"calibration": calibration_digest} if asked and calibration_digest else {}),
-    }
-
-
-def version_of(commit: str, fingerprint: str) -> str:
-    """The name of a bundle under its model."""
-    return f"{commit[:8]}-{fingerprint[:8]}"
-
-
 def _refuse(model: ResolvedModel, *, same: ResolvedModel | None) -> Refusal | None:
     where = f"{model.repo_id}@{model.commit[:8]}"
     error: OnnxFleetError
@@ -156,7 +91,7 @@ def _item(
 ) -> WorkItem:
     family = TASKS[model.task].family
     recipe_digest = recipes.digest(model.entry.recipe) if model.entry.recipe else None
-    calibration_digest = calibration.digest(model.entry.calibration) if model.entry.calibration else None
+    calibration_digest = calibration_source.digest(model.entry.calibration) if model.entry.calibration else None
 
     def item(state: State, reason: str, *, rebuild: str | None) -> WorkItem:
         digest = fingerprint(
@@ -181,10 +116,10 @@ def _item(
         )
 
     wanted = item("new", "nothing is published yet", rebuild=force)
-    latest = published.channel(store, model.repo_id, channel)
+    latest = published_state.channel(store, model.repo_id, channel)
     current = None
     if latest is not None and latest.version != wanted.version:
-        current = published.manifest(store, model.repo_id, version=latest.version)
+        current = published_state.manifest(store, model.repo_id, version=latest.version)
     if current is not None and force is None and current.bundle.rebuild is not None:
         # Without this the next run would move the channel back from a forced re-export to the version before it.
         again = item(
@@ -192,7 +127,7 @@ def _item(
         )
         if again.fingerprint == current.bundle.fingerprint:
             return again
-    if published.exists(store, model.repo_id, version=wanted.version):
+    if published_state.exists(store, model.repo_id, version=wanted.version):
         elsewhere = f"; {channel} points at {latest.version}" if latest and latest.version != wanted.version else ""
         return replace(wanted, state="unchanged", reason=f"{wanted.version} is published{elsewhere}")
     if latest is None:

@@ -6,8 +6,8 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from onnx_fleet.errors import ModelInvalid
-from onnx_fleet.variants import pictures, texts
-from onnx_fleet.variants.texts import ROOT
+from onnx_fleet.planning.calibration import images, texts
+from onnx_fleet.planning.calibration.texts import ROOT
 
 Kind = Literal["text", "image"]
 
@@ -19,7 +19,7 @@ def kind(name: str) -> Kind:
 
 def digest(name: str, *, root: Path = ROOT) -> str | None:
     """SHA-256 of what lies there, 64 hex digits; None where there is nothing."""
-    return texts.digest(name, root=root) if kind(name) == "text" else pictures.digest(name, root=root)
+    return texts.digest(name, root=root) if kind(name) == "text" else images.digest(name, root=root)
 
 
 def fault(name: str, *, root: Path = ROOT) -> str | None:
@@ -36,8 +36,8 @@ def fault(name: str, *, root: Path = ROOT) -> str | None:
         if kind(name) == "text":
             texts.of(name, root=root)
         else:
-            for picture in pictures.of(name, root=root):
-                pictures.read(picture)
+            for picture in images.of(name, root=root):
+                images.read(picture)
     except ModelInvalid as err:
         return str(err)
     return None

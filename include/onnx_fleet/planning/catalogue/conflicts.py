@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from onnx_fleet.catalogue_faults import Fault
 from onnx_fleet.entities.variant import FP32
+from onnx_fleet.planning.catalogue.faults import Fault
 from onnx_fleet.planning.compatibility import misfit
 
 if TYPE_CHECKING:
-    from onnx_fleet.catalogue_yaml import Document, Plain
+    from onnx_fleet.planning.catalogue.yaml_lines import Document, Plain
 
 _CRITERIA = ("author", "tags", "task", "library")
 

@@ -1,0 +1,1 @@
+"""The catalogue: YAML to entries, with every fault named by its line."""
