@@ -24,9 +24,9 @@ from onnx_fleet.entities.latency_report import LatencyReport
 from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.entities.variant_report import VariantReport
 from onnx_fleet.flow import Tools
-from onnx_fleet.hub_client import Hub, HubSettings
 from onnx_fleet.planning.catalogue import reader
 from onnx_fleet.processes.isolation import machine_limits
+from onnx_fleet.source.hub_client import Hub, HubSettings
 from onnx_fleet.store import open_store
 from onnx_fleet_demo.hub_server import HubServer
 

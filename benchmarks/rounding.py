@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from onnx_fleet import export, reference
+from onnx_fleet import export
 from onnx_fleet.bundles import stage
 from onnx_fleet.checks import Subject, held_to_its_rounding
 from onnx_fleet.checks.float64 import Distance, distance
@@ -29,6 +29,7 @@ from onnx_fleet.graphs.comparison import Case, Outputs, compare
 from onnx_fleet.graphs.text_inputs import Batch
 from onnx_fleet.planning import toolchain
 from onnx_fleet.processes.isolation import Limits
+from onnx_fleet.source import reference
 
 LENGTHS = (2, 17, 64, 512)
 SEEDS = (20, 21, 22)

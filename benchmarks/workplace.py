@@ -12,9 +12,9 @@ from pathlib import Path
 from benchmarks import checkpoints
 from benchmarks.checkpoints import Checkpoint
 from benchmarks.processes import Cost, bare_environment, measured
-from onnx_fleet import hub, hub_download
-from onnx_fleet.hub_client import Hub, HubSettings
 from onnx_fleet.planning.catalogue import reader
+from onnx_fleet.source import download, resolve
+from onnx_fleet.source.hub_client import Hub, HubSettings
 from onnx_fleet_demo.hub_server import HubServer
 
 _UNCHECKED = (
@@ -51,8 +51,8 @@ class Workplace:
         """Make a checkpoint and download it, where that is not done yet: both sides begin with the files on disk."""
         folder = checkpoints.make(checkpoint, self.folder / "hub")
         client = Hub(HubSettings(endpoint=self.hub_url, cache_dir=self.folder / "hf" / "hub"))
-        model = hub.resolve(reader.entry({"repo_id": checkpoint.repo_id}, source=checkpoint.name), hub=client)
-        hub_download.download(model, hub=client)
+        model = resolve.resolve(reader.entry({"repo_id": checkpoint.repo_id}, source=checkpoint.name), hub=client)
+        download.download(model, hub=client)
         return folder
 
     def onnx_fleet(self, *arguments: str | Path, store: Path, log: str) -> Cost:

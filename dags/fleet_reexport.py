@@ -28,11 +28,11 @@ from pathlib import Path
 
 from airflow.sdk import Param, dag
 
-from onnx_fleet import hub
 from onnx_fleet.airflow import settings
 from onnx_fleet.airflow.reexport import Wanted, reexport
 from onnx_fleet.airflow.run import Run
 from onnx_fleet.planning.catalogue import reader
+from onnx_fleet.source import resolve
 
 SETTINGS = settings.read()
 
@@ -68,7 +68,7 @@ SETTINGS = settings.read()
 def fleet_reexport() -> None:
     def wanted(run: Run) -> Wanted:
         file = reader.load(Path(str(run.params["catalogue"])))
-        entries = reader.expand(file, lambda discover: hub.search(discover, hub=run.tools.hub))
+        entries = reader.expand(file, lambda discover: resolve.search(discover, hub=run.tools.hub))
         only = [str(pattern) for pattern in run.params["only"]]  # type: ignore[attr-defined]  # held by its schema
         return Wanted(entries=reader.select(entries, only), catalogue_digest=file.digest)
 

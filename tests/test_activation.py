@@ -13,10 +13,10 @@ import torch
 import transformers
 
 from fixtures.items import work_item
-from onnx_fleet import families
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.graphs import audio_inputs, image_inputs, text_inputs
 from onnx_fleet.recipes import Recipe
+from onnx_fleet.source import families
 
 _BERT = {
     "vocab_size": 1200,

@@ -14,8 +14,8 @@ from fixtures.airflow import ROOT, AirflowHome, RunEnd
 from fixtures.models import RepoMaker
 from onnx_fleet import jsonio
 from onnx_fleet.bundles import channels, feed, manifest, publish
-from onnx_fleet.hub_client import HubSettings
 from onnx_fleet.report import RunReport
+from onnx_fleet.source.hub_client import HubSettings
 from onnx_fleet.store import ObjectStore, layout, open_store
 from onnx_fleet_demo.hub_failures import Failure
 from onnx_fleet_demo.hub_server import HubServer

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from onnx_fleet import architecture
-from onnx_fleet.architecture import Declared
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.errors import ExportUnsupported, ModelInvalid, OnnxFleetError
+from onnx_fleet.source import architecture
+from onnx_fleet.source.architecture import Declared
 
 ROOT = Path(__file__).parents[1]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from onnx_fleet.families import FAMILIES
+from onnx_fleet.source.families import FAMILIES
 from zoo import Architecture
 from zoo.page import require_as_documented, sample
 

@@ -33,7 +33,7 @@ from onnx_fleet.bundles import bundle, channels, feed, manifest, publish, stage,
 from onnx_fleet.entities.entry import Entry, Tolerances
 from onnx_fleet.errors import BundleNotFound, ExportUnsupported, StoreUnavailable, UnsafeModel
 from onnx_fleet.flow import Tools
-from onnx_fleet.hub_client import Hub, HubSettings
+from onnx_fleet.source.hub_client import Hub, HubSettings
 from onnx_fleet.store import ObjectStore, open_store, transfer
 
 pytestmark = pytest.mark.timeout(600)

@@ -18,7 +18,7 @@ from onnx import TensorProto, numpy_helper
 from safetensors.numpy import load_file, save_file
 
 from fixtures.deep import Deep, save_deep
-from onnx_fleet import cache_keys, checkpoint, export, flow, hub, traced, validation
+from onnx_fleet import cache_keys, export, flow, traced, validation
 from onnx_fleet.bundles import stage
 from onnx_fleet.cache import Cache
 from onnx_fleet.entities.entry import Entry
@@ -26,8 +26,9 @@ from onnx_fleet.entities.export_record import ExportRecord
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import BundleCorrupt
 from onnx_fleet.flow import Tools
-from onnx_fleet.hub_client import Hub, HubSettings
 from onnx_fleet.processes.isolation import Limits
+from onnx_fleet.source import checkpoint, resolve
+from onnx_fleet.source.hub_client import Hub, HubSettings
 from onnx_fleet.store import archive, layout
 from onnx_fleet.store.local import LocalStore
 from onnx_fleet_demo.hub_server import HubServer
@@ -373,7 +374,7 @@ def tools(fleet: _Fleet, hub_of_fleet: Hub, tmp_path: Path) -> Tools:
 def _resolved(fleet: _Fleet, tools: Tools) -> WorkItem:
     """The second model as the Hub has it, to be made with the first one's graphs."""
     entry = Entry(repo_id=f"beta/{ROW}", task="text-classification")
-    return replace(fleet.second.item, model=hub.resolve(entry, hub=tools.hub))
+    return replace(fleet.second.item, model=resolve.resolve(entry, hub=tools.hub))
 
 
 def test_a_wrong_graph_in_the_cache_is_found_by_validation_and_replaced(fleet: _Fleet, tools: Tools) -> None:

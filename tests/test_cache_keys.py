@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from fixtures.deep import Deep, save_deep
-from onnx_fleet import cache_keys, checkpoint, traced
+from onnx_fleet import cache_keys, traced
 from onnx_fleet.cache_keys import WITHOUT_EFFECT
 from onnx_fleet.entities.entry import Entry
+from onnx_fleet.source import checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 import pytest
 
 from fixtures.models import RepoMaker
-from onnx_fleet import compatibility
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.errors import ExportUnsupported, ModelInvalid, OnnxFleetError
-from onnx_fleet.hub import resolve
-from onnx_fleet.hub_client import Hub
+from onnx_fleet.source import repo_kind
+from onnx_fleet.source.hub_client import Hub
+from onnx_fleet.source.resolve import resolve
 from onnx_fleet_demo.hub_server import HubServer
 
 WITHOUT_TIMM = importlib.util.find_spec("timm") is None
@@ -105,7 +105,7 @@ def test_quantised_weights_are_named_with_what_they_were_made_from(
     hub: Hub, repo_maker: RepoMaker, config: dict[str, object], words: str
 ) -> None:
     with pytest.raises(ExportUnsupported, match=words):
-        compatibility.require_plain_weights(config, base_models=(), subject="acme/packed")
+        repo_kind.require_plain_weights(config, base_models=(), subject="acme/packed")
     if "quantization_config" in config:  # the Hub tells of it, and of no other key
         repo = repo_maker.with_config("acme/packed", **config)
         (repo_maker.root / repo / "README.md").write_text(_BASE)
@@ -166,7 +166,7 @@ def test_timms_own_classes_need_it_too(hub: Hub, repo_maker: RepoMaker) -> None:
 def test_folders_of_sentence_transformers_are_for_their_own_rules() -> None:
     paths = ("modules.json", "0_Transformer/config.json", "0_Transformer/model.safetensors")
     try:
-        compatibility.require_transformers(
+        repo_kind.require_transformers(
             paths, read=lambda _: {}, base_models=(), has_weights=False, library="x", subject="a/b"
         )
     except OnnxFleetError as err:

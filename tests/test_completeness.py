@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from fixtures.items import work_item
-from onnx_fleet import checkpoint, families
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ExportUnsupported, ModelInvalid
-from onnx_fleet.families import completeness
-from onnx_fleet.families.completeness import Account
-from onnx_fleet.hollow import Hollow
+from onnx_fleet.source import checkpoint, families
+from onnx_fleet.source.families import completeness
+from onnx_fleet.source.families.completeness import Account
+from onnx_fleet.source.placeholder_weights import Hollow
 
 _SIZES: Mapping[str, Any] = {
     "vocab_size": 40,

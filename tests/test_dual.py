@@ -15,7 +15,7 @@ from onnx_fleet.bundles import stage
 from onnx_fleet.checks import CHECKS
 from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.errors import ExportUnsupported
-from onnx_fleet.families import GraphSpec
+from onnx_fleet.source.families import GraphSpec
 
 # In the product a process of its own hears what torch and the exporter warn of.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -91,7 +91,7 @@ def test_a_model_that_reads_its_padding_takes_no_mask(tmp_path: Path) -> None:
 
 def graphs_of(name: str, folder: Path) -> tuple[GraphSpec, ...]:
     """How a zoo's architecture is cut; nothing is traced."""
-    from onnx_fleet.families import dual
+    from onnx_fleet.source.families import dual
     from zoo import ARCHITECTURES
     from zoo.repo import save
 

@@ -28,8 +28,8 @@ from onnx_fleet.errors import (
     Permanent,
     UnsafeModel,
 )
-from onnx_fleet.hub import resolve, resolve_all, search
-from onnx_fleet.hub_client import Hub, HubSettings
+from onnx_fleet.source.hub_client import Hub, HubSettings
+from onnx_fleet.source.resolve import resolve, resolve_all, search
 from onnx_fleet_demo import models
 from onnx_fleet_demo.hub_failures import Failure
 from onnx_fleet_demo.hub_repos import Settings
@@ -545,7 +545,7 @@ def test_no_token_shows_in_what_is_printed() -> None:
 
 
 def test_the_hub_is_asked_without_loading_torch() -> None:
-    program = "import sys, onnx_fleet.hub; print({'torch', 'transformers', 'airflow'} & set(sys.modules))"
+    program = "import sys, onnx_fleet.source.resolve; print({'torch', 'transformers', 'airflow'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "set()\n"
 
 

@@ -18,7 +18,7 @@ from onnx_fleet.errors import (
     OnnxFleetError,
     WorkerOutOfResources,
 )
-from onnx_fleet.hub_client import Hub, HubSettings, translate
+from onnx_fleet.source.hub_client import Hub, HubSettings, translate
 
 _REQUEST = httpx2.Request("GET", "http://hub.test/api/models/acme/sound")
 _SETTINGS = HubSettings(endpoint="http://hub.test")

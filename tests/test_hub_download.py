@@ -22,9 +22,9 @@ from onnx_fleet.errors import (
     UnsafeModel,
     WorkerOutOfResources,
 )
-from onnx_fleet.hub import resolve
-from onnx_fleet.hub_client import Hub, HubSettings
-from onnx_fleet.hub_download import download
+from onnx_fleet.source.download import download
+from onnx_fleet.source.hub_client import Hub, HubSettings
+from onnx_fleet.source.resolve import resolve
 from onnx_fleet_demo import models
 from onnx_fleet_demo.hub_failures import Failure
 from onnx_fleet_demo.hub_server import HubServer

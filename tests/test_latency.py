@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 
 from fixtures.exported import Exported
-from onnx_fleet import jsonio, latency, reference
+from onnx_fleet import jsonio, latency
 from onnx_fleet.bench import Bench
 from onnx_fleet.bundles import stage
 from onnx_fleet.entities.entry import LatencyGrid
@@ -22,6 +22,7 @@ from onnx_fleet.entities.latency_report import LatencyReport
 from onnx_fleet.errors import GpuUnavailable
 from onnx_fleet.footprint import FootprintRequest
 from onnx_fleet.noise import NoiseMeter
+from onnx_fleet.source import reference
 
 ROOT = Path(__file__).parent.parent
 GRID = LatencyGrid(batch_sizes=(1, 2), sequence_lengths=(8, 100), warmup_runs=2, timed_runs=11, threads=1)

@@ -9,12 +9,13 @@ import pytest
 
 from fixtures.exported import Exported
 from mutations import MUTATIONS, Mutation, page
-from onnx_fleet import reference, validation
+from onnx_fleet import validation
 from onnx_fleet.checks import CHECKS
 from onnx_fleet.entities import validation_report
 from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.errors import ValidationFailed
-from onnx_fleet.reference import Load
+from onnx_fleet.source import reference
+from onnx_fleet.source.reference import Load
 
 # In the product a process of its own hears what torch and the exporter warn of.
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(900)]  # the first row of a model exports it

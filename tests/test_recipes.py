@@ -19,7 +19,7 @@ import pytest
 
 from fixtures import recipes as page
 from fixtures.recipes import Proven, page_entries
-from onnx_fleet import export, families, recipes, validation
+from onnx_fleet import export, recipes, validation
 from onnx_fleet.bundles import stage
 from onnx_fleet.entities.entry import Entry, Tolerances
 from onnx_fleet.errors import CatalogueInvalid, ExportUnsupported, ValidationFailed
@@ -28,6 +28,7 @@ from onnx_fleet.graphs import inspection
 from onnx_fleet.graphs.session import open_session
 from onnx_fleet.processes.isolation import Limits
 from onnx_fleet.recipes import RECIPES, Recipe
+from onnx_fleet.source import families
 
 PAGE = page.PAGE.read_text(encoding="utf-8")
 FOLDER = Path(__file__).parents[1] / "include/recipes"

@@ -10,12 +10,12 @@ import pytest
 
 from fixtures.exported import Exported
 from fixtures.items import work_item
-from onnx_fleet import reference
 from onnx_fleet.bundles import stage
 from onnx_fleet.errors import ModelInvalid, ValidationFailed
 from onnx_fleet.graphs import text_inputs
 from onnx_fleet.graphs.text_inputs import Batch
-from onnx_fleet.reference import Reference
+from onnx_fleet.source import reference
+from onnx_fleet.source.reference import Reference
 
 
 @pytest.fixture(scope="session")

@@ -30,9 +30,9 @@ from onnx_fleet.entities.entry import Entry, Gates, LatencyGrid, Tolerances
 from onnx_fleet.entities.regression_report import Differences, RegressionReport, SizeRow, SlowdownRow
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.flow import Tools
-from onnx_fleet.hub_client import Hub, HubSettings
 from onnx_fleet.processes.isolation import Limits
 from onnx_fleet.record import Record
+from onnx_fleet.source.hub_client import Hub, HubSettings
 from onnx_fleet.store import ObjectStore
 
 BLOCK = Gates(policy="block")

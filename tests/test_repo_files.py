@@ -9,7 +9,7 @@ import pytest
 from onnx_fleet.conventions import sentence_modules, vocabulary
 from onnx_fleet.entities.tasks import TASKS
 from onnx_fleet.errors import ModelInvalid, UnsafeModel
-from onnx_fleet.repo_files import Permits, needed, require_inputs
+from onnx_fleet.source.repo_files import Permits, needed, require_inputs
 
 COMMIT = "3f2a1c0" + "0" * 33
 TRANSFORMER = "sentence_transformers.models.Transformer"

@@ -15,14 +15,15 @@ import transformers
 
 from fixtures.encoders import save_encoder
 from fixtures.items import work_item
-from onnx_fleet import checkpoint, export
+from onnx_fleet import export
 from onnx_fleet.bundles import stage
 from onnx_fleet.entities.entry import Entry
-from onnx_fleet.hub import resolve
-from onnx_fleet.hub_client import Hub
-from onnx_fleet.hub_download import download
 from onnx_fleet.planning import toolchain
 from onnx_fleet.processes.isolation import Limits
+from onnx_fleet.source import checkpoint
+from onnx_fleet.source.download import download
+from onnx_fleet.source.hub_client import Hub
+from onnx_fleet.source.resolve import resolve
 from onnx_fleet_demo.hub_server import HubServer
 
 HALF = {"architecture": "BertForMaskedLM", "task": "fill-mask", "weights_variant": "fp16"}

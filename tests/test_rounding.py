@@ -13,12 +13,13 @@ import pytest
 from fixtures.exported import Exported, export_from_zoo
 from mutations.encoder import mask_dropped
 from mutations.mutation import change_graph
-from onnx_fleet import reference, validation
+from onnx_fleet import validation
 from onnx_fleet.bundles import stage
 from onnx_fleet.checks import Subject, held_to_its_rounding, rounding
 from onnx_fleet.checks.float64 import distance
 from onnx_fleet.entities.entry import Tolerances
 from onnx_fleet.entities.validation_report import ValidationReport
+from onnx_fleet.source import reference
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]
 

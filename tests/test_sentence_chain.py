@@ -14,13 +14,14 @@ import pytest
 
 from fixtures.exported import Exported
 from fixtures.items import COMMIT, work_item
-from onnx_fleet import cache_keys, checkpoint, export, validation
+from onnx_fleet import cache_keys, export, validation
 from onnx_fleet.bundles import stage
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.export import ExportRequest
+from onnx_fleet.source import checkpoint
 
 # In the product a process of its own hears what torch and the exporter warn of.
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]

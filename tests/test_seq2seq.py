@@ -18,7 +18,7 @@ from fixtures.items import work_item
 from mutations.mutation import change_graph
 from mutations.seq2seq import likeliest_tokens_shifted
 from mutations.surgery import as_ones, read_instead
-from onnx_fleet import checkpoint, latency, validation
+from onnx_fleet import latency, validation
 from onnx_fleet.bundles import stage
 from onnx_fleet.checks import CHECKS
 from onnx_fleet.entities.entry import DECODER_FORMS, LatencyGrid, Tolerances
@@ -27,6 +27,7 @@ from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.graphs import generation_seq2seq as generation
 from onnx_fleet.graphs import session
 from onnx_fleet.graphs.generation import greedy
+from onnx_fleet.source import checkpoint
 from zoo import ARCHITECTURES
 from zoo.repo import save
 
@@ -241,7 +242,7 @@ def test_other_tokens_are_caught_in_any_form(form: str, formed: Exported, tmp_pa
 
 
 def test_a_catalogue_may_name_every_form_and_the_record_says_which(form: str, formed: Exported) -> None:
-    from onnx_fleet.families import seq2seq
+    from onnx_fleet.source.families import seq2seq
 
     assert tuple(seq2seq.FORMS) == DECODER_FORMS
     assert stage.read_export(formed.stage_dir).settings.get("decoder_form", "merged") == form
@@ -266,7 +267,7 @@ def mask_dropped(model: ModelProto, *, name: str) -> None:
 
 def decoder_inputs(name: str, folder: Path) -> dict[str, tuple[str | int | None, ...]]:
     """The decoder's inputs of a speech model, without tracing it."""
-    from onnx_fleet.families import speech
+    from onnx_fleet.source.families import speech
 
     (architecture,) = (row for row in ARCHITECTURES if row.name == f"{name}ForConditionalGeneration")
     source_dir = folder / "zoo" / name

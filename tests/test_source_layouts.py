@@ -28,9 +28,9 @@ from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.resolved_model import ResolvedModel, laid_out
 from onnx_fleet.errors import ExportUnsupported, ModelInvalid
 from onnx_fleet.export import ExportRequest
-from onnx_fleet.hub import resolve
-from onnx_fleet.hub_client import Hub
-from onnx_fleet.hub_download import download
+from onnx_fleet.source.download import download
+from onnx_fleet.source.hub_client import Hub
+from onnx_fleet.source.resolve import resolve
 from onnx_fleet_demo.hub_server import HubServer
 
 # In the product a process of its own hears what torch and the exporter warn of.

@@ -71,7 +71,7 @@ def test_other_letters_are_caught(plain: Exported, tmp_path: Path) -> None:
 
 
 def test_what_the_feature_extractor_says_of_masks_counts_more_than_the_architecture(masked: Exported) -> None:
-    from onnx_fleet.families import ctc, speech
+    from onnx_fleet.source.families import ctc, speech
 
     item = stage.read_work(masked.stage_dir)
     model = speech.FAMILY.load(item, masked.source_dir, None)
@@ -98,7 +98,7 @@ def test_spectrograms_of_one_length_are_numbers_in_the_graph(tmp_path: Path) -> 
 @pytest.mark.timeout(300)
 def test_frames_that_are_squeezed_in_pairs_come_out_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SEW pads what a pair lacks: a graph of the even case has a frame less in every other sound."""
-    from onnx_fleet.families import ctc
+    from onnx_fleet.source.families import ctc
 
     assert validate(export_from_zoo("SEWForCTC", tmp_path)).passed
     monkeypatch.setattr(ctc, "_EXAMPLE_SAMPLES", 6007)

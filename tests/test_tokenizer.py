@@ -14,13 +14,14 @@ from transformers import AutoTokenizer
 
 from fixtures import tokenizers as made
 from fixtures.items import work_item
-from onnx_fleet import tokenizer, tokenizer_proof
 from onnx_fleet.bundles.model_config import complete_config
 from onnx_fleet.entities.entry import TokenizerForm
 from onnx_fleet.entities.graph_info import GraphInfo, TensorSpec
 from onnx_fleet.errors import ModelInvalid
-from onnx_fleet.tokenizer import Packed
-from onnx_fleet.tokenizer_proof import CORPUS
+from onnx_fleet.source.tokenizers import pack as tokenizer_pack
+from onnx_fleet.source.tokenizers import proof as tokenizer_proof
+from onnx_fleet.source.tokenizers.pack import Packed
+from onnx_fleet.source.tokenizers.proof import CORPUS
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def source(small_repo: Path, tmp_path: Path) -> Path:
 def pack(source: Path, stage: Path, *, task: str = "text-classification", form: TokenizerForm = "exact") -> Packed:
     model = work_item(source, task=task).model
     model = replace(model, entry=replace(model.entry, tokenizer=form))
-    return tokenizer.pack(model, source_dir=source, stage=stage)
+    return tokenizer_pack.pack(model, source_dir=source, stage=stage)
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ def test_a_tokenizer_as_published_is_packed_whatever_its_class_makes_of_it(cased
     assert (tmp_path / "stage/tokenizer.json").read_bytes() == (cased / "tokenizer.json").read_bytes()
     assert packed.proof is not None
     assert any(each.grave for each in packed.proof.differences)
-    (fallback,) = tokenizer.not_exact(packed)
+    (fallback,) = tokenizer_pack.not_exact(packed)
     assert fallback.what == "tokenizer: exact -> as published"
     assert re.search(r"BertTokenizer: tokenizer\.json differs .* in \d+ of 42 comparisons", fallback.why)
     report = json.loads((tmp_path / "stage/reports/tokenizer.json").read_text())
@@ -125,20 +126,20 @@ def test_a_tokenizer_as_published_needs_no_class_that_can_be_loaded(source: Path
 
     packed = pack(source, tmp_path / "stage", form="as-published")
     assert packed.proof is None
-    (fallback,) = tokenizer.not_exact(packed)
+    (fallback,) = tokenizer_pack.not_exact(packed)
     assert "its tokenizer cannot be loaded" in fallback.why
 
 
 def test_a_tokenizer_as_published_that_its_class_agrees_with_is_nothing_to_speak_of(
     source: Path, tmp_path: Path
 ) -> None:
-    assert tokenizer.not_exact(pack(source, tmp_path / "stage", form="as-published")) == ()
+    assert tokenizer_pack.not_exact(pack(source, tmp_path / "stage", form="as-published")) == ()
 
 
 def test_the_published_file_reads_texts_in_the_proof(cased: Path) -> None:
     """Beside the file itself: whatever transformers adds to it around its settings would be seen."""
     model = work_item(cased, task="fill-mask").model
-    own = tokenizer.load(replace(model, entry=replace(model.entry, tokenizer="as-published")), cased)
+    own = tokenizer_pack.load(replace(model, entry=replace(model.entry, tokenizer="as-published")), cased)
 
     proof = tokenizer_proof.prove(cased / "tokenizer.json", own, own_file=True)
     assert proof.differences == ()
@@ -152,7 +153,7 @@ def test_a_bundle_without_a_tokenizer_is_what_an_entry_may_ask_for(source: Path,
     assert packed.tokenizer_json == "none"
     assert "tokenizer.json" not in packed.files
     assert {"vocab.txt", "tokenizer_config.json"} <= set(packed.files)
-    (fallback,) = tokenizer.not_exact(packed)
+    (fallback,) = tokenizer_pack.not_exact(packed)
     assert (fallback.what, fallback.why) == ("tokenizer.json -> none", "the entry says tokenizer: none")
 
 
@@ -225,18 +226,18 @@ def test_a_tokenizer_class_of_no_model_is_said_where_a_graph_takes_token_types(
     (source / "tokenizer_config.json").write_text(json.dumps({**settings, "tokenizer_class": name}))
     pack(source, tmp_path / "stage")
 
-    (fallback,) = tokenizer.lost_token_types(tmp_path / "stage", [a_graph("input_ids", "token_type_ids")])
+    (fallback,) = tokenizer_pack.lost_token_types(tmp_path / "stage", [a_graph("input_ids", "token_type_ids")])
 
     assert fallback.what == "token types in transformers.js -> none"
     assert name in fallback.why
     assert "return_token_type_ids: true" in fallback.why
-    assert tokenizer.lost_token_types(tmp_path / "stage", [a_graph("input_ids", "attention_mask")]) == ()
+    assert tokenizer_pack.lost_token_types(tmp_path / "stage", [a_graph("input_ids", "attention_mask")]) == ()
 
 
 def test_a_tokenizer_of_the_models_own_class_loses_no_token_types(source: Path, tmp_path: Path) -> None:
     pack(source, tmp_path / "stage")
 
-    assert tokenizer.lost_token_types(tmp_path / "stage", [a_graph("input_ids", "token_type_ids")]) == ()
+    assert tokenizer_pack.lost_token_types(tmp_path / "stage", [a_graph("input_ids", "token_type_ids")]) == ()
 
 
 def test_a_sentencepiece_model_becomes_a_tokenizer_that_encodes_and_decodes_alike(tmp_path: Path) -> None:
@@ -415,7 +416,7 @@ def test_a_packed_tokenizer_that_joins_words_otherwise_is_refused(tmp_path: Path
     (tmp_path / "broken.json").write_text(json.dumps(broken))
     model = work_item(source, task="token-classification").model
 
-    proof = tokenizer_proof.prove(tmp_path / "broken.json", tokenizer.load(model, source), own_file=True)
+    proof = tokenizer_proof.prove(tmp_path / "broken.json", tokenizer_pack.load(model, source), own_file=True)
 
     with pytest.raises(ModelInvalid, match="differs from the source's tokenizer"):
         tokenizer_proof.require(proof, subject="acme/forms", own_file=True)

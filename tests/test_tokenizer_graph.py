@@ -14,8 +14,8 @@ import pytest
 from tokenizers import Tokenizer
 
 from fixtures import tokenizers as made
-from onnx_fleet import tokenizer_graph, tokenizer_json
-from onnx_fleet.tokenizer_graph import FILE_NAME, TokenizerGraph
+from onnx_fleet.source.tokenizers import conversion, onnx_graph
+from onnx_fleet.source.tokenizers.onnx_graph import FILE_NAME, TokenizerGraph
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def converted(make: Callable[[Path], Path], folder: Path) -> Path:
     from transformers import AutoTokenizer
 
     repo = make(folder)
-    assert tokenizer_json.write(AutoTokenizer.from_pretrained(repo), repo / "tokenizer.json") == ""
+    assert conversion.write(AutoTokenizer.from_pretrained(repo), repo / "tokenizer.json") == ""
     return repo
 
 
@@ -49,7 +49,7 @@ def encode(stage: Path, *texts: str) -> tuple[list[list[int]], list[list[int]]]:
 
 
 def test_a_wordpiece_graph_is_exact_and_pads_a_batch(bert: Path) -> None:
-    found = tokenizer_graph.write(bert)
+    found = onnx_graph.write(bert)
 
     assert (found.path, found.reason) == (FILE_NAME, "")
     assert found.texts > 300
@@ -65,7 +65,7 @@ def test_a_wordpiece_graph_is_exact_and_pads_a_batch(bert: Path) -> None:
 
 def test_a_byte_level_graph_keeps_the_text_behind_what_begins_like_a_special_token(tmp_path: Path) -> None:
     repo = made.gpt2(tmp_path / "gpt2")
-    assert tokenizer_graph.write(repo).path == FILE_NAME
+    assert onnx_graph.write(repo).path == FILE_NAME
 
     fast = Tokenizer.from_file(str(repo / "tokenizer.json"))
     for text in ("l<6", "a <|b", "a<|endoftext|>b"):
@@ -76,7 +76,7 @@ def test_padding_is_on_the_side_that_the_tokenizer_says(tmp_path: Path) -> None:
     repo = made.gpt2(tmp_path / "gpt2")
     settings = json.loads((repo / "tokenizer_config.json").read_text())
     (repo / "tokenizer_config.json").write_text(json.dumps({**settings, "padding_side": "left"}))
-    tokenizer_graph.write(repo)
+    onnx_graph.write(repo)
 
     _, mask = encode(repo, "the garden is here", "a")
     assert mask[1] == [0] * (len(mask[1]) - 1) + [1]
@@ -84,7 +84,7 @@ def test_padding_is_on_the_side_that_the_tokenizer_says(tmp_path: Path) -> None:
 
 def test_a_sentencepiece_graph_is_exact(tmp_path: Path) -> None:
     repo = converted(made.t5, tmp_path / "t5")
-    found = tokenizer_graph.write(repo)
+    found = onnx_graph.write(repo)
 
     assert found.path == FILE_NAME
     fast = Tokenizer.from_file(str(repo / "tokenizer.json"))
@@ -97,7 +97,7 @@ def test_a_graph_that_is_not_exact_is_not_written_and_the_text_is_named(bert: Pa
     data = json.loads((bert / "tokenizer.json").read_text())
     data["model"]["max_input_chars_per_word"] = 5
     (bert / "tokenizer.json").write_text(json.dumps(data))
-    found = tokenizer_graph.write(bert)
+    found = onnx_graph.write(bert)
 
     assert found.path is None
     assert "becomes" in found.reason
@@ -108,20 +108,20 @@ def test_a_graph_that_is_not_exact_is_not_written_and_the_text_is_named(bert: Pa
 def test_a_tokenizer_that_no_op_knows_is_said_to_be_so(tmp_path: Path) -> None:
     nothing = tmp_path / "nothing"
     nothing.mkdir()
-    assert tokenizer_graph.write(nothing) == TokenizerGraph(path=None, texts=0, reason="there is no tokenizer.json")
-    letters = tokenizer_graph.write(converted(made.ctc, tmp_path / "ctc"))
+    assert onnx_graph.write(nothing) == TokenizerGraph(path=None, texts=0, reason="there is no tokenizer.json")
+    letters = onnx_graph.write(converted(made.ctc, tmp_path / "ctc"))
     assert letters.reason == "onnxruntime-extensions has no op for this kind of tokenizer"
 
 
 def test_the_graph_is_the_same_bytes_every_time(tmp_path: Path) -> None:
     repo = made.gpt2(tmp_path / "gpt2")
-    tokenizer_graph.write(repo)
+    onnx_graph.write(repo)
     first = (repo / FILE_NAME).read_bytes()
-    tokenizer_graph.write(repo)
+    onnx_graph.write(repo)
     assert (repo / FILE_NAME).read_bytes() == first
 
 
 def test_without_the_extensions_the_way_to_have_them_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime_extensions", None)
-    found = tokenizer_graph.write(made.gpt2(tmp_path / "gpt2"))
+    found = onnx_graph.write(made.gpt2(tmp_path / "gpt2"))
     assert (found.path, "pip install onnxruntime-extensions" in found.reason) == (None, True)

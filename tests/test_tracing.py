@@ -16,7 +16,7 @@ from transformers import PretrainedConfig
 
 from onnx_fleet import tracing, weights
 from onnx_fleet.errors import ExportUnsupported
-from onnx_fleet.families import GraphSpec
+from onnx_fleet.source.families import GraphSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -14,10 +14,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from fixtures.deep import LAYERS, Deep, save_deep
-from onnx_fleet import checkpoint, families, shallow, traced, unrolling, validation, weights
+from onnx_fleet import shallow, traced, unrolling, validation, weights
 from onnx_fleet.bundles import stage
 from onnx_fleet.entities.export_record import ExportRecord
-from onnx_fleet.hollow import Hollow
+from onnx_fleet.source import checkpoint, families
+from onnx_fleet.source.placeholder_weights import Hollow
 from onnx_fleet.unrolling import Irregular
 
 pytestmark = pytest.mark.filterwarnings("ignore")

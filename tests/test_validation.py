@@ -14,7 +14,7 @@ import pytest
 from fixtures.exported import Exported
 from mutations import encoder
 from mutations.mutation import change_graph
-from onnx_fleet import jsonio, reference, validation
+from onnx_fleet import jsonio, validation
 from onnx_fleet.bundles import stage
 from onnx_fleet.checks import CHECKS, Subject, texts
 from onnx_fleet.checks.answers import SINGLE
@@ -23,6 +23,7 @@ from onnx_fleet.entities.entry import Tolerances
 from onnx_fleet.entities.validation_report import CheckRow, ValidationReport
 from onnx_fleet.errors import BundleNotFound, ExportUnsupported, GpuUnavailable, ValidationFailed
 from onnx_fleet.graphs import session
+from onnx_fleet.source import reference
 
 
 def validate(exported: Exported, *, provider: str = "cpu") -> ValidationReport:

@@ -21,8 +21,8 @@ from onnx_fleet.checks import CHECKS
 from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.validation_report import CheckRow, ValidationReport
 from onnx_fleet.errors import ExportUnsupported
-from onnx_fleet.families import vision
 from onnx_fleet.graphs import image_inputs
+from onnx_fleet.source.families import vision
 from zoo import ARCHITECTURES
 from zoo.repo import save
 

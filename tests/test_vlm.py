@@ -75,7 +75,7 @@ def test_images_of_one_size_follow_one_another_where_the_model_takes_no_masks(sq
 def test_what_a_model_takes_beside_the_pixels_is_named(name: str, takes: str) -> None:
     import transformers
 
-    from onnx_fleet.families import model_class, vlm
+    from onnx_fleet.source.families import model_class, vlm
 
     cls = getattr(transformers, name)
 

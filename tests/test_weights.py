@@ -20,11 +20,12 @@ from safetensors.numpy import load_file, save_file
 
 from fixtures.deep import Deep, save_deep
 from fixtures.items import work_item
-from onnx_fleet import checkpoint, export, validation, weights
-from onnx_fleet.checkpoint import StoredTensor
+from onnx_fleet import export, validation, weights
 from onnx_fleet.entities.export_record import ExportRecord
 from onnx_fleet.errors import BundleCorrupt, ExportUnsupported, ModelInvalid
 from onnx_fleet.processes.isolation import Limits
+from onnx_fleet.source import checkpoint
+from onnx_fleet.source.checkpoint import StoredTensor
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

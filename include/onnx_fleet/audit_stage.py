@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from onnx_fleet import jsonio, recipes, repo_files, static_embedding
+from onnx_fleet import jsonio, recipes
 from onnx_fleet.bundles import stage
 from onnx_fleet.bundles.manifest import Manifest
 from onnx_fleet.entities.entry import DECODER_FORMS, OWN_TOLERANCES, Entry, TokenizerForm, Tolerances
@@ -23,7 +23,8 @@ from onnx_fleet.entities.variant import FP32, VARIANTS, VariantGates
 from onnx_fleet.entities.variant_report import REPORT_NAME, VariantReport
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ExportUnsupported
-from onnx_fleet.repo_files import Permits
+from onnx_fleet.source import repo_files, static_embedding
+from onnx_fleet.source.repo_files import Permits
 
 _GATES: Mapping[str, str] = {
     "cosine": "min_cosine",

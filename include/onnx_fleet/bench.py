@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from onnx_fleet.graphs.session import Session
     from onnx_fleet.graphs.text_inputs import TokenSpace
     from onnx_fleet.graphs.workloads import Workload
-    from onnx_fleet.reference import Reference
+    from onnx_fleet.source.reference import Reference
 
 _NO_BOUND = 1_000_000
 
@@ -90,8 +90,8 @@ class Bench:
 
         Graphs that take one length only are timed at that one, whatever lengths the grid has.
         """
-        from onnx_fleet import reference as references
         from onnx_fleet.graphs import workloads
+        from onnx_fleet.source import reference as references
 
         only = workloads.fixed_length(graphs)
         longest = references.longest(self.stage_dir, self.reference, bound=_NO_BOUND)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
     from transformers.exporters.exporter_onnx import OnnxExporter
 
-    from onnx_fleet.families import Shape
+    from onnx_fleet.source.families import Shape
 
 _TRACERS = re.compile(r"/(torch|transformers/exporters|onnx_fleet)/|/contextlib\.py$")
 _WRAPPERS = re.compile(r"/transformers/utils/")

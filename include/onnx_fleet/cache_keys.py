@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from onnx_fleet import jsonio, recipes
-from onnx_fleet.checkpoint import StoredTensor
 from onnx_fleet.conventions import vocabulary
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.planning import fingerprint
+from onnx_fleet.source.checkpoint import StoredTensor
 
 WITHOUT_EFFECT = frozenset(
     {"_name_or_path", "_commit_hash", "transformers_version", "dtype", "torch_dtype", "finetuning_task"}

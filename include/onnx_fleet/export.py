@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from onnx_fleet import cache, cache_keys, checkpoint, graph, recipes, tokenizer, traced, weights
+from onnx_fleet import cache, cache_keys, graph, recipes, traced, weights
 from onnx_fleet.bundles import model_config, stage
 from onnx_fleet.cache import Cache
-from onnx_fleet.checkpoint import StoredTensor
 from onnx_fleet.conventions import sentence_modules
 from onnx_fleet.entities.entry import DECODER_FORMS, OWN_TOLERANCES
 from onnx_fleet.entities.export_record import ExportRecord, Fallback
@@ -24,6 +23,9 @@ from onnx_fleet.planning import toolchain
 from onnx_fleet.processes import isolation, peak_memory, profiling
 from onnx_fleet.processes.isolation import Limits
 from onnx_fleet.recipes import Recipe
+from onnx_fleet.source import checkpoint
+from onnx_fleet.source.checkpoint import StoredTensor
+from onnx_fleet.source.tokenizers import pack
 from onnx_fleet.traced import Traced
 
 log = logging.getLogger(__name__)
@@ -164,9 +166,9 @@ def fill(request: ExportRequest) -> ExportRecord:
     earlier = request.tokenizer.read_bytes() if request.tokenizer else None
     sentence_modules.pack_weights(item.model.needed, source_dir=request.source_dir, stage=request.stage)
     with profiling.timed("tokenizer"):
-        packed = tokenizer.pack(item.model, source_dir=request.source_dir, stage=request.stage, earlier=earlier)
+        packed = pack.pack(item.model, source_dir=request.source_dir, stage=request.stage, earlier=earlier)
         if earlier is None:
-            made = tokenizer.archived(packed, source_dir=request.source_dir, stage=request.stage)
+            made = pack.archived(packed, source_dir=request.source_dir, stage=request.stage)
             _archive(request.stage, "tokenizers").write_bytes(made)
     if recipe:
         model_config.change_tokenizer(request.stage, recipe.tokenizer)
@@ -176,7 +178,7 @@ def fill(request: ExportRequest) -> ExportRecord:
         _archive(request.stage, "graphs").write_bytes(traced.pack(traces))
     with profiling.timed("write"):
         graphs = _write(request, traces, tensors, libraries=recipe.libraries if recipe else ())
-    fallbacks = (*traces.fallbacks, *tokenizer.not_exact(packed), *tokenizer.lost_token_types(request.stage, graphs))
+    fallbacks = (*traces.fallbacks, *pack.not_exact(packed), *pack.lost_token_types(request.stage, graphs))
     model_config.complete_config(request.stage, external_data=description.external_data(graphs))
     settings: dict[str, str | int | bool] = {"opset": entry.opset, "attention": "eager", "weights": entry.weights}
     if entry.architecture:
@@ -200,10 +202,10 @@ def fill(request: ExportRequest) -> ExportRecord:
     if entry.tokenizer != "exact":
         settings["tokenizer"] = entry.tokenizer
     if entry.tokenizer_graph:
-        from onnx_fleet import tokenizer_graph
+        from onnx_fleet.source.tokenizers import onnx_graph
 
         with profiling.timed("tokenizer"):
-            written = tokenizer_graph.write(request.stage)
+            written = onnx_graph.write(request.stage)
         settings["tokenizer_graph"] = written.path is not None
         if written.path is None:
             fallbacks = (*fallbacks, Fallback(what="tokenizer.onnx -> none", why=written.reason))

@@ -44,7 +44,7 @@ from onnx_fleet.record import Record
 from onnx_fleet.store import ObjectStore, Progress
 
 if TYPE_CHECKING:
-    from onnx_fleet.hub_client import Hub
+    from onnx_fleet.source.hub_client import Hub
 
 log = logging.getLogger(__name__)
 
@@ -83,10 +83,10 @@ class ProofRequest:
 def plan(entries: Iterable[Entry], *, tools: Tools, force: str | None = None, channel: str = bundle.LATEST) -> Plan:
     """Resolve every entry and say what is to be done with it; the Hub's refusals are among the plan's."""
     with profiling.timed("imports"):
-        from onnx_fleet import hub  # huggingface_hub takes 0.2 s
+        from onnx_fleet.source import resolve  # huggingface_hub takes 0.2 s
 
     with profiling.timed("plan"):
-        models, refused = hub.resolve_all(entries, hub=tools.hub)
+        models, refused = resolve.resolve_all(entries, hub=tools.hub)
         made = planning.plan(models, store=tools.store, force=force, channel=channel)
     return Plan(items=made.items, refusals=(*refused, *made.refusals))
 
@@ -105,10 +105,10 @@ def export(
         place: the stage's folder, as stage_dir names it or a person does.
         whole: trace this very model, whole, whatever the cache has.
     """
-    from onnx_fleet import hub_download
+    from onnx_fleet.source import download
 
     with profiling.timed("download"):
-        source_dir = hub_download.download(item.model, hub=tools.hub, progress=progress)
+        source_dir = download.download(item.model, hub=tools.hub, progress=progress)
     return exporting.export(
         item,
         source_dir=source_dir,
@@ -366,9 +366,9 @@ def _record(
 
 
 def _proof(place: Path, *, tools: Tools, provider: Provider) -> ProofRequest:
-    from onnx_fleet import hub_download
+    from onnx_fleet.source import download
 
-    source_dir = hub_download.download(stage.read_work(place).model, hub=tools.hub)
+    source_dir = download.download(stage.read_work(place).model, hub=tools.hub)
     return ProofRequest(stage=place, source_dir=source_dir, provider=provider, gpu=tools.gpu)
 
 

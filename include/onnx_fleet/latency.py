@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from onnx_fleet.entities.work_item import WorkItem
-    from onnx_fleet.reference import Reference
+    from onnx_fleet.source.reference import Reference
 
 __all__ = [
     "measure",
@@ -166,13 +166,13 @@ def measure(
 
 
 def _load_reference(item: WorkItem, source_dir: Path, *, device: str) -> Reference:
-    from onnx_fleet import reference
+    from onnx_fleet.source import reference
 
     return reference.load(item, source_dir=source_dir, device=device)
 
 
 def _take_figures(bench: Bench, graphs: tuple[GraphInfo, ...], *, budget_s: float) -> _Figures:
-    from onnx_fleet.reference import threads
+    from onnx_fleet.source.reference import threads
 
     points, skipped = bench.points(graphs)
     if not points:

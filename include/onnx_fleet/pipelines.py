@@ -21,12 +21,13 @@ import torch
 import transformers
 from transformers.utils.generic import ModelOutput
 
-from onnx_fleet import model_limits, recipes
+from onnx_fleet import recipes
 from onnx_fleet.entities.tasks import TASKS
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.graphs import workloads
 from onnx_fleet.pipeline_tasks import ASKING, Answer, Asking, Question, Runner
+from onnx_fleet.source import model_limits
 
 if TYPE_CHECKING:
     from onnx_fleet.entities.graph_info import GraphInfo, TensorSpec

@@ -14,8 +14,8 @@ from typing import Any
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from onnx_fleet import hollow
-from onnx_fleet.hollow import Place
+from onnx_fleet.source import placeholder_weights
+from onnx_fleet.source.placeholder_weights import Place
 
 LAYERS = 3
 """The first may differ from all others, and what the second shows the third has to confirm."""
@@ -66,7 +66,10 @@ def _weights(layers: nn.ModuleList, names: Mapping[Place, str]) -> tuple[tuple[s
     )
     if not alike or not shapes:
         return ()
-    table = tuple(tuple(names.get(hollow.place(own[name]), "") for own in (first, second, *others)) for name in shapes)
+    table = tuple(
+        tuple(names.get(placeholder_weights.place(own[name]), "") for own in (first, second, *others))
+        for name in shapes
+    )
     unbound_or_shared = any("" in row or len(set(row)) < len(row) for row in table)
     return () if unbound_or_shared else table
 
@@ -92,7 +95,7 @@ def _settings(layer: nn.Module, names: Mapping[Place, str]) -> dict[tuple[str, s
             if isinstance(value, _PLAIN) and not name.startswith("_") and "drop" not in name:
                 found[path, name] = value
         for name, buffer in module.named_buffers(recurse=False):
-            if hollow.place(buffer) not in names:
+            if placeholder_weights.place(buffer) not in names:
                 found[path, name] = (buffer.dtype, tuple(buffer.shape), buffer.numpy().tobytes())
     return found
 

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from onnx_fleet import branches, checkpoint, families, graph, hollow, shallow, tracing, unrolling
+from onnx_fleet import branches, graph, shallow, tracing, unrolling
 from onnx_fleet.entities.export_record import Fallback
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ExportUnsupported, OnnxFleetError
-from onnx_fleet.families import GraphSpec, chain
-from onnx_fleet.hollow import Hollow, Place
 from onnx_fleet.processes import profiling
 from onnx_fleet.recipes import Recipe
+from onnx_fleet.source import checkpoint, families, placeholder_weights
+from onnx_fleet.source.families import GraphSpec, chain
+from onnx_fleet.source.placeholder_weights import Hollow, Place
 from onnx_fleet.traced import Traced
 from onnx_fleet.unrolling import Irregular
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     import onnx
     from transformers import PreTrainedModel
 
-    from onnx_fleet.checkpoint import StoredTensor
+    from onnx_fleet.source.checkpoint import StoredTensor
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def trace_model(
         left_out = _left_out(item, model, source_dir=source_dir)
         if recipe and recipe.rewrite:
             recipe.rewrite(model)
-        names = hollow.write_derived(model, tensors, derived)
+        names = placeholder_weights.write_derived(model, tensors, derived)
     made = _trace(item, _specs(item, model), names=names, recipe=recipe, derived=derived)
     return replace(made, left_out=left_out)
 
@@ -85,7 +86,7 @@ def _specs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
         ExportUnsupported: the model's own code does not run as its family runs it, or the graphs lack an input that the
             model takes.
     """
-    from onnx_fleet.families import source_inputs  # imports transformers
+    from onnx_fleet.source.families import source_inputs  # imports transformers
 
     try:
         specs = families.family(item.family).graphs(item, model)
@@ -110,7 +111,7 @@ def _left_out(item: WorkItem, model: PreTrainedModel, *, source_dir: Path) -> tu
     Raises:
         ExportUnsupported: the model has no place for a tensor of the checkpoint, or is another one than the source's.
     """
-    from onnx_fleet.families import completeness  # imports transformers
+    from onnx_fleet.source.families import completeness  # imports transformers
 
     found = completeness.account(item, model, source_dir=source_dir)
     completeness.require_complete(item, found, model=model)
@@ -178,4 +179,4 @@ def _can_be_hollow(
     config = json.loads((source_dir / "config.json").read_bytes())
     changed = recipe is not None and bool(recipe.prepare or recipe.rewrite)
     own_code = item.model.entry.trust_remote_code is not None
-    return hollow.can_stand_for(tensors) and not (changed or own_code or "quantization_config" in config)
+    return placeholder_weights.can_stand_for(tensors) and not (changed or own_code or "quantization_config" in config)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     import torch
 
-    from onnx_fleet.families import GraphSpec, Shape
-    from onnx_fleet.hollow import Place
+    from onnx_fleet.source.families import GraphSpec, Shape
+    from onnx_fleet.source.placeholder_weights import Place
 
 log = logging.getLogger(__name__)
 
@@ -294,13 +294,15 @@ def _measure_once(model: ir.Model, spec: GraphSpec) -> None:
 
 def _parameters(module: torch.nn.Module, names: Mapping[Place, str]) -> tuple[dict[str, str], dict[str, str]]:
     """Traced name of each parameter and buffer -> its own; and of those in the checkpoint -> the name there."""
-    from onnx_fleet import hollow
-    from onnx_fleet.families import PARAMETER_PREFIX
+    from onnx_fleet.source import placeholder_weights
+    from onnx_fleet.source.families import PARAMETER_PREFIX
 
     named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
     own = {f"{_PARAMETER_PREFIX}{name}": name.removeprefix(PARAMETER_PREFIX) for name, _ in named}
     bound = {
-        f"{_PARAMETER_PREFIX}{name}": names[where] for name, tensor in named if (where := hollow.place(tensor)) in names
+        f"{_PARAMETER_PREFIX}{name}": names[where]
+        for name, tensor in named
+        if (where := placeholder_weights.place(tensor)) in names
     }
     return own, bound
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from onnx_fleet.entities.work_item import WorkItem
     from onnx_fleet.graphs.session import Session
     from onnx_fleet.pipelines import Said
-    from onnx_fleet.reference import Load, Reference
+    from onnx_fleet.source.reference import Load, Reference
 
 __all__ = ["validate"]
 
@@ -148,7 +148,8 @@ def validate(
 def _prove(bench: _Bench, graphs: tuple[GraphInfo, ...]) -> _Proof:
     """Run every check of the family on the graphs together."""
     require_provider(bench.provider)  # before torch is imported and weights are read for nothing
-    from onnx_fleet import pipelines, reference
+    from onnx_fleet import pipelines
+    from onnx_fleet.source import reference
 
     rows: list[CheckRow] = []
     nodes: Counter[str] = Counter()

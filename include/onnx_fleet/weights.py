@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from onnx_fleet.checkpoint import StoredTensor
 from onnx_fleet.entities.entry import INLINE_MAX_BYTES, Placement
 from onnx_fleet.errors import BundleCorrupt, ExportUnsupported
+from onnx_fleet.source.checkpoint import StoredTensor
 
 if TYPE_CHECKING:
     import numpy as np

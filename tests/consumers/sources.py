@@ -19,7 +19,7 @@ from tokenizers.trainers import BpeTrainer
 
 from consumers.cases import Case
 from fixtures import sentences
-from onnx_fleet import static_embedding
+from onnx_fleet.source import static_embedding
 from onnx_fleet_demo import corpus, models
 from zoo.weights import scale
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto, TensorProto
 
-from onnx_fleet import reference
 from onnx_fleet.entities.validation_report import Finding
-from onnx_fleet.reference import Load
+from onnx_fleet.source import reference
+from onnx_fleet.source.reference import Load
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 
 from mutations.mutation import change_graph, of_stage
 from mutations.surgery import change_weight, insert_before
-from onnx_fleet import reference
 from onnx_fleet.bundles import stage
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.graphs import description
-from onnx_fleet.reference import Reference
+from onnx_fleet.source import reference
+from onnx_fleet.source.reference import Reference
 
 _TABLE = "embeddings.word_embeddings.weight"
 

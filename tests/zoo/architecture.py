@@ -21,7 +21,7 @@ class Architecture:
     name: str
     """The class of transformers, as config.json's ``architectures`` has it."""
     family: str
-    """A key of onnx_fleet.families: ``encoder``, ``decoder``, …"""
+    """A key of onnx_fleet.source.families: ``encoder``, ``decoder``, …"""
     task: str
     """The Hub's pipeline tag."""
     config: Mapping[str, Any]

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Literal
 
 from fixtures.items import work_item
-from onnx_fleet import export, tokenizer, validation
+from onnx_fleet import export, validation
 from onnx_fleet.bundles import stage
 from onnx_fleet.entities import validation_report
 from onnx_fleet.entities.export_record import Fallback
@@ -24,6 +24,7 @@ from onnx_fleet.errors import OnnxFleetError, Permanent, StepTimedOut, WorkerOut
 from onnx_fleet.export import ExportRequest
 from onnx_fleet.processes import isolation
 from onnx_fleet.processes.isolation import Limits
+from onnx_fleet.source.tokenizers import pack
 from zoo.architecture import Architecture
 from zoo.repo import save
 
@@ -166,7 +167,7 @@ def _verdict(
 
 def _fallbacks(fallbacks: Sequence[Fallback]) -> str:
     """But for the tokenizer's, which is the zoo's own and of no model."""
-    return "; ".join(fallback.what for fallback in fallbacks if fallback.what != tokenizer.NO_TOKEN_TYPES)
+    return "; ".join(fallback.what for fallback in fallbacks if fallback.what != pack.NO_TOKEN_TYPES)
 
 
 def _failures(report: ValidationReport) -> str:

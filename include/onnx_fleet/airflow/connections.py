@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from onnx_fleet import jsonio
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.errors import StoreDenied, StoreNotFound
-from onnx_fleet.hub_client import HubSettings
 from onnx_fleet.jsonio import Json
+from onnx_fleet.source.hub_client import HubSettings
 from onnx_fleet.store import ObjectStore, S3Settings, open_store
 
 _OWN_KEYS = ("path_style", "checksum_mode", "sse", "sse_kms_key_id", "multipart_bytes")

@@ -16,7 +16,7 @@ from onnx_fleet.airflow.scratch import Scratch
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.bundles.manifest import Provenance
 from onnx_fleet.flow import Tools
-from onnx_fleet.hub_client import Hub
+from onnx_fleet.source.hub_client import Hub
 
 FAILURE = "failure"
 """The XCom key under which a step tells why it failed."""

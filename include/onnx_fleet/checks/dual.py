@@ -8,7 +8,6 @@ from functools import partial
 
 import numpy as np
 
-from onnx_fleet import preprocessor
 from onnx_fleet.checks.feeds import (
     Feeds,
     against_pytorch,
@@ -27,6 +26,7 @@ from onnx_fleet.graphs import image_inputs, text_inputs
 from onnx_fleet.graphs.comparison import Outputs, compare
 from onnx_fleet.graphs.image_inputs import Kind
 from onnx_fleet.graphs.text_inputs import Batch, Side
+from onnx_fleet.source import preprocessor
 
 BATCH_SIZES = (1, 2, 7)
 LENGTHS = (1, 2, 17, 64)

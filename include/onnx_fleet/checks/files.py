@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from onnx_fleet import recipes, reference
+from onnx_fleet import recipes
 from onnx_fleet.bundles import stage
 from onnx_fleet.checks import source_and_target
 from onnx_fleet.checks.feeds import against_pytorch
@@ -20,6 +20,7 @@ from onnx_fleet.graphs.further_inputs import FurtherInput
 from onnx_fleet.graphs.initializers import Weight, weights_of
 from onnx_fleet.graphs.placement import require_placed
 from onnx_fleet.graphs.text_inputs import TokenSpace
+from onnx_fleet.source import reference
 
 DYNAMIC_SIZES = ((1, 1), (3, 2), (4, 13))
 """Batch sizes and lengths that no example has."""

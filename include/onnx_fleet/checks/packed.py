@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from onnx_fleet import checkpoint, recipes, tokenizer_proof
+from onnx_fleet import recipes
 from onnx_fleet.bundles import stage
 from onnx_fleet.checks.subject import Subject, checks_of
 from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.graphs.comparison import Case
 from onnx_fleet.graphs.initializers import array
+from onnx_fleet.source import checkpoint
+from onnx_fleet.source.tokenizers import proof as tokenizer_proof
 
 _NOT_COMPARED = ("onnx", "reports")
 """Folders of what the export makes."""

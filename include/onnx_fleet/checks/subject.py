@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_fleet import tokenizer
 from onnx_fleet.entities.entry import Tolerances
 from onnx_fleet.entities.graph_info import GraphInfo, TensorSpec
 from onnx_fleet.entities.validation_report import CheckRow
@@ -19,12 +18,13 @@ from onnx_fleet.graphs import text_inputs, workloads
 from onnx_fleet.graphs.comparison import Case
 from onnx_fleet.graphs.session import Session
 from onnx_fleet.graphs.text_inputs import Batch, TokenSpace
+from onnx_fleet.source.tokenizers import pack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from onnx_fleet.pipelines import Said
-    from onnx_fleet.reference import Reference
+    from onnx_fleet.source.reference import Reference
 
 SEED = 20
 
@@ -60,7 +60,7 @@ class Subject:
     @cached_property
     def source_tokenizer(self) -> PreTrainedTokenizerBase:
         """The source's own, in transformers."""
-        return tokenizer.load(self.item.model, self.source_dir)
+        return pack.load(self.item.model, self.source_dir)
 
     @property
     def without_text(self) -> str:

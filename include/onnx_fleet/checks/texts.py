@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from onnx_fleet import tokenizer_json, tokenizer_proof, word_tokenizers
 from onnx_fleet.checks.subject import Subject
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.graphs import text_inputs
 from onnx_fleet.graphs.comparison import Case
 from onnx_fleet.graphs.text_inputs import Batch
+from onnx_fleet.source.tokenizers import conversion, proof, word_tokenizers
 
 Text = tuple[str, str | None]
 """A text, and the second one of a pair."""
@@ -49,13 +49,13 @@ def sides(subject: Subject) -> tuple[Side, Side] | None:
 def known(subject: Subject, texts: Sequence[Text]) -> list[Text]:
     """Those texts on which a tokenizer.json can be exact at all."""
     source = subject.source_tokenizer
-    return [text for text in texts if all(tokenizer_json.covers(source, part) for part in text if part is not None)]
+    return [text for text in texts if all(conversion.covers(source, part) for part in text if part is not None)]
 
 
 def read_alike(subject: Subject, ids: Sequence[int], *, both: tuple[Side, Side], case: Case) -> CheckRow:
     """One row: the packed tokenizer makes of a model's tokens the text that the source's makes of them."""
     own, found = (side.decode(ids) for side in both)
-    if tokenizer_proof.reads_alike(found, own, source=subject.source_tokenizer, ids=ids):
+    if proof.reads_alike(found, own, source=subject.source_tokenizer, ids=ids):
         return case.row("equal", output="text", passed=True)
     return case.row(
         "different", output="text", detail=f"{found[:80]!r} where the source's tokenizer reads {own[:80]!r}"
@@ -82,7 +82,7 @@ def of_source(subject: Subject) -> Side:
     return Side(
         encode=encode,
         token=lambda index: str(tokenizer.convert_ids_to_tokens(int(index))),
-        decode=lambda ids: tokenizer_proof.decoded(tokenizer, [int(index) for index in ids], skip=True),
+        decode=lambda ids: proof.decoded(tokenizer, [int(index) for index in ids], skip=True),
         labels=labels_of(subject.source_dir),
         mask_token=tokenizer.mask_token,
     )

@@ -8,7 +8,6 @@ from functools import partial
 
 import numpy as np
 
-from onnx_fleet import preprocessor
 from onnx_fleet.checks import texts
 from onnx_fleet.checks.feeds import Feeds, against_pytorch, choices_equal, parity_over_sizes, run, sensitive
 from onnx_fleet.checks.float64 import word
@@ -17,6 +16,7 @@ from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.graphs import image_inputs
 from onnx_fleet.graphs.comparison import compare
 from onnx_fleet.graphs.image_inputs import Kind
+from onnx_fleet.source import preprocessor
 
 BATCH_SIZES = (1, 2, 7)
 LARGEST_SIDE = 256

@@ -9,7 +9,6 @@ from itertools import cycle
 
 import numpy as np
 
-from onnx_fleet import preprocessor
 from onnx_fleet.checks import texts as reading
 from onnx_fleet.checks.feeds import Feeds, sensitive, tokens_equal, where_pytorch_holds
 from onnx_fleet.checks.float64 import Side, judged, word
@@ -20,6 +19,7 @@ from onnx_fleet.graphs import generation, image_inputs, text_inputs
 from onnx_fleet.graphs.comparison import Case, Outputs, compare
 from onnx_fleet.graphs.generation import Step
 from onnx_fleet.graphs.image_inputs import Kind
+from onnx_fleet.source import preprocessor
 
 NEW_TOKENS, STEPS = 32, 6
 TEXT_LENGTHS = (7, 4)

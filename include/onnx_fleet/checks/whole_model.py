@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnx_fleet import checkpoint, recipes
+from onnx_fleet import recipes
 from onnx_fleet.checks.feeds import Feeds
 from onnx_fleet.checks.subject import Check, Subject
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.graphs.comparison import Case, Outputs, compare
+from onnx_fleet.source import checkpoint
 
 if TYPE_CHECKING:
-    from onnx_fleet.families.completeness import Account
-    from onnx_fleet.families.source_inputs import Unfed
+    from onnx_fleet.source.families.completeness import Account
+    from onnx_fleet.source.families.source_inputs import Unfed
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ _NOT_OUTPUTS = frozenset(
 
 def whole_model(subject: Subject, *, probe: Probe) -> Iterator[CheckRow]:
     """The reference is the source's class with every tensor of its files, and the graphs lack none of its inputs."""
-    from onnx_fleet.families import completeness
+    from onnx_fleet.source.families import completeness
 
     account = completeness.account(subject.item, subject.reference.model, source_dir=subject.source_dir)
     yield from _class(subject, account)
@@ -56,7 +57,7 @@ def whole_model(subject: Subject, *, probe: Probe) -> Iterator[CheckRow]:
 
 
 def _class(subject: Subject, account: Account) -> Iterator[CheckRow]:
-    from onnx_fleet.families import model_class
+    from onnx_fleet.source.families import model_class
 
     case = subject.case("whole_model", "the class that the source names")
     model, named = subject.reference.model, subject.item.model.architecture
@@ -174,7 +175,7 @@ def _is_pooler(name: str) -> bool:
 
 def _inputs(subject: Subject, feeds: Feeds, base: Outputs) -> Iterator[CheckRow]:
     """Every tensor that the source's class takes is an input of a graph, or left to the model for a reason."""
-    from onnx_fleet.families import source_inputs
+    from onnx_fleet.source.families import source_inputs
 
     case = subject.case("whole_model", "the inputs that the source's class takes")
     model = subject.reference.model
@@ -238,7 +239,7 @@ def _made(subject: Subject) -> frozenset[str]:
     """What the source's own tokenizer and preprocessor make, by their own word."""
     from transformers import AutoFeatureExtractor, AutoImageProcessor
 
-    from onnx_fleet.families import source_inputs
+    from onnx_fleet.source.families import source_inputs
 
     names: set[str] = set()
     silent = subject.item.family == "speech" and source_inputs.makes_no_mask(subject.source_dir)

@@ -351,9 +351,9 @@ def _entries(
     if given:
         raise typer.BadParameter("a catalogue says this itself", param_hint=f"--{next(iter(given))}")
     found = reader.load(file)
-    from onnx_fleet import hub
+    from onnx_fleet.source import resolve
 
-    entries = reader.expand(found, partial(hub.search, hub=tools.hub))
+    entries = reader.expand(found, partial(resolve.search, hub=tools.hub))
     return reader.select(entries, only or ()), found.digest
 
 

@@ -21,7 +21,7 @@ from onnx_fleet.processes.isolation import machine_limits
 from onnx_fleet.store import ObjectStore, S3Settings, open_store
 
 if TYPE_CHECKING:
-    from onnx_fleet.hub_client import HubSettings
+    from onnx_fleet.source.hub_client import HubSettings
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def opened_tools(address: str | None, *, many_steps: bool = False) -> Iterator[T
         many_steps: the command runs more than one: importing torch once for all of them is worth it.
     """
     with profiling.timed("imports"):
-        from onnx_fleet.hub_client import Hub
+        from onnx_fleet.source.hub_client import Hub
 
     with opened_store(address) as store:
         yield Tools(
@@ -74,7 +74,7 @@ def _hub_settings() -> HubSettings:
     """HF_TOKEN, or what `hf auth login` saved; the cache is huggingface_hub's own, HF_HOME and all."""
     from huggingface_hub import get_token
 
-    from onnx_fleet.hub_client import HubSettings
+    from onnx_fleet.source.hub_client import HubSettings
 
     settings = HubSettings(token=get_token())
     endpoint = os.environ.get("HF_ENDPOINT")

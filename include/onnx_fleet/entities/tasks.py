@@ -16,7 +16,7 @@ class Task:
     name: str
     """The Hub's pipeline tag; ``multiple-choice`` is ours."""
     family: str
-    """A file of onnx_fleet.families."""
+    """A file of onnx_fleet.source.families."""
     auto_classes: tuple[str, ...]
     """The classes of transformers that load a model for it; the first that knows the model's configuration is taken."""
     architectures: tuple[str, ...] = ()

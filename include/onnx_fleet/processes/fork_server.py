@@ -35,10 +35,10 @@ _IMPORTS = (
     "matplotlib.figure",
     "onnx_fleet.export",
     "onnx_fleet.trace_model",
-    "onnx_fleet.families.loading",
+    "onnx_fleet.source.families.loading",
     "onnx_fleet.validation",
     "onnx_fleet.checks",
-    "onnx_fleet.reference",
+    "onnx_fleet.source.reference",
     "onnx_fleet.latency",
 )
 """What export, validate and measure load, but for onnxruntime: importing that starts a thread."""

@@ -22,10 +22,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ExportUnsupported
-from onnx_fleet.families import Family, GraphSpec, Shape, decoder, loading
-from onnx_fleet.families.vision import pixels, sight
 from onnx_fleet.graphs import image_inputs
-from onnx_fleet.hollow import Hollow
+from onnx_fleet.source.families import Family, GraphSpec, Shape, decoder, loading
+from onnx_fleet.source.families.vision import pixels, sight
+from onnx_fleet.source.placeholder_weights import Hollow
 
 _MASKED = frozenset({"smolvlm", "idefics3"})
 """Model types that take rows of images, filled up with masks: [batch_size, num_images, …]."""

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from onnx_fleet.checkpoint import StoredTensor
 from onnx_fleet.conventions.sentence_modules import PREFIX
+from onnx_fleet.source.checkpoint import StoredTensor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

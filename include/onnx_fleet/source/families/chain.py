@@ -23,7 +23,7 @@ from onnx_fleet.conventions.sentence_modules import PREFIX, SentenceModule
 from onnx_fleet.entities.tasks import TASKS
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ExportUnsupported, ModelInvalid
-from onnx_fleet.hollow import Hollow
+from onnx_fleet.source.placeholder_weights import Hollow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

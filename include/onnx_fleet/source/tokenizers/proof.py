@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from onnx_fleet import word_tokenizers
 from onnx_fleet.errors import ModelInvalid
-from onnx_fleet.tokenizer_json import covers, is_ctc
+from onnx_fleet.source.tokenizers import word_tokenizers
+from onnx_fleet.source.tokenizers.conversion import covers, is_ctc
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from onnx_fleet import checkpoint, preprocessor
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ExportUnsupported
-from onnx_fleet.families import Family, GraphSpec, Shape
-from onnx_fleet.families.forward import Forward
-from onnx_fleet.families.loading import load
 from onnx_fleet.graphs import image_inputs
+from onnx_fleet.source import checkpoint, preprocessor
+from onnx_fleet.source.families import Family, GraphSpec, Shape
+from onnx_fleet.source.families.forward import Forward
+from onnx_fleet.source.families.loading import load
 
 _PIXELS: Shape = ("batch_size", None, "height", "width")
 _PIXEL_MASK: Shape = ("batch_size", "mask_height", "mask_width")

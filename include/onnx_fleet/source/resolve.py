@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import ModelInfo
 
-from onnx_fleet import architecture, compatibility, static_embedding
-from onnx_fleet.architecture import Decided
 from onnx_fleet.bundles import model_config
 from onnx_fleet.conventions import sentence_modules, vocabulary
 from onnx_fleet.conventions.sentence_modules import SentenceModule
@@ -30,9 +28,11 @@ from onnx_fleet.errors import (
     OnnxFleetError,
     Retryable,
 )
-from onnx_fleet.hub_client import Hub
-from onnx_fleet.hub_download import read_json
-from onnx_fleet.repo_files import (
+from onnx_fleet.source import architecture, repo_kind, static_embedding
+from onnx_fleet.source.architecture import Decided
+from onnx_fleet.source.download import read_json
+from onnx_fleet.source.hub_client import Hub
+from onnx_fleet.source.repo_files import (
     Permits,
     has_weights,
     is_native,
@@ -109,7 +109,7 @@ def resolve(entry: Entry, *, hub: Hub) -> ResolvedModel:
         return read_json(fetch(path), subject=subject)
 
     paths, base_models = set(places), _base_models(info)
-    compatibility.require_transformers(
+    repo_kind.require_transformers(
         paths,
         read=read,
         base_models=base_models,
@@ -133,9 +133,9 @@ def resolve(entry: Entry, *, hub: Hub) -> ResolvedModel:
         config: Mapping[str, object] = read("config.json") if "config.json" in paths else {}
     else:
         config = read("config.json") if folder else _config(info, read)
-    compatibility.require_plain_weights(config, base_models=base_models, subject=subject)
+    repo_kind.require_plain_weights(config, base_models=base_models, subject=subject)
     if not entry.architecture:
-        compatibility.require_no_timm_repo(config, subject=subject)
+        repo_kind.require_no_timm_repo(config, subject=subject)
     said = architecture.declared(
         config,
         pipeline_tag=info.pipeline_tag,
@@ -148,7 +148,7 @@ def resolve(entry: Entry, *, hub: Hub) -> ResolvedModel:
     if sentence_modules.pools_word_scores(modules) and TASKS[decided.task].auto_classes == ("AutoModel",):
         # Whatever the Hub calls it: the modules read the scores of words.
         decided = architecture.decide(replace(entry, task="fill-mask"), said, subject=subject)
-    compatibility.require_packages(config, model_type=decided.model_type, subject=subject)
+    repo_kind.require_packages(config, model_type=decided.model_type, subject=subject)
     reader = own_reader
     if reader is None and "text" in TASKS[decided.task].takes and vocabulary.TOKENIZER_JSON not in wanted:
         named = _tokenizer_settings(paths, read).get("tokenizer_class")
@@ -343,7 +343,7 @@ def _base_models(info: ModelInfo) -> tuple[str, ...]:
     return (said,) if isinstance(said, str) else tuple(said or ())
 
 
-def _config(info: ModelInfo, read: compatibility.Read) -> Mapping[str, object]:
+def _config(info: ModelInfo, read: repo_kind.Read) -> Mapping[str, object]:
     """config.json as far as resolving needs it: the Hub's excerpt, or the whole file where that may not be enough."""
     config: Mapping[str, object] = info.config or {}
     counted = set(info.safetensors.parameters) if info.safetensors else set()
@@ -354,7 +354,7 @@ def _config(info: ModelInfo, read: compatibility.Read) -> Mapping[str, object]:
         or ("custom_code" in (info.tags or ()) and "auto_map" not in config)
         or not counted
         or not counted <= _PLAIN_TYPES
-        or compatibility.may_need_packages(model_type)
+        or repo_kind.may_need_packages(model_type)
     ):
         return read("config.json")
     return config
@@ -387,13 +387,13 @@ def _brings_code(config: Mapping[str, object], *, entry: Entry, permits: Permits
     return True
 
 
-def _tokenizer_settings(paths: Collection[str], read: compatibility.Read) -> Mapping[str, object]:
+def _tokenizer_settings(paths: Collection[str], read: repo_kind.Read) -> Mapping[str, object]:
     """What tokenizer_config.json says; nothing where there is none."""
     return read(_TOKENIZER_CONFIG) if _TOKENIZER_CONFIG in paths else {}
 
 
 def _reader_of_code(
-    paths: Collection[str], *, fetch: Callable[[str], Path], read: compatibility.Read
+    paths: Collection[str], *, fetch: Callable[[str], Path], read: repo_kind.Read
 ) -> TokenizerClass | None:
     """The tokenizer class of a trusted repo's own code; None where transformers' classes read the repo's files."""
     auto_map = _tokenizer_settings(paths, read).get("auto_map")

@@ -18,14 +18,14 @@ from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
-from onnx_fleet import checkpoint
-from onnx_fleet.checkpoint import StoredTensor
 from onnx_fleet.conventions import sentence_modules
 from onnx_fleet.conventions.sentence_modules import PREFIX
 from onnx_fleet.entities.tasks import TASKS
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ExportUnsupported
-from onnx_fleet.families import chain, model_class
+from onnx_fleet.source import checkpoint
+from onnx_fleet.source.checkpoint import StoredTensor
+from onnx_fleet.source.families import chain, model_class
 
 _SHOWN = 5
 _PICKLES = "pytorch_model*.bin"

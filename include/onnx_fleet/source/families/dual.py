@@ -13,9 +13,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ExportUnsupported
-from onnx_fleet.families import Family, GraphSpec, Shape
-from onnx_fleet.families.loading import load
-from onnx_fleet.families.vision import Sight, pixels, sight
+from onnx_fleet.source.families import Family, GraphSpec, Shape
+from onnx_fleet.source.families.loading import load
+from onnx_fleet.source.families.vision import Sight, pixels, sight
 
 OUTPUTS: dict[str, Shape] = {
     "logits_per_image": ("image_batch_size", "text_batch_size"),

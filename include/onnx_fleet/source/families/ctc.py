@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-from onnx_fleet import preprocessor
 from onnx_fleet.entities.work_item import WorkItem
-from onnx_fleet.families import GraphSpec, Shape
-from onnx_fleet.families.forward import Forward
 from onnx_fleet.graphs import audio_inputs
+from onnx_fleet.source import preprocessor
+from onnx_fleet.source.families import GraphSpec, Shape
+from onnx_fleet.source.families.forward import Forward
 
 _SAMPLES: Shape = ("batch_size", "num_samples")
 _FRAMES: Shape = ("batch_size", "sequence_length")

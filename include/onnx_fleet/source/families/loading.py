@@ -13,8 +13,8 @@ from onnx_fleet import recipes
 from onnx_fleet.entities.tasks import TASKS
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ExportUnsupported, ModelInvalid
-from onnx_fleet.families import completeness, model_class
-from onnx_fleet.hollow import Hollow
+from onnx_fleet.source.families import completeness, model_class
+from onnx_fleet.source.placeholder_weights import Hollow
 
 _LONGEST_WORD = 300
 """Characters of another's message that one of ours takes up."""

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
-from onnx_fleet.compatibility import Read
 from onnx_fleet.conventions import auto_mappings, sentence_modules, vocabulary
 from onnx_fleet.conventions.sentence_modules import SentenceModule
 from onnx_fleet.conventions.vocabulary import TokenizerClass
 from onnx_fleet.entities.entry import TokenizerForm
 from onnx_fleet.entities.tasks import Task
 from onnx_fleet.errors import ModelInvalid, UnsafeModel
+from onnx_fleet.source.repo_kind import Read
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"

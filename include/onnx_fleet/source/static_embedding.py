@@ -1,7 +1,7 @@
 """sentence-transformers' StaticEmbedding: a table with one vector a token, whose mean is the embedding of a text.
 
 Such a repo has a tokenizer.json and a table, and no model of transformers. It is laid out as one here, so that every
-step takes it as it takes any other. The class that computes it is ``families/static_embedding.py``.
+step takes it as it takes any other. The class that computes it is ``source/families/static_embedding.py``.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from onnx_fleet import checkpoint
-from onnx_fleet.architecture import Decided
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.errors import ExportUnsupported, ModelInvalid
+from onnx_fleet.source import checkpoint
+from onnx_fleet.source.architecture import Decided
 
 ARCHITECTURE = "StaticEmbedding"
 """The class's name in sentence-transformers; config.json gets it, whatever it said."""

@@ -10,7 +10,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from onnx_fleet import recipes
 from onnx_fleet.entities.work_item import WorkItem
-from onnx_fleet.families import Shape, chain
+from onnx_fleet.source.families import Shape, chain
 
 
 class Forward(torch.nn.Module):

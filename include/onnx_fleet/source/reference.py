@@ -90,7 +90,7 @@ class Reference:
     @property
     def answer(self) -> str | None:
         """The output that a sentence-transformers source's own modules give; None of any other source."""
-        from onnx_fleet.families import chain  # imports torch
+        from onnx_fleet.source.families import chain  # imports torch
 
         modules = chain.of(self.model)
         return modules.answer if modules else None
@@ -98,7 +98,7 @@ class Reference:
     @cached_property
     def limits(self) -> ModelLimits:
         """Of a model that takes tokens."""
-        from onnx_fleet import model_limits
+        from onnx_fleet.source import model_limits
 
         return model_limits.of(self.model, further=self._further)
 
@@ -272,7 +272,7 @@ def load(item: WorkItem, *, source_dir: Path, device: str = "cpu") -> Reference:
         ModelInvalid: the weights cannot be read, or lack what the task needs.
         ExportUnsupported: transformers has no such model for the task.
     """
-    from onnx_fleet import families
+    from onnx_fleet.source import families
 
     if device != "cpu":
         _forbid_tf32()
@@ -281,7 +281,7 @@ def load(item: WorkItem, *, source_dir: Path, device: str = "cpu") -> Reference:
 
 def of(item: WorkItem, model: PreTrainedModel, *, device: str = "cpu") -> Reference:
     """A model that is loaded already, with the outputs of the item's task and recipe."""
-    from onnx_fleet import families
+    from onnx_fleet.source import families
 
     family = families.family(item.family)
     whole = family.whole(item, model)

@@ -16,8 +16,8 @@ from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ExportUnsupported
-from onnx_fleet.families import Family, GraphSpec, Shape
-from onnx_fleet.families.loading import load
+from onnx_fleet.source.families import Family, GraphSpec, Shape
+from onnx_fleet.source.families.loading import load
 
 _TOKENS: Shape = ("batch_size", "sequence_length")
 _MASK: Shape = ("batch_size", "total_sequence_length")

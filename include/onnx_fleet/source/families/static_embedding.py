@@ -1,6 +1,6 @@
 """sentence-transformers' StaticEmbedding as a model of transformers' kind. Imports torch and transformers.
 
-``register`` makes it known to transformers' auto classes, by the model type of ``onnx_fleet.static_embedding``.
+``register`` makes it known to transformers' auto classes, by the model type of ``onnx_fleet.source.static_embedding``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from onnx_fleet import static_embedding
+from onnx_fleet.source import static_embedding
 
 
 class StaticEmbeddingConfig(PretrainedConfig):  # type: ignore[no-untyped-call]

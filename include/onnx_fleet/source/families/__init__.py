@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
     from transformers import PreTrainedModel
 
-    from onnx_fleet.hollow import Hollow
+    from onnx_fleet.source.placeholder_weights import Hollow
 
 FAMILIES = ("encoder", "decoder", "seq2seq", "vision", "speech", "dual", "vlm")
 
@@ -69,5 +69,5 @@ def family(name: str) -> Family:
     """
     if name not in FAMILIES:
         raise KeyError(name)
-    found: Family = import_module(f"onnx_fleet.families.{name}").FAMILY
+    found: Family = import_module(f"onnx_fleet.source.families.{name}").FAMILY
     return found

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnx_fleet.tokenizer_nodes import DOMAIN, TEXTS, Op, Way, nodes_of, value_info
-from onnx_fleet.tokenizer_proof import CORPUS
+from onnx_fleet.source.tokenizers.onnx_nodes import DOMAIN, TEXTS, Op, Way, nodes_of, value_info
+from onnx_fleet.source.tokenizers.proof import CORPUS
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

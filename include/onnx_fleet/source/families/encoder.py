@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from onnx_fleet import model_limits
 from onnx_fleet.entities.graph_info import JOINT_LENGTH
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ExportUnsupported
-from onnx_fleet.families import Family, GraphSpec, Shape, chain, loading, model_class
-from onnx_fleet.families.forward import Forward
 from onnx_fleet.graphs import further_inputs, text_inputs
 from onnx_fleet.graphs.further_inputs import FurtherInput
-from onnx_fleet.hollow import Hollow
+from onnx_fleet.source import model_limits
+from onnx_fleet.source.families import Family, GraphSpec, Shape, chain, loading, model_class
+from onnx_fleet.source.families.forward import Forward
+from onnx_fleet.source.placeholder_weights import Hollow
 
 _TOKENS: Shape = ("batch_size", "sequence_length")
 _CHOICES: Shape = ("batch_size", "num_choices", "sequence_length")

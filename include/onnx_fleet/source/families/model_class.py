@@ -21,7 +21,7 @@ from transformers.models.auto.auto_factory import _get_model_class
 from onnx_fleet.conventions import sentence_modules
 from onnx_fleet.entities.tasks import TASKS
 from onnx_fleet.entities.work_item import WorkItem
-from onnx_fleet.families import static_embedding
+from onnx_fleet.source.families import static_embedding
 
 Use = Literal["hidden_states", "head"]
 

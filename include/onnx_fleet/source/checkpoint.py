@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from onnx_fleet.conventions import sentence_modules
 from onnx_fleet.errors import ModelInvalid
-from onnx_fleet.repo_files import WEIGHTS, WEIGHTS_INDEX
+from onnx_fleet.source.repo_files import WEIGHTS, WEIGHTS_INDEX
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from onnx_fleet import jsonio, repo_files, tokenizer_json, tokenizer_proof
+from onnx_fleet import jsonio
 from onnx_fleet.bundles import stage as stages
 from onnx_fleet.conventions import vocabulary
 from onnx_fleet.conventions.vocabulary import TOKENIZER_JSON, TokenizerClass
@@ -26,9 +26,12 @@ from onnx_fleet.entities.resolved_model import ResolvedModel
 from onnx_fleet.entities.tasks import TASKS
 from onnx_fleet.errors import BundleCorrupt, ModelInvalid
 from onnx_fleet.processes import profiling
-from onnx_fleet.repo_files import is_index
+from onnx_fleet.source import repo_files
+from onnx_fleet.source.repo_files import is_index
+from onnx_fleet.source.tokenizers import conversion
+from onnx_fleet.source.tokenizers import proof as tokenizer_proof
+from onnx_fleet.source.tokenizers.proof import Proof
 from onnx_fleet.store import archive
-from onnx_fleet.tokenizer_proof import Proof
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -248,15 +251,15 @@ def _reader(model: ResolvedModel, source_dir: Path) -> TokenizerClass | None:
 
 def _proven_tokenizer(model: ResolvedModel, *, source_dir: Path, stage: Path, needed: bool) -> Packed:
     source = _of_class(model, source_dir)
-    if needed and not tokenizer_json.is_ctc(source):
+    if needed and not conversion.is_ctc(source):
         _require_words(model, source)
     origin: Origin = "source"
     if not (stage / "special_tokens_map.json").exists():
         _write_special_tokens(source, stage)
     if not (stage / "tokenizer.json").exists():
         origin = "converted"
-        reason = tokenizer_json.write(source, stage / "tokenizer.json")
-        if reason and needed and not tokenizer_json.is_ctc(source):
+        reason = conversion.write(source, stage / "tokenizer.json")
+        if reason and needed and not conversion.is_ctc(source):
             raise ModelInvalid(
                 f"{_name(model)}: {reason}; publish the model without a tokenizer, for those who run "
                 f"{type(source).__name__} in front of it: tokenizer: none"
@@ -267,7 +270,7 @@ def _proven_tokenizer(model: ResolvedModel, *, source_dir: Path, stage: Path, ne
     try:
         tokenizer_proof.require(proof, subject=_name(model), own_file=origin == "source")
     except ModelInvalid as err:
-        if origin == "source" or not tokenizer_json.is_ctc(source):
+        if origin == "source" or not conversion.is_ctc(source):
             raise
         (stage / "tokenizer.json").unlink()
         return _without_tokenizer(stage, source, reason=str(err))

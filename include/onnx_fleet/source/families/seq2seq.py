@@ -17,8 +17,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ExportUnsupported
-from onnx_fleet.families import Family, GraphSpec, Shape
-from onnx_fleet.families.loading import load
+from onnx_fleet.source.families import Family, GraphSpec, Shape
+from onnx_fleet.source.families.loading import load
 
 ENCODER, DECODER, DECODER_WITHOUT_PAST, MODEL = "encoder_model", "decoder_model_merged", "decoder_model", "model"
 

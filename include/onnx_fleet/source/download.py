@@ -14,13 +14,14 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
-from onnx_fleet import checkpoint, jsonio, static_embedding
+from onnx_fleet import jsonio
 from onnx_fleet.bundles import model_config
 from onnx_fleet.conventions import sentence_modules
 from onnx_fleet.entities.resolved_model import ResolvedModel, SourceFile
 from onnx_fleet.errors import HubFileCorrupt, ModelInvalid, UnsafeModel, WorkerOutOfResources
-from onnx_fleet.hub_client import Bar, Hub
-from onnx_fleet.repo_files import Permits, is_index, is_native, require_pinned_code, without_variant
+from onnx_fleet.source import checkpoint, static_embedding
+from onnx_fleet.source.hub_client import Bar, Hub
+from onnx_fleet.source.repo_files import Permits, is_index, is_native, require_pinned_code, without_variant
 
 Progress = Callable[[int, int], None]
 

@@ -1,7 +1,7 @@
 """Speech: sound or spectrograms in; tokens from a decoder, or frames of letters and classes. Imports torch.
 
-Models without a decoder are families/ctc.py's. Those with one are cut as text's are; their encoders, and how the mask
-of the sound becomes one of the encoder's states, differ by model type.
+Models without a decoder are source/families/ctc.py's. Those with one are cut as text's are; their encoders, and how the
+mask of the sound becomes one of the encoder's states, differ by model type.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch.nn import Module
 from transformers import EncoderDecoderCache, PreTrainedModel
 
 from onnx_fleet.entities.work_item import WorkItem
-from onnx_fleet.families import Family, GraphSpec, Shape, loading, seq2seq
-from onnx_fleet.families.seq2seq import EXAMPLE_BATCH, CachedDecoder, Decoder, Source, additive
-from onnx_fleet.hollow import Hollow
+from onnx_fleet.source.families import Family, GraphSpec, Shape, loading, seq2seq
+from onnx_fleet.source.families.seq2seq import EXAMPLE_BATCH, CachedDecoder, Decoder, Source, additive
+from onnx_fleet.source.placeholder_weights import Hollow
 
 _FRAMES: Shape = ("batch_size", "num_frames")
 _SAMPLES: Shape = ("batch_size", "num_samples")
@@ -84,7 +84,7 @@ def whole(item: WorkItem, model: PreTrainedModel) -> Module:
     """Every position's logits at once."""
     if has_decoder(model):
         return seq2seq.whole(item, model)
-    from onnx_fleet.families import ctc
+    from onnx_fleet.source.families import ctc
 
     return ctc.whole(item, model)
 
@@ -97,7 +97,7 @@ def graphs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
     """
     if has_decoder(model):
         return seq2seq.merged(item, model, source=source(model))
-    from onnx_fleet.families import ctc
+    from onnx_fleet.source.families import ctc
 
     return ctc.graphs(item, model)
 

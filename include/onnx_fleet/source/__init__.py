@@ -1,0 +1,1 @@
+"""A model as its author published it: found on the Hub, downloaded, checked, loaded in PyTorch; its tokenizer."""

@@ -1,0 +1,1 @@
+"""Tokenizers: packed for every consumer, proven to encode and decode alike, and made graphs of."""
