@@ -16,20 +16,20 @@ from pathlib import Path
 
 import numpy as np
 
-from onnx_fleet import export
 from onnx_fleet.bundles import stage
-from onnx_fleet.checks import Subject, held_to_its_rounding
-from onnx_fleet.checks.float64 import Distance, distance
 from onnx_fleet.entities.entry import Entry, Tolerances
 from onnx_fleet.entities.resolved_model import ResolvedModel
 from onnx_fleet.entities.tasks import TASKS
 from onnx_fleet.entities.work_item import WorkItem
+from onnx_fleet.export import exporter
 from onnx_fleet.graphs import generation, session, text_inputs
 from onnx_fleet.graphs.comparison import Case, Outputs, compare
 from onnx_fleet.graphs.text_inputs import Batch
 from onnx_fleet.planning import toolchain
 from onnx_fleet.processes.isolation import Limits
 from onnx_fleet.source import reference
+from onnx_fleet.validation.checks import Subject, held_to_its_rounding
+from onnx_fleet.validation.checks.float64 import Distance, distance
 
 LENGTHS = (2, 17, 64, 512)
 SEEDS = (20, 21, 22)
@@ -84,7 +84,9 @@ def opened(folder: Path, *, task: str, place: Path) -> Subject:
         model=model, family=TASKS[task].family, fingerprint="0" * 64, version=f"{'0' * 8}-{'0' * 8}", state="new",
         reason="", toolchain=toolchain.versions(),
     )  # fmt: skip
-    export.export(item, source_dir=folder, stage_dir=place / "stage", limits=Limits(timeout_s=1800, memory_bytes=None))
+    exporter.export(
+        item, source_dir=folder, stage_dir=place / "stage", limits=Limits(timeout_s=1800, memory_bytes=None)
+    )
     graphs = {info.role: info for info in stage.read_export(place / "stage").graphs}
     sessions = {
         role: session.open_session(

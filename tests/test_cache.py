@@ -18,19 +18,21 @@ from onnx import TensorProto, numpy_helper
 from safetensors.numpy import load_file, save_file
 
 from fixtures.deep import Deep, save_deep
-from onnx_fleet import cache_keys, export, flow, traced, validation
+from onnx_fleet import flow
 from onnx_fleet.bundles import stage
-from onnx_fleet.cache import Cache
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.export_record import ExportRecord
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import BundleCorrupt
+from onnx_fleet.export import cache_keys, exporter, traced_model
+from onnx_fleet.export.cache import Cache
 from onnx_fleet.flow import Tools
 from onnx_fleet.processes.isolation import Limits
 from onnx_fleet.source import checkpoint, resolve
 from onnx_fleet.source.hub_client import Hub, HubSettings
 from onnx_fleet.store import archive, layout
 from onnx_fleet.store.local import LocalStore
+from onnx_fleet.validation import validator
 from onnx_fleet_demo.hub_server import HubServer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -235,7 +237,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> _Fleet:
     save_file(other, weights_file, metadata={"format": "pt"})
     store = LocalStore(folder / "store")
     stage_dir = folder / "stage"
-    record = export.export(
+    record = exporter.export(
         first.item, source_dir=first.source_dir, stage_dir=stage_dir, limits=LIMITS, cached=Cache(store=store)
     )
     archives = {info.key: store.read(info.key) for info in store.list(layout.CACHE)}
@@ -243,7 +245,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> _Fleet:
 
 
 def _export(deep: Deep, stage_dir: Path, cache: Cache, **settings: bool) -> ExportRecord:
-    return export.export(
+    return exporter.export(
         deep.item, source_dir=deep.source_dir, stage_dir=stage_dir, limits=LIMITS, cached=cache, **settings
     )
 
@@ -255,12 +257,12 @@ def _published(stage_dir: Path) -> dict[str, bytes]:
 
 def _wrong(data: bytes) -> bytes:
     """The archive with every constant of its graph half as large, and all its digests right."""
-    found = traced.unpack(data)
+    found = traced_model.unpack(data)
     for model in found.graphs.values():
         for tensor in model.graph.initializer:
             if tensor.data_type == TensorProto.FLOAT and not tensor.external_data:
                 tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) / 2, tensor.name))
-    return traced.pack(replace(found, way="unrolled"))
+    return traced_model.pack(replace(found, way="unrolled"))
 
 
 def test_an_export_leaves_its_graphs_and_its_tokenizer(fleet: _Fleet) -> None:
@@ -290,8 +292,8 @@ def test_an_export_with_the_cache_is_the_same_to_the_byte(fleet: _Fleet, tmp_pat
 _WITHOUT_TORCH = """
 import json, sys
 from pathlib import Path
-from onnx_fleet import export; from onnx_fleet.bundles import stage
-from onnx_fleet.cache import Cache
+from onnx_fleet.export import exporter as export; from onnx_fleet.bundles import stage
+from onnx_fleet.export.cache import Cache
 from onnx_fleet.processes.isolation import Limits
 from onnx_fleet.store.local import LocalStore
 work, source, made, store = map(Path, sys.argv[1:])
@@ -311,7 +313,7 @@ def test_other_weights_of_the_same_kind_are_exported_without_torch(fleet: _Fleet
 
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == ["cached", []]
-    report = validation.validate(tmp_path / "stage", source_dir=fleet.second.source_dir)
+    report = validator.validate(tmp_path / "stage", source_dir=fleet.second.source_dir)
     assert report.passed
     first, second = _published(fleet.stage_dir)["onnx/model.onnx"], _published(tmp_path / "stage")["onnx/model.onnx"]
     assert first != second
@@ -333,13 +335,13 @@ def test_graphs_of_another_checkpoint_are_traced_again_and_replaced(
     fleet: _Fleet, tmp_path: Path, tokenizer: bool
 ) -> None:
     """Whole, under a key that is not theirs."""
-    found = traced.unpack(fleet.archives[fleet.place("graphs")])
+    found = traced_model.unpack(fleet.archives[fleet.place("graphs")])
     for tensor in found.graphs["model"].graph.initializer:
         if tensor.name == "classifier.weight":
             tensor.dims[0] += 1
     cache = fleet.cache(tmp_path)
     cache.store.delete(fleet.place("graphs"))
-    cache.store.create(fleet.place("graphs"), traced.pack(found))
+    cache.store.create(fleet.place("graphs"), traced_model.pack(found))
     if not tokenizer:
         cache.store.delete(fleet.place("tokenizers"))
     record = _export(fleet.first, tmp_path / "stage", cache)

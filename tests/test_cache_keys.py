@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from fixtures.deep import Deep, save_deep
-from onnx_fleet import cache_keys, traced
-from onnx_fleet.cache_keys import WITHOUT_EFFECT
 from onnx_fleet.entities.entry import Entry
+from onnx_fleet.export import cache_keys, traced_model
+from onnx_fleet.export.cache_keys import WITHOUT_EFFECT
 from onnx_fleet.source import checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -130,7 +130,7 @@ def test_fields_without_effect_leave_the_graphs_the_same(model: Deep, copy: Deep
     _write(copy, config)
 
     assert _key(copy) == _key(model)
-    assert traced.pack(copy.trace(tmp_path / "other")) == traced.pack(model.trace(tmp_path / "own"))
+    assert traced_model.pack(copy.trace(tmp_path / "other")) == traced_model.pack(model.trace(tmp_path / "own"))
 
 
 def test_how_many_labels_there_are_is_in_the_key(tmp_path: Path, copy: Deep) -> None:

@@ -13,7 +13,7 @@ from fixtures.stages import latency_report, validation_report, work_item
 from onnx_fleet.bundles import charts, stage
 from onnx_fleet.entities.latency_report import GenerationRow, LatencyReport
 from onnx_fleet.entities.validation_report import CheckRow, ValidationReport
-from onnx_fleet.noise import KernelRun, judge
+from onnx_fleet.measurement.noise import KernelRun, judge
 
 PHASES = (("encoder_model", "encode"), ("decoder_model_merged", "prompt"), ("decoder_model_merged", "step"))
 VARIANTS = ("fp32", "fp16", "int8", "q4")

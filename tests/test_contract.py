@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from onnx_fleet import contract
 from onnx_fleet.entities.graph_info import GraphInfo, TensorSpec
 from onnx_fleet.entities.regression_report import ContractChange
+from onnx_fleet.measurement import io_contract
 
 IDS = TensorSpec(name="input_ids", dtype="int64", shape=("batch_size", "sequence_length"))
 MASK = replace(IDS, name="attention_mask")
@@ -29,11 +29,11 @@ HALF = replace(MODEL, variant="fp16", path="onnx/model_fp16.onnx")
 
 
 def changed(new: GraphInfo, *, old: GraphInfo = MODEL) -> list[tuple[str, bool]]:
-    return [(each.change, each.breaking) for each in contract.changes((old,), (new,))]
+    return [(each.change, each.breaking) for each in io_contract.changes((old,), (new,))]
 
 
 def test_nothing_changed_between_equal_graphs() -> None:
-    assert contract.changes((MODEL, HALF), (HALF, MODEL)) == ()
+    assert io_contract.changes((MODEL, HALF), (HALF, MODEL)) == ()
 
 
 @pytest.mark.parametrize(
@@ -103,9 +103,9 @@ def test_another_output_that_stands_first_breaks_who_takes_the_first() -> None:
 
 
 def test_a_lost_variant_breaks_and_a_new_one_does_not() -> None:
-    assert contract.changes((MODEL, HALF), (MODEL,)) == (
+    assert io_contract.changes((MODEL, HALF), (MODEL,)) == (
         ContractChange(graph="onnx/model_fp16.onnx", change="model in fp16 is gone", breaking=True),
     )
-    assert contract.changes((MODEL,), (MODEL, HALF)) == (
+    assert io_contract.changes((MODEL,), (MODEL, HALF)) == (
         ContractChange(graph="onnx/model_fp16.onnx", change="model in fp16 is new", breaking=False),
     )

@@ -14,21 +14,22 @@ from benchmarks import generate
 from fixtures.exported import Exported, export_from_zoo
 from mutations import decoder
 from mutations.mutation import change_graph
-from onnx_fleet import latency, validation
 from onnx_fleet.bundles import stage
-from onnx_fleet.checks import CHECKS
 from onnx_fleet.entities.entry import LatencyGrid
 from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.graphs import generation
 from onnx_fleet.graphs.session import open_session
+from onnx_fleet.measurement import latency
+from onnx_fleet.validation import validator
+from onnx_fleet.validation.checks import CHECKS
 
 # In the product a process of its own hears what torch and the exporter warn of.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def validate(exported: Exported) -> ValidationReport:
-    return validation.validate(exported.stage_dir, source_dir=exported.source_dir)
+    return validator.validate(exported.stage_dir, source_dir=exported.source_dir)
 
 
 def test_a_sound_decoder_passes_every_check(gpt2: Exported, qwen3: Exported) -> None:

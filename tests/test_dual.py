@@ -10,12 +10,12 @@ from fixtures.exported import Exported
 from fixtures.items import work_item
 from mutations.dual import side_in_another_space
 from mutations.mutation import change_graph
-from onnx_fleet import validation
 from onnx_fleet.bundles import stage
-from onnx_fleet.checks import CHECKS
 from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.source.families import GraphSpec
+from onnx_fleet.validation import validator
+from onnx_fleet.validation.checks import CHECKS
 
 # In the product a process of its own hears what torch and the exporter warn of.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -103,4 +103,4 @@ def graphs_of(name: str, folder: Path) -> tuple[GraphSpec, ...]:
 
 
 def validate(exported: Exported) -> ValidationReport:
-    return validation.validate(exported.stage_dir, source_dir=exported.source_dir)
+    return validator.validate(exported.stage_dir, source_dir=exported.source_dir)

@@ -13,9 +13,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from fixtures.items import COMMIT, work_item
-from onnx_fleet import export
 from onnx_fleet.bundles import stage
 from onnx_fleet.errors import ExportUnsupported, ModelInvalid, WorkerOutOfResources
+from onnx_fleet.export import exporter
 from onnx_fleet.processes.isolation import Limits
 from onnx_fleet_demo.models import CLASSIFIER, FILL_MASK, make_repos
 
@@ -34,7 +34,7 @@ def classifier(repos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The stage of an exported BERT sequence classifier."""
     folder = tmp_path_factory.mktemp("classifier") / "stage"
     item = work_item(repos / CLASSIFIER, task="text-classification")
-    export.export(item, source_dir=repos / CLASSIFIER, stage_dir=folder, limits=LIMITS)
+    exporter.export(item, source_dir=repos / CLASSIFIER, stage_dir=folder, limits=LIMITS)
     return folder
 
 
@@ -110,7 +110,7 @@ def test_the_stage_holds_what_consumers_read(classifier: Path) -> None:
 
 def test_the_same_item_gives_the_same_bytes(classifier: Path, repos: Path, tmp_path: Path) -> None:
     item = work_item(repos / CLASSIFIER, task="text-classification")
-    export.export(item, source_dir=repos / CLASSIFIER, stage_dir=tmp_path / "again", limits=LIMITS)
+    exporter.export(item, source_dir=repos / CLASSIFIER, stage_dir=tmp_path / "again", limits=LIMITS)
 
     files = stage.published_files(classifier)
     assert files == stage.published_files(tmp_path / "again")
@@ -136,7 +136,9 @@ def test_every_task_has_its_outputs(
     outputs: dict[str, tuple[int, ...]],
 ) -> None:
     source = save(f"{model_type}-{task}", model_type=model_type, auto_class=auto_class)
-    record = export.export(work_item(source, task=task), source_dir=source, stage_dir=tmp_path / "stage", limits=LIMITS)
+    record = exporter.export(
+        work_item(source, task=task), source_dir=source, stage_dir=tmp_path / "stage", limits=LIMITS
+    )
 
     found = _run(tmp_path / "stage", [[2, 5, 6, 7, 3], [2, 9, 3, 1, 1]], [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
     assert {name: value.shape for name, value in found.items()} == outputs
@@ -151,7 +153,7 @@ def test_a_tokenizer_that_loses_token_types_for_a_consumer_is_in_the_record(
     (source / "tokenizer_config.json").write_text(json.dumps({**settings, "tokenizer_class": "TokenizersBackend"}))
     item = work_item(source, task="text-classification")
 
-    record = export.export(item, source_dir=source, stage_dir=tmp_path / "stage", limits=LIMITS)
+    record = exporter.export(item, source_dir=source, stage_dir=tmp_path / "stage", limits=LIMITS)
 
     assert [fallback.what for fallback in record.fallbacks] == ["token types in transformers.js -> none"]
 
@@ -159,7 +161,7 @@ def test_a_tokenizer_that_loses_token_types_for_a_consumer_is_in_the_record(
 def test_a_recipe_adds_its_output_behind_the_familys_own(save: Callable[..., Path], tmp_path: Path) -> None:
     source = save("bert-features", model_type="bert", auto_class="AutoModel")
     item = work_item(source, task="feature-extraction", recipe="mean-normalized")
-    export.export(item, source_dir=source, stage_dir=tmp_path / "stage", limits=LIMITS)
+    exporter.export(item, source_dir=source, stage_dir=tmp_path / "stage", limits=LIMITS)
 
     found = _run(tmp_path / "stage", [[2, 5, 6, 3], [2, 3, 0, 0]], [[1, 1, 1, 1], [1, 1, 0, 0]])
     assert list(found) == ["last_hidden_state", "sentence_embedding"]
@@ -171,7 +173,7 @@ def test_a_recipe_adds_its_output_behind_the_familys_own(save: Callable[..., Pat
 def test_the_opset_is_the_one_asked_for(save: Callable[..., Path], tmp_path: Path, opset: int) -> None:
     source = save("bert-features", model_type="bert", auto_class="AutoModel")
     item = work_item(source, task="feature-extraction", opset=opset)
-    record = export.export(item, source_dir=source, stage_dir=tmp_path / "stage", limits=LIMITS)
+    record = exporter.export(item, source_dir=source, stage_dir=tmp_path / "stage", limits=LIMITS)
 
     assert record.graphs[0].opset == opset
     assert _run(tmp_path / "stage", [[2, 3]], [[1, 1]])["last_hidden_state"].shape == (1, 2, 48)
@@ -179,7 +181,7 @@ def test_the_opset_is_the_one_asked_for(save: Callable[..., Path], tmp_path: Pat
 
 def test_half_precision_weights_give_a_single_precision_graph(save: Callable[..., Path], tmp_path: Path) -> None:
     source = save("bert-half", model_type="bert", auto_class="AutoModel", dtype="float16")
-    export.export(
+    exporter.export(
         work_item(source, task="feature-extraction"), source_dir=source, stage_dir=tmp_path / "stage", limits=LIMITS
     )
 
@@ -189,7 +191,7 @@ def test_half_precision_weights_give_a_single_precision_graph(save: Callable[...
 def test_a_checkpoint_without_the_tasks_head_is_refused(save: Callable[..., Path], tmp_path: Path) -> None:
     source = save("bert-features", model_type="bert", auto_class="AutoModel")
     with pytest.raises(ModelInvalid, match=r"no weights for classifier\.bias, classifier\.weight"):
-        export.export(
+        exporter.export(
             work_item(source, task="text-classification"),
             source_dir=source,
             stage_dir=tmp_path / "stage",
@@ -208,7 +210,7 @@ def test_a_head_without_its_inner_layers_is_refused_too(save: Callable[..., Path
     save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
 
     with pytest.raises(ModelInvalid, match=r"bert\.pooler\.dense\.weight"):
-        export.export(
+        exporter.export(
             work_item(source, task="text-classification"),
             source_dir=source,
             stage_dir=tmp_path / "stage",
@@ -223,7 +225,7 @@ def test_an_architecture_that_transformers_does_not_have_for_the_task_is_refused
     config = source / "config.json"
     config.write_text(config.read_text().replace('"model_type": "bert"', '"model_type": "vit"'))
     with pytest.raises(ExportUnsupported, match="set another task") as refused:
-        export.export(
+        exporter.export(
             work_item(source, task="question-answering"), source_dir=source, stage_dir=tmp_path / "s", limits=LIMITS
         )
     assert len(str(refused.value)) < 600  # transformers lists every class that it has
@@ -232,6 +234,6 @@ def test_an_architecture_that_transformers_does_not_have_for_the_task_is_refused
 def test_a_memory_limit_ends_the_export_and_says_so(repos: Path, tmp_path: Path) -> None:
     item = work_item(repos / CLASSIFIER, task="text-classification")
     with pytest.raises(WorkerOutOfResources, match="more than its limit"):
-        export.export(
+        exporter.export(
             item, source_dir=repos / CLASSIFIER, stage_dir=tmp_path / "s", limits=Limits(memory_bytes=100 << 20)
         )

@@ -15,10 +15,11 @@ from fixtures.exported import export_from_zoo
 from fixtures.recipes import Proven
 from mutations.encoder import mask_dropped
 from mutations.mutation import change_graph
-from onnx_fleet import latency, validation
 from onnx_fleet.bundles import stage
 from onnx_fleet.entities.entry import Entry, LatencyGrid
 from onnx_fleet.errors import ExportUnsupported
+from onnx_fleet.measurement import latency
+from onnx_fleet.validation import validator
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # in the product a process of its own hears what torch warns of
 
@@ -119,7 +120,7 @@ def test_a_lost_mask_is_caught_at_one_length_too(of_one_length: Proven, tmp_path
     shutil.copytree(of_one_length.stage_dir, copy)
     change_graph(copy / "onnx/model.onnx", mask_dropped)
 
-    report = validation.validate(copy, source_dir=of_one_length.source_dir)
+    report = validator.validate(copy, source_dir=of_one_length.source_dir)
 
     assert {"parity", "padding_right"} <= {row.check for row in report.rows if not row.passed}
 
@@ -155,9 +156,9 @@ def test_choices_sounds_and_sources_may_have_one_size_too_and_padding_is_still_p
     exported = export_from_zoo(
         architecture, tmp_path, recipe=f"recipes.fixed:{recipe}", may_be_fixed=axes, decoder_form=form
     )
-    sound = validation.validate(exported.stage_dir, source_dir=exported.source_dir)
+    sound = validator.validate(exported.stage_dir, source_dir=exported.source_dir)
     change_graph(exported.graph, mask_dropped)
-    broken = validation.validate(exported.stage_dir, source_dir=exported.source_dir)
+    broken = validator.validate(exported.stage_dir, source_dir=exported.source_dir)
 
     (graph,) = stage.read_export(exported.stage_dir).graphs
     assert {spec.name: spec.shape for spec in graph.inputs if spec.name in shapes} == shapes

@@ -12,20 +12,21 @@ from onnx import numpy_helper
 
 from fixtures.exported import Exported, export_from_zoo
 from fixtures.varied import LOOSE, vary, wanting
-from onnx_fleet import footprint, latency, validation
 from onnx_fleet.bundles import stage
 from onnx_fleet.entities.entry import LatencyGrid
 from onnx_fleet.entities.latency_report import LatencyReport
 from onnx_fleet.entities.variant_report import VariantReport, VariantVerdict
 from onnx_fleet.errors import GpuUnavailable, WorkerOutOfResources
-from onnx_fleet.footprint import FootprintRequest
 from onnx_fleet.graphs import workloads
 from onnx_fleet.graphs.session import open_session
+from onnx_fleet.measurement import footprint, latency
+from onnx_fleet.measurement.footprint import FootprintRequest
 from onnx_fleet.processes import gpu, isolation
 from onnx_fleet.processes.gpu import GpuOptions
 from onnx_fleet.processes.isolation import Limits
-from onnx_fleet.variants import judging
-from onnx_fleet.variants.judging import JudgingRequest
+from onnx_fleet.validation import validator
+from onnx_fleet.variants import evaluation
+from onnx_fleet.variants.evaluation import JudgingRequest
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore")]
 
@@ -52,7 +53,7 @@ def varied(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
 @pytest.fixture(scope="module")
 def judged(varied: Exported) -> VariantReport:
-    return judging.judge(JudgingRequest(stage=varied.stage_dir, provider="cuda"))
+    return evaluation.judge(JudgingRequest(stage=varied.stage_dir, provider="cuda"))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def measured(varied: Exported, judged: VariantReport) -> LatencyReport:
 
 
 def test_what_is_right_on_the_cpu_is_right_on_the_gpu_and_ran_there(exported: Exported) -> None:
-    report = validation.validate(exported.stage_dir, source_dir=exported.source_dir, provider="cuda")
+    report = validator.validate(exported.stage_dir, source_dir=exported.source_dir, provider="cuda")
 
     assert report.passed, report.reason
     assert report.nodes_by_provider[CUDA] > 0
@@ -75,7 +76,7 @@ def test_a_wrong_graph_is_caught_on_the_gpu_too(questions: Exported, tmp_path: P
     weight.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(numpy_helper.to_array(weight).T), weight.name))
     onnx.save(model, broken.graph)
 
-    report = validation.validate(broken.stage_dir, source_dir=broken.source_dir, provider="cuda")
+    report = validator.validate(broken.stage_dir, source_dir=broken.source_dir, provider="cuda")
 
     assert report.status == "failed"
     assert "parity" in {row.check for row in report.rows if not row.passed}
@@ -115,7 +116,7 @@ def test_half_precision_that_overflows_is_caught_where_it_is_computed_in_half(va
     weight.CopyFrom(numpy_helper.from_array(large.astype(np.float16), weight.name))
     onnx.save(model, path)
 
-    report = judging.judge(JudgingRequest(stage=copied.stage_dir, provider="cuda"))
+    report = evaluation.judge(JudgingRequest(stage=copied.stage_dir, provider="cuda"))
 
     (verdict,) = (verdict for verdict in report.verdicts if verdict.variant == "fp16")
     assert verdict.status == "missed"

@@ -7,9 +7,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from onnx_fleet import graph, weights
 from onnx_fleet.entities import graph_info
 from onnx_fleet.errors import ExportUnsupported
+from onnx_fleet.export import finishing, weight_placement
 from onnx_fleet.graphs import description
 
 TOKENS = ("batch_size", "sequence_length")
@@ -30,7 +30,7 @@ def traced(*, given: Sequence[str | int] = ("s18", "s41"), gives: Sequence[str |
 
 
 def finish(model: ir.Model, *, outputs: tuple[str | int | None, ...] = ("batch_size", "2*sequence_length")) -> None:
-    graph.finish(
+    finishing.finish(
         model,
         inputs={"ids": TOKENS},
         outputs={"doubled": outputs},
@@ -42,8 +42,8 @@ def finish(model: ir.Model, *, outputs: tuple[str | int | None, ...] = ("batch_s
 def test_symbols_are_renamed_alone_and_inside_expressions(tmp_path: Path) -> None:
     model = traced()
     finish(model)
-    graph.check(ir.to_proto(model))
-    weights.save_all({"model": ir.to_proto(model)}, tmp_path / "onnx", tensors={})
+    finishing.check(ir.to_proto(model))
+    weight_placement.save_all({"model": ir.to_proto(model)}, tmp_path / "onnx", tensors={})
     info = description.describe(tmp_path / "onnx/model.onnx", role="model", variant="fp32", bundle=tmp_path)
 
     assert [value.shape for value in info.inputs] == [TOKENS]
@@ -54,7 +54,7 @@ def test_initializers_get_the_checkpoints_names_and_notes_of_the_tracer_go() -> 
     model = traced()
     finish(model)
     saved = ir.to_proto(model)
-    graph.stamp(saved, {"onnx_fleet.commit": "abc"})
+    finishing.stamp(saved, {"onnx_fleet.commit": "abc"})
 
     assert [tensor.name for tensor in saved.graph.initializer] == ["w"]
     assert [node.metadata_props for node in saved.graph.node] == [[], []]
@@ -78,7 +78,7 @@ def test_a_number_may_not_become_a_symbol() -> None:
 
 def test_an_input_that_was_traced_away_is_refused() -> None:
     with pytest.raises(ExportUnsupported, match="the inputs ids where ids, attention_mask were wanted"):
-        graph.finish(
+        finishing.finish(
             traced(),
             inputs={"ids": TOKENS, "attention_mask": TOKENS},
             outputs={"doubled": TOKENS},
@@ -91,7 +91,7 @@ def test_a_graph_that_is_not_valid_onnx_is_refused() -> None:
     model = ir.to_proto(traced())
     model.graph.node[0].op_type = "NoSuchOp"
     with pytest.raises(ExportUnsupported, match="not valid ONNX"):
-        graph.check(model)
+        finishing.check(model)
 
 
 @pytest.mark.parametrize(

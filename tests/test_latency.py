@@ -14,14 +14,15 @@ import onnxruntime
 import pytest
 
 from fixtures.exported import Exported
-from onnx_fleet import jsonio, latency
-from onnx_fleet.bench import Bench
+from onnx_fleet import jsonio
 from onnx_fleet.bundles import stage
 from onnx_fleet.entities.entry import LatencyGrid
 from onnx_fleet.entities.latency_report import LatencyReport
 from onnx_fleet.errors import GpuUnavailable
-from onnx_fleet.footprint import FootprintRequest
-from onnx_fleet.noise import NoiseMeter
+from onnx_fleet.measurement import latency
+from onnx_fleet.measurement.benchmark import Bench
+from onnx_fleet.measurement.footprint import FootprintRequest
+from onnx_fleet.measurement.noise import NoiseMeter
 from onnx_fleet.source import reference
 
 ROOT = Path(__file__).parent.parent
@@ -105,7 +106,7 @@ def test_the_footprint_is_taken_without_torch(measured: Exported) -> None:
         sequence_length=8,
     )
     code = (
-        "import json, sys; from onnx_fleet import footprint, jsonio; "
+        "import json, sys; from onnx_fleet import jsonio; from onnx_fleet.measurement import footprint; "
         "footprint.take(jsonio.from_json(footprint.FootprintRequest, json.loads(sys.argv[1]))); "
         "sys.exit('torch' in sys.modules)"
     )

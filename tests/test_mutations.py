@@ -9,13 +9,13 @@ import pytest
 
 from fixtures.exported import Exported
 from mutations import MUTATIONS, Mutation, page
-from onnx_fleet import validation
-from onnx_fleet.checks import CHECKS
 from onnx_fleet.entities import validation_report
 from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.source import reference
 from onnx_fleet.source.reference import Load
+from onnx_fleet.validation import validator
+from onnx_fleet.validation.checks import CHECKS
 
 # In the product a process of its own hears what torch and the exporter warn of.
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(900)]  # the first row of a model exports it
@@ -24,7 +24,7 @@ WHOLE = tuple(dict.fromkeys(mutation.model for mutation in MUTATIONS))
 
 
 def validate(exported: Exported, *, load: Load = reference.load) -> ValidationReport:
-    return validation.validate(exported.stage_dir, source_dir=exported.source_dir, load=load)
+    return validator.validate(exported.stage_dir, source_dir=exported.source_dir, load=load)
 
 
 @pytest.mark.parametrize("model", WHOLE)

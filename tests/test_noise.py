@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnx_fleet.noise import MOST_SPREAD, MOST_WAITING, KernelRun, NoiseMeter, judge
+from onnx_fleet.measurement.noise import MOST_SPREAD, MOST_WAITING, KernelRun, NoiseMeter, judge
 
 
 def test_even_runs_on_cores_of_their_own_are_quiet() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fixtures.items import work_item
-from onnx_fleet import export
+from onnx_fleet.export import exporter
 from onnx_fleet.planning.catalogue import reader
 from onnx_fleet.processes.isolation import Limits
 from onnx_fleet_demo.models import MINILM
@@ -28,7 +28,7 @@ def code_blocks(language: str) -> list[str]:
 def test_the_embedding_lines_give_what_sentence_transformers_gives(demo_repos: Path, tmp_path: Path) -> None:
     source = demo_repos / MINILM
     item = work_item(source, task="sentence-similarity")
-    export.export(item, source_dir=source, stage_dir=tmp_path / "minilm", limits=Limits(timeout_s=300))
+    exporter.export(item, source_dir=source, stage_dir=tmp_path / "minilm", limits=Limits(timeout_s=300))
     (lines,) = code_blocks("python")
     lines += "np.save('embeddings.npy', embeddings)\n"
     subprocess.run([sys.executable, "-c", lines], cwd=tmp_path, check=True)

@@ -19,16 +19,18 @@ import pytest
 
 from fixtures import recipes as page
 from fixtures.recipes import Proven, page_entries
-from onnx_fleet import export, recipes, validation
+from onnx_fleet import recipes
 from onnx_fleet.bundles import stage
 from onnx_fleet.entities.entry import Entry, Tolerances
 from onnx_fleet.errors import CatalogueInvalid, ExportUnsupported, ValidationFailed
-from onnx_fleet.footprint import FootprintRequest, take
+from onnx_fleet.export import exporter
 from onnx_fleet.graphs import inspection
 from onnx_fleet.graphs.session import open_session
+from onnx_fleet.measurement.footprint import FootprintRequest, take
 from onnx_fleet.processes.isolation import Limits
 from onnx_fleet.recipes import RECIPES, Recipe
 from onnx_fleet.source import families
+from onnx_fleet.validation import validator
 
 PAGE = page.PAGE.read_text(encoding="utf-8")
 FOLDER = Path(__file__).parents[1] / "include/recipes"
@@ -217,7 +219,7 @@ def test_a_graph_that_lost_a_way_fails_on_the_inputs_that_take_it(
     bodies["then_branch"].g.CopyFrom(bodies["else_branch"].g)
     onnx.save(model, copy / "onnx/model.onnx")
 
-    report = validation.validate(copy, source_dir=found.source_dir)
+    report = validator.validate(copy, source_dir=found.source_dir)
 
     failed = {row.case.partition(",")[0] for row in report.rows if row.check == "recipe_cases" and not row.passed}
     assert failed == {"one row is marked", "every token is marked"}
@@ -349,7 +351,7 @@ def test_a_faulty_recipe_is_refused_with_what_is_wrong(
 
 def test_outputs_of_a_model_with_a_cache_cannot_be_changed(own_folder: Path, tmp_path: Path) -> None:
     from fixtures.items import work_item
-    from onnx_fleet.export import ExportRequest
+    from onnx_fleet.export.exporter import ExportRequest
     from zoo.decoder import DECODERS
     from zoo.repo import save
 
@@ -362,7 +364,7 @@ def test_outputs_of_a_model_with_a_cache_cannot_be_changed(own_folder: Path, tmp
     stage.write_work(tmp_path / "stage", item)
 
     with pytest.raises(ExportUnsupported, match="which only a model of one graph and one pass has"):
-        export.fill(ExportRequest(item=item, source_dir=source, stage=tmp_path / "stage"))
+        exporter.fill(ExportRequest(item=item, source_dir=source, stage=tmp_path / "stage"))
 
 
 def test_a_file_is_read_and_not_run_to_find_its_recipes(own_folder: Path) -> None:
@@ -403,5 +405,5 @@ def test_a_worker_with_another_file_than_the_plan_had_exports_nothing(
     item = replace(stage.read_work(found.stage_dir), recipe_digest="0" * 64)
 
     with pytest.raises(ExportUnsupported, match=r"bring the same recipes/ to every worker"):
-        export.export(item, source_dir=found.source_dir, stage_dir=tmp_path / "stage", limits=Limits(timeout_s=240))
+        exporter.export(item, source_dir=found.source_dir, stage_dir=tmp_path / "stage", limits=Limits(timeout_s=240))
     assert not (tmp_path / "stage").exists()

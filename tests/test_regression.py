@@ -21,15 +21,16 @@ from fixtures.worse_stages import (
     with_one_length,
     with_other_weights,
 )
-from onnx_fleet import contract, differences, flow, gates, jsonio, latency, report, slowdown
+from onnx_fleet import flow, jsonio, report
 from onnx_fleet.bundles import bundle, channels, stage
 from onnx_fleet.bundles.publish import Publication
-from onnx_fleet.differences import DifferencesRequest, Side
-from onnx_fleet.drift import NEW_RUNS, OLD_RUNS
 from onnx_fleet.entities.entry import Entry, Gates, LatencyGrid, Tolerances
 from onnx_fleet.entities.regression_report import Differences, RegressionReport, SizeRow, SlowdownRow
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.flow import Tools
+from onnx_fleet.measurement import gates, io_contract, latency, latency_ratio, version_diff
+from onnx_fleet.measurement.output_drift import NEW_RUNS, OLD_RUNS
+from onnx_fleet.measurement.version_diff import DifferencesRequest, Side
 from onnx_fleet.processes.isolation import Limits
 from onnx_fleet.record import Record
 from onnx_fleet.source.hub_client import Hub, HubSettings
@@ -102,7 +103,7 @@ def test_an_equal_version_passes_and_takes_the_channel(
     assert [(row.batch_size, row.sequence_length) for row in report.measured.latency] == [(1, 8), (4, 32)]
     for row in report.measured.latency:
         assert row.ratio_low <= row.ratio <= row.ratio_high
-        assert (row.rounds, row.runs) == (slowdown.ROUNDS, 50)
+        assert (row.rounds, row.runs) == (latency_ratio.ROUNDS, 50)
     assert [size.ratio for size in report.measured.sizes] == [1.0]
     assert [ops.changed for ops in report.measured.ops] == [{}]
     assert not list(tools.work_dir.rglob("*.onnx")), "the bundle in use is not left on the disk"
@@ -294,8 +295,9 @@ def test_torch_is_never_imported_to_compare(timed: Exported, tmp_path: Path) -> 
     grid = replace(GRID, timed_runs=2)
     request = DifferencesRequest(old=sides[0], new=sides[1], tolerances=Tolerances(), grid=grid)
     code = (
-        "import json, sys; from onnx_fleet import differences, jsonio; "
-        "differences.find(jsonio.from_json(differences.DifferencesRequest, json.loads(sys.argv[1]))); "
+        "import json, sys; from onnx_fleet import jsonio; "
+        "from onnx_fleet.measurement import version_diff; "
+        "version_diff.find(jsonio.from_json(version_diff.DifferencesRequest, json.loads(sys.argv[1]))); "
         "print('torch' in sys.modules)"
     )
     asked = json.dumps(jsonio.to_json(request))
@@ -318,12 +320,12 @@ def test_graphs_of_every_kind_equal_themselves(architecture: str, phases: set[st
     made.with_entry(lambda entry: replace(entry, latency=small))
     latency.measure(made.stage_dir, source_dir=made.source_dir)
     side = Side(folder=made.stage_dir, graphs=stage.read_export(made.stage_dir).graphs)
-    found = differences.find(DifferencesRequest(old=side, new=side, tolerances=Tolerances(), grid=small))
+    found = version_diff.find(DifferencesRequest(old=side, new=side, tolerances=Tolerances(), grid=small))
 
     assert {row.finding for row in found.outputs} == {"equal"}
     assert {row.phase for row in found.latency} == phases
     assert {row.output for row in found.outputs} == {spec.name for info in side.graphs for spec in info.outputs}
-    assert contract.changes(side.graphs, side.graphs) == ()
+    assert io_contract.changes(side.graphs, side.graphs) == ()
 
 
 SLOW = SlowdownRow(
@@ -344,8 +346,8 @@ def test_a_slowdown_counts_when_its_whole_interval_is_past_the_threshold(low: fl
 
 
 def test_rounds_that_do_not_agree_give_a_wide_interval() -> None:
-    steady = slowdown.interval([1.5, 1.52, 1.49, 1.5, 1.51])
-    disturbed = slowdown.interval([1.0, 1.0, 1.0, 1.0, 5.0])
+    steady = latency_ratio.interval([1.5, 1.52, 1.49, 1.5, 1.51])
+    disturbed = latency_ratio.interval([1.0, 1.0, 1.0, 1.0, 5.0])
     assert steady[1] > 1.45
     assert disturbed[0] > 1.25, "the mean alone would have held it"
     assert disturbed[1] < 1.0 < disturbed[2]

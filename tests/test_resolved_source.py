@@ -15,9 +15,9 @@ import transformers
 
 from fixtures.encoders import save_encoder
 from fixtures.items import work_item
-from onnx_fleet import export
 from onnx_fleet.bundles import stage
 from onnx_fleet.entities.entry import Entry
+from onnx_fleet.export import exporter
 from onnx_fleet.planning import toolchain
 from onnx_fleet.processes.isolation import Limits
 from onnx_fleet.source import checkpoint
@@ -88,7 +88,7 @@ def test_what_a_config_leaves_out_is_in_the_bundle_which_says_so(hub: Hub, serve
     item = replace(item, model=model)
     item = replace(item, toolchain=toolchain.versions())
     limits = Limits(timeout_s=240)
-    made = export.export(item, source_dir=source, stage_dir=tmp_path / "stage", limits=limits)
+    made = exporter.export(item, source_dir=source, stage_dir=tmp_path / "stage", limits=limits)
 
     assert {key: made.settings[key] for key in ("architecture", "weights_variant", "config_completed")} == {
         "architecture": "BertForMaskedLM",

@@ -13,13 +13,13 @@ import pytest
 from fixtures.exported import Exported, export_from_zoo
 from mutations.encoder import mask_dropped
 from mutations.mutation import change_graph
-from onnx_fleet import validation
 from onnx_fleet.bundles import stage
-from onnx_fleet.checks import Subject, held_to_its_rounding, rounding
-from onnx_fleet.checks.float64 import distance
 from onnx_fleet.entities.entry import Tolerances
 from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.source import reference
+from onnx_fleet.validation import validator
+from onnx_fleet.validation.checks import Subject, held_to_its_rounding, tolerances
+from onnx_fleet.validation.checks.float64 import distance
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]
 
@@ -49,7 +49,7 @@ def subject_of(exported: Exported) -> Subject:
 
 
 def validate(exported: Exported) -> ValidationReport:
-    return validation.validate(exported.stage_dir, source_dir=exported.source_dir)
+    return validator.validate(exported.stage_dir, source_dir=exported.source_dir)
 
 
 def test_two_layers_are_held_closer_than_the_most_that_is_allowed(
@@ -175,7 +175,7 @@ def test_a_wrong_graph_makes_no_room_for_itself(
     onnx.save(model, broken.graph)
 
     assert held(broken) == held(questions)
-    assert held(questions).atol == pytest.approx(rounding.OF_ONE_LAYER * 13**0.5), (
+    assert held(questions).atol == pytest.approx(tolerances.OF_ONE_LAYER * 13**0.5), (
         "two layers of six matrices, and the head"
     )
 

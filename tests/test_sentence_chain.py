@@ -14,14 +14,15 @@ import pytest
 
 from fixtures.exported import Exported
 from fixtures.items import COMMIT, work_item
-from onnx_fleet import cache_keys, export, validation
 from onnx_fleet.bundles import stage
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ExportUnsupported
-from onnx_fleet.export import ExportRequest
+from onnx_fleet.export import cache_keys, exporter
+from onnx_fleet.export.exporter import ExportRequest
 from onnx_fleet.source import checkpoint
+from onnx_fleet.validation import validator
 
 # In the product a process of its own hears what torch and the exporter warn of.
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]
@@ -51,12 +52,12 @@ def _item(source_dir: Path, *, task: str = "sentence-similarity", **changes: Any
 def _filled(source_dir: Path, stage_dir: Path, *, item: WorkItem, graphs: Path | None = None) -> Exported:
     stage.write_work(stage_dir, item)
     request = ExportRequest(item=item, source_dir=source_dir, stage=stage_dir, graphs=graphs)
-    stage.write_export(stage_dir, export.fill(request))
+    stage.write_export(stage_dir, exporter.fill(request))
     return Exported(stage_dir=stage_dir, source_dir=source_dir)
 
 
 def _rows(exported: Exported) -> list[CheckRow]:
-    report = validation.validate(exported.stage_dir, source_dir=exported.source_dir)
+    report = validator.validate(exported.stage_dir, source_dir=exported.source_dir)
     assert report.passed, report.reason
     return [row for row in report.rows if row.check == "sentences"]
 

@@ -18,16 +18,17 @@ from fixtures.items import work_item
 from mutations.mutation import change_graph
 from mutations.seq2seq import likeliest_tokens_shifted
 from mutations.surgery import as_ones, read_instead
-from onnx_fleet import latency, validation
 from onnx_fleet.bundles import stage
-from onnx_fleet.checks import CHECKS
 from onnx_fleet.entities.entry import DECODER_FORMS, LatencyGrid, Tolerances
 from onnx_fleet.entities.validation_report import CheckRow, ValidationReport
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.graphs import generation_seq2seq as generation
 from onnx_fleet.graphs import session
 from onnx_fleet.graphs.generation import greedy
+from onnx_fleet.measurement import latency
 from onnx_fleet.source import checkpoint
+from onnx_fleet.validation import validator
+from onnx_fleet.validation.checks import CHECKS
 from zoo import ARCHITECTURES
 from zoo.repo import save
 
@@ -39,7 +40,7 @@ LAYERS = 2
 
 
 def validate(exported: Exported) -> ValidationReport:
-    return validation.validate(exported.stage_dir, source_dir=exported.source_dir)
+    return validator.validate(exported.stage_dir, source_dir=exported.source_dir)
 
 
 def failed(report: ValidationReport) -> set[str]:

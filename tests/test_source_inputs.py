@@ -15,13 +15,13 @@ from transformers import PreTrainedModel
 from fixtures.exported import Exported
 from fixtures.items import work_item
 from onnx_fleet.bundles import stage
-from onnx_fleet.checks import CHECKS, Subject
 from onnx_fleet.entities.graph_info import GraphInfo, TensorSpec
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.source import reference
 from onnx_fleet.source.families import source_inputs
+from onnx_fleet.validation.checks import CHECKS, Subject
 
 _SIZES: Mapping[str, Any] = {
     "vocab_size": 40,

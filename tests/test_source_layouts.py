@@ -20,17 +20,19 @@ from tokenizers import Tokenizer
 
 from fixtures.items import work_item
 from fixtures.stages import NOW, PROVENANCE
-from onnx_fleet import audit_stage, export, validation
+from onnx_fleet import audit_stage
 from onnx_fleet.audit_stage import Trust
 from onnx_fleet.bundles import seal, stage
 from onnx_fleet.conventions import sentence_modules
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.resolved_model import ResolvedModel, laid_out
 from onnx_fleet.errors import ExportUnsupported, ModelInvalid
-from onnx_fleet.export import ExportRequest
+from onnx_fleet.export import exporter
+from onnx_fleet.export.exporter import ExportRequest
 from onnx_fleet.source.download import download
 from onnx_fleet.source.hub_client import Hub
 from onnx_fleet.source.resolve import resolve
+from onnx_fleet.validation import validator
 from onnx_fleet_demo.hub_server import HubServer
 
 # In the product a process of its own hears what torch and the exporter warn of.
@@ -100,8 +102,8 @@ def _exported(model: ResolvedModel, hub: Hub, stage_dir: Path) -> Path:
     source = download(model, hub=hub)
     item = replace(work_item(source, task=model.task), model=model)
     stage.write_work(stage_dir, item)
-    stage.write_export(stage_dir, export.fill(ExportRequest(item=item, source_dir=source, stage=stage_dir)))
-    report = validation.validate(stage_dir, source_dir=source)
+    stage.write_export(stage_dir, exporter.fill(ExportRequest(item=item, source_dir=source, stage=stage_dir)))
+    report = validator.validate(stage_dir, source_dir=source)
     stage.write_report(stage_dir, "validation", report)
     assert report.passed, report.reason
     rows = [row for row in report.rows if row.check == "sentences"]

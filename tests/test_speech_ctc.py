@@ -11,10 +11,10 @@ import pytest
 from fixtures.exported import Exported, export_from_zoo
 from mutations.mutation import change_graph
 from mutations.speech import letters_moved, mask_of_sound_ignored
-from onnx_fleet import validation
 from onnx_fleet.bundles import stage
 from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.graphs import audio_inputs
+from onnx_fleet.validation import validator
 
 # In the product a process of its own hears what torch and the exporter warn of.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -122,4 +122,4 @@ def shapes(exported: Exported) -> dict[str, tuple[int | str, ...]]:
 
 
 def validate(exported: Exported) -> ValidationReport:
-    return validation.validate(exported.stage_dir, source_dir=exported.source_dir)
+    return validator.validate(exported.stage_dir, source_dir=exported.source_dir)

@@ -10,7 +10,7 @@ from threading import Thread
 import numpy as np
 import pytest
 
-from onnx_fleet.timing import (
+from onnx_fleet.measurement.timing import (
     BLOCKS,
     Timed,
     WarmUp,

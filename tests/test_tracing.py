@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from onnx_fleet import tracing, weights
 from onnx_fleet.errors import ExportUnsupported
+from onnx_fleet.export import graph_tracing, weight_placement
 from onnx_fleet.source.families import GraphSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -43,8 +43,8 @@ def test_a_tiny_epsilon_stays_in_the_graph(tmp_path: Path, epsilon: float) -> No
         inputs={"rows": ("batch_size", None)},
         outputs={"normed": shape},
     )
-    model, _ = tracing.trace(spec, opset=20)
-    weights.save_all({"model": ir.to_proto(model)}, tmp_path, tensors={})
+    model, _ = graph_tracing.trace(spec, opset=20)
+    weight_placement.save_all({"model": ir.to_proto(model)}, tmp_path, tensors={})
 
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     (normed,) = session.run(["normed"], {"rows": np.zeros((2, 4), dtype=np.float32)})
@@ -85,8 +85,8 @@ def test_an_axis_of_an_output_alone_falls_back_where_it_may() -> None:
     spec = _spec(_Pooled(), columns="width", output="output_width")
 
     with pytest.raises(ExportUnsupported, match=r"may_be_fixed: \[output_width\]"):
-        tracing.trace(spec, opset=20)
-    model, (fallback,) = tracing.trace(spec, opset=20, may_be_fixed=["output_width"])
+        graph_tracing.trace(spec, opset=20)
+    model, (fallback,) = graph_tracing.trace(spec, opset=20, may_be_fixed=["output_width"])
 
     assert fallback.what == "model: dynamic -> fixed output_width"
     assert list(model.graph.outputs[0].shape or ())[1:] == [2, 4]
@@ -96,14 +96,14 @@ def test_an_axis_of_an_output_alone_falls_back_where_it_may() -> None:
 def test_a_family_may_let_an_axis_of_an_output_fall_back_too() -> None:
     spec = _spec(_Pooled(), columns="width", output="output_width", fixable=("output_width",))
 
-    assert tracing.trace(spec, opset=20)[1][0].what == "model: dynamic -> fixed output_width"
+    assert graph_tracing.trace(spec, opset=20)[1][0].what == "model: dynamic -> fixed output_width"
 
 
 def test_no_length_of_a_cache_is_fixed_whatever_an_entry_says() -> None:
     spec = _spec(_Cached(), columns="past_sequence_length", output="past_sequence_length")
 
     with pytest.raises(ExportUnsupported, match="would hold for") as refused:
-        tracing.trace(spec, opset=20, may_be_fixed=["past_sequence_length"])
+        graph_tracing.trace(spec, opset=20, may_be_fixed=["past_sequence_length"])
     assert "may_be_fixed" not in str(refused.value)
 
 
@@ -131,7 +131,7 @@ def test_onnxruntime_keeps_the_zeros_around_an_image_in_front_of_maxima(tmp_path
         inputs={"rows": shape},
         outputs={"pooled": shape},
     )
-    model, _ = tracing.trace(spec, opset=20)
+    model, _ = graph_tracing.trace(spec, opset=20)
 
     assert (_run(model, tmp_path, given) == module(rows=given)["pooled"].numpy()).all()
 
@@ -161,13 +161,13 @@ def test_what_a_layer_worked_out_before_is_no_constant_of_the_graph(tmp_path: Pa
         module(rows=given)
         module.bias.add_(1)
 
-        model, _ = tracing.trace(_spec(module, columns="width", output="width"), opset=20, may_be_fixed=["width"])
+        model, _ = graph_tracing.trace(_spec(module, columns="width", output="width"), opset=20, may_be_fixed=["width"])
 
     np.testing.assert_allclose(_run(model, tmp_path, given), given.numpy() + 2, rtol=1e-6)
 
 
 def _run(model: ir.Model, folder: Path, rows: Tensor) -> np.ndarray:
-    weights.save_all({"model": ir.to_proto(model)}, folder, tensors={})
+    weight_placement.save_all({"model": ir.to_proto(model)}, folder, tensors={})
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     (pooled,) = session.run(["pooled"], {"rows": rows.numpy()})
     array: np.ndarray = pooled
@@ -195,7 +195,7 @@ def test_a_model_that_asks_how_many_rows_there_are_takes_any_number(tmp_path: Pa
         exec(_COUNTING, vars(code))
         spec = _spec(code.Counting(), columns="width", output="width")
 
-        model, fallbacks = tracing.trace(spec, opset=20)
+        model, fallbacks = graph_tracing.trace(spec, opset=20)
     finally:
         del sys.modules[code.__name__]
 

@@ -14,12 +14,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from fixtures.deep import LAYERS, Deep, save_deep
-from onnx_fleet import shallow, traced, unrolling, validation, weights
 from onnx_fleet.bundles import stage
 from onnx_fleet.entities.export_record import ExportRecord
+from onnx_fleet.export import layer_replication, layer_truncation, traced_model, weight_placement
+from onnx_fleet.export.layer_replication import Irregular
 from onnx_fleet.source import checkpoint, families
 from onnx_fleet.source.placeholder_weights import Hollow
-from onnx_fleet.unrolling import Irregular
+from onnx_fleet.validation import validator
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -50,7 +51,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("unrolled")
     deep = save_deep(request.param, folder)
     record = deep.fill(folder / "stage")
-    graphs = traced.unpack((folder / "stage" / stage.PRIVATE / "graphs.zip").read_bytes()).graphs
+    graphs = traced_model.unpack((folder / "stage" / stage.PRIVATE / "graphs.zip").read_bytes()).graphs
     return _Unrolled(deep=deep, record=record, graphs=graphs, stage_dir=folder / "stage")
 
 
@@ -63,7 +64,7 @@ def test_every_layer_is_bound_to_its_own_tensors(made: _Unrolled) -> None:
     stored = {name: tensor.shape for name, tensor in checkpoint.read(made.deep.source_dir).items()}
     bound: dict[str, tuple[int, ...]] = {}
     for model in made.graphs.values():
-        bound |= weights.references(model)
+        bound |= weight_placement.references(model)
 
     assert bound == stored
     for layer in range(LAYERS):
@@ -81,7 +82,7 @@ def test_caches_are_in_the_order_of_the_layers(made: _Unrolled) -> None:
 
 
 def test_it_computes_what_pytorch_does(made: _Unrolled) -> None:
-    report = validation.validate(made.stage_dir, source_dir=made.deep.source_dir)
+    report = validator.validate(made.stage_dir, source_dir=made.deep.source_dir)
 
     assert report.rows
     assert [row for row in report.rows if not row.passed] == []
@@ -99,7 +100,7 @@ def test_it_is_what_the_trace_of_every_layer_is(made: _Unrolled, tmp_path: Path)
         found = made.graphs[role]
         assert [value.name for value in found.graph.input] == [value.name for value in wanted.graph.input]
         assert [value.name for value in found.graph.output] == [value.name for value in wanted.graph.output]
-        assert weights.references(found) == weights.references(wanted)
+        assert weight_placement.references(found) == weight_placement.references(wanted)
         assert Counter(node.op_type for node in found.graph.node) == Counter(node.op_type for node in wanted.graph.node)
 
 
@@ -107,7 +108,7 @@ def test_layers_that_differ_are_traced_whole_and_right(tmp_path: Path) -> None:
     """The first three are global, the last two local, and only a buffer of each tells."""
     deep = save_deep("GPTNeoForCausalLM", tmp_path, attention_types=[[["global"], 3], [["local"], 2]])
     record = deep.fill(tmp_path / "stage")
-    report = validation.validate(tmp_path / "stage", source_dir=deep.source_dir)
+    report = validator.validate(tmp_path / "stage", source_dir=deep.source_dir)
 
     assert record.traced == "full"
     assert [row for row in report.rows if not row.passed] == []
@@ -136,7 +137,7 @@ def test_only_layers_that_are_set_alike_are_a_stack(
     model = families.family(deep.item.family).load(deep.item, deep.source_dir, stand_in)
 
     assert stand_in.accounts_for(model)
-    assert [stack.path for stack in shallow.stacks(model, stand_in.names)] == found
+    assert [stack.path for stack in layer_truncation.stacks(model, stand_in.names)] == found
 
 
 _DEPTH = 5
@@ -145,7 +146,7 @@ _NAMES = tuple(f"layers.{layer}.weight" for layer in range(_DEPTH))
 
 def _reference(name: str) -> TensorProto:
     tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[2], data_location=TensorProto.EXTERNAL)
-    tensor.external_data.add(key="location", value=f"{weights.SCHEME}{name}")
+    tensor.external_data.add(key="location", value=f"{weight_placement.SCHEME}{name}")
     return tensor
 
 
@@ -177,7 +178,7 @@ def _node(graph: onnx.GraphProto, name: str) -> onnx.NodeProto:
 
 
 def _unrolled(model: onnx.ModelProto) -> onnx.ModelProto:
-    unrolling.unroll(model, [_NAMES], path="layers")
+    layer_replication.unroll(model, [_NAMES], path="layers")
     return model
 
 
@@ -204,7 +205,7 @@ def test_a_stack_is_repeated_to_its_depth() -> None:
     model = _unrolled(_stack())
 
     assert [node.op_type for node in model.graph.node] == ["Add", "Mul"] * _DEPTH + ["Neg"]
-    assert sorted(weights.references(model)) == list(_NAMES)
+    assert sorted(weight_placement.references(model)) == list(_NAMES)
     assert _run(model, np.ones((1, 2), dtype=np.float32))["y"].tolist() == [[-_after(_DEPTH)] * 2]
 
 
@@ -221,7 +222,7 @@ def test_an_output_that_the_last_layer_makes_stays_the_last_layers() -> None:
 def test_a_graph_that_reads_no_layer_stays_as_it_is() -> None:
     model = _stack()
     before = model.SerializeToString(deterministic=True)
-    unrolling.unroll(model, [("other.0", "other.1", "other.2", "other.3", "other.4")], path="other")
+    layer_replication.unroll(model, [("other.0", "other.1", "other.2", "other.3", "other.4")], path="other")
 
     assert model.SerializeToString(deterministic=True) == before
 

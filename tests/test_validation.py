@@ -14,20 +14,21 @@ import pytest
 from fixtures.exported import Exported
 from mutations import encoder
 from mutations.mutation import change_graph
-from onnx_fleet import jsonio, validation
+from onnx_fleet import jsonio
 from onnx_fleet.bundles import stage
-from onnx_fleet.checks import CHECKS, Subject, texts
-from onnx_fleet.checks.answers import SINGLE
 from onnx_fleet.entities import validation_report
 from onnx_fleet.entities.entry import Tolerances
 from onnx_fleet.entities.validation_report import CheckRow, ValidationReport
 from onnx_fleet.errors import BundleNotFound, ExportUnsupported, GpuUnavailable, ValidationFailed
 from onnx_fleet.graphs import session
 from onnx_fleet.source import reference
+from onnx_fleet.validation import validator
+from onnx_fleet.validation.checks import CHECKS, Subject, tokenized_texts
+from onnx_fleet.validation.checks.predictions import SINGLE
 
 
 def validate(exported: Exported, *, provider: str = "cpu") -> ValidationReport:
-    return validation.validate(exported.stage_dir, source_dir=exported.source_dir, provider=provider)
+    return validator.validate(exported.stage_dir, source_dir=exported.source_dir, provider=provider)
 
 
 def rows_of(report: ValidationReport, check: str) -> list[CheckRow]:
@@ -155,8 +156,8 @@ def test_answers_are_those_of_transformers_own_pipeline(labels: Exported, tmp_pa
     read = [
         [side.label(int(place)) for place in run(subject.feeds(side.encode(SINGLE)))["logits"].argmax(axis=-1)]
         for side, run in (
-            (texts.of_source(subject), subject.reference),
-            (texts.of_stage(subject), subject.session().run),
+            (tokenized_texts.of_source(subject), subject.reference),
+            (tokenized_texts.of_stage(subject), subject.session().run),
         )
     ]
 
@@ -176,11 +177,11 @@ def test_a_tokenizer_as_published_reads_the_texts_of_both_sides(questions: Expor
         (folder / "tokenizer.json").write_text(json.dumps(data))
         settings = json.loads((folder / "tokenizer_config.json").read_text())
         (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "do_lower_case": True}))
-    exact = validation.validate(copied.stage_dir, source_dir=source)
+    exact = validator.validate(copied.stage_dir, source_dir=source)
     assert {row.check for row in exact.rows if not row.passed} >= {"tokenizer"}
 
     published = copied.with_entry(lambda entry: replace(entry, tokenizer="as-published"))
-    report = validation.validate(published.stage_dir, source_dir=source)
+    report = validator.validate(published.stage_dir, source_dir=source)
 
     assert report.passed, report.reason
     (row,) = rows_of(report, "tokenizer")
@@ -284,4 +285,4 @@ def test_a_stage_without_graphs_is_not_proven(questions: Exported, tmp_path: Pat
 
 def test_a_folder_that_is_no_stage_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleNotFound, match="onnx-fleet export"):
-        validation.validate(tmp_path, source_dir=tmp_path)
+        validator.validate(tmp_path, source_dir=tmp_path)

@@ -29,10 +29,10 @@ from onnx_fleet.planning import compatibility
 from onnx_fleet.planning.calibration import source as calibration_source
 from onnx_fleet.planning.calibration import texts
 from onnx_fleet.store import keys
-from onnx_fleet.variants import half, judging, making, prepared
-from onnx_fleet.variants.agreement import Agreement
-from onnx_fleet.variants.judging import JudgingRequest
-from onnx_fleet.variants.making import MakingRequest
+from onnx_fleet.variants import conversion, evaluation, float16, preprocessing
+from onnx_fleet.variants.accuracy import Agreement
+from onnx_fleet.variants.conversion import MakingRequest
+from onnx_fleet.variants.evaluation import JudgingRequest
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -225,7 +225,7 @@ def test_what_cannot_be_converted_is_a_verdict_and_no_crash(encoder: Varied, tmp
     model.opset_import.append(helper.make_opsetid("com.example", 1))
     onnx.save(model, strange.exported.graph)
 
-    made = making.make(MakingRequest(stage=strange.stage_dir))
+    made = conversion.make(MakingRequest(stage=strange.stage_dir))
     found = replace(strange, made=made).judge()
 
     assert {verdict.variant: verdict.status for verdict in found.verdicts} == dict.fromkeys(VARIANTS, "missed")
@@ -270,7 +270,7 @@ def test_the_layers_that_hurt_stay_in_float32(encoder: Varied, tmp_path: Path) -
 
     (made,) = strict.made.made
     assert made.kept
-    assert 1 < made.attempts <= making.MAX_ATTEMPTS
+    assert 1 < made.attempts <= conversion.MAX_ATTEMPTS
     assert all("*" in kind or "." in kind for kind in made.kept)
     verdict = strict.judge().verdicts[0]
     assert verdict.graphs[0].ratio > all_of_it.graphs[0].ratio
@@ -300,14 +300,14 @@ def test_what_no_layer_in_float32_would_mend_is_tried_so_often_and_no_more(encod
 
     (made,) = found.made.made
     assert not made.kept
-    assert 1 < made.attempts <= making.MAX_ATTEMPTS
+    assert 1 < made.attempts <= conversion.MAX_ATTEMPTS
     assert found.judge().verdicts[0].status == "missed"
 
 
 def test_a_variant_that_is_not_small_is_none(encoder: Varied, tmp_path: Path) -> None:
     """fp32's own bytes under the name of q4 are right in every other figure."""
     large = encoder.copy(tmp_path)
-    onnx.save(prepared.load(large.exported.graph), large.graph("q4"))
+    onnx.save(preprocessing.load(large.exported.graph), large.graph("q4"))
 
     verdict = next(verdict for verdict in large.judge().verdicts if verdict.variant == "q4")
 
@@ -353,8 +353,8 @@ def test_what_overflows_in_half_precision_stays_in_float32(tmp_path: Path) -> No
     path = _overflowing_graph(tmp_path)
     sample = Sample(role="model", foretells=False, feeds={"x": np.full((2, 8), 3.0, dtype=np.float32)})
 
-    found = half.overflowing(path, samples=[sample])
-    models = {"kept": half.convert(path, excluded=found), "plain": half.convert(path)}
+    found = float16.overflowing(path, samples=[sample])
+    models = {"kept": float16.convert(path, excluded=found), "plain": float16.convert(path)}
 
     assert found == {"first", "second"}
     expected = session.open_session(path).run(sample.feeds)["y"]
@@ -366,10 +366,11 @@ def test_what_overflows_in_half_precision_stays_in_float32(tmp_path: Path) -> No
 
 def test_small_activations_are_no_overflow(encoder: Varied, tmp_path: Path) -> None:
     """Neither is a mask's minus infinity."""
-    source = prepared.prepare(encoder.exported.graph, tmp_path)
+    source = preprocessing.prepare(encoder.exported.graph, tmp_path)
 
     assert (
-        half.overflowing(source, samples=recorded_feeds.read(encoder.stage_dir, "model", "calibration")) == frozenset()
+        float16.overflowing(source, samples=recorded_feeds.read(encoder.stage_dir, "model", "calibration"))
+        == frozenset()
     )
 
 
@@ -392,7 +393,7 @@ def test_positions_are_never_counted_in_half_precision(decoder: Varied) -> None:
 
 
 def test_a_prepared_graph_gives_the_same_and_has_no_transposed_weights(decoder: Varied, tmp_path: Path) -> None:
-    source = prepared.prepare(decoder.exported.graph, tmp_path)
+    source = preprocessing.prepare(decoder.exported.graph, tmp_path)
     sample = next(recorded_feeds.read(decoder.stage_dir, "model", "judging"))
 
     model = onnx.load(source)
@@ -540,7 +541,7 @@ def test_variants_that_a_provider_does_not_run_stay_and_say_so(encoder: Varied, 
     judged = encoder.copy(tmp_path)
     judged.judge()
 
-    elsewhere = judging.judge(JudgingRequest(stage=judged.stage_dir, provider="azure"))
+    elsewhere = evaluation.judge(JudgingRequest(stage=judged.stage_dir, provider="azure"))
 
     assert {verdict.variant: verdict.status for verdict in elsewhere.verdicts} == dict.fromkeys(VARIANTS, "not_run")
     assert all("ran elsewhere" in verdict.reason for verdict in elsewhere.verdicts)

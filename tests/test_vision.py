@@ -15,14 +15,14 @@ from fixtures.exported import Exported, export_from_zoo
 from fixtures.items import work_item
 from mutations.mutation import change_graph
 from mutations.vision import classes_moved
-from onnx_fleet import validation
 from onnx_fleet.bundles import stage
-from onnx_fleet.checks import CHECKS
 from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.validation_report import CheckRow, ValidationReport
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.graphs import image_inputs
 from onnx_fleet.source.families import vision
+from onnx_fleet.validation import validator
+from onnx_fleet.validation.checks import CHECKS
 from zoo import ARCHITECTURES
 from zoo.repo import save
 
@@ -151,7 +151,7 @@ def the_graph(exported: Exported) -> GraphInfo:
 
 
 def validate(exported: Exported) -> ValidationReport:
-    return validation.validate(exported.stage_dir, source_dir=exported.source_dir)
+    return validator.validate(exported.stage_dir, source_dir=exported.source_dir)
 
 
 def failures(report: ValidationReport, check: str) -> list[CheckRow]:

@@ -9,11 +9,11 @@ import pytest
 from fixtures.exported import Exported, export_from_zoo
 from mutations.mutation import change_graph
 from mutations.vlm import pictures_mirrored
-from onnx_fleet import validation
 from onnx_fleet.bundles import stage
-from onnx_fleet.checks import CHECKS
 from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.errors import ExportUnsupported
+from onnx_fleet.validation import validator
+from onnx_fleet.validation.checks import CHECKS
 
 # In the product a process of its own hears what torch and the exporter warn of.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -88,4 +88,4 @@ def test_a_model_that_looks_in_another_way_is_refused(tmp_path: Path) -> None:
 
 
 def validate(exported: Exported) -> ValidationReport:
-    return validation.validate(exported.stage_dir, source_dir=exported.source_dir)
+    return validator.validate(exported.stage_dir, source_dir=exported.source_dir)

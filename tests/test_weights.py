@@ -20,12 +20,13 @@ from safetensors.numpy import load_file, save_file
 
 from fixtures.deep import Deep, save_deep
 from fixtures.items import work_item
-from onnx_fleet import export, validation, weights
 from onnx_fleet.entities.export_record import ExportRecord
 from onnx_fleet.errors import BundleCorrupt, ExportUnsupported, ModelInvalid
+from onnx_fleet.export import exporter, weight_placement
 from onnx_fleet.processes.isolation import Limits
 from onnx_fleet.source import checkpoint
 from onnx_fleet.source.checkpoint import StoredTensor
+from onnx_fleet.validation import validator
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -45,7 +46,7 @@ class _Made:
 
     def require_right(self) -> None:
         """PyTorch, which reads the source by itself, has the same answers."""
-        report = validation.validate(self.stage_dir, source_dir=self.deep.source_dir)
+        report = validator.validate(self.stage_dir, source_dir=self.deep.source_dir)
         assert [row for row in report.rows if not row.passed] == []
         assert report.passed
 
@@ -206,7 +207,9 @@ def test_a_graph_of_more_than_protobuf_takes_is_not_put_inside(tmp_path: Path) -
     )
 
     with pytest.raises(ExportUnsupported, match="take `weights: inline` out of the entry"):
-        weights.save_all({"model": _graph(table=shape)}, tmp_path, tensors={"table": stored}, placement="inline")
+        weight_placement.save_all(
+            {"model": _graph(table=shape)}, tmp_path, tensors={"table": stored}, placement="inline"
+        )
 
 
 def test_graphs_that_share_weights_have_one_file(pair: _Made) -> None:
@@ -338,7 +341,7 @@ def _graph(**shapes: tuple[int, ...]) -> onnx.ModelProto:
     tensors = []
     for name, shape in shapes.items():
         tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape, data_location=TensorProto.EXTERNAL)
-        tensor.external_data.add(key="location", value=f"{weights.SCHEME}{name}")
+        tensor.external_data.add(key="location", value=f"{weight_placement.SCHEME}{name}")
         tensors.append(tensor)
     nodes = [helper.make_node("Identity", [name], [f"{name}_out"]) for name in shapes]
     outputs = [helper.make_tensor_value_info(f"{name}_out", TensorProto.FLOAT, shape) for name, shape in shapes.items()]
@@ -355,7 +358,7 @@ def test_a_graph_of_another_checkpoint_is_refused(tmp_path: Path, shape: tuple[i
     model = _graph(table=shape) if shape == (8, 64) else _graph(table=shape, other=(4,))
 
     with pytest.raises(BundleCorrupt, match=message):
-        weights.save_all({"model": model}, tmp_path / "onnx", tensors=checkpoint.read(tmp_path))
+        weight_placement.save_all({"model": model}, tmp_path / "onnx", tensors=checkpoint.read(tmp_path))
 
 
 def test_only_graphs_that_share_a_weight_share_a_file(tmp_path: Path) -> None:
@@ -370,7 +373,7 @@ def test_only_graphs_that_share_a_weight_share_a_file(tmp_path: Path) -> None:
         "third": _graph(d=shape),
         "fourth": _graph(c=shape, a=shape),
     }
-    paths = weights.save_all(models, tmp_path / "onnx", tensors=checkpoint.read(tmp_path), inline_max_bytes=10)
+    paths = weight_placement.save_all(models, tmp_path / "onnx", tensors=checkpoint.read(tmp_path), inline_max_bytes=10)
 
     assert {role: _locations(path) for role, path in paths.items()} == {
         "first": {"first.onnx_data"},
@@ -450,7 +453,7 @@ def test_a_model_of_more_than_2_gib_is_its_checkpoints_file(tmp_path: Path) -> N
     )
     large = replace(large, item=work_item(large.source_dir, task=large.item.model.task))
     limits = Limits(memory_bytes=6 << 30, timeout_s=240)
-    record = export.export(
+    record = exporter.export(
         large.item, source_dir=large.source_dir, stage_dir=tmp_path / "stage", limits=limits, link=True
     )
     print(f"{record.duration_s:.1f} s, {record.peak_memory_bytes >> 20} MiB")

@@ -278,11 +278,11 @@ def _prove(folder: Path, made: Manifest, *, tools: Tools) -> _Finding:
 
 
 def _judge(folder: Path, *, tools: Tools) -> tuple[VariantVerdict, ...]:
-    from onnx_fleet.variants import judging
+    from onnx_fleet.variants import evaluation
 
-    request = judging.JudgingRequest(stage=folder)
+    request = evaluation.JudgingRequest(stage=folder)
     log_file = folder.parent / "variants.log"
-    report = isolation.run(judging.judge, request, limits=tools.limits, log=log_file).value
+    report = isolation.run(evaluation.judge, request, limits=tools.limits, log=log_file).value
     return tuple(
         VariantVerdict(variant=each.variant, passed=each.status == "published", reason=each.reason)
         for each in report.verdicts

@@ -16,15 +16,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from onnx_fleet import cache, record, regression
-from onnx_fleet import export as exporting
-from onnx_fleet import latency as measuring
-from onnx_fleet import validation as proving
+from onnx_fleet import record
 from onnx_fleet.bundles import bundle, feed, publish, stage
 from onnx_fleet.bundles.bundle import Bundle, Ref
 from onnx_fleet.bundles.manifest import Provenance
 from onnx_fleet.bundles.publish import Publication
-from onnx_fleet.cache import Cache
 from onnx_fleet.entities import validation_report
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.export_record import ExportRecord
@@ -36,12 +32,18 @@ from onnx_fleet.entities.variant import FP32
 from onnx_fleet.entities.variant_report import REPORT_NAME, VariantReport, require
 from onnx_fleet.entities.work_item import Plan, WorkItem
 from onnx_fleet.errors import GpuUnavailable, OnnxFleetError
+from onnx_fleet.export import cache
+from onnx_fleet.export import exporter as exporting
+from onnx_fleet.export.cache import Cache
+from onnx_fleet.measurement import latency as measuring
+from onnx_fleet.measurement import regression
 from onnx_fleet.planning import plan as planning
 from onnx_fleet.processes import isolation, profiling
 from onnx_fleet.processes.gpu import GpuOptions
 from onnx_fleet.processes.isolation import Limits
 from onnx_fleet.record import Record
 from onnx_fleet.store import ObjectStore, Progress
+from onnx_fleet.validation import validator as proving
 
 if TYPE_CHECKING:
     from onnx_fleet.source.hub_client import Hub
@@ -152,17 +154,17 @@ def make_variants(place: Path, *, tools: Tools) -> VariantReport | None:
     Raises:
         ValidationFailed: an entry's required variant missed its gates.
     """
-    from onnx_fleet.variants import judging, making
+    from onnx_fleet.variants import conversion, evaluation
 
     if set(stage.read_work(place).model.entry.variants) == {FP32}:
         return None
     (place / "reports" / f"{report_name(REPORT_NAME, 'cuda')}.json").unlink(missing_ok=True)  # of those before
     with profiling.timed("variants"):
         log_file = _log(place, "variants", "cpu")
-        request = making.MakingRequest(stage=place)
-        made = isolation.run(making.make, request, limits=tools.limits, log=log_file).value.made
-        judged = judging.JudgingRequest(stage=place, made=made)
-        report = isolation.run(judging.judge, judged, limits=tools.limits, log=log_file).value
+        request = conversion.MakingRequest(stage=place)
+        made = isolation.run(conversion.make, request, limits=tools.limits, log=log_file).value.made
+        judged = evaluation.JudgingRequest(stage=place, made=made)
+        report = isolation.run(evaluation.judge, judged, limits=tools.limits, log=log_file).value
     require(report)
     return report
 
@@ -207,14 +209,14 @@ def judge_on_gpu(place: Path, *, tools: Tools) -> VariantReport | None:
     Raises:
         ValidationFailed: as make_variants does.
     """
-    from onnx_fleet.variants import judging
+    from onnx_fleet.variants import evaluation
 
     if {info.variant for info in stage.read_export(place).graphs} == {FP32}:
         return None
     with profiling.timed("variants"):
-        request = judging.JudgingRequest(stage=place, provider="cuda", gpu=tools.gpu)
+        request = evaluation.JudgingRequest(stage=place, provider="cuda", gpu=tools.gpu)
         log_file = _log(place, "variants", "cuda")
-        report = isolation.run(judging.judge, request, limits=tools.limits, log=log_file).value
+        report = isolation.run(evaluation.judge, request, limits=tools.limits, log=log_file).value
     require(report)
     return report
 

@@ -17,12 +17,13 @@ from consumers.serving import Question, serve
 from fixtures.items import work_item
 from mutations.mutation import change_graph
 from mutations.surgery import change_weight
-from onnx_fleet import export, validation
 from onnx_fleet.bundles import stage
 from onnx_fleet.entities import validation_report
 from onnx_fleet.entities.variant import FP32
-from onnx_fleet.variants import making
-from onnx_fleet.variants.making import MakingRequest
+from onnx_fleet.export import exporter
+from onnx_fleet.validation import validator
+from onnx_fleet.variants import conversion
+from onnx_fleet.variants.conversion import MakingRequest
 
 
 def handle(question: Question) -> None:
@@ -37,11 +38,11 @@ def handle(question: Question) -> None:
         entry = replace(item.model.entry, variants=(FP32, case.variant))
         item = replace(item, model=replace(item.model, entry=entry))
         stage.write_work(folder / "bundle", item)
-    record = export.fill(export.ExportRequest(item=item, source_dir=source, stage=folder / "bundle"))
+    record = exporter.fill(exporter.ExportRequest(item=item, source_dir=source, stage=folder / "bundle"))
     if case.variant:
         stage.write_export(folder / "bundle", record)
-        validation_report.require_passed(validation.validate(folder / "bundle", source_dir=source))
-        making.make(MakingRequest(stage=folder / "bundle"))
+        validation_report.require_passed(validator.validate(folder / "bundle", source_dir=source))
+        conversion.make(MakingRequest(stage=folder / "bundle"))
     for index, answer in enumerate(answers.of(case, source)):
         np.savez(folder / f"expected-{index}.npz", **answer)
     if case.damaged:

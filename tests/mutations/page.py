@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mutations import MUTATIONS, VARIANT_MUTATIONS
-from onnx_fleet.checks import CHECKS
+from onnx_fleet.validation.checks import CHECKS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "validation.md"
 

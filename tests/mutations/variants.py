@@ -15,7 +15,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from fixtures.varied import Varied
 from mutations.surgery import add_constant, as_ones, behind_output, nodes, producer, read_instead
-from onnx_fleet.variants import prepared
+from onnx_fleet.variants import preprocessing
 
 _DENSE = "layer.0.output.dense.weight_transposed"
 
@@ -154,7 +154,7 @@ def logits_cut_off(model: ModelProto) -> None:
 
 def graph_of_fp32(varied: Varied, variant: str) -> None:
     """The float32 graph lies under the variant's name, as a script leaves it whose conversion failed."""
-    onnx.save(prepared.load(varied.exported.graph), varied.graph(variant))
+    onnx.save(preprocessing.load(varied.exported.graph), varied.graph(variant))
 
 
 def file_cut_short(varied: Varied, variant: str) -> None:

@@ -14,17 +14,18 @@ from tempfile import TemporaryDirectory
 from typing import Literal
 
 from fixtures.items import work_item
-from onnx_fleet import export, validation
 from onnx_fleet.bundles import stage
 from onnx_fleet.entities import validation_report
 from onnx_fleet.entities.export_record import Fallback
 from onnx_fleet.entities.tasks import TASKS
 from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.errors import OnnxFleetError, Permanent, StepTimedOut, WorkerOutOfResources
-from onnx_fleet.export import ExportRequest
+from onnx_fleet.export import exporter
+from onnx_fleet.export.exporter import ExportRequest
 from onnx_fleet.processes import isolation
 from onnx_fleet.processes.isolation import Limits
 from onnx_fleet.source.tokenizers import pack
+from onnx_fleet.validation import validator
 from zoo.architecture import Architecture
 from zoo.repo import save
 
@@ -105,9 +106,9 @@ def _tried(architecture: Architecture, folder: Path) -> Verdict:
     item = work_item(source, task=architecture.task)
     stage.write_work(stage_dir, item)
     try:
-        record = export.fill(ExportRequest(item=item, source_dir=source, stage=stage_dir))
+        record = exporter.fill(ExportRequest(item=item, source_dir=source, stage=stage_dir))
         stage.write_export(stage_dir, record)
-        report = validation.validate(stage_dir, source_dir=source)
+        report = validator.validate(stage_dir, source_dir=source)
     except Permanent as err:
         return _verdict(architecture, status="refused", note=_in_few_words(str(err)))
     except Exception as err:  # noqa: BLE001  in the product the step's process ends so, and nothing is published

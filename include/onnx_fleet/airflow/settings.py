@@ -10,7 +10,7 @@ from pathlib import Path
 
 from airflow.sdk.configuration import conf
 
-from onnx_fleet import cache
+from onnx_fleet.export import cache
 from onnx_fleet.processes.gpu import GpuOptions
 from onnx_fleet.processes.isolation import Limits, machine_limits
 

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from onnx_fleet.cache import Cache, CacheEntry
 from onnx_fleet.cli import show
 from onnx_fleet.cli.options import Json, Store
 from onnx_fleet.cli.settings import opened_store
+from onnx_fleet.export.cache import Cache, CacheEntry
 from onnx_fleet.formatting import human_bytes
 
 cache_app = typer.Typer(

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from onnx_fleet import cache
 from onnx_fleet.errors import StoreNotFound
+from onnx_fleet.export import cache
 from onnx_fleet.flow import Tools
 from onnx_fleet.processes import profiling
 from onnx_fleet.processes.gpu import GpuOptions

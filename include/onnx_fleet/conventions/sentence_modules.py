@@ -1,7 +1,8 @@
 """A sentence-transformers source: the modules that its modules.json chains behind the transformer, and its settings.
 
 The library is not imported here: this is what its files say. Building and running the modules is for
-``source/families/chain.py``, and what they must give is for ``checks/sentence.py`` to ask the library itself.
+``source/families/chain.py``, and what they must give is for ``validation/checks/sentence.py`` to ask the library
+itself.
 """
 
 from __future__ import annotations

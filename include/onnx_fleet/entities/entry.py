@@ -31,7 +31,7 @@ class Tolerances:
     """How far an output may be from PyTorch's: |a - b| <= atol + rtol * |b|."""
 
     atol: float = 1e-4
-    """The most that is allowed where no entry says more; rtol too. checks.rounding takes less where that will do."""
+    """The most that is allowed where no entry says more; rtol too. checks.tolerances takes less where that will do."""
     rtol: float = 1e-3
     derived: bool = False
     """Whether they were worked out from a model, and are no entry's own word: what differs by more may then still be

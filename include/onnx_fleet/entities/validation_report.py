@@ -25,7 +25,7 @@ class CheckRow:
     """One comparison of one output."""
 
     check: str
-    """A name of onnx_fleet.checks.CHECKS: ``parity``, ``padding_left``, …"""
+    """A name of onnx_fleet.validation.checks.CHECKS: ``parity``, ``padding_left``, …"""
     graph: str
     """The graph's path in the bundle."""
     case: str

@@ -33,13 +33,13 @@ _IMPORTS = (
     "transformers.models.auto.modeling_auto",
     "matplotlib.backends.backend_svg",
     "matplotlib.figure",
-    "onnx_fleet.export",
-    "onnx_fleet.trace_model",
+    "onnx_fleet.export.exporter",
+    "onnx_fleet.export.model_tracing",
     "onnx_fleet.source.families.loading",
-    "onnx_fleet.validation",
-    "onnx_fleet.checks",
+    "onnx_fleet.validation.validator",
+    "onnx_fleet.validation.checks",
     "onnx_fleet.source.reference",
-    "onnx_fleet.latency",
+    "onnx_fleet.measurement.latency",
 )
 """What export, validate and measure load, but for onnxruntime: importing that starts a thread."""
 

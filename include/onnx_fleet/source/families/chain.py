@@ -3,7 +3,7 @@
 They become part of the model that is traced, and of the reference: their weights are called
 ``sentence_modules.<folder>.<name>`` in both, and in the checkpoint. What they compute is the library's own code, but
 for two modules that count or split their inputs in Python while they run; what all of them together must give,
-``checks/sentence.py`` asks the library.
+``validation/checks/sentence.py`` asks the library.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""The step from a work item to a stage with graphs."""

@@ -1,0 +1,309 @@
+"""Export: a work item and its source files -> a stage with graphs, tokenizer and configuration."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from onnx_fleet import recipes
+from onnx_fleet.bundles import model_config, stage
+from onnx_fleet.conventions import sentence_modules
+from onnx_fleet.entities.entry import DECODER_FORMS, OWN_TOLERANCES
+from onnx_fleet.entities.export_record import ExportRecord, Fallback
+from onnx_fleet.entities.graph_info import GraphInfo
+from onnx_fleet.entities.work_item import WorkItem
+from onnx_fleet.errors import BundleCorrupt, ExportUnsupported
+from onnx_fleet.export import cache, cache_keys, finishing, traced_model, weight_placement
+from onnx_fleet.export.cache import Cache
+from onnx_fleet.export.traced_model import Traced
+from onnx_fleet.graphs import description
+from onnx_fleet.planning import toolchain
+from onnx_fleet.processes import isolation, peak_memory, profiling
+from onnx_fleet.processes.isolation import Limits
+from onnx_fleet.recipes import Recipe
+from onnx_fleet.source import checkpoint
+from onnx_fleet.source.checkpoint import StoredTensor
+from onnx_fleet.source.tokenizers import pack
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportRequest:
+    """What the export's process is told."""
+
+    item: WorkItem
+    source_dir: Path
+    stage: Path
+    graph_key: str | None = None
+    """None where no other model can take the graphs."""
+    graphs: Path | None = None
+    """The archive of the graphs of this key, from the cache."""
+    tokenizer: Path | None = None
+    """The archive of what was made of the same tokenizer, from the cache."""
+    whole: bool = False
+    """Whether every layer is traced, also where one shows what the others are."""
+    link: bool = False
+    """Whether the stage may have the source's files under second names."""
+
+
+def export(
+    item: WorkItem,
+    *,
+    source_dir: Path,
+    stage_dir: Path,
+    limits: Limits,
+    cached: Cache | None = None,
+    whole: bool = False,
+    link: bool = False,
+) -> ExportRecord:
+    """Fill a stage; whatever an earlier attempt left in it is removed first.
+
+    Args:
+        source_dir: the model's files, as hub.download gives them.
+        limits: of the process that traces.
+        cached: has what exports of the same kind found out before, and gets what this one does.
+        whole: trace every layer of this very model; what the cache has of it is replaced.
+        link: let the stage have the source's files under second names where it can: for a stage that is only read.
+    Raises:
+        ExportUnsupported: the exporter refuses the model, an axis or input would be lost, or this worker has other
+            packages than the plan was made with.
+        ModelInvalid: the source's weights or tokenizer cannot be used.
+        WorkerOutOfResources, StepTimedOut, StepCrashed: the process passed a limit or died.
+        StoreUnavailable: the cache cannot be asked.
+    """
+    _require_toolchain(item)
+    _require_recipe(item)
+    if stage_dir.exists():
+        shutil.rmtree(stage_dir)
+    stage.write_work(stage_dir, item)
+    keys: dict[cache.Kind, str | None] = {
+        "graphs": cache_keys.of_graphs(item, source_dir=source_dir, tensors=checkpoint.read(source_dir)),
+        "tokenizers": cache_keys.of_tokenizer(item, source_dir=source_dir),
+    }
+    if whole and cached and keys["graphs"]:
+        cached.remove("graphs", keys["graphs"])
+    found = {
+        kind: None if whole and kind == "graphs" else _fetch(item, kind, key, cached=cached, stage_dir=stage_dir)
+        for kind, key in keys.items()
+    }
+    request = ExportRequest(
+        item=item,
+        source_dir=source_dir,
+        stage=stage_dir,
+        graph_key=keys["graphs"],
+        graphs=found["graphs"],
+        tokenizer=found["tokenizers"],
+        whole=whole,
+        link=link,
+    )
+    before = {kind: path.read_bytes() for kind, path in found.items() if path}
+    record = _run(request, limits=limits)
+    stage.write_export(stage_dir, record)
+    for kind, key in keys.items():
+        archive = _archive(stage_dir, kind)
+        if cached and key and archive.exists() and (made := archive.read_bytes()) != before.get(kind):
+            if kind in before:  # it was of no use
+                cached.remove(kind, key)
+            cached.put(kind, key, made)
+    log.info(
+        "exported %s@%s in %.1f s, %d MB", item.model_id, item.model.commit[:8], record.duration_s,
+        record.peak_memory_bytes >> 20,
+    )  # fmt: skip
+    return record
+
+
+def _fetch(item: WorkItem, kind: cache.Kind, key: str | None, *, cached: Cache | None, stage_dir: Path) -> Path | None:
+    """The cached archive of a key, as a file; a re-export that was asked for makes its own."""
+    found = cached.get(kind, key) if cached and key and item.rebuild is None else None
+    if found is None:
+        return None
+    _archive(stage_dir, kind).write_bytes(found)
+    return _archive(stage_dir, kind)
+
+
+def _archive(stage_dir: Path, kind: cache.Kind) -> Path:
+    return stage_dir / stage.PRIVATE / f"{kind}.zip"
+
+
+def _run(request: ExportRequest, *, limits: Limits) -> ExportRecord:
+    """Fill the stage; what the cache has and is not for this model is made anew."""
+    try:
+        return _attempt(request, limits=limits)
+    except BundleCorrupt as err:
+        if not (request.graphs or request.tokenizer):
+            raise
+        log.warning("%s: what the cache has is not for it: %s", request.item.model_id, err)
+    return _attempt(replace(request, graphs=None, tokenizer=None), limits=limits)
+
+
+def _attempt(request: ExportRequest, *, limits: Limits) -> ExportRecord:
+    """Where torch is needed, in a process of its own; where all is there, here: starting one takes longer than that."""
+    entry = request.item.model.entry
+    own_recipe = entry.recipe is not None and entry.recipe not in recipes.RECIPES
+    with_torch = own_recipe or not (request.graphs and request.tokenizer)
+    # `inline` may put two gigabytes through memory, which a limit has to hold.
+    if not with_torch and entry.weights != "inline":
+        started = time.monotonic()
+        record = fill(request)
+        return replace(
+            record,
+            duration_s=time.monotonic() - started,
+            peak_memory_bytes=peak_memory.peak_bytes(),
+        )
+    log_file = request.stage / stage.PRIVATE / "export.log"
+    outcome = isolation.run(fill, request, limits=limits, log=log_file, with_torch=with_torch)
+    return replace(outcome.value, duration_s=outcome.duration_s, peak_memory_bytes=outcome.peak_memory_bytes)
+
+
+def fill(request: ExportRequest) -> ExportRecord:
+    """What the export's process does; it imports torch where the graphs are not there yet."""
+    item, entry = request.item, request.item.model.entry
+    recipe = _recipe(item)
+    earlier = request.tokenizer.read_bytes() if request.tokenizer else None
+    sentence_modules.pack_weights(item.model.needed, source_dir=request.source_dir, stage=request.stage)
+    with profiling.timed("tokenizer"):
+        packed = pack.pack(item.model, source_dir=request.source_dir, stage=request.stage, earlier=earlier)
+        if earlier is None:
+            made = pack.archived(packed, source_dir=request.source_dir, stage=request.stage)
+            _archive(request.stage, "tokenizers").write_bytes(made)
+    if recipe:
+        model_config.change_tokenizer(request.stage, recipe.tokenizer)
+    tensors = checkpoint.read(request.source_dir)
+    traces = _graphs(request, recipe)
+    if traces.derived is None and traces.way != "cached":
+        _archive(request.stage, "graphs").write_bytes(traced_model.pack(traces))
+    with profiling.timed("write"):
+        graphs = _write(request, traces, tensors, libraries=recipe.libraries if recipe else ())
+    fallbacks = (*traces.fallbacks, *pack.not_exact(packed), *pack.lost_token_types(request.stage, graphs))
+    model_config.complete_config(request.stage, external_data=description.external_data(graphs))
+    settings: dict[str, str | int | bool] = {"opset": entry.opset, "attention": "eager", "weights": entry.weights}
+    if entry.architecture:
+        settings["architecture"] = entry.architecture
+    if entry.weights_variant:
+        settings["weights_variant"] = entry.weights_variant
+    if request.item.model.folder:
+        settings["model_folder"] = request.item.model.folder
+    if item.model.completed:
+        settings["config_completed"] = ", ".join(item.model.completed)
+    if entry.decoder_form != DECODER_FORMS[0]:
+        settings["decoder_form"] = entry.decoder_form
+    if entry.may_be_fixed:
+        settings["may_be_fixed"] = ", ".join(sorted(entry.may_be_fixed))
+    if entry.calibration:
+        settings["calibration"] = entry.calibration
+    if traces.left_out:
+        settings["left_out"] = "; ".join(traces.left_out)
+    if entry.tolerances is not None:
+        settings["tolerances"] = OWN_TOLERANCES
+    if entry.tokenizer != "exact":
+        settings["tokenizer"] = entry.tokenizer
+    if entry.tokenizer_graph:
+        from onnx_fleet.source.tokenizers import onnx_graph
+
+        with profiling.timed("tokenizer"):
+            written = onnx_graph.write(request.stage)
+        settings["tokenizer_graph"] = written.path is not None
+        if written.path is None:
+            fallbacks = (*fallbacks, Fallback(what="tokenizer.onnx -> none", why=written.reason))
+    return ExportRecord(
+        graphs=graphs,
+        settings=settings,
+        recipe=entry.recipe,
+        recipe_digest=item.recipe_digest,
+        fallbacks=fallbacks,
+        traced=traces.way,
+        graph_key=request.graph_key if traces.derived is None else None,
+        toolchain=item.toolchain,
+        duration_s=0.0,
+        peak_memory_bytes=0,
+    )
+
+
+def _graphs(request: ExportRequest, recipe: Recipe | None) -> Traced:
+    """The model's graphs without weights: the cache's, else traced. Bringing both together tells whether they fit."""
+    if request.graphs is not None:
+        return traced_model.unpack(request.graphs.read_bytes())
+    with profiling.timed("imports"):
+        from onnx_fleet.export import model_tracing
+
+    derived = request.stage / stage.PRIVATE / "derived.safetensors"
+    return model_tracing.trace_model(
+        request.item, source_dir=request.source_dir, derived=derived, recipe=recipe, whole=request.whole
+    )
+
+
+def _write(
+    request: ExportRequest, made: Traced, tensors: Mapping[str, StoredTensor], *, libraries: tuple[str, ...]
+) -> tuple[GraphInfo, ...]:
+    """Bring the graphs and their weights together, in the stage."""
+    entry = request.item.model.entry
+    if made.derived is not None:
+        tensors = {**tensors, **{tensor.name: tensor for tensor in checkpoint.tensors_of(made.derived)}}
+    for role, model in made.graphs.items():
+        if made.way != "cached":  # those were checked before they were kept
+            finishing.check(model, role=role)
+        finishing.stamp(model, _metadata(request.item))
+    paths = weight_placement.save_all(
+        made.graphs,
+        request.stage / "onnx",
+        tensors=tensors,
+        placement=entry.weights,
+        inline_max_bytes=entry.inline_max_bytes,
+        link=request.link,
+    )
+    return tuple(
+        description.describe(path, role=role, variant="fp32", bundle=request.stage, libraries=libraries)
+        for role, path in paths.items()
+    )
+
+
+def _require_toolchain(item: WorkItem) -> None:
+    """The fingerprint names the packages; graphs that others made must not stand under it."""
+    installed = toolchain.versions()
+    differing = [
+        f"{name} {version} (here {installed.get(name)})"
+        for name, version in item.toolchain.items()
+        if installed.get(name) != version
+    ]
+    if differing:
+        raise ExportUnsupported(
+            f"{item.model_id}: planned with {', '.join(differing)}; install the same requirements.txt on every worker"
+        )
+
+
+def _require_recipe(item: WorkItem) -> None:
+    """The fingerprint names the recipe's file by its digest: another file here would make other graphs under it."""
+    name = item.model.entry.recipe
+    if name is not None and recipes.digest(name) != item.recipe_digest:
+        raise ExportUnsupported(
+            f"{item.model_id}: the file of recipe '{name}' is not the one that the plan was made with; bring the same "
+            f"recipes/ to every worker"
+        )
+
+
+def _recipe(item: WorkItem) -> Recipe | None:
+    """The entry's recipe; a file's may import torch, so only the export's own process asks."""
+    name, task = item.model.entry.recipe, item.model.task
+    if name is None:
+        return None
+    recipe = recipes.find(name)
+    if recipe.tasks and task not in recipe.tasks:
+        raise ExportUnsupported(
+            f"{item.model_id}: recipe '{name}' is for {', '.join(recipe.tasks)}, not for {task}; leave the recipe out, "
+            f"or name one of these tasks"
+        )
+    return recipe
+
+
+def _metadata(item: WorkItem) -> Mapping[str, str]:
+    return {
+        "onnx_fleet.model_id": item.model_id,
+        "onnx_fleet.commit": item.model.commit,
+        "onnx_fleet.task": item.model.task,
+        "onnx_fleet.fingerprint": item.fingerprint,
+    }

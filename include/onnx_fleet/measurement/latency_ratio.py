@@ -1,0 +1,98 @@
+"""Slowdown: how long two versions of one graph take, beside each other, and how sure that is.
+
+One ratio of two medians says nothing of how it would come out next time. So the whole measurement is taken several
+times, each with sessions of its own, old and new going first in turn, and the interval is that of these rounds:
+what the machine's load, the order and the place in memory do to one round is in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import fmean, median, stdev
+from typing import TYPE_CHECKING, Final
+
+from onnx_fleet.entities.regression_report import SlowdownRow
+from onnx_fleet.measurement import timing
+
+if TYPE_CHECKING:
+    from onnx_fleet.graphs.text_inputs import TokenSpace
+    from onnx_fleet.measurement.output_drift import Pair
+
+ROUNDS: Final = 5
+_T_95: Final = 2.776
+"""Student's t for a two-sided 95 % interval of ROUNDS values."""
+_LEAST_RUNS: Final = 10
+"""In a round; a median of fewer is moved by one of them."""
+_POINT_BUDGET_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A size to be timed at."""
+
+    batch_size: int
+    length: int
+
+
+def of_pair(
+    pair: Pair,
+    *,
+    points: Sequence[Point],
+    space: TokenSpace | None,
+    threads: int,
+    warmup_runs: int,
+    timed_runs: int,
+) -> tuple[SlowdownRow, ...]:
+    """Time both versions at every point.
+
+    Args:
+        timed_runs: about how many of each version at a point, over all rounds.
+    Raises:
+        ValidationFailed: a version does not load or run.
+    """
+    taken: dict[tuple[Point, str], list[tuple[float, float, int]]] = {}
+    for number in range(ROUNDS):
+        old, new = pair.open(threads=threads)
+        for point in points:
+            for work, feeds in pair.works(batch_size=point.batch_size, length=point.length, space=space):
+                calls = partial(old.run, feeds), partial(new.run, feeds)
+                first, second = calls if number % 2 == 0 else calls[::-1]
+                times = timing.time_interleaved(
+                    first,
+                    second,
+                    warmup_runs=warmup_runs,
+                    timed_runs=max(_LEAST_RUNS, -(-timed_runs // ROUNDS)),
+                    budget_s=_POINT_BUDGET_S / ROUNDS,
+                )
+                old_ms, new_ms = times if number % 2 == 0 else times[::-1]
+                figures = median(old_ms.tolist()), median(new_ms.tolist()), len(new_ms)
+                taken.setdefault((point, work.phase), []).append(figures)
+    return tuple(_row(pair, point, phase, rounds) for (point, phase), rounds in taken.items())
+
+
+def interval(ratios: Sequence[float]) -> tuple[float, float, float]:
+    """The geometric mean of ROUNDS ratios, and the ends of its 95 % interval."""
+    logs = [math.log(ratio) for ratio in ratios]
+    middle, spread = fmean(logs), _T_95 * stdev(logs) / math.sqrt(len(logs))
+    return math.exp(middle), math.exp(middle - spread), math.exp(middle + spread)
+
+
+def _row(pair: Pair, point: Point, phase: str, rounds: Sequence[tuple[float, float, int]]) -> SlowdownRow:
+    ratio, low, high = interval([new_ms / old_ms for old_ms, new_ms, _ in rounds])
+    return SlowdownRow(
+        graph=pair.new.path,
+        variant=pair.new.variant,
+        phase=phase,
+        batch_size=point.batch_size,
+        sequence_length=point.length,
+        rounds=len(rounds),
+        runs=sum(runs for _, _, runs in rounds),
+        old_latency_ms_p50=median(old_ms for old_ms, _, _ in rounds),
+        new_latency_ms_p50=median(new_ms for _, new_ms, _ in rounds),
+        ratio=ratio,
+        ratio_low=low,
+        ratio_high=high,
+    )

@@ -1,0 +1,191 @@
+"""Regression: a stage beside the bundle that its channel points at -> RegressionReport."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from onnx_fleet import jsonio
+from onnx_fleet.bundles import bundle, channels, pull, stage
+from onnx_fleet.bundles.bundle import Bundle, Ref
+from onnx_fleet.bundles.channels import Channel
+from onnx_fleet.entities import regression_report
+from onnx_fleet.entities.entry import Tolerances
+from onnx_fleet.entities.export_record import ExportRecord
+from onnx_fleet.entities.regression_report import (
+    NAME,
+    Completeness,
+    ContractChange,
+    Differences,
+    Finding,
+    RegressionReport,
+)
+from onnx_fleet.entities.work_item import WorkItem
+from onnx_fleet.errors import (
+    BundleCorrupt,
+    BundleNotFound,
+    StepCrashed,
+    StepTimedOut,
+    VersionConflict,
+    WorkerOutOfResources,
+)
+from onnx_fleet.measurement import gates, io_contract, version_diff
+from onnx_fleet.measurement.version_diff import DifferencesRequest, Side
+from onnx_fleet.processes import hardware, isolation
+from onnx_fleet.processes.isolation import Limits
+from onnx_fleet.store import ObjectStore
+
+Quiet = Callable[[], AbstractContextManager[None]]
+
+log = logging.getLogger(__name__)
+
+IN_USE = "in-use"
+"""The folder of a work folder that holds bundles while they are compared with."""
+
+
+def compare(
+    place: Path,
+    *,
+    store: ObjectStore,
+    work_dir: Path,
+    limits: Limits,
+    channel: str = bundle.LATEST,
+    alone: Quiet = nullcontext,
+) -> RegressionReport | None:
+    """Compare a stage with the bundle that the channel points at, and write the report into the stage.
+
+    A bundle in use that is missing, corrupt or does not run is said in the report and holds nothing up.
+
+    Args:
+        work_dir: takes the bundle in use, for as long as this takes.
+        limits: of the process that runs both.
+        alone: keeps other work away while the two are timed.
+    Returns:
+        None where the channel points at nothing, or at this very version.
+    Raises:
+        BundleNotFound: the folder is not an exported stage.
+        StoreUnavailable, StoreDenied: the store cannot be asked.
+    """
+    started = time.monotonic()
+    item = stage.read_work(place)
+    pointer = channels.find(store, item.model_id, channel)
+    (place / "reports" / f"{NAME}.json").unlink(missing_ok=True)
+    if pointer is None or pointer.version == item.version:
+        return None
+    folder = work_dir / IN_USE / item.model_id / pointer.version
+    try:
+        made = _attempt(place, pointer=pointer, store=store, folder=folder, limits=limits, alone=alone)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    report = RegressionReport(
+        model_id=item.model_id,
+        version=item.version,
+        channel=channel,
+        compared_with=pointer.version,
+        status=made.status,
+        reason=made.reason,
+        verdict=regression_report.verdict(made.findings),
+        findings=made.findings,
+        gates=item.model.entry.gates,
+        alike=made.alike,
+        contract=made.contract,
+        measured=made.measured,
+        hardware=hardware.hardware(),
+        runtime=hardware.versions(),
+        duration_s=time.monotonic() - started,
+    )
+    stage.write_report(place, NAME, report)
+    log.info("compared %s@%s with %s: %s", item.model_id, item.version, pointer.version, report.verdict)
+    return report
+
+
+def is_due(place: Path, *, store: ObjectStore, channel: str) -> bool:
+    """Whether a stage still has to be compared with what the channel points at now."""
+    item = stage.read_work(place)
+    pointer = channels.find(store, item.model_id, channel)
+    if pointer is None or pointer.version == item.version:
+        return False
+    try:
+        report = jsonio.from_json(RegressionReport, json.loads((place / "reports" / f"{NAME}.json").read_bytes()))
+    except (FileNotFoundError, ValueError, ValidationError):
+        return True
+    return (report.version, report.compared_with) != (item.version, pointer.version)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Made:
+    """As far as the comparison came."""
+
+    status: Completeness
+    reason: str = ""
+    findings: tuple[Finding, ...] = ()
+    alike: bool = False
+    contract: tuple[ContractChange, ...] = ()
+    measured: Differences = field(default_factory=Differences)
+
+
+def _attempt(place: Path, *, pointer: Channel, store: ObjectStore, folder: Path, limits: Limits, alone: Quiet) -> _Made:
+    item, record = stage.read_work(place), stage.read_export(place)
+    wanted = item.model.entry.gates
+    ref = Ref(model_id=item.model_id, channel=None, version=pointer.version)
+    try:
+        old = bundle.find(ref, store=store)
+    except (BundleNotFound, BundleCorrupt) as err:
+        reason = f"the version in use cannot be read: {err}"
+        return _Made(status="not_compared", reason=reason, findings=(gates.of_failure(reason, holds=False),))
+    changes = io_contract.changes(old.manifest.graphs, record.graphs)
+    broken, alike = gates.of_contract(changes, gates=wanted), _alike(old, item)
+    if wanted.policy == "off":
+        return _Made(
+            status="contract_only", reason="gates.policy is off", findings=broken, alike=alike, contract=changes
+        )
+    try:
+        pull.pull(ref, store=store, to=folder)
+        with alone():
+            measured = _measure(place, item, record, old=old, folder=folder, limits=limits)
+    except (BundleNotFound, BundleCorrupt, VersionConflict) as err:
+        failed = gates.of_failure(f"the version in use is not sound: {err}", holds=False)
+    except (StepCrashed, StepTimedOut, WorkerOutOfResources) as err:
+        # Nobody knows then whether the new version is worse, and to block is to move for what is known to be good.
+        failed = gates.of_failure(f"comparing broke off: {type(err).__name__}: {err}", holds=wanted.policy == "block")
+    else:
+        full = [info.path for info in record.graphs if info.variant == gates.FULL_PRECISION]
+        findings = (*broken, *gates.of_differences(measured, gates=wanted, full=full, alike=alike))
+        reason = "" if measured.latency else "latency was not compared: there is no size that both ran at"
+        return _Made(
+            status="compared", reason=reason, findings=findings, alike=alike, contract=changes, measured=measured
+        )
+    return _Made(
+        status="contract_only", reason=failed.message, findings=(*broken, failed), alike=alike, contract=changes
+    )
+
+
+def _measure(
+    place: Path, item: WorkItem, record: ExportRecord, *, old: Bundle, folder: Path, limits: Limits
+) -> Differences:
+    entry = item.model.entry
+    one = entry.tolerances or Tolerances()
+    tolerances = Tolerances(atol=one.atol * entry.gates.max_drift, rtol=one.rtol * entry.gates.max_drift)
+    request = DifferencesRequest(
+        old=Side(folder=folder, graphs=old.manifest.graphs),
+        new=Side(folder=place, graphs=record.graphs),
+        tolerances=tolerances,
+        grid=entry.latency,
+    )
+    log_file = place / stage.PRIVATE / "compare.log"
+    return isolation.run(version_diff.find, request, limits=limits, log=log_file).value
+
+
+def _alike(old: Bundle, item: WorkItem) -> bool:
+    """Whether both were made of the same weights to do the same."""
+    made = old.manifest
+    before = (made.source.revision, made.task, made.export.recipe, made.export.recipe_digest)
+    return before == (item.model.commit, item.model.task, item.model.entry.recipe, item.recipe_digest)

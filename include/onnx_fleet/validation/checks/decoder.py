@@ -1,0 +1,340 @@
+"""What decoders are held to: the prompt, the same tokens in pieces, padding on either side, and what they generate.
+
+PyTorch's word is always the plain model's: one pass without a cache, and transformers' own generate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from onnx_fleet.entities.validation_report import CheckRow
+from onnx_fleet.errors import ValidationFailed
+from onnx_fleet.graphs import generation, text_inputs
+from onnx_fleet.graphs.comparison import Case, Outputs, compare
+from onnx_fleet.graphs.text_inputs import Batch, Side
+from onnx_fleet.validation.checks import tokenized_texts as reading
+from onnx_fleet.validation.checks.context import SEED, Subject, checks_of
+from onnx_fleet.validation.checks.float64 import Side as Compared
+from onnx_fleet.validation.checks.float64 import judged, word
+from onnx_fleet.validation.checks.single_graph import Feeds, tokens_equal
+
+BATCH_SIZES = (1, 2, 7)
+LENGTHS = (1, 2, 17, 64)
+"""And the model's maximum. 17 is odd, and longer than the sliding windows of small models."""
+TOKENS_AT_MAXIMUM = 1024
+"""Batches at the maximum length hold as many rows as fit in this."""
+PADDED_LENGTHS = (17, 9, 1)
+SPLIT_LENGTH, SPLITS = 19, (1, 7, 18)
+"""Prompts of so many tokens, given in two pieces that part there."""
+SPLIT_ANYWHERE = 8
+"""One prompt of so many tokens, parted at every place."""
+STEPS = 6
+NEW_TOKENS = 32
+
+
+def prompt(subject: Subject) -> Iterator[CheckRow]:
+    """A prompt's logits equal PyTorch's at every position, over batch sizes and lengths up to the model's maximum."""
+    maximum = subject.space.max_length
+    for length in sorted({min(length, maximum) for length in LENGTHS} | {maximum}):
+        rows = max(1, min(BATCH_SIZES[-1], TOKENS_AT_MAXIMUM // length))
+        largest = text_inputs.random_batch(subject.space, batch_size=rows, length=length, seed=SEED)
+        expected = _pytorch(subject, largest)
+        for batch_size in sorted({min(size, rows) for size in BATCH_SIZES}):
+            case = subject.case("prompt", f"batch_size {batch_size}, sequence_length {length}, seed {SEED}")
+            few = largest[:batch_size]
+            yield from _compared(
+                subject,
+                case,
+                expected[:batch_size],
+                partial(_graph, subject, few),
+                exact=partial(_exact, subject, few),
+            )
+
+
+def cache(subject: Subject) -> Iterator[CheckRow]:
+    """A prompt in two pieces, single steps, and rows in another order give what PyTorch gives without a cache."""
+    length = min(SPLIT_LENGTH, subject.space.max_length)
+    batch = text_inputs.random_batch(subject.space, batch_size=3, length=length, seed=SEED)
+    expected = _pytorch(subject, batch)
+    for split in (split for split in SPLITS if split < length):
+        case = subject.case("cache", f"{length} tokens in two pieces, parted after {split}, seed {SEED}")
+        run = partial(_in_pieces, subject, batch, [split, length - split])
+        yield from _compared(subject, case, expected, run, exact=partial(_exact, subject, batch))
+    short = batch[:1].cut(min(SPLIT_ANYWHERE, length))
+    whole = _pytorch(subject, short)
+    for split in range(1, short.input_ids.shape[1]):
+        case = subject.case("cache", f"1 row of {short.input_ids.shape[1]} tokens, parted after {split}, seed {SEED}")
+        run = partial(_in_pieces, subject, short, [split, whole.shape[1] - split])
+        yield from _compared(subject, case, whole, run, exact=partial(_exact, subject, short))
+    yield from _padded_steps(subject)
+    steps = min(STEPS, length - 1)
+    case = subject.case("cache", f"{length - steps} tokens, then {steps} one by one, seed {SEED}")
+    run = partial(_in_pieces, subject, batch, [length - steps, *[1] * steps])
+    yield from _compared(subject, case, expected, run, exact=partial(_exact, subject, batch))
+    order = np.array([2, 0, 0])
+    case = subject.case("cache", f"{length - 1} tokens, then one with rows {order.tolist()}, as beams do, seed {SEED}")
+    run = partial(_reordered, subject, batch, order)
+    last = partial(_exact, subject, batch, read=lambda logits: logits[order, -1:])
+    yield from _compared(subject, case, expected[order, -1:], run, exact=last)
+
+
+def _padded_steps(subject: Subject) -> Iterator[CheckRow]:
+    """A batch that is padded on the left, its last tokens one by one."""
+    rows = _rows_to_pad(subject)
+    batch = text_inputs.pad(rows, side="left", space=subject.space)
+    length = batch.input_ids.shape[1]
+    steps = min(STEPS, length - 1)
+    said = ", ".join(str(row.input_ids.shape[1]) for row in rows)
+    case = subject.case("cache", f"rows of {said} tokens, padded left, the last {steps} one by one, seed {SEED}")
+    run = partial(_in_pieces, subject, batch, [length - steps, *[1] * steps])
+    wanted = _pytorch(subject, batch)[batch.real]
+    exact = partial(_exact, subject, batch, read=lambda logits: logits[batch.real])
+    yield from _compared(subject, case, wanted, lambda: _real(run(), batch), exact=exact)
+
+
+def text(subject: Subject) -> Iterator[CheckRow]:
+    """Logits equal PyTorch's on real text, tokenized by the packed tokenizer, padded left."""
+    case = subject.case("text", f"{len(text_inputs.TEXTS)} texts of several scripts through the packed tokenizer")
+    both = reading.sides(subject)
+    if both is None:
+        yield case.row("skipped", passed=True, detail=subject.without_text)
+        return
+    rows = [both[1].encode([text]) for text in _texts(subject)]
+    batch = text_inputs.pad(rows, side="left", space=subject.space)
+    wanted, run = _pytorch(subject, batch)[batch.real], lambda: _real(_graph(subject, batch), batch)
+    exact = partial(_exact, subject, batch, read=lambda logits: logits[batch.real])
+    yield from _compared(subject, case, wanted, run, exact=exact)
+
+
+def padding_left(subject: Subject) -> Iterator[CheckRow]:
+    """Rows padded on the left, as for generation, equal PyTorch's, the rows alone, and other tokens under the mask."""
+    yield from _padding(subject, side="left")
+
+
+def padding_right(subject: Subject) -> Iterator[CheckRow]:
+    """As padding_left, on the other side."""
+    yield from _padding(subject, side="right")
+
+
+def greedy(subject: Subject) -> Iterator[CheckRow]:
+    """The likeliest tokens are those of transformers' generate, in a padded batch of random prompts and real text."""
+    room = subject.space.max_length - max(PADDED_LENGTHS)
+    new_tokens = min(NEW_TOKENS, room)
+    random, both = _rows_to_pad(subject), reading.sides(subject)
+    written = [both[1].encode([text]).cut(PADDED_LENGTHS[0]) for text in _texts(subject)] if both else []
+    said = f"{len(random)} random prompts and {len(written)} texts of up to {PADDED_LENGTHS[0]} tokens"
+    case = subject.case("greedy", f"{said}, padded left, {new_tokens} new, seed {SEED}")
+    if new_tokens < 1:
+        yield case.row("skipped", passed=True, detail="the model has no room for a prompt and new tokens")
+        return
+    batch = text_inputs.pad([*random, *written], side="left", space=subject.space)
+    ends = _end_ids(subject)
+    wanted = subject.reference.generate(
+        {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask},
+        max_new_tokens=new_tokens,
+        pad_token_id=subject.space.pad_token_id,
+        eos_token_id=ends or None,
+    )[:, batch.input_ids.shape[1] :]
+    try:
+        found = generation.greedy(
+            generation.behind(subject.session(), attention_mask=batch.attention_mask),
+            batch.input_ids,
+            max_new_tokens=new_tokens,
+            eos_token_ids=ends,
+            pad_token_id=subject.space.pad_token_id,
+        )
+    except ValidationFailed as err:
+        yield case.row("error", detail=str(err))
+        return
+    yield from tokens_equal(
+        wanted,
+        found,
+        case=case,
+        row="prompt",
+        next_logits=partial(_next_logits, subject, batch),
+        exact_logits=partial(_exact_next_logits, subject, batch),
+    )
+    if both is None:
+        return
+    for index, tokens in enumerate(found):
+        where = replace(case, case=f"{case.case}, prompt {index}")
+        yield reading.read_alike(subject, tokens.tolist(), both=both, case=where)
+
+
+def sensitivity(subject: Subject) -> Iterator[CheckRow]:
+    """The comparisons can tell: PyTorch's own logits move by more than the tolerance when an input is ignored."""
+    batch = text_inputs.pad(_rows_to_pad(subject), side="left", space=subject.space)
+    expected = _pytorch(subject, batch)[batch.real]
+    reversed_ids = batch.input_ids[:, ::-1].copy()
+    changes: dict[str, Mapping[str, np.ndarray]] = {
+        "the mask ignored": {**_feeds(batch), "attention_mask": np.ones_like(batch.attention_mask)},
+        "tokens in another order": {**_feeds(batch), "input_ids": np.where(batch.real, reversed_ids, batch.input_ids)},
+    }
+    if "position_ids" in {spec.name for spec in subject.graph().inputs}:
+        plain = np.broadcast_to(np.arange(batch.input_ids.shape[1]), batch.input_ids.shape).astype(np.int64)
+        changes["positions counted from the left edge"] = {**_feeds(batch), "position_ids": plain}
+    for change, feeds in changes.items():
+        case = subject.case("sensitivity", change)
+        changed = subject.reference(feeds)["logits"][batch.real]
+        (row,) = compare({"logits": expected}, {"logits": changed}, case=case)
+        if row.passed:
+            detail = "PyTorch's own logits stay within the tolerance: a graph with this fault would pass"
+            yield case.row("insensitive", passed=True, detail=detail)
+        else:
+            moved = f"PyTorch's own logits move: {row.max_abs_diff or 0:.2g}"
+            yield case.row("sensitive", passed=True, detail=moved)
+
+
+def _padding(subject: Subject, *, side: Side) -> Iterator[CheckRow]:
+    rows = _rows_to_pad(subject)
+    lengths = ", ".join(str(row.input_ids.shape[1]) for row in rows)
+    batch = text_inputs.pad(rows, side=side, space=subject.space)
+    noisy = text_inputs.replace_masked(batch, space=subject.space, seed=SEED)
+    case = subject.case(f"padding_{side}", f"rows of {lengths} tokens, seed {SEED}: as PyTorch on the same batch")
+    wanted = _pytorch(subject, batch)[batch.real]
+    try:
+        found = _real(_graph(subject, batch), batch)
+        alone = np.concatenate([_graph(subject, row)[0] for row in rows])
+        other = _real(_graph(subject, noisy), batch)
+    except ValidationFailed as err:
+        yield case.row("error", detail=str(err))
+        return
+    own_alone = np.concatenate([_pytorch(subject, row)[0] for row in rows])
+
+    def exact(given: Batch) -> Outputs:
+        return _exact(subject, given, read=lambda logits: logits[batch.real])
+
+    def exact_alone() -> Outputs:
+        each = [_exact(subject, row, read=lambda logits: logits[0]) for row in rows]
+        return {"logits": np.concatenate([one["logits"] for one in each])} if all(each) else {}
+
+    padded = _side(wanted, found, exact=partial(exact, batch))
+    single = _side(own_alone, alone, exact=exact_alone)
+    masked = _side(_pytorch(subject, noisy)[batch.real], other, exact=partial(exact, noisy))
+    one = replace(case, case=f"rows of {lengths} tokens, seed {SEED}: each row as that row alone")
+    leak = replace(case, case=f"rows of {lengths} tokens, seed {SEED}: other tokens under the mask change nothing")
+    yield from judged(subject, compare(padded.expected, padded.actual, case=case), padded)
+    yield from judged(subject, compare(single.actual, padded.actual, case=one), padded, single)
+    yield from judged(subject, compare(padded.actual, masked.actual, case=leak), padded, masked)
+
+
+def _next_logits(subject: Subject, batch: Batch, index: int, generated: np.ndarray) -> np.ndarray:
+    """What PyTorch, of one row by itself, finds of the token behind these: float32 [vocabulary]."""
+    logits: np.ndarray = _pytorch(subject, _continued(batch, index, generated))[0, -1]
+    return logits
+
+
+def _exact_next_logits(subject: Subject, batch: Batch, index: int, generated: np.ndarray) -> np.ndarray | None:
+    feeds = _feeds(_continued(batch, index, generated))
+    return word(subject, feeds, "logits", read=lambda logits: logits[0, -1])()
+
+
+def _continued(batch: Batch, index: int, generated: np.ndarray) -> Batch:
+    """One row by itself, and what was generated behind it."""
+    own = batch[index : index + 1]
+    tokens = np.concatenate([own.input_ids[own.real], generated])[None]
+    return Batch(input_ids=tokens, attention_mask=np.ones_like(tokens), token_type_ids=np.zeros_like(tokens))
+
+
+def _compared(
+    subject: Subject,
+    case: Case,
+    expected: np.ndarray,
+    run: Callable[[], np.ndarray],
+    *,
+    exact: Callable[[], Outputs],
+) -> Iterator[CheckRow]:
+    try:
+        found = run()
+    except ValidationFailed as err:
+        yield case.row("error", detail=str(err))
+        return
+    side = _side(expected, found, exact=exact)
+    yield from judged(subject, compare(side.expected, side.actual, case=case), side)
+
+
+def _side(expected: np.ndarray, found: np.ndarray, *, exact: Callable[[], Outputs]) -> Compared:
+    return Compared(expected={"logits": expected}, actual={"logits": found}, exact=exact)
+
+
+def _exact(
+    subject: Subject, batch: Batch, *, read: Callable[[np.ndarray], np.ndarray] = lambda logits: logits
+) -> Outputs:
+    """PyTorch's logits in float64, or none."""
+    wide = subject.reference.in_float64(_feeds(batch))
+    return {"logits": read(wide["logits"])} if wide else {}
+
+
+def _feeds(batch: Batch) -> dict[str, np.ndarray]:
+    return {
+        "input_ids": batch.input_ids,
+        "attention_mask": batch.attention_mask,
+        "position_ids": generation.positions(batch.attention_mask),
+    }
+
+
+def _pytorch(subject: Subject, batch: Batch) -> np.ndarray:
+    """float32 [batch_size, sequence_length, vocabulary], in one pass without a cache."""
+    return subject.reference(_feeds(batch))["logits"]
+
+
+def _graph(subject: Subject, batch: Batch) -> np.ndarray:
+    """The same from the graph, with an empty cache."""
+    return generation.step(subject.session(), batch.input_ids, attention_mask=batch.attention_mask).logits
+
+
+def _real(logits: np.ndarray, batch: Batch) -> np.ndarray:
+    """At real positions; those of a graph that does not give one for every token are left as they are, to be told."""
+    return logits[batch.real] if logits.shape[:2] == batch.real.shape else logits
+
+
+def _in_pieces(subject: Subject, batch: Batch, sizes: Sequence[int]) -> np.ndarray:
+    """The logits of a batch fed piece by piece."""
+    logits, cached, done = [], None, 0
+    for size in sizes:
+        found = generation.step(
+            subject.session(),
+            batch.input_ids[:, done : done + size],
+            attention_mask=batch.attention_mask[:, : done + size],
+            cache=cached,
+        )
+        logits.append(found.logits)
+        cached, done = found.cache, done + size
+    return np.concatenate(logits, axis=1)
+
+
+def _reordered(subject: Subject, batch: Batch, order: np.ndarray) -> np.ndarray:
+    """The last token's logits, its cache's rows taken in another order."""
+    first = generation.step(subject.session(), batch.input_ids[:, :-1], attention_mask=batch.attention_mask[:, :-1])
+    return generation.step(
+        subject.session(), batch.input_ids[order, -1:], attention_mask=batch.attention_mask[order],
+        cache=first.rows(order),
+    ).logits  # fmt: skip
+
+
+def _rows_to_pad(subject: Subject) -> list[Batch]:
+    lengths = (min(length, subject.space.max_length) for length in PADDED_LENGTHS)
+    return [text_inputs.random_batch(subject.space, batch_size=1, length=length, seed=SEED) for length in lengths]
+
+
+def _texts(subject: Subject) -> list[reading.Text]:
+    return reading.known(subject, [(text, None) for text in text_inputs.TEXTS])
+
+
+def _end_ids(subject: Subject) -> list[int]:
+    """What ends a text, as generate would read it."""
+    ends = subject.reference.model.generation_config.eos_token_id
+    return [] if ends is None else ends if isinstance(ends, list) else [ends]
+
+
+def probe(subject: Subject) -> Feeds:
+    """A prompt of random tokens."""
+    length = min(SPLIT_LENGTH, subject.space.max_length)
+    return _feeds(text_inputs.random_batch(subject.space, batch_size=2, length=length, seed=SEED))
+
+
+CHECKS = checks_of(prompt, text, cache, padding_left, padding_right, greedy, sensitivity)

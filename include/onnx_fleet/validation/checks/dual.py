@@ -1,0 +1,207 @@
+"""What dual encoders are held to: texts against images, and each side alone, at every batch size and with padding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from onnx_fleet.entities.validation_report import CheckRow
+from onnx_fleet.graphs import image_inputs, text_inputs
+from onnx_fleet.graphs.comparison import Outputs, compare
+from onnx_fleet.graphs.image_inputs import Kind
+from onnx_fleet.graphs.text_inputs import Batch, Side
+from onnx_fleet.source import preprocessor
+from onnx_fleet.validation.checks.context import SEED, Subject, checks_of
+from onnx_fleet.validation.checks.float64 import Side as Compared
+from onnx_fleet.validation.checks.float64 import word
+from onnx_fleet.validation.checks.single_graph import (
+    Feeds,
+    against_pytorch,
+    batches_equal,
+    choices_equal,
+    rows_of,
+    run,
+    sensitive,
+    where_pytorch_holds,
+)
+
+BATCH_SIZES = (1, 2, 7)
+LENGTHS = (1, 2, 17, 64)
+"""And the model's maximum."""
+PADDED_LENGTHS = (17, 9, 3)
+COUNTS = ((1, 1), (1, 3), (4, 2))
+"""Texts and images that meet: one label, several labels of an image, and neither as many."""
+
+
+def parity(subject: Subject) -> Iterator[CheckRow]:
+    """Similarities and embeddings equal PyTorch's, for every number of texts and images, and so does the best match."""
+    for texts, pictures in COUNTS:
+        said = f"{texts} texts of 9 tokens, {pictures} images of noise, seed {SEED}"
+        case = subject.case("parity", said, role="model")
+        feeds = {**_text(subject, texts, length=9), **_image(subject, pictures, kind="noise")}
+        expected = subject.reference(feeds)
+        actual, faults = run(subject, feeds, case=case)
+        yield from faults or against_pytorch(subject, feeds, expected, actual, case=case)
+        if "logits_per_image" in actual and texts > 1:
+            chosen = replace(case, case=f"{said}: the text that fits best")
+            name = "logits_per_image"
+            exact = word(subject, feeds, name)
+            yield choices_equal(expected[name], actual[name], axis=-1, output=name, case=chosen, exact=exact)
+
+
+def text_alone(subject: Subject) -> Iterator[CheckRow]:
+    """Texts by themselves equal PyTorch's, over batch sizes and lengths up to the maximum, and real text too."""
+    role, maximum = "text_model", subject.space.max_length
+    for length in sorted({min(length, maximum) for length in (*LENGTHS, maximum)}):
+        feeds = _text(subject, BATCH_SIZES[-1] if length < maximum else 2, length=length)
+        expected = subject.reference.graph(role, feeds)
+        text = f"sequence_length {length}, seed {SEED}"
+        yield from batches_equal(
+            subject, feeds, expected=expected, check="text_alone", text=text, sizes=BATCH_SIZES, role=role
+        )
+    if (subject.stage_dir / "tokenizer.json").exists():
+        case = subject.case("text_alone", "texts of several scripts through the packed tokenizer", role=role)
+        feeds = _taken(subject, text_inputs.text_batches(subject.stage_dir, subject.space)[0])
+        actual, faults = run(subject, feeds, case=case, role=role)
+        wanted = subject.reference.graph(role, feeds)
+        yield from faults or against_pytorch(subject, feeds, wanted, actual, case=case, role=role)
+
+
+def image_alone(subject: Subject) -> Iterator[CheckRow]:
+    """Images by themselves equal PyTorch's, over batch sizes, noise and pictures."""
+    role = "vision_model"
+    kinds: tuple[Kind, ...] = ("noise", "picture")
+    for kind in kinds:
+        feeds = _image(subject, BATCH_SIZES[-1], kind=kind)
+        expected = subject.reference.graph(role, feeds)
+        yield from batches_equal(
+            subject,
+            feeds,
+            expected=expected,
+            check="image_alone",
+            text=f"{kind}, seed {SEED}",
+            sizes=BATCH_SIZES,
+            role=role,
+        )
+
+
+def parts(subject: Subject) -> Iterator[CheckRow]:
+    """Each side's own graph gives the embeddings of the whole, but for their length."""
+    feeds = {**_text(subject, 3, length=9), **_image(subject, 2, kind="picture")}
+    case = subject.case("parts", f"3 texts and 2 pictures, seed {SEED}: alone, normalised, as together", role="model")
+    together, faults = run(subject, feeds, case=case)
+    yield from faults
+    for role, name in {"text_model": "text_embeds", "vision_model": "image_embeds"}.items():
+        alone, faults = run(subject, feeds, case=case, role=role)
+        yield from faults
+        if alone and name in together:
+            embeds = next(iter(alone.values()))
+            normal = embeds / np.linalg.norm(embeds, axis=-1, keepdims=True)
+            yield from compare({name: together[name]}, {name: normal.astype(embeds.dtype)}, case=case)
+
+
+def padding(subject: Subject) -> Iterator[CheckRow]:
+    """Texts padded on either side equal PyTorch's, the same texts alone, and themselves with others under the mask."""
+    yield from _padding(subject, side="right")
+    yield from _padding(subject, side="left")
+
+
+def _padding(subject: Subject, *, side: Side) -> Iterator[CheckRow]:
+    role = "text_model"
+    rows = [_row(subject, length) for length in PADDED_LENGTHS]
+    text = f"rows of {', '.join(str(row.input_ids.shape[1]) for row in rows)} tokens, padded {side}, seed {SEED}"
+    batch = text_inputs.pad(rows, side=side, space=subject.space)
+    padded = _taken(subject, batch)
+    noisy = _taken(subject, text_inputs.replace_masked(batch, space=subject.space, seed=SEED))
+    case = subject.case("padding", f"{text}: as PyTorch on the same batch", role=role)
+    actual, faults = run(subject, padded, case=case, role=role)
+    wanted = subject.reference.graph(role, padded)
+    yield from faults or against_pytorch(subject, padded, wanted, actual, case=case, role=role)
+    if faults or "attention_mask" not in padded:
+        return
+    pooled = subject.graph(role).outputs[0].name
+    single = [_taken(subject, subject.filled(row)) for row in rows]
+
+    def of(run: Callable[[Feeds], Outputs], *given: Feeds) -> Outputs:
+        found = [run(feeds) for feeds in given]
+        return {pooled: np.concatenate([each[pooled] for each in found])} if all(found) else {}
+
+    def compared(*given: Feeds) -> Compared:
+        by_torch, exactly = partial(subject.reference.graph, role), partial(subject.reference.in_float64, role=role)
+        by_graph = subject.session(role).run
+        return Compared(expected=of(by_torch, *given), actual=of(by_graph, *given), exact=partial(of, exactly, *given))
+
+    plain, masked, alone = compared(padded), compared(noisy), compared(*single)
+    leak = replace(case, case=f"{text}: other tokens under the mask change nothing")
+    held, found = compare(plain.expected, masked.expected, case=leak), compare(plain.actual, masked.actual, case=leak)
+    yield from where_pytorch_holds(subject, held, found, case=leak, sides=(plain, masked))
+    one = replace(case, case=f"{text}: each text as that text alone")
+    held, found = compare(alone.expected, plain.expected, case=one), compare(alone.actual, plain.actual, case=one)
+    yield from where_pytorch_holds(subject, held, found, case=one, sides=(plain, alone))
+
+
+def sensitivity(subject: Subject) -> Iterator[CheckRow]:
+    """The comparisons can tell: PyTorch's own outputs move when tokens, the mask or a corner of the image change."""
+    feeds = {**_text(subject, 2, length=9), **_image(subject, 2, kind="noise")}
+    ids, corner = feeds["input_ids"].copy(), feeds["pixel_values"].copy()
+    ids[:, 1:-1] = ids[:, -2:0:-1]
+    corner[..., -(corner.shape[-2] // 4) :, -(corner.shape[-1] // 4) :] *= -1
+    changes = {
+        "tokens in another order": {**feeds, "input_ids": ids},
+        "another corner, a sixteenth of the image": {**feeds, "pixel_values": corner},
+    }
+    for change, other in changes.items():
+        yield sensitive(subject, feeds, other, case=subject.case("sensitivity", change, role="model"))
+    if "attention_mask" in feeds:
+        rows = [_row(subject, length) for length in PADDED_LENGTHS]
+        padded = {
+            **rows_of(feeds, slice(1)),
+            **_taken(subject, text_inputs.pad(rows, side="right", space=subject.space)),
+        }
+        ignored = {**padded, "attention_mask": np.ones_like(padded["attention_mask"])}
+        yield sensitive(subject, padded, ignored, case=subject.case("sensitivity", "the mask ignored", role="model"))
+
+
+def _row(subject: Subject, length: int) -> Batch:
+    """One text of random tokens."""
+    fitting = min(length, subject.space.max_length)
+    return _ended(subject, text_inputs.random_batch(subject.space, batch_size=1, length=fitting, seed=SEED))
+
+
+def _text(subject: Subject, count: int, *, length: int) -> dict[str, np.ndarray]:
+    fitting = min(length, subject.space.max_length)
+    batch = _ended(subject, text_inputs.random_batch(subject.space, batch_size=count, length=fitting, seed=SEED))
+    return _taken(subject, subject.filled(batch))
+
+
+def _ended(subject: Subject, batch: Batch) -> Batch:
+    """With the end token that CLIP pools where the tokenizer puts none."""
+    end = subject.reference.model.config.get_text_config().eos_token_id
+    if subject.space.frame.suffix or not isinstance(end, int) or not 0 <= end < subject.reference.limits.vocab_size:
+        return batch
+    return replace(batch, input_ids=np.concatenate([batch.input_ids[:, :-1], np.full((len(batch), 1), end)], axis=1))
+
+
+def _taken(subject: Subject, batch: Batch) -> dict[str, np.ndarray]:
+    """What the graph of texts takes of a batch."""
+    names = {spec.name for spec in subject.graph("text_model").inputs}
+    return {name: array for name, array in batch.feeds.items() if name in names}
+
+
+def _image(subject: Subject, count: int, *, kind: Kind) -> dict[str, np.ndarray]:
+    shape = subject.graph("vision_model").inputs[0].shape
+    channels, height, width = (axis if isinstance(axis, int) else image_inputs.USUAL_SIZE for axis in shape[1:])
+    settings = preprocessor.settings(subject.stage_dir)
+    made = image_inputs.batch(count, channels=channels, size=(height, width), seed=SEED, kind=kind, settings=settings)
+    return {"pixel_values": made}
+
+
+def probe(subject: Subject) -> Feeds:
+    """Two texts and two images of noise."""
+    return {**_text(subject, 2, length=9), **_image(subject, 2, kind="noise")}
+
+
+CHECKS = checks_of(parity, text_alone, image_alone, parts, padding, sensitivity)

@@ -1,0 +1,186 @@
+"""What encoders are held to: tokens in, one graph, the whole of it against PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+
+import numpy as np
+
+from onnx_fleet.entities.graph_info import TensorSpec
+from onnx_fleet.entities.validation_report import CheckRow
+from onnx_fleet.errors import ValidationFailed
+from onnx_fleet.graphs import text_inputs
+from onnx_fleet.graphs.comparison import Case, Outputs, at_real_positions, compare, is_per_token, real_places
+from onnx_fleet.graphs.text_inputs import Batch, Side
+from onnx_fleet.validation.checks.context import SEED, Subject, checks_of
+from onnx_fleet.validation.checks.float64 import Side as Compared
+from onnx_fleet.validation.checks.float64 import judged
+from onnx_fleet.validation.checks.single_graph import Feeds, against_pytorch, run, told_apart, where_pytorch_holds
+
+BATCH_SIZES = (1, 2, 7)
+LENGTHS = (1, 2, 17, 64)
+"""And the model's maximum. 17 is odd and no multiple of a vector register."""
+TOKENS_AT_MAXIMUM = 1024
+"""Batches at the maximum length hold as many rows as fit in this: cost grows with the square of the length."""
+PADDED_LENGTHS = (17, 9, 1)
+_NOT_MEANT = "the model is not meant for this padding"
+
+
+def parity(subject: Subject) -> Iterator[CheckRow]:
+    """Every output equals PyTorch's on random tokens, over batch sizes and lengths up to the model's maximum."""
+    maximum = subject.space.max_length
+    lengths = sorted({min(length, maximum) for length in LENGTHS} | {maximum})
+    for length in lengths:
+        rows = max(1, min(BATCH_SIZES[-1], TOKENS_AT_MAXIMUM // length))
+        largest = subject.filled(text_inputs.random_batch(subject.space, batch_size=rows, length=length, seed=SEED))
+        expected = subject.reference(subject.feeds(largest))
+        for batch_size in sorted({min(size, rows) for size in BATCH_SIZES}):
+            # PyTorch gives a row the same values in a batch of any size, to 1e-6; the graph has to as well.
+            first = {name: array[:batch_size] for name, array in expected.items()}
+            text = f"batch_size {batch_size}, sequence_length {length}, seed {SEED}"
+            yield from _against(subject, subject.case("parity", text), largest[:batch_size], expected=first)
+
+
+def text(subject: Subject) -> Iterator[CheckRow]:
+    """Every output equals PyTorch's on real text through the packed tokenizer, sentence pairs too."""
+    if subject.without_text:
+        yield subject.case("text", "texts of several scripts").row("skipped", passed=True, detail=subject.without_text)
+        return
+    batches = text_inputs.text_batches(subject.stage_dir, subject.space)
+    for batch, what in zip(batches, ("texts", "pairs of texts"), strict=True):
+        case = subject.case("text", f"{len(batch)} {what} of several scripts, padded right")
+        yield from _against(subject, case, batch, expected=subject.reference(subject.feeds(batch)))
+
+
+def padding_left(subject: Subject) -> Iterator[CheckRow]:
+    """Rows padded on the left equal PyTorch's, the same rows alone, and themselves with other tokens under the mask."""
+    yield from _padding(subject, side="left")
+
+
+def padding_right(subject: Subject) -> Iterator[CheckRow]:
+    """As padding_left, on the other side: what every tokenizer for encoders does."""
+    yield from _padding(subject, side="right")
+
+
+def sensitivity(subject: Subject) -> Iterator[CheckRow]:
+    """The comparisons can tell: PyTorch's own outputs move by more than the tolerance when an input is ignored."""
+    rows = _rows_to_pad(subject)
+    batch = text_inputs.pad(rows, side="right", space=subject.space)
+    expected = at_real_positions(subject.reference(subject.feeds(batch)), real=batch.real, specs=subject.outputs)
+    changes = {
+        "the mask ignored": replace(batch, attention_mask=batch.attention_mask * 0 + 1),
+        "tokens in another order": text_inputs.pad(
+            [replace(row, input_ids=row.input_ids[:, ::-1]) for row in rows], side="right", space=subject.space
+        ),
+    }
+    if subject.space.token_types > 1:
+        changes["token types ignored"] = replace(batch, token_type_ids=batch.token_type_ids * 0)
+    for each in subject.space.further:
+        changes[f"{each.name} ignored"] = text_inputs.ignored(batch, each)
+    for change, other in changes.items():
+        case = subject.case("sensitivity", change)
+        changed = at_real_positions(subject.reference(subject.feeds(other)), real=batch.real, specs=subject.outputs)
+        yield told_apart(expected, changed, case=case)
+
+
+def _against(subject: Subject, case: Case, batch: Batch, *, expected: Outputs) -> Iterator[CheckRow]:
+    """The graph's outputs against given ones, at real positions."""
+    actual, faults = run(subject, subject.feeds(batch), case=case)
+    real, specs = batch.real, subject.outputs
+    read = partial(at_real_positions, real=real, specs=specs)
+    yield from faults or against_pytorch(subject, subject.feeds(batch), expected, actual, case=case, read=read)
+
+
+def _padding(subject: Subject, *, side: Side) -> Iterator[CheckRow]:
+    """Three comparisons; the last two are asked of the graph where PyTorch itself keeps to them.
+
+    BERT counts positions from the left edge, padding included: PyTorch's own rows change with padding on the left.
+    """
+    rows = _rows_to_pad(subject)
+    lengths = ", ".join(str(row.input_ids.shape[1]) for row in rows)
+    case = subject.case(f"padding_{side}", f"rows of {lengths} tokens, seed {SEED}: as PyTorch on the same batch")
+    torch_runs = _padded_runs(subject.reference, rows, side=side, subject=subject)
+    try:
+        graph_runs = _padded_runs(subject.session().run, rows, side=side, subject=subject)
+    except ValidationFailed as err:
+        yield case.row("error", detail=str(err))
+        return
+    exact = cache(lambda: _padded_runs(subject.reference.in_float64, rows, side=side, subject=subject))
+    padded, single, noisy = (
+        Compared(
+            expected=getattr(torch_runs, name), actual=getattr(graph_runs, name), exact=partial(_exactly, exact, name)
+        )
+        for name in ("padded", "alone", "noisy")
+    )
+    yield from judged(subject, compare(torch_runs.padded, graph_runs.padded, case=case), padded)
+    if torch_runs.padded.keys() != graph_runs.padded.keys():
+        return
+    alone = replace(case, case=f"rows of {lengths} tokens, seed {SEED}: each row as that row alone")
+    own = compare(torch_runs.alone, torch_runs.padded, case=alone)
+    found = compare(graph_runs.alone, graph_runs.padded, case=alone)
+    yield from where_pytorch_holds(subject, own, found, case=alone, sides=(padded, single), meaning=_NOT_MEANT)
+    leak = replace(case, case=f"rows of {lengths} tokens, seed {SEED}: other tokens under the mask change nothing")
+    own = compare(torch_runs.padded, torch_runs.noisy, case=leak)
+    found = compare(graph_runs.padded, graph_runs.noisy, case=leak)
+    yield from where_pytorch_holds(subject, own, found, case=leak, sides=(padded, noisy), meaning=_NOT_MEANT)
+
+
+def _exactly(runs: Callable[[], _PaddedRuns], name: str) -> Outputs:
+    outputs: Outputs = getattr(runs(), name)
+    return outputs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PaddedRuns:
+    """One runner's outputs at real positions: of a padded batch, of its rows alone, of other tokens under the mask."""
+
+    padded: Outputs
+    alone: Outputs
+    noisy: Outputs
+
+
+def _padded_runs(
+    runner: Callable[[Mapping[str, np.ndarray]], Outputs], rows: Sequence[Batch], *, side: Side, subject: Subject
+) -> _PaddedRuns:
+    specs = subject.outputs
+    padded = text_inputs.pad(rows, side=side, space=subject.space)
+    noisy = text_inputs.replace_masked(padded, space=subject.space, seed=SEED)
+    batches = [text_inputs.pad([row], side=side, space=subject.space) for row in rows]
+    singles = [(batch, runner(subject.feeds(batch))) for batch in batches]
+    return _PaddedRuns(
+        padded=at_real_positions(runner(subject.feeds(padded)), real=padded.real, specs=specs),
+        alone={spec.name: _stacked(spec, singles) for spec in specs if spec.name in singles[0][1]},
+        noisy=at_real_positions(runner(subject.feeds(noisy)), real=padded.real, specs=specs),
+    )
+
+
+def _stacked(spec: TensorSpec, singles: Sequence[tuple[Batch, Outputs]]) -> np.ndarray:
+    """One output of single rows, laid out as at_real_positions lays it out for a batch of them."""
+    arrays = [outputs[spec.name] for _, outputs in singles]
+    if is_per_token(spec):
+        places = [real_places(spec, array, real=batch.real) for array, (batch, _) in zip(arrays, singles, strict=True)]
+        arrays = [
+            array[where] if array.shape[:2] == where.shape else array[0]
+            for array, where in zip(arrays, places, strict=True)
+        ]
+    if len({array.shape[1:] for array in arrays}) > 1:
+        return np.empty(0, dtype=arrays[0].dtype)  # whose shape is a finding
+    return np.concatenate(arrays)
+
+
+def _rows_to_pad(subject: Subject) -> list[Batch]:
+    lengths = (min(length, subject.space.max_length) for length in PADDED_LENGTHS)
+    return [text_inputs.random_batch(subject.space, batch_size=1, length=length, seed=SEED) for length in lengths]
+
+
+def probe(subject: Subject) -> Feeds:
+    """Full rows of random tokens."""
+    length = min(PADDED_LENGTHS[0], subject.space.max_length)
+    return subject.feeds(
+        subject.filled(text_inputs.random_batch(subject.space, batch_size=2, length=length, seed=SEED))
+    )
+
+
+CHECKS = checks_of(parity, text, padding_left, padding_right, sensitivity)

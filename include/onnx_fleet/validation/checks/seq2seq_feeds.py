@@ -1,0 +1,126 @@
+"""What encoder-decoders are fed in checks: sources of text or sound, targets, how long either may be. numpy only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+from onnx_fleet.entities.graph_info import TensorSpec
+from onnx_fleet.graphs import text_inputs
+from onnx_fleet.graphs.text_inputs import Side
+from onnx_fleet.validation.checks.context import SEED, Subject
+from onnx_fleet.validation.checks.single_graph import Feeds
+
+LONGEST_SOUND = 17
+"""In the units below: what models of sound take has no end, or is one number."""
+LOGITS_AT_MAXIMUM = 1 << 24
+"""Vocabularies of 250,000 tokens make 64 MB of logits from so few of them as 64."""
+
+_UNITS = {"encoder_sequence_length": (1, 0), "num_frames": (8, 0), "num_samples": (512, 1024)}
+"""Symbol of the axis that a source's length is counted on -> how many make one of ours, and how many more there are."""
+
+
+def start_token(subject: Subject, *, source: bool = False) -> int:
+    """What decoding begins with: by the stage's files, as a consumer reads them, or as the source's model has it."""
+    model = subject.reference.model
+    said = [] if source else [
+        json.loads(path.read_text(encoding="utf-8")).get("decoder_start_token_id")
+        for name in ("generation_config.json", "config.json")
+        if (path := subject.stage_dir / name).exists()
+    ]  # fmt: skip
+    said += [model.generation_config.decoder_start_token_id, getattr(model.config, "decoder_start_token_id", None)]
+    said += [model.generation_config.bos_token_id]
+    return next((int(token) for token in said if token is not None and token < subject.reference.limits.vocab_size), 0)
+
+
+def sources(
+    subject: Subject, lengths: Sequence[int], *, only: int | None = None, side: Side = "right"
+) -> dict[str, np.ndarray]:
+    """What the encoder takes: random rows of these lengths, padded on one side.
+
+    Args:
+        only: give this one row alone, without padding.
+    """
+    specs = next(iter(subject.graphs.values())).inputs
+    rows = [_source(subject, specs, length=length, row=row) for row, length in enumerate(lengths)]
+    if only is not None:
+        return rows[only]
+    padding = {"input_ids": subject.space.pad_token_id}
+    return {
+        name: np.concatenate(
+            [_padded(row[name], like=rows, name=name, filler=padding.get(name, 0), side=side) for row in rows]
+        )
+        for name in rows[0]
+    }
+
+
+def _source(subject: Subject, specs: Sequence[TensorSpec], *, length: int, row: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng((SEED, row, length))
+    made = {}
+    for spec in (spec for spec in specs if not spec.name.startswith("decoder_")):
+        shape = [axis if isinstance(axis, int) else _size(axis, length) for axis in spec.shape]
+        if spec.name == "attention_mask":
+            made[spec.name] = np.ones(shape, dtype=np.int64)
+        elif spec.name == "input_ids":
+            made[spec.name] = np.full(shape, subject.space.pad_token_id, dtype=np.int64)
+            made[spec.name][:, :length] = text_inputs.random_ids(
+                subject.space, (shape[0], min(length, shape[1])), rng=rng
+            )
+        else:
+            made[spec.name] = rng.standard_normal(shape).astype(spec.dtype)
+    if subject.space.fixed_length is not None and "attention_mask" in made:
+        made["attention_mask"][:, length:] = 0
+    return made
+
+
+def _size(axis: str, length: int) -> int:
+    unit, more = _UNITS.get(axis, (0, 1))  # of batch_size, one
+    return length * unit + more
+
+
+def _padded(array: np.ndarray, *, like: Sequence[Feeds], name: str, filler: int, side: Side) -> np.ndarray:
+    shape = np.max([row[name].shape for row in like], axis=0)
+    missing = [int(most - own) for own, most in zip(array.shape, shape, strict=True)]
+    widths = [(size, 0) if side == "left" else (0, size) for size in missing]
+    return np.pad(array, widths, constant_values=filler)
+
+
+def with_noise(subject: Subject, feeds: Feeds) -> dict[str, np.ndarray]:
+    """Other values where the mask says that there is nothing."""
+    name = source_name(feeds)
+    array, rng = feeds[name], np.random.default_rng(SEED)
+    tokens = name == "input_ids"
+    noise = rng.choice(subject.space.tokens, size=array.shape) if tokens else rng.standard_normal(array.shape)
+    real = feeds["attention_mask"].astype(bool)
+    return {**feeds, name: np.where(real if array.ndim == 2 else real[..., None], array, noise).astype(array.dtype)}
+
+
+def source_name(feeds: Feeds) -> str:
+    """``input_ids``, ``input_features`` or ``input_values``."""
+    return next(name for name in feeds if name.startswith("input_"))
+
+
+def targets(subject: Subject, *, rows: int, length: int) -> np.ndarray:
+    """int64 [rows, length]: the start token, and random ones behind it."""
+    rng = np.random.default_rng((SEED, rows, length))
+    tokens = rng.choice(subject.space.tokens, size=(rows, length)).astype(np.int64)
+    tokens[:, 0] = start_token(subject, source=True)
+    return tokens
+
+
+def source_limit(subject: Subject) -> int:
+    """The longest source to feed; sound is fed as long as the checks need, or as its model asks."""
+    reads_tokens = "input_ids" in subject.reference.parameters
+    return subject.space.max_length if reads_tokens else LONGEST_SOUND
+
+
+def target_limit(subject: Subject) -> int:
+    """The longest target to feed."""
+    config = subject.reference.model.config.get_text_config(decoder=True)
+    names = ("max_target_positions", "max_decoder_position_embeddings", "max_position_embeddings")
+    stated = next(
+        (size for name in names if isinstance(size := getattr(config, name, None), int)), text_inputs.LENGTH_BOUND
+    )
+    return max(1, min(stated, text_inputs.LENGTH_BOUND, LOGITS_AT_MAXIMUM // int(config.vocab_size)))

@@ -1,0 +1,238 @@
+"""Comparisons of one graph on given feeds, whatever its model does: with PyTorch, of its rows, of its choices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+
+from onnx_fleet.entities.validation_report import CheckRow
+from onnx_fleet.errors import ValidationFailed
+from onnx_fleet.graphs.comparison import Case, Outputs, compare
+from onnx_fleet.validation.checks.context import Subject
+from onnx_fleet.validation.checks.float64 import Exact, Side, judged, nobody, room
+
+Feeds = Mapping[str, np.ndarray]
+Size = TypeVar("Size")
+Words = Callable[[int], str]
+"""What a class or a token is called."""
+
+
+def rows_of(feeds: Feeds, rows: slice | np.ndarray) -> dict[str, np.ndarray]:
+    """Some rows of a batch."""
+    return {name: array[rows] for name, array in feeds.items()}
+
+
+def run(subject: Subject, feeds: Feeds, *, case: Case, role: str = "model") -> tuple[Outputs, list[CheckRow]]:
+    """One graph's outputs, or none and the row that says why."""
+    try:
+        return subject.session(role).run(feeds), []
+    except ValidationFailed as err:
+        return {}, [case.row("error", detail=str(err))]
+
+
+def against_pytorch(
+    subject: Subject,
+    feeds: Feeds,
+    expected: Outputs,
+    actual: Outputs,
+    *,
+    case: Case,
+    role: str | None = None,
+    read: Callable[[Outputs], Outputs] = lambda outputs: outputs,
+) -> Iterator[CheckRow]:
+    """The outputs of graphs against PyTorch's on the same feeds.
+
+    Args:
+        role: of one graph whose work alone is compared; None of the whole model.
+        read: what is compared of outputs: those at real positions, for one.
+    """
+    rows = compare(read(expected), read(actual), case=case)
+    yield from judged(
+        subject,
+        rows,
+        Side(
+            expected=read(expected),
+            actual=read(actual),
+            exact=lambda: read(wide) if (wide := subject.reference.in_float64(feeds, role=role)) else {},
+        ),
+    )
+
+
+def batches_equal(
+    subject: Subject,
+    feeds: Feeds,
+    *,
+    expected: Outputs,
+    check: str,
+    text: str,
+    sizes: Sequence[int],
+    role: str = "model",
+) -> Iterator[CheckRow]:
+    """The first rows of a batch, and its last row alone, against PyTorch's on all of it.
+
+    PyTorch gives a row the same values in a batch of any size, to 1e-6; the graph has to as well.
+    """
+    count = len(next(iter(feeds.values())))
+    parts = {f"batch_size {size}": slice(size) for size in sorted({min(size, count) for size in sizes})}
+    for name, rows in {**parts, "the last row alone": slice(count - 1, count)}.items():
+        case = subject.case(check, f"{name}, {text}", role=role)
+        few = rows_of(feeds, rows)
+        actual, faults = run(subject, few, case=case, role=role)
+        alone = None if role == "model" else role
+        wanted = rows_of(expected, rows)
+        yield from faults or against_pytorch(subject, few, wanted, actual, case=case, role=alone)
+
+
+def parity_over_sizes(
+    subject: Subject,
+    sizes: Sequence[Size],
+    *,
+    feed: Callable[[int, Size], Feeds],
+    said: Callable[[Size], str],
+    batch_sizes: Sequence[int],
+) -> Iterator[CheckRow]:
+    """Every output equals PyTorch's: at the first size in several batches, at every other one in two rows.
+
+    Args:
+        sizes: of whatever is fed; where PyTorch itself cannot run at one, that is skipped.
+        feed: (rows, size) -> feeds.
+        said: a size and what is fed, for people.
+    """
+    usual, *others = sizes
+    feeds = feed(max(batch_sizes), usual)
+    expected = subject.reference(feeds)
+    yield from batches_equal(subject, feeds, expected=expected, check="parity", text=said(usual), sizes=batch_sizes)
+    for size in others:
+        case = subject.case("parity", f"batch_size 2, {said(size)}")
+        feeds = feed(2, size)
+        try:
+            expected = subject.reference(feeds)
+        except ValidationFailed as err:
+            yield case.row("skipped", passed=True, detail=str(err))
+            continue
+        actual, faults = run(subject, feeds, case=case)
+        yield from faults or against_pytorch(subject, feeds, expected, actual, case=case)
+
+
+def choices_equal(
+    expected: np.ndarray,
+    actual: np.ndarray,
+    *,
+    axis: int,
+    output: str,
+    case: Case,
+    words: tuple[Words, Words] | None = None,
+    exact: Exact = nobody,
+) -> CheckRow:
+    """One row: the largest value stands at the same place along an axis, wherever PyTorch's own choice is no tie.
+
+    Args:
+        exact: the same in float64, or None; asked for where a choice is another one. What PyTorch's own rounding may
+            turn around is a tie, too.
+        words: what the source and the bundle call a place; then the words have to be the same, not the places.
+    """
+    if expected.shape != actual.shape:
+        return case.row("shape", output=output, detail=f"{list(actual.shape)} where PyTorch has {list(expected.shape)}")
+    ordered = np.sort(expected, axis=axis)
+    margin = np.take(ordered, -1, axis=axis) - np.take(ordered, -2, axis=axis)
+    clear = margin > 2 * (case.tolerances.atol + case.tolerances.rtol * np.abs(np.take(ordered, -1, axis=axis)))
+    own, found = expected.argmax(axis=axis), actual.argmax(axis=axis)
+    spoken = (own, found) if words is None else (_said(own, words[0]), _said(found, words[1]))
+    wrong = (spoken[0] != spoken[1]) & clear
+    if wrong.any() and (wide := exact()) is not None and wide.shape == expected.shape:
+        clear &= margin > 2 * room(expected, wide, tolerances=case.tolerances).max(axis=axis)
+        wrong &= clear
+    said = f"{int(clear.sum())} of {clear.size} choices are clear in PyTorch"
+    if not wrong.any():
+        return case.row("equal", output=output, passed=True, detail=said)
+    first = tuple(np.argwhere(wrong)[0])
+    example = f"the first is {spoken[1][first]} where the source says {spoken[0][first]}"
+    return case.row("different", output=output, detail=f"{said}; {int(wrong.sum())} of them are others; {example}")
+
+
+def tokens_equal(
+    wanted: np.ndarray,
+    found: np.ndarray,
+    *,
+    case: Case,
+    row: str,
+    next_logits: Callable[[int, np.ndarray], np.ndarray],
+    exact_logits: Callable[[int, np.ndarray], np.ndarray | None],
+) -> Iterator[CheckRow]:
+    """One row a prompt. Where tokens part, PyTorch's own logits say whether both were equally likely.
+
+    Args:
+        wanted: int64 [prompts, tokens], of transformers' generate; ``found`` is the graph's.
+        row: what rows call a prompt.
+        next_logits: (prompt, tokens generated so far) -> PyTorch's logits of the next one.
+        exact_logits: the same in float64, or None.
+    """
+    for index, (own, other) in enumerate(zip(wanted, found, strict=True)):
+        where = replace(case, case=f"{case.case}, {row} {index}")
+        shared = min(len(own), len(other))
+        parted = np.flatnonzero(own[:shared] != other[:shared])
+        if not parted.size:
+            yield where.row("equal", output="tokens", passed=True)
+            continue
+        place = int(parted[0])
+        logits = next_logits(index, own[:place])
+        margin = float(logits[own[place]] - logits[other[place]])
+        tolerance = 2 * (case.tolerances.atol + case.tolerances.rtol * float(np.abs(logits).max()))
+        if abs(margin) > tolerance and (wide := exact_logits(index, own[:place])) is not None:
+            tolerance = max(tolerance, 2 * float(room(logits, wide, tolerances=case.tolerances).max()))
+        detail = (
+            f"token {place} is {other[place]} where generate gives {own[place]}; PyTorch's logits of the two differ by "
+            f"{margin:.2g}, the tolerance is {tolerance:.2g}"
+        )
+        tie = abs(margin) <= tolerance
+        yield where.row("near_tie" if tie else "different", output="tokens", passed=tie, detail=detail)
+
+
+def _said(places: np.ndarray, word: Words) -> np.ndarray:
+    """Each place by its word."""
+    known = {int(place): word(int(place)) for place in np.unique(places)}
+    said: np.ndarray = np.array([known[int(place)] for place in places.ravel()], dtype=object).reshape(places.shape)
+    return said
+
+
+def sensitive(subject: Subject, feeds: Feeds, other: Feeds, *, case: Case) -> CheckRow:
+    """One row: whether PyTorch's own outputs tell two inputs apart, so that a graph that does not would be caught."""
+    return told_apart(subject.reference(feeds), subject.reference(other), case=case)
+
+
+def told_apart(outputs: Outputs, others: Outputs, *, case: Case) -> CheckRow:
+    """The same of what PyTorch gave for the two."""
+    moved = {row.output: row.max_abs_diff for row in compare(outputs, others, case=case) if not row.passed}
+    if moved:
+        found = ", ".join(f"{name} {size:.2g}" for name, size in moved.items() if size is not None)
+        return case.row("sensitive", passed=True, detail=f"PyTorch's own outputs move: {found}")
+    detail = "PyTorch's own outputs stay within the tolerance: a graph with this fault would pass"
+    return case.row("insensitive", passed=True, detail=detail)
+
+
+def where_pytorch_holds(
+    subject: Subject,
+    own: Sequence[CheckRow],
+    found: Sequence[CheckRow],
+    *,
+    case: Case,
+    sides: Sequence[Side] = (),
+    meaning: str = "",
+) -> Iterator[CheckRow]:
+    """The graph's rows about a property, but for outputs of which PyTorch's own rows do not have it.
+
+    Args:
+        sides: the two inputs on which the graph should give the same.
+        meaning: what it says of the model where they do not.
+    """
+    broken = {row.output: row for row in own if not row.passed}
+    yield from judged(subject, [row for row in found if row.output not in broken], *sides)
+    for row in found:
+        if row.output in broken:
+            size = broken[row.output].max_abs_diff
+            by = "" if size is None else f" by up to {size:.2g}"
+            detail = f"PyTorch's own differ{by}" + (f": {meaning}" if meaning else "")
+            yield case.row("skipped", output=row.output, passed=True, detail=detail)

@@ -1,0 +1,376 @@
+"""What vision-language models are held to: three graphs put together as consumers do, against the plain model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import cycle
+
+import numpy as np
+
+from onnx_fleet.entities.validation_report import CheckRow
+from onnx_fleet.errors import ValidationFailed
+from onnx_fleet.graphs import generation, image_inputs, text_inputs
+from onnx_fleet.graphs.comparison import Case, Outputs, compare
+from onnx_fleet.graphs.generation import Step
+from onnx_fleet.graphs.image_inputs import Kind
+from onnx_fleet.source import preprocessor
+from onnx_fleet.validation.checks import tokenized_texts as reading
+from onnx_fleet.validation.checks.context import SEED, Subject, checks_of
+from onnx_fleet.validation.checks.float64 import Side, judged, word
+from onnx_fleet.validation.checks.single_graph import Feeds, sensitive, tokens_equal, where_pytorch_holds
+
+NEW_TOKENS, STEPS = 32, 6
+TEXT_LENGTHS = (7, 4)
+"""Tokens of text in the rows of a batch, in turn."""
+COUNTS = ((1,), (2,), (2, 1), (0,), (1,) * 7)
+"""Images in the rows of a batch."""
+LENGTHS = (1, 2, 17, 64)
+"""Of rows without an image; and with one the model's maximum."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """Rows of text and images, padded on the left, as the plain model takes them."""
+
+    feeds: dict[str, np.ndarray]
+    counts: tuple[int, ...]
+    """Images in each row."""
+    text: str
+
+    @property
+    def real(self) -> np.ndarray:
+        """bool [batch_size, sequence_length]"""
+        return self.feeds["attention_mask"].astype(bool)
+
+    def row(self, index: int) -> Prompt:
+        """One row by itself, without padding, and with its own images alone."""
+        names = ("input_ids", "attention_mask", "position_ids")
+        feeds = {name: self.feeds[name][index : index + 1, self.real[index]] for name in names}
+        first, count = sum(self.counts[:index]), self.counts[index]
+        if count and "pixel_attention_mask" in self.feeds:
+            both = ("pixel_values", "pixel_attention_mask")
+            feeds |= {name: self.feeds[name][index : index + 1, :count] for name in both}
+        elif count:
+            feeds["pixel_values"] = self.feeds["pixel_values"][first : first + count]
+        return replace(self, feeds=feeds, counts=(count,))
+
+    def longer(self, tokens: np.ndarray) -> Prompt:
+        """With more tokens behind each row: int64 [batch_size, tokens]."""
+        mask = np.concatenate([self.feeds["attention_mask"], np.ones_like(tokens)], axis=1)
+        ids = np.concatenate([self.feeds["input_ids"], tokens], axis=1)
+        own = {"input_ids": ids, "attention_mask": mask, "position_ids": generation.positions(mask)}
+        return replace(self, feeds={**self.feeds, **own})
+
+
+def parity(subject: Subject) -> Iterator[CheckRow]:
+    """Logits at every position equal PyTorch's: one image, several, rows of unequally many, none, and the longest."""
+    for counts in COUNTS:
+        for kind in _KINDS if counts == (2, 1) else _KINDS[:1]:
+            yield from _equal(subject, "parity", _prompt(subject, counts, kind=kind))
+    maximum = subject.space.max_length
+    for length in dict.fromkeys(min(length, maximum) for length in LENGTHS):
+        yield from _equal(subject, "parity", _prompt(subject, (0, 0), kind="noise", lengths=(length,)))
+    if maximum > _vectors(subject):
+        yield from _equal(
+            subject, "parity", _prompt(subject, (1,), kind="noise", lengths=(maximum - _vectors(subject),))
+        )
+
+
+def text(subject: Subject) -> Iterator[CheckRow]:
+    """Logits equal PyTorch's on real text, tokenized by the packed tokenizer, padded left."""
+    said = f"{len(text_inputs.TEXTS)} texts of several scripts through the packed tokenizer"
+    both = reading.sides(subject)
+    if both is None:
+        yield subject.case("text", said).row("skipped", passed=True, detail=subject.without_text)
+        return
+    texts = reading.known(subject, [(text, None) for text in text_inputs.TEXTS])
+    batch = text_inputs.pad([both[1].encode([text]) for text in texts], side="left", space=subject.space)
+    feeds = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    feeds["position_ids"] = generation.positions(batch.attention_mask)
+    yield from _equal(subject, "text", Prompt(feeds=feeds, counts=(0,) * len(feeds["input_ids"]), text=said))
+
+
+def padding(subject: Subject) -> Iterator[CheckRow]:
+    """Rows padded on the left equal the same rows alone, and themselves with other tokens under the mask."""
+    prompt = _prompt(subject, (2, 1), kind="noise")
+    ids = prompt.feeds["input_ids"]
+    noise = np.random.default_rng(SEED).choice(subject.space.tokens, size=ids.shape)
+    noisy = replace(prompt, feeds={**prompt.feeds, "input_ids": np.where(prompt.real, ids, noise)})
+    rows = [prompt.row(index) for index in range(len(ids))]
+    runs = partial(_pytorch, subject), partial(_graphs, subject)
+    exactly = partial(_exact, subject)
+    case = subject.case("padding", f"{prompt.text}: each row as that row alone")
+    try:
+        whole = [run(prompt) for run in runs]
+        alone = [np.concatenate([run(row) for row in rows]) for run in runs]
+        under = [run(noisy) for run in runs]
+    except ValidationFailed as err:
+        yield case.row("error", detail=str(err))
+        return
+    leak = replace(case, case=f"{prompt.text}: other tokens under the mask change nothing")
+    plain = _side(*whole, exact=partial(exactly, prompt))
+    by_themselves = _side(*alone, exact=partial(exactly, *rows))
+    masked = _side(*under, exact=partial(exactly, noisy))
+    for where, other in ((case, by_themselves), (leak, masked)):
+        own, found = (
+            compare(of_other, of_whole, case=where)
+            for of_other, of_whole in ((other.expected, plain.expected), (other.actual, plain.actual))
+        )
+        yield from where_pytorch_holds(subject, own, found, case=where, sides=(plain, other))
+
+
+def cache(subject: Subject) -> Iterator[CheckRow]:
+    """A prompt in two pieces, single steps, and rows in another order give what PyTorch gives without a cache."""
+    prompt = _prompt(subject, (2, 1), kind="noise")
+    length, expected = prompt.real.shape[1], _pytorch(subject, prompt)
+    pieces = [[split, length - split] for split in (1, length // 2, length - 1)]
+    for sizes in [*pieces, [length - STEPS, *[1] * STEPS]]:
+        case = subject.case("cache", f"{prompt.text}, in pieces of {', '.join(map(str, sizes))}")
+        try:
+            found = _real(_in_pieces(subject, prompt, sizes), prompt)
+        except ValidationFailed as err:
+            yield case.row("error", detail=str(err))
+            continue
+        yield from _judged(subject, expected, found, case=case, exact=partial(_exact, subject, prompt))
+    order = np.array([1, 0, 0])
+    case = subject.case("cache", f"{prompt.text}, the last token with rows {order.tolist()}, as beams do")
+    last = subject.reference(prompt.feeds)["logits"][order, -1:]
+    try:
+        vectors, mask = embedded(subject, prompt), prompt.feeds["attention_mask"]
+        first = decode(subject, vectors[:, :-1], mask[:, :-1], cache=None)
+        found = decode(subject, vectors[order, -1:], mask[order], cache=first.rows(order)).logits
+    except ValidationFailed as err:
+        yield case.row("error", detail=str(err))
+        return
+
+    def of_last() -> Outputs:
+        wide = subject.reference.in_float64(prompt.feeds)
+        return {"logits": wide["logits"][order, -1:]} if wide else {}
+
+    yield from _judged(subject, last, found, case=case, exact=of_last)
+
+
+def greedy(subject: Subject) -> Iterator[CheckRow]:
+    """The likeliest tokens, one by one with the cache, are those of transformers' generate, in padded batches."""
+    for counts, kind in (((2, 1), _KINDS[1]), ((1, 0), _KINDS[0])):
+        prompt = _prompt(subject, counts, kind=kind)
+        length = prompt.real.shape[1]
+        new = min(NEW_TOKENS, subject.space.max_length - length)
+        case = subject.case("greedy", f"{prompt.text}, {new} new")
+        settings = {"num_beams": 1, "eos_token_id": None, "pad_token_id": subject.space.pad_token_id}
+        given = {name: array for name, array in prompt.feeds.items() if name != "position_ids"}
+        wanted = subject.reference.generate(given, max_new_tokens=new, **settings)[:, length:]
+        try:
+            found = _generated(subject, prompt, new_tokens=new)
+        except ValidationFailed as err:
+            yield case.row("error", detail=str(err))
+            continue
+        yield from tokens_equal(
+            wanted,
+            found,
+            case=case,
+            row="row",
+            next_logits=partial(_next_logits, subject, prompt),
+            exact_logits=partial(_exact_next_logits, subject, prompt),
+        )
+
+
+def sensitivity(subject: Subject) -> Iterator[CheckRow]:
+    """The comparisons can tell: PyTorch's own logits move when an image, its mask or the prompt's mask changes."""
+    feeds = _prompt(subject, (2, 1), kind="noise").feeds
+    pixels = feeds["pixel_values"]
+    turned = pixels[:, ::-1] if "pixel_attention_mask" in feeds else pixels[::-1]
+    changes = {
+        "images in another order": {**feeds, "pixel_values": np.ascontiguousarray(turned)},
+        "the prompt's mask ignored": {**feeds, "attention_mask": np.ones_like(feeds["attention_mask"])},
+    }
+    if "pixel_attention_mask" in feeds:
+        mask = np.ones_like(feeds["pixel_attention_mask"])
+        changes["an image's mask ignored"] = {**feeds, "pixel_attention_mask": mask}
+    for change, other in changes.items():
+        yield sensitive(subject, feeds, other, case=subject.case("sensitivity", change))
+
+
+_KINDS: tuple[Kind, ...] = ("noise", "picture")
+
+
+def _equal(subject: Subject, check: str, prompt: Prompt) -> Iterator[CheckRow]:
+    case = subject.case(check, prompt.text)
+    expected = _pytorch(subject, prompt)
+    try:
+        found = _graphs(subject, prompt)
+    except ValidationFailed as err:
+        yield case.row("error", detail=str(err))
+        return
+    yield from _judged(subject, expected, found, case=case, exact=partial(_exact, subject, prompt))
+
+
+def _judged(
+    subject: Subject, expected: np.ndarray, found: np.ndarray, *, case: Case, exact: Callable[[], Outputs]
+) -> Iterator[CheckRow]:
+    side = _side(expected, found, exact=exact)
+    return judged(subject, compare(side.expected, side.actual, case=case), side)
+
+
+def _side(expected: np.ndarray, found: np.ndarray, *, exact: Callable[[], Outputs]) -> Side:
+    return Side(expected={"logits": expected}, actual={"logits": found}, exact=exact)
+
+
+def _exact(subject: Subject, *prompts: Prompt) -> Outputs:
+    """PyTorch's logits in float64 at real positions, one prompt behind the other; or none."""
+    wide = [subject.reference.in_float64(prompt.feeds) for prompt in prompts]
+    if not all(wide):
+        return {}
+    real = [each["logits"][prompt.real] for each, prompt in zip(wide, prompts, strict=True)]
+    return {"logits": np.concatenate(real)}
+
+
+def _pytorch(subject: Subject, prompt: Prompt) -> np.ndarray:
+    """float32 [real tokens, vocabulary], in one pass without a cache."""
+    logits: np.ndarray = subject.reference(prompt.feeds)["logits"][prompt.real]
+    return logits
+
+
+def _graphs(subject: Subject, prompt: Prompt) -> np.ndarray:
+    """The same from the graphs."""
+    found = decode(subject, embedded(subject, prompt), prompt.feeds["attention_mask"], cache=None)
+    return _real(found.logits, prompt)
+
+
+def _real(logits: np.ndarray, prompt: Prompt) -> np.ndarray:
+    """At real positions; those of graphs that do not give one for every token are left as they are, to be told."""
+    return logits[prompt.real] if logits.shape[:2] == prompt.real.shape else logits
+
+
+def _in_pieces(subject: Subject, prompt: Prompt, sizes: Sequence[int]) -> np.ndarray:
+    """float32 [batch_size, sequence_length, vocabulary], of a prompt fed piece by piece."""
+    vectors, mask = embedded(subject, prompt), prompt.feeds["attention_mask"]
+    logits, cached, done = [], None, 0
+    for size in sizes:
+        found = decode(subject, vectors[:, done : done + size], mask[:, : done + size], cache=cached)
+        logits.append(found.logits)
+        cached, done = found.cache, done + size
+    return np.concatenate(logits, axis=1)
+
+
+def _next_logits(subject: Subject, prompt: Prompt, index: int, generated: np.ndarray) -> np.ndarray:
+    """What PyTorch, of one row by itself, finds of the token behind these: float32 [vocabulary]."""
+    logits: np.ndarray = _pytorch(subject, prompt.row(index).longer(generated[np.newaxis]))[-1]
+    return logits
+
+
+def _exact_next_logits(subject: Subject, prompt: Prompt, index: int, generated: np.ndarray) -> np.ndarray | None:
+    feeds = prompt.row(index).longer(generated[np.newaxis]).feeds
+    return word(subject, feeds, "logits", read=lambda logits: logits[0, -1])()
+
+
+def _vectors(subject: Subject) -> int:
+    """How many positions one image takes."""
+    return int(subject.graph("vision_encoder").outputs[0].shape[1])
+
+
+def _prompt(subject: Subject, counts: tuple[int, ...], *, kind: Kind, lengths: Sequence[int] = TEXT_LENGTHS) -> Prompt:
+    """One row a count of images; the first image of the first row is not filled to its lower edge.
+
+    Args:
+        counts: images in each row.
+        lengths: tokens of text, in turn.
+    """
+    pixels = _pixels(subject, counts, kind=kind) if any(counts) else {}
+    return prompt_of(subject, counts, pixels=pixels, said=f"({kind})", lengths=lengths)
+
+
+def prompt_of(
+    subject: Subject,
+    counts: tuple[int, ...],
+    *,
+    pixels: Feeds,
+    said: str,
+    lengths: Sequence[int] = TEXT_LENGTHS,
+) -> Prompt:
+    """Text of random tokens around the places of images.
+
+    Args:
+        counts: images in each row.
+        pixels: of these images; empty where there are none.
+        said: what they are, for people.
+        lengths: tokens of text, in turn.
+    """
+    config = subject.reference.model.config
+    rng = np.random.default_rng((SEED, *counts, *lengths))
+    rows = []
+    for count, length in zip(counts, cycle(lengths)):
+        text = rng.choice(subject.space.tokens, size=length)
+        image = np.full(count * _vectors(subject), config.image_token_id)
+        rows.append(np.concatenate([text[:2], image, text[2:]]))
+    longest = max(map(len, rows))
+    ids = np.stack([np.pad(row, (longest - len(row), 0), constant_values=subject.space.pad_token_id) for row in rows])
+    mask = np.stack([np.pad(np.ones(len(row)), (longest - len(row), 0)) for row in rows])
+    feeds = {"input_ids": ids.astype(np.int64), "attention_mask": mask.astype(np.int64)}
+    feeds["position_ids"] = generation.positions(feeds["attention_mask"])
+    about = f"rows of {' and '.join(map(str, counts))} images {said} and up to {longest} tokens, seed {SEED}"
+    return Prompt(feeds={**feeds, **pixels}, counts=counts, text=about)
+
+
+def _pixels(subject: Subject, counts: tuple[int, ...], *, kind: Kind) -> dict[str, np.ndarray]:
+    """Every row's images one after the other; or in rows filled up to the longest, with masks, where these are taken.
+
+    Of rows with masks the first image is not filled to its lower edge.
+    """
+    specs = {spec.name: spec for spec in subject.graph("vision_encoder").inputs}
+    channels, height, width = (int(axis) for axis in specs["pixel_values"].shape[-3:])
+    size, settings = (height, width), preprocessor.settings(subject.stage_dir)
+    most = max(counts)
+    made = image_inputs.batch(len(counts) * most, channels=channels, size=size, seed=SEED, kind=kind, settings=settings)
+    rows = made.reshape(len(counts), most, *made.shape[1:])
+    if "pixel_attention_mask" not in specs:
+        return {"pixel_values": np.concatenate([row[:count] for row, count in zip(rows, counts, strict=True)])}
+    seen = np.ones((len(counts), most, *size), dtype=bool)
+    seen[0, 0, size[0] // 2 :] = False
+    for row, count in enumerate(counts):
+        seen[row, count:] = False
+    return {"pixel_values": (rows * seen[:, :, np.newaxis]).astype(np.float32), "pixel_attention_mask": seen}
+
+
+def embedded(subject: Subject, prompt: Prompt) -> np.ndarray:
+    """[batch_size, sequence_length, size]: the prompt's vectors, and the images' where its image tokens are."""
+    ids = prompt.feeds["input_ids"]
+    vectors = subject.session("embed_tokens").run({"input_ids": ids})["inputs_embeds"].copy()
+    if "pixel_values" in prompt.feeds:
+        given = {spec.name: prompt.feeds[spec.name] for spec in subject.graph("vision_encoder").inputs}
+        features = subject.session("vision_encoder").run(given)["image_features"]
+        vectors[ids == subject.reference.model.config.image_token_id] = features.reshape(-1, vectors.shape[-1])
+    return vectors
+
+
+def decode(subject: Subject, vectors: np.ndarray, attention_mask: np.ndarray, *, cache: Feeds | None) -> Step:
+    session = subject.session("decoder_model_merged")
+    cache = cache if cache is not None else generation.empty_cache(session, batch_size=len(vectors))
+    places = generation.positions(attention_mask)[:, -vectors.shape[1] :]
+    given = {"inputs_embeds": vectors, "attention_mask": attention_mask, "position_ids": places, **cache}
+    outputs = session.run(given)
+    return Step(logits=outputs["logits"], cache=generation.cache_of(outputs))
+
+
+def _generated(subject: Subject, prompt: Prompt, *, new_tokens: int) -> np.ndarray:
+    """int64 [batch_size, new_tokens]"""
+
+    def call(input_ids: np.ndarray, *, cache: Feeds | None) -> Step:
+        if cache is None:
+            vectors = embedded(subject, prompt)
+        else:
+            vectors = subject.session("embed_tokens").run({"input_ids": input_ids})["inputs_embeds"]
+        mask = generation.extended(prompt.feeds["attention_mask"], vectors, cache=cache)
+        return decode(subject, vectors, mask, cache=cache)
+
+    return generation.greedy(call, prompt.feeds["input_ids"], max_new_tokens=new_tokens)
+
+
+def probe(subject: Subject) -> Feeds:
+    """Rows of unequally many images of noise."""
+    return _prompt(subject, (2, 1), kind="noise").feeds
+
+
+CHECKS = checks_of(parity, text, padding, cache, greedy, sensitivity)

@@ -1,0 +1,220 @@
+"""Validation: graphs against PyTorch -> ValidationReport. Imports torch and onnxruntime when called.
+
+It works on the files that would be published, and sees nothing of the export but its record. A mismatch is data first:
+every row is kept, and require_passed makes an exception of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Literal
+
+from onnx_fleet.bundles import charts, stage
+from onnx_fleet.entities.entry import Tolerances
+from onnx_fleet.entities.graph_info import GraphInfo
+from onnx_fleet.entities.provider import report_name
+from onnx_fleet.entities.validation_report import CheckRow, ValidationReport, _badness, describe
+from onnx_fleet.entities.variant import FP32
+from onnx_fleet.errors import GpuUnavailable, ValidationFailed
+from onnx_fleet.graphs.comparison import Case
+from onnx_fleet.graphs.session import open_session, require_provider
+from onnx_fleet.processes.gpu import GpuOptions
+
+if TYPE_CHECKING:
+    from onnx_fleet.entities.work_item import WorkItem
+    from onnx_fleet.graphs.session import Session
+    from onnx_fleet.source.reference import Load, Reference
+    from onnx_fleet.validation.pipelines import Said
+
+__all__ = ["validate"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Bench:
+    """What stays the same over all graphs."""
+
+    item: WorkItem
+    stage_dir: Path
+    source_dir: Path
+    provider: str
+    threads: int
+    gpu: GpuOptions
+    load: Load | None
+
+    def case(self, check: str, info: GraphInfo) -> Case:
+        return Case(check=check, graph=info.path, case=self.provider, tolerances=self.tolerances)
+
+    @property
+    def tolerances(self) -> Tolerances:
+        return self.item.model.entry.tolerances or Tolerances()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Proof:
+    """What the checks gave."""
+
+    rows: tuple[CheckRow, ...] = ()
+    nodes_by_provider: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> list[CheckRow]:
+        """The worst first."""
+        return sorted((row for row in self.rows if not row.passed), key=_badness, reverse=True)
+
+    @property
+    def status(self) -> Literal["passed", "failed"]:
+        return "passed" if self.rows and not self.failed else "failed"
+
+    @property
+    def summary(self) -> str:
+        if not self.rows:
+            return "nothing was compared: the export recorded no graph"
+        if not self.failed:
+            rounding = sum(row.finding == "rounding" for row in self.rows)
+            said = f", {rounding} of them by what PyTorch itself rounds against float64" if rounding else ""
+            return f"{len(self.rows)} comparisons, all within tolerance{said}"
+        checks = ", ".join(dict.fromkeys(row.check for row in self.rows if not row.passed))
+        return (
+            f"{len(self.failed)} of {len(self.rows)} comparisons failed ({checks}); worst: {describe(self.failed[0])}"
+        )
+
+
+def validate(
+    stage_dir: Path,
+    *,
+    source_dir: Path,
+    provider: str = "cpu",
+    threads: int = 1,
+    gpu: GpuOptions | None = None,
+    load: Load | None = None,
+) -> ValidationReport:
+    """Hold every fp32 graph of a stage to the source model in PyTorch, and write the report into the stage.
+
+    Where the entry wants variants, what the graphs are fed is kept in the stage, for these to be held to.
+
+    Args:
+        stage_dir: an exported stage; takes ``reports/validation.json`` and its picture, or ``validation_<provider>.*``.
+        source_dir: the source's files at the stage's commit.
+        provider: ``cpu`` or ``cuda``. Where that cannot run the report says ``not_run``: the CPU never stands in.
+        threads: of PyTorch and of onnxruntime each. One gives the same bits on any number of cores, and is three times
+            as fast on a busy machine, where threads wait for each other.
+        gpu: which one, for cuda; None is the first. PyTorch computes on the CPU in any case.
+        load: who loads the reference; None is reference.load. It is held to the source's files, whoever does.
+    Raises:
+        BundleNotFound: the folder is not an exported stage.
+        ModelInvalid, ExportUnsupported: PyTorch cannot load the source.
+    """
+    started = time.perf_counter()
+    item, record = stage.read_work(stage_dir), stage.read_export(stage_dir)
+    bench = _Bench(
+        item=item,
+        stage_dir=stage_dir,
+        source_dir=source_dir,
+        provider=provider,
+        threads=threads,
+        gpu=gpu or GpuOptions(),
+        load=load,
+    )
+    proof, unavailable = _Proof(), ""
+    try:
+        proof = _prove(bench, tuple(info for info in record.graphs if info.variant == FP32))
+    except GpuUnavailable as err:
+        unavailable = str(err)
+    report = ValidationReport(
+        model_id=item.model_id,
+        version=item.version,
+        provider=provider,
+        status="not_run" if unavailable else proof.status,
+        reason=unavailable or proof.summary,
+        rows=proof.rows,
+        nodes_by_provider=proof.nodes_by_provider,
+        duration_s=time.perf_counter() - started,
+    )
+    name = report_name("validation", provider)
+    stage.write_report(stage_dir, name, report)
+    stage.write_picture(stage_dir, name, charts.validation(report) if report.rows else None)
+    log.info("validated %s@%s on %s: %s", item.model_id, item.model.commit[:8], provider, report.status)
+    return report
+
+
+def _prove(bench: _Bench, graphs: tuple[GraphInfo, ...]) -> _Proof:
+    """Run every check of the family on the graphs together."""
+    require_provider(bench.provider)  # before torch is imported and weights are read for nothing
+    from onnx_fleet.source import reference
+    from onnx_fleet.validation import pipelines
+
+    rows: list[CheckRow] = []
+    nodes: Counter[str] = Counter()
+    with TemporaryDirectory(prefix="onnx-fleet-") as folder, reference.threads(bench.threads):
+        sessions: dict[str, Session] = {}
+        for info in graphs:
+            try:
+                sessions[info.role] = open_session(
+                    bench.stage_dir / info.path,
+                    provider=bench.provider,
+                    threads=bench.threads,
+                    libraries=info.libraries,
+                    profile_dir=Path(folder),
+                    gpu=bench.gpu,
+                )
+            except ValidationFailed as err:
+                rows.append(bench.case("load", info).row("error", detail=str(err)))
+        if graphs and len(sessions) == len(graphs):
+            # First, and forgotten again: two models that PyTorch has loaded need twice the memory.
+            said = pipelines.ask_source(bench.item, bench.source_dir, graphs=graphs)
+            expected = (bench.load or reference.load)(bench.item, source_dir=bench.source_dir)
+            rows += _rows_of(bench, graphs, sessions=sessions, expected=expected, said=said)
+        for session in sessions.values():
+            nodes.update(session.placement.nodes_by_provider if session.placement else {})
+    return _Proof(rows=tuple(rows), nodes_by_provider=dict(nodes))
+
+
+def _rows_of(
+    bench: _Bench,
+    graphs: tuple[GraphInfo, ...],
+    *,
+    sessions: Mapping[str, Session],
+    expected: Reference,
+    said: Said,
+) -> Iterator[CheckRow]:
+    from onnx_fleet.validation.checks import CHECKS, Subject, held_to_its_rounding
+
+    subject = Subject(
+        stage_dir=bench.stage_dir,
+        source_dir=bench.source_dir,
+        item=bench.item,
+        graphs={info.role: info for info in graphs},
+        sessions=sessions,
+        reference=expected,
+        tolerances=bench.tolerances,
+        said=said,
+    )
+    if bench.provider == "cpu":  # others round otherwise: they keep the most that is allowed
+        subject = held_to_its_rounding(subject)
+    entry = bench.item.model.entry
+    if bench.provider != "cpu" or set(entry.variants) == {FP32}:
+        for check in CHECKS[bench.item.family]:
+            yield from check.run(subject)
+        return
+    from onnx_fleet.graphs import recorded_feeds
+    from onnx_fleet.validation import calibration_feeds
+
+    ask = calibration_feeds.question(subject, entry.calibration)
+    recorder = recorded_feeds.Recorder(
+        recorded_feeds.folder(bench.stage_dir), foretells=ask is not None and calibration_feeds.foretells(subject)
+    )
+    if ask is None:
+        recorder.watch(sessions)
+    for check in CHECKS[bench.item.family]:
+        yield from check.run(subject)
+    if ask is not None:
+        recorder.watch(sessions)
+        ask()

@@ -1,0 +1,268 @@
+"""Make the variants of a stage from its fp32 graphs. It runs in a process of its own, without torch.
+
+A graph that misses its gates on the calibration half of the corpus gets another chance: sparing.py finds the layers
+that hurt most, which stay in float32.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import onnx
+
+from onnx_fleet.bundles import model_config, stage
+from onnx_fleet.entities.export_record import ExportRecord
+from onnx_fleet.entities.graph_info import GraphInfo
+from onnx_fleet.entities.variant import FP32, VARIANTS, VariantGates, file_name
+from onnx_fleet.errors import ValidationFailed
+from onnx_fleet.graphs import description, recorded_feeds
+from onnx_fleet.graphs.recorded_feeds import Sample
+from onnx_fleet.graphs.session import open_session
+from onnx_fleet.variants import accuracy, float16, int4, int8, mixed_precision, preprocessing, weight_size
+from onnx_fleet.variants.accuracy import Agreement, Outputs
+from onnx_fleet.variants.mixed_precision import Layers
+
+log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 24
+"""Graphs that are tried for one graph of one variant: all of it, ten kinds, eight bands of one, and some by halving."""
+SEARCH_SECONDS = 1800.0
+"""From when the making begins; behind that no attempt is begun but the first one of every graph. A step may take an
+hour, and what is right by then should not be lost for what might be better."""
+_RANKING_SAMPLES = 4
+"""What a kind of layer costs is told by a few samples; whether the gates hold, by all."""
+_SMALL_BYTES = 1024
+_PROTOBUF_LIMIT_BYTES = 2_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MakingRequest:
+    """What the process that makes variants is told."""
+
+    stage: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """One graph of one variant, as it was made."""
+
+    variant: str
+    role: str
+    kept: tuple[str, ...]
+    """What stayed in float32, since it would overflow or harm the outputs: kinds of layers, or nodes."""
+    attempts: int
+    """Graphs that were tried."""
+    fault: str = ""
+    """Why there is no graph."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MakingRecord:
+    """Every variant that was made; whether any is good is another process's to say."""
+
+    made: tuple[Made, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """One graph to convert."""
+
+    stage_dir: Path
+    info: GraphInfo
+    source: Path
+    """As prepared.prepare writes it."""
+    variant: str
+    gates: VariantGates
+    deadline_s: float
+    """On the monotonic clock: nothing more is searched for then."""
+
+    def samples(self) -> Iterator[Sample]:
+        return recorded_feeds.read(self.stage_dir, self.info.role, "calibration")
+
+
+def make(request: MakingRequest) -> MakingRecord:
+    """Add the variants that the stage's entry wants to the stage.
+
+    Raises:
+        BundleNotFound: the folder is not an exported stage.
+    """
+    place = request.stage
+    entry, record = stage.read_work(place).model.entry, stage.read_export(place)
+    fp32 = tuple(info for info in record.graphs if info.variant == FP32)
+    remove(place, record, VARIANTS)
+    scratch = place / stage.PRIVATE / "variants"
+    found, graphs = [], list(fp32)
+    deadline_s = time.monotonic() + SEARCH_SECONDS
+    try:
+        for info in fp32:
+            folder = scratch / info.role
+            folder.mkdir(parents=True, exist_ok=True)
+            source = preprocessing.prepare(place / info.path, folder)
+            for name in (name for name in VARIANTS if name in entry.variants):
+                gates = entry.variant_gates.get(name, VARIANTS[name].gates)
+                work = _Work(
+                    stage_dir=place, info=info, source=source, variant=name, gates=gates, deadline_s=deadline_s
+                )
+                try:
+                    model, made = _converted(work)
+                except Exception as err:  # converters raise anything; the other variants are none the worse for it
+                    log.exception("%s of %s cannot be made", name, info.path)
+                    fault = f"it cannot be made: {type(err).__name__}: {err}"
+                    found.append(Made(variant=name, role=info.role, kept=(), attempts=1, fault=fault))
+                    continue
+                path = place / "onnx" / file_name(info.role, name)
+                _write(model, path, inside=entry.weights != "external", inline_max_bytes=entry.inline_max_bytes)
+                graphs.append(
+                    description.describe(path, role=info.role, variant=name, bundle=place, libraries=info.libraries)
+                )
+                found.append(made)
+                log.info("made %s of %s: kept %s", path.name, info.path, ", ".join(made.kept) or "nothing")
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    write(place, record, graphs)
+    return MakingRecord(made=tuple(found))
+
+
+def write(place: Path, record: ExportRecord, graphs: Iterable[GraphInfo]) -> None:
+    """Record which graphs a stage has now, for later steps and in its config.json."""
+    ordered = tuple(sorted(graphs, key=lambda info: info.variant != FP32))
+    stage.write_export(place, replace(record, graphs=ordered))
+    model_config.complete_config(place, external_data=description.external_data(ordered))
+
+
+def remove(place: Path, record: ExportRecord, names: Iterable[str]) -> None:
+    """Take variants out of a stage, files and all; those that are not in it are none."""
+    gone = set(names)
+    for name in gone:
+        for info in (info for info in record.graphs if info.variant == FP32):
+            path = place / "onnx" / file_name(info.role, name)
+            path.unlink(missing_ok=True)
+            path.with_name(f"{path.name}_data").unlink(missing_ok=True)
+    write(place, record, [info for info in record.graphs if info.variant not in gone])
+
+
+def _converted(work: _Work) -> tuple[onnx.ModelProto, Made]:
+    """Everything converted where the gates bear it; else with the layers that hurt most left in float32."""
+    always = float16.overflowing(work.source, samples=work.samples()) if work.variant == "fp16" else frozenset()
+    layers = mixed_precision.kinds(onnx.load(work.source, load_external_data=False))
+    trials = _Trials(work=work, always=always, every=frozenset(node for kind in layers for node in kind.nodes))
+    spared: tuple[Layers, ...] = ()
+    if not trials.passes(()) and trials.room_bytes > 0 and sum(len(kind.nodes) for kind in layers) > 1:
+        spared = mixed_precision.spare(layers, trials, room_bytes=trials.room_bytes)
+    names = tuple(name for each in spared for name in each.names)
+    made = Made(variant=work.variant, role=work.info.role, kept=(*sorted(always), *names), attempts=trials.attempts)
+    model = onnx.load(trials.kept)
+    _remove(trials.kept)
+    return model, made
+
+
+@dataclass(slots=True, kw_only=True)
+class _Trials:
+    """Attempts at one graph of one variant."""
+
+    work: _Work
+    always: frozenset[str]
+    """Nodes that are never converted."""
+    every: frozenset[str]
+    """Nodes that may be."""
+    attempts: int = 0
+    kept: Path = field(init=False)
+    """The last graph that passed; the first one where none did."""
+    room_bytes: float = 0.0
+    """What the first graph, of everything converted, leaves of its size for float32 weights."""
+    _remembered: list[tuple[Sample, Outputs]] = field(default_factory=list)
+
+    @property
+    def are_left(self) -> bool:
+        return self.attempts < MAX_ATTEMPTS and time.monotonic() < self.work.deadline_s
+
+    def harm(self, nodes: Iterable[str]) -> float:
+        """1 - cosine, on a few samples of which fp32's outputs are remembered."""
+        if not self._remembered:
+            session = open_session(self.work.source, threads=1)
+            for sample, _ in zip(self.work.samples(), range(_RANKING_SAMPLES), strict=False):
+                answers = {
+                    name: each for name, each in session.run(sample.feeds).items() if not accuracy.is_cache(name)
+                }
+                self._remembered.append((sample, answers))
+        path = self._attempt(self.every - frozenset(nodes))
+        found = Agreement()
+        try:
+            session = open_session(path, threads=1)
+            for sample, expected in self._remembered:
+                found.add(expected, session.run(sample.feeds), sample)
+        except ValidationFailed:
+            return 1.0
+        finally:
+            _remove(path)
+        return 1.0 - found.cosine
+
+    def passes(self, spared: Iterable[str]) -> bool:
+        """Every gate, on the calibration half; a graph that does not run misses."""
+        path = self._attempt(frozenset(spared))
+        source, gates = onnx.load(self.work.source, load_external_data=False).graph, self.work.gates
+        tables = preprocessing.embeddings(source)
+        fp32, found = (weight_size.weight_bytes(each, tables=tables) for each in (self.work.source, path))
+        unavoidable = weight_size.unavoidable_bytes(source)
+        passed = weight_size.measure(found, fp32=fp32, unavoidable=unavoidable, gates=gates).passed and self._agrees(
+            path
+        )
+        if self.attempts == 1:
+            saved = 1 - found.layers / max(fp32.layers, 1)
+            self.room_bytes = (gates.max_layers_ratio * fp32.layers + unavoidable - found.layers) / max(saved, 0.01)
+            self.kept = path
+        elif passed:
+            _remove(self.kept)
+            self.kept = path
+        else:
+            _remove(path)
+        return passed
+
+    def _agrees(self, path: Path) -> bool:
+        try:
+            fp32, other = (open_session(each, threads=1) for each in (self.work.source, path))
+            found = accuracy.between(fp32, other, self.work.samples())
+        except ValidationFailed:
+            return False
+        return all(measure.passed for measure in found.against(self.work.gates))
+
+    def _attempt(self, excluded: frozenset[str]) -> Path:
+        self.attempts += 1
+        path = self.work.source.with_name(f"attempt-{self.attempts}.onnx")
+        _write(_convert(self.work, self.always, excluded), path, inside=False, inline_max_bytes=0)
+        return path
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.with_name(f"{path.name}_data").unlink(missing_ok=True)
+
+
+def _convert(work: _Work, always: frozenset[str], excluded: frozenset[str]) -> onnx.ModelProto:
+    """A graph in the variant's precision, but for some nodes."""
+    match work.variant:
+        case "fp16":
+            return float16.convert(work.source, excluded=always | excluded)
+        case "int8":
+            return int8.dynamic(work.source, excluded=excluded)
+        case "int8_static":
+            ranges = work.source.with_name("ranges.json")
+            return int8.static(work.source, samples=work.samples(), ranges=ranges, excluded=excluded)
+        case _:
+            return int4.convert(work.source, excluded=excluded)
+
+
+def _write(model: onnx.ModelProto, path: Path, *, inside: bool, inline_max_bytes: int) -> None:
+    """A variant is whole by itself: a consumer fetches its one or two files, and nothing of the fp32 graph."""
+    size = model.ByteSize()
+    data = path.with_name(f"{path.name}_data")
+    data.unlink(missing_ok=True)
+    if inside and size <= min(inline_max_bytes, _PROTOBUF_LIMIT_BYTES):
+        path.write_bytes(model.SerializeToString(deterministic=True))
+        return
+    onnx.save(model, path, save_as_external_data=True, location=data.name, size_threshold=_SMALL_BYTES)

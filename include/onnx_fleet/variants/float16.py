@@ -1,0 +1,131 @@
+"""fp16: half the bytes, with float32 kept where half precision overflows or means something else.
+
+onnxruntime's converter does the work; here stands which nodes it has to leave alone. A CPU computes most of a half
+graph in float32 and shows no overflow, so what overflows is read off the fp32 graph's own values on the corpus, and a
+variant that passes here passes on an accelerator too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnxruntime.quantization.onnx_model import ONNXModel  # type: ignore[import-untyped]
+from onnxruntime.transformers.float16 import (  # type: ignore[import-untyped]
+    DEFAULT_OP_BLOCK_LIST,
+    convert_float_to_float16,
+)
+
+from onnx_fleet.graphs.recorded_feeds import Sample
+from onnx_fleet.graphs.session import open_session
+from onnx_fleet.variants import preprocessing
+
+_LARGEST = float(np.finfo(np.float16).max)
+_HEADROOM = 0.5
+"""Inputs of the corpus are few: a value of half the largest float16 may be all of it on others."""
+_MASK_VALUE = 1e8
+"""What is larger than this is no activation but a mask's minus infinity, which the converter cuts to _MASK_IN_HALF."""
+_MASK_IN_HALF = 1e4
+"""Two masks added to each other are still finite, so a row of padding alone is no row of NaN."""
+_KEPT_OPERATORS = ("Pow", "ReduceMean", "ReduceSum", "ReduceL2", "Sqrt", "Reciprocal", "CumSum", "Range")
+"""Squares overflow from 256 on and vanish below 0.0002: norms are computed in float32, as transformers does it."""
+_SIZES = ("Shape", "Size")
+"""What a tensor's size leads to, such as the distance of two positions, is not about its values."""
+_SAMPLES = 4
+_MIN_WEIGHT_AXES = 2
+
+
+def convert(path: Path, *, excluded: Iterable[str] = ()) -> onnx.ModelProto:
+    """A graph in half precision, its inputs and outputs still float32: consumers feed what they always did.
+
+    Args:
+        path: the graph, as prepared.prepare writes it.
+        excluded: names of nodes to leave in float32.
+    """
+    model = onnx.load(path)
+    converted: onnx.ModelProto = convert_float_to_float16(
+        model,
+        keep_io_types=True,
+        max_finite_val=_MASK_IN_HALF,
+        op_block_list=[*DEFAULT_OP_BLOCK_LIST, *_KEPT_OPERATORS],
+        node_block_list=sorted({*excluded, *_before_weights(model.graph)}),
+    )
+    _mend_casts(converted)
+    preprocessing.unfold_transposes(converted.graph)
+    return converted
+
+
+def overflowing(path: Path, *, samples: Iterable[Sample]) -> frozenset[str]:
+    """The nodes of a fp32 graph that read or give values which float16 cannot hold.
+
+    Args:
+        path: the graph, as prepared.prepare writes it.
+        samples: what to feed it; the first few are used.
+    """
+    probe = path.with_name(f"every-value-of-{path.name}")
+    probe.write_bytes(_with_all_outputs(path))
+    session = open_session(probe, threads=1)
+    large: set[str] = set()
+    for sample, _ in zip(samples, range(_SAMPLES), strict=False):
+        large |= {name for name, array in session.run(sample.feeds).items() if _overflows(array)}
+    graph = onnx.load(path, load_external_data=False).graph
+    return frozenset(node.name for node in graph.node if large & {*node.input, *node.output})
+
+
+def _mend_casts(model: onnx.ModelProto) -> None:
+    """The converter casts every value between two float32 nodes to half and back, so that they might as well be half;
+    puts its casts behind all other nodes; and one that two nodes want there twice.
+    """
+    nodes = {node.output[0]: node for node in model.graph.node}  # of two that are the same, one
+    for node in nodes.values():
+        before = nodes.get(node.input[0]) if _casts(node, to=onnx.TensorProto.FLOAT) else None
+        if before is not None and _casts(before, to=onnx.TensorProto.FLOAT16):
+            node.input[0] = before.input[0]
+    read = {name for node in nodes.values() for name in node.input} | {value.name for value in model.graph.output}
+    kept = [node for node in nodes.values() if not _casts(node, to=onnx.TensorProto.FLOAT16) or node.output[0] in read]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    del model.graph.value_info[:]
+    ONNXModel(model).topological_sort()
+
+
+def _casts(node: onnx.NodeProto, *, to: int) -> bool:
+    return node.op_type == "Cast" and any(attribute.name == "to" and attribute.i == to for attribute in node.attribute)
+
+
+def _before_weights(graph: onnx.GraphProto) -> set[str]:
+    """Nodes that no weight and no float input has a part in: masks, and positions, whose angles half would spoil."""
+    large = {
+        name
+        for name, tensor in preprocessing.weights(graph).items()
+        if sum(size > 1 for size in tensor.dims) >= _MIN_WEIGHT_AXES
+    }
+    reached = large | {
+        value.name for value in graph.input if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    }
+    found = set()
+    for node in graph.node:  # in topological order
+        if reached & set(node.input) and node.op_type not in _SIZES:
+            reached |= set(node.output)
+        else:
+            found.add(node.name)
+    return found
+
+
+def _with_all_outputs(path: Path) -> bytes:
+    """The graph with every float value an output, under its own name."""
+    model = onnx.shape_inference.infer_shapes(onnx.load(path, load_external_data=False))
+    model.graph.output.extend(
+        value for value in model.graph.value_info if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    )
+    found: bytes = model.SerializeToString()
+    return found
+
+
+def _overflows(array: np.ndarray) -> bool:
+    if array.dtype != np.float32 or not array.size:
+        return False
+    size = np.abs(array)
+    return bool(size[size < _MASK_VALUE].max(initial=0.0) > _LARGEST * _HEADROOM)

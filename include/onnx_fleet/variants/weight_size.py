@@ -1,0 +1,59 @@
+"""What a graph's weights take, and whether a variant is as small as its name promises."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import onnx
+
+from onnx_fleet.entities.variant import VariantGates
+from onnx_fleet.entities.variant_report import Measure, WeightBytes
+from onnx_fleet.variants import preprocessing
+
+_BYTES_A_CHANNEL = 16
+"""What no bits of a weight can save: of each output channel of a layer a scale, a zero point and a bias, or the vectors
+of a norm. In a layer that takes 32 numbers it is an eighth of its bytes in fp32, of one that takes 4,096 a thousandth.
+"""
+_MATRIX_AXES = 2
+
+
+def weight_bytes(path: Path, *, tables: frozenset[str]) -> WeightBytes:
+    """What the initializers of a graph take.
+
+    Args:
+        tables: the fp32 graph's embeddings; what converters made of one keeps its name, and adds to it.
+    """
+    layers = embeddings = 0
+    for tensor in onnx.load(path, load_external_data=False).graph.initializer:
+        if tensor.name in tables or any(tensor.name.startswith(f"{table}_") for table in tables):
+            embeddings += size_of(tensor)
+        else:
+            layers += size_of(tensor)
+    return WeightBytes(layers=layers, embeddings=embeddings)
+
+
+def unavoidable_bytes(fp32: onnx.GraphProto) -> int:
+    """What a variant's layers take beside their matrices, whatever a converter does.
+
+    Args:
+        fp32: as prepared.load gives it.
+    """
+    tables = preprocessing.embeddings(fp32)
+    matrices = (tensor.dims for name, tensor in preprocessing.weights(fp32).items() if name not in tables)
+    # [in, out] of a MatMul, [out, in, height, width] of a kernel
+    channels = sum(int(dims[1] if len(dims) == _MATRIX_AXES else dims[0]) for dims in matrices)
+    return _BYTES_A_CHANNEL * channels
+
+
+def measure(found: WeightBytes, *, fp32: WeightBytes, unavoidable: int, gates: VariantGates) -> Measure:
+    """The layers' bytes, less what is unavoidable, of those in fp32: embeddings are said apart, and not judged."""
+    ratio = max(found.layers - unavoidable, 0) / max(fp32.layers, 1)
+    limit = gates.max_layers_ratio
+    return Measure(name="size", value=ratio, threshold=limit, passed=ratio <= limit, count=found.layers)
+
+
+def size_of(tensor: onnx.TensorProto) -> int:
+    """Bytes of one initializer's numbers, wherever they lie; its name, which can be longer, is no weight."""
+    width: int = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return width * math.prod(map(int, tensor.dims))
