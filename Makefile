@@ -87,9 +87,7 @@ lock: $(STAMP) ## Refresh the pinned files from requirements*.in (LOCK=--upgrade
 	@$(PLAIN_TORCH) requirements-gpu.txt; sed -i "s/\.requirements-base\.in/requirements.in/g" requirements-gpu.txt
 
 schemas: $(STAMP) ## Refresh the JSON Schemas in docs/ from the types
-	@$(BIN)/python -m onnx_fleet.planning.catalogue.schema docs/catalogue.schema.json
-	@$(BIN)/python -m onnx_fleet.bundles.manifest docs/manifest.schema.json
-	@$(BIN)/python -m onnx_fleet.report_schemas docs
+	@$(BIN)/python -m onnx_fleet.schemas docs
 
 env: $(STAMP) ## Write .env for docker compose, with generated secrets
 	@$(BIN)/python -m onnx_fleet_demo.compose_env

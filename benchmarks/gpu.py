@@ -18,14 +18,15 @@ from typing import TypeVar
 from benchmarks import checkpoints, options
 from benchmarks.checkpoints import Checkpoint
 from benchmarks.tables import table
-from onnx_fleet import flow, jsonio
+from onnx_fleet import jsonio
 from onnx_fleet.bundles import stage
 from onnx_fleet.entities.latency_report import LatencyReport
 from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.entities.variant_report import VariantReport
-from onnx_fleet.flow import Tools
 from onnx_fleet.planning.catalogue import reader
 from onnx_fleet.processes.isolation import machine_limits
+from onnx_fleet.runs import pipeline
+from onnx_fleet.runs.pipeline import Tools
 from onnx_fleet.source.hub_client import Hub, HubSettings
 from onnx_fleet.store import open_store
 from onnx_fleet_demo.hub_server import HubServer
@@ -61,21 +62,21 @@ def prove(checkpoint: Checkpoint, *, folder: Path, hub_url: str) -> Path:
         cache_bytes=0,
     )
     entry = reader.entry({"repo_id": checkpoint.repo_id, **_WANTED}, source=checkpoint.name)
-    (item,) = flow.plan([entry], tools=tools).items
-    place, kept = flow.stage_dir(item, tools=tools), folder / "results" / "gpu" / checkpoint.name
-    flow.export(item, place=place, tools=tools)
-    report = flow.prove(place, tools=tools)
+    (item,) = pipeline.plan([entry], tools=tools).items
+    place, kept = pipeline.stage_dir(item, tools=tools), folder / "results" / "gpu" / checkpoint.name
+    pipeline.export(item, place=place, tools=tools)
+    report = pipeline.prove(place, tools=tools)
     if report.passed:
-        flow.make_variants(place, tools=tools)
-        report = flow.prove_on_gpu(place, tools=tools)
+        pipeline.make_variants(place, tools=tools)
+        report = pipeline.prove_on_gpu(place, tools=tools)
     shutil.rmtree(kept, ignore_errors=True)
     shutil.copytree(place / "reports", kept)
     if report.passed:
         arrays = replace(item.model.entry, latency=replace(item.model.entry.latency, io_binding=False))
         stage.write_work(place, replace(item, model=replace(item.model, entry=arrays)))
-        flow.measure(place, tools=tools, provider="cuda")
+        pipeline.measure(place, tools=tools, provider="cuda")
         shutil.copy(place / "reports" / "latency_cuda.json", kept / "latency_cuda_arrays.json")
-    flow.discard_stage(item, tools=tools)
+    pipeline.discard_stage(item, tools=tools)
     return kept
 
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 from airflow.sdk import Param, dag
 
 from onnx_fleet.airflow import settings
-from onnx_fleet.airflow.auditing import audits
+from onnx_fleet.airflow.audit_tasks import audits
 
 SETTINGS = settings.read()
 

@@ -29,8 +29,8 @@ from pathlib import Path
 from airflow.sdk import Param, dag
 
 from onnx_fleet.airflow import settings
-from onnx_fleet.airflow.reexport import Wanted, reexport
-from onnx_fleet.airflow.run import Run
+from onnx_fleet.airflow.reexport_tasks import Wanted, reexport
+from onnx_fleet.airflow.run_context import Run
 from onnx_fleet.planning.catalogue import reader
 from onnx_fleet.source import resolve
 

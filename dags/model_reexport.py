@@ -19,8 +19,8 @@ from __future__ import annotations
 from airflow.sdk import Param, dag
 
 from onnx_fleet.airflow import settings
-from onnx_fleet.airflow.reexport import Wanted, reexport
-from onnx_fleet.airflow.run import Run
+from onnx_fleet.airflow.reexport_tasks import Wanted, reexport
+from onnx_fleet.airflow.run_context import Run
 from onnx_fleet.entities.entry import OPSET_DEFAULT
 from onnx_fleet.entities.tasks import TASKS
 from onnx_fleet.planning.catalogue import reader, schema

@@ -7,13 +7,13 @@ import os
 import threading
 from pathlib import Path
 
-from onnx_fleet.airflow import quiet
+from onnx_fleet.airflow import machine_lock
 
 PATIENCE_S = 30.0
 
 
 def test_heavy_work_runs_side_by_side(tmp_path: Path) -> None:
-    with quiet.among_others(tmp_path), quiet.among_others(tmp_path):
+    with machine_lock.among_others(tmp_path), machine_lock.among_others(tmp_path):
         pass
 
 
@@ -23,16 +23,16 @@ def test_a_measurement_waits_for_work_that_is_under_way_and_newcomers_wait_for_i
 
     def measure() -> None:
         measuring.set()
-        with quiet.alone(tmp_path):
+        with machine_lock.alone(tmp_path):
             order.append("measured")
         measured.set()
 
     def arrive() -> None:
-        with quiet.among_others(tmp_path):
+        with machine_lock.among_others(tmp_path):
             order.append("newcomer")
         newcomer_done.set()
 
-    with quiet.among_others(tmp_path):
+    with machine_lock.among_others(tmp_path):
         threading.Thread(target=measure).start()
         assert measuring.wait(PATIENCE_S)
         while not _door_is_taken(tmp_path):

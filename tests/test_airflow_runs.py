@@ -14,7 +14,7 @@ from fixtures.airflow import ROOT, AirflowHome, RunEnd
 from fixtures.models import RepoMaker
 from onnx_fleet import jsonio
 from onnx_fleet.bundles import channels, feed, manifest, publish
-from onnx_fleet.report import RunReport
+from onnx_fleet.runs.run_report import RunReport
 from onnx_fleet.source.hub_client import HubSettings
 from onnx_fleet.store import ObjectStore, layout, open_store
 from onnx_fleet_demo.hub_failures import Failure

@@ -25,14 +25,15 @@ from fixtures.models import RepoMaker
 from fixtures.stages import NOW
 from mutations.encoder import mask_dropped
 from mutations.mutation import change_graph
-from onnx_fleet import audit, audit_stage, demotion, jsonio
-from onnx_fleet.audit import Audit, Target
-from onnx_fleet.audit_report import AuditReport
-from onnx_fleet.audit_stage import Trust
+from onnx_fleet import jsonio
 from onnx_fleet.bundles import bundle, channels, feed, manifest, publish, stage, verify
 from onnx_fleet.entities.entry import Entry, Tolerances
 from onnx_fleet.errors import BundleNotFound, ExportUnsupported, StoreUnavailable, UnsafeModel
-from onnx_fleet.flow import Tools
+from onnx_fleet.runs import audit, restored_stage, rollback
+from onnx_fleet.runs.audit import Audit, Target
+from onnx_fleet.runs.audit_report import AuditReport
+from onnx_fleet.runs.pipeline import Tools
+from onnx_fleet.runs.restored_stage import Trust
 from onnx_fleet.source.hub_client import Hub, HubSettings
 from onnx_fleet.store import ObjectStore, open_store, transfer
 
@@ -154,13 +155,13 @@ def test_a_wrong_graph_with_right_hashes_fails_and_its_channel_goes_back_to_the_
     assert not next(row for row in failed.checks if row.check == "padding_left").passed
     assert "padding" in failed.reason
 
-    dry = demotion.demote(failed, channel="latest", tools=tools, now=AUDITED_AT, dry_run=True)
+    dry = rollback.demote(failed, channel="latest", tools=tools, now=AUDITED_AT, dry_run=True)
     assert dry is not None
     assert (dry.to, dry.moved) == (sound, False)
     assert channels.read(tools.store, MODEL, "latest").version == bad
 
     known = [each for each in _kept(tools) if each.version == sound]
-    done = demotion.demote(failed, channel="latest", tools=tools, now=AUDITED_AT, known=known)
+    done = rollback.demote(failed, channel="latest", tools=tools, now=AUDITED_AT, known=known)
     assert done is not None
     assert (done.version, done.to, done.moved) == (bad, sound, True)
     pointer = channels.read(tools.store, MODEL, "latest")
@@ -168,7 +169,7 @@ def test_a_wrong_graph_with_right_hashes_fails_and_its_channel_goes_back_to_the_
     stands = bundle.find(f"{MODEL}@{bad}", store=tools.store).manifest
     publish.settle(stands, store=tools.store, channel="latest", now=AUDITED_AT)
     assert channels.read(tools.store, MODEL, "latest").version == sound, "a run leaves it there"
-    assert demotion.demote(failed, channel="latest", tools=tools, now=AUDITED_AT) is None, "it points elsewhere now"
+    assert rollback.demote(failed, channel="latest", tools=tools, now=AUDITED_AT) is None, "it points elsewhere now"
 
 
 def test_a_wrong_variant_fails_beside_a_right_fp32_graph(audited: Audited, tools: Tools, tmp_path: Path) -> None:
@@ -191,7 +192,7 @@ def test_a_bundle_whose_source_is_gone_is_run_and_not_compared(audited: Audited,
         ("onnx/model.onnx", True),
         ("onnx/model_fp16.onnx", True),
     ]
-    assert demotion.demote(found, channel="latest", tools=hubless, now=AUDITED_AT) is None
+    assert rollback.demote(found, channel="latest", tools=hubless, now=AUDITED_AT) is None
     assert channels.read(hubless.store, MODEL, "latest").version == found.version
 
 
@@ -210,7 +211,7 @@ def test_a_graph_that_onnxruntime_does_not_take_fails_without_its_source_too(
     assert [run.graph for run in found.runs if not run.passed] == ["onnx/model.onnx"]
     assert "OfTheFuture" in found.reason
     assert str(hubless.work_dir) not in found.reason
-    kept = demotion.demote(found, channel="latest", tools=hubless, now=AUDITED_AT)
+    kept = rollback.demote(found, channel="latest", tools=hubless, now=AUDITED_AT)
     assert kept is not None
     assert (kept.to, kept.reason) == (None, "no older version passes its audit; the channel stays")
 
@@ -221,7 +222,7 @@ def test_a_channel_that_a_person_holds_stays(audited: Audited, hubless: Tools) -
     hubless.store.delete(bundle.find(MODEL, store=hubless.store).key("config.json"))
     failed = audit.audit(_target(version), tools=hubless, now=AUDITED_AT)
 
-    left = demotion.demote(failed, channel="latest", tools=hubless, now=AUDITED_AT)
+    left = rollback.demote(failed, channel="latest", tools=hubless, now=AUDITED_AT)
     assert failed.verdict == "failed"
     assert left is not None
     assert (left.moved, left.to) == (False, None)
@@ -261,7 +262,7 @@ def test_what_was_published_decides_what_a_bundle_is_held_to(audited: Audited, t
     (tmp_path / "store").mkdir()
     store = open_store(str(tmp_path / "store"))
     put(folder, store)
-    again = audit_stage.write(folder, bundle.find(MODEL, store=store).manifest, trust=Trust())
+    again = restored_stage.write(folder, bundle.find(MODEL, store=store).manifest, trust=Trust())
 
     for name in ("repo_id", "commit", "task", "architecture", "model_type", "licence", "gated", "needed"):
         assert getattr(again.model, name) == getattr(item.model, name), name
@@ -313,7 +314,7 @@ def test_a_manifest_alone_gets_nothing_run(
     put(audited.stage_dir, store)
     made = bundle.find(MODEL, store=store).manifest
     with pytest.raises(error):
-        audit_stage.write(audited.copy(tmp_path / "made", digit="f"), change(made), trust=Trust())
+        restored_stage.write(audited.copy(tmp_path / "made", digit="f"), change(made), trust=Trust())
 
 
 def test_a_catalogue_may_allow_the_pickles_of_one_commit(audited: Audited, tmp_path: Path) -> None:
@@ -322,10 +323,10 @@ def test_a_catalogue_may_allow_the_pickles_of_one_commit(audited: Audited, tmp_p
     put(audited.stage_dir, store)
     made = _as_pickle(bundle.find(MODEL, store=store).manifest)
     folder = audited.copy(tmp_path / "made", digit="f")
-    item = audit_stage.write(folder, made, trust=Trust(allow_pickle=made.source.revision))
+    item = restored_stage.write(folder, made, trust=Trust(allow_pickle=made.source.revision))
     assert item.model.entry.allow_pickle == item.model.commit
     with pytest.raises(UnsafeModel):
-        audit_stage.write(folder, made, trust=Trust(allow_pickle="0" * 40))
+        restored_stage.write(folder, made, trust=Trust(allow_pickle="0" * 40))
 
 
 def test_bundles_are_chosen_by_channel_pattern_and_sample(audited: Audited, tools: Tools, tmp_path: Path) -> None:

@@ -16,12 +16,12 @@ from fixtures.audited import Audited, exported, put
 from fixtures.stages import NOW
 from mutations import beside, decoder, seq2seq, vision
 from mutations.mutation import change_graph
-from onnx_fleet import audit, demotion
-from onnx_fleet.audit import Audit, Target
 from onnx_fleet.bundles import bundle, channels, stage
 from onnx_fleet.entities.entry import Entry
-from onnx_fleet.flow import Tools
 from onnx_fleet.graphs import description
+from onnx_fleet.runs import audit, rollback
+from onnx_fleet.runs.audit import Audit, Target
+from onnx_fleet.runs.pipeline import Tools
 from onnx_fleet.store import ObjectStore, open_store, transfer
 
 pytestmark = pytest.mark.timeout(900)
@@ -156,7 +156,7 @@ def test_a_wrong_graph_is_told_from_a_sound_one_and_its_channel_goes_back(
     assert _state(tools.store, "models/") == before, "audits leave bundles and channels as they are"
 
     whole = _state(tools.store)
-    demote = demotion.demote
+    demote = rollback.demote
     dry = demote(failed, channel="latest", tools=tools, now=AUDITED_AT, known=[passed], dry_run=True)
     assert dry is not None
     assert (dry.to, dry.moved) == (sound, False)

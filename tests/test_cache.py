@@ -18,7 +18,6 @@ from onnx import TensorProto, numpy_helper
 from safetensors.numpy import load_file, save_file
 
 from fixtures.deep import Deep, save_deep
-from onnx_fleet import flow
 from onnx_fleet.bundles import stage
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.export_record import ExportRecord
@@ -26,8 +25,9 @@ from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import BundleCorrupt
 from onnx_fleet.export import cache_keys, exporter, traced_model
 from onnx_fleet.export.cache import Cache
-from onnx_fleet.flow import Tools
 from onnx_fleet.processes.isolation import Limits
+from onnx_fleet.runs import pipeline
+from onnx_fleet.runs.pipeline import Tools
 from onnx_fleet.source import checkpoint, resolve
 from onnx_fleet.source.hub_client import Hub, HubSettings
 from onnx_fleet.store import archive, layout
@@ -384,10 +384,10 @@ def test_a_wrong_graph_in_the_cache_is_found_by_validation_and_replaced(fleet: _
     tools.store.delete(place)
     tools.store.create(place, bad)
     item = _resolved(fleet, tools)
-    made = flow.stage_dir(item, tools=tools)
+    made = pipeline.stage_dir(item, tools=tools)
 
-    assert flow.export(item, place=made, tools=tools).traced == "cached"
-    report = flow.prove(made, tools=tools)
+    assert pipeline.export(item, place=made, tools=tools).traced == "cached"
+    report = pipeline.prove(made, tools=tools)
 
     assert report.passed
     assert stage.read_export(made).traced == "full"

@@ -335,7 +335,10 @@ def test_without_any_store_named_the_demos_bucket_is_used(command: Command, tmp_
     done = command("list", ONNX_FLEET_STORE="", ONNX_FLEET_VAR=str(tmp_path / "var"))
 
     assert done.returncode == 0
-    assert done.stderr == "nothing is published in s3://onnx-fleet\n"
+    assert done.stderr.splitlines() == [
+        "no store is named: this is s3://onnx-fleet, the default of onnx-fleet-demo",
+        "nothing is published in s3://onnx-fleet",
+    ]
     assert not (tmp_path / "var/s3/endpoint.json").exists()
 
 

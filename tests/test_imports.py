@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from onnx_fleet.runs import pipeline
 from onnx_fleet_demo.hub_server import HubServer
 from onnx_fleet_demo.models import CLASSIFIER
 
@@ -55,6 +57,10 @@ def settings(demo_hub_server: HubServer, tmp_path_factory: pytest.TempPathFactor
         "ONNX_FLEET_STORE": str(home / "store"),
         "ONNX_FLEET_WORK_DIR": str(home / "work"),
     }
+
+
+def test_every_module_that_a_process_to_fork_from_imports_is_there() -> None:
+    assert [name for name in pipeline.STEP_IMPORTS if find_spec(name) is None] == []
 
 
 def test_an_export_from_the_cache_imports_nothing_that_traces(settings: dict[str, str], tmp_path: Path) -> None:

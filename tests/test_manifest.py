@@ -65,7 +65,7 @@ def test_the_manifest_says_what_is_left_to_do_beside_a_sentence_transformers_gra
 
 def test_the_schema_in_the_docs_is_the_one_of_the_code() -> None:
     committed = json.loads((ROOT / "docs" / "manifest.schema.json").read_text())
-    assert committed == manifest.json_schema(), "run: python -m onnx_fleet.bundles.manifest docs/manifest.schema.json"
+    assert committed == manifest.json_schema(), "run: make schemas"
 
 
 def test_a_manifest_fits_the_schema_in_the_docs(sealed: manifest.Manifest) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from onnx_fleet import record
 from onnx_fleet.bundles import manifest
 from onnx_fleet.bundles.manifest import Manifest
 from onnx_fleet.entities.entry import Entry
@@ -26,6 +25,7 @@ from onnx_fleet.errors import (
     OnnxFleetError,
     UnsafeModel,
 )
+from onnx_fleet.runs import record
 
 
 def work_item(*, providers: tuple[str, ...] = ("cpu",)) -> WorkItem:

@@ -21,18 +21,19 @@ from fixtures.worse_stages import (
     with_one_length,
     with_other_weights,
 )
-from onnx_fleet import flow, jsonio, report
+from onnx_fleet import jsonio
 from onnx_fleet.bundles import bundle, channels, stage
 from onnx_fleet.bundles.publish import Publication
 from onnx_fleet.entities.entry import Entry, Gates, LatencyGrid, Tolerances
 from onnx_fleet.entities.regression_report import Differences, RegressionReport, SizeRow, SlowdownRow
 from onnx_fleet.entities.validation_report import CheckRow
-from onnx_fleet.flow import Tools
 from onnx_fleet.measurement import gates, io_contract, latency, latency_ratio, version_diff
 from onnx_fleet.measurement.output_drift import NEW_RUNS, OLD_RUNS
 from onnx_fleet.measurement.version_diff import DifferencesRequest, Side
 from onnx_fleet.processes.isolation import Limits
-from onnx_fleet.record import Record
+from onnx_fleet.runs import pipeline, run_report
+from onnx_fleet.runs.pipeline import Tools
+from onnx_fleet.runs.record import Record
 from onnx_fleet.source.hub_client import Hub, HubSettings
 from onnx_fleet.store import ObjectStore
 
@@ -63,7 +64,7 @@ def in_use(timed: Exported, tmp_path: Path, tools: Tools) -> Publication:
 
 
 def published(place: Path, tools: Tools) -> Publication:
-    return flow.publish_stage(place, tools=tools, provenance=PROVENANCE)
+    return pipeline.publish_stage(place, tools=tools, provenance=PROVENANCE)
 
 
 def kept(place: Path) -> RegressionReport:
@@ -76,7 +77,7 @@ def latest(tools: Tools, done: Publication) -> str:
 
 def settled(place: Path, tools: Tools) -> Record:
     """What the next run makes of a version that is published."""
-    return flow.settle_unchanged(stage.read_work(place), tools=tools)
+    return pipeline.settle_unchanged(stage.read_work(place), tools=tools)
 
 
 def test_a_first_version_is_compared_with_nothing(in_use: Publication, tools: Tools) -> None:
@@ -167,13 +168,13 @@ def test_a_held_version_fails_the_gate_of_its_run_and_the_report_says_why(
 ) -> None:
     place = next_version(timed.stage_dir, tmp_path / "held", digit="b", changes=[larger])
     published(place, tools)
-    ended = flow.record_of_bundle(stage.read_work(place), tools=tools)
-    made = report.build([ended], run_id="r", now=NOW)
+    ended = pipeline.record_of_bundle(stage.read_work(place), tools=tools)
+    made = run_report.build([ended], run_id="r", now=NOW)
 
     assert made.counts["held"] == 1
-    assert report.gate(made).reason == f"1 model held back and 0 may: {in_use.model_id}"
-    assert report.gate(made, max_failed=1).passed
-    page = report.markdown(made)
+    assert run_report.gate(made).reason == f"1 model held back and 0 may: {in_use.model_id}"
+    assert run_report.gate(made, max_failed=1).passed
+    page = run_report.markdown(made)
     assert f"beside {in_use.version}: size: fp32: graphs and weights are" in page
     assert f"onnx-fleet channel set {in_use.model_id} latest" in page
 
@@ -282,7 +283,7 @@ def test_a_stage_is_compared_with_what_the_channel_points_at_when_it_is_publishe
     timed: Exported, tmp_path: Path, tools: Tools, in_use: Publication
 ) -> None:
     place = next_version(timed.stage_dir, tmp_path / "next", digit="b")
-    flow.compare(place, tools=tools)
+    pipeline.compare(place, tools=tools)
     other = published(next_version(timed.stage_dir, tmp_path / "other", digit="c"), tools)
     done = published(place, tools)
     assert done.regression is not None

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from onnx_fleet import formatting, jsonio, report
-from onnx_fleet.record import Record
+from onnx_fleet import formatting, jsonio
+from onnx_fleet.runs import run_report
+from onnx_fleet.runs.record import Record
 from onnx_fleet.store import open_store
 
 NOW = datetime(2026, 11, 21, 23, 30, tzinfo=UTC)
@@ -52,8 +53,8 @@ HELD = Record(
 ALL = (PUBLISHED, UNCHANGED, REFUSED, FAILED, HELD)
 
 
-def built(*records: Record) -> report.RunReport:
-    return report.build(records, run_id="manual__2026-11-21T23:30:00+00:00", now=NOW)
+def built(*records: Record) -> run_report.RunReport:
+    return run_report.build(records, run_id="manual__2026-11-21T23:30:00+00:00", now=NOW)
 
 
 def test_records_are_counted_and_what_went_wrong_comes_first() -> None:
@@ -67,12 +68,12 @@ def test_records_are_counted_and_what_went_wrong_comes_first() -> None:
 
 def test_times_are_kept_in_utc() -> None:
     local = NOW.astimezone(timezone(timedelta(hours=2)))
-    assert report.build([], run_id="r", now=local).created_at == "2026-11-21T23:30:00+00:00"
+    assert run_report.build([], run_id="r", now=local).created_at == "2026-11-21T23:30:00+00:00"
 
 
 def test_a_report_survives_json() -> None:
     made = built(*ALL)
-    assert jsonio.from_json(report.RunReport, json.loads(jsonio.canonical(jsonio.to_json(made)))) == made
+    assert jsonio.from_json(run_report.RunReport, json.loads(jsonio.canonical(jsonio.to_json(made)))) == made
 
 
 @pytest.mark.parametrize(
@@ -99,19 +100,19 @@ def test_a_report_survives_json() -> None:
 def test_the_gate_goes_by_policy(
     records: tuple[Record, ...], max_failed: int, max_refused: int | None, passed: bool, reason: str
 ) -> None:
-    verdict = report.gate(built(*records), max_failed=max_failed, max_refused=max_refused)
+    verdict = run_report.gate(built(*records), max_failed=max_failed, max_refused=max_refused)
     assert (verdict.passed, verdict.reason) == (passed, reason)
 
 
 def test_the_gate_names_ten_models_and_counts_the_rest() -> None:
     many = [Record(model_id=f"acme/m{number:02}", state="failed") for number in range(12)]
-    reason = report.gate(built(*many)).reason
+    reason = run_report.gate(built(*many)).reason
     assert reason.startswith("12 models failed and 0 may: acme/m00, ")
     assert reason.endswith("acme/m09 and 2 more")
 
 
 def test_the_page_has_one_row_a_model_and_each_failure_in_full() -> None:
-    page = report.markdown(built(*ALL))
+    page = run_report.markdown(built(*ALL))
     assert page.startswith("# Run manual__2026-11-21T23:30:00+00:00\n\n2026-11-21T23:30:00+00:00: 1 failed, 1 refused,")
     assert "- **acme/slow**, 33333333-44444444 beside 11111111-22222222: latency: 2.00 times; 1.25 \\| may be" in page
     assert "- **acme/slow**: acme/slow@33333333-44444444 is published, and latest does not point at it" in page
@@ -125,28 +126,28 @@ def test_the_page_has_one_row_a_model_and_each_failure_in_full() -> None:
 
 
 def test_text_from_outside_cannot_break_the_table_or_bring_html() -> None:
-    page = report.markdown(built(FAILED, Record(model_id="a/b", state="published", location="x|y\n| <script>")))
+    page = run_report.markdown(built(FAILED, Record(model_id="a/b", state="published", location="x|y\n| <script>")))
     assert "logits \\| differ by &lt;b>0.3&lt;/b>" in page
     assert "| x\\|y \\| &lt;script> |" in page
 
 
 def test_a_run_without_models_says_so() -> None:
-    assert "No model was asked for." in report.markdown(built())
+    assert "No model was asked for." in run_report.markdown(built())
 
 
 def test_a_report_lies_in_the_store_as_json_and_markdown_and_a_rerun_takes_its_place(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
-    place = report.write(built(FAILED), store=store)
+    place = run_report.write(built(FAILED), store=store)
     assert place == "reports/manual__2026-11-21T23_30_00_00_00.json"
-    assert report.write(built(PUBLISHED), store=store) == place
-    kept = jsonio.from_json(report.RunReport, json.loads(store.read(place)))
+    assert run_report.write(built(PUBLISHED), store=store) == place
+    kept = jsonio.from_json(run_report.RunReport, json.loads(store.read(place)))
     assert kept == built(PUBLISHED)
-    assert store.read(place.removesuffix(".json") + ".md").decode() == report.markdown(kept)
+    assert store.read(place.removesuffix(".json") + ".md").decode() == run_report.markdown(kept)
 
 
 @pytest.mark.parametrize("run_id", ["../../etc/passwd", "a/b", "", "..", "наш run"])
 def test_no_run_id_leaves_the_reports_folder(run_id: str) -> None:
-    place = report.key(run_id)
+    place = run_report.key(run_id)
     assert place.startswith("reports/")
     assert place.count("/") == 1
     assert "/." not in place

@@ -10,15 +10,15 @@ import pytest
 
 from fixtures.exported import Exported
 from fixtures.stages import tiny_stage
-from onnx_fleet import report_schemas
+from onnx_fleet import schemas
 from onnx_fleet.validation import validator
 
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("name", report_schemas.REPORTS)
+@pytest.mark.parametrize("name", schemas.SCHEMAS)
 def test_the_schema_in_the_docs_is_the_one_of_the_code(name: str) -> None:
-    assert _schema(name) == report_schemas.json_schema(name), "run: make schemas"
+    assert _schema(name) == schemas.json_schema(name), "run: make schemas"
 
 
 @pytest.mark.parametrize("name", ["latency", "validation"])

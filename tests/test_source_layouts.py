@@ -20,8 +20,6 @@ from tokenizers import Tokenizer
 
 from fixtures.items import work_item
 from fixtures.stages import NOW, PROVENANCE
-from onnx_fleet import audit_stage
-from onnx_fleet.audit_stage import Trust
 from onnx_fleet.bundles import seal, stage
 from onnx_fleet.conventions import sentence_modules
 from onnx_fleet.entities.entry import Entry
@@ -29,6 +27,8 @@ from onnx_fleet.entities.resolved_model import ResolvedModel, laid_out
 from onnx_fleet.errors import ExportUnsupported, ModelInvalid
 from onnx_fleet.export import exporter
 from onnx_fleet.export.exporter import ExportRequest
+from onnx_fleet.runs import restored_stage
+from onnx_fleet.runs.restored_stage import Trust
 from onnx_fleet.source.download import download
 from onnx_fleet.source.hub_client import Hub
 from onnx_fleet.source.resolve import resolve
@@ -169,7 +169,7 @@ def test_a_bundle_of_a_repo_that_was_laid_out_is_a_stage_again(
     sealed = seal.seal(tmp_path / "stage", provenance=PROVENANCE, created_at=NOW)
     assert {file.path for file in sealed.source.files} == {file.path for file in model.sources.values()}
 
-    item = audit_stage.write(tmp_path / "stage", sealed, trust=Trust())
+    item = restored_stage.write(tmp_path / "stage", sealed, trust=Trust())
 
     assert (item.model.folder, item.model.made) == (model.folder, model.made)
     assert download(item.model, hub=hub) == source

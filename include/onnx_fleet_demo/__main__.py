@@ -17,9 +17,9 @@ from datetime import UTC, datetime
 from rich.console import Console
 
 from onnx_fleet import jsonio
-from onnx_fleet.cli import show
-from onnx_fleet.record import Record
-from onnx_fleet.report import RunReport
+from onnx_fleet.cli import terminal
+from onnx_fleet.runs.record import Record
+from onnx_fleet.runs.run_report import RunReport
 from onnx_fleet.store import open_store
 from onnx_fleet_demo import airflow_home, s3_server, stack, var, watch
 from onnx_fleet_demo.airflow_client import NotReady
@@ -66,7 +66,7 @@ def demo() -> int:
         report = _report(addresses, key=str(client.result(watch.DAG_ID, run_id, "report")))
         fed = report.counts["published"] == 0 or watch.settle_feed(client, since=since)
         console.print()
-        show.records(report.records)
+        terminal.records(report.records)
     for record in report.records:
         if record.state == "failed":
             console.print(f"log of {record.model_id}: {_log(run_id, record)}", highlight=False, soft_wrap=True)

@@ -9,12 +9,13 @@ from typing import Any, Final
 from airflow.sdk import get_current_context, task, task_group
 from airflow.sdk.bases.decorator import Task
 
-from onnx_fleet import flow, jsonio
-from onnx_fleet.airflow import assets, outcome, quiet, retries, run
+from onnx_fleet import jsonio
+from onnx_fleet.airflow import assets, machine_lock, model_record, retries, run_context
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.entities import validation_report
 from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.jsonio import Json
+from onnx_fleet.runs import pipeline
 
 LABEL: Final = "{{ item['model_id'] }}"
 NO_GPU_WORKER: Final = "no GPU worker is configured ([onnx_fleet] gpu_queue)"
@@ -67,7 +68,9 @@ def model_group(settings: FleetSettings, *, group_id: str) -> Any:
         return _step(settings, item, lambda now, item: _publish(now, item, channel=settings.channel))
 
     def record(item: Json) -> Json:
-        return jsonio.to_json(outcome.of_model(run.current(settings), item["model_id"], channel=settings.channel))
+        return jsonio.to_json(
+            model_record.of_model(run_context.current(settings), item["model_id"], channel=settings.channel)
+        )
 
     return model
 
@@ -83,52 +86,52 @@ def _light(body: Body, settings: FleetSettings, **options: Any) -> Task[..., Any
     return task(map_index_template=LABEL, weight_rule="upstream", **retries.options(settings), **options)(body)
 
 
-def _step(settings: FleetSettings, item: Json, body: Callable[[run.Run, Json], Json | None]) -> Json:
+def _step(settings: FleetSettings, item: Json, body: Callable[[run_context.Run, Json], Json | None]) -> Json:
     """Run one step; its result is JSON with the seconds that it took."""
     started = time.monotonic()
-    with run.explained():
-        result = body(run.current(settings), item)
+    with run_context.explained():
+        result = body(run_context.current(settings), item)
     return {**(result or {}), "seconds": round(time.monotonic() - started, 3)}
 
 
-def _export(now: run.Run, item: Json) -> None:
+def _export(now: run_context.Run, item: Json) -> None:
     wanted = now.scratch.read_item(item["model_id"])
-    with quiet.among_others():
-        flow.export(wanted, place=now.place(item["model_id"]), tools=now.tools)
+    with machine_lock.among_others():
+        pipeline.export(wanted, place=now.place(item["model_id"]), tools=now.tools)
 
 
-def _validate(now: run.Run, item: Json) -> None:
-    with quiet.among_others():
-        report = flow.prove(now.place(item["model_id"]), tools=now.tools)
+def _validate(now: run_context.Run, item: Json) -> None:
+    with machine_lock.among_others():
+        report = pipeline.prove(now.place(item["model_id"]), tools=now.tools)
         validation_report.require_passed(report)
-        flow.make_variants(now.place(item["model_id"]), tools=now.tools)
+        pipeline.make_variants(now.place(item["model_id"]), tools=now.tools)
 
 
-def _validate_without_gpu(now: run.Run, item: Json) -> None:
+def _validate_without_gpu(now: run_context.Run, item: Json) -> None:
     _validate(now, item)
     if item["gpu"]:
-        flow.without_gpu(now.place(item["model_id"]), reason=NO_GPU_WORKER)
+        pipeline.without_gpu(now.place(item["model_id"]), reason=NO_GPU_WORKER)
 
 
-def _prove_on_gpu(now: run.Run, item: Json) -> None:
-    with quiet.alone():
-        report: ValidationReport = flow.prove_on_gpu(now.place(item["model_id"]), tools=now.tools)
+def _prove_on_gpu(now: run_context.Run, item: Json) -> None:
+    with machine_lock.alone():
+        report: ValidationReport = pipeline.prove_on_gpu(now.place(item["model_id"]), tools=now.tools)
     if report.status != "not_run":
         validation_report.require_passed(report)
 
 
-def _measure(now: run.Run, item: Json) -> None:
-    with quiet.alone():
-        flow.measure(now.place(item["model_id"]), tools=now.tools)
+def _measure(now: run_context.Run, item: Json) -> None:
+    with machine_lock.alone():
+        pipeline.measure(now.place(item["model_id"]), tools=now.tools)
 
 
-def _compare(now: run.Run, item: Json, *, channel: str) -> None:
-    flow.compare(now.place(item["model_id"]), tools=now.tools, channel=channel, alone=quiet.alone)
+def _compare(now: run_context.Run, item: Json, *, channel: str) -> None:
+    pipeline.compare(now.place(item["model_id"]), tools=now.tools, channel=channel, alone=machine_lock.alone)
 
 
-def _publish(now: run.Run, item: Json, *, channel: str) -> Json:
-    with quiet.among_others():
-        publication = flow.publish_stage(
+def _publish(now: run_context.Run, item: Json, *, channel: str) -> Json:
+    with machine_lock.among_others():
+        publication = pipeline.publish_stage(
             now.place(item["model_id"]),
             tools=now.tools,
             provenance=now.provenance(catalogue_digest=item["catalogue_digest"]),

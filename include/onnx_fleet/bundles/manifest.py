@@ -1,16 +1,11 @@
-"""The manifest: what a bundle holds, where it comes from, and what proves it. docs/bundle-format.md explains it.
-
-``python -m onnx_fleet.bundles.manifest docs/manifest.schema.json`` refreshes the schema file.
-"""
+"""The manifest: what a bundle holds, where it comes from, and what proves it. docs/bundle-format.md explains it."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AwareDatetime, ConfigDict, Field, ValidationError
@@ -260,12 +255,6 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "onnx-fleet bundle manifest"}
 
 
-def main(arguments: list[str]) -> None:
-    """Write the schema to the file that is named."""
-    (path,) = arguments
-    Path(path).write_text(json.dumps(json_schema(), indent=2) + "\n", encoding="utf-8")
-
-
 def _schema_fault(data: bytes, err: ValidationError) -> str:
     try:
         found = json.loads(data)
@@ -297,7 +286,3 @@ def _inconsistencies(manifest: Manifest) -> tuple[str, ...]:
     named = [path for graph in manifest.graphs for path in (graph.path, *graph.weight_files)]
     faults.extend(f"{path} belongs to a graph and is not among the files" for path in named if path not in counts)
     return tuple(faults)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

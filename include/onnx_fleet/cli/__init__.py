@@ -12,8 +12,8 @@ import sys
 import typer
 
 from onnx_fleet import __version__
-from onnx_fleet.cli import auditing, caching, inspecting, makers, pointing, readers
-from onnx_fleet.cli.show import console
+from onnx_fleet.cli import audit, cache, channel, consume, inspection, run, steps
+from onnx_fleet.cli.terminal import console
 from onnx_fleet.errors import OnnxFleetError
 
 __all__ = ["app", "main"]
@@ -25,12 +25,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(makers.catalogue_app, name="catalogue")
-app.add_typer(caching.cache_app, name="cache")
-app.add_typer(pointing.channel_app, name="channel")
+app.add_typer(run.catalogue_app, name="catalogue")
+app.add_typer(cache.cache_app, name="cache")
+app.add_typer(channel.channel_app, name="channel")
 for command in (
-    makers.plan, makers.run, makers.export, makers.validate, makers.measure, makers.compare, makers.publish,
-    readers.list_, readers.verify, readers.pull, inspecting.inspect, auditing.audit,
+    run.plan, run.run, steps.export, steps.validate, steps.measure, steps.compare, steps.publish,
+    consume.list_, consume.verify, consume.pull, inspection.inspect, audit.audit,
 ):  # fmt: skip
     app.command(name=command.__name__.rstrip("_"))(command)
 

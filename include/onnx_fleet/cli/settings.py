@@ -4,49 +4,54 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from onnx_fleet.cli import terminal
 from onnx_fleet.errors import StoreNotFound
 from onnx_fleet.export import cache
-from onnx_fleet.flow import Tools
 from onnx_fleet.processes import profiling
 from onnx_fleet.processes.gpu import GpuOptions
 from onnx_fleet.processes.isolation import machine_limits
+from onnx_fleet.runs.pipeline import Tools
 from onnx_fleet.store import ObjectStore, S3Settings, open_store
 
 if TYPE_CHECKING:
     from onnx_fleet.source.hub_client import HubSettings
 
+DEFAULT_STORE = "onnx_fleet.default_store"
+"""The group of entry points that name a store for when nobody names one: each gives a context with it."""
+
 
 @contextmanager
 def opened_store(address: str | None) -> Iterator[ObjectStore]:
-    """The store that was asked for; without one, the demo's own bucket for as long as the command runs.
+    """The store that was asked for; without one, the one that an installed package gives as the default.
 
     Raises:
-        StoreNotFound: no store is named, and the demo has not run here.
+        StoreNotFound: no store is named, and no package gives one.
     """
     address = address or os.environ.get("ONNX_FLEET_STORE")
     if address:
         yield open_store(address, s3=_s3_settings())
         return
-    try:
-        from onnx_fleet_demo import s3_server, var
-    except ImportError as err:
-        raise StoreNotFound(
-            "no store is named; write --store s3://BUCKET/PREFIX or --store FOLDER, or set ONNX_FLEET_STORE"
-        ) from err
-    with ExitStack() as stack:
-        data_dir = var.s3_dir()
-        endpoint_url = s3_server.running(data_dir)
-        if endpoint_url is None:
-            endpoint_url = stack.enter_context(s3_server.EmbeddedS3(data_dir)).endpoint_url
-        yield open_store(f"s3://{s3_server.BUCKET}", s3=s3_server.settings_for(endpoint_url))
+    for default in entry_points(group=DEFAULT_STORE):
+        try:
+            opened: Callable[[], AbstractContextManager[ObjectStore]] = default.load()
+        except ImportError:  # what the package itself needs is not installed
+            continue
+        with opened() as store:
+            terminal.say(f"no store is named: this is {store.address}, the default of {default.name}")
+            yield store
+        return
+    raise StoreNotFound(
+        "no store is named; write --store s3://BUCKET/PREFIX or --store FOLDER, or set ONNX_FLEET_STORE"
+    )
 
 
 @contextmanager

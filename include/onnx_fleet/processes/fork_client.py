@@ -1,5 +1,4 @@
-"""Start a step's process as a fork of one that has imported torch and transformers already
-(onnx_fleet.processes.fork_server)."""
+"""Start a step's process as a fork of one that has imported torch and transformers already (fork_server)."""
 
 from __future__ import annotations
 
@@ -19,6 +18,7 @@ from typing import BinaryIO
 REFUSED = 3
 """The exit status of a server from which nothing can be forked safely."""
 
+_SERVER = "onnx_fleet.processes.fork_server"
 _PREPARING_TIMEOUT_S = 300
 _ENDING_TIMEOUT_S = 5
 _REPORT_BYTES = 1024
@@ -71,12 +71,13 @@ class _Circumstances:
 class _Server:
     """One server's process, and the only way to it."""
 
-    def __init__(self, circumstances: _Circumstances) -> None:
+    def __init__(self, circumstances: _Circumstances, *, imports: Sequence[str]) -> None:
         self.circumstances = circumstances
+        self.imports = tuple(imports)
         self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "onnx_fleet.processes.fork_server", str(theirs.fileno()), str(os.getpid())],
+                [sys.executable, "-m", _SERVER, str(theirs.fileno()), str(os.getpid()), *imports],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -129,9 +130,11 @@ _server: _Server | None = None
 _former: list[_Server] = []
 
 
-def start(arguments: Sequence[str], *, output: BinaryIO) -> ForkedProcess | None:
+def start(arguments: Sequence[str], *, output: BinaryIO, imports: Sequence[str] = ()) -> ForkedProcess | None:
     """Call ``isolation.answer(*arguments)`` in a process that is as good as new, but for its imports.
 
+    Args:
+        imports: modules that it has imported beside torch and transformers.
     Returns:
         None where nothing can be forked safely: the caller then starts an interpreter.
     """
@@ -139,7 +142,7 @@ def start(arguments: Sequence[str], *, output: BinaryIO) -> ForkedProcess | None
         return None  # macOS: its own frameworks do not survive a fork
     try:
         with _lock:
-            server = _serving(_Circumstances.here())
+            server = _serving(_Circumstances.here(), imports)
             answers = server.order(arguments, output=output)
     except OSError:
         return None
@@ -159,16 +162,17 @@ def start(arguments: Sequence[str], *, output: BinaryIO) -> ForkedProcess | None
     return None
 
 
-def _serving(circumstances: _Circumstances) -> _Server:
-    """The server of these circumstances; another one's is let go."""
+def _serving(circumstances: _Circumstances, imports: Sequence[str]) -> _Server:
+    """The server of these circumstances that has imported all of this; another one is let go."""
     global _server
-    if _server and _server.circumstances == circumstances and (_server.refused or not _server.ended):
+    fits = _server and _server.circumstances == circumstances and set(imports) <= set(_server.imports)
+    if _server and fits and (_server.refused or not _server.ended):
         return _server
     if _server:
         _server.close()
         _former.append(_server)
     _former[:] = [server for server in _former if not server.ended]
-    _server = _Server(circumstances)
+    _server = _Server(circumstances, imports=imports)
     return _server
 
 

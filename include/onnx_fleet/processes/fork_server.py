@@ -33,15 +33,8 @@ _IMPORTS = (
     "transformers.models.auto.modeling_auto",
     "matplotlib.backends.backend_svg",
     "matplotlib.figure",
-    "onnx_fleet.export.exporter",
-    "onnx_fleet.export.model_tracing",
-    "onnx_fleet.source.families.loading",
-    "onnx_fleet.validation.validator",
-    "onnx_fleet.validation.checks",
-    "onnx_fleet.source.reference",
-    "onnx_fleet.measurement.latency",
 )
-"""What export, validate and measure load, but for onnxruntime: importing that starts a thread."""
+"""The libraries of export, validate and measure, but for onnxruntime: importing that starts a thread."""
 
 _ORDER_BYTES = 1 << 16
 
@@ -129,11 +122,11 @@ def _is_alone() -> bool:
     return len(os.listdir("/proc/self/task")) == 1  # noqa: PTH208
 
 
-def _main(control: str, owner: str) -> NoReturn:
+def _main(control: str, owner: str, *imports: str) -> NoReturn:
     isolation.die_with_parent()  # whose thread waits for the first step's pid until all is imported
     try:
         watched = os.pidfd_open(int(owner))
-        for name in _IMPORTS:
+        for name in (*_IMPORTS, *imports):
             importlib.import_module(name)
     except Exception:  # noqa: BLE001  the step's own process says it in its log
         os._exit(REFUSED)

@@ -48,6 +48,8 @@ class Limits:
     timeout_s: float | None = None
     may_be_forked: bool = True
     """Where the next step with torch comes from another process, a server to fork from would be made for one step."""
+    imports: tuple[str, ...] = ()
+    """The modules of ours that a server to fork from imports, beside torch and transformers."""
 
 
 STEP_TIMEOUT_S = 3600
@@ -101,7 +103,7 @@ def run(function: Callable[[Q], R], request: Q, *, limits: Limits, log: Path, wi
         arguments = [name, str(question), str(answer)]
         if profiling.active():
             arguments.append(_PROFILED)
-        process = _start(arguments, output=output, with_torch=with_torch and limits.may_be_forked)
+        process = _start(arguments, output=output, limits=limits, with_torch=with_torch)
         try:
             peak_bytes = _watch(process, name=name, limits=limits, log=log)
         finally:
@@ -121,11 +123,11 @@ def run(function: Callable[[Q], R], request: Q, *, limits: Limits, log: Path, wi
     )
 
 
-def _start(arguments: Sequence[str], *, output: BinaryIO, with_torch: bool) -> _Process:
+def _start(arguments: Sequence[str], *, output: BinaryIO, limits: Limits, with_torch: bool) -> _Process:
     """A process that calls ``answer(*arguments)``, the leader of a session of its own."""
-    if with_torch:
+    if with_torch and limits.may_be_forked:
         with profiling.starting():
-            process = fork_client.start(arguments, output=output)
+            process = fork_client.start(arguments, output=output, imports=limits.imports)
         if process:
             return process
     command = [sys.executable, "-m", "onnx_fleet.processes.isolation", *arguments]

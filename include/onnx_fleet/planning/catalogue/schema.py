@@ -1,16 +1,10 @@
-"""What a catalogue file may say: the models that YAML is held to, and the JSON Schema that editors complete it by.
-
-``python -m onnx_fleet.planning.catalogue.schema docs/catalogue.schema.json`` refreshes the schema file.
-"""
+"""What a catalogue file may say: the models that YAML is held to, and the JSON Schema that editors complete it by."""
 
 from __future__ import annotations
 
 import difflib
-import json
 import re
-import sys
 from collections.abc import Collection
-from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import (
@@ -417,13 +411,3 @@ def json_schema() -> dict[str, Any]:
     """The JSON Schema of a catalogue file."""
     schema = CatalogueFile.model_json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "onnx-fleet catalogue"}
-
-
-def main(arguments: list[str]) -> None:
-    """Write the schema to the file that is named."""
-    (path,) = arguments
-    Path(path).write_text(json.dumps(json_schema(), indent=2) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -14,15 +14,16 @@ from airflow.sdk import get_current_context, task
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException
 
-from onnx_fleet import flow, jsonio, record, report
-from onnx_fleet.airflow import retries, run, scratch, shards
+from onnx_fleet import jsonio
+from onnx_fleet.airflow import retries, run_context, scratch, shards
 from onnx_fleet.airflow.model_group import model_group
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.work_item import Plan
 from onnx_fleet.jsonio import Json
-from onnx_fleet.record import Record
-from onnx_fleet.report import RunReport
+from onnx_fleet.runs import pipeline, record, run_report
+from onnx_fleet.runs.record import Record
+from onnx_fleet.runs.run_report import RunReport
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,9 @@ class Wanted:
     catalogue_digest: str | None = None
 
 
-def reexport(wanted: Callable[[run.Run], Wanted], *, settings: FleetSettings, max_refused: int | None = None) -> None:
+def reexport(
+    wanted: Callable[[run_context.Run], Wanted], *, settings: FleetSettings, max_refused: int | None = None
+) -> None:
     """Wire the tasks into the DAG that is being defined.
 
     Args:
@@ -50,16 +53,16 @@ def reexport(wanted: Callable[[run.Run], Wanted], *, settings: FleetSettings, ma
         return task(**retries.options(settings), **options)(body)
 
     def plan() -> Json:
-        return _plan(run.current(settings), wanted, settings=settings)
+        return _plan(run_context.current(settings), wanted, settings=settings)
 
     def shard(planned: Json, number: int) -> list[Json]:
         return shards.deal(planned["items"], shards=settings.shards, shard=number)
 
     def write_report(groups: list[str]) -> str:
-        return _report(run.current(settings), groups)
+        return _report(run_context.current(settings), groups)
 
     def gate(key: str) -> str:
-        return _gate(run.current(settings), key, max_refused=max_refused)
+        return _gate(run_context.current(settings), key, max_refused=max_refused)
 
     planned = retried(plan)()
     groups = ["model"] if settings.shards == 1 else [f"model_{number + 1}" for number in range(settings.shards)]
@@ -70,12 +73,12 @@ def reexport(wanted: Callable[[run.Run], Wanted], *, settings: FleetSettings, ma
     retried(gate)(reported)
 
 
-def _plan(now: run.Run, wanted: Callable[[run.Run], Wanted], *, settings: FleetSettings) -> Json:
+def _plan(now: run_context.Run, wanted: Callable[[run_context.Run], Wanted], *, settings: FleetSettings) -> Json:
     """Decide for every model; give every one that needs no tasks its record already."""
     scratch.prune(settings.scratch, days=settings.scratch_days)
     asked = wanted(now)
     force = now.label if now.params.get("force") else None
-    planned = flow.plan(asked.entries, tools=now.tools, force=force, channel=settings.channel)
+    planned = pipeline.plan(asked.entries, tools=now.tools, force=force, channel=settings.channel)
     work = planned.to_export
     shards.require_room(len(work), shards=settings.shards, per_shard=conf.getint("core", "max_map_length"))
     for item in work:
@@ -87,15 +90,17 @@ def _plan(now: run.Run, wanted: Callable[[run.Run], Wanted], *, settings: FleetS
     }
 
 
-def _ended(planned: Plan, now: run.Run, *, channel: str) -> Iterable[Record]:
+def _ended(planned: Plan, now: run_context.Run, *, channel: str) -> Iterable[Record]:
     """The records of the models that need no tasks."""
     unchanged = [item for item in planned.items if item.state == "unchanged"]
     with ThreadPoolExecutor(STORE_WORKERS, thread_name_prefix="settle") as pool:
-        settled = list(pool.map(lambda item: flow.settle_unchanged(item, tools=now.tools, channel=channel), unchanged))
+        settled = list(
+            pool.map(lambda item: pipeline.settle_unchanged(item, tools=now.tools, channel=channel), unchanged)
+        )
     return [*(record.of_refusal(refusal) for refusal in planned.refusals), *settled]
 
 
-def _report(now: run.Run, groups: list[str]) -> str:
+def _report(now: run_context.Run, groups: list[str]) -> str:
     """Gather one record a model, write the report, log it; gives its key in the store."""
     ti = get_current_context()["ti"]
     planned = ti.xcom_pull(task_ids="plan")
@@ -108,9 +113,9 @@ def _report(now: run.Run, groups: list[str]) -> str:
     }
     for item in planned["items"]:
         records.setdefault(item["model_id"], _unrecorded(item))
-    made = report.build(records.values(), run_id=now.label, now=datetime.now(UTC))
-    key = report.write(made, store=now.tools.store)
-    log.info("%s/%s\n%s", now.tools.store.address, key, report.markdown(made))
+    made = run_report.build(records.values(), run_id=now.label, now=datetime.now(UTC))
+    key = run_report.write(made, store=now.tools.store)
+    log.info("%s/%s\n%s", now.tools.store.address, key, run_report.markdown(made))
     return key
 
 
@@ -125,10 +130,10 @@ def _unrecorded(item: Json) -> Record:
     )
 
 
-def _gate(now: run.Run, key: str, *, max_refused: int | None) -> str:
+def _gate(now: run_context.Run, key: str, *, max_refused: int | None) -> str:
     """Fail the run when too many of its models failed."""
     made = jsonio.from_json(RunReport, json.loads(now.tools.store.read(key)))
-    verdict = report.gate(
+    verdict = run_report.gate(
         made,
         max_failed=int(str(now.params.get("max_failed", 0))),
         max_refused=now.params.get("max_refused", max_refused),  # type: ignore[arg-type]  # held by the param's schema

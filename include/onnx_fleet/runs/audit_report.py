@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal, get_args
 
-from onnx_fleet import audit, jsonio, report
-from onnx_fleet.audit import Audit, Target
-from onnx_fleet.demotion import Demotion
-from onnx_fleet.report import Verdict
+from onnx_fleet import jsonio
+from onnx_fleet.runs import audit, run_report
+from onnx_fleet.runs.audit import Audit, Target
+from onnx_fleet.runs.rollback import Demotion
+from onnx_fleet.runs.run_report import Verdict
 from onnx_fleet.store import ObjectStore
 
 State = Literal["failed", "broke_off", "not_compared", "passed"]
@@ -126,7 +127,7 @@ def write(made: AuditReport, *, store: ObjectStore) -> str:
     Raises:
         VersionConflict: another writer put one there meanwhile.
     """
-    return report.put(
+    return run_report.put(
         made.run_id, data=jsonio.canonical(jsonio.to_json(made)), page=markdown(made).encode(), store=store
     )
 
@@ -138,13 +139,13 @@ def markdown(made: AuditReport) -> str:
     if made.rows:
         columns = ("model", "version", "verdict", "made with others", "worst difference", "where")
         lines += ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-        lines += ["| " + " | ".join(report.cell(text) for text in _cells(row)) + " |" for row in made.rows]
+        lines += ["| " + " | ".join(run_report.cell(text) for text in _cells(row)) + " |" for row in made.rows]
     troubled = [row for row in made.rows if row.verdict != "passed"]
     if troubled:
         lines += ["", "## What did not pass", ""]
         for row in troubled:
-            lines.append(f"- **{row.model_id}@{row.version}** {row.verdict}: {report.cell(row.reason)}")
-            lines.append(f"  - {report.cell(advice(row))}")
+            lines.append(f"- **{row.model_id}@{row.version}** {row.verdict}: {run_report.cell(row.reason)}")
+            lines.append(f"  - {run_report.cell(advice(row))}")
     demoted = [(row, row.demotion) for row in made.rows if row.demotion]
     if demoted:
         lines += ["", "## Channels", ""]

@@ -23,8 +23,8 @@ from rich.table import Table
 from onnx_fleet import jsonio
 from onnx_fleet.formatting import human_bytes, human_ms
 from onnx_fleet.processes.profiling import Profile
-from onnx_fleet.record import Record
-from onnx_fleet.report import VARIANT_COLUMNS, variant_row
+from onnx_fleet.runs.record import Record
+from onnx_fleet.runs.run_report import VARIANT_COLUMNS, variant_row
 
 _WIDTH_IN_A_FILE = 160
 """A log has no edge: nothing need be folded at 80 columns there."""

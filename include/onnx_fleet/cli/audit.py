@@ -9,17 +9,18 @@ from typing import Annotated
 
 import typer
 
-from onnx_fleet import audit as auditing
-from onnx_fleet import audit_report, demotion, jsonio
-from onnx_fleet.audit import Audit, Target
-from onnx_fleet.audit_report import AuditRow
+from onnx_fleet import jsonio
 from onnx_fleet.bundles import bundle, feed
-from onnx_fleet.cli import show
+from onnx_fleet.cli import terminal
 from onnx_fleet.cli.options import CatalogueFile, Json, Store
 from onnx_fleet.cli.settings import opened_tools
 from onnx_fleet.errors import Retryable
-from onnx_fleet.flow import Tools
 from onnx_fleet.planning.catalogue import reader
+from onnx_fleet.runs import audit as auditing
+from onnx_fleet.runs import audit_report, rollback
+from onnx_fleet.runs.audit import Audit, Target
+from onnx_fleet.runs.audit_report import AuditRow
+from onnx_fleet.runs.pipeline import Tools
 
 
 def audit(
@@ -60,12 +61,14 @@ def audit(
             entries=entries,
         )
         if not targets and not as_json:
-            show.say(f"nothing that {channel!r} points at is published in {tools.store.address}")
+            terminal.say(f"nothing that {channel!r} points at is published in {tools.store.address}")
         made, rows = _audit(targets, tools=tools)
         if demote:
             rows = _demote(rows, targets, tools=tools, channel=channel, dry_run=dry_run, known=made)
     if as_json:
-        show.as_json({"audits": [jsonio.to_json(each) for each in made], "rows": [jsonio.to_json(row) for row in rows]})
+        terminal.as_json(
+            {"audits": [jsonio.to_json(each) for each in made], "rows": [jsonio.to_json(row) for row in rows]}
+        )
     else:
         _show(rows, where=tools.store.address)
     if not audit_report.gate(rows).passed:
@@ -75,7 +78,7 @@ def audit(
 def _audit(targets: Sequence[Target], *, tools: Tools) -> tuple[tuple[Audit, ...], tuple[AuditRow, ...]]:
     """Every result, and a row for each bundle, also where nothing was found out."""
     made, rows = [], []
-    with show.steps() as steps:
+    with terminal.steps() as steps:
         for number, target in enumerate(targets, 1):
             steps.begin(f"{target.model_id}@{target.version}", f"audit {number} of {len(targets)}")
             try:
@@ -85,7 +88,7 @@ def _audit(targets: Sequence[Target], *, tools: Tools) -> tuple[tuple[Audit, ...
             else:
                 made.append(found)
                 rows.append(audit_report.row(found))
-            steps.note(f"{target.model_id}@{target.version}: {show.coloured(rows[-1].verdict)}")
+            steps.note(f"{target.model_id}@{target.version}: {terminal.coloured(rows[-1].verdict)}")
         steps.end()
     return tuple(made), tuple(rows)
 
@@ -106,7 +109,7 @@ def _demote(
     for row in rows:
         key = (row.model_id, row.version)
         found = (
-            demotion.demote(
+            rollback.demote(
                 failed[key],
                 channel=channel,
                 tools=tools,
@@ -126,13 +129,13 @@ def _demote(
 
 
 def _show(rows: Sequence[AuditRow], *, where: str) -> None:
-    show.table(
+    terminal.table(
         ("model", "version", "verdict", "made with others", "worst diff"),
         [
             (
                 row.model_id,
                 row.version,
-                show.coloured(row.verdict),
+                terminal.coloured(row.verdict),
                 ", ".join(row.changed) or "–",
                 "–" if row.worst_abs_diff is None else f"{row.worst_abs_diff:.1e}",
             )
@@ -142,12 +145,14 @@ def _show(rows: Sequence[AuditRow], *, where: str) -> None:
     )
     for row in rows:
         if row.verdict != "passed":
-            show.console.print(f"\n[bold]{row.model_id}@{row.version}[/] {show.coloured(row.verdict)}", highlight=False)
-            show.paragraphs(row.reason, *_details(row, where=where))
+            terminal.console.print(
+                f"\n[bold]{row.model_id}@{row.version}[/] {terminal.coloured(row.verdict)}", highlight=False
+            )
+            terminal.paragraphs(row.reason, *_details(row, where=where))
         if row.demotion:
-            show.line(f"{row.model_id}@{row.demotion.channel}: {row.demotion.reason}")
+            terminal.line(f"{row.model_id}@{row.demotion.channel}: {row.demotion.reason}")
     if rows:
-        show.say(f"\n{audit_report.gate(rows, max_failed=len(rows)).reason}; results: {where}/audits/")
+        terminal.say(f"\n{audit_report.gate(rows, max_failed=len(rows)).reason}; results: {where}/audits/")
 
 
 def _details(row: AuditRow, *, where: str) -> Iterator[str]:

@@ -10,10 +10,10 @@ import typer
 from onnx_fleet import jsonio
 from onnx_fleet.bundles import bundle, channels, feed
 from onnx_fleet.bundles.bundle import Ref
-from onnx_fleet.cli import show
+from onnx_fleet.cli import terminal
 from onnx_fleet.cli.options import Json, Store
 from onnx_fleet.cli.settings import opened_store
-from onnx_fleet.record import told
+from onnx_fleet.runs.record import told
 
 channel_app = typer.Typer(help="Move the named pointers to versions.", no_args_is_help=True)
 
@@ -40,7 +40,7 @@ def set_(
         now = channels.find(opened, model, channels.checked_name(channel))
         findings = told(found.manifest.regression)
         if findings and found.manifest.regression:
-            show.worse(f"{model}@{version}", found.manifest.regression.compared_with, findings)
+            terminal.worse(f"{model}@{version}", found.manifest.regression.compared_with, findings)
         before = now.version if now else "nothing"
         move = f"{model}@{channel}: {before} -> {version}" + (", held there" if hold else "")
         if not (dry_run or yes):
@@ -52,6 +52,6 @@ def set_(
             feed.rebuild(opened, now=datetime.now(UTC))
         moved = channels.find(opened, model, channel)
     if as_json:
-        show.as_json({"before": before, "moved": not dry_run, "channel": jsonio.to_json(moved) if moved else None})
+        terminal.as_json({"before": before, "moved": not dry_run, "channel": jsonio.to_json(moved) if moved else None})
     else:
-        show.line(f"would move {move}" if dry_run else f"moved {move}")
+        terminal.line(f"would move {move}" if dry_run else f"moved {move}")

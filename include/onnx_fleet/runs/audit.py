@@ -21,8 +21,7 @@ from typing import ClassVar, Final, Literal
 
 from pydantic import AwareDatetime, ConfigDict
 
-from onnx_fleet import audit_stage, flow, jsonio
-from onnx_fleet.audit_stage import Trust
+from onnx_fleet import jsonio
 from onnx_fleet.bundles import bundle, channels, manifest, publish, pull, report_summaries, verify
 from onnx_fleet.bundles.bundle import Bundle, Ref
 from onnx_fleet.bundles.manifest import CheckSummary, Manifest
@@ -46,9 +45,11 @@ from onnx_fleet.errors import (
     ValidationFailed,
     VersionConflict,
 )
-from onnx_fleet.flow import Tools
 from onnx_fleet.planning import toolchain
 from onnx_fleet.processes import isolation
+from onnx_fleet.runs import pipeline, restored_stage
+from onnx_fleet.runs.pipeline import Tools
+from onnx_fleet.runs.restored_stage import Trust
 from onnx_fleet.store import ObjectStore, Progress, layout
 
 log = logging.getLogger(__name__)
@@ -247,7 +248,7 @@ def _examine(found: Bundle, target: Target, *, tools: Tools, progress: Progress 
         folder = Path(corner) / "bundle"
         pull.pull(ref, store=tools.store, to=folder, progress=progress)
         try:
-            audit_stage.write(folder, found.manifest, trust=target.trust)
+            restored_stage.write(folder, found.manifest, trust=target.trust)
             finding = _prove(folder, found.manifest, tools=tools)
         except _UNASKED as err:
             finding = _try(folder, found.manifest, tools=tools, log_file=Path(corner) / "trial.log", unasked=err)
@@ -261,7 +262,7 @@ def _examine(found: Bundle, target: Target, *, tools: Tools, progress: Progress 
 def _prove(folder: Path, made: Manifest, *, tools: Tools) -> _Finding:
     """The fp32 graphs beside PyTorch, then each variant beside them."""
     try:
-        report = flow.validate(folder, tools=tools)
+        report = pipeline.validate(folder, tools=tools)
     except ValidationFailed as err:
         return _Finding(verdict="failed", reason=str(err))
     checks = tuple(report_summaries.summaries(report))
@@ -291,11 +292,11 @@ def _judge(folder: Path, *, tools: Tools) -> tuple[VariantVerdict, ...]:
 
 def _try(folder: Path, made: Manifest, *, tools: Tools, log_file: Path, unasked: Exception) -> _Finding:
     """What is left where PyTorch cannot be asked: whether every graph loads and runs here."""
-    from onnx_fleet import trial  # numpy, which readers at the command line need not wait for
+    from onnx_fleet.runs import smoke_test  # numpy, which readers at the command line need not wait for
 
-    request = trial.TrialRequest(folder=folder, graphs=made.graphs)
+    request = smoke_test.TrialRequest(folder=folder, graphs=made.graphs)
     try:
-        rows = isolation.run(trial.run, request, limits=tools.limits, log=log_file).value.rows
+        rows = isolation.run(smoke_test.run, request, limits=tools.limits, log=log_file).value.rows
     except (StepCrashed, StepTimedOut) as err:
         return _Finding(verdict="failed", reason=f"onnxruntime does not get through its graphs: {err}")
     runs = tuple(GraphRun(graph=row.graph, passed=not row.fault, detail=row.fault) for row in rows)

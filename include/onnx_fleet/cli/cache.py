@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from onnx_fleet.cli import show
+from onnx_fleet.cli import terminal
 from onnx_fleet.cli.options import Json, Store
 from onnx_fleet.cli.settings import opened_store
 from onnx_fleet.export.cache import Cache, CacheEntry
@@ -24,9 +24,9 @@ def list_(store: Store = None, as_json: Json = False) -> None:
     with opened_store(store) as opened:
         found = Cache(store=opened).list()
     if as_json:
-        show.dataclasses_as_json(found)
+        terminal.dataclasses_as_json(found)
         return
-    show.table(
+    terminal.table(
         ("kind", "key", "kept since", "size"),
         [
             (
@@ -39,7 +39,7 @@ def list_(store: Store = None, as_json: Json = False) -> None:
         ],
         numbers=("size",),
     )
-    show.say(f"{len(found)} kept, {human_bytes(_size_bytes(found))}")
+    terminal.say(f"{len(found)} kept, {human_bytes(_size_bytes(found))}")
 
 
 @cache_app.command("clear")
@@ -56,9 +56,9 @@ def clear(
             cache.clear()
     size = _size_bytes(found)
     if as_json:
-        show.as_json({"entries": len(found), "size_bytes": size, "removed": not dry_run})
+        terminal.as_json({"entries": len(found), "size_bytes": size, "removed": not dry_run})
     else:
-        show.line(f"{'would remove' if dry_run else 'removed'} {len(found)} entries, {human_bytes(size)}")
+        terminal.line(f"{'would remove' if dry_run else 'removed'} {len(found)} entries, {human_bytes(size)}")
 
 
 def _size_bytes(entries: Iterable[CacheEntry]) -> int:

@@ -10,12 +10,13 @@ from typing import Any, Final
 
 from airflow.sdk import get_current_context
 
-from onnx_fleet import flow, jsonio, record, report
-from onnx_fleet.airflow.run import FAILURE, Failure, Run
+from onnx_fleet import jsonio
+from onnx_fleet.airflow.run_context import FAILURE, Failure, Run
 from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import OnnxFleetError
-from onnx_fleet.record import Record
+from onnx_fleet.runs import pipeline, record, run_report
+from onnx_fleet.runs.record import Record
 
 log = logging.getLogger(__name__)
 
@@ -37,14 +38,14 @@ def of_model(run: Run, model_id: str, *, channel: str) -> Record:
     published one the store has the manifest; where it does not answer, the task is tried again.
     """
     item = run.scratch.read_item(model_id)
-    place = flow.stage_dir(item, tools=run.tools)
+    place = pipeline.stage_dir(item, tools=run.tools)
     made = _Group()
     if made.published():
-        ended = flow.record_of_bundle(item, tools=run.tools, channel=channel, seconds=made.seconds())
+        ended = pipeline.record_of_bundle(item, tools=run.tools, channel=channel, seconds=made.seconds())
     else:
         ended = _failed(item, made, place=place)
         _keep_validation(run, model_id, place=place)
-    flow.discard_stage(item, tools=run.tools)
+    pipeline.discard_stage(item, tools=run.tools)
     log.info("%s@%s: %s", model_id, item.model.commit[:8], ended.state)
     return ended
 
@@ -120,7 +121,7 @@ def _failed(item: WorkItem, made: _Group, *, place: Path) -> Record:
 
 def _keep_validation(run: Run, model_id: str, *, place: Path) -> None:
     """Put the report of a validation into the store: of a model that is not published nothing else would be left."""
-    folder = report.key(run.label).removesuffix(".json")
+    folder = run_report.key(run.label).removesuffix(".json")
     for path in sorted((place / "reports").glob("validation*.json")):
         key = f"{folder}/{model_id.replace('/', '--')}/{path.name}"
         try:

@@ -11,12 +11,11 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from onnx_fleet import record
 from onnx_fleet.bundles import bundle, feed, publish, stage
 from onnx_fleet.bundles.bundle import Bundle, Ref
 from onnx_fleet.bundles.manifest import Provenance
@@ -41,7 +40,8 @@ from onnx_fleet.planning import plan as planning
 from onnx_fleet.processes import isolation, profiling
 from onnx_fleet.processes.gpu import GpuOptions
 from onnx_fleet.processes.isolation import Limits
-from onnx_fleet.record import Record
+from onnx_fleet.runs import record
+from onnx_fleet.runs.record import Record
 from onnx_fleet.store import ObjectStore, Progress
 from onnx_fleet.validation import validator as proving
 
@@ -54,6 +54,17 @@ R = TypeVar("R")
 
 Step = Literal["export", "validate", "measure", "compare", "publish"]
 Provider = Literal["cpu", "cuda"]
+
+STEP_IMPORTS = (
+    "onnx_fleet.export.exporter",
+    "onnx_fleet.export.model_tracing",
+    "onnx_fleet.source.families.loading",
+    "onnx_fleet.validation.validator",
+    "onnx_fleet.validation.checks",
+    "onnx_fleet.source.reference",
+    "onnx_fleet.measurement.latency",
+)
+"""The modules of export, validate and measure, which a process to fork steps from imports beside torch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +81,11 @@ class Tools:
     """The most that what earlier exports found out takes in the store; 0 keeps nothing."""
     gpu: GpuOptions = field(default_factory=GpuOptions)
     """Which GPU of the machine is used where one is asked for, and how much of it."""
+
+    @property
+    def step_limits(self) -> Limits:
+        """The limits of a step's process, and what it has imported where it is forked."""
+        return replace(self.limits, imports=STEP_IMPORTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +131,7 @@ def export(
         item,
         source_dir=source_dir,
         stage_dir=place,
-        limits=tools.limits,
+        limits=tools.step_limits,
         cached=Cache(store=tools.store, limit_bytes=tools.cache_bytes),
         whole=whole,
         link=place.is_relative_to(tools.work_dir),  # a person's folder is theirs to change
@@ -162,9 +178,9 @@ def make_variants(place: Path, *, tools: Tools) -> VariantReport | None:
     with profiling.timed("variants"):
         log_file = _log(place, "variants", "cpu")
         request = conversion.MakingRequest(stage=place)
-        made = isolation.run(conversion.make, request, limits=tools.limits, log=log_file).value.made
+        made = isolation.run(conversion.make, request, limits=tools.step_limits, log=log_file).value.made
         judged = evaluation.JudgingRequest(stage=place, made=made)
-        report = isolation.run(evaluation.judge, judged, limits=tools.limits, log=log_file).value
+        report = isolation.run(evaluation.judge, judged, limits=tools.step_limits, log=log_file).value
     require(report)
     return report
 
@@ -180,7 +196,7 @@ def compare(
     place: Path, *, tools: Tools, channel: str = bundle.LATEST, alone: regression.Quiet = nullcontext
 ) -> RegressionReport | None:
     """Compare a measured stage with the version that the channel points at; None where there is no other."""
-    store, work_dir, limits = tools.store, tools.work_dir, tools.limits
+    store, work_dir, limits = tools.store, tools.work_dir, tools.step_limits
     with profiling.timed("compare"):
         return regression.compare(place, store=store, work_dir=work_dir, limits=limits, channel=channel, alone=alone)
 
@@ -216,7 +232,7 @@ def judge_on_gpu(place: Path, *, tools: Tools) -> VariantReport | None:
     with profiling.timed("variants"):
         request = evaluation.JudgingRequest(stage=place, provider="cuda", gpu=tools.gpu)
         log_file = _log(place, "variants", "cuda")
-        report = isolation.run(evaluation.judge, request, limits=tools.limits, log=log_file).value
+        report = isolation.run(evaluation.judge, request, limits=tools.step_limits, log=log_file).value
     require(report)
     return report
 
@@ -376,7 +392,7 @@ def _proof(place: Path, *, tools: Tools, provider: Provider) -> ProofRequest:
 
 def _in_isolation(step: Callable[[ProofRequest], R], request: ProofRequest, *, tools: Tools, log: Path) -> R:
     """CUDA does not survive a fork of a process that asked it for anything: there nothing is forked."""
-    return isolation.run(step, request, limits=tools.limits, log=log, with_torch=request.provider == "cpu").value
+    return isolation.run(step, request, limits=tools.step_limits, log=log, with_torch=request.provider == "cpu").value
 
 
 def _validate(request: ProofRequest) -> ValidationReport:

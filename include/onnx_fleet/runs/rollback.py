@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from onnx_fleet import audit
-from onnx_fleet.audit import Audit, Target
-from onnx_fleet.audit_stage import Trust
 from onnx_fleet.bundles import bundle, channels, publish
 from onnx_fleet.bundles.bundle import Bundle, Ref
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound, VersionConflict
-from onnx_fleet.flow import Tools
+from onnx_fleet.runs import audit
+from onnx_fleet.runs.audit import Audit, Target
+from onnx_fleet.runs.pipeline import Tools
+from onnx_fleet.runs.restored_stage import Trust
 from onnx_fleet.store import ObjectStore
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from typing import Final, get_args
 
 from onnx_fleet import jsonio
 from onnx_fleet.formatting import human_bytes, human_ms
-from onnx_fleet.record import GPU_NOT_ASKED, Record, RecordState, VariantRecord
+from onnx_fleet.runs.record import GPU_NOT_ASKED, Record, RecordState, VariantRecord
 from onnx_fleet.store import ObjectStore
 
 _STATES: Final[tuple[RecordState, ...]] = get_args(RecordState)

@@ -13,7 +13,7 @@ from onnx_fleet.bundles import pull as pulling
 from onnx_fleet.bundles import verify as verifying
 from onnx_fleet.bundles.bundle import Ref
 from onnx_fleet.bundles.channels import read as read_channel
-from onnx_fleet.cli import show
+from onnx_fleet.cli import terminal
 from onnx_fleet.cli.options import Json, Store
 from onnx_fleet.cli.settings import opened_store
 from onnx_fleet.formatting import human_bytes
@@ -37,7 +37,7 @@ def list_(
             for each in found
         }
     if as_json:
-        show.as_json(
+        terminal.as_json(
             [
                 {"model_id": each.model_id, "versions": list(each.versions), "channels": pointers[each.model_id]}
                 for each in found
@@ -45,9 +45,9 @@ def list_(
         )
         return
     if not found:
-        show.say(f"nothing is published in {opened.address}" + (f" for {model}" if model else ""))
+        terminal.say(f"nothing is published in {opened.address}" + (f" for {model}" if model else ""))
         return
-    show.table(
+    terminal.table(
         ("model", "version", "channels"),
         [
             (
@@ -63,21 +63,21 @@ def list_(
 
 def verify(ref: RefText, store: Store = None, as_json: Json = False) -> None:
     """Re-hash every file of a bundle against its manifest; exit status 1 names each bad file."""
-    with opened_store(store) as opened, show.steps() as steps:
+    with opened_store(store) as opened, terminal.steps() as steps:
         steps.begin(ref, "verify")
         found = verifying.verify(Ref.parse(ref), store=opened, progress=steps.bytes_moved)
     if as_json:
-        show.as_json({**jsonio.to_json(found), "passed": found.passed})
+        terminal.as_json({**jsonio.to_json(found), "passed": found.passed})
     elif found.passed:
-        show.line(
+        terminal.line(
             f"[green]intact[/] {found.model_id}@{found.version}: {found.files} files, {human_bytes(found.size_bytes)}",
         )
     else:
-        show.table(
+        terminal.table(
             ("file", "fault", "detail"),
             [(fault.path, f"[red]{fault.fault}[/]", fault.detail) for fault in found.faults],
         )
-        show.say(f"[red]corrupt[/] {found.location}; publish it again with --force, then move the channel")
+        terminal.say(f"[red]corrupt[/] {found.location}; publish it again with --force, then move the channel")
     if not found.passed:
         raise typer.Exit(1)
 
@@ -89,13 +89,13 @@ def pull(
     as_json: Json = False,
 ) -> None:
     """Have a bundle in a folder, whole and verified, or not at all; an interrupted pull goes on where it was."""
-    with opened_store(store) as opened, show.steps() as steps:
+    with opened_store(store) as opened, terminal.steps() as steps:
         steps.begin(ref, "pull")
         found = pulling.pull(Ref.parse(ref), store=opened, to=to, progress=steps.bytes_moved)
     if as_json:
-        show.as_json({"model_id": found.bundle.model_id, "version": found.bundle.version, "to": str(to)})
+        terminal.as_json({"model_id": found.bundle.model_id, "version": found.bundle.version, "to": str(to)})
     else:
         size = human_bytes(found.size_bytes)
-        show.line(
+        terminal.line(
             f"{found.bundle.model_id}@{found.bundle.version}: {len(found.files)} files, {size}, verified, in {to}",
         )

@@ -14,14 +14,15 @@ from airflow.sdk import get_current_context, task
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException
 
-from onnx_fleet import audit, audit_report, demotion, jsonio
-from onnx_fleet.airflow import quiet, retries, run, scratch, shards
+from onnx_fleet import jsonio
+from onnx_fleet.airflow import machine_lock, retries, run_context, scratch, shards
 from onnx_fleet.airflow.settings import FleetSettings
-from onnx_fleet.audit import Target
-from onnx_fleet.audit_report import AuditReport, AuditRow
 from onnx_fleet.bundles import feed
 from onnx_fleet.jsonio import Json
 from onnx_fleet.planning.catalogue import reader
+from onnx_fleet.runs import audit, audit_report, rollback
+from onnx_fleet.runs.audit import Target
+from onnx_fleet.runs.audit_report import AuditReport, AuditRow
 
 log = logging.getLogger(__name__)
 
@@ -35,19 +36,19 @@ def audits(*, settings: FleetSettings) -> None:
         return task(**retries.options(settings), **options)(body)
 
     def choose() -> list[Json]:
-        return _choose(run.current(settings), settings=settings)
+        return _choose(run_context.current(settings), settings=settings)
 
     def shard(chosen: list[Json], number: int) -> list[Json]:
         return shards.deal(chosen, shards=settings.shards, shard=number)
 
     def audit_one(item: Json) -> Json:
-        return _audit(run.current(settings), item)
+        return _audit(run_context.current(settings), item)
 
     def write_report(tasks: list[str]) -> str:
-        return _report(run.current(settings), tasks)
+        return _report(run_context.current(settings), tasks)
 
     def gate(key: str) -> str:
-        return _gate(run.current(settings), key)
+        return _gate(run_context.current(settings), key)
 
     chosen = retried(choose)()
     names = ["audit"] if settings.shards == 1 else [f"audit_{number + 1}" for number in range(settings.shards)]
@@ -61,7 +62,7 @@ def audits(*, settings: FleetSettings) -> None:
     retried(gate)(reported)
 
 
-def _choose(now: run.Run, *, settings: FleetSettings) -> list[Json]:
+def _choose(now: run_context.Run, *, settings: FleetSettings) -> list[Json]:
     """The bundles to audit; without a seed each day draws others."""
     scratch.prune(settings.scratch, days=settings.scratch_days)
     params: Any = now.params
@@ -82,15 +83,15 @@ def _choose(now: run.Run, *, settings: FleetSettings) -> list[Json]:
     return [jsonio.to_json(target) for target in targets]
 
 
-def _audit(now: run.Run, item: Json) -> Json:
+def _audit(now: run_context.Run, item: Json) -> Json:
     """Audit one bundle, and move its channel where that is asked for; a bundle that fails is a result, not an error."""
     target = jsonio.from_json(Target, item)
     params: Any = now.params
-    with quiet.among_others():
+    with machine_lock.among_others():
         made = audit.audit(target, tools=now.tools, now=datetime.now(UTC))
         row = audit_report.row(made)
         if params["demote"]:
-            moved = demotion.demote(
+            moved = rollback.demote(
                 made,
                 channel=params["channel"],
                 tools=now.tools,
@@ -102,7 +103,7 @@ def _audit(now: run.Run, item: Json) -> Json:
     return jsonio.to_json(row)
 
 
-def _report(now: run.Run, tasks: Sequence[str]) -> str:
+def _report(now: run_context.Run, tasks: Sequence[str]) -> str:
     """Gather one row a bundle, write the report, log it; gives its key in the store."""
     ti = get_current_context()["ti"]
     chosen = ti.xcom_pull(task_ids="choose")
@@ -133,7 +134,7 @@ def _unaudited(target: Target) -> AuditRow:
     )
 
 
-def _gate(now: run.Run, key: str) -> str:
+def _gate(now: run_context.Run, key: str) -> str:
     """Fail the run when too many bundles failed."""
     params: Any = now.params
     made = jsonio.from_json(AuditReport, json.loads(now.tools.store.read(key)))

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from onnx_fleet import jsonio
-from onnx_fleet.cli import show
+from onnx_fleet.cli import terminal
 from onnx_fleet.cli.options import Json
 from onnx_fleet.formatting import human_bytes
 from onnx_fleet.graphs import inspection
@@ -36,7 +36,7 @@ def inspect(
     """Show the graphs: inputs, outputs, ops, weights, and what is odd about them."""
     found = inspection.inspect(bundle, digests=digests)
     if as_json:
-        show.as_json(jsonio.to_json(found))
+        terminal.as_json(jsonio.to_json(found))
     else:
         for view in found.graphs:
             _show_graph(view)
@@ -48,10 +48,12 @@ def inspect(
 
 def _show_graph(view: GraphView) -> None:
     opsets = ", ".join(f"{domain} {version}" for domain, version in view.opsets.items())
-    show.output.print(f"\n{view.path}", style="bold")
-    show.line(f"opset {opsets}; IR {view.ir_version}; {human_bytes(view.size_bytes)}; by {view.producer or 'nobody'}")
+    terminal.output.print(f"\n{view.path}", style="bold")
+    terminal.line(
+        f"opset {opsets}; IR {view.ir_version}; {human_bytes(view.size_bytes)}; by {view.producer or 'nobody'}"
+    )
     rows = [("in", each) for each in view.inputs] + [("out", each) for each in view.outputs]
-    show.table(
+    terminal.table(
         ("", "name", "dtype", "shape"),
         [(way, spec.name, spec.dtype, f"\\[{', '.join(map(str, spec.shape))}]") for way, spec in rows],
     )
@@ -59,10 +61,10 @@ def _show_graph(view: GraphView) -> None:
     more = f", {len(view.ops) - _TOP_OPS} more kinds" if len(view.ops) > _TOP_OPS else ""
     inside = f", {view.subgraphs} graphs inside" if view.subgraphs else ""
     inside += f", functions {', '.join(view.functions)}" if view.functions else ""
-    show.line(f"{view.nodes} nodes{inside}: {', '.join(tops)}{more}")
+    terminal.line(f"{view.nodes} nodes{inside}: {', '.join(tops)}{more}")
     sizes = ", ".join(f"{dtype} {human_bytes(size)}" for dtype, size in view.bytes_by_dtype.items())
-    show.line(f"{view.weights} weights, {human_bytes(view.weight_bytes)}: {sizes or 'none'}")
-    show.table(
+    terminal.line(f"{view.weights} weights, {human_bytes(view.weight_bytes)}: {sizes or 'none'}")
+    terminal.table(
         ("weight", "dtype", "shape", "size", "file", "shared with"),
         [
             (
@@ -82,8 +84,8 @@ def _show_graph(view: GraphView) -> None:
 
 def _show_warnings(warnings: Sequence[str], *, title: str) -> None:
     for each in warnings:
-        show.output.print("[yellow]warning[/]", end=" ")
-        show.output.print(f"{title}: {each}", markup=False, highlight=False, soft_wrap=True)
+        terminal.output.print("[yellow]warning[/]", end=" ")
+        terminal.output.print(f"{title}: {each}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _open_viewer(paths: Sequence[Path]) -> None:
@@ -96,6 +98,6 @@ def _open_viewer(paths: Sequence[Path]) -> None:
         ) from err
     for path in paths:
         host, port = viewer.serve(str(path), None, address=(_LOCAL, 0), browse=True)
-        show.say(f"{path}: http://{host}:{port}")
-    show.say("Ctrl-C ends the viewer")
+        terminal.say(f"{path}: http://{host}:{port}")
+    terminal.say("Ctrl-C ends the viewer")
     viewer.wait()

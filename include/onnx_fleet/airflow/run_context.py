@@ -10,12 +10,13 @@ from pathlib import Path
 
 from airflow.sdk import get_current_context
 
-from onnx_fleet import flow, jsonio
+from onnx_fleet import jsonio
 from onnx_fleet.airflow import connections, scratch
 from onnx_fleet.airflow.scratch import Scratch
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.bundles.manifest import Provenance
-from onnx_fleet.flow import Tools
+from onnx_fleet.runs import pipeline
+from onnx_fleet.runs.pipeline import Tools
 from onnx_fleet.source.hub_client import Hub
 
 FAILURE = "failure"
@@ -56,7 +57,7 @@ class Run:
 
     def place(self, model_id: str) -> Path:
         """The stage of a model."""
-        return flow.stage_dir(self.scratch.read_item(model_id), tools=self.tools)
+        return pipeline.stage_dir(self.scratch.read_item(model_id), tools=self.tools)
 
 
 def current(settings: FleetSettings) -> Run:

@@ -1,0 +1,246 @@
+"""The commands that walk a catalogue: plan, run, check."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnx_fleet import jsonio
+from onnx_fleet.bundles import bundle, feed
+from onnx_fleet.bundles.manifest import Provenance
+from onnx_fleet.cli import terminal
+from onnx_fleet.cli.options import (
+    Architecture,
+    CatalogueFile,
+    Channel,
+    Force,
+    Json,
+    MaxFailed,
+    MaxRefused,
+    Model,
+    Only,
+    Opset,
+    Profile,
+    RecipeName,
+    Revision,
+    Store,
+    Task,
+    Variants,
+    WeightsVariant,
+)
+from onnx_fleet.cli.settings import opened_tools
+from onnx_fleet.entities.entry import Entry
+from onnx_fleet.entities.variant import FP32
+from onnx_fleet.entities.work_item import Plan
+from onnx_fleet.errors import OnnxFleetError
+from onnx_fleet.planning.catalogue import reader
+from onnx_fleet.processes import profiling
+from onnx_fleet.runs import pipeline, run_report
+from onnx_fleet.runs import record as records
+from onnx_fleet.runs.pipeline import Tools
+
+catalogue_app = typer.Typer(help="Look at a catalogue file.", no_args_is_help=True)
+
+
+@catalogue_app.command("check")
+def check(
+    file: Annotated[Path, typer.Argument(help="A catalogue file.", show_default=False)], as_json: Json = False
+) -> None:
+    """Name every fault of a catalogue file by its line; exit status 1 when there is one."""
+    found = reader.load(file)
+    if as_json:
+        terminal.as_json({"models": len(found.entries), "discover": len(found.discover), "digest": found.digest})
+    else:
+        terminal.line(f"{file}: {len(found.entries)} models and {len(found.discover)} Hub searches, no fault")
+
+
+def plan(
+    model: Model = None,
+    catalogue_file: CatalogueFile = None,
+    only: Only = None,
+    revision: Revision = None,
+    task: Task = None,
+    architecture: Architecture = None,
+    weights_variant: WeightsVariant = None,
+    recipe: RecipeName = None,
+    opset: Opset = None,
+    variants: Variants = None,
+    force: Force = False,
+    max_failed: MaxFailed = 0,
+    max_refused: MaxRefused = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a run would do, and why; nothing is exported or published.
+
+    The exit status is 1 where the run's would be: a model failed to resolve, or too many are refused.
+    """
+    with opened_tools(store) as tools:
+        entries, _ = wanted_entries(
+            tools,
+            model,
+            catalogue_file,
+            only,
+            revision=revision,
+            task=task,
+            architecture=architecture,
+            weights_variant=weights_variant,
+            recipe=recipe,
+            opset=opset,
+            variants=variants,
+        )
+        made = planned(entries, tools=tools, force=new_run_id() if force else None)
+    if as_json:
+        terminal.as_json(jsonio.to_json(made))
+    else:
+        terminal.table(
+            ("model", "state", "version", "why"),
+            [
+                *((item.model_id, terminal.coloured(item.state), item.version, item.reason) for item in made.items),
+                *(
+                    (each.repo_id, terminal.coloured(each.state), "–", f"{each.error}: {each.message}")
+                    for each in made.refusals
+                ),
+            ],
+        )
+    ended = run_report.build(map(records.of_refusal, made.refusals), run_id="plan", now=datetime.now(UTC))
+    _require_passed(ended, max_failed=max_failed, max_refused=max_refused, one_model=model is not None)
+
+
+def run(
+    model: Model = None,
+    catalogue_file: CatalogueFile = None,
+    only: Only = None,
+    revision: Revision = None,
+    task: Task = None,
+    architecture: Architecture = None,
+    weights_variant: WeightsVariant = None,
+    recipe: RecipeName = None,
+    opset: Opset = None,
+    variants: Variants = None,
+    force: Force = False,
+    channel: Channel = bundle.LATEST,
+    max_failed: MaxFailed = 0,
+    max_refused: MaxRefused = None,
+    store: Store = None,
+    profile: Profile = False,
+    as_json: Json = False,
+) -> None:
+    """The whole flow: resolve, plan, export, validate, measure, compare, publish."""
+    run_id = new_run_id()
+    with recording(profile) as recorder, opened_tools(store, many_steps=True) as tools:
+        entries, digest = wanted_entries(
+            tools,
+            model,
+            catalogue_file,
+            only,
+            revision=revision,
+            task=task,
+            architecture=architecture,
+            weights_variant=weights_variant,
+            recipe=recipe,
+            opset=opset,
+            variants=variants,
+        )
+        made = planned(entries, tools=tools, force=run_id if force else None, channel=channel)
+        provenance = Provenance(dag_id="onnx-fleet run", run_id=run_id, trigger="manual", catalogue_digest=digest)
+        found = [records.of_refusal(refusal) for refusal in made.refusals]
+        profiles: dict[str, profiling.Profile] = {}
+        with terminal.steps() as steps:
+            for item in made.items:
+                with profiling.part() as part:
+                    found.append(
+                        pipeline.process(
+                            item,
+                            tools=tools,
+                            provenance=provenance,
+                            channel=channel,
+                            on_step=partial(steps.begin, item.model_id),
+                            progress=steps.bytes_moved,
+                        )
+                    )
+                    if part and item.state != "unchanged":
+                        profiles[item.model_id] = part.profile()
+                steps.end()
+        summary = run_report.build(found, run_id=run_id, now=datetime.now(UTC))
+        run_report.write(summary, store=tools.store)
+        if summary.counts["published"] or summary.counts["held"]:
+            feed.rebuild(tools.store, now=datetime.now(UTC))
+        costs = profiling.RunProfile(run_id=run_id, whole=recorder.profile(), models=profiles) if recorder else None
+        if costs:
+            profiling.write(tools.work_dir / "profiles" / f"{run_id}.json", costs)
+    if as_json:
+        terminal.as_json(with_profile(jsonio.to_json(summary), costs))
+    else:
+        terminal.records(summary.records)
+        if costs:
+            terminal.profile(costs.whole)
+    _require_passed(summary, max_failed=max_failed, max_refused=max_refused, one_model=model is not None)
+
+
+def wanted_entries(
+    tools: Tools,
+    model: str | None,
+    file: Path | None,
+    only: list[str] | None,
+    *,
+    variants: list[str] | None,
+    **settings: str | int | None,
+) -> tuple[tuple[Entry, ...], str | None]:
+    """The entries that a command is about, and the catalogue's digest where there is one."""
+    given: dict[str, object] = {key: value for key, value in settings.items() if value is not None}
+    if variants:
+        given["variants"] = [FP32, *(name for name in variants if name != FP32)]
+    if (model is None) == (file is None):
+        raise typer.BadParameter("name one model, or a file with --catalogue", param_hint="MODEL")
+    if file is None:
+        return (reader.entry({"repo_id": model, **given}, source=str(model)),), None
+    if given:
+        raise typer.BadParameter("a catalogue says this itself", param_hint=f"--{next(iter(given))}")
+    found = reader.load(file)
+    from onnx_fleet.source import resolve
+
+    entries = reader.expand(found, partial(resolve.search, hub=tools.hub))
+    return reader.select(entries, only or ()), found.digest
+
+
+def planned(entries: Iterable[Entry], *, tools: Tools, force: str | None = None, channel: str = bundle.LATEST) -> Plan:
+    with terminal.console.status("asking the Hub and the store"):
+        return pipeline.plan(tuple(entries), tools=tools, force=force, channel=channel)
+
+
+def _require_passed(
+    summary: run_report.RunReport, *, max_failed: int, max_refused: int | None, one_model: bool
+) -> None:
+    """Exit status 1 where the run's gate does not pass: a single model that is refused is one that was asked for."""
+    if max_refused is None and one_model:
+        max_refused = 0
+    if not run_report.gate(summary, max_failed=max_failed, max_refused=max_refused).passed:
+        raise typer.Exit(1)
+
+
+def recording(asked: bool) -> AbstractContextManager[profiling.Recorder | None]:
+    return profiling.recording(from_start=True) if asked else nullcontext()
+
+
+def with_profile(document: jsonio.Json, costs: profiling.Profile | profiling.RunProfile | None) -> jsonio.Json:
+    return {**document, "profile": jsonio.to_json(costs)} if costs else document
+
+
+def raise_refusal(made: Plan) -> None:
+    from onnx_fleet import errors
+
+    for refusal in made.refusals:
+        kind: type[OnnxFleetError] = getattr(errors, refusal.error)
+        raise kind(refusal.message)
+
+
+def new_run_id() -> str:
+    return f"cli__{datetime.now(UTC):%Y%m%dT%H%M%S}_{time.monotonic_ns() % 1_000_000:06d}"

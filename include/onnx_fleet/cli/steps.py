@@ -1,0 +1,175 @@
+"""The commands that run one step by itself: export, validate, measure, compare, publish."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnx_fleet import formatting, jsonio
+from onnx_fleet.bundles import bundle, feed, stage
+from onnx_fleet.bundles.manifest import Provenance
+from onnx_fleet.cli import terminal
+from onnx_fleet.cli.options import (
+    Architecture,
+    Channel,
+    Cuda,
+    Folder,
+    Json,
+    OneModel,
+    Opset,
+    Profile,
+    RecipeName,
+    Revision,
+    Store,
+    Task,
+    Variants,
+    WeightsVariant,
+)
+from onnx_fleet.cli.run import new_run_id, planned, raise_refusal, recording, wanted_entries, with_profile
+from onnx_fleet.cli.settings import opened_tools
+from onnx_fleet.cli.tables import show_latency, show_regression, show_validation, show_variants
+from onnx_fleet.processes import profiling
+from onnx_fleet.runs import pipeline
+from onnx_fleet.runs import record as records
+
+
+def export(
+    model: OneModel,
+    out: Annotated[Path, typer.Option(help="The folder to make; an earlier export in it is replaced.")],
+    revision: Revision = None,
+    task: Task = None,
+    architecture: Architecture = None,
+    weights_variant: WeightsVariant = None,
+    recipe: RecipeName = None,
+    opset: Opset = None,
+    variants: Variants = None,
+    store: Store = None,
+    profile: Profile = False,
+    as_json: Json = False,
+) -> None:
+    """Make the folder of one bundle: graphs, tokenizer, configuration. Nothing is published."""
+    if out.exists() and any(out.iterdir()) and not (out / stage.PRIVATE).is_dir():
+        raise typer.BadParameter(f"{out} holds something else; name a new folder", param_hint="--out")
+    with recording(profile) as recorder, opened_tools(store) as tools, terminal.steps() as steps:
+        entries, _ = wanted_entries(
+            tools,
+            model,
+            None,
+            None,
+            revision=revision,
+            task=task,
+            architecture=architecture,
+            weights_variant=weights_variant,
+            recipe=recipe,
+            opset=opset,
+            variants=variants,
+        )
+        made = planned(entries, tools=tools)
+        raise_refusal(made)
+        steps.begin(model, "export")
+        exported = pipeline.export(made.items[0], place=out, tools=tools, progress=steps.bytes_moved)
+        costs = recorder.profile() if recorder else None
+        if costs:
+            profiling.write(out / stage.PRIVATE / "profile.json", costs)
+    if as_json:
+        terminal.as_json(with_profile(jsonio.to_json(exported), costs))
+    else:
+        terminal.table(
+            ("graph", "inputs", "outputs", "opset", "size"),
+            [
+                (
+                    graph.path,
+                    ", ".join(f"{value.name} {list(value.shape)}" for value in graph.inputs),
+                    ", ".join(f"{value.name} {list(value.shape)}" for value in graph.outputs),
+                    str(graph.opset),
+                    formatting.human_bytes((out / graph.path).stat().st_size),
+                )
+                for graph in exported.graphs
+            ],
+        )
+        if costs:
+            terminal.profile(costs)
+        terminal.say(f"next: onnx-fleet validate {out}; onnx-fleet measure {out}; onnx-fleet publish {out}")
+
+
+def validate(folder: Folder, cuda: Cuda = False, store: Store = None, as_json: Json = False) -> None:
+    """Compare an exported folder with its source in PyTorch; exit status 1 and the failed checks when it is wrong.
+
+    What is right gets the variants that its entry wants, each held to the fp32 graphs.
+    """
+    with opened_tools(store) as tools, terminal.steps() as steps:
+        steps.begin(stage.read_work(folder).model_id, "validate")
+        found = [pipeline.validate(folder, tools=tools)]
+        variants = [pipeline.make_variants(folder, tools=tools)] if found[0].passed else []
+        if cuda and found[0].passed:
+            found.append(pipeline.validate(folder, tools=tools, provider="cuda"))
+            variants += [pipeline.judge_on_gpu(folder, tools=tools)] if found[1].passed else []
+    judged = [each for each in variants if each is not None]
+    if as_json:
+        terminal.dataclasses_as_json([*found, *judged])
+    else:
+        for each in found:
+            show_validation(each)
+        for report in judged:
+            show_variants(report)
+    if not all(each.passed for each in found):
+        raise typer.Exit(1)
+
+
+def measure(folder: Folder, cuda: Cuda = False, store: Store = None, as_json: Json = False) -> None:
+    """Time an exported folder's graphs beside PyTorch."""
+    with opened_tools(store) as tools, terminal.steps() as steps:
+        steps.begin(stage.read_work(folder).model_id, "measure")
+        found = [pipeline.measure(folder, tools=tools)]
+        if cuda:
+            found.append(pipeline.measure(folder, tools=tools, provider="cuda"))
+    if as_json:
+        terminal.dataclasses_as_json(found)
+    else:
+        for each in found:
+            show_latency(each)
+
+
+def compare(folder: Folder, channel: Channel = bundle.LATEST, store: Store = None, as_json: Json = False) -> None:
+    """Compare a measured folder with the version that the channel points at; exit status 1 when its gates hold it."""
+    with opened_tools(store) as tools, terminal.steps() as steps:
+        steps.begin(stage.read_work(folder).model_id, "compare")
+        found = pipeline.compare(folder, tools=tools, channel=channel)
+    if as_json:
+        terminal.as_json(jsonio.to_json(found) if found else None)
+    elif found is None:
+        terminal.say(f"{channel} points at no other version")
+    else:
+        show_regression(found)
+    if found and found.verdict == "held":
+        raise typer.Exit(1)
+
+
+def publish(folder: Folder, channel: Channel = bundle.LATEST, store: Store = None, as_json: Json = False) -> None:
+    """Put a validated folder into the store as an immutable version, then point the channel at it.
+
+    A folder that was not compared with the version in use is compared first. Where its gates keep the channel where it
+    is, the version is published all the same, and the exit status is 1.
+    """
+    provenance = Provenance(dag_id="onnx-fleet publish", run_id=new_run_id(), trigger="manual", catalogue_digest=None)
+    with opened_tools(store) as tools:
+        with terminal.steps() as steps:
+            steps.begin(stage.read_work(folder).model_id, "publish")
+            done = pipeline.publish_stage(
+                folder, tools=tools, provenance=provenance, channel=channel, progress=steps.bytes_moved
+            )
+        feed.rebuild(tools.store, now=datetime.now(UTC))
+    if as_json:
+        terminal.as_json(jsonio.to_json(done))
+    else:
+        terminal.line(f"{done.model_id}@{done.version} {done.state}: {done.location}")
+        if done.regression and done.regression.findings:
+            terminal.worse(done.model_id, done.regression.compared_with, records.told(done.regression))
+    if done.held:
+        terminal.say(
+            f"{channel} stays where it was; to move it: onnx-fleet channel set {done.model_id} {channel} {done.version}"
+        )
+        raise typer.Exit(1)

@@ -1,0 +1,165 @@
+"""The reports of the steps as tables in a terminal."""
+
+from __future__ import annotations
+
+from onnx_fleet import formatting
+from onnx_fleet.cli import terminal
+from onnx_fleet.entities import validation_report
+from onnx_fleet.entities.latency_report import Interval, LatencyReport
+from onnx_fleet.entities.regression_report import RegressionReport
+from onnx_fleet.entities.validation_report import CheckRow, ValidationReport
+from onnx_fleet.entities.variant_report import VariantReport, said
+from onnx_fleet.errors import OnnxFleetError
+
+
+def show_validation(found: ValidationReport) -> None:
+    by_check: dict[tuple[str, str], list[CheckRow]] = {}
+    for row in found.rows:
+        by_check.setdefault((row.check, row.output), []).append(row)
+    terminal.table(
+        ("provider", "check", "output", "cases", "worst diff", "result"),
+        [
+            (
+                found.provider,
+                check,
+                output,
+                str(len(rows)),
+                f"{max((row.max_abs_diff or 0.0) for row in rows):.1e}",
+                "[green]passed[/]" if all(row.passed for row in rows) else "[red]failed[/]",
+            )
+            for (check, output), rows in by_check.items()
+        ],
+        numbers=("cases", "worst diff"),
+    )
+    if not found.passed:
+        try:
+            validation_report.require_passed(found)
+        except OnnxFleetError as err:
+            terminal.console.print(str(err), markup=False, highlight=False, soft_wrap=True)
+
+
+def show_variants(found: VariantReport) -> None:
+    terminal.table(
+        ("provider", "variant", "graph", "layers' weights", "figures", "kept in float32", "result"),
+        [
+            (
+                found.provider,
+                verdict.variant,
+                graph.role,
+                f"{graph.ratio:.2f}× fp32",
+                said((graph,)),
+                ", ".join(graph.kept) or "–",
+                "[green]good[/]" if verdict.status == "published" else "[red]left out[/]",
+            )
+            for verdict in found.verdicts
+            for graph in verdict.graphs
+        ],
+    )
+    for verdict in found.verdicts:
+        if not verdict.graphs:
+            terminal.say(f"{verdict.variant} on {found.provider}: {verdict.reason}")
+
+
+def show_latency(found: LatencyReport) -> None:
+    if found.status == "not_run":
+        terminal.say(f"not measured on {found.provider}: {found.reason}")
+        return
+    for missing in found.left_out:
+        terminal.say(f"{missing.variant} is not measured on {found.provider}: {missing.reason}")
+    terminal.table(
+        ("provider", "variant", "phase", "batch", "length", "p50 ms", "p95 ms", "p99 ms", "rows/s", "vs torch"),
+        [
+            (
+                found.provider,
+                row.variant,
+                row.phase,
+                str(row.batch_size),
+                "–" if row.sequence_length is None else str(row.sequence_length),
+                _with_interval(row.latency_ms_p50, row.latency_ms_p50_interval),
+                _with_interval(row.latency_ms_p95, row.latency_ms_p95_interval),
+                f"{row.latency_ms_p99:.2f}",
+                f"{row.throughput_per_s:.1f}",
+                _with_interval(row.ratio_to_torch, row.ratio_to_torch_interval, unit="×"),
+            )
+            for row in found.rows
+        ],
+        numbers=("batch", "length", "p50 ms", "p95 ms", "p99 ms", "rows/s", "vs torch"),
+    )
+    if found.generation:
+        terminal.table(
+            (
+                "provider",
+                "variant",
+                "batch",
+                "length",
+                "first token ms",
+                "tokens/s",
+                "torch: first token ms",
+                "torch: tokens/s",
+            ),
+            [
+                (
+                    found.provider,
+                    row.variant,
+                    str(row.batch_size),
+                    "–" if row.sequence_length is None else str(row.sequence_length),
+                    _with_interval(row.first_token_ms_p50, row.first_token_ms_p50_interval),
+                    _with_interval(row.tokens_per_s, row.tokens_per_s_interval, digits=0),
+                    f"{row.torch_first_token_ms_p50:.2f}",
+                    f"{row.torch_tokens_per_s:.0f}",
+                )
+                for row in found.generation
+            ],
+            numbers=("batch", "length", "first token ms", "tokens/s", "torch: first token ms", "torch: tokens/s"),
+        )
+    for each in found.footprints:
+        peak = formatting.human_bytes(each.peak_memory_bytes)
+        terminal.say(f"{each.variant} loads in {each.load_time_s:.2f} s, peak memory {peak}, threads {found.threads}")
+    if found.noise:
+        terminal.say(f"{found.noise.verdict} machine: {found.noise.reason}")
+
+
+def _with_interval(value: float, interval: Interval | None, *, digits: int = 2, unit: str = "") -> str:
+    """``1.23 (1.20–1.31)``; without one, the runs were too few for it."""
+    shown = f"{value:.{digits}f}{unit}"
+    return shown if interval is None else f"{shown} ({interval[0]:.{digits}f}–{interval[1]:.{digits}f})"
+
+
+def show_regression(found: RegressionReport) -> None:
+    measured = found.measured
+    terminal.table(
+        ("graph", "phase", "batch", "length", "old p50 ms", "new p50 ms", "ratio", "95 % interval"),
+        [
+            (
+                row.graph,
+                row.phase,
+                str(row.batch_size),
+                str(row.sequence_length),
+                f"{row.old_latency_ms_p50:.2f}",
+                f"{row.new_latency_ms_p50:.2f}",
+                f"{row.ratio:.2f}×",
+                f"{row.ratio_low:.2f} to {row.ratio_high:.2f}",
+            )
+            for row in measured.latency
+        ],
+        numbers=("batch", "length", "old p50 ms", "new p50 ms", "ratio"),
+    )
+    for size in measured.sizes:
+        terminal.line(
+            f"{size.variant}: {formatting.human_bytes(size.old_bytes)} -> {formatting.human_bytes(size.new_bytes)},"
+            f" {size.ratio:.2f}×"
+        )
+    for ops in measured.ops:
+        changed = ", ".join(f"{op} {old} -> {new}" for op, (old, new) in ops.changed.items())
+        terminal.line(f"{ops.graph}: {ops.old_nodes} -> {ops.new_nodes} nodes" + (f" ({changed})" if changed else ""))
+    worst = max((row.max_abs_diff or 0.0 for row in measured.outputs), default=0.0)
+    terminal.line(
+        f"outputs differ by up to {worst:.1e}" + ("" if found.alike else "; they are of another commit or recipe")
+    )
+    for change in found.contract:
+        terminal.line(f"{change.graph}: {change.change}" + (" [red](breaking)[/]" if change.breaking else ""))
+    if found.reason:
+        terminal.say(found.reason)
+    if found.findings:
+        terminal.worse(found.model_id, found.compared_with, (f"{each.gate}: {each.message}" for each in found.findings))
+    terminal.line(f"{found.version} beside {found.compared_with}, which {found.channel} points at: {found.verdict}")
