@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from onnx_fleet import jsonio
+from onnx_fleet import errors, jsonio
 from onnx_fleet.bundles import bundle, feed
 from onnx_fleet.bundles.manifest import Provenance
 from onnx_fleet.cli import terminal
@@ -235,8 +235,6 @@ def with_profile(document: jsonio.Json, costs: profiling.Profile | profiling.Run
 
 
 def raise_refusal(made: Plan) -> None:
-    from onnx_fleet import errors
-
     for refusal in made.refusals:
         kind: type[OnnxFleetError] = getattr(errors, refusal.error)
         raise kind(refusal.message)

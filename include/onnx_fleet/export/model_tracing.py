@@ -20,7 +20,8 @@ from onnx_fleet.export.traced_model import Traced
 from onnx_fleet.processes import profiling
 from onnx_fleet.recipes import Recipe
 from onnx_fleet.source import checkpoint, families, placeholder_weights
-from onnx_fleet.source.families import GraphSpec, chain
+from onnx_fleet.source.checkpoint import StoredTensor
+from onnx_fleet.source.families import GraphSpec, chain, completeness, source_inputs
 from onnx_fleet.source.placeholder_weights import Hollow, Place
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
     import onnx
     from transformers import PreTrainedModel
-
-    from onnx_fleet.source.checkpoint import StoredTensor
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +85,6 @@ def _specs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
         ExportUnsupported: the model's own code does not run as its family runs it, or the graphs lack an input that the
             model takes.
     """
-    from onnx_fleet.source.families import source_inputs  # imports transformers
-
     try:
         specs = families.family(item.family).graphs(item, model)
     except OnnxFleetError:
@@ -111,8 +108,6 @@ def _left_out(item: WorkItem, model: PreTrainedModel, *, source_dir: Path) -> tu
     Raises:
         ExportUnsupported: the model has no place for a tensor of the checkpoint, or is another one than the source's.
     """
-    from onnx_fleet.source.families import completeness  # imports transformers
-
     found = completeness.account(item, model, source_dir=source_dir)
     completeness.require_complete(item, found, model=model)
     return tuple(map(str, found.left_out))

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from onnx_fleet.entities.graph_info import TensorSpec
+from onnx_fleet.entities.graph_info import TensorSpec
 
 Settings = Mapping[str, Any]
 """A config.json, or a configuration as a mapping."""

@@ -24,8 +24,6 @@ from onnx_fleet.graphs.text_frame import Frame
 if TYPE_CHECKING:
     from tokenizers import Encoding
 
-    from onnx_fleet.entities.graph_info import GraphInfo
-
 Side = Literal["left", "right"]
 
 LENGTH_BOUND = 512

@@ -13,7 +13,7 @@ from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.latency_report import LeftOut, SkippedPoint
 from onnx_fleet.entities.variant import FP32
 from onnx_fleet.errors import GpuUnavailable
-from onnx_fleet.graphs.session import open_placed, open_session
+from onnx_fleet.graphs.session import Session, open_placed, open_session
 from onnx_fleet.graphs.text_frame import Frame
 from onnx_fleet.measurement.noise import NoiseMeter
 from onnx_fleet.measurement.timing import Timed, take_turns
@@ -22,7 +22,6 @@ from onnx_fleet.processes.gpu import GpuOptions
 if TYPE_CHECKING:
     import numpy as np
 
-    from onnx_fleet.graphs.session import Session
     from onnx_fleet.graphs.text_inputs import TokenSpace
     from onnx_fleet.graphs.workloads import Workload
     from onnx_fleet.source.reference import Reference

@@ -29,6 +29,7 @@ from onnx_fleet.entities.latency_report import (
     SkippedPoint,
 )
 from onnx_fleet.entities.provider import report_name
+from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import GpuUnavailable
 from onnx_fleet.graphs import session
 from onnx_fleet.measurement import timing
@@ -43,7 +44,6 @@ from onnx_fleet.processes.isolation import Limits
 if TYPE_CHECKING:
     import numpy as np
 
-    from onnx_fleet.entities.work_item import WorkItem
     from onnx_fleet.source.reference import Reference
 
 __all__ = [

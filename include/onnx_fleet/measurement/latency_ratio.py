@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Final
 
 from onnx_fleet.entities.regression_report import SlowdownRow
 from onnx_fleet.measurement import timing
+from onnx_fleet.measurement.output_drift import Pair
 
 if TYPE_CHECKING:
     from onnx_fleet.graphs.text_inputs import TokenSpace
-    from onnx_fleet.measurement.output_drift import Pair
 
 ROUNDS: Final = 5
 _T_95: Final = 2.776

@@ -19,6 +19,7 @@ from onnx_fleet.entities.latency_report import LatencyReport
 from onnx_fleet.entities.regression_report import Differences, OpsRow, SizeRow, SlowdownRow
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.errors import ValidationFailed
+from onnx_fleet.graphs import inspection
 from onnx_fleet.graphs.comparison import Case
 from onnx_fleet.measurement import io_contract, latency_ratio, output_drift
 from onnx_fleet.measurement.latency_ratio import Point
@@ -125,10 +126,6 @@ def _bytes_by_variant(side: Side) -> dict[str, int]:
 
 
 def _ops(pairs: Sequence[Pair]) -> Iterable[OpsRow]:
-    from onnx_fleet.graphs import (
-        inspection,  # by way of the run report it imports the manifest, which has this module's rows
-    )
-
     for pair in pairs:
         (old,) = inspection.inspect(pair.old_folder / pair.old.path).graphs
         (new,) = inspection.inspect(pair.new_folder / pair.new.path).graphs

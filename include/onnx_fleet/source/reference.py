@@ -20,6 +20,7 @@ from onnx_fleet.errors import ValidationFailed, WorkerOutOfResources
 from onnx_fleet.graphs import text_inputs
 from onnx_fleet.graphs.further_inputs import FurtherInput
 from onnx_fleet.graphs.text_inputs import ModelLimits
+from onnx_fleet.source import families
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -272,8 +273,6 @@ def load(item: WorkItem, *, source_dir: Path, device: str = "cpu") -> Reference:
         ModelInvalid: the weights cannot be read, or lack what the task needs.
         ExportUnsupported: transformers has no such model for the task.
     """
-    from onnx_fleet.source import families
-
     if device != "cpu":
         _forbid_tf32()
     return of(item, families.family(item.family).load(item, source_dir, None), device=device)
@@ -281,8 +280,6 @@ def load(item: WorkItem, *, source_dir: Path, device: str = "cpu") -> Reference:
 
 def of(item: WorkItem, model: PreTrainedModel, *, device: str = "cpu") -> Reference:
     """A model that is loaded already, with the outputs of the item's task and recipe."""
-    from onnx_fleet.source import families
-
     family = families.family(item.family)
     whole = family.whole(item, model)
     modules = {spec.role: spec.module for spec in family.graphs(item, model)}

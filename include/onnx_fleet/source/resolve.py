@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from huggingface_hub import ModelInfo
 
@@ -19,6 +18,7 @@ from onnx_fleet.conventions.vocabulary import TokenizerClass
 from onnx_fleet.entities.entry import Discover, Entry
 from onnx_fleet.entities.resolved_model import ResolvedModel, SourceFile, laid_out
 from onnx_fleet.entities.tasks import TASKS
+from onnx_fleet.entities.work_item import Refusal
 from onnx_fleet.errors import (
     HubUnavailable,
     LicenceRefused,
@@ -42,9 +42,6 @@ from onnx_fleet.source.repo_files import (
     require_pinned_code,
     require_safe_paths,
 )
-
-if TYPE_CHECKING:
-    from onnx_fleet.entities.work_item import Refusal
 
 __all__ = [
     "resolve",
@@ -194,8 +191,6 @@ def resolve_all(
     Raises:
         Retryable: every entry failed for a reason that may pass, so the Hub rather than the models is at fault.
     """
-    from onnx_fleet.entities.work_item import Refusal  # plan builds on this module
-
     wanted = tuple(entries)
     outcomes = _outcomes(wanted, hub=hub, on_done=on_done)
     failures = [outcome for outcome in outcomes if isinstance(outcome, Retryable)]

@@ -14,12 +14,12 @@ import numpy as np
 
 from onnx_fleet.errors import ModelInvalid
 from onnx_fleet.graphs import generation, generation_seq2seq, text_inputs
+from onnx_fleet.graphs.session import Session
+from onnx_fleet.graphs.text_inputs import Batch, Side
 from onnx_fleet.planning.calibration import images, texts
 from onnx_fleet.planning.calibration import source as calibration_source
 
 if TYPE_CHECKING:
-    from onnx_fleet.graphs.session import Session
-    from onnx_fleet.graphs.text_inputs import Batch, Side
     from onnx_fleet.validation.checks.context import Subject
 
 ROWS = 4

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,16 +22,14 @@ import transformers
 from transformers.utils.generic import ModelOutput
 
 from onnx_fleet import recipes
+from onnx_fleet.entities.graph_info import GraphInfo, TensorSpec
 from onnx_fleet.entities.tasks import TASKS
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.graphs import workloads
+from onnx_fleet.graphs.session import Session
 from onnx_fleet.source import model_limits
 from onnx_fleet.validation.pipeline_tasks import ASKING, Answer, Asking, Question, Runner
-
-if TYPE_CHECKING:
-    from onnx_fleet.entities.graph_info import GraphInfo, TensorSpec
-    from onnx_fleet.graphs.session import Session
 
 LONGEST_ANSWER = 15
 """Tokens, as question answering usually bounds them."""

@@ -21,14 +21,13 @@ from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.provider import report_name
 from onnx_fleet.entities.validation_report import CheckRow, ValidationReport, _badness, describe
 from onnx_fleet.entities.variant import FP32
+from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import GpuUnavailable, ValidationFailed
 from onnx_fleet.graphs.comparison import Case
-from onnx_fleet.graphs.session import open_session, require_provider
+from onnx_fleet.graphs.session import Session, open_session, require_provider
 from onnx_fleet.processes.gpu import GpuOptions
 
 if TYPE_CHECKING:
-    from onnx_fleet.entities.work_item import WorkItem
-    from onnx_fleet.graphs.session import Session
     from onnx_fleet.source.reference import Load, Reference
     from onnx_fleet.validation.pipelines import Said
 

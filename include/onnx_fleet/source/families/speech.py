@@ -16,7 +16,7 @@ from torch.nn import Module
 from transformers import EncoderDecoderCache, PreTrainedModel
 
 from onnx_fleet.entities.work_item import WorkItem
-from onnx_fleet.source.families import Family, GraphSpec, Shape, loading, seq2seq
+from onnx_fleet.source.families import Family, GraphSpec, Shape, ctc, loading, seq2seq
 from onnx_fleet.source.families.seq2seq import EXAMPLE_BATCH, CachedDecoder, Decoder, Source, additive
 from onnx_fleet.source.placeholder_weights import Hollow
 
@@ -84,7 +84,6 @@ def whole(item: WorkItem, model: PreTrainedModel) -> Module:
     """Every position's logits at once."""
     if has_decoder(model):
         return seq2seq.whole(item, model)
-    from onnx_fleet.source.families import ctc
 
     return ctc.whole(item, model)
 
@@ -97,7 +96,6 @@ def graphs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
     """
     if has_decoder(model):
         return seq2seq.merged(item, model, source=source(model))
-    from onnx_fleet.source.families import ctc
 
     return ctc.graphs(item, model)
 

@@ -18,12 +18,12 @@ from onnx_fleet.graphs import text_inputs, workloads
 from onnx_fleet.graphs.comparison import Case
 from onnx_fleet.graphs.session import Session
 from onnx_fleet.graphs.text_inputs import Batch, TokenSpace
+from onnx_fleet.source.reference import Reference
 from onnx_fleet.source.tokenizers import pack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from onnx_fleet.source.reference import Reference
     from onnx_fleet.validation.pipelines import Said
 
 SEED = 20
