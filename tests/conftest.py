@@ -21,19 +21,19 @@ pytest_plugins = [
 
 LONGEST_FIRST = (
     "consumers/test_loading.py",
-    "test_airflow_runs.py",
-    "test_architectures.py",
-    "test_mutations.py",
-    "test_demo.py",
-    "test_export.py",
-    "test_audit.py",
-    "test_cache.py",
-    "test_seq2seq.py",
-    "test_regression.py",
-    "test_unrolling.py",
-    "test_variants.py",
-    "test_recipes.py",
-    "test_benchmarks.py",
+    "airflow/test_dag_runs.py",
+    "docs/test_architectures.py",
+    "validation/test_mutations.py",
+    "demo/test_demo.py",
+    "export/test_exporter.py",
+    "runs/test_audit.py",
+    "export/test_cache.py",
+    "validation/test_seq2seq.py",
+    "measurement/test_regression.py",
+    "export/test_layer_replication.py",
+    "variants/test_variants.py",
+    "export/test_recipes.py",
+    "docs/test_benchmarks.py",
 )
 """A file's tests stay on one worker: one that begins with a minutes' work last leaves the others idle."""
 

@@ -16,7 +16,7 @@ from onnx_fleet.planning.catalogue import reader
 from onnx_fleet.processes.isolation import Limits
 from onnx_fleet_demo.models import MINILM
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 

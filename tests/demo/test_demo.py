@@ -21,7 +21,7 @@ from onnx_fleet_demo import models
 
 pytestmark = [pytest.mark.demo, pytest.mark.timeout(1200)]
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

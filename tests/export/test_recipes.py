@@ -33,7 +33,7 @@ from onnx_fleet.source import families
 from onnx_fleet.validation import validator
 
 PAGE = page.PAGE.read_text(encoding="utf-8")
-FOLDER = Path(__file__).parents[1] / "include/recipes"
+FOLDER = Path(__file__).parents[2] / "include/recipes"
 IDS = np.array([[2, 5, 6, 7, 3], [2, 9, 3, 0, 0]])
 MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
 FEEDS = {"input_ids": IDS, "attention_mask": MASK, "token_type_ids": np.zeros_like(IDS)}

@@ -43,7 +43,7 @@ def _wait(seconds: float) -> None:
 @pytest.fixture
 def found_by_children(monkeypatch: pytest.MonkeyPatch) -> None:
     """A child process finds this file's functions."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]))
 
 
 def seconds(profile: Profile) -> dict[str, float]:

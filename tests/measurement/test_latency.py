@@ -25,7 +25,7 @@ from onnx_fleet.measurement.footprint import FootprintRequest
 from onnx_fleet.measurement.noise import NoiseMeter
 from onnx_fleet.source import reference
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 GRID = LatencyGrid(batch_sizes=(1, 2), sequence_lengths=(8, 100), warmup_runs=2, timed_runs=11, threads=1)
 """The model takes 66 tokens."""
 

@@ -1,6 +1,6 @@
 """Steps that are forked from a process with torch in it: what they find, and who ends with whom.
 
-What every isolated step promises is in test_isolated.py, for forked ones too.
+What every isolated step promises is in test_isolation.py, for forked ones too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from onnx_fleet.processes.isolation import Limits, run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 ORDER = Order(what="")
 
 

@@ -20,7 +20,7 @@ from onnx_fleet.planning.catalogue import schema as catalogue_schema
 from onnx_fleet.planning.catalogue.reader import Catalogue
 from onnx_fleet_demo import models
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHIPPED = (ROOT / "include/catalogue.yaml", ROOT / "include/catalogue.demo.yaml")
 SCHEMA = ROOT / "docs/catalogue.schema.json"
 EXAMPLES = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/catalogue.md").read_text(), flags=re.DOTALL)

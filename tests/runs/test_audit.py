@@ -40,7 +40,7 @@ from onnx_fleet.store import ObjectStore, open_store, transfer
 pytestmark = pytest.mark.timeout(600)
 
 AUDITED_AT = NOW + timedelta(days=30)
-SCHEMA = Path(__file__).parent.parent / "docs" / "audit.schema.json"
+SCHEMA = Path(__file__).parents[2] / "docs" / "audit.schema.json"
 
 
 @pytest.fixture

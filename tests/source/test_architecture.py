@@ -12,7 +12,7 @@ from onnx_fleet.errors import ExportUnsupported, ModelInvalid, OnnxFleetError
 from onnx_fleet.source import architecture
 from onnx_fleet.source.architecture import Declared
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def _decided(

@@ -13,7 +13,7 @@ from fixtures.stages import tiny_stage
 from onnx_fleet import schemas
 from onnx_fleet.validation import validator
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", schemas.SCHEMAS)

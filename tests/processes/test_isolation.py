@@ -21,7 +21,7 @@ Run = Callable[..., Outcome[Meal]]
 
 @pytest.fixture(autouse=True)
 def _steps_importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
 
 
 @pytest.fixture

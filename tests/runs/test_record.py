@@ -74,7 +74,7 @@ def validated(*diffs: float, status: str = "passed", reason: str = "", provider:
 
 def golden(*points: tuple[int, int, float]) -> Manifest:
     """The golden manifest with another latency grid: batch size, length, p50."""
-    made = manifest.read((Path(__file__).parent / "golden/manifest-v1.json").read_bytes())
+    made = manifest.read((Path(__file__).parents[1] / "golden/manifest-v1.json").read_bytes())
     (cpu,) = (each for each in made.latency if each.provider == "cpu")
     rows = tuple(
         replace(

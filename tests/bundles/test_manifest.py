@@ -16,7 +16,7 @@ from onnx_fleet.bundles import manifest, seal
 from onnx_fleet.bundles.stage import PRIVATE, write_report
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound, ValidationFailed
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RELEASED = sorted((ROOT / "tests" / "golden").glob("manifest-v*.json"))
 
 
