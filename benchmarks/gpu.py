@@ -26,7 +26,7 @@ from onnx_fleet.entities.variant_report import VariantReport
 from onnx_fleet.planning.catalogue import reader
 from onnx_fleet.processes.isolation import machine_limits
 from onnx_fleet.runs import pipeline
-from onnx_fleet.runs.pipeline import Tools
+from onnx_fleet.runs.pipeline import Services
 from onnx_fleet.source.hub_client import Hub, HubSettings
 from onnx_fleet.store import open_store
 from onnx_fleet_demo.hub_server import HubServer
@@ -54,7 +54,7 @@ def prove(checkpoint: Checkpoint, *, folder: Path, hub_url: str) -> Path:
     checkpoints.make(checkpoint, folder / "hub")
     store_dir = folder / "scratch" / "store"
     store_dir.mkdir(parents=True, exist_ok=True)
-    tools = Tools(
+    services = Services(
         store=open_store(str(store_dir)),
         hub=Hub(HubSettings(endpoint=hub_url, cache_dir=folder / "hf" / "hub")),
         work_dir=folder / "scratch" / "work",
@@ -62,21 +62,21 @@ def prove(checkpoint: Checkpoint, *, folder: Path, hub_url: str) -> Path:
         cache_bytes=0,
     )
     entry = reader.entry({"repo_id": checkpoint.repo_id, **_WANTED}, source=checkpoint.name)
-    (item,) = pipeline.plan([entry], tools=tools).items
-    place, kept = pipeline.stage_dir(item, tools=tools), folder / "results" / "gpu" / checkpoint.name
-    pipeline.export(item, place=place, tools=tools)
-    report = pipeline.prove(place, tools=tools)
+    (item,) = pipeline.plan([entry], services=services).items
+    stage_dir, kept = pipeline.stage_dir_of(item, services=services), folder / "results" / "gpu" / checkpoint.name
+    pipeline.export(item, stage_dir=stage_dir, services=services)
+    report = pipeline.prove(stage_dir, services=services)
     if report.passed:
-        pipeline.make_variants(place, tools=tools)
-        report = pipeline.prove_on_gpu(place, tools=tools)
+        pipeline.make_variants(stage_dir, services=services)
+        report = pipeline.prove_on_gpu(stage_dir, services=services)
     shutil.rmtree(kept, ignore_errors=True)
-    shutil.copytree(place / "reports", kept)
+    shutil.copytree(stage_dir / "reports", kept)
     if report.passed:
         arrays = replace(item.model.entry, latency=replace(item.model.entry.latency, io_binding=False))
-        stage.write_work(place, replace(item, model=replace(item.model, entry=arrays)))
-        pipeline.measure(place, tools=tools, provider="cuda")
-        shutil.copy(place / "reports" / "latency_cuda.json", kept / "latency_cuda_arrays.json")
-    pipeline.discard_stage(item, tools=tools)
+        stage.write_work(stage_dir, replace(item, model=replace(item.model, entry=arrays)))
+        pipeline.measure(stage_dir, services=services, provider="cuda")
+        shutil.copy(stage_dir / "reports" / "latency_cuda.json", kept / "latency_cuda_arrays.json")
+    pipeline.discard_stage(item, services=services)
     return kept
 
 

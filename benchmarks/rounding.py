@@ -28,7 +28,7 @@ from onnx_fleet.graphs.text_inputs import Batch
 from onnx_fleet.planning import toolchain
 from onnx_fleet.processes.isolation import Limits
 from onnx_fleet.source import reference
-from onnx_fleet.validation.checks import Subject, held_to_its_rounding
+from onnx_fleet.validation.checks import CheckContext, held_to_its_rounding
 from onnx_fleet.validation.checks.float64 import Distance, distance
 
 LENGTHS = (2, 17, 64, 512)
@@ -70,7 +70,7 @@ def row(name: str, tolerances: Tolerances, found: Sequence[Found]) -> str:
     )
 
 
-def opened(folder: Path, *, task: str, place: Path) -> Subject:
+def opened(folder: Path, *, task: str, place: Path) -> CheckContext:
     """A model, exported and ready to be compared."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     paths = tuple(sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()))
@@ -95,14 +95,14 @@ def opened(folder: Path, *, task: str, place: Path) -> Subject:
         for role, info in graphs.items()
     }
     return held_to_its_rounding(
-        Subject(
+        CheckContext(
             stage_dir=place / "stage", source_dir=folder, item=item, graphs=graphs, sessions=sessions,
             reference=reference.load(item, source_dir=folder),
         )
     )  # fmt: skip
 
 
-def measured(subject: Subject) -> Iterator[Found]:
+def measured(subject: CheckContext) -> Iterator[Found]:
     """Every output on every input."""
     case = Case(check="", graph="", case="", tolerances=subject.tolerances)
     for batch in _batches(subject):
@@ -117,7 +117,7 @@ def measured(subject: Subject) -> Iterator[Found]:
             )
 
 
-def _batches(subject: Subject) -> Iterator[Batch]:
+def _batches(subject: CheckContext) -> Iterator[Batch]:
     draw = partial(text_inputs.random_batch, subject.space)
     for seed in SEEDS:
         for length in sorted({min(length, subject.space.max_length) for length in LENGTHS}):
@@ -127,14 +127,14 @@ def _batches(subject: Subject) -> Iterator[Batch]:
             yield text_inputs.pad(rows, side=side, space=subject.space)
 
 
-def _feeds(subject: Subject, batch: Batch) -> Mapping[str, np.ndarray]:
+def _feeds(subject: CheckContext, batch: Batch) -> Mapping[str, np.ndarray]:
     if subject.item.family == "decoder":
         mask = batch.attention_mask
         return {"input_ids": batch.input_ids, "attention_mask": mask, "position_ids": generation.positions(mask)}
     return subject.feeds(batch)
 
 
-def _graph(subject: Subject, batch: Batch) -> Outputs:
+def _graph(subject: CheckContext, batch: Batch) -> Outputs:
     if subject.item.family != "decoder":
         return subject.session().run(subject.feeds(batch))
     found = generation.step(subject.session(), batch.input_ids, attention_mask=batch.attention_mask)

@@ -68,7 +68,7 @@ SETTINGS = settings.read()
 def fleet_reexport() -> None:
     def wanted(run: Run) -> Wanted:
         file = reader.load(Path(str(run.params["catalogue"])))
-        entries = reader.expand(file, lambda discover: resolve.search(discover, hub=run.tools.hub))
+        entries = reader.expand(file, lambda discover: resolve.search(discover, hub=run.services.hub))
         only = [str(pattern) for pattern in run.params["only"]]  # type: ignore[attr-defined]  # held by its schema
         return Wanted(entries=reader.select(entries, only), catalogue_digest=file.digest)
 

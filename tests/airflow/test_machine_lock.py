@@ -13,7 +13,7 @@ PATIENCE_S = 30.0
 
 
 def test_heavy_work_runs_side_by_side(tmp_path: Path) -> None:
-    with machine_lock.among_others(tmp_path), machine_lock.among_others(tmp_path):
+    with machine_lock.shared(tmp_path), machine_lock.shared(tmp_path):
         pass
 
 
@@ -23,16 +23,16 @@ def test_a_measurement_waits_for_work_that_is_under_way_and_newcomers_wait_for_i
 
     def measure() -> None:
         measuring.set()
-        with machine_lock.alone(tmp_path):
+        with machine_lock.exclusive(tmp_path):
             order.append("measured")
         measured.set()
 
     def arrive() -> None:
-        with machine_lock.among_others(tmp_path):
+        with machine_lock.shared(tmp_path):
             order.append("newcomer")
         newcomer_done.set()
 
-    with machine_lock.among_others(tmp_path):
+    with machine_lock.shared(tmp_path):
         threading.Thread(target=measure).start()
         assert measuring.wait(PATIENCE_S)
         while not _door_is_taken(tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from onnx_fleet.entities.entry import Placement
+from onnx_fleet.entities.entry import WeightPlacement
 from onnx_fleet_demo.models import CLASSIFIER, FILL_MASK, MINILM
 
 RAW, OPTIMUM, SENTENCES, FASTEMBED = "onnxruntime", "optimum", "sentence-transformers", "fastembed"
@@ -42,7 +42,7 @@ class Case:
     damaged: bool = False
     """One weight of the bundle is another one: no consumer may give the right answers."""
     recipe: str | None = None
-    weights: Placement = "auto"
+    weights: WeightPlacement = "auto"
     """Tiny weights go into the graph by themselves; here they can lie beside it, as large ones do."""
     variant: str = ""
     """Beside fp32; then answers are as close as its gates ask, not equal."""

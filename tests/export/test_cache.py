@@ -27,7 +27,7 @@ from onnx_fleet.export import cache_keys, exporter, traced_model
 from onnx_fleet.export.cache import Cache
 from onnx_fleet.processes.isolation import Limits
 from onnx_fleet.runs import pipeline
-from onnx_fleet.runs.pipeline import Tools
+from onnx_fleet.runs.pipeline import Services
 from onnx_fleet.source import checkpoint, resolve
 from onnx_fleet.source.hub_client import Hub, HubSettings
 from onnx_fleet.store import archive, layout
@@ -369,29 +369,29 @@ def hub_of_fleet(fleet: _Fleet) -> Iterator[Hub]:
 
 
 @pytest.fixture
-def tools(fleet: _Fleet, hub_of_fleet: Hub, tmp_path: Path) -> Tools:
-    return Tools(store=fleet.cache(tmp_path).store, hub=hub_of_fleet, work_dir=tmp_path / "work", limits=LIMITS)
+def services(fleet: _Fleet, hub_of_fleet: Hub, tmp_path: Path) -> Services:
+    return Services(store=fleet.cache(tmp_path).store, hub=hub_of_fleet, work_dir=tmp_path / "work", limits=LIMITS)
 
 
-def _resolved(fleet: _Fleet, tools: Tools) -> WorkItem:
+def _resolved(fleet: _Fleet, services: Services) -> WorkItem:
     """The second model as the Hub has it, to be made with the first one's graphs."""
     entry = Entry(repo_id=f"beta/{ROW}", task="text-classification")
-    return replace(fleet.second.item, model=resolve.resolve(entry, hub=tools.hub))
+    return replace(fleet.second.item, model=resolve.resolve(entry, hub=services.hub))
 
 
-def test_a_wrong_graph_in_the_cache_is_found_by_validation_and_replaced(fleet: _Fleet, tools: Tools) -> None:
+def test_a_wrong_graph_in_the_cache_is_found_by_validation_and_replaced(fleet: _Fleet, services: Services) -> None:
     place, bad = fleet.place("graphs"), _wrong(fleet.archives[fleet.place("graphs")])
-    tools.store.delete(place)
-    tools.store.create(place, bad)
-    item = _resolved(fleet, tools)
-    made = pipeline.stage_dir(item, tools=tools)
+    services.store.delete(place)
+    services.store.create(place, bad)
+    item = _resolved(fleet, services)
+    made = pipeline.stage_dir_of(item, services=services)
 
-    assert pipeline.export(item, place=made, tools=tools).traced == "cached"
-    report = pipeline.prove(made, tools=tools)
+    assert pipeline.export(item, stage_dir=made, services=services).traced == "cached"
+    report = pipeline.prove(made, services=services)
 
     assert report.passed
     assert stage.read_export(made).traced == "full"
-    kept = tools.store.read(place)
+    kept = services.store.read(place)
     _, about = archive.unpack(kept)
     assert kept != bad
     assert isinstance(about, dict)

@@ -19,7 +19,7 @@ from onnx_fleet.entities.export_record import ExportRecord
 from onnx_fleet.export import layer_replication, layer_truncation, traced_model, weight_placement
 from onnx_fleet.export.layer_replication import Irregular
 from onnx_fleet.source import checkpoint, families
-from onnx_fleet.source.placeholder_weights import Hollow
+from onnx_fleet.source.placeholder_weights import PlaceholderWeights
 from onnx_fleet.validation import validator
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -133,7 +133,7 @@ def test_only_layers_that_are_set_alike_are_a_stack(
 ) -> None:
     """Also where the first three would not show the difference, as with one global layer after five local ones."""
     deep = save_deep(name, tmp_path, **differing)
-    stand_in = Hollow(checkpoint.read(deep.source_dir).values())
+    stand_in = PlaceholderWeights(checkpoint.read(deep.source_dir).values())
     model = families.family(deep.item.family).load(deep.item, deep.source_dir, stand_in)
 
     assert stand_in.accounts_for(model)

@@ -32,7 +32,7 @@ from onnx_fleet.measurement.output_drift import NEW_RUNS, OLD_RUNS
 from onnx_fleet.measurement.version_diff import DifferencesRequest, Side
 from onnx_fleet.processes.isolation import Limits
 from onnx_fleet.runs import pipeline, run_report
-from onnx_fleet.runs.pipeline import Tools
+from onnx_fleet.runs.pipeline import Services
 from onnx_fleet.runs.record import Record
 from onnx_fleet.source.hub_client import Hub, HubSettings
 from onnx_fleet.store import ObjectStore
@@ -52,46 +52,46 @@ def timed(questions: Exported, tmp_path_factory: pytest.TempPathFactory) -> Expo
 
 
 @pytest.fixture
-def tools(tmp_path: Path, local_store: ObjectStore) -> Tools:
+def services(tmp_path: Path, local_store: ObjectStore) -> Services:
     limits = Limits(timeout_s=300)
-    return Tools(store=local_store, hub=Hub(HubSettings()), work_dir=tmp_path / "work", limits=limits)
+    return Services(store=local_store, hub=Hub(HubSettings()), work_dir=tmp_path / "work", limits=limits)
 
 
 @pytest.fixture
-def in_use(timed: Exported, tmp_path: Path, tools: Tools) -> Publication:
+def in_use(timed: Exported, tmp_path: Path, services: Services) -> Publication:
     """The first version, which latest points at."""
-    return published(next_version(timed.stage_dir, tmp_path / "in-use", digit="a"), tools)
+    return published(next_version(timed.stage_dir, tmp_path / "in-use", digit="a"), services)
 
 
-def published(place: Path, tools: Tools) -> Publication:
-    return pipeline.publish_stage(place, tools=tools, provenance=PROVENANCE)
+def published(stage_dir: Path, services: Services) -> Publication:
+    return pipeline.publish_stage(stage_dir, services=services, provenance=PROVENANCE)
 
 
-def kept(place: Path) -> RegressionReport:
-    return jsonio.from_json(RegressionReport, json.loads((place / "reports" / "regression.json").read_bytes()))
+def kept(stage_dir: Path) -> RegressionReport:
+    return jsonio.from_json(RegressionReport, json.loads((stage_dir / "reports" / "regression.json").read_bytes()))
 
 
-def latest(tools: Tools, done: Publication) -> str:
-    return channels.read(tools.store, done.model_id, "latest").version
+def latest(services: Services, done: Publication) -> str:
+    return channels.read(services.store, done.model_id, "latest").version
 
 
-def settled(place: Path, tools: Tools) -> Record:
+def settled(stage_dir: Path, services: Services) -> Record:
     """What the next run makes of a version that is published."""
-    return pipeline.settle_unchanged(stage.read_work(place), tools=tools)
+    return pipeline.settle_unchanged(stage.read_work(stage_dir), services=services)
 
 
-def test_a_first_version_is_compared_with_nothing(in_use: Publication, tools: Tools) -> None:
-    assert (in_use.regression, in_use.held, latest(tools, in_use)) == (None, False, in_use.version)
+def test_a_first_version_is_compared_with_nothing(in_use: Publication, services: Services) -> None:
+    assert (in_use.regression, in_use.held, latest(services, in_use)) == (None, False, in_use.version)
 
 
 def test_an_equal_version_passes_and_takes_the_channel(
-    timed: Exported, tmp_path: Path, tools: Tools, in_use: Publication
+    timed: Exported, tmp_path: Path, services: Services, in_use: Publication
 ) -> None:
-    place = next_version(timed.stage_dir, tmp_path / "next", digit="b")
-    done = published(place, tools)
+    stage_dir = next_version(timed.stage_dir, tmp_path / "next", digit="b")
+    done = published(stage_dir, services)
 
-    assert (done.held, latest(tools, done)) == (False, done.version)
-    report = kept(place)
+    assert (done.held, latest(services, done)) == (False, done.version)
+    report = kept(stage_dir)
     assert (report.verdict, report.status, report.alike) == ("passed", "compared", True)
     assert report.compared_with == in_use.version
     assert {row.output for row in report.measured.outputs} == {"start_logits", "end_logits"}
@@ -107,68 +107,68 @@ def test_an_equal_version_passes_and_takes_the_channel(
         assert (row.rounds, row.runs) == (latency_ratio.ROUNDS, 50)
     assert [size.ratio for size in report.measured.sizes] == [1.0]
     assert [ops.changed for ops in report.measured.ops] == [{}]
-    assert not list(tools.work_dir.rglob("*.onnx")), "the bundle in use is not left on the disk"
+    assert not list(services.work_dir.rglob("*.onnx")), "the bundle in use is not left on the disk"
 
 
 def test_a_slower_version_is_published_and_the_channel_stays(
-    timed: Exported, tmp_path: Path, tools: Tools, in_use: Publication
+    timed: Exported, tmp_path: Path, services: Services, in_use: Publication
 ) -> None:
-    place = next_version(timed.stage_dir, tmp_path / "next", digit="b", changes=[slower])
-    done = published(place, tools)
+    stage_dir = next_version(timed.stage_dir, tmp_path / "next", digit="b", changes=[slower])
+    done = published(stage_dir, services)
 
-    assert (done.state, done.held, latest(tools, done)) == ("published", True, in_use.version)
-    standing = bundle.find(f"{done.model_id}@{done.version}", store=tools.store).manifest
+    assert (done.state, done.held, latest(services, done)) == ("published", True, in_use.version)
+    standing = bundle.find(f"{done.model_id}@{done.version}", store=services.store).manifest
     assert standing.regression == done.regression
     assert standing.regression is not None
     assert {finding.gate for finding in standing.regression.findings} == {"latency"}
     assert {file.path: file.role for file in standing.files}["reports/regression.json"] == "report"
-    report = kept(place)
+    report = kept(stage_dir)
     assert {row.max_abs_diff for row in report.measured.outputs} == {0.0}, "the detour is exact"
     assert all(row.ratio_low > BLOCK.max_slowdown for row in report.measured.latency)
-    events = [json.loads(tools.store.read(info.key)) for info in tools.store.list("feed/events/")]
+    events = [json.loads(services.store.read(info.key)) for info in services.store.list("feed/events/")]
     moved = {event["version"]: event["channel"] for event in events}
     assert moved == {in_use.version: "latest", done.version: None}
     assert report.measured.ops[0].changed["MatMul"][1] - report.measured.ops[0].changed["MatMul"][0] == 200
 
 
 def test_a_held_version_stays_held_until_a_person_moves_the_channel_or_a_newer_one_passes(
-    timed: Exported, tmp_path: Path, tools: Tools, in_use: Publication
+    timed: Exported, tmp_path: Path, services: Services, in_use: Publication
 ) -> None:
-    place = next_version(timed.stage_dir, tmp_path / "held", digit="b", changes=[larger])
-    held = published(place, tools)
+    stage_dir = next_version(timed.stage_dir, tmp_path / "held", digit="b", changes=[larger])
+    held = published(stage_dir, services)
     for _ in range(2):
-        again = settled(place, tools)
+        again = settled(stage_dir, services)
         assert (again.state, again.compared_with) == ("held", in_use.version)
         assert f"onnx-fleet channel set {held.model_id} latest {held.version}" in again.message
-        assert latest(tools, held) == in_use.version
-    assert published(place, tools).held, "nor does publishing the same folder again move it"
+        assert latest(services, held) == in_use.version
+    assert published(stage_dir, services).held, "nor does publishing the same folder again move it"
 
-    channels.move(tools.store, held.model_id, "latest", held.version, now=NOW)
-    assert settled(place, tools).state == "unchanged"
-    assert latest(tools, held) == held.version
+    channels.move(services.store, held.model_id, "latest", held.version, now=NOW)
+    assert settled(stage_dir, services).state == "unchanged"
+    assert latest(services, held) == held.version
 
-    channels.move(tools.store, held.model_id, "latest", in_use.version, now=NOW)
-    newer = published(next_version(timed.stage_dir, tmp_path / "newer", digit="c"), tools)
-    assert (newer.held, latest(tools, newer)) == (False, newer.version)
-    assert settled(place, tools).state == "held", "a version that was held is not taken back to by a run"
-    assert latest(tools, newer) == newer.version
+    channels.move(services.store, held.model_id, "latest", in_use.version, now=NOW)
+    newer = published(next_version(timed.stage_dir, tmp_path / "newer", digit="c"), services)
+    assert (newer.held, latest(services, newer)) == (False, newer.version)
+    assert settled(stage_dir, services).state == "held", "a version that was held is not taken back to by a run"
+    assert latest(services, newer) == newer.version
 
 
 def test_a_person_who_holds_the_channel_is_not_told_of_a_held_version_at_every_run(
-    timed: Exported, tmp_path: Path, tools: Tools, in_use: Publication
+    timed: Exported, tmp_path: Path, services: Services, in_use: Publication
 ) -> None:
-    place = next_version(timed.stage_dir, tmp_path / "held", digit="b", changes=[larger])
-    published(place, tools)
-    channels.move(tools.store, in_use.model_id, "latest", in_use.version, now=NOW, held=True)
-    assert (settled(place, tools).state, latest(tools, in_use)) == ("unchanged", in_use.version)
+    stage_dir = next_version(timed.stage_dir, tmp_path / "held", digit="b", changes=[larger])
+    published(stage_dir, services)
+    channels.move(services.store, in_use.model_id, "latest", in_use.version, now=NOW, held=True)
+    assert (settled(stage_dir, services).state, latest(services, in_use)) == ("unchanged", in_use.version)
 
 
 def test_a_held_version_fails_the_gate_of_its_run_and_the_report_says_why(
-    timed: Exported, tmp_path: Path, tools: Tools, in_use: Publication
+    timed: Exported, tmp_path: Path, services: Services, in_use: Publication
 ) -> None:
-    place = next_version(timed.stage_dir, tmp_path / "held", digit="b", changes=[larger])
-    published(place, tools)
-    ended = pipeline.record_of_bundle(stage.read_work(place), tools=tools)
+    stage_dir = next_version(timed.stage_dir, tmp_path / "held", digit="b", changes=[larger])
+    published(stage_dir, services)
+    ended = pipeline.record_of_bundle(stage.read_work(stage_dir), services=services)
     made = run_report.build([ended], run_id="r", now=NOW)
 
     assert made.counts["held"] == 1
@@ -183,116 +183,118 @@ def test_a_held_version_fails_the_gate_of_its_run_and_the_report_says_why(
     ("policy", "held", "verdict"), [("block", True, "held"), ("warn", False, "warned"), ("off", False, "passed")]
 )
 def test_the_policy_says_what_a_larger_bundle_comes_to(
-    timed: Exported, tmp_path: Path, tools: Tools, in_use: Publication, policy: str, held: bool, verdict: str
+    timed: Exported, tmp_path: Path, services: Services, in_use: Publication, policy: str, held: bool, verdict: str
 ) -> None:
     wanted = Gates(policy=policy)  # type: ignore[arg-type]
-    place = next_version(timed.stage_dir, tmp_path / "next", digit="b", gates=wanted, changes=[larger])
-    done = published(place, tools)
-    assert (done.held, kept(place).verdict) == (held, verdict)
-    assert latest(tools, done) == (in_use.version if held else done.version)
+    stage_dir = next_version(timed.stage_dir, tmp_path / "next", digit="b", gates=wanted, changes=[larger])
+    done = published(stage_dir, services)
+    assert (done.held, kept(stage_dir).verdict) == (held, verdict)
+    assert latest(services, done) == (in_use.version if held else done.version)
 
 
 @pytest.mark.parametrize(("breaking", "held"), [("block", True), ("warn", False)])
 def test_a_renamed_output_is_called_out_whatever_the_policy(
-    timed: Exported, tmp_path: Path, tools: Tools, in_use: Publication, breaking: str, held: bool
+    timed: Exported, tmp_path: Path, services: Services, in_use: Publication, breaking: str, held: bool
 ) -> None:
     wanted = Gates(policy="off", breaking=breaking)  # type: ignore[arg-type]
     changes = [with_another_output_name]
-    place = next_version(timed.stage_dir, tmp_path / "next", digit="b", gates=wanted, changes=changes)
-    done = published(place, tools)
+    stage_dir = next_version(timed.stage_dir, tmp_path / "next", digit="b", gates=wanted, changes=changes)
+    done = published(stage_dir, services)
 
     assert done.held == held
     assert done.regression is not None
     (finding,) = done.regression.findings
     assert finding.gate == "contract"
     assert "output start_logits is gone" in finding.message
-    assert kept(place).status == "contract_only"
+    assert kept(stage_dir).status == "contract_only"
 
 
 def test_other_weights_under_the_same_commit_are_held(
-    timed: Exported, tmp_path: Path, tools: Tools, in_use: Publication
+    timed: Exported, tmp_path: Path, services: Services, in_use: Publication
 ) -> None:
-    place = next_version(timed.stage_dir, tmp_path / "next", digit="b", changes=[with_other_weights])
-    done = published(place, tools)
+    stage_dir = next_version(timed.stage_dir, tmp_path / "next", digit="b", changes=[with_other_weights])
+    done = published(stage_dir, services)
     assert done.held
-    assert [finding.gate for finding in kept(place).findings] == ["outputs", "outputs"]
-    assert "start_logits differs from the version in use by up to 1.0e-02" in kept(place).findings[0].message
+    assert [finding.gate for finding in kept(stage_dir).findings] == ["outputs", "outputs"]
+    assert "start_logits differs from the version in use by up to 1.0e-02" in kept(stage_dir).findings[0].message
 
 
 def test_other_weights_of_another_commit_are_reported_and_hold_nothing(
-    timed: Exported, tmp_path: Path, tools: Tools, in_use: Publication
+    timed: Exported, tmp_path: Path, services: Services, in_use: Publication
 ) -> None:
-    place = next_version(timed.stage_dir, tmp_path / "next", digit="b", commit="f" * 40, changes=[with_other_weights])
-    done = published(place, tools)
-    report = kept(place)
+    stage_dir = next_version(
+        timed.stage_dir, tmp_path / "next", digit="b", commit="f" * 40, changes=[with_other_weights]
+    )
+    done = published(stage_dir, services)
+    report = kept(stage_dir)
     assert (done.held, report.verdict, report.alike) == (False, "passed", False)
     assert max(row.max_abs_diff or 0.0 for row in report.measured.outputs) == pytest.approx(0.01, rel=1e-3)
 
 
 def test_a_corrupt_bundle_in_use_is_said_and_stops_nothing(
-    timed: Exported, tmp_path: Path, tools: Tools, in_use: Publication
+    timed: Exported, tmp_path: Path, services: Services, in_use: Publication
 ) -> None:
     graph = Path(in_use.location) / "onnx" / "model.onnx"
     graph.chmod(0o644)
     graph.write_bytes(graph.read_bytes()[:-1] + b"\x00")
-    place = next_version(timed.stage_dir, tmp_path / "next", digit="b")
-    done = published(place, tools)
+    stage_dir = next_version(timed.stage_dir, tmp_path / "next", digit="b")
+    done = published(stage_dir, services)
 
-    assert (done.state, done.held, latest(tools, done)) == ("published", False, done.version)
-    (finding,) = kept(place).findings
+    assert (done.state, done.held, latest(services, done)) == ("published", False, done.version)
+    (finding,) = kept(stage_dir).findings
     assert (finding.gate, finding.holds) == ("comparison", False)
     assert "the version in use is not sound" in finding.message
 
 
 def test_a_version_in_use_that_takes_less_is_compared_as_far_as_it_goes(
-    timed: Exported, tmp_path: Path, tools: Tools
+    timed: Exported, tmp_path: Path, services: Services
 ) -> None:
-    published(next_version(timed.stage_dir, tmp_path / "in-use", digit="a", changes=[with_one_length]), tools)
-    place = next_version(timed.stage_dir, tmp_path / "next", digit="b")
-    assert not published(place, tools).held
-    report = kept(place)
+    published(next_version(timed.stage_dir, tmp_path / "in-use", digit="a", changes=[with_one_length]), services)
+    stage_dir = next_version(timed.stage_dir, tmp_path / "next", digit="b")
+    assert not published(stage_dir, services).held
+    report = kept(stage_dir)
     assert {row.finding for row in report.measured.outputs if row.check == "drift"} == {"equal"}
     assert [finding.gate for finding in report.findings] == ["comparison"]
     assert "the version in use does not run here" in report.findings[0].message
 
 
 def test_a_bundle_in_use_without_its_manifest_is_said_and_stops_nothing(
-    timed: Exported, tmp_path: Path, tools: Tools, in_use: Publication
+    timed: Exported, tmp_path: Path, services: Services, in_use: Publication
 ) -> None:
     (Path(in_use.location) / "manifest.json").unlink()
-    place = next_version(timed.stage_dir, tmp_path / "next", digit="b")
-    assert not published(place, tools).held
-    assert kept(place).status == "not_compared"
-    assert kept(place).verdict == "warned"
+    stage_dir = next_version(timed.stage_dir, tmp_path / "next", digit="b")
+    assert not published(stage_dir, services).held
+    assert kept(stage_dir).status == "not_compared"
+    assert kept(stage_dir).verdict == "warned"
 
 
 def test_a_comparison_that_breaks_off_holds_the_channel_where_the_policy_is_to_block(
-    timed: Exported, tmp_path: Path, tools: Tools, in_use: Publication
+    timed: Exported, tmp_path: Path, services: Services, in_use: Publication
 ) -> None:
-    hurried = replace(tools, limits=Limits(timeout_s=0.2))
-    place = next_version(timed.stage_dir, tmp_path / "next", digit="b")
-    done = published(place, hurried)
+    hurried = replace(services, limits=Limits(timeout_s=0.2))
+    stage_dir = next_version(timed.stage_dir, tmp_path / "next", digit="b")
+    done = published(stage_dir, hurried)
     assert done.held
-    assert "StepTimedOut" in kept(place).findings[0].message
+    assert "StepTimedOut" in kept(stage_dir).findings[0].message
 
     lenient = next_version(timed.stage_dir, tmp_path / "lenient", digit="c", gates=Gates())
     assert not published(lenient, hurried).held
 
 
 def test_a_stage_is_compared_with_what_the_channel_points_at_when_it_is_published(
-    timed: Exported, tmp_path: Path, tools: Tools, in_use: Publication
+    timed: Exported, tmp_path: Path, services: Services, in_use: Publication
 ) -> None:
-    place = next_version(timed.stage_dir, tmp_path / "next", digit="b")
-    pipeline.compare(place, tools=tools)
-    other = published(next_version(timed.stage_dir, tmp_path / "other", digit="c"), tools)
-    done = published(place, tools)
+    stage_dir = next_version(timed.stage_dir, tmp_path / "next", digit="b")
+    pipeline.compare(stage_dir, services=services)
+    other = published(next_version(timed.stage_dir, tmp_path / "other", digit="c"), services)
+    done = published(stage_dir, services)
     assert done.regression is not None
     assert done.regression.compared_with == other.version
 
 
 def test_torch_is_never_imported_to_compare(timed: Exported, tmp_path: Path) -> None:
-    place = next_version(timed.stage_dir, tmp_path / "next", digit="b")
-    sides = [Side(folder=each, graphs=stage.read_export(each).graphs) for each in (timed.stage_dir, place)]
+    stage_dir = next_version(timed.stage_dir, tmp_path / "next", digit="b")
+    sides = [Side(folder=each, graphs=stage.read_export(each).graphs) for each in (timed.stage_dir, stage_dir)]
     grid = replace(GRID, timed_runs=2)
     request = DifferencesRequest(old=sides[0], new=sides[1], tolerances=Tolerances(), grid=grid)
     code = (

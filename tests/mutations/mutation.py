@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto, TensorProto
 
-from onnx_fleet.entities.validation_report import Finding
+from onnx_fleet.entities.validation_report import CheckFinding
 from onnx_fleet.source import reference
 from onnx_fleet.source.reference import Load
 
@@ -27,7 +27,7 @@ class Mutation:
     family: str
     check: str
     """The one that says best what is wrong; others may see it too."""
-    finding: Finding
+    finding: CheckFinding
     apply: Callable[[Path], None]
     """Breaks a stage in place."""
     source: Callable[[Path], None] | None = None
@@ -42,7 +42,7 @@ def of_graph(
     model: str,
     family: str,
     check: str,
-    finding: Finding = "different",
+    finding: CheckFinding = "different",
     role: str = "model",
 ) -> Mutation:
     """A change of one graph, its weights loaded."""
@@ -62,7 +62,7 @@ def of_stage(
     model: str,
     family: str,
     check: str,
-    finding: Finding = "different",
+    finding: CheckFinding = "different",
     apply: Callable[[Path], None] | None = None,
     source: Callable[[Path], None] | None = None,
     load: Load = reference.load,

@@ -32,7 +32,7 @@ from onnx_fleet.errors import BundleNotFound, ExportUnsupported, StoreUnavailabl
 from onnx_fleet.runs import audit, restored_stage, rollback
 from onnx_fleet.runs.audit import Audit, Target
 from onnx_fleet.runs.audit_report import AuditReport
-from onnx_fleet.runs.pipeline import Tools
+from onnx_fleet.runs.pipeline import Services
 from onnx_fleet.runs.restored_stage import Trust
 from onnx_fleet.source.hub_client import Hub, HubSettings
 from onnx_fleet.store import ObjectStore, open_store, transfer
@@ -44,26 +44,26 @@ SCHEMA = Path(__file__).parents[2] / "docs" / "audit.schema.json"
 
 
 @pytest.fixture
-def tools(audited: Audited, tmp_path: Path) -> Tools:
+def services(audited: Audited, tmp_path: Path) -> Services:
     """An empty store, and the Hub that has the source."""
     (tmp_path / "store").mkdir()
-    return replace(audited.tools, store=open_store(str(tmp_path / "store")), work_dir=tmp_path / "work")
+    return replace(audited.services, store=open_store(str(tmp_path / "store")), work_dir=tmp_path / "work")
 
 
 @pytest.fixture
-def hubless(tools: Tools, tmp_path: Path) -> Tools:
+def hubless(services: Services, tmp_path: Path) -> Services:
     """The same, where nothing answers and nothing is in the cache."""
     settings = HubSettings(endpoint="http://127.0.0.1:9", cache_dir=tmp_path / "no-cache", retry_attempts=1)
-    return replace(tools, hub=Hub(settings, sleep=lambda _: None))
+    return replace(services, hub=Hub(settings, sleep=lambda _: None))
 
 
 def _target(version: str, **trust: str) -> Target:
     return Target(model_id=MODEL, version=version, trust=Trust(**trust))
 
 
-def _kept(tools: Tools) -> list[Audit]:
+def _kept(services: Services) -> list[Audit]:
     """Every result in the store, the oldest first."""
-    data = [json.loads(tools.store.read(info.key)) for info in tools.store.list("audits/")]
+    data = [json.loads(services.store.read(info.key)) for info in services.store.list("audits/")]
     for each in data:
         jsonschema.validate(each, json.loads(SCHEMA.read_text()))
     return [jsonio.from_json(Audit, each) for each in data]
@@ -96,29 +96,29 @@ def _with_wrong_fp16(folder: Path) -> None:
 
 
 def test_a_sound_bundle_passes_and_the_other_onnxruntime_is_told(
-    audited: Audited, tools: Tools, tmp_path: Path
+    audited: Audited, services: Services, tmp_path: Path
 ) -> None:
     made = audited.copy(tmp_path / "made", digit="a")
     _made_with_older_onnxruntime(made)
-    version = put(made, tools.store)
-    before = _published(tools.store)
+    version = put(made, services.store)
+    before = _published(services.store)
 
-    found = audit.audit(_target(version), tools=tools, now=AUDITED_AT)
+    found = audit.audit(_target(version), services=services, now=AUDITED_AT)
 
     assert (found.verdict, found.files, found.runs) == ("passed", (), ())
     assert {row.check for row in found.checks} >= {"parity", "padding_left", "contract", "answers"}
     assert [(each.variant, each.passed) for each in found.variants] == [("fp16", True)]
     assert found.changed == (f"onnxruntime 1.20.0 -> {installed('onnxruntime')}",)
-    assert _kept(tools) == [found]
-    assert _published(tools.store) == before
+    assert _kept(services) == [found]
+    assert _published(services.store) == before
     assert not list((tmp_path / "work").rglob("*.onnx"))
 
 
-def test_results_disturb_no_reader_and_stay(hubless: Tools, audited: Audited) -> None:
+def test_results_disturb_no_reader_and_stay(hubless: Services, audited: Audited) -> None:
     version = put(audited.stage_dir, hubless.store)
     listed, index = publish.list_models(hubless.store), feed.rebuild(hubless.store, now=NOW)
     for day in range(2):
-        audit.audit(_target(version), tools=hubless, now=AUDITED_AT + timedelta(days=day))
+        audit.audit(_target(version), services=hubless, now=AUDITED_AT + timedelta(days=day))
 
     assert [each.audited_at for each in _kept(hubless)] == [AUDITED_AT, AUDITED_AT + timedelta(days=1)]
     assert publish.list_models(hubless.store) == listed
@@ -126,56 +126,58 @@ def test_results_disturb_no_reader_and_stay(hubless: Tools, audited: Audited) ->
     assert verify.verify(MODEL, store=hubless.store).passed
 
 
-def test_a_flipped_byte_fails_before_anything_is_run(audited: Audited, tools: Tools) -> None:
-    version = put(audited.stage_dir, tools.store)
-    key = bundle.find(MODEL, store=tools.store).key("onnx/model.onnx")
-    data, etag = tools.store.read_tagged(key)
-    tools.store.replace(key, data[:-1] + bytes([data[-1] ^ 1]), etag=etag)
+def test_a_flipped_byte_fails_before_anything_is_run(audited: Audited, services: Services) -> None:
+    version = put(audited.stage_dir, services.store)
+    key = bundle.find(MODEL, store=services.store).key("onnx/model.onnx")
+    data, etag = services.store.read_tagged(key)
+    services.store.replace(key, data[:-1] + bytes([data[-1] ^ 1]), etag=etag)
 
-    found = audit.audit(_target(version), tools=tools, now=AUDITED_AT)
+    found = audit.audit(_target(version), services=services, now=AUDITED_AT)
 
     assert (found.verdict, found.checks, found.runs) == ("failed", (), ())
     assert [(fault.path, fault.fault) for fault in found.files] == [("onnx/model.onnx", "changed")]
     assert "onnx/model.onnx: changed" in found.reason
-    assert _kept(tools) == [found]
+    assert _kept(services) == [found]
 
 
 def test_a_wrong_graph_with_right_hashes_fails_and_its_channel_goes_back_to_the_version_before(
-    audited: Audited, tools: Tools, tmp_path: Path
+    audited: Audited, services: Services, tmp_path: Path
 ) -> None:
-    sound = put(audited.stage_dir, tools.store)
+    sound = put(audited.stage_dir, services.store)
     bad_stage = audited.copy(tmp_path / "bad", digit="b")
     _wrong(bad_stage)
-    bad = put(bad_stage, tools.store, days=1)
-    assert verify.verify(MODEL, store=tools.store).passed
-    assert channels.read(tools.store, MODEL, "latest").version == bad
+    bad = put(bad_stage, services.store, days=1)
+    assert verify.verify(MODEL, store=services.store).passed
+    assert channels.read(services.store, MODEL, "latest").version == bad
 
-    failed = audit.audit(_target(bad), tools=tools, now=AUDITED_AT)
+    failed = audit.audit(_target(bad), services=services, now=AUDITED_AT)
     assert failed.verdict == "failed"
     assert not next(row for row in failed.checks if row.check == "padding_left").passed
     assert "padding" in failed.reason
 
-    dry = rollback.demote(failed, channel="latest", tools=tools, now=AUDITED_AT, dry_run=True)
+    dry = rollback.demote(failed, channel="latest", services=services, now=AUDITED_AT, dry_run=True)
     assert dry is not None
     assert (dry.to, dry.moved) == (sound, False)
-    assert channels.read(tools.store, MODEL, "latest").version == bad
+    assert channels.read(services.store, MODEL, "latest").version == bad
 
-    known = [each for each in _kept(tools) if each.version == sound]
-    done = rollback.demote(failed, channel="latest", tools=tools, now=AUDITED_AT, known=known)
+    known = [each for each in _kept(services) if each.version == sound]
+    done = rollback.demote(failed, channel="latest", services=services, now=AUDITED_AT, known=known)
     assert done is not None
     assert (done.version, done.to, done.moved) == (bad, sound, True)
-    pointer = channels.read(tools.store, MODEL, "latest")
+    pointer = channels.read(services.store, MODEL, "latest")
     assert (pointer.version, pointer.previous, pointer.held) == (sound, bad, True)
-    stands = bundle.find(f"{MODEL}@{bad}", store=tools.store).manifest
-    publish.settle(stands, store=tools.store, channel="latest", now=AUDITED_AT)
-    assert channels.read(tools.store, MODEL, "latest").version == sound, "a run leaves it there"
-    assert rollback.demote(failed, channel="latest", tools=tools, now=AUDITED_AT) is None, "it points elsewhere now"
+    stands = bundle.find(f"{MODEL}@{bad}", store=services.store).manifest
+    publish.settle(stands, store=services.store, channel="latest", now=AUDITED_AT)
+    assert channels.read(services.store, MODEL, "latest").version == sound, "a run leaves it there"
+    assert rollback.demote(failed, channel="latest", services=services, now=AUDITED_AT) is None, (
+        "it points elsewhere now"
+    )
 
 
-def test_a_wrong_variant_fails_beside_a_right_fp32_graph(audited: Audited, tools: Tools, tmp_path: Path) -> None:
+def test_a_wrong_variant_fails_beside_a_right_fp32_graph(audited: Audited, services: Services, tmp_path: Path) -> None:
     folder = audited.copy(tmp_path / "made", digit="c")
     _with_wrong_fp16(folder)
-    found = audit.audit(_target(put(folder, tools.store)), tools=tools, now=AUDITED_AT)
+    found = audit.audit(_target(put(folder, services.store)), services=services, now=AUDITED_AT)
 
     assert found.verdict == "failed"
     assert all(row.passed for row in found.checks)
@@ -183,8 +185,8 @@ def test_a_wrong_variant_fails_beside_a_right_fp32_graph(audited: Audited, tools
     assert found.reason.startswith("fp16: ")
 
 
-def test_a_bundle_whose_source_is_gone_is_run_and_not_compared(audited: Audited, hubless: Tools) -> None:
-    found = audit.audit(_target(put(audited.stage_dir, hubless.store)), tools=hubless, now=AUDITED_AT)
+def test_a_bundle_whose_source_is_gone_is_run_and_not_compared(audited: Audited, hubless: Services) -> None:
+    found = audit.audit(_target(put(audited.stage_dir, hubless.store)), services=hubless, now=AUDITED_AT)
 
     assert found.verdict == "not_compared"
     assert found.reason.startswith("not compared with PyTorch: HubUnavailable: ")
@@ -192,12 +194,12 @@ def test_a_bundle_whose_source_is_gone_is_run_and_not_compared(audited: Audited,
         ("onnx/model.onnx", True),
         ("onnx/model_fp16.onnx", True),
     ]
-    assert rollback.demote(found, channel="latest", tools=hubless, now=AUDITED_AT) is None
+    assert rollback.demote(found, channel="latest", services=hubless, now=AUDITED_AT) is None
     assert channels.read(hubless.store, MODEL, "latest").version == found.version
 
 
 def test_a_graph_that_onnxruntime_does_not_take_fails_without_its_source_too(
-    audited: Audited, hubless: Tools, tmp_path: Path
+    audited: Audited, hubless: Services, tmp_path: Path
 ) -> None:
     def unknown_operator(model: onnx.ModelProto) -> None:
         model.graph.node[-1].op_type = "OfTheFuture"
@@ -205,52 +207,52 @@ def test_a_graph_that_onnxruntime_does_not_take_fails_without_its_source_too(
     folder = audited.copy(tmp_path / "made", digit="d")
     change_graph(folder / "onnx" / "model.onnx", unknown_operator)
     version = put(folder, hubless.store)
-    found = audit.audit(_target(version), tools=hubless, now=AUDITED_AT)
+    found = audit.audit(_target(version), services=hubless, now=AUDITED_AT)
 
     assert found.verdict == "failed"
     assert [run.graph for run in found.runs if not run.passed] == ["onnx/model.onnx"]
     assert "OfTheFuture" in found.reason
     assert str(hubless.work_dir) not in found.reason
-    kept = rollback.demote(found, channel="latest", tools=hubless, now=AUDITED_AT)
+    kept = rollback.demote(found, channel="latest", services=hubless, now=AUDITED_AT)
     assert kept is not None
     assert (kept.to, kept.reason) == (None, "no older version passes its audit; the channel stays")
 
 
-def test_a_channel_that_a_person_holds_stays(audited: Audited, hubless: Tools) -> None:
+def test_a_channel_that_a_person_holds_stays(audited: Audited, hubless: Services) -> None:
     version = put(audited.stage_dir, hubless.store)
     channels.move(hubless.store, MODEL, "latest", version, now=NOW, held=True)
     hubless.store.delete(bundle.find(MODEL, store=hubless.store).key("config.json"))
-    failed = audit.audit(_target(version), tools=hubless, now=AUDITED_AT)
+    failed = audit.audit(_target(version), services=hubless, now=AUDITED_AT)
 
-    left = rollback.demote(failed, channel="latest", tools=hubless, now=AUDITED_AT)
+    left = rollback.demote(failed, channel="latest", services=hubless, now=AUDITED_AT)
     assert failed.verdict == "failed"
     assert left is not None
     assert (left.moved, left.to) == (False, None)
     assert "a person holds" in left.reason
 
 
-def test_a_store_that_does_not_answer_is_no_verdict(audited: Audited, tools: Tools) -> None:
-    version = put(audited.stage_dir, tools.store)
+def test_a_store_that_does_not_answer_is_no_verdict(audited: Audited, services: Services) -> None:
+    version = put(audited.stage_dir, services.store)
 
     def unavailable() -> None:
         raise StoreUnavailable("the store does not answer")
 
-    broken = replace(tools, store=SteppedStore(tools.store, step=4, before=unavailable))
+    broken = replace(services, store=SteppedStore(services.store, step=4, before=unavailable))
     with pytest.raises(StoreUnavailable):
-        audit.audit(_target(version), tools=broken, now=AUDITED_AT)
-    assert _kept(tools) == []
+        audit.audit(_target(version), services=broken, now=AUDITED_AT)
+    assert _kept(services) == []
 
 
 def test_a_manifest_that_cannot_be_read_fails_and_one_of_a_later_onnx_fleet_does_not(
-    audited: Audited, tools: Tools
+    audited: Audited, services: Services
 ) -> None:
-    version = put(audited.stage_dir, tools.store)
-    key = bundle.find(MODEL, store=tools.store).key(manifest.FILE_NAME)
-    data, etag = tools.store.read_tagged(key)
-    tools.store.replace(key, json.dumps({**json.loads(data), "schema_version": 2}).encode(), etag=etag)
-    later = audit.audit(_target(version), tools=tools, now=AUDITED_AT)
-    tools.store.replace(key, data[:100], etag=tools.store.read_tagged(key)[1])
-    cut = audit.audit(_target(version), tools=tools, now=AUDITED_AT + timedelta(days=1))
+    version = put(audited.stage_dir, services.store)
+    key = bundle.find(MODEL, store=services.store).key(manifest.FILE_NAME)
+    data, etag = services.store.read_tagged(key)
+    services.store.replace(key, json.dumps({**json.loads(data), "schema_version": 2}).encode(), etag=etag)
+    later = audit.audit(_target(version), services=services, now=AUDITED_AT)
+    services.store.replace(key, data[:100], etag=services.store.read_tagged(key)[1])
+    cut = audit.audit(_target(version), services=services, now=AUDITED_AT + timedelta(days=1))
 
     assert (later.verdict, cut.verdict) == ("not_compared", "failed")
     assert "upgrade onnx-fleet" in later.reason
@@ -329,35 +331,35 @@ def test_a_catalogue_may_allow_the_pickles_of_one_commit(audited: Audited, tmp_p
         restored_stage.write(folder, made, trust=Trust(allow_pickle="0" * 40))
 
 
-def test_bundles_are_chosen_by_channel_pattern_and_sample(audited: Audited, tools: Tools, tmp_path: Path) -> None:
-    old = put(audited.stage_dir, tools.store)
-    new = put(audited.copy(tmp_path / "new", digit="a"), tools.store, days=1)
+def test_bundles_are_chosen_by_channel_pattern_and_sample(audited: Audited, services: Services, tmp_path: Path) -> None:
+    old = put(audited.stage_dir, services.store)
+    new = put(audited.copy(tmp_path / "new", digit="a"), services.store, days=1)
     choose = audit.choose
 
     def versions(*targets: Target) -> list[str]:
         return [target.version for target in targets]
 
-    assert versions(*choose(tools.store)) == [new]
-    assert versions(*choose(tools.store, all_versions=True)) == sorted([old, new])
-    assert choose(tools.store, channel="stable") == ()
-    assert versions(*choose(tools.store, only=["ACME/*"])) == [new]
+    assert versions(*choose(services.store)) == [new]
+    assert versions(*choose(services.store, all_versions=True)) == sorted([old, new])
+    assert choose(services.store, channel="stable") == ()
+    assert versions(*choose(services.store, only=["ACME/*"])) == [new]
     with pytest.raises(BundleNotFound, match="no published model matches other"):
-        choose(tools.store, only=["other/*"])
-    drawn = {seed: choose(tools.store, all_versions=True, sample=1, seed=seed) for seed in range(16)}
+        choose(services.store, only=["other/*"])
+    drawn = {seed: choose(services.store, all_versions=True, sample=1, seed=seed) for seed in range(16)}
     assert {len(each) for each in drawn.values()} == {1}
     assert len(set(drawn.values())) == 2, "another seed takes another one"
-    assert choose(tools.store, all_versions=True, sample=1, seed=3) == drawn[3]
-    (trusted,) = choose(tools.store, entries=[Entry(repo_id=MODEL.upper(), trust_remote_code="1" * 40)])
+    assert choose(services.store, all_versions=True, sample=1, seed=3) == drawn[3]
+    (trusted,) = choose(services.store, entries=[Entry(repo_id=MODEL.upper(), trust_remote_code="1" * 40)])
     assert trusted.trust == Trust(trust_remote_code="1" * 40)
 
 
 def test_the_command_line_tells_a_failure_and_moves_the_channel_when_asked(
-    audited: Audited, tools: Tools, tmp_path: Path
+    audited: Audited, services: Services, tmp_path: Path
 ) -> None:
-    sound = put(audited.stage_dir, tools.store)
+    sound = put(audited.stage_dir, services.store)
     bad_stage = audited.copy(tmp_path / "bad", digit="b")
     _wrong(bad_stage)
-    bad = put(bad_stage, tools.store, days=1)
+    bad = put(bad_stage, services.store, days=1)
 
     def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "HF_"))}
@@ -367,7 +369,7 @@ def test_the_command_line_tells_a_failure_and_moves_the_channel_when_asked(
                 **environment,
                 "HF_ENDPOINT": audited.hub.url,
                 "HF_HOME": str(tmp_path / "hf"),
-                "ONNX_FLEET_STORE": tools.store.address,
+                "ONNX_FLEET_STORE": services.store.address,
                 "ONNX_FLEET_WORK_DIR": str(tmp_path / "work"),
                 "COLUMNS": "200",
             },
@@ -380,7 +382,7 @@ def test_the_command_line_tells_a_failure_and_moves_the_channel_when_asked(
     nothing = command("--channel", "stable")
     assert (nothing.returncode, nothing.stderr) == (
         0,
-        f"nothing that 'stable' points at is published in {tools.store.address}\n",
+        f"nothing that 'stable' points at is published in {services.store.address}\n",
     )
     moved = command("--demote", "--all-versions")
     assert moved.returncode == 1
@@ -391,31 +393,31 @@ def test_the_command_line_tells_a_failure_and_moves_the_channel_when_asked(
     told = moved.stderr
     assert re.search(f"^{MODEL}@{bad}: audit [12] of 2$", told, flags=re.MULTILINE)
     assert re.search("^failed: .*padding_right", told, flags=re.MULTILINE)
-    assert f"\nresult: {tools.store.address}/audits/{MODEL}/{bad}/" in told
+    assert f"\nresult: {services.store.address}/audits/{MODEL}/{bad}/" in told
     assert f"next: publish {MODEL} again with --force\n" in told
-    assert told.endswith(f"1 failed, 1 passed; results: {tools.store.address}/audits/\n")
-    assert channels.read(tools.store, MODEL, "latest").version == sound
-    assert [each.version for each in feed.read(tools.store).models[0].channels] == [sound]
-    assert len(_kept(tools)) == 2, "the version that it goes back to was audited already"
+    assert told.endswith(f"1 failed, 1 passed; results: {services.store.address}/audits/\n")
+    assert channels.read(services.store, MODEL, "latest").version == sound
+    assert [each.version for each in feed.read(services.store).models[0].channels] == [sound]
+    assert len(_kept(services)) == 2, "the version that it goes back to was audited already"
 
 
 @pytest.mark.airflow
 def test_the_dag_moves_the_channels_of_bundles_that_failed_and_no_others(
-    audited: Audited, tools: Tools, small_repo: Path, tmp_path: Path, airflow_home: AirflowHome
+    audited: Audited, services: Services, small_repo: Path, tmp_path: Path, airflow_home: AirflowHome
 ) -> None:
     """One model is right, one is wrong in its newest version, and one's source is gone."""
     root = audited.hub.repos.root
     for repo_id in ("acme/second", "acme/gone"):
         RepoMaker(root, small_repo).sound(repo_id)
-    right = put(audited.stage_dir, tools.store)
-    older = put(audited.copy(tmp_path / "older", digit="a", repo_id="acme/second"), tools.store)
+    right = put(audited.stage_dir, services.store)
+    older = put(audited.copy(tmp_path / "older", digit="a", repo_id="acme/second"), services.store)
     wrong_stage = audited.copy(tmp_path / "wrong", digit="b", repo_id="acme/second")
     _wrong(wrong_stage)
-    wrong = put(wrong_stage, tools.store, days=1)
-    gone = put(audited.copy(tmp_path / "gone", digit="a", repo_id="acme/gone"), tools.store)
+    wrong = put(wrong_stage, services.store, days=1)
+    gone = put(audited.copy(tmp_path / "gone", digit="a", repo_id="acme/gone"), services.store)
     shutil.rmtree(root / "acme" / "gone")
     options = {
-        "AIRFLOW__ONNX_FLEET__STORE": tools.store.address,
+        "AIRFLOW__ONNX_FLEET__STORE": services.store.address,
         "AIRFLOW__ONNX_FLEET__SCRATCH": str(tmp_path / "scratch"),
         "AIRFLOW__ONNX_FLEET__SHARDS": "1",
         "HF_ENDPOINT": audited.hub.url,
@@ -425,7 +427,7 @@ def test_the_dag_moves_the_channels_of_bundles_that_failed_and_no_others(
     end = airflow_home.run("bundle_audit", {"demote": True, "max_failed": 1, "max_not_compared": 1}, options=options)
 
     assert end.state == "success", end.log
-    report = jsonio.from_json(AuditReport, json.loads(tools.store.read(str(end.results["report"]))))
+    report = jsonio.from_json(AuditReport, json.loads(services.store.read(str(end.results["report"]))))
     assert {(row.model_id, row.version): row.verdict for row in report.rows} == {
         ("acme/second", wrong): "failed",
         ("acme/gone", gone): "not_compared",
@@ -433,27 +435,27 @@ def test_the_dag_moves_the_channels_of_bundles_that_failed_and_no_others(
     }
     moves = {row.model_id: (row.demotion.to, row.demotion.moved) for row in report.rows if row.demotion}
     assert moves == {"acme/second": (older, True)}
-    now = {model: channels.read(tools.store, model, "latest") for model in (MODEL, "acme/second", "acme/gone")}
+    now = {model: channels.read(services.store, model, "latest") for model in (MODEL, "acme/second", "acme/gone")}
     assert {model: (pointer.version, pointer.held) for model, pointer in now.items()} == {
         MODEL: (right, False),
         "acme/second": (older, True),
         "acme/gone": (gone, False),
     }
-    assert {(each.model_id, each.version) for each in _kept(tools)} == {
+    assert {(each.model_id, each.version) for each in _kept(services)} == {
         (MODEL, right), ("acme/second", wrong), ("acme/second", older), ("acme/gone", gone),
     }  # fmt: skip
 
 
 @pytest.mark.airflow
 def test_the_dag_audits_every_bundle_and_its_gate_counts_those_that_failed(
-    audited: Audited, tools: Tools, tmp_path: Path, airflow_home: AirflowHome
+    audited: Audited, services: Services, tmp_path: Path, airflow_home: AirflowHome
 ) -> None:
-    sound = put(audited.stage_dir, tools.store)
-    damaged = put(audited.copy(tmp_path / "damaged", digit="b"), tools.store, days=1)
-    key = bundle.find(f"{MODEL}@{damaged}", store=tools.store).key("tokenizer.json")
-    tools.store.replace(key, b"{}", etag=tools.store.read_tagged(key)[1])
+    sound = put(audited.stage_dir, services.store)
+    damaged = put(audited.copy(tmp_path / "damaged", digit="b"), services.store, days=1)
+    key = bundle.find(f"{MODEL}@{damaged}", store=services.store).key("tokenizer.json")
+    services.store.replace(key, b"{}", etag=services.store.read_tagged(key)[1])
     options = {
-        "AIRFLOW__ONNX_FLEET__STORE": tools.store.address,
+        "AIRFLOW__ONNX_FLEET__STORE": services.store.address,
         "AIRFLOW__ONNX_FLEET__SCRATCH": str(tmp_path / "scratch"),
         "AIRFLOW__ONNX_FLEET__SHARDS": "2",
         "HF_ENDPOINT": audited.hub.url,
@@ -464,12 +466,12 @@ def test_the_dag_audits_every_bundle_and_its_gate_counts_those_that_failed(
     assert (end.state, end.states("gate")) == ("failed", ["failed"])
     labels = {task.label for task in end.tasks if task.task_id in ("audit_1", "audit_2")}
     assert labels == {f"{MODEL}@{sound}", f"{MODEL}@{damaged}"}
-    report = jsonio.from_json(AuditReport, json.loads(tools.store.read(str(end.results["report"]))))
+    report = jsonio.from_json(AuditReport, json.loads(services.store.read(str(end.results["report"]))))
     assert {row.version: row.verdict for row in report.rows} == {damaged: "failed", sound: "passed"}
     assert report.counts == {"failed": 1, "broke_off": 0, "not_compared": 0, "passed": 1}
     assert "1 failed or broke off and 0 may" in end.log
-    assert "tokenizer.json: changed" in tools.store.read(str(end.results["report"]).replace(".json", ".md")).decode()
-    assert channels.read(tools.store, MODEL, "latest").version == sound
-    assert [each.version for each in feed.read(tools.store).models[0].channels] == [sound]
-    assert {each.version for each in _kept(tools)} == {damaged, sound}
+    assert "tokenizer.json: changed" in services.store.read(str(end.results["report"]).replace(".json", ".md")).decode()
+    assert channels.read(services.store, MODEL, "latest").version == sound
+    assert [each.version for each in feed.read(services.store).models[0].channels] == [sound]
+    assert {each.version for each in _kept(services)} == {damaged, sound}
     assert not [path for path in (tmp_path / "scratch").rglob("*") if path.is_file()]

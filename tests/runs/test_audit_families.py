@@ -21,7 +21,7 @@ from onnx_fleet.entities.entry import Entry
 from onnx_fleet.graphs import description
 from onnx_fleet.runs import audit, rollback
 from onnx_fleet.runs.audit import Audit, Target
-from onnx_fleet.runs.pipeline import Tools
+from onnx_fleet.runs.pipeline import Services
 from onnx_fleet.store import ObjectStore, open_store, transfer
 
 pytestmark = pytest.mark.timeout(900)
@@ -103,15 +103,15 @@ def made(name: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Audite
 
 
 @pytest.fixture
-def tools(made: Audited, tmp_path: Path) -> Tools:
+def services(made: Audited, tmp_path: Path) -> Services:
     """An empty store, and the Hub that has the source."""
     (tmp_path / "store").mkdir()
-    return replace(made.tools, store=open_store(str(tmp_path / "store")), work_dir=tmp_path / "work")
+    return replace(made.services, store=open_store(str(tmp_path / "store")), work_dir=tmp_path / "work")
 
 
-def _audit(kind: Kind, version: str, *, tools: Tools) -> Audit:
-    found = audit.audit(Target(model_id=kind.model_id, version=version), tools=tools, now=AUDITED_AT)
-    kept = json.loads(tools.store.read(audit.key_of(found)))
+def _audit(kind: Kind, version: str, *, services: Services) -> Audit:
+    found = audit.audit(Target(model_id=kind.model_id, version=version), services=services, now=AUDITED_AT)
+    kept = json.loads(services.store.read(audit.key_of(found)))
     jsonschema.validate(kept, json.loads(SCHEMA.read_text()))
     assert kept["verdict"] == found.verdict
     return found
@@ -137,50 +137,52 @@ def _change_and_record(folder: Path, kind: Kind) -> None:
 
 
 def test_a_wrong_graph_is_told_from_a_sound_one_and_its_channel_goes_back(
-    name: str, made: Audited, tools: Tools, tmp_path: Path
+    name: str, made: Audited, services: Services, tmp_path: Path
 ) -> None:
     kind = KINDS[name]
-    sound = put(made.stage_dir, tools.store)
+    sound = put(made.stage_dir, services.store)
     wrong = made.copy(tmp_path / "wrong", digit="b")
     _change_and_record(wrong, kind)
-    bad = put(wrong, tools.store, days=1)
-    before = _state(tools.store, "models/")
+    bad = put(wrong, services.store, days=1)
+    before = _state(services.store, "models/")
 
-    passed, failed = (_audit(kind, version, tools=tools) for version in (sound, bad))
+    passed, failed = (_audit(kind, version, services=services) for version in (sound, bad))
 
     assert (passed.verdict, _failed(passed)) == ("passed", set())
     assert [(each.variant, each.passed) for each in passed.variants] == [(each, True) for each in kind.variants[1:]]
     assert (failed.verdict, failed.files) == ("failed", ())
     assert kind.check in _failed(failed)
     assert kind.check in failed.reason
-    assert _state(tools.store, "models/") == before, "audits leave bundles and channels as they are"
+    assert _state(services.store, "models/") == before, "audits leave bundles and channels as they are"
 
-    whole = _state(tools.store)
+    whole = _state(services.store)
     demote = rollback.demote
-    dry = demote(failed, channel="latest", tools=tools, now=AUDITED_AT, known=[passed], dry_run=True)
+    dry = demote(failed, channel="latest", services=services, now=AUDITED_AT, known=[passed], dry_run=True)
     assert dry is not None
     assert (dry.to, dry.moved) == (sound, False)
-    assert _state(tools.store) == whole
-    done = demote(failed, channel="latest", tools=tools, now=AUDITED_AT, known=[passed])
+    assert _state(services.store) == whole
+    done = demote(failed, channel="latest", services=services, now=AUDITED_AT, known=[passed])
     assert done is not None
     assert (done.version, done.to, done.moved) == (bad, sound, True)
-    pointer = channels.read(tools.store, kind.model_id, "latest")
+    pointer = channels.read(services.store, kind.model_id, "latest")
     assert (pointer.version, pointer.previous, pointer.held) == (sound, bad, True)
-    after = _state(tools.store)
+    after = _state(services.store)
     assert [key for key in after if after[key] != whole.get(key)] == [f"models/{kind.model_id}/channels/latest.json"]
 
 
-def test_a_byte_of_the_weights_is_named_before_anything_is_run(name: str, made: Audited, tools: Tools) -> None:
+def test_a_byte_of_the_weights_is_named_before_anything_is_run(name: str, made: Audited, services: Services) -> None:
     kind = KINDS[name]
-    version = put(made.stage_dir, tools.store)
-    found = bundle.find(kind.model_id, store=tools.store)
+    version = put(made.stage_dir, services.store)
+    found = bundle.find(kind.model_id, store=services.store)
     graphs = [file for file in found.manifest.files if file.path.startswith("onnx/")]
     largest = max(graphs, key=lambda file: file.size_bytes)
-    data, etag = tools.store.read_tagged(found.key(largest.path))
+    data, etag = services.store.read_tagged(found.key(largest.path))
     place = len(data) // 2
-    tools.store.replace(found.key(largest.path), data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :], etag=etag)
+    services.store.replace(
+        found.key(largest.path), data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :], etag=etag
+    )
 
-    told = _audit(kind, version, tools=tools)
+    told = _audit(kind, version, services=services)
 
     assert (told.verdict, told.checks, told.runs, told.variants) == ("failed", (), (), ())
     assert [(fault.path, fault.fault) for fault in told.files] == [(largest.path, "changed")]
@@ -188,13 +190,13 @@ def test_a_byte_of_the_weights_is_named_before_anything_is_run(name: str, made: 
 
 
 def test_a_file_of_another_model_beside_right_graphs_is_named_by_its_check(
-    name: str, made: Audited, tools: Tools, tmp_path: Path
+    name: str, made: Audited, services: Services, tmp_path: Path
 ) -> None:
     kind = KINDS[name]
     folder = made.copy(tmp_path / "exchanged", digit="c")
     kind.exchange(folder)
 
-    told = _audit(kind, put(folder, tools.store), tools=tools)
+    told = _audit(kind, put(folder, services.store), services=services)
 
     assert (told.verdict, told.files) == ("failed", ())
     assert kind.exchange_check in _failed(told)

@@ -20,7 +20,7 @@ from onnx_fleet.errors import ExportUnsupported, ModelInvalid
 from onnx_fleet.source import checkpoint, families
 from onnx_fleet.source.families import completeness
 from onnx_fleet.source.families.completeness import Account
-from onnx_fleet.source.placeholder_weights import Hollow
+from onnx_fleet.source.placeholder_weights import PlaceholderWeights
 
 _SIZES: Mapping[str, Any] = {
     "vocab_size": 40,
@@ -137,9 +137,11 @@ def test_the_account_of_a_model_without_weights_is_the_same(tmp_path: Path) -> N
     repo = Repo(tmp_path, "CLIPTextModelWithProjection", {**_SIZES, "projection_dim": 8})
     item = repo.item("feature-extraction")
 
-    hollow = families.family("encoder").load(item, repo.folder, Hollow(checkpoint.read(repo.folder).values()))
+    placeholders = families.family("encoder").load(
+        item, repo.folder, PlaceholderWeights(checkpoint.read(repo.folder).values())
+    )
 
-    assert completeness.account(item, hollow, source_dir=repo.folder) == repo.account("feature-extraction")
+    assert completeness.account(item, placeholders, source_dir=repo.folder) == repo.account("feature-extraction")
 
 
 def test_a_projection_of_a_class_that_transformers_does_not_have_is_refused_by_name(tmp_path: Path) -> None:

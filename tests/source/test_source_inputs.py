@@ -21,7 +21,7 @@ from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.source import reference
 from onnx_fleet.source.families import source_inputs
-from onnx_fleet.validation.checks import CHECKS, Subject
+from onnx_fleet.validation.checks import CHECKS, CheckContext
 
 _SIZES: Mapping[str, Any] = {
     "vocab_size": 40,
@@ -119,7 +119,7 @@ def test_a_decoders_inputs_are_those_of_all_its_graphs(tmp_path: Path) -> None:
 def rows_without(exported: Exported, *lost: str) -> list[CheckRow]:
     """What whole_model says of graphs that have not these inputs; it asks no graph to run."""
     item, (info,) = stage.read_work(exported.stage_dir), stage.read_export(exported.stage_dir).graphs
-    subject = Subject(
+    subject = CheckContext(
         stage_dir=exported.stage_dir,
         source_dir=exported.source_dir,
         item=item,

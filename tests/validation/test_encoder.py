@@ -23,7 +23,7 @@ from onnx_fleet.errors import BundleNotFound, ExportUnsupported, GpuUnavailable,
 from onnx_fleet.graphs import session
 from onnx_fleet.source import reference
 from onnx_fleet.validation import validator
-from onnx_fleet.validation.checks import CHECKS, Subject, tokenized_texts
+from onnx_fleet.validation.checks import CHECKS, CheckContext, tokenized_texts
 from onnx_fleet.validation.checks.predictions import SINGLE
 
 
@@ -143,7 +143,7 @@ def test_answers_are_those_of_transformers_own_pipeline(labels: Exported, tmp_pa
     from transformers import pipeline
 
     item = stage.read_work(labels.stage_dir)
-    subject = Subject(
+    subject = CheckContext(
         stage_dir=labels.stage_dir,
         source_dir=labels.source_dir,
         item=item,

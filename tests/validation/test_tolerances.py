@@ -18,7 +18,7 @@ from onnx_fleet.entities.entry import Tolerances
 from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.source import reference
 from onnx_fleet.validation import validator
-from onnx_fleet.validation.checks import Subject, held_to_its_rounding, tolerances
+from onnx_fleet.validation.checks import CheckContext, held_to_its_rounding, tolerances
 from onnx_fleet.validation.checks.float64 import distance
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]
@@ -36,9 +36,9 @@ def held() -> Callable[[Exported], Tolerances]:
     return read
 
 
-def subject_of(exported: Exported) -> Subject:
+def subject_of(exported: Exported) -> CheckContext:
     item = stage.read_work(exported.stage_dir)
-    return Subject(
+    return CheckContext(
         stage_dir=exported.stage_dir,
         source_dir=exported.source_dir,
         item=item,

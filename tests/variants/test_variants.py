@@ -351,7 +351,7 @@ def _overflowing_graph(folder: Path) -> Path:
 
 def test_what_overflows_in_half_precision_stays_in_float32(tmp_path: Path) -> None:
     path = _overflowing_graph(tmp_path)
-    sample = Sample(role="model", foretells=False, feeds={"x": np.full((2, 8), 3.0, dtype=np.float32)})
+    sample = Sample(role="model", predicts_next_token=False, feeds={"x": np.full((2, 8), 3.0, dtype=np.float32)})
 
     found = float16.overflowing(path, samples=[sample])
     models = {"kept": float16.convert(path, excluded=found), "plain": float16.convert(path)}
@@ -458,7 +458,9 @@ def test_logits_are_compared_where_softmax_can_see_it() -> None:
     rng = np.random.default_rng(3)
     logits = rng.standard_normal((2, 5, 50)).astype(np.float32)
     tokens = rng.integers(0, 50, (2, 5))
-    sample = Sample(role="model", foretells=True, feeds={"input_ids": tokens, "attention_mask": np.ones_like(tokens)})
+    sample = Sample(
+        role="model", predicts_next_token=True, feeds={"input_ids": tokens, "attention_mask": np.ones_like(tokens)}
+    )
     same, other = Agreement(), Agreement()
 
     same.add({"logits": logits}, {"logits": logits + 100}, sample)
@@ -477,7 +479,7 @@ def test_padding_is_not_judged() -> None:
     noisy = hidden.copy()
     noisy[:, 2:] = -50
     mask = np.array([[1, 1, 0, 0]])
-    sample = Sample(role="model", foretells=False, feeds={"input_ids": mask, "attention_mask": mask})
+    sample = Sample(role="model", predicts_next_token=False, feeds={"input_ids": mask, "attention_mask": mask})
     found = Agreement()
 
     found.add({"last_hidden_state": hidden}, {"last_hidden_state": noisy}, sample)
@@ -486,7 +488,7 @@ def test_padding_is_not_judged() -> None:
 
 
 def test_what_is_not_finite_any_more_misses() -> None:
-    sample = Sample(role="model", foretells=False, feeds={})
+    sample = Sample(role="model", predicts_next_token=False, feeds={})
     found = Agreement()
     broken = np.ones((2, 8), dtype=np.float32)
     broken[0, 0] = np.nan
@@ -500,7 +502,9 @@ def test_what_is_not_finite_any_more_misses() -> None:
 
 def test_a_text_that_becomes_impossible_has_a_figure_that_json_can_hold() -> None:
     tokens = np.array([[0, 1, 1]])
-    sample = Sample(role="model", foretells=True, feeds={"input_ids": tokens, "attention_mask": np.ones_like(tokens)})
+    sample = Sample(
+        role="model", predicts_next_token=True, feeds={"input_ids": tokens, "attention_mask": np.ones_like(tokens)}
+    )
     found = Agreement()
     certain = np.array([[[0.0, 5000.0]] * 3], dtype=np.float32)
 

@@ -69,7 +69,7 @@ def _choose(now: run_context.Run, *, settings: FleetSettings) -> list[Json]:
     entries = reader.load(Path(params["catalogue"])).entries if params["catalogue"] else ()
     seed = datetime.now(UTC).date().toordinal() if params["seed"] is None else params["seed"]
     targets = audit.choose(
-        now.tools.store,
+        now.services.store,
         channel=params["channel"],
         all_versions=params["all_versions"],
         only=params["only"],
@@ -87,14 +87,14 @@ def _audit(now: run_context.Run, item: Json) -> Json:
     """Audit one bundle, and move its channel where that is asked for; a bundle that fails is a result, not an error."""
     target = jsonio.from_json(Target, item)
     params: Any = now.params
-    with machine_lock.among_others():
-        made = audit.audit(target, tools=now.tools, now=datetime.now(UTC))
+    with machine_lock.shared():
+        made = audit.audit(target, services=now.services, now=datetime.now(UTC))
         row = audit_report.row(made)
         if params["demote"]:
             moved = rollback.demote(
                 made,
                 channel=params["channel"],
-                tools=now.tools,
+                services=now.services,
                 now=datetime.now(UTC),
                 trust=target.trust,
                 dry_run=params["dry_run"],
@@ -118,10 +118,10 @@ def _report(now: run_context.Run, tasks: Sequence[str]) -> str:
     for target in (jsonio.from_json(Target, item) for item in chosen):
         rows.setdefault((target.model_id, target.version), _unaudited(target))
     if any(row.demotion and row.demotion.moved for row in rows.values()):
-        feed.rebuild(now.tools.store, now=datetime.now(UTC))
+        feed.rebuild(now.services.store, now=datetime.now(UTC))
     made = audit_report.build(rows.values(), run_id=now.label, now=datetime.now(UTC))
-    key = audit_report.write(made, store=now.tools.store)
-    log.info("%s/%s\n%s", now.tools.store.address, key, audit_report.markdown(made))
+    key = audit_report.write(made, store=now.services.store)
+    log.info("%s/%s\n%s", now.services.store.address, key, audit_report.markdown(made))
     return key
 
 
@@ -137,8 +137,8 @@ def _unaudited(target: Target) -> AuditRow:
 def _gate(now: run_context.Run, key: str) -> str:
     """Fail the run when too many bundles failed."""
     params: Any = now.params
-    made = jsonio.from_json(AuditReport, json.loads(now.tools.store.read(key)))
+    made = jsonio.from_json(AuditReport, json.loads(now.services.store.read(key)))
     verdict = audit_report.gate(made.rows, max_failed=params["max_failed"], max_not_compared=params["max_not_compared"])
     if not verdict.passed:
-        raise AirflowFailException(f"{verdict.reason}; the report is {now.tools.store.address}/{key}")
+        raise AirflowFailException(f"{verdict.reason}; the report is {now.services.store.address}/{key}")
     return verdict.reason

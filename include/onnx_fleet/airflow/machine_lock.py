@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def among_others(folder: Path | None = None) -> Iterator[None]:
+def shared(folder: Path | None = None) -> Iterator[None]:
     """Work that may run beside other work of its kind, and not beside a measurement."""
     with _held(folder, "door", fcntl.LOCK_EX):
         room = _take(folder, "room", fcntl.LOCK_SH)
@@ -31,7 +31,7 @@ def among_others(folder: Path | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def alone(folder: Path | None = None) -> Iterator[None]:
+def exclusive(folder: Path | None = None) -> Iterator[None]:
     """Work that nothing heavy of ours runs beside, on this machine."""
     with _held(folder, "door", fcntl.LOCK_EX), _held(folder, "room", fcntl.LOCK_EX):
         yield

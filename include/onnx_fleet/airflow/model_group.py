@@ -96,44 +96,46 @@ def _step(settings: FleetSettings, item: Json, body: Callable[[run_context.Run, 
 
 def _export(now: run_context.Run, item: Json) -> None:
     wanted = now.scratch.read_item(item["model_id"])
-    with machine_lock.among_others():
-        pipeline.export(wanted, place=now.place(item["model_id"]), tools=now.tools)
+    with machine_lock.shared():
+        pipeline.export(wanted, stage_dir=now.stage_dir(item["model_id"]), services=now.services)
 
 
 def _validate(now: run_context.Run, item: Json) -> None:
-    with machine_lock.among_others():
-        report = pipeline.prove(now.place(item["model_id"]), tools=now.tools)
+    with machine_lock.shared():
+        report = pipeline.prove(now.stage_dir(item["model_id"]), services=now.services)
         validation_report.require_passed(report)
-        pipeline.make_variants(now.place(item["model_id"]), tools=now.tools)
+        pipeline.make_variants(now.stage_dir(item["model_id"]), services=now.services)
 
 
 def _validate_without_gpu(now: run_context.Run, item: Json) -> None:
     _validate(now, item)
     if item["gpu"]:
-        pipeline.without_gpu(now.place(item["model_id"]), reason=NO_GPU_WORKER)
+        pipeline.without_gpu(now.stage_dir(item["model_id"]), reason=NO_GPU_WORKER)
 
 
 def _prove_on_gpu(now: run_context.Run, item: Json) -> None:
-    with machine_lock.alone():
-        report: ValidationReport = pipeline.prove_on_gpu(now.place(item["model_id"]), tools=now.tools)
+    with machine_lock.exclusive():
+        report: ValidationReport = pipeline.prove_on_gpu(now.stage_dir(item["model_id"]), services=now.services)
     if report.status != "not_run":
         validation_report.require_passed(report)
 
 
 def _measure(now: run_context.Run, item: Json) -> None:
-    with machine_lock.alone():
-        pipeline.measure(now.place(item["model_id"]), tools=now.tools)
+    with machine_lock.exclusive():
+        pipeline.measure(now.stage_dir(item["model_id"]), services=now.services)
 
 
 def _compare(now: run_context.Run, item: Json, *, channel: str) -> None:
-    pipeline.compare(now.place(item["model_id"]), tools=now.tools, channel=channel, alone=machine_lock.alone)
+    pipeline.compare(
+        now.stage_dir(item["model_id"]), services=now.services, channel=channel, alone=machine_lock.exclusive
+    )
 
 
 def _publish(now: run_context.Run, item: Json, *, channel: str) -> Json:
-    with machine_lock.among_others():
+    with machine_lock.shared():
         publication = pipeline.publish_stage(
-            now.place(item["model_id"]),
-            tools=now.tools,
+            now.stage_dir(item["model_id"]),
+            services=now.services,
             provenance=now.provenance(catalogue_digest=item["catalogue_digest"]),
             channel=channel,
         )

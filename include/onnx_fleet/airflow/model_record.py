@@ -38,14 +38,14 @@ def of_model(run: Run, model_id: str, *, channel: str) -> Record:
     published one the store has the manifest; where it does not answer, the task is tried again.
     """
     item = run.scratch.read_item(model_id)
-    place = pipeline.stage_dir(item, tools=run.tools)
+    stage_dir = pipeline.stage_dir_of(item, services=run.services)
     made = _Group()
     if made.published():
-        ended = pipeline.record_of_bundle(item, tools=run.tools, channel=channel, seconds=made.seconds())
+        ended = pipeline.record_of_bundle(item, services=run.services, channel=channel, seconds=made.seconds())
     else:
-        ended = _failed(item, made, place=place)
-        _keep_validation(run, model_id, place=place)
-    pipeline.discard_stage(item, tools=run.tools)
+        ended = _failed(item, made, stage_dir=stage_dir)
+        _keep_validation(run, model_id, stage_dir=stage_dir)
+    pipeline.discard_stage(item, services=run.services)
     log.info("%s@%s: %s", model_id, item.model.commit[:8], ended.state)
     return ended
 
@@ -100,7 +100,7 @@ class _Group:
         return self._ti.xcom_pull(task_ids=f"{self._prefix}.{name}", key=key, map_indexes=self._ti.map_index)
 
 
-def _failed(item: WorkItem, made: _Group, *, place: Path) -> Record:
+def _failed(item: WorkItem, made: _Group, *, stage_dir: Path) -> Record:
     name = made.stopped_at()
     failure = made.failure(name) or Failure(
         error="WorkerLost",
@@ -113,24 +113,24 @@ def _failed(item: WorkItem, made: _Group, *, place: Path) -> Record:
         step=STEPS[name],
         error=failure.error,
         message=failure.message,
-        validation=_validation(place, "validation"),
-        gpu=_validation(place, "validation_cuda"),
+        validation=_validation(stage_dir, "validation"),
+        gpu=_validation(stage_dir, "validation_cuda"),
         seconds=made.seconds(),
     )
 
 
-def _keep_validation(run: Run, model_id: str, *, place: Path) -> None:
+def _keep_validation(run: Run, model_id: str, *, stage_dir: Path) -> None:
     """Put the report of a validation into the store: of a model that is not published nothing else would be left."""
     folder = run_report.key(run.label).removesuffix(".json")
-    for path in sorted((place / "reports").glob("validation*.json")):
+    for path in sorted((stage_dir / "reports").glob("validation*.json")):
         key = f"{folder}/{model_id.replace('/', '--')}/{path.name}"
         try:
-            standing = run.tools.store.stat(key)
-            run.tools.store.replace(key, path.read_bytes(), etag=standing.etag if standing else None)
+            standing = run.services.store.stat(key)
+            run.services.store.replace(key, path.read_bytes(), etag=standing.etag if standing else None)
         except OnnxFleetError as err:
             log.warning("%s: its %s is not kept in the store: %s", model_id, path.name, err)
 
 
-def _validation(place: Path, name: str) -> ValidationReport | None:
-    path = place / "reports" / f"{name}.json"
+def _validation(stage_dir: Path, name: str) -> ValidationReport | None:
+    path = stage_dir / "reports" / f"{name}.json"
     return jsonio.from_json(ValidationReport, json.loads(path.read_bytes())) if path.exists() else None

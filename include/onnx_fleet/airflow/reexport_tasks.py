@@ -78,7 +78,7 @@ def _plan(now: run_context.Run, wanted: Callable[[run_context.Run], Wanted], *, 
     scratch.prune(settings.scratch, days=settings.scratch_days)
     asked = wanted(now)
     force = now.label if now.params.get("force") else None
-    planned = pipeline.plan(asked.entries, tools=now.tools, force=force, channel=settings.channel)
+    planned = pipeline.plan(asked.entries, services=now.services, force=force, channel=settings.channel)
     work = planned.to_export
     shards.require_room(len(work), shards=settings.shards, per_shard=conf.getint("core", "max_map_length"))
     for item in work:
@@ -95,7 +95,7 @@ def _ended(planned: Plan, now: run_context.Run, *, channel: str) -> Iterable[Rec
     unchanged = [item for item in planned.items if item.state == "unchanged"]
     with ThreadPoolExecutor(STORE_WORKERS, thread_name_prefix="settle") as pool:
         settled = list(
-            pool.map(lambda item: pipeline.settle_unchanged(item, tools=now.tools, channel=channel), unchanged)
+            pool.map(lambda item: pipeline.settle_unchanged(item, services=now.services, channel=channel), unchanged)
         )
     return [*(record.of_refusal(refusal) for refusal in planned.refusals), *settled]
 
@@ -114,8 +114,8 @@ def _report(now: run_context.Run, groups: list[str]) -> str:
     for item in planned["items"]:
         records.setdefault(item["model_id"], _unrecorded(item))
     made = run_report.build(records.values(), run_id=now.label, now=datetime.now(UTC))
-    key = run_report.write(made, store=now.tools.store)
-    log.info("%s/%s\n%s", now.tools.store.address, key, run_report.markdown(made))
+    key = run_report.write(made, store=now.services.store)
+    log.info("%s/%s\n%s", now.services.store.address, key, run_report.markdown(made))
     return key
 
 
@@ -132,12 +132,12 @@ def _unrecorded(item: Json) -> Record:
 
 def _gate(now: run_context.Run, key: str, *, max_refused: int | None) -> str:
     """Fail the run when too many of its models failed."""
-    made = jsonio.from_json(RunReport, json.loads(now.tools.store.read(key)))
+    made = jsonio.from_json(RunReport, json.loads(now.services.store.read(key)))
     verdict = run_report.gate(
         made,
         max_failed=int(str(now.params.get("max_failed", 0))),
         max_refused=now.params.get("max_refused", max_refused),  # type: ignore[arg-type]  # held by the param's schema
     )
     if not verdict.passed:
-        raise AirflowFailException(f"{verdict.reason}; the report is {now.tools.store.address}/{key}")
+        raise AirflowFailException(f"{verdict.reason}; the report is {now.services.store.address}/{key}")
     return verdict.reason

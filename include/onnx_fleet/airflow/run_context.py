@@ -16,7 +16,7 @@ from onnx_fleet.airflow.scratch import Scratch
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.bundles.manifest import Provenance
 from onnx_fleet.runs import pipeline
-from onnx_fleet.runs.pipeline import Tools
+from onnx_fleet.runs.pipeline import Services
 from onnx_fleet.source.hub_client import Hub
 
 FAILURE = "failure"
@@ -42,7 +42,7 @@ class Run:
     trigger: str
     params: Mapping[str, object]
     scratch: Scratch
-    tools: Tools
+    services: Services
 
     @property
     def label(self) -> str:
@@ -55,9 +55,9 @@ class Run:
             dag_id=self.dag_id, run_id=self.run_id, trigger=self.trigger, catalogue_digest=catalogue_digest
         )
 
-    def place(self, model_id: str) -> Path:
+    def stage_dir(self, model_id: str) -> Path:
         """The stage of a model."""
-        return pipeline.stage_dir(self.scratch.read_item(model_id), tools=self.tools)
+        return pipeline.stage_dir_of(self.scratch.read_item(model_id), services=self.services)
 
 
 def current(settings: FleetSettings) -> Run:
@@ -75,7 +75,7 @@ def current(settings: FleetSettings) -> Run:
         trigger=str(getattr(dag_run.run_type, "value", dag_run.run_type)),
         params=dict(context["params"]),
         scratch=corner,
-        tools=Tools(
+        services=Services(
             store=connections.store(settings),
             hub=Hub(connections.hub_settings(settings)),
             work_dir=corner.folder,

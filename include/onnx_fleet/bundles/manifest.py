@@ -15,7 +15,7 @@ from onnx_fleet.conventions.sentence_modules import Settings
 from onnx_fleet.entities.export_record import Fallback, Way
 from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.latency_report import Footprint, GenerationRow, LatencyRow, Noise
-from onnx_fleet.entities.regression_report import Finding, Verdict
+from onnx_fleet.entities.regression_report import Finding, RegressionVerdict
 from onnx_fleet.entities.resolved_model import SourceFile
 from onnx_fleet.errors import BundleCorrupt, UnsafeModel
 from onnx_fleet.store import keys, layout
@@ -175,7 +175,7 @@ class Regression:
     channel: str
     compared_with: str
     """The version that the channel pointed at."""
-    verdict: Verdict
+    verdict: RegressionVerdict
     """``held``: no run moves a channel from another version to this one; a person may."""
     findings: tuple[Finding, ...]
 

@@ -1,4 +1,4 @@
-"""Evidence: the reports of a stage -> what a manifest says of them, or the reason why there is nothing to publish."""
+"""Summaries: the reports of a stage -> what a manifest says of them, or the reason why there is nothing to publish."""
 
 from __future__ import annotations
 

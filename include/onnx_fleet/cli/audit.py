@@ -13,14 +13,14 @@ from onnx_fleet import jsonio
 from onnx_fleet.bundles import bundle, feed
 from onnx_fleet.cli import terminal
 from onnx_fleet.cli.options import CatalogueFile, Json, Store
-from onnx_fleet.cli.settings import opened_tools
+from onnx_fleet.cli.settings import opened_services
 from onnx_fleet.errors import Retryable
 from onnx_fleet.planning.catalogue import reader
 from onnx_fleet.runs import audit as auditing
 from onnx_fleet.runs import audit_report, rollback
 from onnx_fleet.runs.audit import Audit, Target
 from onnx_fleet.runs.audit_report import AuditRow
-from onnx_fleet.runs.pipeline import Tools
+from onnx_fleet.runs.pipeline import Services
 
 
 def audit(
@@ -49,10 +49,10 @@ def audit(
     """
     if dry_run and not demote:
         raise typer.BadParameter("it goes with --demote", param_hint="--dry-run")
-    with opened_tools(store, many_steps=True) as tools:
+    with opened_services(store, many_steps=True) as services:
         entries = reader.load(catalogue_file).entries if catalogue_file else ()
         targets = auditing.choose(
-            tools.store,
+            services.store,
             channel=channel,
             all_versions=all_versions,
             only=only or (),
@@ -61,28 +61,28 @@ def audit(
             entries=entries,
         )
         if not targets and not as_json:
-            terminal.say(f"nothing that {channel!r} points at is published in {tools.store.address}")
-        made, rows = _audit(targets, tools=tools)
+            terminal.say(f"nothing that {channel!r} points at is published in {services.store.address}")
+        made, rows = _audit(targets, services=services)
         if demote:
-            rows = _demote(rows, targets, tools=tools, channel=channel, dry_run=dry_run, known=made)
+            rows = _demote(rows, targets, services=services, channel=channel, dry_run=dry_run, known=made)
     if as_json:
         terminal.as_json(
             {"audits": [jsonio.to_json(each) for each in made], "rows": [jsonio.to_json(row) for row in rows]}
         )
     else:
-        _show(rows, where=tools.store.address)
+        _show(rows, where=services.store.address)
     if not audit_report.gate(rows).passed:
         raise typer.Exit(1)
 
 
-def _audit(targets: Sequence[Target], *, tools: Tools) -> tuple[tuple[Audit, ...], tuple[AuditRow, ...]]:
+def _audit(targets: Sequence[Target], *, services: Services) -> tuple[tuple[Audit, ...], tuple[AuditRow, ...]]:
     """Every result, and a row for each bundle, also where nothing was found out."""
     made, rows = [], []
     with terminal.steps() as steps:
         for number, target in enumerate(targets, 1):
             steps.begin(f"{target.model_id}@{target.version}", f"audit {number} of {len(targets)}")
             try:
-                found = auditing.audit(target, tools=tools, now=datetime.now(UTC), progress=steps.bytes_moved)
+                found = auditing.audit(target, services=services, now=datetime.now(UTC), progress=steps.bytes_moved)
             except Retryable as err:
                 rows.append(audit_report.broken_off(target, err))
             else:
@@ -97,7 +97,7 @@ def _demote(
     rows: Iterable[AuditRow],
     targets: Iterable[Target],
     *,
-    tools: Tools,
+    services: Services,
     channel: str,
     dry_run: bool,
     known: Sequence[Audit],
@@ -112,7 +112,7 @@ def _demote(
             rollback.demote(
                 failed[key],
                 channel=channel,
-                tools=tools,
+                services=services,
                 now=datetime.now(UTC),
                 trust=trust[key],
                 dry_run=dry_run,
@@ -124,7 +124,7 @@ def _demote(
         moved = moved or bool(found and found.moved)
         told.append(replace(row, demotion=found))
     if moved:
-        feed.rebuild(tools.store, now=datetime.now(UTC))
+        feed.rebuild(services.store, now=datetime.now(UTC))
     return tuple(told)
 
 

@@ -35,7 +35,7 @@ from onnx_fleet.cli.options import (
     Variants,
     WeightsVariant,
 )
-from onnx_fleet.cli.settings import opened_tools
+from onnx_fleet.cli.settings import opened_services
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.variant import FP32
 from onnx_fleet.entities.work_item import Plan
@@ -44,7 +44,7 @@ from onnx_fleet.planning.catalogue import reader
 from onnx_fleet.processes import profiling
 from onnx_fleet.runs import pipeline, run_report
 from onnx_fleet.runs import record as records
-from onnx_fleet.runs.pipeline import Tools
+from onnx_fleet.runs.pipeline import Services
 
 catalogue_app = typer.Typer(help="Look at a catalogue file.", no_args_is_help=True)
 
@@ -82,9 +82,9 @@ def plan(
 
     The exit status is 1 where the run's would be: a model failed to resolve, or too many are refused.
     """
-    with opened_tools(store) as tools:
+    with opened_services(store) as services:
         entries, _ = wanted_entries(
-            tools,
+            services,
             model,
             catalogue_file,
             only,
@@ -96,7 +96,7 @@ def plan(
             opset=opset,
             variants=variants,
         )
-        made = planned(entries, tools=tools, force=new_run_id() if force else None)
+        made = planned(entries, services=services, force=new_run_id() if force else None)
     if as_json:
         terminal.as_json(jsonio.to_json(made))
     else:
@@ -135,9 +135,9 @@ def run(
 ) -> None:
     """The whole flow: resolve, plan, export, validate, measure, compare, publish."""
     run_id = new_run_id()
-    with recording(profile) as recorder, opened_tools(store, many_steps=True) as tools:
+    with recording(profile) as recorder, opened_services(store, many_steps=True) as services:
         entries, digest = wanted_entries(
-            tools,
+            services,
             model,
             catalogue_file,
             only,
@@ -149,7 +149,7 @@ def run(
             opset=opset,
             variants=variants,
         )
-        made = planned(entries, tools=tools, force=run_id if force else None, channel=channel)
+        made = planned(entries, services=services, force=run_id if force else None, channel=channel)
         provenance = Provenance(dag_id="onnx-fleet run", run_id=run_id, trigger="manual", catalogue_digest=digest)
         found = [records.of_refusal(refusal) for refusal in made.refusals]
         profiles: dict[str, profiling.Profile] = {}
@@ -159,7 +159,7 @@ def run(
                     found.append(
                         pipeline.process(
                             item,
-                            tools=tools,
+                            services=services,
                             provenance=provenance,
                             channel=channel,
                             on_step=partial(steps.begin, item.model_id),
@@ -170,12 +170,12 @@ def run(
                         profiles[item.model_id] = part.profile()
                 steps.end()
         summary = run_report.build(found, run_id=run_id, now=datetime.now(UTC))
-        run_report.write(summary, store=tools.store)
+        run_report.write(summary, store=services.store)
         if summary.counts["published"] or summary.counts["held"]:
-            feed.rebuild(tools.store, now=datetime.now(UTC))
+            feed.rebuild(services.store, now=datetime.now(UTC))
         costs = profiling.RunProfile(run_id=run_id, whole=recorder.profile(), models=profiles) if recorder else None
         if costs:
-            profiling.write(tools.work_dir / "profiles" / f"{run_id}.json", costs)
+            profiling.write(services.work_dir / "profiles" / f"{run_id}.json", costs)
     if as_json:
         terminal.as_json(with_profile(jsonio.to_json(summary), costs))
     else:
@@ -186,7 +186,7 @@ def run(
 
 
 def wanted_entries(
-    tools: Tools,
+    services: Services,
     model: str | None,
     file: Path | None,
     only: list[str] | None,
@@ -207,13 +207,15 @@ def wanted_entries(
     found = reader.load(file)
     from onnx_fleet.source import resolve
 
-    entries = reader.expand(found, partial(resolve.search, hub=tools.hub))
+    entries = reader.expand(found, partial(resolve.search, hub=services.hub))
     return reader.select(entries, only or ()), found.digest
 
 
-def planned(entries: Iterable[Entry], *, tools: Tools, force: str | None = None, channel: str = bundle.LATEST) -> Plan:
+def planned(
+    entries: Iterable[Entry], *, services: Services, force: str | None = None, channel: str = bundle.LATEST
+) -> Plan:
     with terminal.console.status("asking the Hub and the store"):
-        return pipeline.plan(tuple(entries), tools=tools, force=force, channel=channel)
+        return pipeline.plan(tuple(entries), services=services, force=force, channel=channel)
 
 
 def _require_passed(
@@ -226,7 +228,7 @@ def _require_passed(
         raise typer.Exit(1)
 
 
-def recording(asked: bool) -> AbstractContextManager[profiling.Recorder | None]:
+def recording(asked: bool) -> AbstractContextManager[profiling.Profiler | None]:
     return profiling.recording(from_start=True) if asked else nullcontext()
 
 

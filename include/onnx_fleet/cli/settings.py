@@ -19,7 +19,7 @@ from onnx_fleet.export import cache
 from onnx_fleet.processes import profiling
 from onnx_fleet.processes.gpu import GpuOptions
 from onnx_fleet.processes.isolation import machine_limits
-from onnx_fleet.runs.pipeline import Tools
+from onnx_fleet.runs.pipeline import Services
 from onnx_fleet.store import ObjectStore, S3Settings, open_store
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def opened_store(address: str | None) -> Iterator[ObjectStore]:
 
 
 @contextmanager
-def opened_tools(address: str | None, *, many_steps: bool = False) -> Iterator[Tools]:
+def opened_services(address: str | None, *, many_steps: bool = False) -> Iterator[Services]:
     """Everything that the steps work with.
 
     Args:
@@ -65,7 +65,7 @@ def opened_tools(address: str | None, *, many_steps: bool = False) -> Iterator[T
         from onnx_fleet.source.hub_client import Hub
 
     with opened_store(address) as store:
-        yield Tools(
+        yield Services(
             store=store,
             hub=Hub(_hub_settings()),
             work_dir=_work_dir(),

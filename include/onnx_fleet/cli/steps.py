@@ -29,7 +29,7 @@ from onnx_fleet.cli.options import (
     WeightsVariant,
 )
 from onnx_fleet.cli.run import new_run_id, planned, raise_refusal, recording, wanted_entries, with_profile
-from onnx_fleet.cli.settings import opened_tools
+from onnx_fleet.cli.settings import opened_services
 from onnx_fleet.cli.tables import show_latency, show_regression, show_validation, show_variants
 from onnx_fleet.processes import profiling
 from onnx_fleet.runs import pipeline
@@ -53,9 +53,9 @@ def export(
     """Make the folder of one bundle: graphs, tokenizer, configuration. Nothing is published."""
     if out.exists() and any(out.iterdir()) and not (out / stage.PRIVATE).is_dir():
         raise typer.BadParameter(f"{out} holds something else; name a new folder", param_hint="--out")
-    with recording(profile) as recorder, opened_tools(store) as tools, terminal.steps() as steps:
+    with recording(profile) as recorder, opened_services(store) as services, terminal.steps() as steps:
         entries, _ = wanted_entries(
-            tools,
+            services,
             model,
             None,
             None,
@@ -67,10 +67,10 @@ def export(
             opset=opset,
             variants=variants,
         )
-        made = planned(entries, tools=tools)
+        made = planned(entries, services=services)
         raise_refusal(made)
         steps.begin(model, "export")
-        exported = pipeline.export(made.items[0], place=out, tools=tools, progress=steps.bytes_moved)
+        exported = pipeline.export(made.items[0], stage_dir=out, services=services, progress=steps.bytes_moved)
         costs = recorder.profile() if recorder else None
         if costs:
             profiling.write(out / stage.PRIVATE / "profile.json", costs)
@@ -100,13 +100,13 @@ def validate(folder: Folder, cuda: Cuda = False, store: Store = None, as_json: J
 
     What is right gets the variants that its entry wants, each held to the fp32 graphs.
     """
-    with opened_tools(store) as tools, terminal.steps() as steps:
+    with opened_services(store) as services, terminal.steps() as steps:
         steps.begin(stage.read_work(folder).model_id, "validate")
-        found = [pipeline.validate(folder, tools=tools)]
-        variants = [pipeline.make_variants(folder, tools=tools)] if found[0].passed else []
+        found = [pipeline.validate(folder, services=services)]
+        variants = [pipeline.make_variants(folder, services=services)] if found[0].passed else []
         if cuda and found[0].passed:
-            found.append(pipeline.validate(folder, tools=tools, provider="cuda"))
-            variants += [pipeline.judge_on_gpu(folder, tools=tools)] if found[1].passed else []
+            found.append(pipeline.validate(folder, services=services, provider="cuda"))
+            variants += [pipeline.judge_on_gpu(folder, services=services)] if found[1].passed else []
     judged = [each for each in variants if each is not None]
     if as_json:
         terminal.dataclasses_as_json([*found, *judged])
@@ -121,11 +121,11 @@ def validate(folder: Folder, cuda: Cuda = False, store: Store = None, as_json: J
 
 def measure(folder: Folder, cuda: Cuda = False, store: Store = None, as_json: Json = False) -> None:
     """Time an exported folder's graphs beside PyTorch."""
-    with opened_tools(store) as tools, terminal.steps() as steps:
+    with opened_services(store) as services, terminal.steps() as steps:
         steps.begin(stage.read_work(folder).model_id, "measure")
-        found = [pipeline.measure(folder, tools=tools)]
+        found = [pipeline.measure(folder, services=services)]
         if cuda:
-            found.append(pipeline.measure(folder, tools=tools, provider="cuda"))
+            found.append(pipeline.measure(folder, services=services, provider="cuda"))
     if as_json:
         terminal.dataclasses_as_json(found)
     else:
@@ -135,9 +135,9 @@ def measure(folder: Folder, cuda: Cuda = False, store: Store = None, as_json: Js
 
 def compare(folder: Folder, channel: Channel = bundle.LATEST, store: Store = None, as_json: Json = False) -> None:
     """Compare a measured folder with the version that the channel points at; exit status 1 when its gates hold it."""
-    with opened_tools(store) as tools, terminal.steps() as steps:
+    with opened_services(store) as services, terminal.steps() as steps:
         steps.begin(stage.read_work(folder).model_id, "compare")
-        found = pipeline.compare(folder, tools=tools, channel=channel)
+        found = pipeline.compare(folder, services=services, channel=channel)
     if as_json:
         terminal.as_json(jsonio.to_json(found) if found else None)
     elif found is None:
@@ -155,13 +155,13 @@ def publish(folder: Folder, channel: Channel = bundle.LATEST, store: Store = Non
     is, the version is published all the same, and the exit status is 1.
     """
     provenance = Provenance(dag_id="onnx-fleet publish", run_id=new_run_id(), trigger="manual", catalogue_digest=None)
-    with opened_tools(store) as tools:
+    with opened_services(store) as services:
         with terminal.steps() as steps:
             steps.begin(stage.read_work(folder).model_id, "publish")
             done = pipeline.publish_stage(
-                folder, tools=tools, provenance=provenance, channel=channel, progress=steps.bytes_moved
+                folder, services=services, provenance=provenance, channel=channel, progress=steps.bytes_moved
             )
-        feed.rebuild(tools.store, now=datetime.now(UTC))
+        feed.rebuild(services.store, now=datetime.now(UTC))
     if as_json:
         terminal.as_json(jsonio.to_json(done))
     else:

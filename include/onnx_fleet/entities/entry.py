@@ -11,7 +11,7 @@ from onnx_fleet.entities.variant import FP32, VariantGates
 
 OPSET_DEFAULT: Final = 20
 
-Placement = Literal["auto", "inline", "external"]
+WeightPlacement = Literal["auto", "inline", "external"]
 """Where weights lie: inside each graph's file, beside it, or by size and sharing."""
 INLINE_MAX_BYTES: Final = 32 << 20
 """Up to here a graph is one file, which is simpler to carry; beyond it weights are not copied through memory."""
@@ -98,7 +98,7 @@ class Entry:
     """A file of texts or a folder of pictures beside recipes/, to tune and judge variants with; None takes built-in
     texts, or what the checks fed."""
     opset: int = OPSET_DEFAULT
-    weights: Placement = "auto"
+    weights: WeightPlacement = "auto"
     """Where the weights lie: "inline", in each graph's file; "external", beside it; "auto", by size."""
     inline_max_bytes: int = INLINE_MAX_BYTES
     """Up to how many bytes "auto" puts a graph's weights into its file."""

@@ -89,7 +89,7 @@ class Differences:
 
 Gate = Literal["contract", "outputs", "size", "latency", "comparison"]
 """``comparison``: it could not be made."""
-Verdict = Literal["passed", "warned", "held"]
+RegressionVerdict = Literal["passed", "warned", "held"]
 """``held``: the version is published, and the channel stays at the one before."""
 
 Completeness = Literal["compared", "contract_only", "not_compared"]
@@ -123,7 +123,7 @@ class RegressionReport:
     status: Completeness
     reason: str
     """Why not all was compared."""
-    verdict: Verdict
+    verdict: RegressionVerdict
     findings: tuple[Finding, ...]
     gates: Gates
     """The policy and the thresholds that were applied."""
@@ -136,7 +136,7 @@ class RegressionReport:
     duration_s: float
 
 
-def verdict(findings: Sequence[Finding]) -> Verdict:
+def verdict(findings: Sequence[Finding]) -> RegressionVerdict:
     """What all findings together come to."""
     if any(finding.holds for finding in findings):
         return "held"

@@ -11,7 +11,7 @@ from pydantic import ConfigDict
 from onnx_fleet.entities.provider import report_name
 from onnx_fleet.errors import GpuUnavailable, ValidationFailed
 
-Finding = Literal[
+CheckFinding = Literal[
     "equal", "different", "nan", "shape", "dtype", "missing", "unexpected", "error", "placement",
     "rounding", "sensitive", "insensitive", "skipped", "near_tie",
 ]  # fmt: skip
@@ -33,7 +33,7 @@ class CheckRow:
     output: str
     """Empty when the row is about the whole graph."""
     passed: bool
-    finding: Finding
+    finding: CheckFinding
     max_abs_diff: float | None
     max_rel_diff: float | None
     """Over values of at least a tenth of the output's largest: near zero it says nothing."""

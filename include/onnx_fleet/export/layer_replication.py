@@ -1,4 +1,4 @@
-"""Unrolling: from the graph of a shallow model to that of the deep one, by repeating the layer that it shows.
+"""Layer replication: from the graph of a shallow model to that of the deep one, by repeating the layer that it shows.
 
 A traced graph lists its nodes in the order of the layers: what comes before, layer 0, layer 1, layer 2, what comes
 after. The last two have to be the same but for their weights and caches, node by node and input by input; the last one

@@ -123,7 +123,7 @@ def _told_apart(model: PreTrainedModel, *, depth: int) -> bool:
 
 
 @contextmanager
-def cut(model: PreTrainedModel, stacks: tuple[Stack, ...]) -> Iterator[None]:
+def truncated(model: PreTrainedModel, stacks: tuple[Stack, ...]) -> Iterator[None]:
     """The model with the first layers of each stack, for the length of a with block."""
     try:
         for stack in stacks:
@@ -135,7 +135,7 @@ def cut(model: PreTrainedModel, stacks: tuple[Stack, ...]) -> Iterator[None]:
 
 
 @contextmanager
-def told(model: PreTrainedModel, stacks: tuple[Stack, ...]) -> Iterator[None]:
+def truncated_config(model: PreTrainedModel, stacks: tuple[Stack, ...]) -> Iterator[None]:
     """Have the configuration say how many layers there are, for caches that are made by it; not while tracing."""
     depths = {stack.depth for stack in stacks}
     changed: list[tuple[Any, str, Any]] = []

@@ -22,7 +22,7 @@ from onnx_fleet.recipes import Recipe
 from onnx_fleet.source import checkpoint, families, placeholder_weights
 from onnx_fleet.source.checkpoint import StoredTensor
 from onnx_fleet.source.families import GraphSpec, chain, completeness, source_inputs
-from onnx_fleet.source.placeholder_weights import Hollow, Place
+from onnx_fleet.source.placeholder_weights import Place, PlaceholderWeights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -55,7 +55,7 @@ def trace_model(
     with profiling.timed("imports"):
         family = families.family(item.family)
     if _can_be_hollow(item, tensors, source_dir=source_dir, recipe=recipe):
-        stand_in = Hollow(tensors.values())
+        stand_in = PlaceholderWeights(tensors.values())
         with profiling.timed("load"):
             model = family.load(item, source_dir, stand_in)
         left_out = _left_out(item, model, source_dir=source_dir)
@@ -131,8 +131,8 @@ def _repeated(
     if not stacks:
         return None
     try:
-        with layer_truncation.cut(model, stacks):
-            with layer_truncation.told(model, stacks), profiling.timed("trace"):
+        with layer_truncation.truncated(model, stacks):
+            with layer_truncation.truncated_config(model, stacks), profiling.timed("trace"):
                 few = families.family(item.family).graphs(item, model)
             found = _trace(item, few, names=names, recipe=recipe)
         with profiling.timed("unroll"):

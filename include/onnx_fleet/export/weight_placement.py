@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from onnx_fleet.entities.entry import INLINE_MAX_BYTES, Placement
+from onnx_fleet.entities.entry import INLINE_MAX_BYTES, WeightPlacement
 from onnx_fleet.errors import BundleCorrupt, ExportUnsupported
 from onnx_fleet.source.checkpoint import StoredTensor
 
@@ -47,7 +47,7 @@ def save_all(
     folder: Path,
     *,
     tensors: Mapping[str, StoredTensor],
-    placement: Placement = "auto",
+    placement: WeightPlacement = "auto",
     inline_max_bytes: int = INLINE_MAX_BYTES,
     link: bool = False,
 ) -> dict[str, Path]:
@@ -162,7 +162,7 @@ def _sharing(weights: Mapping[str, list[_Weight]]) -> list[tuple[str, ...]]:
     return [tuple(role for role in weights if role in roles) for roles, _ in groups]
 
 
-def _goes_inside(group: Mapping[str, list[_Weight]], *, placement: Placement, max_bytes: int) -> bool:
+def _goes_inside(group: Mapping[str, list[_Weight]], *, placement: WeightPlacement, max_bytes: int) -> bool:
     largest = max(sum(weight.size_bytes for weight in weights) for weights in group.values())
     if placement == "inline" and largest > _PROTOBUF_LIMIT_BYTES:
         raise ExportUnsupported(

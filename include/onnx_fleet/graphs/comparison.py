@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from onnx_fleet.entities.entry import Tolerances
 from onnx_fleet.entities.graph_info import JOINT_LENGTH, TensorSpec
-from onnx_fleet.entities.validation_report import CheckRow, Finding
+from onnx_fleet.entities.validation_report import CheckFinding, CheckRow
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +29,7 @@ class Case:
     case: str
     tolerances: Tolerances
 
-    def row(self, finding: Finding, *, output: str = "", detail: str = "", passed: bool = False) -> CheckRow:
+    def row(self, finding: CheckFinding, *, output: str = "", detail: str = "", passed: bool = False) -> CheckRow:
         """A row without figures."""
         return CheckRow(
             check=self.check,

@@ -17,7 +17,7 @@ _BOOKKEEPING_VALUES = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
+class NodePlacement:
     """Where the nodes of one profiled run were executed."""
 
     execution_provider: str
@@ -32,7 +32,7 @@ class Placement:
         return not self.strays and self.nodes_by_provider.get(self.execution_provider, 0) > 0
 
 
-def read_placement(profile: Path, *, execution_provider: str) -> Placement:
+def read_placement(profile: Path, *, execution_provider: str) -> NodePlacement:
     """Read the JSON that onnxruntime's profiler wrote."""
     events = json.loads(profile.read_text(encoding="utf-8"))
     nodes: dict[tuple[str, str], Mapping[str, Any]] = {}
@@ -45,14 +45,14 @@ def read_placement(profile: Path, *, execution_provider: str) -> Placement:
         for (_, provider), args in nodes.items()
         if provider != execution_provider and not _is_bookkeeping(args)
     )
-    return Placement(
+    return NodePlacement(
         execution_provider=execution_provider,
         nodes_by_provider=dict(sorted(Counter(provider for _, provider in nodes).items())),
         strays=tuple(f"{op} x{count}" for op, count in sorted(strays.items())),
     )
 
 
-def require_placed(placement: Placement, *, graph: str) -> None:
+def require_placed(placement: NodePlacement, *, graph: str) -> None:
     """Refuse a run whose computing nodes were executed somewhere else.
 
     Raises:

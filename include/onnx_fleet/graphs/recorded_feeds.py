@@ -31,23 +31,23 @@ class Sample:
     """One call of one graph."""
 
     role: str
-    foretells: bool
+    predicts_next_token: bool
     """Whether its logits foretell the next token of real text."""
     feeds: Mapping[str, np.ndarray]
 
 
-class Recorder:
+class FeedRecorder:
     """Keeps what sessions are fed."""
 
-    def __init__(self, folder: Path, *, foretells: bool) -> None:
+    def __init__(self, folder: Path, *, predicts_next_token: bool) -> None:
         """Begin an empty corpus.
 
         Args:
             folder: takes a file a sample; whatever was in it is removed.
-            foretells: whether what is fed is real text, to a model that says how it goes on.
+            predicts_next_token: whether what is fed is real text, to a model that says how it goes on.
         """
         self._folder = folder
-        self._kind = _TEXT if foretells else _OTHER
+        self._kind = _TEXT if predicts_next_token else _OTHER
         self._samples: dict[str, int] = {}
         self._bytes: dict[str, int] = {}
         shutil.rmtree(folder, ignore_errors=True)
@@ -81,4 +81,4 @@ def read(stage_dir: Path, role: str, half: Half) -> Iterator[Sample]:
     chosen = [path for index, path in enumerate(paths) if (index // 2 % 2 == 1) == (half == "judging")]
     for path in chosen or paths:
         with np.load(path) as arrays:
-            yield Sample(role=role, foretells=path.stem.endswith(_TEXT), feeds=dict(arrays))
+            yield Sample(role=role, predicts_next_token=path.stem.endswith(_TEXT), feeds=dict(arrays))

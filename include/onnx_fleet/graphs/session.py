@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnx_fleet.entities.graph_info import TensorSpec
 from onnx_fleet.errors import GpuUnavailable, OnnxFleetError, ValidationFailed, WorkerOutOfResources
-from onnx_fleet.graphs.placement import Placement, read_placement, require_placed
+from onnx_fleet.graphs.placement import NodePlacement, read_placement, require_placed
 from onnx_fleet.processes import hardware
 from onnx_fleet.processes.gpu import GpuOptions
 
@@ -99,7 +99,7 @@ class Session:
         self.load_time_s = load_time_s
         self.inputs = tuple(_spec(value) for value in native.get_inputs())
         self.outputs = tuple(_spec(value) for value in native.get_outputs())
-        self.placement: Placement | None = None
+        self.placement: NodePlacement | None = None
         """Where nodes ran, once prove_placement was called."""
         self.on_run: Callable[[Arrays], None] | None = None
         """Told of what every later run is fed."""
@@ -144,7 +144,7 @@ class Session:
 
         return call
 
-    def prove_placement(self, feeds: Arrays) -> Placement:
+    def prove_placement(self, feeds: Arrays) -> NodePlacement:
         """Run once under the profiler, and say where the nodes were executed; later runs are not profiled.
 
         Needs a session opened with ``profile_dir``, and not run before.

@@ -52,7 +52,7 @@ IN_USE = "in-use"
 
 
 def compare(
-    place: Path,
+    stage_dir: Path,
     *,
     store: ObjectStore,
     work_dir: Path,
@@ -75,14 +75,14 @@ def compare(
         StoreUnavailable, StoreDenied: the store cannot be asked.
     """
     started = time.monotonic()
-    item = stage.read_work(place)
+    item = stage.read_work(stage_dir)
     pointer = channels.find(store, item.model_id, channel)
-    (place / "reports" / f"{NAME}.json").unlink(missing_ok=True)
+    (stage_dir / "reports" / f"{NAME}.json").unlink(missing_ok=True)
     if pointer is None or pointer.version == item.version:
         return None
     folder = work_dir / IN_USE / item.model_id / pointer.version
     try:
-        made = _attempt(place, pointer=pointer, store=store, folder=folder, limits=limits, alone=alone)
+        made = _attempt(stage_dir, pointer=pointer, store=store, folder=folder, limits=limits, alone=alone)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     report = RegressionReport(
@@ -102,19 +102,19 @@ def compare(
         runtime=hardware.versions(),
         duration_s=time.monotonic() - started,
     )
-    stage.write_report(place, NAME, report)
+    stage.write_report(stage_dir, NAME, report)
     log.info("compared %s@%s with %s: %s", item.model_id, item.version, pointer.version, report.verdict)
     return report
 
 
-def is_due(place: Path, *, store: ObjectStore, channel: str) -> bool:
+def is_due(stage_dir: Path, *, store: ObjectStore, channel: str) -> bool:
     """Whether a stage still has to be compared with what the channel points at now."""
-    item = stage.read_work(place)
+    item = stage.read_work(stage_dir)
     pointer = channels.find(store, item.model_id, channel)
     if pointer is None or pointer.version == item.version:
         return False
     try:
-        report = jsonio.from_json(RegressionReport, json.loads((place / "reports" / f"{NAME}.json").read_bytes()))
+        report = jsonio.from_json(RegressionReport, json.loads((stage_dir / "reports" / f"{NAME}.json").read_bytes()))
     except (FileNotFoundError, ValueError, ValidationError):
         return True
     return (report.version, report.compared_with) != (item.version, pointer.version)
@@ -132,8 +132,10 @@ class _Made:
     measured: Differences = field(default_factory=Differences)
 
 
-def _attempt(place: Path, *, pointer: Channel, store: ObjectStore, folder: Path, limits: Limits, alone: Quiet) -> _Made:
-    item, record = stage.read_work(place), stage.read_export(place)
+def _attempt(
+    stage_dir: Path, *, pointer: Channel, store: ObjectStore, folder: Path, limits: Limits, alone: Quiet
+) -> _Made:
+    item, record = stage.read_work(stage_dir), stage.read_export(stage_dir)
     wanted = item.model.entry.gates
     ref = Ref(model_id=item.model_id, channel=None, version=pointer.version)
     try:
@@ -150,7 +152,7 @@ def _attempt(place: Path, *, pointer: Channel, store: ObjectStore, folder: Path,
     try:
         pull.pull(ref, store=store, to=folder)
         with alone():
-            measured = _measure(place, item, record, old=old, folder=folder, limits=limits)
+            measured = _measure(stage_dir, item, record, old=old, folder=folder, limits=limits)
     except (BundleNotFound, BundleCorrupt, VersionConflict) as err:
         failed = gates.of_failure(f"the version in use is not sound: {err}", holds=False)
     except (StepCrashed, StepTimedOut, WorkerOutOfResources) as err:
@@ -169,18 +171,18 @@ def _attempt(place: Path, *, pointer: Channel, store: ObjectStore, folder: Path,
 
 
 def _measure(
-    place: Path, item: WorkItem, record: ExportRecord, *, old: Bundle, folder: Path, limits: Limits
+    stage_dir: Path, item: WorkItem, record: ExportRecord, *, old: Bundle, folder: Path, limits: Limits
 ) -> Differences:
     entry = item.model.entry
     one = entry.tolerances or Tolerances()
     tolerances = Tolerances(atol=one.atol * entry.gates.max_drift, rtol=one.rtol * entry.gates.max_drift)
     request = DifferencesRequest(
         old=Side(folder=folder, graphs=old.manifest.graphs),
-        new=Side(folder=place, graphs=record.graphs),
+        new=Side(folder=stage_dir, graphs=record.graphs),
         tolerances=tolerances,
         grid=entry.latency,
     )
-    log_file = place / stage.PRIVATE / "compare.log"
+    log_file = stage_dir / stage.PRIVATE / "compare.log"
     return isolation.run(version_diff.find, request, limits=limits, log=log_file).value
 
 

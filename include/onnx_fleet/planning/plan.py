@@ -17,7 +17,7 @@ from onnx_fleet.planning import published_state, toolchain
 from onnx_fleet.planning.calibration import source as calibration_source
 from onnx_fleet.planning.compatibility import misfit
 from onnx_fleet.planning.fingerprint import fingerprint, version_of
-from onnx_fleet.planning.published_state import Manifest
+from onnx_fleet.planning.published_state import ManifestExcerpt
 from onnx_fleet.store import ObjectStore
 
 STORE_WORKERS = 16
@@ -43,7 +43,7 @@ def plan(
     Raises:
         StoreUnavailable, StoreDenied, StoreNotFound: the store cannot be asked.
     """
-    tools = toolchain.versions() if versions is None else versions
+    services = toolchain.versions() if versions is None else versions
     accepted: dict[str, ResolvedModel] = {}
     refusals: list[Refusal] = []
     for model in sorted(models, key=lambda model: (-model.entry.priority, model.repo_id.lower(), model.repo_id)):
@@ -55,7 +55,8 @@ def plan(
     with ThreadPoolExecutor(max_workers=STORE_WORKERS, thread_name_prefix="plan") as pool:
         items = tuple(
             pool.map(
-                lambda model: _item(model, store=store, force=force, channel=channel, tools=tools), accepted.values()
+                lambda model: _item(model, store=store, force=force, channel=channel, services=services),
+                accepted.values(),
             )
         )
     return Plan(items=items, refusals=tuple(sorted(refusals, key=lambda refusal: refusal.repo_id.lower())))
@@ -87,7 +88,7 @@ def _misfit(model: ResolvedModel) -> str | None:
 
 
 def _item(
-    model: ResolvedModel, *, store: ObjectStore, force: str | None, channel: str, tools: Mapping[str, str]
+    model: ResolvedModel, *, store: ObjectStore, force: str | None, channel: str, services: Mapping[str, str]
 ) -> WorkItem:
     family = TASKS[model.task].family
     recipe_digest = recipes.digest(model.entry.recipe) if model.entry.recipe else None
@@ -97,7 +98,7 @@ def _item(
         digest = fingerprint(
             model,
             family=family,
-            versions=tools,
+            versions=services,
             recipe_digest=recipe_digest,
             calibration_digest=calibration_digest,
             rebuild=rebuild,
@@ -109,7 +110,7 @@ def _item(
             version=version_of(model.commit, digest),
             state=state,
             reason=reason,
-            toolchain=tools,
+            toolchain=services,
             recipe_digest=recipe_digest,
             calibration_digest=calibration_digest,
             rebuild=rebuild,
@@ -142,11 +143,11 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names)) or "none"
 
 
-def _told(old: Manifest, setting: str) -> str:
+def _told(old: ManifestExcerpt, setting: str) -> str:
     return str(old.export.settings.get(setting, "none"))
 
 
-def _differences(old: Manifest, new: WorkItem) -> list[str]:
+def _differences(old: ManifestExcerpt, new: WorkItem) -> list[str]:
     """What made the latest version and would not make this one, in words."""
     model, entry = new.model, new.model.entry
     pairs = [

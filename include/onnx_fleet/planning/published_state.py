@@ -49,7 +49,7 @@ class _Graph(_Variant):
     opset: int = 0
 
 
-class Manifest(_Document):
+class ManifestExcerpt(_Document):
     """The part of a manifest that says what made the bundle."""
 
     bundle: Annotated[_Bundle, Field(default_factory=_Bundle)]
@@ -80,9 +80,9 @@ def channel(store: ObjectStore, model_id: str, name: str) -> Channel | None:
     return _read(store, channels.key_of(model_id, name), Channel)
 
 
-def manifest(store: ObjectStore, model_id: str, *, version: str) -> Manifest | None:
+def manifest(store: ObjectStore, model_id: str, *, version: str) -> ManifestExcerpt | None:
     """What made a version."""
-    return _read(store, layout.manifest_key(model_id, version), Manifest)
+    return _read(store, layout.manifest_key(model_id, version), ManifestExcerpt)
 
 
 def exists(store: ObjectStore, model_id: str, *, version: str) -> bool:

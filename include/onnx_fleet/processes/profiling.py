@@ -63,7 +63,7 @@ class RunProfile:
     """By model id; one that was published already is not in it."""
 
 
-class Recorder:
+class Profiler:
     """Counts for one thread of one process, and takes what its child processes counted."""
 
     def __init__(self, *, since: float) -> None:
@@ -117,18 +117,18 @@ class Recorder:
         self._peak_bytes[stage] = max(self._peak_bytes.get(stage, 0), peak_bytes)
 
 
-_recorder: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
+_recorder: ContextVar[Profiler | None] = ContextVar("recorder", default=None)
 
 
 @contextmanager
-def recording(*, from_start: bool = False) -> Iterator[Recorder]:
+def recording(*, from_start: bool = False) -> Iterator[Profiler]:
     """Count what happens in the block.
 
     Args:
         from_start: count what the process did before too, as imports.
     """
     now = time.perf_counter()
-    recorder = Recorder(since=now - _age_s() if from_start else now)
+    recorder = Profiler(since=now - _age_s() if from_start else now)
     if from_start:
         recorder.settle("imports")
     token = _recorder.set(recorder)
@@ -139,7 +139,7 @@ def recording(*, from_start: bool = False) -> Iterator[Recorder]:
 
 
 @contextmanager
-def part() -> Iterator[Recorder | None]:
+def part() -> Iterator[Profiler | None]:
     """Count a part of the whole by itself too, where someone counts."""
     whole = _recorder.get()
     if whole is None:
@@ -150,7 +150,7 @@ def part() -> Iterator[Recorder | None]:
     whole.take(recorder.profile())
 
 
-def active() -> Recorder | None:
+def active() -> Profiler | None:
     """Who counts; None where nobody asked."""
     return _recorder.get()
 

@@ -48,13 +48,13 @@ from onnx_fleet.errors import (
 from onnx_fleet.planning import toolchain
 from onnx_fleet.processes import isolation
 from onnx_fleet.runs import pipeline, restored_stage
-from onnx_fleet.runs.pipeline import Tools
+from onnx_fleet.runs.pipeline import Services
 from onnx_fleet.runs.restored_stage import Trust
 from onnx_fleet.store import ObjectStore, Progress, layout
 
 log = logging.getLogger(__name__)
 
-Verdict = Literal["failed", "not_compared", "passed"]
+AuditVerdict = Literal["failed", "not_compared", "passed"]
 """In the order that people want to read; ``not_compared``: nothing is wrong with it, and PyTorch was not asked."""
 
 _UNASKED = (
@@ -105,7 +105,7 @@ class Audit:
     audited_at: AwareDatetime
     manifest_sha256: str | None
     """None where there is no manifest to read."""
-    verdict: Verdict
+    verdict: AuditVerdict
     reason: str
     """For people: what failed, or why nothing was compared."""
     files: tuple[FileFault, ...] = ()
@@ -135,7 +135,7 @@ class Audit:
 class _Finding:
     """As far as an audit came."""
 
-    verdict: Verdict
+    verdict: AuditVerdict
     reason: str
     files: tuple[FileFault, ...] = ()
     checks: tuple[CheckSummary, ...] = ()
@@ -185,7 +185,7 @@ def choose(
     return tuple(sorted(found, key=lambda each: (each.model_id, each.version)))
 
 
-def audit(target: Target, *, tools: Tools, now: datetime, progress: Progress | None = None) -> Audit:
+def audit(target: Target, *, services: Services, now: datetime, progress: Progress | None = None) -> Audit:
     """Verify one bundle, prove it again from its own files, and keep the result beside it.
 
     Args:
@@ -197,10 +197,10 @@ def audit(target: Target, *, tools: Tools, now: datetime, progress: Progress | N
     ref = Ref(model_id=target.model_id, channel=None, version=target.version)
     found: Bundle | None = None
     try:
-        found = bundle.find(ref, store=tools.store)
-        finding = _examine(found, target, tools=tools, progress=progress)
+        found = bundle.find(ref, store=services.store)
+        finding = _examine(found, target, services=services, progress=progress)
     except (BundleNotFound, BundleCorrupt) as err:
-        newer = found is None and _is_newer(target, store=tools.store)
+        newer = found is None and _is_newer(target, store=services.store)
         finding = _Finding(verdict="not_compared" if newer else "failed", reason=str(err))
     made = Audit(
         model_id=target.model_id,
@@ -217,7 +217,7 @@ def audit(target: Target, *, tools: Tools, now: datetime, progress: Progress | N
         toolchain_now=dict(toolchain.versions()),
         duration_s=time.monotonic() - started,
     )
-    _keep(made, store=tools.store)
+    _keep(made, store=services.store)
     log.info("audited %s@%s: %s: %s", made.model_id, made.version, made.verdict, made.reason)
     return made
 
@@ -234,24 +234,24 @@ def _keep(made: Audit, *, store: ObjectStore) -> None:
         raise VersionConflict(f"{store.address}/{key}: another audit's result stands there; audit it again")
 
 
-def _examine(found: Bundle, target: Target, *, tools: Tools, progress: Progress | None) -> _Finding:
+def _examine(found: Bundle, target: Target, *, services: Services, progress: Progress | None) -> _Finding:
     ref = Ref(model_id=found.model_id, channel=None, version=found.version)
-    verified = verify.verify(ref, store=tools.store, progress=progress)
+    verified = verify.verify(ref, store=services.store, progress=progress)
     if not verified.passed:
         named = [f"{fault.path}: {fault.fault} ({fault.detail})" for fault in verified.faults]
         more = f" and {len(named) - _FAULTS_IN_REASON} more" if len(named) > _FAULTS_IN_REASON else ""
         said = "; ".join(named[:_FAULTS_IN_REASON])
         return _Finding(verdict="failed", reason=f"its bytes are not as published: {said}{more}", files=verified.faults)
-    root = tools.work_dir / "audits"
+    root = services.work_dir / "audits"
     root.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f"{found.version}-", dir=root) as corner:
         folder = Path(corner) / "bundle"
-        pull.pull(ref, store=tools.store, to=folder, progress=progress)
+        pull.pull(ref, store=services.store, to=folder, progress=progress)
         try:
             restored_stage.write(folder, found.manifest, trust=target.trust)
-            finding = _prove(folder, found.manifest, tools=tools)
+            finding = _prove(folder, found.manifest, services=services)
         except _UNASKED as err:
-            finding = _try(folder, found.manifest, tools=tools, log_file=Path(corner) / "trial.log", unasked=err)
+            finding = _try(folder, found.manifest, services=services, log_file=Path(corner) / "trial.log", unasked=err)
     return replace(
         finding,
         reason=finding.reason.replace(f"{folder}/", ""),  # a folder that is gone is nobody's to look for
@@ -259,16 +259,16 @@ def _examine(found: Bundle, target: Target, *, tools: Tools, progress: Progress 
     )
 
 
-def _prove(folder: Path, made: Manifest, *, tools: Tools) -> _Finding:
+def _prove(folder: Path, made: Manifest, *, services: Services) -> _Finding:
     """The fp32 graphs beside PyTorch, then each variant beside them."""
     try:
-        report = pipeline.validate(folder, tools=tools)
+        report = pipeline.validate(folder, services=services)
     except ValidationFailed as err:
         return _Finding(verdict="failed", reason=str(err))
     checks = tuple(report_summaries.summaries(report))
     if not report.passed:
         return _Finding(verdict="failed", reason=report.reason, checks=checks)
-    variants = _judge(folder, tools=tools) if any(info.variant != FP32 for info in made.graphs) else ()
+    variants = _judge(folder, services=services) if any(info.variant != FP32 for info in made.graphs) else ()
     missed = [f"{each.variant}: {each.reason}" for each in variants if not each.passed]
     return _Finding(
         verdict="failed" if missed else "passed",
@@ -278,25 +278,25 @@ def _prove(folder: Path, made: Manifest, *, tools: Tools) -> _Finding:
     )
 
 
-def _judge(folder: Path, *, tools: Tools) -> tuple[VariantVerdict, ...]:
+def _judge(folder: Path, *, services: Services) -> tuple[VariantVerdict, ...]:
     from onnx_fleet.variants import evaluation
 
     request = evaluation.JudgingRequest(stage=folder)
     log_file = folder.parent / "variants.log"
-    report = isolation.run(evaluation.judge, request, limits=tools.limits, log=log_file).value
+    report = isolation.run(evaluation.judge, request, limits=services.limits, log=log_file).value
     return tuple(
         VariantVerdict(variant=each.variant, passed=each.status == "published", reason=each.reason)
         for each in report.verdicts
     )
 
 
-def _try(folder: Path, made: Manifest, *, tools: Tools, log_file: Path, unasked: Exception) -> _Finding:
+def _try(folder: Path, made: Manifest, *, services: Services, log_file: Path, unasked: Exception) -> _Finding:
     """What is left where PyTorch cannot be asked: whether every graph loads and runs here."""
     from onnx_fleet.runs import smoke_test  # numpy, which readers at the command line need not wait for
 
-    request = smoke_test.TrialRequest(folder=folder, graphs=made.graphs)
+    request = smoke_test.SmokeTestRequest(folder=folder, graphs=made.graphs)
     try:
-        rows = isolation.run(smoke_test.run, request, limits=tools.limits, log=log_file).value.rows
+        rows = isolation.run(smoke_test.run, request, limits=services.limits, log=log_file).value.rows
     except (StepCrashed, StepTimedOut) as err:
         return _Finding(verdict="failed", reason=f"onnxruntime does not get through its graphs: {err}")
     runs = tuple(GraphRun(graph=row.graph, passed=not row.fault, detail=row.fault) for row in rows)

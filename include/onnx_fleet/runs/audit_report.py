@@ -12,7 +12,7 @@ from onnx_fleet import jsonio
 from onnx_fleet.runs import audit, run_report
 from onnx_fleet.runs.audit import Audit, Target
 from onnx_fleet.runs.rollback import Demotion
-from onnx_fleet.runs.run_report import Verdict
+from onnx_fleet.runs.run_report import GateResult
 from onnx_fleet.store import ObjectStore
 
 State = Literal["failed", "broke_off", "not_compared", "passed"]
@@ -89,7 +89,7 @@ def build(rows: Iterable[AuditRow], *, run_id: str, now: datetime) -> AuditRepor
     )
 
 
-def gate(rows: Sequence[AuditRow], *, max_failed: int = 0, max_not_compared: int | None = None) -> Verdict:
+def gate(rows: Sequence[AuditRow], *, max_failed: int = 0, max_not_compared: int | None = None) -> GateResult:
     """Whether a round counts as good; a bundle whose audit broke off counts as one that failed.
 
     Args:
@@ -104,7 +104,7 @@ def gate(rows: Sequence[AuditRow], *, max_failed: int = 0, max_not_compared: int
         faults.append(f"{len(unasked)} were not compared and {max_not_compared} may be: {_names(unasked)}")
     counted = Counter(row.verdict for row in rows)
     said = ", ".join(f"{counted[state]} {state}" for state in _STATES if counted[state]) or "no bundles"
-    return Verdict(passed=not faults, reason="; ".join(faults) or said)
+    return GateResult(passed=not faults, reason="; ".join(faults) or said)
 
 
 def advice(row: AuditRow) -> str:

@@ -68,7 +68,7 @@ STEP_IMPORTS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tools:
+class Services:
     """What the steps work with."""
 
     store: ObjectStore
@@ -98,69 +98,71 @@ class ProofRequest:
     gpu: GpuOptions
 
 
-def plan(entries: Iterable[Entry], *, tools: Tools, force: str | None = None, channel: str = bundle.LATEST) -> Plan:
+def plan(
+    entries: Iterable[Entry], *, services: Services, force: str | None = None, channel: str = bundle.LATEST
+) -> Plan:
     """Resolve every entry and say what is to be done with it; the Hub's refusals are among the plan's."""
     with profiling.timed("imports"):
         from onnx_fleet.source import resolve  # huggingface_hub takes 0.2 s
 
     with profiling.timed("plan"):
-        models, refused = resolve.resolve_all(entries, hub=tools.hub)
-        made = planning.plan(models, store=tools.store, force=force, channel=channel)
+        models, refused = resolve.resolve_all(entries, hub=services.hub)
+        made = planning.plan(models, store=services.store, force=force, channel=channel)
     return Plan(items=made.items, refusals=(*refused, *made.refusals))
 
 
-def stage_dir(item: WorkItem, *, tools: Tools) -> Path:
+def stage_dir_of(item: WorkItem, *, services: Services) -> Path:
     """Where the bundle of an item grows."""
-    return tools.work_dir / "stages" / item.model_id / item.version
+    return services.work_dir / "stages" / item.model_id / item.version
 
 
 def export(
-    item: WorkItem, *, place: Path, tools: Tools, whole: bool = False, progress: Progress | None = None
+    item: WorkItem, *, stage_dir: Path, services: Services, whole: bool = False, progress: Progress | None = None
 ) -> ExportRecord:
     """Download what is needed and fill a stage.
 
     Args:
-        place: the stage's folder, as stage_dir names it or a person does.
+        stage_dir: the stage's folder, as stage_dir names it or a person does.
         whole: trace this very model, whole, whatever the cache has.
     """
     from onnx_fleet.source import download
 
     with profiling.timed("download"):
-        source_dir = download.download(item.model, hub=tools.hub, progress=progress)
+        source_dir = download.download(item.model, hub=services.hub, progress=progress)
     return exporting.export(
         item,
         source_dir=source_dir,
-        stage_dir=place,
-        limits=tools.step_limits,
-        cached=Cache(store=tools.store, limit_bytes=tools.cache_bytes),
+        stage_dir=stage_dir,
+        limits=services.step_limits,
+        cached=Cache(store=services.store, limit_bytes=services.cache_bytes),
         whole=whole,
-        link=place.is_relative_to(tools.work_dir),  # a person's folder is theirs to change
+        link=stage_dir.is_relative_to(services.work_dir),  # a person's folder is theirs to change
     )
 
 
-def prove(place: Path, *, tools: Tools) -> ValidationReport:
+def prove(stage_dir: Path, *, services: Services) -> ValidationReport:
     """Validate a stage; graphs that were not traced from this very model, whole, get a second chance that way."""
-    report = validate(place, tools=tools)
-    traced = stage.read_export(place).traced
+    report = validate(stage_dir, services=services)
+    traced = stage.read_export(stage_dir).traced
     if report.passed or traced == "full":
         return report
-    item = stage.read_work(place)
+    item = stage.read_work(stage_dir)
     log.warning("%s@%s: its %s graphs are not right; tracing it whole", item.model_id, item.version, traced)
-    export(item, place=place, tools=tools, whole=True)
-    return validate(place, tools=tools)
+    export(item, stage_dir=stage_dir, services=services, whole=True)
+    return validate(stage_dir, services=services)
 
 
-def validate(place: Path, *, tools: Tools, provider: Provider = "cpu") -> ValidationReport:
+def validate(stage_dir: Path, *, services: Services, provider: Provider = "cpu") -> ValidationReport:
     """Compare a stage's graphs with PyTorch, in a process that never saw the export.
 
     A graph that is wrong gives a report that says so: validation_report.require_passed raises.
     """
-    request = _proof(place, tools=tools, provider=provider)
+    request = _proof(stage_dir, services=services, provider=provider)
     with profiling.timed("validate"):
-        return _in_isolation(_validate, request, tools=tools, log=_log(place, "validate", provider))
+        return _in_isolation(_validate, request, services=services, log=_log(stage_dir, "validate", provider))
 
 
-def make_variants(place: Path, *, tools: Tools) -> VariantReport | None:
+def make_variants(stage_dir: Path, *, services: Services) -> VariantReport | None:
     """Make the variants that a proven stage's entry wants, and judge each in a process that never saw it made.
 
     One that misses its gates is taken out of the stage, and the report says so.
@@ -172,52 +174,54 @@ def make_variants(place: Path, *, tools: Tools) -> VariantReport | None:
     """
     from onnx_fleet.variants import conversion, evaluation
 
-    if set(stage.read_work(place).model.entry.variants) == {FP32}:
+    if set(stage.read_work(stage_dir).model.entry.variants) == {FP32}:
         return None
-    (place / "reports" / f"{report_name(REPORT_NAME, 'cuda')}.json").unlink(missing_ok=True)  # of those before
+    (stage_dir / "reports" / f"{report_name(REPORT_NAME, 'cuda')}.json").unlink(missing_ok=True)  # of those before
     with profiling.timed("variants"):
-        log_file = _log(place, "variants", "cpu")
-        request = conversion.MakingRequest(stage=place)
-        made = isolation.run(conversion.make, request, limits=tools.step_limits, log=log_file).value.made
-        judged = evaluation.JudgingRequest(stage=place, made=made)
-        report = isolation.run(evaluation.judge, judged, limits=tools.step_limits, log=log_file).value
+        log_file = _log(stage_dir, "variants", "cpu")
+        request = conversion.MakingRequest(stage=stage_dir)
+        made = isolation.run(conversion.make, request, limits=services.step_limits, log=log_file).value.made
+        judged = evaluation.JudgingRequest(stage=stage_dir, made=made)
+        report = isolation.run(evaluation.judge, judged, limits=services.step_limits, log=log_file).value
     require(report)
     return report
 
 
-def measure(place: Path, *, tools: Tools, provider: Provider = "cpu") -> LatencyReport:
+def measure(stage_dir: Path, *, services: Services, provider: Provider = "cpu") -> LatencyReport:
     """Time a stage's graphs beside PyTorch."""
-    request = _proof(place, tools=tools, provider=provider)
+    request = _proof(stage_dir, services=services, provider=provider)
     with profiling.timed("measure"):
-        return _in_isolation(_measure, request, tools=tools, log=_log(place, "measure", provider))
+        return _in_isolation(_measure, request, services=services, log=_log(stage_dir, "measure", provider))
 
 
 def compare(
-    place: Path, *, tools: Tools, channel: str = bundle.LATEST, alone: regression.Quiet = nullcontext
+    stage_dir: Path, *, services: Services, channel: str = bundle.LATEST, alone: regression.Quiet = nullcontext
 ) -> RegressionReport | None:
     """Compare a measured stage with the version that the channel points at; None where there is no other."""
-    store, work_dir, limits = tools.store, tools.work_dir, tools.step_limits
+    store, work_dir, limits = services.store, services.work_dir, services.step_limits
     with profiling.timed("compare"):
-        return regression.compare(place, store=store, work_dir=work_dir, limits=limits, channel=channel, alone=alone)
+        return regression.compare(
+            stage_dir, store=store, work_dir=work_dir, limits=limits, channel=channel, alone=alone
+        )
 
 
-def prove_on_gpu(place: Path, *, tools: Tools) -> ValidationReport:
+def prove_on_gpu(stage_dir: Path, *, services: Services) -> ValidationReport:
     """Validate with CUDA, hold the variants to the graphs there, and measure; without a GPU the report says so instead.
 
     Raises:
         ValidationFailed: a variant that the entry requires missed its gates there.
     """
     try:
-        report = validate(place, tools=tools, provider="cuda")
+        report = validate(stage_dir, services=services, provider="cuda")
         if report.passed:
-            judge_on_gpu(place, tools=tools)
-            measure(place, tools=tools, provider="cuda")
+            judge_on_gpu(stage_dir, services=services)
+            measure(stage_dir, services=services, provider="cuda")
     except GpuUnavailable as err:
-        return without_gpu(place, reason=str(err))
+        return without_gpu(stage_dir, reason=str(err))
     return report
 
 
-def judge_on_gpu(place: Path, *, tools: Tools) -> VariantReport | None:
+def judge_on_gpu(stage_dir: Path, *, services: Services) -> VariantReport | None:
     """Hold a stage's variants to its fp32 graphs with CUDA; None where it has none.
 
     One that misses its gates is taken out of the stage; one that CUDA has not all the operators of stays.
@@ -227,19 +231,19 @@ def judge_on_gpu(place: Path, *, tools: Tools) -> VariantReport | None:
     """
     from onnx_fleet.variants import evaluation
 
-    if {info.variant for info in stage.read_export(place).graphs} == {FP32}:
+    if {info.variant for info in stage.read_export(stage_dir).graphs} == {FP32}:
         return None
     with profiling.timed("variants"):
-        request = evaluation.JudgingRequest(stage=place, provider="cuda", gpu=tools.gpu)
-        log_file = _log(place, "variants", "cuda")
-        report = isolation.run(evaluation.judge, request, limits=tools.step_limits, log=log_file).value
+        request = evaluation.JudgingRequest(stage=stage_dir, provider="cuda", gpu=services.gpu)
+        log_file = _log(stage_dir, "variants", "cuda")
+        report = isolation.run(evaluation.judge, request, limits=services.step_limits, log=log_file).value
     require(report)
     return report
 
 
-def without_gpu(place: Path, *, reason: str) -> ValidationReport:
+def without_gpu(stage_dir: Path, *, reason: str) -> ValidationReport:
     """Put into a stage that nothing ran on a GPU, and why."""
-    item = stage.read_work(place)
+    item = stage.read_work(stage_dir)
     report = ValidationReport(
         model_id=item.model_id,
         version=item.version,
@@ -250,14 +254,14 @@ def without_gpu(place: Path, *, reason: str) -> ValidationReport:
         nodes_by_provider={},
         duration_s=0.0,
     )
-    stage.write_report(place, "validation_cuda", report)
+    stage.write_report(stage_dir, "validation_cuda", report)
     return report
 
 
 def publish_stage(
-    place: Path,
+    stage_dir: Path,
     *,
-    tools: Tools,
+    services: Services,
     provenance: Provenance,
     channel: str = bundle.LATEST,
     progress: Progress | None = None,
@@ -266,26 +270,26 @@ def publish_stage(
 
     What the channel points at by now may not be what the stage was compared with: then it is compared again.
     """
-    if regression.is_due(place, store=tools.store, channel=channel):
-        compare(place, tools=tools, channel=channel)
+    if regression.is_due(stage_dir, store=services.store, channel=channel):
+        compare(stage_dir, services=services, channel=channel)
     now = datetime.now(UTC)
     with profiling.timed("publish"):
         publication = publish.publish(
-            place, store=tools.store, provenance=provenance, created_at=now, channel=channel, progress=progress
+            stage_dir, store=services.store, provenance=provenance, created_at=now, channel=channel, progress=progress
         )
-        feed.append_event(tools.store, publication, channel=channel, now=now)
+        feed.append_event(services.store, publication, channel=channel, now=now)
     return publication
 
 
-def settle_unchanged(item: WorkItem, *, tools: Tools, channel: str = bundle.LATEST) -> Record:
+def settle_unchanged(item: WorkItem, *, services: Services, channel: str = bundle.LATEST) -> Record:
     """The record of a model that is published already; a channel that a crash left behind is moved on.
 
     Nothing is raised: a bundle that cannot be read gives the record of a failure.
     """
     try:
-        found = _bundle(item, tools=tools)
-        held = publish.settle(found.manifest, store=tools.store, channel=channel, now=datetime.now(UTC))
-        return _record(item, found, tools=tools, state="held" if held else "unchanged")
+        found = _bundle(item, services=services)
+        held = publish.settle(found.manifest, store=services.store, channel=channel, now=datetime.now(UTC))
+        return _record(item, found, services=services, state="held" if held else "unchanged")
     except OnnxFleetError as err:
         return record.of_failure(item, step="publish", error=type(err).__name__, message=str(err))
 
@@ -293,25 +297,25 @@ def settle_unchanged(item: WorkItem, *, tools: Tools, channel: str = bundle.LATE
 def record_of_bundle(
     item: WorkItem,
     *,
-    tools: Tools,
+    services: Services,
     channel: str = bundle.LATEST,
     seconds: Mapping[str, float] | None = None,
 ) -> Record:
     """The record of an item that a run published, told from its manifest."""
-    found = _bundle(item, tools=tools)
-    held = publish.is_held(found.manifest, store=tools.store, channel=channel)
-    return _record(item, found, tools=tools, state="held" if held else "published", seconds=seconds)
+    found = _bundle(item, services=services)
+    held = publish.is_held(found.manifest, store=services.store, channel=channel)
+    return _record(item, found, services=services, state="held" if held else "published", seconds=seconds)
 
 
-def discard_stage(item: WorkItem, *, tools: Tools) -> None:
+def discard_stage(item: WorkItem, *, services: Services) -> None:
     """Free the disk of a model that has its record."""
-    shutil.rmtree(stage_dir(item, tools=tools), ignore_errors=True)
+    shutil.rmtree(stage_dir_of(item, services=services), ignore_errors=True)
 
 
 def process(
     item: WorkItem,
     *,
-    tools: Tools,
+    services: Services,
     provenance: Provenance,
     channel: str = bundle.LATEST,
     on_step: Callable[[Step], None] = lambda step: None,
@@ -324,8 +328,8 @@ def process(
         progress: of the download and the upload, in bytes.
     """
     if item.state == "unchanged":
-        return settle_unchanged(item, tools=tools, channel=channel)
-    place = stage_dir(item, tools=tools)
+        return settle_unchanged(item, services=services, channel=channel)
+    stage_dir = stage_dir_of(item, services=services)
     seconds: dict[str, float] = {}
     step: Step = "export"
     validation = gpu = None
@@ -339,23 +343,23 @@ def process(
 
     try:
         on_step("export")
-        export(item, place=place, tools=tools, progress=progress)
+        export(item, stage_dir=stage_dir, services=services, progress=progress)
         begin("validate")
-        validation = prove(place, tools=tools)
+        validation = prove(stage_dir, services=services)
         validation_report.require_passed(validation)
-        make_variants(place, tools=tools)
+        make_variants(stage_dir, services=services)
         if "cuda" in item.model.entry.providers:
-            gpu = prove_on_gpu(place, tools=tools)
+            gpu = prove_on_gpu(stage_dir, services=services)
             if gpu.status != "not_run":
                 validation_report.require_passed(gpu)
         begin("measure")
-        measure(place, tools=tools)
+        measure(stage_dir, services=services)
         begin("compare")
-        compare(place, tools=tools, channel=channel)
+        compare(stage_dir, services=services, channel=channel)
         begin("publish")
-        publish_stage(place, tools=tools, provenance=provenance, channel=channel, progress=progress)
+        publish_stage(stage_dir, services=services, provenance=provenance, channel=channel, progress=progress)
         seconds[step] = time.monotonic() - started
-        ended = record_of_bundle(item, tools=tools, channel=channel, seconds=seconds)
+        ended = record_of_bundle(item, services=services, channel=channel, seconds=seconds)
     except Exception as err:
         if not isinstance(err, OnnxFleetError):
             log.exception("%s@%s: %s failed in a way that is not foreseen", item.model_id, item.version, step)
@@ -363,36 +367,38 @@ def process(
         return record.of_failure(
             item, step=step, error=type(err).__name__, message=str(err), validation=validation, gpu=gpu, seconds=seconds
         )
-    discard_stage(item, tools=tools)
+    discard_stage(item, services=services)
     return ended
 
 
-def _bundle(item: WorkItem, *, tools: Tools) -> Bundle:
-    return bundle.find(Ref(model_id=item.model_id, channel=None, version=item.version), store=tools.store)
+def _bundle(item: WorkItem, *, services: Services) -> Bundle:
+    return bundle.find(Ref(model_id=item.model_id, channel=None, version=item.version), store=services.store)
 
 
 def _record(
     item: WorkItem,
     found: Bundle,
     *,
-    tools: Tools,
+    services: Services,
     state: Literal["held", "published", "unchanged"],
     seconds: Mapping[str, float] | None = None,
 ) -> Record:
-    location = f"{tools.store.address}/{found.prefix}".rstrip("/")
+    location = f"{services.store.address}/{found.prefix}".rstrip("/")
     return record.of_bundle(item, state=state, location=location, manifest=found.manifest, seconds=seconds)
 
 
-def _proof(place: Path, *, tools: Tools, provider: Provider) -> ProofRequest:
+def _proof(stage_dir: Path, *, services: Services, provider: Provider) -> ProofRequest:
     from onnx_fleet.source import download
 
-    source_dir = download.download(stage.read_work(place).model, hub=tools.hub)
-    return ProofRequest(stage=place, source_dir=source_dir, provider=provider, gpu=tools.gpu)
+    source_dir = download.download(stage.read_work(stage_dir).model, hub=services.hub)
+    return ProofRequest(stage=stage_dir, source_dir=source_dir, provider=provider, gpu=services.gpu)
 
 
-def _in_isolation(step: Callable[[ProofRequest], R], request: ProofRequest, *, tools: Tools, log: Path) -> R:
+def _in_isolation(step: Callable[[ProofRequest], R], request: ProofRequest, *, services: Services, log: Path) -> R:
     """CUDA does not survive a fork of a process that asked it for anything: there nothing is forked."""
-    return isolation.run(step, request, limits=tools.step_limits, log=log, with_torch=request.provider == "cpu").value
+    return isolation.run(
+        step, request, limits=services.step_limits, log=log, with_torch=request.provider == "cpu"
+    ).value
 
 
 def _validate(request: ProofRequest) -> ValidationReport:
@@ -405,5 +411,5 @@ def _measure(request: ProofRequest) -> LatencyReport:
     return measuring.measure(stage_dir, source_dir=source_dir, provider=request.provider, gpu=request.gpu)
 
 
-def _log(place: Path, step: str, provider: Provider) -> Path:
-    return place / stage.PRIVATE / f"{step}_{provider}.log"
+def _log(stage_dir: Path, step: str, provider: Provider) -> Path:
+    return stage_dir / stage.PRIVATE / f"{step}_{provider}.log"

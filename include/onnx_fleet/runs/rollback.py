@@ -12,7 +12,7 @@ from onnx_fleet.bundles.bundle import Bundle, Ref
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound, VersionConflict
 from onnx_fleet.runs import audit
 from onnx_fleet.runs.audit import Audit, Target
-from onnx_fleet.runs.pipeline import Tools
+from onnx_fleet.runs.pipeline import Services
 from onnx_fleet.runs.restored_stage import Trust
 from onnx_fleet.store import ObjectStore
 
@@ -39,7 +39,7 @@ def demote(
     failed: Audit,
     *,
     channel: str,
-    tools: Tools,
+    services: Services,
     now: datetime,
     trust: Trust | None = None,
     dry_run: bool = False,
@@ -59,7 +59,7 @@ def demote(
     Raises:
         StoreUnavailable, StoreDenied, WorkerOutOfResources: as audit.audit does.
     """
-    pointer = channels.find(tools.store, failed.model_id, channel)
+    pointer = channels.find(services.store, failed.model_id, channel)
     if failed.verdict != "failed" or pointer is None or pointer.version != failed.version:
         return None
 
@@ -71,23 +71,23 @@ def demote(
 
     if pointer.held:
         return outcome("a person holds the channel there; nothing was moved")
-    to = _successor(failed, tools=tools, now=now, trust=trust or Trust(), known=known)
+    to = _successor(failed, services=services, now=now, trust=trust or Trust(), known=known)
     if to is None:
         return outcome("no older version passes its audit; the channel stays")
     if dry_run:
         return outcome(f"would move to {to} and be held there", to=to)
     try:
-        channels.move(tools.store, failed.model_id, channel, to, now=now, expected=failed.version, held=True)
+        channels.move(services.store, failed.model_id, channel, to, now=now, expected=failed.version, held=True)
     except VersionConflict:
         return outcome("the channel was moved by another writer meanwhile; it stays where that put it")
     return outcome(f"moved to {to} and held there", to=to, moved=True)
 
 
-def _successor(failed: Audit, *, tools: Tools, now: datetime, trust: Trust, known: Iterable[Audit]) -> str | None:
+def _successor(failed: Audit, *, services: Services, now: datetime, trust: Trust, known: Iterable[Audit]) -> str | None:
     done = {(each.model_id, each.version): each for each in known}
-    for found in _older(failed, store=tools.store):
+    for found in _older(failed, store=services.store):
         made = done.get((found.model_id, found.version)) or audit.audit(
-            Target(model_id=found.model_id, version=found.version, trust=trust), tools=tools, now=now
+            Target(model_id=found.model_id, version=found.version, trust=trust), services=services, now=now
         )
         if made.verdict == "passed":
             return found.version

@@ -32,7 +32,7 @@ class RunReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class GateResult:
     """What the gate says of a run."""
 
     passed: bool
@@ -56,7 +56,7 @@ def build(records: Iterable[Record], *, run_id: str, now: datetime) -> RunReport
     )
 
 
-def gate(report: RunReport, *, max_failed: int = 0, max_refused: int | None = None) -> Verdict:
+def gate(report: RunReport, *, max_failed: int = 0, max_refused: int | None = None) -> GateResult:
     """Whether a run counts as good; a model whose new version is held counts as one that failed.
 
     Args:
@@ -72,8 +72,8 @@ def gate(report: RunReport, *, max_failed: int = 0, max_refused: int | None = No
     if max_refused is not None and refused > max_refused:
         faults.append(f"{_models(refused)} refused and {max_refused} may be: {_names(report, 'refused')}")
     if faults:
-        return Verdict(passed=False, reason="; ".join(faults))
-    return Verdict(passed=True, reason=f"{_models(len(report.records))}: {_counts(report)}")
+        return GateResult(passed=False, reason="; ".join(faults))
+    return GateResult(passed=True, reason=f"{_models(len(report.records))}: {_counts(report)}")
 
 
 def key(run_id: str) -> str:

@@ -1,4 +1,4 @@
-"""Trial: every graph of a folder, loaded and run in onnxruntime. Nothing is compared, and torch is not imported.
+"""A smoke test: every graph of a folder, loaded and run in onnxruntime. Nothing is compared, and torch is not imported.
 
 It is what can still be asked of a bundle whose source is gone.
 """
@@ -22,7 +22,7 @@ _SEED = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrialRequest:
+class SmokeTestRequest:
     """What the process that runs the graphs is told."""
 
     folder: Path
@@ -30,7 +30,7 @@ class TrialRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrialRow:
+class SmokeTestRow:
     """One graph."""
 
     graph: str
@@ -40,20 +40,20 @@ class TrialRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrialReport:
+class SmokeTestReport:
     """Every graph."""
 
-    rows: tuple[TrialRow, ...]
+    rows: tuple[SmokeTestRow, ...]
 
 
-def run(request: TrialRequest) -> TrialReport:
+def run(request: SmokeTestRequest) -> SmokeTestReport:
     """Run each graph on a few rows of every kind of work that it does."""
-    return TrialReport(
-        rows=tuple(TrialRow(graph=info.path, fault=next(_faults(request, info), "")) for info in request.graphs)
+    return SmokeTestReport(
+        rows=tuple(SmokeTestRow(graph=info.path, fault=next(_faults(request, info), "")) for info in request.graphs)
     )
 
 
-def _faults(request: TrialRequest, info: GraphInfo) -> Iterator[str]:
+def _faults(request: SmokeTestRequest, info: GraphInfo) -> Iterator[str]:
     only = workloads.fixed_length(request.graphs)
     space = text_inputs.token_space_of_files(
         request.folder, graphs=request.graphs, longest=only or _LENGTH, fixed_length=only

@@ -1,4 +1,4 @@
-"""Hollow weights: what stands for a checkpoint's tensors while its model is traced. Imports torch.
+"""Placeholder weights: what stands for a checkpoint's tensors while its model is traced. Imports torch.
 
 A graph does not depend on what the weights are, only on their names, types and shapes. So the model is loaded, by
 transformers' own loader, from tensors that are zero but for their first values, and that the system hardly gives memory
@@ -30,7 +30,7 @@ _EXACT = ("float32", "float16", "bfloat16")
 _AS_THEY_ARE = ("bool", "uint8", "int8", "int16", "int32", "int64")
 
 
-class Hollow:
+class PlaceholderWeights:
     """A checkpoint without its bytes.
 
     Args:

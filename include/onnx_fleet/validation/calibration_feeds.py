@@ -20,7 +20,7 @@ from onnx_fleet.planning.calibration import images, texts
 from onnx_fleet.planning.calibration import source as calibration_source
 
 if TYPE_CHECKING:
-    from onnx_fleet.validation.checks.context import Subject
+    from onnx_fleet.validation.checks.context import CheckContext
 
 ROWS = 4
 """Texts in a batch, of different lengths."""
@@ -30,7 +30,7 @@ MAX_LENGTH = 64
 """Tokens of a text: attention and caches grow with it, and ranges and rates hardly change."""
 
 
-def question(subject: Subject, source: str | None) -> Callable[[], None] | None:
+def question(subject: CheckContext, source: str | None) -> Callable[[], None] | None:
     """What feeds an entry's own texts or pictures, or the built-in texts, to every graph, in batches of which every
     fourth is one row alone. None where what their checks fed is all that there is.
 
@@ -49,17 +49,17 @@ def question(subject: Subject, source: str | None) -> Callable[[], None] | None:
     return None
 
 
-def foretells(subject: Subject) -> bool:
+def predicts_next_token(subject: CheckContext) -> bool:
     """Whether what is asked is how a text goes on."""
     return subject.item.family in _FORETELLING
 
 
-def _encode(subject: Subject, lines: Sequence[str]) -> None:
+def _encode(subject: CheckContext, lines: Sequence[str]) -> None:
     for batch in _batches(subject, lines, side="right"):
         subject.session().run(subject.feeds(batch))
 
 
-def _continue(subject: Subject, lines: Sequence[str]) -> None:
+def _continue(subject: CheckContext, lines: Sequence[str]) -> None:
     """All tokens but the last at once, then the last one behind the cache."""
     for batch in _batches(subject, lines, side="left"):
         mask = batch.attention_mask
@@ -67,7 +67,7 @@ def _continue(subject: Subject, lines: Sequence[str]) -> None:
         generation.step(subject.session(), batch.input_ids[:, -1:], attention_mask=mask, cache=first.cache)
 
 
-def _translate(subject: Subject, lines: Sequence[str]) -> None:
+def _translate(subject: CheckContext, lines: Sequence[str]) -> None:
     """A text is its own translation: what is compared are the same graphs in two precisions."""
     from onnx_fleet.validation.checks import seq2seq_feeds
 
@@ -83,13 +83,13 @@ def _translate(subject: Subject, lines: Sequence[str]) -> None:
         generation_seq2seq.step(rest[0], tokens[:, -1:], encoded=encoded, cache=first.cache)
 
 
-def _look(subject: Subject, paths: Sequence[Path]) -> None:
+def _look(subject: CheckContext, paths: Sequence[Path]) -> None:
     session = subject.session()
     for feeds in picture_feeds(subject, paths):
         session.run(_taken(session, feeds))
 
 
-def _match(subject: Subject, paths: Sequence[Path]) -> None:
+def _match(subject: CheckContext, paths: Sequence[Path]) -> None:
     """Every text with every picture of a batch, and either side alone."""
     for feeds, batch in zip(
         picture_feeds(subject, paths), cycle(_batches(subject, texts.LINES, side="right")), strict=False
@@ -98,7 +98,7 @@ def _match(subject: Subject, paths: Sequence[Path]) -> None:
             session.run(_taken(session, {**feeds, **batch.feeds}))
 
 
-def _describe(subject: Subject, paths: Sequence[Path]) -> None:
+def _describe(subject: CheckContext, paths: Sequence[Path]) -> None:
     """A picture in a prompt, and a step behind it; a large one is many tiles, and each many tokens."""
     from onnx_fleet.validation.checks import vlm
 
@@ -117,7 +117,7 @@ def _taken(session: Session, feeds: Mapping[str, np.ndarray]) -> dict[str, np.nd
     return {spec.name: feeds[spec.name].astype(spec.dtype) for spec in session.inputs if spec.name in feeds}
 
 
-def _batches(subject: Subject, lines: Sequence[str], *, side: Side) -> Iterator[Batch]:
+def _batches(subject: CheckContext, lines: Sequence[str], *, side: Side) -> Iterator[Batch]:
     from tokenizers import Tokenizer
 
     space = subject.space
@@ -131,13 +131,13 @@ def _batches(subject: Subject, lines: Sequence[str], *, side: Side) -> Iterator[
         yield text_inputs.pad(chosen, side=side, space=space)
 
 
-ASKING: Mapping[str, Callable[[Subject, Sequence[str]], None]] = {
+ASKING: Mapping[str, Callable[[CheckContext, Sequence[str]], None]] = {
     "encoder": _encode,
     "decoder": _continue,
     "seq2seq": _translate,
 }
 """By family: texts."""
-LOOKING: Mapping[str, Callable[[Subject, Sequence[Path]], None]] = {
+LOOKING: Mapping[str, Callable[[CheckContext, Sequence[Path]], None]] = {
     "vision": _look,
     "dual": _match,
     "vlm": _describe,
@@ -151,7 +151,7 @@ PICTURE_ROWS = 4
 
 
 def picture_feeds(
-    subject: Subject, paths: Sequence[Path], *, rows: int = PICTURE_ROWS
+    subject: CheckContext, paths: Sequence[Path], *, rows: int = PICTURE_ROWS
 ) -> Iterator[dict[str, np.ndarray]]:
     """Batches as the packed preprocessor makes them; every fourth batch is one picture alone.
 

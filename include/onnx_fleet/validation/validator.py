@@ -184,9 +184,9 @@ def _rows_of(
     expected: Reference,
     said: Said,
 ) -> Iterator[CheckRow]:
-    from onnx_fleet.validation.checks import CHECKS, Subject, held_to_its_rounding
+    from onnx_fleet.validation.checks import CHECKS, CheckContext, held_to_its_rounding
 
-    subject = Subject(
+    subject = CheckContext(
         stage_dir=bench.stage_dir,
         source_dir=bench.source_dir,
         item=bench.item,
@@ -207,8 +207,9 @@ def _rows_of(
     from onnx_fleet.validation import calibration_feeds
 
     ask = calibration_feeds.question(subject, entry.calibration)
-    recorder = recorded_feeds.Recorder(
-        recorded_feeds.folder(bench.stage_dir), foretells=ask is not None and calibration_feeds.foretells(subject)
+    recorder = recorded_feeds.FeedRecorder(
+        recorded_feeds.folder(bench.stage_dir),
+        predicts_next_token=ask is not None and calibration_feeds.predicts_next_token(subject),
     )
     if ask is None:
         recorder.watch(sessions)

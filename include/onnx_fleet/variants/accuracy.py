@@ -112,7 +112,7 @@ class Agreement:
             real = None
         elif chooses and expected.ndim == 4:  # [batch_size, classes, height, width]
             expected, actual = (np.moveaxis(array, 1, -1) for array in (expected, actual))
-        if chooses and real is not None and sample.foretells and "input_ids" in sample.feeds:
+        if chooses and real is not None and sample.predicts_next_token and "input_ids" in sample.feeds:
             self._foretell(expected, actual, sample.feeds["input_ids"], real)
         if real is not None:
             expected, actual = expected[real], actual[real]

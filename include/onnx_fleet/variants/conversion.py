@@ -91,22 +91,22 @@ def make(request: MakingRequest) -> MakingRecord:
     Raises:
         BundleNotFound: the folder is not an exported stage.
     """
-    place = request.stage
-    entry, record = stage.read_work(place).model.entry, stage.read_export(place)
+    stage_dir = request.stage
+    entry, record = stage.read_work(stage_dir).model.entry, stage.read_export(stage_dir)
     fp32 = tuple(info for info in record.graphs if info.variant == FP32)
-    remove(place, record, VARIANTS)
-    scratch = place / stage.PRIVATE / "variants"
+    remove(stage_dir, record, VARIANTS)
+    scratch = stage_dir / stage.PRIVATE / "variants"
     found, graphs = [], list(fp32)
     deadline_s = time.monotonic() + SEARCH_SECONDS
     try:
         for info in fp32:
             folder = scratch / info.role
             folder.mkdir(parents=True, exist_ok=True)
-            source = preprocessing.prepare(place / info.path, folder)
+            source = preprocessing.prepare(stage_dir / info.path, folder)
             for name in (name for name in VARIANTS if name in entry.variants):
                 gates = entry.variant_gates.get(name, VARIANTS[name].gates)
                 work = _Work(
-                    stage_dir=place, info=info, source=source, variant=name, gates=gates, deadline_s=deadline_s
+                    stage_dir=stage_dir, info=info, source=source, variant=name, gates=gates, deadline_s=deadline_s
                 )
                 try:
                     model, made = _converted(work)
@@ -115,35 +115,35 @@ def make(request: MakingRequest) -> MakingRecord:
                     fault = f"it cannot be made: {type(err).__name__}: {err}"
                     found.append(Made(variant=name, role=info.role, kept=(), attempts=1, fault=fault))
                     continue
-                path = place / "onnx" / file_name(info.role, name)
+                path = stage_dir / "onnx" / file_name(info.role, name)
                 _write(model, path, inside=entry.weights != "external", inline_max_bytes=entry.inline_max_bytes)
                 graphs.append(
-                    description.describe(path, role=info.role, variant=name, bundle=place, libraries=info.libraries)
+                    description.describe(path, role=info.role, variant=name, bundle=stage_dir, libraries=info.libraries)
                 )
                 found.append(made)
                 log.info("made %s of %s: kept %s", path.name, info.path, ", ".join(made.kept) or "nothing")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    write(place, record, graphs)
+    write(stage_dir, record, graphs)
     return MakingRecord(made=tuple(found))
 
 
-def write(place: Path, record: ExportRecord, graphs: Iterable[GraphInfo]) -> None:
+def write(stage_dir: Path, record: ExportRecord, graphs: Iterable[GraphInfo]) -> None:
     """Record which graphs a stage has now, for later steps and in its config.json."""
     ordered = tuple(sorted(graphs, key=lambda info: info.variant != FP32))
-    stage.write_export(place, replace(record, graphs=ordered))
-    model_config.complete_config(place, external_data=description.external_data(ordered))
+    stage.write_export(stage_dir, replace(record, graphs=ordered))
+    model_config.complete_config(stage_dir, external_data=description.external_data(ordered))
 
 
-def remove(place: Path, record: ExportRecord, names: Iterable[str]) -> None:
+def remove(stage_dir: Path, record: ExportRecord, names: Iterable[str]) -> None:
     """Take variants out of a stage, files and all; those that are not in it are none."""
     gone = set(names)
     for name in gone:
         for info in (info for info in record.graphs if info.variant == FP32):
-            path = place / "onnx" / file_name(info.role, name)
+            path = stage_dir / "onnx" / file_name(info.role, name)
             path.unlink(missing_ok=True)
             path.with_name(f"{path.name}_data").unlink(missing_ok=True)
-    write(place, record, [info for info in record.graphs if info.variant not in gone])
+    write(stage_dir, record, [info for info in record.graphs if info.variant not in gone])
 
 
 def _converted(work: _Work) -> tuple[onnx.ModelProto, Made]:

@@ -53,8 +53,8 @@ def judge(request: JudgingRequest) -> VariantReport:
         BundleNotFound: the folder is not an exported stage.
     """
     started = time.perf_counter()
-    place = request.stage
-    item, record = stage.read_work(place), stage.read_export(place)
+    stage_dir = request.stage
+    item, record = stage.read_work(stage_dir), stage.read_export(stage_dir)
     entry = item.model.entry
     fp32 = {info.role: info for info in record.graphs if info.variant == FP32}
     kept = {(made.variant, made.role): made.kept for made in request.made}
@@ -87,7 +87,7 @@ def judge(request: JudgingRequest) -> VariantReport:
             )
         )
         log.info("%s@%s: %s %s: %s", item.model_id, item.version, name, verdicts[-1].status, verdicts[-1].reason)
-    conversion.remove(place, record, [verdict.variant for verdict in verdicts if verdict.status == "missed"])
+    conversion.remove(stage_dir, record, [verdict.variant for verdict in verdicts if verdict.status == "missed"])
     report = VariantReport(
         model_id=item.model_id,
         version=item.version,
@@ -95,7 +95,7 @@ def judge(request: JudgingRequest) -> VariantReport:
         verdicts=tuple(verdicts),
         duration_s=time.perf_counter() - started,
     )
-    stage.write_report(place, report_name(REPORT_NAME, request.provider), report)
+    stage.write_report(stage_dir, report_name(REPORT_NAME, request.provider), report)
     return report
 
 
@@ -103,22 +103,22 @@ def _judge(
     request: JudgingRequest, info: GraphInfo, fp32: GraphInfo, *, gates: VariantGates, kept: tuple[str, ...]
 ) -> GraphVerdict:
     """Raises GpuUnavailable where nodes of the variant that compute do not run on the provider."""
-    place = request.stage
-    source = preprocessing.load(place / fp32.path)
+    stage_dir = request.stage
+    source = preprocessing.load(stage_dir / fp32.path)
     tables = preprocessing.embeddings(source.graph)
-    samples = list(recorded_feeds.read(place, info.role, "judging"))
+    samples = list(recorded_feeds.read(stage_dir, info.role, "judging"))
     measures: tuple[Measure, ...] = ()
     weights, fp32_weights = (
         WeightBytes(layers=0, embeddings=0),
-        weight_size.weight_bytes(place / fp32.path, tables=tables),
+        weight_size.weight_bytes(stage_dir / fp32.path, tables=tables),
     )
     fault = "" if samples else "nothing was fed to its fp32 graph: there is nothing to hold it to"
     try:
         sessions = [_open(request, each) for each in (fp32, info)]
-        fault = fault or _differing(place, info, fp32)
-        weights = weight_size.weight_bytes(place / info.path, tables=tables)
+        fault = fault or _differing(stage_dir, info, fp32)
+        weights = weight_size.weight_bytes(stage_dir / info.path, tables=tables)
         if not fault:
-            rounded = weight_error.measure(place / info.path, fp32=source, variant=info.variant)
+            rounded = weight_error.measure(stage_dir / info.path, fp32=source, variant=info.variant)
             found = accuracy.between(sessions[0], sessions[1], samples)
             small = weight_size.unavoidable_bytes(source.graph)
             size = weight_size.measure(weights, fp32=fp32_weights, unavoidable=small, gates=gates)
@@ -150,9 +150,9 @@ def _open(request: JudgingRequest, info: GraphInfo) -> Session:
     )
 
 
-def _differing(place: Path, info: GraphInfo, fp32: GraphInfo) -> str:
+def _differing(stage_dir: Path, info: GraphInfo, fp32: GraphInfo) -> str:
     """Consumers exchange one file for the other: names, types and axes are the same, or it is another model."""
-    found = description.describe(place / info.path, role=info.role, variant=info.variant, bundle=place)
+    found = description.describe(stage_dir / info.path, role=info.role, variant=info.variant, bundle=stage_dir)
     for what in ("inputs", "outputs"):
         ours, other = getattr(fp32, what), getattr(found, what)
         if ours != other:

@@ -25,9 +25,9 @@ from onnx_fleet.entities.entry import (
     INLINE_MAX_BYTES,
     OPSET_DEFAULT,
     BreakingPolicy,
-    Placement,
     Policy,
     TokenizerForm,
+    WeightPlacement,
 )
 from onnx_fleet.entities.graph_info import FIXABLE, SYMBOLS
 from onnx_fleet.entities.tasks import TASKS
@@ -309,7 +309,7 @@ class SettingsSection(_Section):
     left out, built-in texts, or what the checks fed."""
     opset: Annotated[int, Field(ge=OPSET_MIN, le=OPSET_MAX)] = OPSET_DEFAULT
     """The ONNX operator set of the graphs."""
-    weights: Placement = "auto"
+    weights: WeightPlacement = "auto"
     """Where the weights lie: inline, in each graph's file; external, beside it; auto, by size."""
     inline_max_bytes: Size = INLINE_MAX_BYTES
     """Up to here auto puts a graph's weights into its file: a number of bytes, or 32 MiB."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
     from transformers import PreTrainedModel
 
-    from onnx_fleet.source.placeholder_weights import Hollow
+    from onnx_fleet.source.placeholder_weights import PlaceholderWeights
 
 FAMILIES = ("encoder", "decoder", "seq2seq", "vision", "speech", "dual", "vlm")
 
@@ -51,7 +51,7 @@ class Family:
     """A way to cut models into graphs."""
 
     name: str
-    load: Callable[[WorkItem, Path, Hollow | None], PreTrainedModel]
+    load: Callable[[WorkItem, Path, PlaceholderWeights | None], PreTrainedModel]
     """(item, folder of the source's files, what stands for its weights) -> the source's model: float32, evaluation
     mode, eager attention; whole where nothing stands for its weights."""
     whole: Callable[[WorkItem, PreTrainedModel], Module]

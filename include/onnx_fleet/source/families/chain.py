@@ -23,7 +23,7 @@ from onnx_fleet.conventions.sentence_modules import PREFIX, SentenceModule
 from onnx_fleet.entities.tasks import TASKS
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ExportUnsupported, ModelInvalid
-from onnx_fleet.source.placeholder_weights import Hollow
+from onnx_fleet.source.placeholder_weights import PlaceholderWeights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -87,11 +87,13 @@ class Chain(nn.Module):
         return answer
 
 
-def attach(item: WorkItem, model: PreTrainedModel, *, source_dir: Path, hollow: Hollow | None = None) -> None:
+def attach(
+    item: WorkItem, model: PreTrainedModel, *, source_dir: Path, placeholders: PlaceholderWeights | None = None
+) -> None:
     """Give a loaded model the modules of its source, where it has some that its task's outputs go through.
 
     Args:
-        hollow: stands for the weights of the checkpoint, the modules' own among them.
+        placeholders: stands for the weights of the checkpoint, the modules' own among them.
     Raises:
         ModelInvalid, UnsafeModel: the source's modules cannot be read.
         ExportUnsupported: a module cannot be exported, or the entry's recipe pools otherwise than they do.
@@ -112,8 +114,8 @@ def attach(item: WorkItem, model: PreTrainedModel, *, source_dir: Path, hollow: 
     _require_answer(chain, listed, subject=subject)
     if item.model.entry.recipe:
         _require_agreement(chain, item.model.entry.recipe, subject=subject)
-    if hollow is not None:
-        _hollow_out(chain, hollow)
+    if placeholders is not None:
+        _fill_with_placeholders(chain, placeholders)
     model.add_module(PREFIX, chain.eval())
 
 
@@ -257,11 +259,11 @@ def _told(kind: str, module: nn.Module) -> str:
     return f"Pooling by {mode if isinstance(mode, str) else ' and '.join(mode)}"
 
 
-def _hollow_out(chain: Chain, hollow: Hollow) -> None:
+def _fill_with_placeholders(chain: Chain, placeholders: PlaceholderWeights) -> None:
     """Have the stand-ins of the checkpoint's tensors where the values are, by any of the names that a module has."""
     for path, module in chain.named_modules(remove_duplicate=False):
         for name, own in list(module.named_parameters(recurse=False)):
-            stand_in = hollow.of_modules.get(".".join(part for part in (PREFIX, path, name) if part))
+            stand_in = placeholders.of_modules.get(".".join(part for part in (PREFIX, path, name) if part))
             if stand_in is not None and stand_in.shape == own.shape:
                 setattr(module, name, nn.Parameter(stand_in, requires_grad=False))
 

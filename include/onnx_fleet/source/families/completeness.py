@@ -87,7 +87,7 @@ class _Source:
 
 
 def account(item: WorkItem, model: PreTrainedModel, *, source_dir: Path) -> Account:
-    """Hold a loaded model, hollow or whole, to its checkpoint's names and its source's class."""
+    """Hold a loaded model, with its weights or placeholders, to its checkpoint's names and its source's class."""
     tensors = checkpoint.read(source_dir)
     names = _names(tensors, source_dir)
     placed, converted = places(model, names)

@@ -21,7 +21,7 @@ from onnx_fleet.graphs.further_inputs import FurtherInput
 from onnx_fleet.source import model_limits
 from onnx_fleet.source.families import Family, GraphSpec, Shape, chain, loading, model_class
 from onnx_fleet.source.families.forward import Forward
-from onnx_fleet.source.placeholder_weights import Hollow
+from onnx_fleet.source.placeholder_weights import PlaceholderWeights
 
 _TOKENS: Shape = ("batch_size", "sequence_length")
 _CHOICES: Shape = ("batch_size", "num_choices", "sequence_length")
@@ -45,10 +45,10 @@ OUTPUTS: dict[str, dict[str, Shape]] = {
 _EXAMPLE_BATCH, _EXAMPLE_CHOICES, _EXAMPLE_LENGTH, _EXAMPLE_PADDING = 2, 3, 7, 3
 
 
-def load(item: WorkItem, source_dir: Path, hollow: Hollow | None = None) -> PreTrainedModel:
+def load(item: WorkItem, source_dir: Path, placeholders: PlaceholderWeights | None = None) -> PreTrainedModel:
     """The model, with the modules that a sentence-transformers source has behind it: see loading and chain."""
-    model = loading.load(item, source_dir, hollow)
-    chain.attach(item, model, source_dir=source_dir, hollow=hollow)
+    model = loading.load(item, source_dir, placeholders)
+    chain.attach(item, model, source_dir=source_dir, placeholders=placeholders)
     return model
 
 

@@ -14,7 +14,7 @@ from onnx_fleet.entities.tasks import TASKS
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ExportUnsupported, ModelInvalid
 from onnx_fleet.source.families import completeness, model_class
-from onnx_fleet.source.placeholder_weights import Hollow
+from onnx_fleet.source.placeholder_weights import PlaceholderWeights
 
 _LONGEST_WORD = 300
 """Characters of another's message that one of ours takes up."""
@@ -22,13 +22,13 @@ _UNUSED_PARAMETERS = ("pooler.",)
 """Parameters that no output of ours depends on for a bare model: a checkpoint may lack them."""
 
 
-def load(item: WorkItem, source_dir: Path, hollow: Hollow | None = None) -> PreTrainedModel:
+def load(item: WorkItem, source_dir: Path, placeholders: PlaceholderWeights | None = None) -> PreTrainedModel:
     """The checkpoint in float32, in evaluation mode, with eager attention, prepared as its recipe wants it.
 
     What the loaded class has no place for is left out here, and judged by families.completeness.
 
     Args:
-        hollow: stands for the checkpoint's weights; only for classes of transformers' own.
+        placeholders: stands for the checkpoint's weights; only for classes of transformers' own.
     Raises:
         ModelInvalid: the checkpoint lacks weights that the task's outputs depend on, or its files cannot be read.
         ExportUnsupported: transformers has no such model for the task.
@@ -43,9 +43,9 @@ def load(item: WorkItem, source_dir: Path, hollow: Hollow | None = None) -> PreT
         if chosen.own and chosen.own.config_class is config.sub_configs.get("text_config"):
             config = config.get_text_config()  # of a model of images and text, of which only the text is asked
         loader: Any = chosen.own or chosen.auto
-        if hollow and chosen.own:
-            module, info = loader.from_pretrained(None, config=config, state_dict=hollow.state, **settings)
-            hollow.missing = frozenset(info["missing_keys"])
+        if placeholders and chosen.own:
+            module, info = loader.from_pretrained(None, config=config, state_dict=placeholders.state, **settings)
+            placeholders.missing = frozenset(info["missing_keys"])
         else:
             module, info = loader.from_pretrained(
                 source_dir,

@@ -18,7 +18,7 @@ from transformers import EncoderDecoderCache, PreTrainedModel
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.source.families import Family, GraphSpec, Shape, ctc, loading, seq2seq
 from onnx_fleet.source.families.seq2seq import EXAMPLE_BATCH, CachedDecoder, Decoder, Source, additive
-from onnx_fleet.source.placeholder_weights import Hollow
+from onnx_fleet.source.placeholder_weights import PlaceholderWeights
 
 _FRAMES: Shape = ("batch_size", "num_frames")
 _SAMPLES: Shape = ("batch_size", "num_samples")
@@ -72,9 +72,9 @@ def _of_samples(model: PreTrainedModel, mask: Tensor, states: int) -> Tensor:
 _MASKS = {"speech_to_text": _of_frames, "moonshine": _of_samples}
 
 
-def load(item: WorkItem, source_dir: Path, hollow: Hollow | None = None) -> PreTrainedModel:
+def load(item: WorkItem, source_dir: Path, placeholders: PlaceholderWeights | None = None) -> PreTrainedModel:
     """As any model, with Moonshine's own count of states in whole numbers, which tracing keeps open."""
-    model = loading.load(item, source_dir, hollow)
+    model = loading.load(item, source_dir, placeholders)
     if model.config.model_type == "moonshine":
         model.get_encoder()._get_feat_extract_output_lengths = _moonshine_states
     return model

@@ -25,7 +25,7 @@ from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.graphs import image_inputs
 from onnx_fleet.source.families import Family, GraphSpec, Shape, decoder, loading
 from onnx_fleet.source.families.vision import pixels, sight
-from onnx_fleet.source.placeholder_weights import Hollow
+from onnx_fleet.source.placeholder_weights import PlaceholderWeights
 
 _MASKED = frozenset({"smolvlm", "idefics3"})
 """Model types that take rows of images, filled up with masks: [batch_size, num_images, …]."""
@@ -90,13 +90,13 @@ class LookThroughMasks(_Part):
         return {"image_features": features.index_select(0, real.nonzero().squeeze(1))}
 
 
-def load(item: WorkItem, source_dir: Path, hollow: Hollow | None = None) -> PreTrainedModel:
+def load(item: WorkItem, source_dir: Path, placeholders: PlaceholderWeights | None = None) -> PreTrainedModel:
     """As every family, for models that look at images in a way that is known here.
 
     Raises:
         ExportUnsupported: how many tokens an image takes, or where they go, is otherwise in this model.
     """
-    model = loading.load(item, source_dir, hollow)
+    model = loading.load(item, source_dir, placeholders)
     if model.config.model_type not in _MASKED and (why := "; ".join(obstacles(model))):
         raise ExportUnsupported(
             f"{item.model.repo_id}@{item.model.commit[:8]}: {item.model.architecture} looks at images in a way that is "

@@ -24,14 +24,14 @@ from onnx_fleet.validation.checks import (
     vlm,
     whole_model,
 )
-from onnx_fleet.validation.checks.context import Check, Subject
+from onnx_fleet.validation.checks.context import Check, CheckContext
 from onnx_fleet.validation.checks.single_graph import Feeds
 from onnx_fleet.validation.checks.tolerances import Probe
 
-__all__ = ["CHECKS", "Check", "Subject", "held_to_its_rounding"]
+__all__ = ["CHECKS", "Check", "CheckContext", "held_to_its_rounding"]
 
 
-def _probe(subject: Subject) -> Feeds:
+def _probe(subject: CheckContext) -> Feeds:
     """What its family's plain model is fed to ask something of it: two rows or so."""
     return _PROBES[subject.item.family](subject)
 
@@ -50,12 +50,12 @@ CHECKS: Mapping[str, tuple[Check, ...]] = {
 """By family, in the order in which they are run."""
 
 
-def held_to_its_rounding(subject: Subject) -> Subject:
+def held_to_its_rounding(subject: CheckContext) -> CheckContext:
     """The same, with the tolerances that its entry gives, or else those that its model needs."""
     return replace(subject, tolerances=tolerances.tolerances(subject, probe=_probe))
 
 
-def _of_sound(subject: Subject) -> Feeds:
+def _of_sound(subject: CheckContext) -> Feeds:
     return seq2seq.probe(subject) if seq2seq.decodes(subject) else ctc.probe(subject)
 
 

@@ -30,7 +30,7 @@ SEED = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class CheckContext:
     """The graphs of one bundle, and what they are held to."""
 
     stage_dir: Path
@@ -115,9 +115,9 @@ class Check:
 
     name: str
     proves: str
-    run: Callable[[Subject], Iterator[CheckRow]]
+    run: Callable[[CheckContext], Iterator[CheckRow]]
 
 
-def checks_of(*functions: Callable[[Subject], Iterator[CheckRow]]) -> tuple[Check, ...]:
+def checks_of(*functions: Callable[[CheckContext], Iterator[CheckRow]]) -> tuple[Check, ...]:
     """Checks from their functions: a name is a function's, the first line of its docstring says what it proves."""
     return tuple(Check(name=run.__name__, proves=(run.__doc__ or "").partition("\n")[0], run=run) for run in functions)

@@ -13,7 +13,7 @@ from onnx_fleet.graphs import audio_inputs
 from onnx_fleet.graphs.audio_inputs import Kind
 from onnx_fleet.graphs.comparison import Case, Outputs, compare
 from onnx_fleet.validation.checks import tokenized_texts
-from onnx_fleet.validation.checks.context import SEED, Subject, checks_of
+from onnx_fleet.validation.checks.context import SEED, CheckContext, checks_of
 from onnx_fleet.validation.checks.float64 import Exact, Side, word
 from onnx_fleet.validation.checks.single_graph import (
     Feeds,
@@ -34,7 +34,7 @@ LENGTHS: Mapping[str, tuple[int, ...]] = {
 PADDED_LENGTHS: Mapping[str, tuple[int, ...]] = {"num_samples": (8000, 5003, 2100), "sequence_length": (40, 31, 12)}
 
 
-def parity(subject: Subject) -> Iterator[CheckRow]:
+def parity(subject: CheckContext) -> Iterator[CheckRow]:
     """Every output equals PyTorch's on noise, over batch sizes and lengths, the shortest and odd ones too."""
     if not _is_meant(subject):
         return
@@ -47,7 +47,7 @@ def parity(subject: Subject) -> Iterator[CheckRow]:
     )
 
 
-def tones(subject: Subject) -> Iterator[CheckRow]:
+def tones(subject: CheckContext) -> Iterator[CheckRow]:
     """Every output equals PyTorch's on rising tones between silences, and so do the characters or the class."""
     if not _is_meant(subject):
         return
@@ -62,7 +62,7 @@ def tones(subject: Subject) -> Iterator[CheckRow]:
 
 
 def _read(
-    subject: Subject, expected: np.ndarray, actual: np.ndarray, *, case: Case, exact: Exact
+    subject: CheckContext, expected: np.ndarray, actual: np.ndarray, *, case: Case, exact: Exact
 ) -> Iterator[CheckRow]:
     """The likeliest of every frame or sound; of frames the text too, as both tokenizers read it."""
     chosen = replace(case, case=f"{case.case}: the likeliest of every frame or sound")
@@ -78,7 +78,7 @@ def _read(
         yield tokenized_texts.read_alike(subject, ids.tolist(), both=both, case=where)
 
 
-def padding(subject: Subject) -> Iterator[CheckRow]:
+def padding(subject: CheckContext) -> Iterator[CheckRow]:
     """Sounds padded to one length equal PyTorch's, each sound alone, and themselves with noise behind their ends."""
     if not _is_meant(subject):
         return
@@ -119,7 +119,7 @@ def padding(subject: Subject) -> Iterator[CheckRow]:
     yield from where_pytorch_holds(subject, own, ours, case=single, sides=(plain, by_itself))
 
 
-def _padding_at_one_length(subject: Subject) -> Iterator[CheckRow]:
+def _padding_at_one_length(subject: CheckContext) -> Iterator[CheckRow]:
     """Sounds that are shorter than the one length that the graph takes, where a mask says how long they are."""
     feeds = _feeds(subject, 3, length=0, kind="noise")
     if "attention_mask" not in feeds:
@@ -134,7 +134,7 @@ def _padding_at_one_length(subject: Subject) -> Iterator[CheckRow]:
     yield from faults or against_pytorch(subject, feeds, subject.reference(feeds), actual, case=case)
 
 
-def sensitivity(subject: Subject) -> Iterator[CheckRow]:
+def sensitivity(subject: CheckContext) -> Iterator[CheckRow]:
     """The comparisons can tell: PyTorch's own outputs move when the sound's end is another one, or the mask ignored."""
     if not _is_meant(subject):
         return
@@ -149,7 +149,7 @@ def sensitivity(subject: Subject) -> Iterator[CheckRow]:
         yield sensitive(subject, padded, feeds, case=subject.case("sensitivity", "the mask ignored"))
 
 
-def _real(subject: Subject, outputs: Outputs, alone: Sequence[Outputs]) -> dict[str, np.ndarray]:
+def _real(subject: CheckContext, outputs: Outputs, alone: Sequence[Outputs]) -> dict[str, np.ndarray]:
     """Outputs per frame without the frames that padding gave, rows one behind the other; all others whole.
 
     Args:
@@ -187,7 +187,7 @@ def _padded(singles: list[dict[str, np.ndarray]], *, fill: float) -> dict[str, n
     return batch
 
 
-def _feeds(subject: Subject, count: int, *, length: int, kind: Kind) -> dict[str, np.ndarray]:
+def _feeds(subject: CheckContext, count: int, *, length: int, kind: Kind) -> dict[str, np.ndarray]:
     """A batch as the graph takes it, nothing of it padding."""
     specs = {spec.name: spec for spec in subject.graph().inputs}
     name = _values(subject)
@@ -198,36 +198,36 @@ def _feeds(subject: Subject, count: int, *, length: int, kind: Kind) -> dict[str
     return feeds
 
 
-def _is_meant(subject: Subject) -> bool:
+def _is_meant(subject: CheckContext) -> bool:
     """Models that write with a decoder are of the same family, and have graphs and checks of their own."""
     return "model" in subject.graphs
 
 
-def _values(subject: Subject) -> str:
+def _values(subject: CheckContext) -> str:
     return next(spec.name for spec in subject.graph().inputs if spec.name != "attention_mask")
 
 
-def _symbol(subject: Subject) -> str | None:
+def _symbol(subject: CheckContext) -> str | None:
     """What the axis of time is called; None where it is a number."""
     shape = next(spec.shape for spec in subject.graph().inputs if spec.name == _values(subject))
     return next((axis for axis in shape[1:] if isinstance(axis, str)), None)
 
 
-def _lengths(subject: Subject) -> tuple[int, ...]:
+def _lengths(subject: CheckContext) -> tuple[int, ...]:
     """To feed; of a graph that takes one length only, a number that stands for it."""
     symbol = _symbol(subject)
     return LENGTHS[symbol] if symbol else (0,)
 
 
-def _unit(subject: Subject) -> str:
+def _unit(subject: CheckContext) -> str:
     return "samples" if _symbol(subject) == "num_samples" else "frames"
 
 
-def _long(subject: Subject, length: int) -> str:
+def _long(subject: CheckContext, length: int) -> str:
     return f"{length} {_unit(subject)}" if _symbol(subject) else "the one length"
 
 
-def probe(subject: Subject) -> Feeds:
+def probe(subject: CheckContext) -> Feeds:
     """Noise."""
     return _feeds(subject, 2, length=_lengths(subject)[0], kind="noise")
 

@@ -17,7 +17,7 @@ from onnx_fleet.graphs import generation, text_inputs
 from onnx_fleet.graphs.comparison import Case, Outputs, compare
 from onnx_fleet.graphs.text_inputs import Batch, Side
 from onnx_fleet.validation.checks import tokenized_texts as reading
-from onnx_fleet.validation.checks.context import SEED, Subject, checks_of
+from onnx_fleet.validation.checks.context import SEED, CheckContext, checks_of
 from onnx_fleet.validation.checks.float64 import Side as Compared
 from onnx_fleet.validation.checks.float64 import judged, word
 from onnx_fleet.validation.checks.single_graph import Feeds, tokens_equal
@@ -36,7 +36,7 @@ STEPS = 6
 NEW_TOKENS = 32
 
 
-def prompt(subject: Subject) -> Iterator[CheckRow]:
+def prompt(subject: CheckContext) -> Iterator[CheckRow]:
     """A prompt's logits equal PyTorch's at every position, over batch sizes and lengths up to the model's maximum."""
     maximum = subject.space.max_length
     for length in sorted({min(length, maximum) for length in LENGTHS} | {maximum}):
@@ -55,7 +55,7 @@ def prompt(subject: Subject) -> Iterator[CheckRow]:
             )
 
 
-def cache(subject: Subject) -> Iterator[CheckRow]:
+def cache(subject: CheckContext) -> Iterator[CheckRow]:
     """A prompt in two pieces, single steps, and rows in another order give what PyTorch gives without a cache."""
     length = min(SPLIT_LENGTH, subject.space.max_length)
     batch = text_inputs.random_batch(subject.space, batch_size=3, length=length, seed=SEED)
@@ -82,7 +82,7 @@ def cache(subject: Subject) -> Iterator[CheckRow]:
     yield from _compared(subject, case, expected[order, -1:], run, exact=last)
 
 
-def _padded_steps(subject: Subject) -> Iterator[CheckRow]:
+def _padded_steps(subject: CheckContext) -> Iterator[CheckRow]:
     """A batch that is padded on the left, its last tokens one by one."""
     rows = _rows_to_pad(subject)
     batch = text_inputs.pad(rows, side="left", space=subject.space)
@@ -96,7 +96,7 @@ def _padded_steps(subject: Subject) -> Iterator[CheckRow]:
     yield from _compared(subject, case, wanted, lambda: _real(run(), batch), exact=exact)
 
 
-def text(subject: Subject) -> Iterator[CheckRow]:
+def text(subject: CheckContext) -> Iterator[CheckRow]:
     """Logits equal PyTorch's on real text, tokenized by the packed tokenizer, padded left."""
     case = subject.case("text", f"{len(text_inputs.TEXTS)} texts of several scripts through the packed tokenizer")
     both = reading.sides(subject)
@@ -110,17 +110,17 @@ def text(subject: Subject) -> Iterator[CheckRow]:
     yield from _compared(subject, case, wanted, run, exact=exact)
 
 
-def padding_left(subject: Subject) -> Iterator[CheckRow]:
+def padding_left(subject: CheckContext) -> Iterator[CheckRow]:
     """Rows padded on the left, as for generation, equal PyTorch's, the rows alone, and other tokens under the mask."""
     yield from _padding(subject, side="left")
 
 
-def padding_right(subject: Subject) -> Iterator[CheckRow]:
+def padding_right(subject: CheckContext) -> Iterator[CheckRow]:
     """As padding_left, on the other side."""
     yield from _padding(subject, side="right")
 
 
-def greedy(subject: Subject) -> Iterator[CheckRow]:
+def greedy(subject: CheckContext) -> Iterator[CheckRow]:
     """The likeliest tokens are those of transformers' generate, in a padded batch of random prompts and real text."""
     room = subject.space.max_length - max(PADDED_LENGTHS)
     new_tokens = min(NEW_TOKENS, room)
@@ -165,7 +165,7 @@ def greedy(subject: Subject) -> Iterator[CheckRow]:
         yield reading.read_alike(subject, tokens.tolist(), both=both, case=where)
 
 
-def sensitivity(subject: Subject) -> Iterator[CheckRow]:
+def sensitivity(subject: CheckContext) -> Iterator[CheckRow]:
     """The comparisons can tell: PyTorch's own logits move by more than the tolerance when an input is ignored."""
     batch = text_inputs.pad(_rows_to_pad(subject), side="left", space=subject.space)
     expected = _pytorch(subject, batch)[batch.real]
@@ -189,7 +189,7 @@ def sensitivity(subject: Subject) -> Iterator[CheckRow]:
             yield case.row("sensitive", passed=True, detail=moved)
 
 
-def _padding(subject: Subject, *, side: Side) -> Iterator[CheckRow]:
+def _padding(subject: CheckContext, *, side: Side) -> Iterator[CheckRow]:
     rows = _rows_to_pad(subject)
     lengths = ", ".join(str(row.input_ids.shape[1]) for row in rows)
     batch = text_inputs.pad(rows, side=side, space=subject.space)
@@ -222,13 +222,13 @@ def _padding(subject: Subject, *, side: Side) -> Iterator[CheckRow]:
     yield from judged(subject, compare(padded.actual, masked.actual, case=leak), padded, masked)
 
 
-def _next_logits(subject: Subject, batch: Batch, index: int, generated: np.ndarray) -> np.ndarray:
+def _next_logits(subject: CheckContext, batch: Batch, index: int, generated: np.ndarray) -> np.ndarray:
     """What PyTorch, of one row by itself, finds of the token behind these: float32 [vocabulary]."""
     logits: np.ndarray = _pytorch(subject, _continued(batch, index, generated))[0, -1]
     return logits
 
 
-def _exact_next_logits(subject: Subject, batch: Batch, index: int, generated: np.ndarray) -> np.ndarray | None:
+def _exact_next_logits(subject: CheckContext, batch: Batch, index: int, generated: np.ndarray) -> np.ndarray | None:
     feeds = _feeds(_continued(batch, index, generated))
     return word(subject, feeds, "logits", read=lambda logits: logits[0, -1])()
 
@@ -241,7 +241,7 @@ def _continued(batch: Batch, index: int, generated: np.ndarray) -> Batch:
 
 
 def _compared(
-    subject: Subject,
+    subject: CheckContext,
     case: Case,
     expected: np.ndarray,
     run: Callable[[], np.ndarray],
@@ -262,7 +262,7 @@ def _side(expected: np.ndarray, found: np.ndarray, *, exact: Callable[[], Output
 
 
 def _exact(
-    subject: Subject, batch: Batch, *, read: Callable[[np.ndarray], np.ndarray] = lambda logits: logits
+    subject: CheckContext, batch: Batch, *, read: Callable[[np.ndarray], np.ndarray] = lambda logits: logits
 ) -> Outputs:
     """PyTorch's logits in float64, or none."""
     wide = subject.reference.in_float64(_feeds(batch))
@@ -277,12 +277,12 @@ def _feeds(batch: Batch) -> dict[str, np.ndarray]:
     }
 
 
-def _pytorch(subject: Subject, batch: Batch) -> np.ndarray:
+def _pytorch(subject: CheckContext, batch: Batch) -> np.ndarray:
     """float32 [batch_size, sequence_length, vocabulary], in one pass without a cache."""
     return subject.reference(_feeds(batch))["logits"]
 
 
-def _graph(subject: Subject, batch: Batch) -> np.ndarray:
+def _graph(subject: CheckContext, batch: Batch) -> np.ndarray:
     """The same from the graph, with an empty cache."""
     return generation.step(subject.session(), batch.input_ids, attention_mask=batch.attention_mask).logits
 
@@ -292,7 +292,7 @@ def _real(logits: np.ndarray, batch: Batch) -> np.ndarray:
     return logits[batch.real] if logits.shape[:2] == batch.real.shape else logits
 
 
-def _in_pieces(subject: Subject, batch: Batch, sizes: Sequence[int]) -> np.ndarray:
+def _in_pieces(subject: CheckContext, batch: Batch, sizes: Sequence[int]) -> np.ndarray:
     """The logits of a batch fed piece by piece."""
     logits, cached, done = [], None, 0
     for size in sizes:
@@ -307,7 +307,7 @@ def _in_pieces(subject: Subject, batch: Batch, sizes: Sequence[int]) -> np.ndarr
     return np.concatenate(logits, axis=1)
 
 
-def _reordered(subject: Subject, batch: Batch, order: np.ndarray) -> np.ndarray:
+def _reordered(subject: CheckContext, batch: Batch, order: np.ndarray) -> np.ndarray:
     """The last token's logits, its cache's rows taken in another order."""
     first = generation.step(subject.session(), batch.input_ids[:, :-1], attention_mask=batch.attention_mask[:, :-1])
     return generation.step(
@@ -316,22 +316,22 @@ def _reordered(subject: Subject, batch: Batch, order: np.ndarray) -> np.ndarray:
     ).logits  # fmt: skip
 
 
-def _rows_to_pad(subject: Subject) -> list[Batch]:
+def _rows_to_pad(subject: CheckContext) -> list[Batch]:
     lengths = (min(length, subject.space.max_length) for length in PADDED_LENGTHS)
     return [text_inputs.random_batch(subject.space, batch_size=1, length=length, seed=SEED) for length in lengths]
 
 
-def _texts(subject: Subject) -> list[reading.Text]:
+def _texts(subject: CheckContext) -> list[reading.Text]:
     return reading.known(subject, [(text, None) for text in text_inputs.TEXTS])
 
 
-def _end_ids(subject: Subject) -> list[int]:
+def _end_ids(subject: CheckContext) -> list[int]:
     """What ends a text, as generate would read it."""
     ends = subject.reference.model.generation_config.eos_token_id
     return [] if ends is None else ends if isinstance(ends, list) else [ends]
 
 
-def probe(subject: Subject) -> Feeds:
+def probe(subject: CheckContext) -> Feeds:
     """A prompt of random tokens."""
     length = min(SPLIT_LENGTH, subject.space.max_length)
     return _feeds(text_inputs.random_batch(subject.space, batch_size=2, length=length, seed=SEED))

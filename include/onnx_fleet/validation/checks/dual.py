@@ -14,7 +14,7 @@ from onnx_fleet.graphs.comparison import Outputs, compare
 from onnx_fleet.graphs.image_inputs import Kind
 from onnx_fleet.graphs.text_inputs import Batch, Side
 from onnx_fleet.source import preprocessor
-from onnx_fleet.validation.checks.context import SEED, Subject, checks_of
+from onnx_fleet.validation.checks.context import SEED, CheckContext, checks_of
 from onnx_fleet.validation.checks.float64 import Side as Compared
 from onnx_fleet.validation.checks.float64 import word
 from onnx_fleet.validation.checks.single_graph import (
@@ -36,7 +36,7 @@ COUNTS = ((1, 1), (1, 3), (4, 2))
 """Texts and images that meet: one label, several labels of an image, and neither as many."""
 
 
-def parity(subject: Subject) -> Iterator[CheckRow]:
+def parity(subject: CheckContext) -> Iterator[CheckRow]:
     """Similarities and embeddings equal PyTorch's, for every number of texts and images, and so does the best match."""
     for texts, pictures in COUNTS:
         said = f"{texts} texts of 9 tokens, {pictures} images of noise, seed {SEED}"
@@ -52,7 +52,7 @@ def parity(subject: Subject) -> Iterator[CheckRow]:
             yield choices_equal(expected[name], actual[name], axis=-1, output=name, case=chosen, exact=exact)
 
 
-def text_alone(subject: Subject) -> Iterator[CheckRow]:
+def text_alone(subject: CheckContext) -> Iterator[CheckRow]:
     """Texts by themselves equal PyTorch's, over batch sizes and lengths up to the maximum, and real text too."""
     role, maximum = "text_model", subject.space.max_length
     for length in sorted({min(length, maximum) for length in (*LENGTHS, maximum)}):
@@ -70,7 +70,7 @@ def text_alone(subject: Subject) -> Iterator[CheckRow]:
         yield from faults or against_pytorch(subject, feeds, wanted, actual, case=case, role=role)
 
 
-def image_alone(subject: Subject) -> Iterator[CheckRow]:
+def image_alone(subject: CheckContext) -> Iterator[CheckRow]:
     """Images by themselves equal PyTorch's, over batch sizes, noise and pictures."""
     role = "vision_model"
     kinds: tuple[Kind, ...] = ("noise", "picture")
@@ -88,7 +88,7 @@ def image_alone(subject: Subject) -> Iterator[CheckRow]:
         )
 
 
-def parts(subject: Subject) -> Iterator[CheckRow]:
+def parts(subject: CheckContext) -> Iterator[CheckRow]:
     """Each side's own graph gives the embeddings of the whole, but for their length."""
     feeds = {**_text(subject, 3, length=9), **_image(subject, 2, kind="picture")}
     case = subject.case("parts", f"3 texts and 2 pictures, seed {SEED}: alone, normalised, as together", role="model")
@@ -103,13 +103,13 @@ def parts(subject: Subject) -> Iterator[CheckRow]:
             yield from compare({name: together[name]}, {name: normal.astype(embeds.dtype)}, case=case)
 
 
-def padding(subject: Subject) -> Iterator[CheckRow]:
+def padding(subject: CheckContext) -> Iterator[CheckRow]:
     """Texts padded on either side equal PyTorch's, the same texts alone, and themselves with others under the mask."""
     yield from _padding(subject, side="right")
     yield from _padding(subject, side="left")
 
 
-def _padding(subject: Subject, *, side: Side) -> Iterator[CheckRow]:
+def _padding(subject: CheckContext, *, side: Side) -> Iterator[CheckRow]:
     role = "text_model"
     rows = [_row(subject, length) for length in PADDED_LENGTHS]
     text = f"rows of {', '.join(str(row.input_ids.shape[1]) for row in rows)} tokens, padded {side}, seed {SEED}"
@@ -143,7 +143,7 @@ def _padding(subject: Subject, *, side: Side) -> Iterator[CheckRow]:
     yield from where_pytorch_holds(subject, held, found, case=one, sides=(plain, alone))
 
 
-def sensitivity(subject: Subject) -> Iterator[CheckRow]:
+def sensitivity(subject: CheckContext) -> Iterator[CheckRow]:
     """The comparisons can tell: PyTorch's own outputs move when tokens, the mask or a corner of the image change."""
     feeds = {**_text(subject, 2, length=9), **_image(subject, 2, kind="noise")}
     ids, corner = feeds["input_ids"].copy(), feeds["pixel_values"].copy()
@@ -165,19 +165,19 @@ def sensitivity(subject: Subject) -> Iterator[CheckRow]:
         yield sensitive(subject, padded, ignored, case=subject.case("sensitivity", "the mask ignored", role="model"))
 
 
-def _row(subject: Subject, length: int) -> Batch:
+def _row(subject: CheckContext, length: int) -> Batch:
     """One text of random tokens."""
     fitting = min(length, subject.space.max_length)
     return _ended(subject, text_inputs.random_batch(subject.space, batch_size=1, length=fitting, seed=SEED))
 
 
-def _text(subject: Subject, count: int, *, length: int) -> dict[str, np.ndarray]:
+def _text(subject: CheckContext, count: int, *, length: int) -> dict[str, np.ndarray]:
     fitting = min(length, subject.space.max_length)
     batch = _ended(subject, text_inputs.random_batch(subject.space, batch_size=count, length=fitting, seed=SEED))
     return _taken(subject, subject.filled(batch))
 
 
-def _ended(subject: Subject, batch: Batch) -> Batch:
+def _ended(subject: CheckContext, batch: Batch) -> Batch:
     """With the end token that CLIP pools where the tokenizer puts none."""
     end = subject.reference.model.config.get_text_config().eos_token_id
     if subject.space.frame.suffix or not isinstance(end, int) or not 0 <= end < subject.reference.limits.vocab_size:
@@ -185,13 +185,13 @@ def _ended(subject: Subject, batch: Batch) -> Batch:
     return replace(batch, input_ids=np.concatenate([batch.input_ids[:, :-1], np.full((len(batch), 1), end)], axis=1))
 
 
-def _taken(subject: Subject, batch: Batch) -> dict[str, np.ndarray]:
+def _taken(subject: CheckContext, batch: Batch) -> dict[str, np.ndarray]:
     """What the graph of texts takes of a batch."""
     names = {spec.name for spec in subject.graph("text_model").inputs}
     return {name: array for name, array in batch.feeds.items() if name in names}
 
 
-def _image(subject: Subject, count: int, *, kind: Kind) -> dict[str, np.ndarray]:
+def _image(subject: CheckContext, count: int, *, kind: Kind) -> dict[str, np.ndarray]:
     shape = subject.graph("vision_model").inputs[0].shape
     channels, height, width = (axis if isinstance(axis, int) else image_inputs.USUAL_SIZE for axis in shape[1:])
     settings = preprocessor.settings(subject.stage_dir)
@@ -199,7 +199,7 @@ def _image(subject: Subject, count: int, *, kind: Kind) -> dict[str, np.ndarray]
     return {"pixel_values": made}
 
 
-def probe(subject: Subject) -> Feeds:
+def probe(subject: CheckContext) -> Feeds:
     """Two texts and two images of noise."""
     return {**_text(subject, 2, length=9), **_image(subject, 2, kind="noise")}
 

@@ -14,7 +14,7 @@ from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.graphs import text_inputs
 from onnx_fleet.graphs.comparison import Case, Outputs, at_real_positions, compare, is_per_token, real_places
 from onnx_fleet.graphs.text_inputs import Batch, Side
-from onnx_fleet.validation.checks.context import SEED, Subject, checks_of
+from onnx_fleet.validation.checks.context import SEED, CheckContext, checks_of
 from onnx_fleet.validation.checks.float64 import Side as Compared
 from onnx_fleet.validation.checks.float64 import judged
 from onnx_fleet.validation.checks.single_graph import Feeds, against_pytorch, run, told_apart, where_pytorch_holds
@@ -28,7 +28,7 @@ PADDED_LENGTHS = (17, 9, 1)
 _NOT_MEANT = "the model is not meant for this padding"
 
 
-def parity(subject: Subject) -> Iterator[CheckRow]:
+def parity(subject: CheckContext) -> Iterator[CheckRow]:
     """Every output equals PyTorch's on random tokens, over batch sizes and lengths up to the model's maximum."""
     maximum = subject.space.max_length
     lengths = sorted({min(length, maximum) for length in LENGTHS} | {maximum})
@@ -43,7 +43,7 @@ def parity(subject: Subject) -> Iterator[CheckRow]:
             yield from _against(subject, subject.case("parity", text), largest[:batch_size], expected=first)
 
 
-def text(subject: Subject) -> Iterator[CheckRow]:
+def text(subject: CheckContext) -> Iterator[CheckRow]:
     """Every output equals PyTorch's on real text through the packed tokenizer, sentence pairs too."""
     if subject.without_text:
         yield subject.case("text", "texts of several scripts").row("skipped", passed=True, detail=subject.without_text)
@@ -54,17 +54,17 @@ def text(subject: Subject) -> Iterator[CheckRow]:
         yield from _against(subject, case, batch, expected=subject.reference(subject.feeds(batch)))
 
 
-def padding_left(subject: Subject) -> Iterator[CheckRow]:
+def padding_left(subject: CheckContext) -> Iterator[CheckRow]:
     """Rows padded on the left equal PyTorch's, the same rows alone, and themselves with other tokens under the mask."""
     yield from _padding(subject, side="left")
 
 
-def padding_right(subject: Subject) -> Iterator[CheckRow]:
+def padding_right(subject: CheckContext) -> Iterator[CheckRow]:
     """As padding_left, on the other side: what every tokenizer for encoders does."""
     yield from _padding(subject, side="right")
 
 
-def sensitivity(subject: Subject) -> Iterator[CheckRow]:
+def sensitivity(subject: CheckContext) -> Iterator[CheckRow]:
     """The comparisons can tell: PyTorch's own outputs move by more than the tolerance when an input is ignored."""
     rows = _rows_to_pad(subject)
     batch = text_inputs.pad(rows, side="right", space=subject.space)
@@ -85,7 +85,7 @@ def sensitivity(subject: Subject) -> Iterator[CheckRow]:
         yield told_apart(expected, changed, case=case)
 
 
-def _against(subject: Subject, case: Case, batch: Batch, *, expected: Outputs) -> Iterator[CheckRow]:
+def _against(subject: CheckContext, case: Case, batch: Batch, *, expected: Outputs) -> Iterator[CheckRow]:
     """The graph's outputs against given ones, at real positions."""
     actual, faults = run(subject, subject.feeds(batch), case=case)
     real, specs = batch.real, subject.outputs
@@ -93,7 +93,7 @@ def _against(subject: Subject, case: Case, batch: Batch, *, expected: Outputs) -
     yield from faults or against_pytorch(subject, subject.feeds(batch), expected, actual, case=case, read=read)
 
 
-def _padding(subject: Subject, *, side: Side) -> Iterator[CheckRow]:
+def _padding(subject: CheckContext, *, side: Side) -> Iterator[CheckRow]:
     """Three comparisons; the last two are asked of the graph where PyTorch itself keeps to them.
 
     BERT counts positions from the left edge, padding included: PyTorch's own rows change with padding on the left.
@@ -142,7 +142,7 @@ class _PaddedRuns:
 
 
 def _padded_runs(
-    runner: Callable[[Mapping[str, np.ndarray]], Outputs], rows: Sequence[Batch], *, side: Side, subject: Subject
+    runner: Callable[[Mapping[str, np.ndarray]], Outputs], rows: Sequence[Batch], *, side: Side, subject: CheckContext
 ) -> _PaddedRuns:
     specs = subject.outputs
     padded = text_inputs.pad(rows, side=side, space=subject.space)
@@ -170,12 +170,12 @@ def _stacked(spec: TensorSpec, singles: Sequence[tuple[Batch, Outputs]]) -> np.n
     return np.concatenate(arrays)
 
 
-def _rows_to_pad(subject: Subject) -> list[Batch]:
+def _rows_to_pad(subject: CheckContext) -> list[Batch]:
     lengths = (min(length, subject.space.max_length) for length in PADDED_LENGTHS)
     return [text_inputs.random_batch(subject.space, batch_size=1, length=length, seed=SEED) for length in lengths]
 
 
-def probe(subject: Subject) -> Feeds:
+def probe(subject: CheckContext) -> Feeds:
     """Full rows of random tokens."""
     length = min(PADDED_LENGTHS[0], subject.space.max_length)
     return subject.feeds(

@@ -15,7 +15,7 @@ import numpy as np
 from onnx_fleet.entities.entry import Tolerances
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.graphs.comparison import Outputs, scale_of
-from onnx_fleet.validation.checks.context import Subject
+from onnx_fleet.validation.checks.context import CheckContext
 
 COMPARABLE = 1 / 8
 """The share of the tolerance that PyTorch's own largest error has to reach: a smaller one excuses no graph."""
@@ -106,7 +106,7 @@ def room(expected: np.ndarray, exact: np.ndarray, *, tolerances: Tolerances) -> 
 
 
 def word(
-    subject: Subject,
+    subject: CheckContext,
     feeds: Mapping[str, np.ndarray],
     name: str,
     *,
@@ -125,7 +125,7 @@ def word(
     return ask
 
 
-def exactly(subject: Subject, feeds: Mapping[str, np.ndarray]) -> Outputs:
+def exactly(subject: CheckContext, feeds: Mapping[str, np.ndarray]) -> Outputs:
     """The whole model's outputs in float64; none where an entry's own tolerances are taken at their word."""
     return {} if _are_strict(subject) else subject.reference.in_float64(feeds)
 
@@ -145,7 +145,7 @@ def _rms(values: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(values)))) if values.size else 0.0
 
 
-def judged(subject: Subject, rows: Sequence[CheckRow], *sides: Side) -> Iterator[CheckRow]:
+def judged(subject: CheckContext, rows: Sequence[CheckRow], *sides: Side) -> Iterator[CheckRow]:
     """The rows; where values differ they also say who is off, and pass as ``rounding`` where that is all it is.
 
     An entry's own tolerances are taken at their word: float64 then explains a failure, and passes none.
@@ -178,7 +178,7 @@ def judged(subject: Subject, rows: Sequence[CheckRow], *sides: Side) -> Iterator
         )
 
 
-def _are_strict(subject: Subject) -> bool:
+def _are_strict(subject: CheckContext) -> bool:
     own = subject.item.model.entry.tolerances
     return own is not None and not own.derived
 

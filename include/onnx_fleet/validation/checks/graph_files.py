@@ -19,7 +19,7 @@ from onnx_fleet.graphs.placement import require_placed
 from onnx_fleet.graphs.text_inputs import TokenSpace
 from onnx_fleet.source import reference
 from onnx_fleet.validation.checks import seq2seq_feeds
-from onnx_fleet.validation.checks.context import SEED, Subject, checks_of
+from onnx_fleet.validation.checks.context import SEED, CheckContext, checks_of
 from onnx_fleet.validation.checks.single_graph import against_pytorch
 
 DYNAMIC_SIZES = ((1, 1), (3, 2), (4, 13))
@@ -40,7 +40,7 @@ _LEAST_USED = 0.9
 """A checkpoint's own file is carried along up to here: docs/decisions/weights.md."""
 
 
-def contract(subject: Subject) -> Iterator[CheckRow]:
+def contract(subject: CheckContext) -> Iterator[CheckRow]:
     """The file is the one that the export recorded, takes what the source model takes, and names its axes."""
     for role, info in subject.graphs.items():
         case = subject.case("contract", "the file as it lies", role=role)
@@ -65,7 +65,7 @@ def contract(subject: Subject) -> Iterator[CheckRow]:
         yield from faults or [case.row("equal", passed=True)]
 
 
-def external_data(subject: Subject) -> Iterator[CheckRow]:
+def external_data(subject: CheckContext) -> Iterator[CheckRow]:
     """Every file beside the graphs is as long as they say, is theirs to nine tenths, and none lies there for nobody."""
     recorded = stage.read_export(subject.stage_dir).graphs
     ranges: dict[str, set[tuple[int, int]]] = {}
@@ -93,7 +93,7 @@ def external_data(subject: Subject) -> Iterator[CheckRow]:
         yield case.row("equal", passed=True, detail=f"{len(ranges)} files")
 
 
-def placement(subject: Subject) -> Iterator[CheckRow]:
+def placement(subject: CheckContext) -> Iterator[CheckRow]:
     """The nodes ran on the provider that was asked for, by the session's own profile."""
     for role, info in subject.graphs.items():
         work = workloads.shortest(info, space=_space(subject))
@@ -109,7 +109,7 @@ def placement(subject: Subject) -> Iterator[CheckRow]:
             yield case.row("equal", passed=True)
 
 
-def dynamic(subject: Subject) -> Iterator[CheckRow]:
+def dynamic(subject: CheckContext) -> Iterator[CheckRow]:
     """No axis named dynamic was frozen: outputs have the sizes that their symbols promise, at sizes never traced."""
     limit = reference.longest(subject.stage_dir, subject.reference, bound=LONGEST)
     for role, info in subject.graphs.items():
@@ -127,7 +127,7 @@ def dynamic(subject: Subject) -> Iterator[CheckRow]:
             yield from _sizes_kept(subject, info, work, case=subject.case("dynamic", work.text, role=role))
 
 
-def recipe_cases(subject: Subject) -> Iterator[CheckRow]:
+def recipe_cases(subject: CheckContext) -> Iterator[CheckRow]:
     """On the inputs that the recipe names, one for each way that the model branches, every output equals PyTorch's."""
     name = subject.item.model.entry.recipe
     cases = recipes.find(name).cases if name else None
@@ -145,11 +145,11 @@ def recipe_cases(subject: Subject) -> Iterator[CheckRow]:
         yield from against_pytorch(subject, feeds, subject.reference(feeds), found, case=case)
 
 
-def _space(subject: Subject) -> TokenSpace | None:
+def _space(subject: CheckContext) -> TokenSpace | None:
     return subject.space if "input_ids" in subject.reference.parameters else None
 
 
-def _longest(subject: Subject, info: GraphInfo, *, limit: int | None) -> Iterator[workloads.Workload]:
+def _longest(subject: CheckContext, info: GraphInfo, *, limit: int | None) -> Iterator[workloads.Workload]:
     """One row as long as the model takes it and memory allows; behind a cache of as many tokens, too."""
     symbols = {axis for spec in info.inputs for axis in spec.shape if isinstance(axis, str)}
     length = DYNAMIC_SIZES[-1][1] if limit is None else _bounded(subject, limit)
@@ -164,7 +164,7 @@ def _longest(subject: Subject, info: GraphInfo, *, limit: int | None) -> Iterato
             yield replace(work, sizes={name: LONGEST_SOUND.get(name, size) for name, size in work.sizes.items()})
 
 
-def _bounded(subject: Subject, length: int) -> int:
+def _bounded(subject: CheckContext, length: int) -> int:
     config = subject.reference.model.config.get_text_config()
     heads = getattr(config, "num_attention_heads", None)
     by_scores = math.isqrt(LARGEST_BYTES // (4 * (heads if isinstance(heads, int) else 1)))
@@ -173,7 +173,7 @@ def _bounded(subject: Subject, length: int) -> int:
     return min(length, by_scores, LARGEST_BYTES // (4 * int(config.vocab_size)))
 
 
-def _sizes_kept(subject: Subject, info: GraphInfo, work: workloads.Workload, *, case: Case) -> Iterator[CheckRow]:
+def _sizes_kept(subject: CheckContext, info: GraphInfo, work: workloads.Workload, *, case: Case) -> Iterator[CheckRow]:
     try:
         outputs = subject.session(info.role).run(work.feeds(info, seed=SEED))
     except ValidationFailed as err:
@@ -193,7 +193,7 @@ def _sizes_kept(subject: Subject, info: GraphInfo, work: workloads.Workload, *, 
             yield case.row("shape", output=spec.name, detail=f"{shape} where its symbols promise {promised}")
 
 
-def _recorded(subject: Subject, info: GraphInfo, found: GraphInfo, case: Case) -> Iterator[CheckRow]:
+def _recorded(subject: CheckContext, info: GraphInfo, found: GraphInfo, case: Case) -> Iterator[CheckRow]:
     for name in ("inputs", "outputs", "opset", "ir_version", "weight_files"):
         recorded, here = getattr(info, name), getattr(found, name)
         if recorded != here:
@@ -215,7 +215,7 @@ def _named(info: GraphInfo, case: Case) -> Iterator[CheckRow]:
             yield case.row("shape", output=spec.name, detail=f"axis 0 of {spec.shape} is not batch_size")
 
 
-def _open(subject: Subject, info: GraphInfo, case: Case) -> Iterator[CheckRow]:
+def _open(subject: CheckContext, info: GraphInfo, case: Case) -> Iterator[CheckRow]:
     """Texts have one length only where the entry allows that, or the export says that it gave the others up."""
     given_up = [each.what for each in stage.read_export(subject.stage_dir).fallbacks]
     if subject.item.model.entry.may_be_fixed or any(f"{info.role}: dynamic -> fixed" in what for what in given_up):
@@ -226,7 +226,7 @@ def _open(subject: Subject, info: GraphInfo, case: Case) -> Iterator[CheckRow]:
             yield case.row("shape", output=spec.name, detail=said)
 
 
-def _lengths(subject: Subject, spec: TensorSpec) -> Sequence[int | str]:
+def _lengths(subject: CheckContext, spec: TensorSpec) -> Sequence[int | str]:
     """The axes of one input on which tokens are counted."""
     if spec.name.startswith("past_key_values."):
         return spec.shape[2:3]
@@ -237,7 +237,7 @@ def _lengths(subject: Subject, spec: TensorSpec) -> Sequence[int | str]:
     return spec.shape[-1:] if spec.name in _INTEGERS else ()
 
 
-def _typed(subject: Subject, info: GraphInfo, case: Case) -> Iterator[CheckRow]:
+def _typed(subject: CheckContext, info: GraphInfo, case: Case) -> Iterator[CheckRow]:
     wanted = {**dict.fromkeys(_INTEGERS, "int64"), **{each.name: each.dtype for each in _further(subject)}}
     for spec in info.inputs:
         if spec.dtype != wanted.get(spec.name, spec.dtype):
@@ -245,7 +245,7 @@ def _typed(subject: Subject, info: GraphInfo, case: Case) -> Iterator[CheckRow]:
             yield case.row("dtype", output=spec.name, detail=said)
 
 
-def _further(subject: Subject) -> tuple[FurtherInput, ...]:
+def _further(subject: CheckContext) -> tuple[FurtherInput, ...]:
     """The inputs that a model of text has beside its tokens; nothing for any other model."""
     space = _space(subject)
     return space.further if space else ()
@@ -259,14 +259,14 @@ def _paired(info: GraphInfo, case: Case) -> Iterator[CheckRow]:
         yield case.row("different", detail=f"past inputs {past} and present outputs {present} stand in another order")
 
 
-def _weights(subject: Subject, info: GraphInfo) -> Iterator[Weight]:
+def _weights(subject: CheckContext, info: GraphInfo) -> Iterator[Weight]:
     import onnx
 
     model = onnx.load(subject.stage_dir / info.path, load_external_data=False)
     return weights_of(model, bundle=subject.stage_dir, path=info.path)
 
 
-def _taken(subject: Subject, info: GraphInfo, case: Case) -> Iterator[CheckRow]:
+def _taken(subject: CheckContext, info: GraphInfo, case: Case) -> Iterator[CheckRow]:
     """Of a single graph: several share what the source model takes."""
     declared = {spec.name for spec in info.inputs}
     for name in subject.reference.input_names if len(subject.graphs) == 1 else ():

@@ -17,7 +17,7 @@ from onnx_fleet.graphs.comparison import Case
 from onnx_fleet.graphs.initializers import array
 from onnx_fleet.source import checkpoint
 from onnx_fleet.source.tokenizers import proof as tokenizer_proof
-from onnx_fleet.validation.checks.context import Subject, checks_of
+from onnx_fleet.validation.checks.context import CheckContext, checks_of
 
 _NOT_COMPARED = ("onnx", "reports")
 """Folders of what the export makes."""
@@ -31,7 +31,7 @@ _SHOWN = 3
 _ABSENT = object()
 
 
-def packed_files(subject: Subject) -> Iterator[CheckRow]:
+def packed_files(subject: CheckContext) -> Iterator[CheckRow]:
     """Labels, special tokens, sizes and every other setting are the source's own, but for keys that the export adds."""
     name = subject.item.model.entry.recipe
     changed = recipes.find(name).tokenizer if name else {}
@@ -46,7 +46,7 @@ def packed_files(subject: Subject) -> Iterator[CheckRow]:
         yield case.row("different" if faults else "equal", output=path, passed=not faults, detail=detail)
 
 
-def tokenizer(subject: Subject) -> Iterator[CheckRow]:
+def tokenizer(subject: CheckContext) -> Iterator[CheckRow]:
     """The packed tokenizer.json, read by plain tokenizers, encodes and decodes as the source's own tokenizer."""
     texts = f"{len(tokenizer_proof.CORPUS)} texts and {len(tokenizer_proof.PAIRS)} pairs, there and back"
     case = subject.case("tokenizer", texts)
@@ -68,7 +68,7 @@ def tokenizer(subject: Subject) -> Iterator[CheckRow]:
         yield case.row("equal", output=path.name, passed=True, detail=said)
 
 
-def weights(subject: Subject) -> Iterator[CheckRow]:
+def weights(subject: CheckContext) -> Iterator[CheckRow]:
     """Every weight is the source's tensor of its name, bit for bit: those that no input reaches, too."""
     name = subject.item.model.entry.recipe
     for role, info in subject.graphs.items():
@@ -79,7 +79,7 @@ def weights(subject: Subject) -> Iterator[CheckRow]:
             yield from _weights_equal(subject, info, case=case)
 
 
-def _weights_equal(subject: Subject, info: GraphInfo, *, case: Case) -> Iterator[CheckRow]:
+def _weights_equal(subject: CheckContext, info: GraphInfo, *, case: Case) -> Iterator[CheckRow]:
     """Against the checkpoint's file and, where a model changes a tensor while it is loaded, the loaded one."""
     stored, loaded = checkpoint.read(subject.source_dir), subject.reference.weights
     count, wrong = 0, 0

@@ -15,7 +15,7 @@ import numpy as np
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.graphs.comparison import Case, compare
-from onnx_fleet.validation.checks.context import Subject, checks_of
+from onnx_fleet.validation.checks.context import CheckContext, checks_of
 
 if TYPE_CHECKING:
     from onnx_fleet.validation.pipeline_tasks import Answer, Question
@@ -26,7 +26,7 @@ MOST_PIXELS = 1e-3
 """Share of an image's pixels on which two labels are as good: on the border of two areas."""
 
 
-def pipeline(subject: Subject) -> Iterator[CheckRow]:
+def pipeline(subject: CheckContext) -> Iterator[CheckRow]:
     """The answers of transformers' own pipeline: of the source's folder, and of the bundle's with its graph."""
     from onnx_fleet.validation import pipelines
 

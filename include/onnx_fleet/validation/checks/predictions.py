@@ -18,7 +18,7 @@ from onnx_fleet.graphs import text_inputs
 from onnx_fleet.graphs.comparison import Case, Outputs, compare
 from onnx_fleet.graphs.text_inputs import Batch
 from onnx_fleet.validation.checks import tokenized_texts as reading
-from onnx_fleet.validation.checks.context import Subject, checks_of
+from onnx_fleet.validation.checks.context import CheckContext, checks_of
 from onnx_fleet.validation.checks.float64 import exactly, room
 from onnx_fleet.validation.checks.single_graph import choices_equal, run
 from onnx_fleet.validation.checks.tokenized_texts import Side, Text
@@ -54,7 +54,7 @@ class _Told:
 Read = Callable[[_Told, _Told, Case], Iterator[CheckRow]]
 
 
-def answers(subject: Subject) -> Iterator[CheckRow]:
+def answers(subject: CheckContext) -> Iterator[CheckRow]:
     """Labels, spans, words or cosines of texts are those that the source gives, each side with its own files."""
     task = subject.item.model.task
     case = subject.case("answers", f"{task} of texts of several scripts")
@@ -93,7 +93,7 @@ def answers(subject: Subject) -> Iterator[CheckRow]:
         yield from read(wanted, found, case)
 
 
-def _of_text(outputs: Outputs, batch: Batch, *, subject: Subject) -> Outputs:
+def _of_text(outputs: Outputs, batch: Batch, *, subject: CheckContext) -> Outputs:
     """Without what an output has for the image beside a text, behind its tokens."""
     joint = {spec.name for spec in subject.outputs if spec.shape[1:2] == (JOINT_LENGTH,)}
     length = batch.input_ids.shape[1]

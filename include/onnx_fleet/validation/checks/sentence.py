@@ -19,7 +19,7 @@ from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.graphs import text_inputs
 from onnx_fleet.graphs.comparison import Case, compare
 from onnx_fleet.validation.checks import tokenized_texts as reading
-from onnx_fleet.validation.checks.context import Subject, checks_of
+from onnx_fleet.validation.checks.context import CheckContext, checks_of
 from onnx_fleet.validation.checks.predictions import PAIRS
 from onnx_fleet.validation.checks.single_graph import run
 from onnx_fleet.validation.checks.tokenized_texts import Text
@@ -45,7 +45,7 @@ class _Question:
     """Further arguments of encode and predict."""
 
 
-def sentences(subject: Subject) -> Iterator[CheckRow]:
+def sentences(subject: CheckContext) -> Iterator[CheckRow]:
     """Embeddings of texts and scores of pairs are those that sentence-transformers gives of the source, prompts too."""
     case = subject.case("sentences", "texts of several scripts")
     settings = sentence_modules.settings(subject.source_dir)
@@ -71,7 +71,7 @@ def sentences(subject: Subject) -> Iterator[CheckRow]:
         yield from _asked(subject, question, library=library, packed=packed, output=output, case=case)
 
 
-def _output(subject: Subject, settings: Settings | None) -> tuple[str | None, str]:
+def _output(subject: CheckContext, settings: Settings | None) -> tuple[str | None, str]:
     """The graph's output that is the library's answer; else None, and why nothing is asked."""
     item, given = subject.item, {spec.name for spec in subject.outputs}
     recipe = recipes.find(item.model.entry.recipe) if item.model.entry.recipe else None
@@ -89,7 +89,7 @@ def _output(subject: Subject, settings: Settings | None) -> tuple[str | None, st
     return None, "the source is no sentence-transformers model, or was made for another task than the entry's"
 
 
-def _kind(subject: Subject, settings: Settings | None) -> sentence_modules.Kind:
+def _kind(subject: CheckContext, settings: Settings | None) -> sentence_modules.Kind:
     """A classifier of pairs is a re-ranker, whether or not its files say so."""
     ranks = subject.item.model.task == "text-ranking"
     says_so = settings is not None and settings.kind == "CrossEncoder"
@@ -97,7 +97,7 @@ def _kind(subject: Subject, settings: Settings | None) -> sentence_modules.Kind:
     return "CrossEncoder" if ranks or (says_so and classifies) else "SentenceTransformer"
 
 
-def _library(subject: Subject, settings: Settings | None) -> BaseModel:
+def _library(subject: CheckContext, settings: Settings | None) -> BaseModel:
     """The library's own model of the source, in float32 with eager attention."""
     import torch
     from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
@@ -131,7 +131,7 @@ def _is_static(library: BaseModel) -> bool:
     return type(library[0]).__name__ == sentence_modules.STATIC
 
 
-def _composed(subject: Subject, *, options: Mapping[str, Any], loading: Mapping[str, Any]) -> BaseModel:
+def _composed(subject: CheckContext, *, options: Mapping[str, Any], loading: Mapping[str, Any]) -> BaseModel:
     """The library's modules for a built-in recipe that pools a plain model."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
@@ -150,7 +150,7 @@ def _composed(subject: Subject, *, options: Mapping[str, Any], loading: Mapping[
     return made
 
 
-def _questions(subject: Subject, packed: Settings, *, scored: bool) -> Iterator[_Question]:
+def _questions(subject: CheckContext, packed: Settings, *, scored: bool) -> Iterator[_Question]:
     if scored:
         yield _Question(said=f"{len(PAIRS)} pairs", texts=reading.known(subject, PAIRS))
         return
@@ -176,7 +176,7 @@ def _questions(subject: Subject, packed: Settings, *, scored: bool) -> Iterator[
 
 
 def _asked(
-    subject: Subject, question: _Question, *, library: BaseModel, packed: Settings, output: str, case: Case
+    subject: CheckContext, question: _Question, *, library: BaseModel, packed: Settings, output: str, case: Case
 ) -> Iterator[CheckRow]:
     case = replace(case, case=question.said)
     if not question.texts:
@@ -197,7 +197,9 @@ def _asked(
         yield from compare({output: expected}, {output: answer}, case=case, source="sentence-transformers")
 
 
-def _feeds(subject: Subject, question: _Question, *, library: BaseModel, packed: Settings) -> Mapping[str, np.ndarray]:
+def _feeds(
+    subject: CheckContext, question: _Question, *, library: BaseModel, packed: Settings
+) -> Mapping[str, np.ndarray]:
     """The graph's inputs as a consumer of the bundle makes them.
 
     A source that puts texts into a chat template leaves no choice: the library's own tokens are taken.

@@ -23,7 +23,7 @@ from onnx_fleet.graphs.session import Session
 from onnx_fleet.graphs.text_inputs import Side
 from onnx_fleet.validation.checks import seq2seq_feeds as feeding
 from onnx_fleet.validation.checks import tokenized_texts as reading
-from onnx_fleet.validation.checks.context import SEED, Subject, checks_of
+from onnx_fleet.validation.checks.context import SEED, CheckContext, checks_of
 from onnx_fleet.validation.checks.float64 import Side as Compared
 from onnx_fleet.validation.checks.float64 import judged, room, word
 from onnx_fleet.validation.checks.single_graph import Feeds, rows_of, sensitive, where_pytorch_holds
@@ -42,7 +42,7 @@ _TARGET_MASK = "decoder_attention_mask"
 """What only a graph of source and target takes."""
 
 
-def parity(subject: Subject) -> Iterator[CheckRow]:
+def parity(subject: CheckContext) -> Iterator[CheckRow]:
     """A given text's logits equal PyTorch's at every position, over batch sizes and lengths up to the maxima."""
     source_limit, target_limit = feeding.source_limit(subject), feeding.target_limit(subject)
     sizes = [(min(source, source_limit), min(target, target_limit)) for source, target in SIZES]
@@ -58,14 +58,14 @@ def parity(subject: Subject) -> Iterator[CheckRow]:
             yield from _compared(subject, subject.case("parity", text), rows_of(expected, few), run, exact=exact)
 
 
-def padding(subject: Subject) -> Iterator[CheckRow]:
+def padding(subject: CheckContext) -> Iterator[CheckRow]:
     """Sources padded on either side equal PyTorch's, the same rows alone, and themselves with noise under the mask."""
     yield from _padding(subject, side="right")
     if "input_ids" in subject.reference.parameters and subject.space.fixed_length is None:  # sound has one side only
         yield from _padding(subject, side="left")
 
 
-def _padding(subject: Subject, *, side: Side) -> Iterator[CheckRow]:
+def _padding(subject: CheckContext, *, side: Side) -> Iterator[CheckRow]:
     text, feeds, tokens = _padded(subject, side=side)
     case = subject.case("padding", f"{text}: as PyTorch on the same batch")
     if "attention_mask" not in feeds:
@@ -89,7 +89,7 @@ def _padding(subject: Subject, *, side: Side) -> Iterator[CheckRow]:
     yield from _kept(subject, batch, masked, case=noisy)
 
 
-def target_padding(subject: Subject) -> Iterator[CheckRow]:
+def target_padding(subject: CheckContext) -> Iterator[CheckRow]:
     """Targets padded on either side equal PyTorch's at real positions, and themselves with noise under their mask."""
     if _TARGET_MASK not in {spec.name for spec in list(subject.graphs.values())[-1].inputs}:
         return
@@ -118,7 +118,7 @@ def target_padding(subject: Subject) -> Iterator[CheckRow]:
         yield from _kept(subject, plain, masked, case=leak)
 
 
-def cache(subject: Subject) -> Iterator[CheckRow]:
+def cache(subject: CheckContext) -> Iterator[CheckRow]:
     """A text in pieces, rows in another order, and caches as consumers begin them give what PyTorch gives at once."""
     session = _decoder(subject)
     if session is None or not generation_seq2seq.takes_cache(session):
@@ -144,7 +144,7 @@ def cache(subject: Subject) -> Iterator[CheckRow]:
         yield from _compared(subject, case, expected, run, exact=exact)
 
 
-def greedy(subject: Subject) -> Iterator[CheckRow]:
+def greedy(subject: CheckContext) -> Iterator[CheckRow]:
     """The likeliest tokens are those of transformers' generate, in a padded batch of sources."""
     room = feeding.target_limit(subject) - 1
     text, feeds, _ = _padded(subject)
@@ -152,7 +152,7 @@ def greedy(subject: Subject) -> Iterator[CheckRow]:
     yield from _generated(subject, case, feeds, num_beams=1, new_tokens=min(NEW_TOKENS, room), ends=())
 
 
-def text(subject: Subject) -> Iterator[CheckRow]:
+def text(subject: CheckContext) -> Iterator[CheckRow]:
     """Real text in gives the text out that the source gives, each side with its own tokenizer."""
     case = subject.case("text", f"texts of several scripts, {NEW_TOKENS_OF_TEXTS} new")
     both = reading.sides(subject) if "input_ids" in subject.reference.parameters else None
@@ -171,7 +171,7 @@ def text(subject: Subject) -> Iterator[CheckRow]:
     yield from _generated(subject, case, feeds, num_beams=1, new_tokens=min(NEW_TOKENS_OF_TEXTS, room), ends=ends)
 
 
-def beams(subject: Subject) -> Iterator[CheckRow]:
+def beams(subject: CheckContext) -> Iterator[CheckRow]:
     """Beam search finds the texts that transformers' generate finds, where texts may end."""
     room = feeding.target_limit(subject) - 1
     ends = _listed(subject.reference.model.generation_config.eos_token_id)
@@ -180,7 +180,7 @@ def beams(subject: Subject) -> Iterator[CheckRow]:
     yield from _generated(subject, case, feeds, num_beams=BEAMS, new_tokens=min(NEW_TOKENS_OF_BEAMS, room), ends=ends)
 
 
-def sensitivity(subject: Subject) -> Iterator[CheckRow]:
+def sensitivity(subject: CheckContext) -> Iterator[CheckRow]:
     """The comparisons can tell: PyTorch's own logits move by more than the tolerance when an input is ignored."""
     _, padded, tokens = _padded(subject)
     target = {"decoder_input_ids": tokens}
@@ -211,7 +211,7 @@ class _PaddedRuns:
 
     @classmethod
     def of(
-        cls, run: Callable[[Feeds, np.ndarray], Outputs], subject: Subject, feeds: Feeds, tokens: np.ndarray
+        cls, run: Callable[[Feeds, np.ndarray], Outputs], subject: CheckContext, feeds: Feeds, tokens: np.ndarray
     ) -> _PaddedRuns:
         rows = [feeding.sources(subject, _lengths(subject), only=row) for row in range(len(tokens))]
         single = [_logits(run(own, tokens[row : row + 1])) for row, own in enumerate(rows)]
@@ -227,14 +227,14 @@ def _exactly(runs: Callable[[], _PaddedRuns], name: str) -> Outputs:
     return outputs
 
 
-def _kept(subject: Subject, one: Compared, other: Compared, *, case: Case) -> Iterator[CheckRow]:
+def _kept(subject: CheckContext, one: Compared, other: Compared, *, case: Case) -> Iterator[CheckRow]:
     """That the graphs keep what PyTorch keeps. Convolutions over sound read across the edge of a mask."""
     own, found = compare(one.expected, other.expected, case=case), compare(one.actual, other.actual, case=case)
     return where_pytorch_holds(subject, own, found, case=case, sides=(one, other))
 
 
 def _generated(
-    subject: Subject, case: Case, feeds: Feeds, *, num_beams: int, new_tokens: int, ends: Sequence[int]
+    subject: CheckContext, case: Case, feeds: Feeds, *, num_beams: int, new_tokens: int, ends: Sequence[int]
 ) -> Iterator[CheckRow]:
     """Our loop on the graphs, transformers' own on the model, the same settings and no others: tokens, then text."""
     rows, both = len(next(iter(feeds.values()))), reading.sides(subject)
@@ -259,7 +259,7 @@ def _generated(
         yield where.row("near_tie" if tie else "different", output="tokens", passed=tie, detail=detail)
 
 
-def _judge(subject: Subject, feeds: Feeds, pair: Sequence[list[int]], *, whole_texts: bool) -> tuple[bool, str]:
+def _judge(subject: CheckContext, feeds: Feeds, pair: Sequence[list[int]], *, whole_texts: bool) -> tuple[bool, str]:
     """Whether PyTorch itself finds two texts equally likely, and what its own logits say.
 
     Args:
@@ -291,18 +291,18 @@ def _judge(subject: Subject, feeds: Feeds, pair: Sequence[list[int]], *, whole_t
     return abs(margin) <= tolerance, f"{what} differ by {margin:.2g}, the tolerance is {tolerance:.2g}"
 
 
-def _text_logits(subject: Subject, feeds: Feeds, text: Sequence[int]) -> np.ndarray:
+def _text_logits(subject: CheckContext, feeds: Feeds, text: Sequence[int]) -> np.ndarray:
     """float32 [tokens, vocabulary]: what PyTorch gave each token of a generated text its chance."""
     logits: np.ndarray = _pytorch(subject, feeds, _started(subject, text))["logits"][0]
     return logits
 
 
-def _exact_text_logits(subject: Subject, feeds: Feeds, text: Sequence[int]) -> np.ndarray | None:
+def _exact_text_logits(subject: CheckContext, feeds: Feeds, text: Sequence[int]) -> np.ndarray | None:
     given = {**feeds, "decoder_input_ids": _started(subject, text)}
     return word(subject, given, "logits", read=lambda logits: logits[0])()
 
 
-def _started(subject: Subject, text: Sequence[int]) -> np.ndarray:
+def _started(subject: CheckContext, text: Sequence[int]) -> np.ndarray:
     """What the decoder is given to say how likely each token of a text was."""
     return np.array([[feeding.start_token(subject, source=True), *text[:-1]]], dtype=np.int64)
 
@@ -313,7 +313,7 @@ def _mean_log_probability(logits: np.ndarray, text: Sequence[int]) -> float:
     return float(logs[np.arange(len(text)), text].mean())
 
 
-def _generate(subject: Subject, feeds: Feeds, **settings: Any) -> np.ndarray:
+def _generate(subject: CheckContext, feeds: Feeds, **settings: Any) -> np.ndarray:
     """PyTorch's tokens behind the start token: int64 [rows, new tokens]."""
     start = feeding.start_token(subject, source=True)
     return subject.reference.generate(
@@ -321,7 +321,7 @@ def _generate(subject: Subject, feeds: Feeds, **settings: Any) -> np.ndarray:
     )[:, 1:]
 
 
-def _calls(subject: Subject, feeds: Feeds) -> Call:
+def _calls(subject: CheckContext, feeds: Feeds) -> Call:
     """What makes one call of the graphs on these sources, whatever form they have."""
     session = _decoder(subject)
     if session is None:
@@ -330,7 +330,7 @@ def _calls(subject: Subject, feeds: Feeds) -> Call:
     return partial(generation_seq2seq.step, session, encoded=encoded)
 
 
-def _graphs(subject: Subject, feeds: Feeds, tokens: np.ndarray) -> Outputs:
+def _graphs(subject: CheckContext, feeds: Feeds, tokens: np.ndarray) -> Outputs:
     """Source and target through the graphs, all tokens at once."""
     session = _decoder(subject)
     if session is None:
@@ -341,7 +341,7 @@ def _graphs(subject: Subject, feeds: Feeds, tokens: np.ndarray) -> Outputs:
 
 
 def _in_pieces(
-    subject: Subject,
+    subject: CheckContext,
     session: Session,
     feeds: Feeds,
     tokens: np.ndarray,
@@ -364,7 +364,7 @@ def _in_pieces(
     return {"logits": np.concatenate(logits, axis=1)}
 
 
-def _reordered(subject: Subject, session: Session, feeds: Feeds, tokens: np.ndarray, order: np.ndarray) -> Outputs:
+def _reordered(subject: CheckContext, session: Session, feeds: Feeds, tokens: np.ndarray, order: np.ndarray) -> Outputs:
     """The last token's logits, its cache's rows taken in another order."""
     encoded = generation_seq2seq.encode(subject.session("encoder_model"), feeds)
     first = generation_seq2seq.step(session, tokens[:, :-1], encoded=encoded)
@@ -373,7 +373,7 @@ def _reordered(subject: Subject, session: Session, feeds: Feeds, tokens: np.ndar
 
 
 def _from_guessed_cache(
-    subject: Subject, session: Session, feeds: Feeds, tokens: np.ndarray, head_size: int
+    subject: CheckContext, session: Session, feeds: Feeds, tokens: np.ndarray, head_size: int
 ) -> Outputs:
     """optimum takes hidden size by heads, transformers.js none where a size has a name: both are wrong at times."""
     encoded: Encoded = generation_seq2seq.encode(subject.session("encoder_model"), feeds)
@@ -381,18 +381,18 @@ def _from_guessed_cache(
     return {"logits": generation_seq2seq.step(session, tokens, encoded=encoded, cache=empty).logits}
 
 
-def _pytorch(subject: Subject, feeds: Feeds, tokens: np.ndarray) -> Outputs:
+def _pytorch(subject: CheckContext, feeds: Feeds, tokens: np.ndarray) -> Outputs:
     """One pass without a cache."""
     return subject.reference({**feeds, "decoder_input_ids": tokens})
 
 
-def _exact(subject: Subject, feeds: Feeds, tokens: np.ndarray) -> Outputs:
+def _exact(subject: CheckContext, feeds: Feeds, tokens: np.ndarray) -> Outputs:
     """The same in float64, or nothing."""
     return subject.reference.in_float64({**feeds, "decoder_input_ids": tokens})
 
 
 def _compared(
-    subject: Subject, case: Case, expected: Outputs, run: Callable[[], Outputs], *, exact: Callable[[], Outputs]
+    subject: CheckContext, case: Case, expected: Outputs, run: Callable[[], Outputs], *, exact: Callable[[], Outputs]
 ) -> Iterator[CheckRow]:
     try:
         found = run()
@@ -407,16 +407,16 @@ def _logits(outputs: Outputs) -> Outputs:
     return {name: outputs[name] for name in ("logits",) if name in outputs}
 
 
-def _decoder(subject: Subject) -> Session | None:
+def _decoder(subject: CheckContext) -> Session | None:
     """The graph that gives one token after the other; None where one graph takes source and target."""
     return next((session for role, session in subject.sessions.items() if role.startswith("decoder_model")), None)
 
 
-def _lengths(subject: Subject) -> list[int]:
+def _lengths(subject: CheckContext) -> list[int]:
     return [min(length, feeding.source_limit(subject)) for length in PADDED_LENGTHS]
 
 
-def _padded(subject: Subject, *, side: Side = "right") -> tuple[str, dict[str, np.ndarray], np.ndarray]:
+def _padded(subject: CheckContext, *, side: Side = "right") -> tuple[str, dict[str, np.ndarray], np.ndarray]:
     """A batch of sources of different lengths and a target for each, and how to make them again."""
     lengths = _lengths(subject)
     target = min(TARGET_LENGTH, feeding.target_limit(subject))
@@ -426,7 +426,7 @@ def _padded(subject: Subject, *, side: Side = "right") -> tuple[str, dict[str, n
     return text, feeding.sources(subject, lengths, side=side), tokens
 
 
-def _with_padded_targets(subject: Subject, *, side: str) -> tuple[str, dict[str, np.ndarray], np.ndarray]:
+def _with_padded_targets(subject: CheckContext, *, side: str) -> tuple[str, dict[str, np.ndarray], np.ndarray]:
     """Sources, targets of different lengths padded on one side, and where those are real: bool [rows, tokens]."""
     _, feeds, tokens = _padded(subject)
     most = tokens.shape[1]
@@ -448,18 +448,18 @@ def _listed(ids: int | list[int] | None) -> list[int]:
     return [] if ids is None else ids if isinstance(ids, list) else [ids]
 
 
-def decodes(subject: Subject) -> bool:
+def decodes(subject: CheckContext) -> bool:
     """Whether the model writes; Whisper's encoder with a classifier's head says in its configuration that it does."""
     model: Any = subject.reference.model
     return bool(model.config.is_encoder_decoder and model.can_generate())
 
 
-def _where_it_decodes(run: Callable[[Subject], Iterator[CheckRow]], subject: Subject) -> Iterator[CheckRow]:
+def _where_it_decodes(run: Callable[[CheckContext], Iterator[CheckRow]], subject: CheckContext) -> Iterator[CheckRow]:
     if decodes(subject):
         yield from run(subject)
 
 
-def probe(subject: Subject) -> Feeds:
+def probe(subject: CheckContext) -> Feeds:
     """Padded sources, and a target for each."""
     _, feeds, tokens = _padded(subject)
     return {**feeds, "decoder_input_ids": tokens}

@@ -10,7 +10,7 @@ import numpy as np
 from onnx_fleet.entities.graph_info import TensorSpec
 from onnx_fleet.graphs import text_inputs
 from onnx_fleet.graphs.text_inputs import Side
-from onnx_fleet.validation.checks.context import SEED, Subject
+from onnx_fleet.validation.checks.context import SEED, CheckContext
 from onnx_fleet.validation.checks.single_graph import Feeds
 
 LONGEST_SOUND = 17
@@ -22,7 +22,7 @@ _UNITS = {"encoder_sequence_length": (1, 0), "num_frames": (8, 0), "num_samples"
 """Symbol of the axis that a source's length is counted on -> how many make one of ours, and how many more there are."""
 
 
-def start_token(subject: Subject, *, source: bool = False) -> int:
+def start_token(subject: CheckContext, *, source: bool = False) -> int:
     """What decoding begins with: by the stage's files, as a consumer reads them, or as the source's model has it."""
     model = subject.reference.model
     said = [] if source else [
@@ -36,7 +36,7 @@ def start_token(subject: Subject, *, source: bool = False) -> int:
 
 
 def sources(
-    subject: Subject, lengths: Sequence[int], *, only: int | None = None, side: Side = "right"
+    subject: CheckContext, lengths: Sequence[int], *, only: int | None = None, side: Side = "right"
 ) -> dict[str, np.ndarray]:
     """What the encoder takes: random rows of these lengths, padded on one side.
 
@@ -56,7 +56,7 @@ def sources(
     }
 
 
-def _source(subject: Subject, specs: Sequence[TensorSpec], *, length: int, row: int) -> dict[str, np.ndarray]:
+def _source(subject: CheckContext, specs: Sequence[TensorSpec], *, length: int, row: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng((SEED, row, length))
     made = {}
     for spec in (spec for spec in specs if not spec.name.startswith("decoder_")):
@@ -87,7 +87,7 @@ def _padded(array: np.ndarray, *, like: Sequence[Feeds], name: str, filler: int,
     return np.pad(array, widths, constant_values=filler)
 
 
-def with_noise(subject: Subject, feeds: Feeds) -> dict[str, np.ndarray]:
+def with_noise(subject: CheckContext, feeds: Feeds) -> dict[str, np.ndarray]:
     """Other values where the mask says that there is nothing."""
     name = source_name(feeds)
     array, rng = feeds[name], np.random.default_rng(SEED)
@@ -102,7 +102,7 @@ def source_name(feeds: Feeds) -> str:
     return next(name for name in feeds if name.startswith("input_"))
 
 
-def targets(subject: Subject, *, rows: int, length: int) -> np.ndarray:
+def targets(subject: CheckContext, *, rows: int, length: int) -> np.ndarray:
     """int64 [rows, length]: the start token, and random ones behind it."""
     rng = np.random.default_rng((SEED, rows, length))
     tokens = rng.choice(subject.space.tokens, size=(rows, length)).astype(np.int64)
@@ -110,13 +110,13 @@ def targets(subject: Subject, *, rows: int, length: int) -> np.ndarray:
     return tokens
 
 
-def source_limit(subject: Subject) -> int:
+def source_limit(subject: CheckContext) -> int:
     """The longest source to feed; sound is fed as long as the checks need, or as its model asks."""
     reads_tokens = "input_ids" in subject.reference.parameters
     return subject.space.max_length if reads_tokens else LONGEST_SOUND
 
 
-def target_limit(subject: Subject) -> int:
+def target_limit(subject: CheckContext) -> int:
     """The longest target to feed."""
     config = subject.reference.model.config.get_text_config(decoder=True)
     names = ("max_target_positions", "max_decoder_position_embeddings", "max_position_embeddings")

@@ -11,7 +11,7 @@ import numpy as np
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.graphs.comparison import Case, Outputs, compare
-from onnx_fleet.validation.checks.context import Subject
+from onnx_fleet.validation.checks.context import CheckContext
 from onnx_fleet.validation.checks.float64 import Exact, Side, judged, nobody, room
 
 Feeds = Mapping[str, np.ndarray]
@@ -25,7 +25,7 @@ def rows_of(feeds: Feeds, rows: slice | np.ndarray) -> dict[str, np.ndarray]:
     return {name: array[rows] for name, array in feeds.items()}
 
 
-def run(subject: Subject, feeds: Feeds, *, case: Case, role: str = "model") -> tuple[Outputs, list[CheckRow]]:
+def run(subject: CheckContext, feeds: Feeds, *, case: Case, role: str = "model") -> tuple[Outputs, list[CheckRow]]:
     """One graph's outputs, or none and the row that says why."""
     try:
         return subject.session(role).run(feeds), []
@@ -34,7 +34,7 @@ def run(subject: Subject, feeds: Feeds, *, case: Case, role: str = "model") -> t
 
 
 def against_pytorch(
-    subject: Subject,
+    subject: CheckContext,
     feeds: Feeds,
     expected: Outputs,
     actual: Outputs,
@@ -62,7 +62,7 @@ def against_pytorch(
 
 
 def batches_equal(
-    subject: Subject,
+    subject: CheckContext,
     feeds: Feeds,
     *,
     expected: Outputs,
@@ -87,7 +87,7 @@ def batches_equal(
 
 
 def parity_over_sizes(
-    subject: Subject,
+    subject: CheckContext,
     sizes: Sequence[Size],
     *,
     feed: Callable[[int, Size], Feeds],
@@ -198,7 +198,7 @@ def _said(places: np.ndarray, word: Words) -> np.ndarray:
     return said
 
 
-def sensitive(subject: Subject, feeds: Feeds, other: Feeds, *, case: Case) -> CheckRow:
+def sensitive(subject: CheckContext, feeds: Feeds, other: Feeds, *, case: Case) -> CheckRow:
     """One row: whether PyTorch's own outputs tell two inputs apart, so that a graph that does not would be caught."""
     return told_apart(subject.reference(feeds), subject.reference(other), case=case)
 
@@ -214,7 +214,7 @@ def told_apart(outputs: Outputs, others: Outputs, *, case: Case) -> CheckRow:
 
 
 def where_pytorch_holds(
-    subject: Subject,
+    subject: CheckContext,
     own: Sequence[CheckRow],
     found: Sequence[CheckRow],
     *,

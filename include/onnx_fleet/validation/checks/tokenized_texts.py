@@ -15,7 +15,7 @@ from onnx_fleet.graphs import text_inputs
 from onnx_fleet.graphs.comparison import Case
 from onnx_fleet.graphs.text_inputs import Batch
 from onnx_fleet.source.tokenizers import conversion, proof, word_tokenizers
-from onnx_fleet.validation.checks.context import Subject
+from onnx_fleet.validation.checks.context import CheckContext
 
 Text = tuple[str, str | None]
 """A text, and the second one of a pair."""
@@ -39,20 +39,20 @@ class Side:
         return label(self.labels, index)
 
 
-def sides(subject: Subject) -> tuple[Side, Side] | None:
+def sides(subject: CheckContext) -> tuple[Side, Side] | None:
     """The source's and the bundle's; None where the stage has no tokenizer.json."""
     if subject.without_text:
         return None
     return of_source(subject), of_stage(subject)
 
 
-def known(subject: Subject, texts: Sequence[Text]) -> list[Text]:
+def known(subject: CheckContext, texts: Sequence[Text]) -> list[Text]:
     """Those texts on which a tokenizer.json can be exact at all."""
     source = subject.source_tokenizer
     return [text for text in texts if all(conversion.covers(source, part) for part in text if part is not None)]
 
 
-def read_alike(subject: Subject, ids: Sequence[int], *, both: tuple[Side, Side], case: Case) -> CheckRow:
+def read_alike(subject: CheckContext, ids: Sequence[int], *, both: tuple[Side, Side], case: Case) -> CheckRow:
     """One row: the packed tokenizer makes of a model's tokens the text that the source's makes of them."""
     own, found = (side.decode(ids) for side in both)
     if proof.reads_alike(found, own, source=subject.source_tokenizer, ids=ids):
@@ -62,7 +62,7 @@ def read_alike(subject: Subject, ids: Sequence[int], *, both: tuple[Side, Side],
     )
 
 
-def of_source(subject: Subject) -> Side:
+def of_source(subject: CheckContext) -> Side:
     """What transformers makes of the source's own files."""
     tokenizer: Any = subject.source_tokenizer
     pad_id = subject.space.pad_token_id if tokenizer.pad_token is None else tokenizer.pad_token_id
@@ -88,7 +88,7 @@ def of_source(subject: Subject) -> Side:
     )
 
 
-def of_stage(subject: Subject, *, max_length: int | None = None, lower_case: bool = False) -> Side:
+def of_stage(subject: CheckContext, *, max_length: int | None = None, lower_case: bool = False) -> Side:
     """What a consumer without transformers makes of the packed files.
 
     Args:

@@ -14,7 +14,7 @@ import numpy as np
 
 from onnx_fleet.entities.entry import Tolerances
 from onnx_fleet.graphs.comparison import Case, Outputs, compare
-from onnx_fleet.validation.checks.context import Subject
+from onnx_fleet.validation.checks.context import CheckContext
 from onnx_fleet.validation.checks.single_graph import Feeds
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Probe = Callable[[Subject], Feeds]
+Probe = Callable[[CheckContext], Feeds]
 """What a family's plain model is fed to see how it rounds."""
 
 OF_ONE_LAYER = 64 * float(np.finfo(np.float32).eps)
@@ -34,7 +34,7 @@ _ROUGH = frozenset({"DFT"})
 """onnxruntime sums a transform of n points term by term where PyTorch takes log n steps."""
 
 
-def tolerances(subject: Subject, *, probe: Probe) -> Tolerances:
+def tolerances(subject: CheckContext, *, probe: Probe) -> Tolerances:
     """What the subject's outputs are held to: the entry's own, or else what its model's rounding needs.
 
     They never exceed the default, and stay there where PyTorch cannot be asked in float64.
@@ -59,7 +59,7 @@ def _multiplies(module: Module) -> bool:
     return torch.is_tensor(weight) and weight.dim() > 1 and "Embedding" not in type(module).__name__
 
 
-def _lost(subject: Subject, feeds: Feeds) -> float | None:
+def _lost(subject: CheckContext, feeds: Feeds) -> float | None:
     """The largest error of PyTorch's float32 on these feeds, as tolerances count it; None where nobody can tell."""
     exact = subject.reference.in_float64(feeds)
     if not exact:
@@ -73,7 +73,7 @@ def _wide(outputs: Outputs) -> Outputs:
     return {name: array.astype(np.float64) for name, array in outputs.items()}
 
 
-def _operators(subject: Subject) -> set[str]:
+def _operators(subject: CheckContext) -> set[str]:
     import onnx
 
     paths = (subject.stage_dir / info.path for info in subject.graphs.values())

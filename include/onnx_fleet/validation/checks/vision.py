@@ -14,7 +14,7 @@ from onnx_fleet.graphs.comparison import compare
 from onnx_fleet.graphs.image_inputs import Kind
 from onnx_fleet.source import preprocessor
 from onnx_fleet.validation.checks import tokenized_texts
-from onnx_fleet.validation.checks.context import SEED, Subject, checks_of
+from onnx_fleet.validation.checks.context import SEED, CheckContext, checks_of
 from onnx_fleet.validation.checks.float64 import word
 from onnx_fleet.validation.checks.single_graph import (
     Feeds,
@@ -35,7 +35,7 @@ _CHOICES = ("logits", "class_queries_logits")
 """Outputs whose largest along the labels is the answer: of the image, of each box, mask or pixel."""
 
 
-def parity(subject: Subject) -> Iterator[CheckRow]:
+def parity(subject: CheckContext) -> Iterator[CheckRow]:
     """Every output equals PyTorch's on noise, over batch sizes and, where they are open, image sizes, odd ones too."""
     yield from parity_over_sizes(
         subject,
@@ -46,7 +46,7 @@ def parity(subject: Subject) -> Iterator[CheckRow]:
     )
 
 
-def pictures(subject: Subject) -> Iterator[CheckRow]:
+def pictures(subject: CheckContext) -> Iterator[CheckRow]:
     """Every output equals PyTorch's on pictures with edges and flat areas, normalised as the preprocessor does."""
     feeds = image_feeds(subject, 4, size=sizes(subject)[0], kind="picture")
     case = subject.case("pictures", "4 pictures: slopes, checkerboards and discs, as preprocessor_config.json has them")
@@ -54,7 +54,7 @@ def pictures(subject: Subject) -> Iterator[CheckRow]:
     yield from faults or against_pytorch(subject, feeds, subject.reference(feeds), actual, case=case)
 
 
-def answers(subject: Subject) -> Iterator[CheckRow]:
+def answers(subject: CheckContext) -> Iterator[CheckRow]:
     """The label of every picture, box or pixel, in the packed config.json's words, is the source's."""
     case = subject.case("answers", f"5 images of noise, seed {SEED}, and 4 pictures")
     if subject.item.model.task not in _CHOOSING:
@@ -74,7 +74,7 @@ def answers(subject: Subject) -> Iterator[CheckRow]:
             yield choices_equal(expected, actual[name], axis=axis, output=name, case=case, words=words, exact=exact)
 
 
-def pixel_mask(subject: Subject) -> Iterator[CheckRow]:
+def pixel_mask(subject: CheckContext) -> Iterator[CheckRow]:
     """Images padded to one size equal PyTorch's, with a mask of the image's own size and with one of 64 x 64."""
     if "pixel_mask" not in {spec.name for spec in subject.graph().inputs}:
         yield from _mask_is_idle(subject)
@@ -88,7 +88,7 @@ def pixel_mask(subject: Subject) -> Iterator[CheckRow]:
         yield from faults or against_pytorch(subject, given, subject.reference(given), actual, case=case)
 
 
-def _mask_is_idle(subject: Subject) -> Iterator[CheckRow]:
+def _mask_is_idle(subject: CheckContext) -> Iterator[CheckRow]:
     """Of a graph without a mask: the source's own answers are the same with the lower half and a side masked."""
     if "pixel_mask" not in inspect.signature(subject.reference.model.forward).parameters:
         return
@@ -99,7 +99,7 @@ def _mask_is_idle(subject: Subject) -> Iterator[CheckRow]:
     yield from compare(subject.reference({**feeds, "pixel_mask": mask}), subject.reference(feeds), case=case)
 
 
-def sensitivity(subject: Subject) -> Iterator[CheckRow]:
+def sensitivity(subject: CheckContext) -> Iterator[CheckRow]:
     """The comparisons can tell: PyTorch's own outputs move when a corner of the image, or the mask, is another one."""
     feeds = image_feeds(subject, 2, size=sizes(subject)[0], kind="noise")
     corner = feeds["pixel_values"].copy()
@@ -112,7 +112,7 @@ def sensitivity(subject: Subject) -> Iterator[CheckRow]:
         yield sensitive(subject, padded, {**padded, "pixel_mask": feeds["pixel_mask"]}, case=case)
 
 
-def sizes(subject: Subject) -> tuple[tuple[int, int], ...]:
+def sizes(subject: CheckContext) -> tuple[tuple[int, int], ...]:
     """(height, width) to feed: the model's own first; where it is open unequal, larger and odd ones too."""
     spec = next(spec for spec in subject.graph().inputs if spec.name == "pixel_values")
     height, width = spec.shape[2:]
@@ -133,7 +133,7 @@ def sizes(subject: Subject) -> tuple[tuple[int, int], ...]:
     return tuple(dict.fromkeys((fixed[0] or rows, fixed[1] or columns) for rows, columns in offered))
 
 
-def image_feeds(subject: Subject, count: int, *, size: tuple[int, int], kind: Kind) -> dict[str, np.ndarray]:
+def image_feeds(subject: CheckContext, count: int, *, size: tuple[int, int], kind: Kind) -> dict[str, np.ndarray]:
     """A batch as the graph takes it, nothing of it padding."""
     specs = {spec.name: spec for spec in subject.graph().inputs}
     channels = specs["pixel_values"].shape[1]
@@ -160,7 +160,7 @@ def _padded(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {"pixel_values": feeds["pixel_values"] * mask[:, np.newaxis].astype(np.float32), "pixel_mask": mask}
 
 
-def probe(subject: Subject) -> Feeds:
+def probe(subject: CheckContext) -> Feeds:
     """Noise of the model's own size."""
     return image_feeds(subject, 2, size=sizes(subject)[0], kind="noise")
 

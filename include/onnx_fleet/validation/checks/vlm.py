@@ -17,7 +17,7 @@ from onnx_fleet.graphs.generation import Step
 from onnx_fleet.graphs.image_inputs import Kind
 from onnx_fleet.source import preprocessor
 from onnx_fleet.validation.checks import tokenized_texts as reading
-from onnx_fleet.validation.checks.context import SEED, Subject, checks_of
+from onnx_fleet.validation.checks.context import SEED, CheckContext, checks_of
 from onnx_fleet.validation.checks.float64 import Side, judged, word
 from onnx_fleet.validation.checks.single_graph import Feeds, sensitive, tokens_equal, where_pytorch_holds
 
@@ -64,7 +64,7 @@ class Prompt:
         return replace(self, feeds={**self.feeds, **own})
 
 
-def parity(subject: Subject) -> Iterator[CheckRow]:
+def parity(subject: CheckContext) -> Iterator[CheckRow]:
     """Logits at every position equal PyTorch's: one image, several, rows of unequally many, none, and the longest."""
     for counts in COUNTS:
         for kind in _KINDS if counts == (2, 1) else _KINDS[:1]:
@@ -78,7 +78,7 @@ def parity(subject: Subject) -> Iterator[CheckRow]:
         )
 
 
-def text(subject: Subject) -> Iterator[CheckRow]:
+def text(subject: CheckContext) -> Iterator[CheckRow]:
     """Logits equal PyTorch's on real text, tokenized by the packed tokenizer, padded left."""
     said = f"{len(text_inputs.TEXTS)} texts of several scripts through the packed tokenizer"
     both = reading.sides(subject)
@@ -92,7 +92,7 @@ def text(subject: Subject) -> Iterator[CheckRow]:
     yield from _equal(subject, "text", Prompt(feeds=feeds, counts=(0,) * len(feeds["input_ids"]), text=said))
 
 
-def padding(subject: Subject) -> Iterator[CheckRow]:
+def padding(subject: CheckContext) -> Iterator[CheckRow]:
     """Rows padded on the left equal the same rows alone, and themselves with other tokens under the mask."""
     prompt = _prompt(subject, (2, 1), kind="noise")
     ids = prompt.feeds["input_ids"]
@@ -121,7 +121,7 @@ def padding(subject: Subject) -> Iterator[CheckRow]:
         yield from where_pytorch_holds(subject, own, found, case=where, sides=(plain, other))
 
 
-def cache(subject: Subject) -> Iterator[CheckRow]:
+def cache(subject: CheckContext) -> Iterator[CheckRow]:
     """A prompt in two pieces, single steps, and rows in another order give what PyTorch gives without a cache."""
     prompt = _prompt(subject, (2, 1), kind="noise")
     length, expected = prompt.real.shape[1], _pytorch(subject, prompt)
@@ -152,7 +152,7 @@ def cache(subject: Subject) -> Iterator[CheckRow]:
     yield from _judged(subject, last, found, case=case, exact=of_last)
 
 
-def greedy(subject: Subject) -> Iterator[CheckRow]:
+def greedy(subject: CheckContext) -> Iterator[CheckRow]:
     """The likeliest tokens, one by one with the cache, are those of transformers' generate, in padded batches."""
     for counts, kind in (((2, 1), _KINDS[1]), ((1, 0), _KINDS[0])):
         prompt = _prompt(subject, counts, kind=kind)
@@ -177,7 +177,7 @@ def greedy(subject: Subject) -> Iterator[CheckRow]:
         )
 
 
-def sensitivity(subject: Subject) -> Iterator[CheckRow]:
+def sensitivity(subject: CheckContext) -> Iterator[CheckRow]:
     """The comparisons can tell: PyTorch's own logits move when an image, its mask or the prompt's mask changes."""
     feeds = _prompt(subject, (2, 1), kind="noise").feeds
     pixels = feeds["pixel_values"]
@@ -196,7 +196,7 @@ def sensitivity(subject: Subject) -> Iterator[CheckRow]:
 _KINDS: tuple[Kind, ...] = ("noise", "picture")
 
 
-def _equal(subject: Subject, check: str, prompt: Prompt) -> Iterator[CheckRow]:
+def _equal(subject: CheckContext, check: str, prompt: Prompt) -> Iterator[CheckRow]:
     case = subject.case(check, prompt.text)
     expected = _pytorch(subject, prompt)
     try:
@@ -208,7 +208,7 @@ def _equal(subject: Subject, check: str, prompt: Prompt) -> Iterator[CheckRow]:
 
 
 def _judged(
-    subject: Subject, expected: np.ndarray, found: np.ndarray, *, case: Case, exact: Callable[[], Outputs]
+    subject: CheckContext, expected: np.ndarray, found: np.ndarray, *, case: Case, exact: Callable[[], Outputs]
 ) -> Iterator[CheckRow]:
     side = _side(expected, found, exact=exact)
     return judged(subject, compare(side.expected, side.actual, case=case), side)
@@ -218,7 +218,7 @@ def _side(expected: np.ndarray, found: np.ndarray, *, exact: Callable[[], Output
     return Side(expected={"logits": expected}, actual={"logits": found}, exact=exact)
 
 
-def _exact(subject: Subject, *prompts: Prompt) -> Outputs:
+def _exact(subject: CheckContext, *prompts: Prompt) -> Outputs:
     """PyTorch's logits in float64 at real positions, one prompt behind the other; or none."""
     wide = [subject.reference.in_float64(prompt.feeds) for prompt in prompts]
     if not all(wide):
@@ -227,13 +227,13 @@ def _exact(subject: Subject, *prompts: Prompt) -> Outputs:
     return {"logits": np.concatenate(real)}
 
 
-def _pytorch(subject: Subject, prompt: Prompt) -> np.ndarray:
+def _pytorch(subject: CheckContext, prompt: Prompt) -> np.ndarray:
     """float32 [real tokens, vocabulary], in one pass without a cache."""
     logits: np.ndarray = subject.reference(prompt.feeds)["logits"][prompt.real]
     return logits
 
 
-def _graphs(subject: Subject, prompt: Prompt) -> np.ndarray:
+def _graphs(subject: CheckContext, prompt: Prompt) -> np.ndarray:
     """The same from the graphs."""
     found = decode(subject, embedded(subject, prompt), prompt.feeds["attention_mask"], cache=None)
     return _real(found.logits, prompt)
@@ -244,7 +244,7 @@ def _real(logits: np.ndarray, prompt: Prompt) -> np.ndarray:
     return logits[prompt.real] if logits.shape[:2] == prompt.real.shape else logits
 
 
-def _in_pieces(subject: Subject, prompt: Prompt, sizes: Sequence[int]) -> np.ndarray:
+def _in_pieces(subject: CheckContext, prompt: Prompt, sizes: Sequence[int]) -> np.ndarray:
     """float32 [batch_size, sequence_length, vocabulary], of a prompt fed piece by piece."""
     vectors, mask = embedded(subject, prompt), prompt.feeds["attention_mask"]
     logits, cached, done = [], None, 0
@@ -255,23 +255,25 @@ def _in_pieces(subject: Subject, prompt: Prompt, sizes: Sequence[int]) -> np.nda
     return np.concatenate(logits, axis=1)
 
 
-def _next_logits(subject: Subject, prompt: Prompt, index: int, generated: np.ndarray) -> np.ndarray:
+def _next_logits(subject: CheckContext, prompt: Prompt, index: int, generated: np.ndarray) -> np.ndarray:
     """What PyTorch, of one row by itself, finds of the token behind these: float32 [vocabulary]."""
     logits: np.ndarray = _pytorch(subject, prompt.row(index).longer(generated[np.newaxis]))[-1]
     return logits
 
 
-def _exact_next_logits(subject: Subject, prompt: Prompt, index: int, generated: np.ndarray) -> np.ndarray | None:
+def _exact_next_logits(subject: CheckContext, prompt: Prompt, index: int, generated: np.ndarray) -> np.ndarray | None:
     feeds = prompt.row(index).longer(generated[np.newaxis]).feeds
     return word(subject, feeds, "logits", read=lambda logits: logits[0, -1])()
 
 
-def _vectors(subject: Subject) -> int:
+def _vectors(subject: CheckContext) -> int:
     """How many positions one image takes."""
     return int(subject.graph("vision_encoder").outputs[0].shape[1])
 
 
-def _prompt(subject: Subject, counts: tuple[int, ...], *, kind: Kind, lengths: Sequence[int] = TEXT_LENGTHS) -> Prompt:
+def _prompt(
+    subject: CheckContext, counts: tuple[int, ...], *, kind: Kind, lengths: Sequence[int] = TEXT_LENGTHS
+) -> Prompt:
     """One row a count of images; the first image of the first row is not filled to its lower edge.
 
     Args:
@@ -283,7 +285,7 @@ def _prompt(subject: Subject, counts: tuple[int, ...], *, kind: Kind, lengths: S
 
 
 def prompt_of(
-    subject: Subject,
+    subject: CheckContext,
     counts: tuple[int, ...],
     *,
     pixels: Feeds,
@@ -314,7 +316,7 @@ def prompt_of(
     return Prompt(feeds={**feeds, **pixels}, counts=counts, text=about)
 
 
-def _pixels(subject: Subject, counts: tuple[int, ...], *, kind: Kind) -> dict[str, np.ndarray]:
+def _pixels(subject: CheckContext, counts: tuple[int, ...], *, kind: Kind) -> dict[str, np.ndarray]:
     """Every row's images one after the other; or in rows filled up to the longest, with masks, where these are taken.
 
     Of rows with masks the first image is not filled to its lower edge.
@@ -334,7 +336,7 @@ def _pixels(subject: Subject, counts: tuple[int, ...], *, kind: Kind) -> dict[st
     return {"pixel_values": (rows * seen[:, :, np.newaxis]).astype(np.float32), "pixel_attention_mask": seen}
 
 
-def embedded(subject: Subject, prompt: Prompt) -> np.ndarray:
+def embedded(subject: CheckContext, prompt: Prompt) -> np.ndarray:
     """[batch_size, sequence_length, size]: the prompt's vectors, and the images' where its image tokens are."""
     ids = prompt.feeds["input_ids"]
     vectors = subject.session("embed_tokens").run({"input_ids": ids})["inputs_embeds"].copy()
@@ -345,7 +347,7 @@ def embedded(subject: Subject, prompt: Prompt) -> np.ndarray:
     return vectors
 
 
-def decode(subject: Subject, vectors: np.ndarray, attention_mask: np.ndarray, *, cache: Feeds | None) -> Step:
+def decode(subject: CheckContext, vectors: np.ndarray, attention_mask: np.ndarray, *, cache: Feeds | None) -> Step:
     session = subject.session("decoder_model_merged")
     cache = cache if cache is not None else generation.empty_cache(session, batch_size=len(vectors))
     places = generation.positions(attention_mask)[:, -vectors.shape[1] :]
@@ -354,7 +356,7 @@ def decode(subject: Subject, vectors: np.ndarray, attention_mask: np.ndarray, *,
     return Step(logits=outputs["logits"], cache=generation.cache_of(outputs))
 
 
-def _generated(subject: Subject, prompt: Prompt, *, new_tokens: int) -> np.ndarray:
+def _generated(subject: CheckContext, prompt: Prompt, *, new_tokens: int) -> np.ndarray:
     """int64 [batch_size, new_tokens]"""
 
     def call(input_ids: np.ndarray, *, cache: Feeds | None) -> Step:
@@ -368,7 +370,7 @@ def _generated(subject: Subject, prompt: Prompt, *, new_tokens: int) -> np.ndarr
     return generation.greedy(call, prompt.feeds["input_ids"], max_new_tokens=new_tokens)
 
 
-def probe(subject: Subject) -> Feeds:
+def probe(subject: CheckContext) -> Feeds:
     """Rows of unequally many images of noise."""
     return _prompt(subject, (2, 1), kind="noise").feeds
 

@@ -18,7 +18,7 @@ from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.graphs.comparison import Case, Outputs, compare
 from onnx_fleet.source import checkpoint
-from onnx_fleet.validation.checks.context import Check, Subject
+from onnx_fleet.validation.checks.context import Check, CheckContext
 from onnx_fleet.validation.checks.single_graph import Feeds
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Probe = Callable[[Subject], Feeds]
+Probe = Callable[[CheckContext], Feeds]
 
 _SHOWN = 5
 _NOT_OUTPUTS = frozenset(
@@ -39,7 +39,7 @@ _NOT_OUTPUTS = frozenset(
 """What a forward gives besides outputs: its inside, and what it keeps for the next call."""
 
 
-def whole_model(subject: Subject, *, probe: Probe) -> Iterator[CheckRow]:
+def whole_model(subject: CheckContext, *, probe: Probe) -> Iterator[CheckRow]:
     """The reference is the source's class with every tensor of its files, and the graphs lack none of its inputs."""
     from onnx_fleet.source.families import completeness
 
@@ -56,7 +56,7 @@ def whole_model(subject: Subject, *, probe: Probe) -> Iterator[CheckRow]:
     yield from _inputs(subject, feeds, base)
 
 
-def _class(subject: Subject, account: Account) -> Iterator[CheckRow]:
+def _class(subject: CheckContext, account: Account) -> Iterator[CheckRow]:
     from onnx_fleet.source.families import model_class
 
     case = subject.case("whole_model", "the class that the source names")
@@ -72,7 +72,7 @@ def _class(subject: Subject, account: Account) -> Iterator[CheckRow]:
         yield case.row("equal", passed=True, detail=f"{type(model).__name__}; config.json names {named or 'none'}")
 
 
-def _tensors(subject: Subject, account: Account) -> Iterator[CheckRow]:
+def _tensors(subject: CheckContext, account: Account) -> Iterator[CheckRow]:
     """Every tensor of the source's files is in the reference with its own values, or left out for a reason."""
     case = subject.case("whole_model", "every tensor of the source's files")
     for name in account.unexplained[:_SHOWN]:
@@ -92,13 +92,13 @@ def _tensors(subject: Subject, account: Account) -> Iterator[CheckRow]:
         yield case.row("equal", passed=True, detail=said)
 
 
-def _prepares(subject: Subject) -> bool:
+def _prepares(subject: CheckContext) -> bool:
     """Whether the entry's recipe changes the model that the graphs are compared with."""
     name = subject.item.model.entry.recipe
     return name is not None and recipes.find(name).prepare is not None
 
 
-def _other_values(subject: Subject, account: Account) -> Iterator[str]:
+def _other_values(subject: CheckContext, account: Account) -> Iterator[str]:
     """Tensors that were lost or made up while they were loaded; what several became is compared by its sums."""
     stored, loaded = checkpoint.read(subject.source_dir), subject.reference.weights
     merged: dict[str, list[str]] = {}
@@ -127,7 +127,7 @@ def _sums(values: np.ndarray) -> np.ndarray:
     return np.array([np.abs(wide).sum(), np.square(wide).sum()])
 
 
-def _outputs(subject: Subject, account: Account, feeds: Feeds) -> Iterator[CheckRow]:
+def _outputs(subject: CheckContext, account: Account, feeds: Feeds) -> Iterator[CheckRow]:
     """Nothing that the checkpoint lacks is in an output, and no output with weights of its own is lost."""
     case = subject.case("whole_model", "the outputs, by the weights that they are made with")
     try:
@@ -156,13 +156,13 @@ def _outputs(subject: Subject, account: Account, feeds: Feeds) -> Iterator[Check
         yield case.row("equal", passed=True, detail=f"{len(given)} parameters are in {', '.join(reach.graphs)}")
 
 
-def _dropped(subject: Subject) -> frozenset[str]:
+def _dropped(subject: CheckContext) -> frozenset[str]:
     """Outputs that the entry's recipe leaves out."""
     name = subject.item.model.entry.recipe
     return frozenset(recipes.find(name).drop if name else ())
 
 
-def _matter(subject: Subject, weights: frozenset[str], feeds: Feeds, *, case: Case) -> bool:
+def _matter(subject: CheckContext, weights: frozenset[str], feeds: Feeds, *, case: Case) -> bool:
     """Whether outputs of the graphs move with them all the same: detectors choose by scores, which has no gradient."""
     others = subject.reference.with_noise(weights, feeds)
     return not all(row.passed for row in compare(subject.reference(feeds), others, case=case))
@@ -173,7 +173,7 @@ def _is_pooler(name: str) -> bool:
     return "pooler." in name
 
 
-def _inputs(subject: Subject, feeds: Feeds, base: Outputs) -> Iterator[CheckRow]:
+def _inputs(subject: CheckContext, feeds: Feeds, base: Outputs) -> Iterator[CheckRow]:
     """Every tensor that the source's class takes is an input of a graph, or left to the model for a reason."""
     from onnx_fleet.source.families import source_inputs
 
@@ -189,7 +189,7 @@ def _inputs(subject: Subject, feeds: Feeds, base: Outputs) -> Iterator[CheckRow]
         yield case.row("equal", passed=True, detail=said + (f"; the model fills in {names}" if names else ""))
 
 
-def _lost(subject: Subject, unfed: Unfed, feeds: Feeds, base: Outputs, *, case: Case) -> CheckRow | None:
+def _lost(subject: CheckContext, unfed: Unfed, feeds: Feeds, base: Outputs, *, case: Case) -> CheckRow | None:
     """A row where the graphs lack an input; None where they may."""
     if unfed.reason and not unfed.doubtful:
         return None
@@ -214,7 +214,7 @@ def _lost(subject: Subject, unfed: Unfed, feeds: Feeds, base: Outputs, *, case: 
     return case.row("missing", output=unfed.name, detail=f"the source's class takes it, no graph does; {said}")
 
 
-def _candidates(subject: Subject, feeds: Feeds) -> Iterator[np.ndarray]:
+def _candidates(subject: CheckContext, feeds: Feeds) -> Iterator[np.ndarray]:
     """Values to try an unknown input with: like the inputs that there are, or with a few numbers to each place."""
     rng = np.random.default_rng(0)
     shapes: list[tuple[int, ...]] = []
@@ -235,7 +235,7 @@ def _image_size(config: Any) -> int:
     return next((size for size in sizes if isinstance(size, int)), 224)
 
 
-def _made(subject: Subject) -> frozenset[str]:
+def _made(subject: CheckContext) -> frozenset[str]:
     """What the source's own tokenizer and preprocessor make, by their own word."""
     from transformers import AutoFeatureExtractor, AutoImageProcessor
 
