@@ -35,8 +35,8 @@ fail at once. A model that a rule of the catalogue keeps out ends a run as `refu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterable
+from typing import Any, Literal, Self
 
 
 class OnnxFleetError(Exception):
@@ -100,15 +100,21 @@ class DuplicateModel(RefusedByRule):
 
 
 class CatalogueInvalid(Permanent):
-    """A catalogue file has faults; all of them are listed.
+    """A catalogue file has faults; its message has a line for each of them."""
 
-    Attributes:
-        faults: one line a fault, ``file:line: what; what to write instead``.
-    """
+    @classmethod
+    def of(cls, faults: Iterable[str]) -> Self:
+        """The error of several faults.
 
-    def __init__(self, faults: Sequence[str]) -> None:
-        super().__init__("\n".join(faults))
-        self.faults = tuple(faults)
+        Args:
+            faults: one line each, ``file:line: what; what to write instead``.
+        """
+        return cls("\n".join(faults))
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """The lines of the message."""
+        return tuple(str(self).splitlines())
 
 
 class ModelNotFound(Permanent):
@@ -161,6 +167,18 @@ class StoreDenied(Permanent):
 
 class StoreNotFound(Permanent):
     """The bucket or folder that the store's address names does not exist."""
+
+
+def named(error: str, message: str, **attributes: Any) -> OnnxFleetError | None:
+    """An error that came as text from another process or from a record, as its own class; None if it is not ours.
+
+    Args:
+        error: the class's name.
+        attributes: what the class carries beside its message, such as ``retry_after_s``.
+    """
+    kind = globals().get(error)
+    is_ours = isinstance(kind, type) and issubclass(kind, OnnxFleetError)
+    return kind(message, **attributes) if is_ours else None
 
 
 def ending(error: str) -> Literal["failed", "refused"]:

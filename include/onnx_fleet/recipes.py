@@ -141,7 +141,7 @@ def find(name: str) -> Recipe:
     module = importlib.import_module(name.partition(":")[0])
     found = getattr(module, attribute, None)
     if not isinstance(found, Recipe):
-        raise CatalogueInvalid([f"recipe '{name}': {path.name} has no Recipe named {attribute}"])
+        raise CatalogueInvalid(f"recipe '{name}': {path.name} has no Recipe named {attribute}")
     return found
 
 
@@ -186,22 +186,18 @@ def _locate(name: str) -> tuple[Path, str]:
     module, _, attribute = name.partition(":")
     if not module.startswith(_FILE_PREFIX) or not attribute.isidentifier():
         raise CatalogueInvalid(
-            [
-                f"recipe '{name}' is not known; write a built-in one ({', '.join(RECIPES)}), or recipes.file:name for "
-                f"the object `name` in recipes/file.py"
-            ]
+            f"recipe '{name}' is not known; write a built-in one ({', '.join(RECIPES)}), or recipes.file:name for "
+            f"the object `name` in recipes/file.py"
         )
     path = _file(module)
     if path is None:
         raise CatalogueInvalid(
-            [
-                f"recipe '{name}': there is no {module.replace('.', '/')}.py; the folder that holds recipes/ must be "
-                f"on PYTHONPATH of whoever plans and exports"
-            ]
+            f"recipe '{name}': there is no {module.replace('.', '/')}.py; the folder that holds recipes/ must be "
+            f"on PYTHONPATH of whoever plans and exports"
         )
     if attribute not in _assigned(path):
         known = ", ".join(_assigned(path)) or "none"
-        raise CatalogueInvalid([f"recipe '{name}': {path.name} assigns no {attribute}; its names are {known}"])
+        raise CatalogueInvalid(f"recipe '{name}': {path.name} assigns no {attribute}; its names are {known}")
     return path, attribute
 
 

@@ -35,8 +35,6 @@ def require_room(models: int, *, shards: int, per_shard: int, instead: str = "sp
     """
     if models > shards * per_shard:
         raise CatalogueInvalid(
-            [
-                f"{models} models need work and the DAG has room for {shards * per_shard} in a run: set [onnx_fleet]"
-                f" shards (AIRFLOW__ONNX_FLEET__SHARDS) to at least {math.ceil(models / per_shard)}, or {instead}"
-            ]
+            f"{models} models need work and the DAG has room for {shards * per_shard} in a run: set [onnx_fleet]"
+            f" shards (AIRFLOW__ONNX_FLEET__SHARDS) to at least {math.ceil(models / per_shard)}, or {instead}"
         )

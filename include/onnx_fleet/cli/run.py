@@ -238,8 +238,7 @@ def with_profile(document: jsonio.Json, costs: profiling.Profile | profiling.Run
 
 def raise_refusal(made: Plan) -> None:
     for refusal in made.refusals:
-        kind: type[OnnxFleetError] = getattr(errors, refusal.error)
-        raise kind(refusal.message)
+        raise errors.named(refusal.error, refusal.message) or OnnxFleetError(refusal.message)
 
 
 def new_run_id() -> str:

@@ -181,9 +181,9 @@ def _death(returncode: int, *, name: str, log: Path) -> OnnxFleetError:
 
 def _revive(error: dict[str, Any], *, name: str, log: Path) -> OnnxFleetError:
     """The child's exception, as its own class where it is one of ours."""
-    kind = getattr(errors, error["type"], None)
-    if isinstance(kind, type) and issubclass(kind, OnnxFleetError):
-        return kind(error["message"])
+    ours = errors.named(error["type"], error["message"], **error["attributes"])
+    if ours is not None:
+        return ours
     return StepCrashed(f"{name} raised {error['type']}: {error['message']}; the log is {log} and ends:\n{_tail(log)}")
 
 
@@ -217,7 +217,9 @@ def answer(target: str, question: str, reply_file: str, *options: str) -> None:
             reply["profile"] = jsonio.to_json(recorder.profile())
     except Exception as err:  # noqa: BLE001  the parent raises it again
         traceback.print_exc()
-        reply = {"error": {"type": type(err).__name__, "message": str(err)}}
+        own = vars(err) if isinstance(err, OnnxFleetError) else {}
+        attributes = {name: value for name, value in own.items() if not name.startswith("_")}
+        reply = {"error": {"type": type(err).__name__, "message": str(err), "attributes": attributes}}
     partial = Path(f"{reply_file}.partial")
     partial.write_text(json.dumps(reply))
     partial.rename(reply_file)

@@ -48,11 +48,11 @@ def load(path: Path) -> Catalogue:
         text = path.read_bytes().decode("utf-8")
     except OSError as err:
         reason = (err.strerror or str(err)).lower()
-        raise CatalogueInvalid([f"{path}: cannot be read: {reason}; name a YAML file that you may read"]) from err
+        raise CatalogueInvalid(f"{path}: cannot be read: {reason}; name a YAML file that you may read") from err
     except UnicodeDecodeError as err:
         line = err.object.count(b"\n", 0, err.start) + 1
         raise CatalogueInvalid(
-            [f"{path}:{line}: byte {err.object[err.start]:#04x} is not UTF-8; save the file as UTF-8"]
+            f"{path}:{line}: byte {err.object[err.start]:#04x} is not UTF-8; save the file as UTF-8"
         ) from err
     return parse(text, source=str(path))
 
@@ -71,9 +71,9 @@ def parse(text: str, *, source: str) -> Catalogue:
     try:
         document = yaml_lines.read(text.removeprefix("\ufeff"))
     except yaml_lines.SyntaxFault as err:
-        raise CatalogueInvalid([f"{source}:{err.line}: {err}"]) from err
+        raise CatalogueInvalid(f"{source}:{err.line}: {err}") from err
     if document.value is None and not document.faults:
-        raise CatalogueInvalid([f"{source}:1: the catalogue is empty; write models: with - org/name under it"])
+        raise CatalogueInvalid(f"{source}:1: the catalogue is empty; write models: with - org/name under it")
     faults = [*document.faults, *conflicts.of(document)]
     try:
         file = CatalogueFile.model_validate(document.value)
@@ -101,10 +101,10 @@ def entry(settings: Mapping[str, object], *, source: str) -> Entry:
         from onnx_fleet.planning.catalogue import yaml_lines
 
         faults = of(err, text=yaml_lines.SourceText(None), within=["models", 0])
-        raise CatalogueInvalid([f"{source}: {message}" for _, message in faults]) from err
+        raise CatalogueInvalid.of(f"{source}: {message}" for _, message in faults) from err
     tuned_with = section.calibration if {*section.variants, *section.required_variants} != {FP32} else None
     if why := misfit(section.task, recipe=section.recipe, decoder_form=section.decoder_form, calibrated=tuned_with):
-        raise CatalogueInvalid([f"{source}: {why}"])
+        raise CatalogueInvalid(f"{source}: {why}")
     return _entry(SettingsSection(), section)
 
 
@@ -120,7 +120,7 @@ def select(entries: Iterable[Entry], only: Sequence[str]) -> tuple[Entry, ...]:
     known = [item.repo_id.lower() for item in entries]
     unmatched = [pattern for pattern in only if not any(fnmatchcase(name, pattern.lower()) for name in known)]
     if unmatched:
-        raise CatalogueInvalid([f"only '{word}' matches no entry{suggestion(word, known)}" for word in unmatched])
+        raise CatalogueInvalid.of(f"only '{word}' matches no entry{suggestion(word, known)}" for word in unmatched)
     return tuple(item for item in entries if any(fnmatchcase(item.repo_id.lower(), word.lower()) for word in only))
 
 
@@ -141,7 +141,7 @@ def expand(catalogue: Catalogue, search: Callable[[Discover], Iterable[str]]) ->
 
 
 def _invalid(faults: Iterable[Fault], source: str) -> CatalogueInvalid:
-    return CatalogueInvalid([f"{source}:{line}: {message}" for line, message in sorted(set(faults))])
+    return CatalogueInvalid.of(f"{source}:{line}: {message}" for line, message in sorted(set(faults)))
 
 
 def _as_section(item: str | ModelSection) -> ModelSection:
