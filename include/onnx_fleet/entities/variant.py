@@ -1,7 +1,7 @@
 """Variants: the same graphs in fewer bits, made from the proven fp32 ones, and held to them.
 
-    fp32 graphs, proven ─> corpus (what was fed to them) ─┬─ calibration half ─> making: convert, leave out what hurts
-                                                          └─ judging half ────> judging: agreement, gates, verdict
+    fp32 graphs, proven ─> recorded feeds ─┬─ calibration half ─> conversion, which leaves out what hurts
+                                           └─ judging half ────> evaluation: agreement, gates, verdict
 
 Only names and thresholds stand here: nothing of onnx, onnxruntime or torch is imported.
 """

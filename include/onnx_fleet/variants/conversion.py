@@ -1,7 +1,7 @@
 """Make the variants of a stage from its fp32 graphs. It runs in a process of its own, without torch.
 
-A graph that misses its gates on the calibration half of the corpus gets another chance: sparing.py finds the layers
-that hurt most, which stay in float32.
+A graph that misses its gates on the calibration half of the corpus gets another chance: mixed_precision.py finds the
+layers that hurt most, which stay in float32.
 """
 
 from __future__ import annotations
