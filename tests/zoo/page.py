@@ -15,7 +15,7 @@ from zoo.tiny import shrunk
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "architectures.md"
 
-EVERY = 48
+EVERY = 64
 """A row costs about ten seconds of a core: all of them are more than every push can wait for."""
 
 STATUSES = ("right", "refused", "failed", "unknown")
