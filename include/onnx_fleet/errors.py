@@ -177,8 +177,9 @@ def named(error: str, message: str, **attributes: Any) -> OnnxFleetError | None:
         attributes: what the class carries beside its message, such as ``retry_after_s``.
     """
     kind = globals().get(error)
-    is_ours = isinstance(kind, type) and issubclass(kind, OnnxFleetError)
-    return kind(message, **attributes) if is_ours else None
+    if not (isinstance(kind, type) and issubclass(kind, OnnxFleetError)):
+        return None
+    return kind(message, **attributes)
 
 
 def ending(error: str) -> Literal["failed", "refused"]:
