@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import replace
-from functools import cache
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from huggingface_hub import ModelInfo
@@ -78,6 +77,106 @@ def resolve(entry: Entry, *, hub: Hub) -> ResolvedModel:
         ExportUnsupported: the repo is no model of transformers, its weights are quantised, no task fits, or a module
             behind the transformer is none that a graph can have.
     """
+    repo = _found(entry, hub=hub)
+    licence = _licence(repo.info)
+    _require_licence(licence, entry, subject=repo.subject)
+    _require_access(repo.info, hub=hub, subject=repo.subject)
+    repo_kind.require_transformers(
+        repo.places,
+        read=repo.read,
+        base_models=_base_models(repo.info),
+        has_weights=has_weights(repo.places),
+        library=repo.info.library_name,
+        subject=repo.subject,
+    )
+    own_reader = _reader_of_code(repo) if repo.permits.remote_code else None
+    made = static_embedding.made(repo.places) if repo.is_static else ()
+    wanted = needed(
+        repo.places,
+        permits=repo.permits,
+        read=repo.read,
+        variant=entry.weights_variant,
+        modules=repo.modules[1:],
+        made=made,
+        vocabularies=own_reader.files if own_reader else (),
+        subject=repo.subject,
+    )
+    config = _config(repo)
+    decided = _decided(entry, config, repo)
+    reader = own_reader or _reader(decided, repo, wanted)
+    require_inputs(wanted, task=TASKS[decided.task], subject=repo.subject, tokenizer=entry.tokenizer, reader=reader)
+    model = ResolvedModel(
+        entry=entry,
+        repo_id=repo.info.id,
+        commit=repo.permits.commit,
+        task=decided.task,
+        architecture=decided.architecture,
+        model_type=decided.model_type,
+        licence=licence,
+        gated=bool(repo.info.gated),
+        files=repo.files,
+        needed=wanted,
+        folder=repo.folder,
+        made=made,
+        completed=static_embedding.COMPLETED if repo.is_static else _completed(config, decided, entry),
+    )
+    _require_size(model, subject=repo.subject)
+    return model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Repo:
+    """A repo at the commit that an entry was resolved to."""
+
+    info: ModelInfo
+    """The Hub's answer."""
+    hub: Hub
+    permits: Permits
+    files: tuple[SourceFile, ...]
+    modules: tuple[SentenceModule, ...]
+    """Of a sentence-transformers source; none of any other."""
+    places: Mapping[str, str]
+    """Where a file stands in what is loaded -> its path in the repo."""
+    subject: str
+    """The repo and its commit, for people."""
+    was_read: dict[str, Mapping[str, object]] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> str:
+        """Where in the repo its model lies: empty for the root."""
+        return self.modules[0].path if self.modules else ""
+
+    @property
+    def is_static(self) -> bool:
+        """Whether the model is a table of vectors, and none of transformers."""
+        return bool(self.modules) and self.modules[0].is_own and self.modules[0].kind == sentence_modules.STATIC
+
+    def fetch(self, path: str) -> Path:
+        """A file by where it stands, downloaded.
+
+        Raises:
+            HubUnavailable, HubRateLimited, ModelNotFound, ModelGated: see Hub.calling.
+        """
+        return self.hub.fetch(self.info.id, self.places.get(path, path), commit=self.permits.commit)
+
+    def read(self, path: str) -> Mapping[str, object]:
+        """A JSON object by where its file stands; each is downloaded once.
+
+        Raises:
+            ModelInvalid: it is none.
+        """
+        if path not in self.was_read:
+            self.was_read[path] = read_json(self.fetch(path), subject=self.subject)
+        return self.was_read[path]
+
+
+def _found(entry: Entry, *, hub: Hub) -> _Repo:
+    """The repo at the entry's revision, with its files' names checked and its modules read.
+
+    Raises:
+        ModelNotFound, ModelGated, HubUnavailable, HubRateLimited: see Hub.calling.
+        UnsafeModel, ModelInvalid, ExportUnsupported: see _listed and sentence_modules.parse.
+    """
     with hub.calling(f"{entry.repo_id}@{entry.revision}"):
         info = hub.api.model_info(
             entry.repo_id, revision=entry.revision, files_metadata=True, timeout=hub.settings.request_timeout_s
@@ -88,92 +187,60 @@ def resolve(entry: Entry, *, hub: Hub) -> ResolvedModel:
     subject = f"{info.id}@{commit[:7]}"
     permits = Permits(commit=commit, pickle=entry.allow_pickle == commit, remote_code=entry.trust_remote_code == commit)
     files = _listed(info, subject=subject)
-    licence = _licence(info)
-    _require_licence(licence, entry, subject=subject)
-    _require_access(info, hub=hub, subject=subject)
-
-    modules = _modules(info, files, commit, hub=hub, permits=permits, subject=subject)
-    folder = modules[0].path if modules else ""
-    is_static = bool(modules) and modules[0].is_own and modules[0].kind == sentence_modules.STATIC
-    places = laid_out([file.path for file in files], folder=folder)
-
-    @cache
-    def fetch(path: str) -> Path:
-        return hub.fetch(info.id, places.get(path, path), commit=commit)
-
-    @cache
-    def read(path: str) -> Mapping[str, object]:
-        return read_json(fetch(path), subject=subject)
-
-    paths, base_models = set(places), _base_models(info)
-    repo_kind.require_transformers(
-        paths,
-        read=read,
-        base_models=base_models,
-        has_weights=has_weights(paths),
-        library=info.library_name,
-        subject=subject,
-    )
-    made = static_embedding.made(paths) if is_static else ()
-    own_reader = _reader_of_code(paths, fetch=fetch, read=read) if permits.remote_code else None
-    wanted = needed(
-        paths,
+    modules: tuple[SentenceModule, ...] = ()
+    if any(file.path == sentence_modules.FILE_NAME for file in files):
+        folder = hub.fetch(info.id, sentence_modules.FILE_NAME, commit=commit).parent
+        modules = sentence_modules.read(folder, subject=subject, trusted=permits.remote_code)
+    return _Repo(
+        info=info,
+        hub=hub,
         permits=permits,
-        read=read,
-        variant=entry.weights_variant,
-        modules=modules[1:],
-        made=made,
-        vocabularies=own_reader.files if own_reader else (),
+        files=files,
+        modules=modules,
+        places=laid_out([file.path for file in files], folder=modules[0].path if modules else ""),
         subject=subject,
     )
-    if is_static:
-        config: Mapping[str, object] = read("config.json") if "config.json" in paths else {}
-    else:
-        config = read("config.json") if folder else _config(info, read)
-    repo_kind.require_plain_weights(config, base_models=base_models, subject=subject)
+
+
+def _decided(entry: Entry, config: Mapping[str, object], repo: _Repo) -> Decided:
+    """The class and the task, from an architecture that can be loaded here.
+
+    Raises:
+        UnsafeModel: the class is code of the repo's that is not permitted.
+        ModelInvalid, ExportUnsupported: see architecture.decide; or the weights are packed in fewer bits, or a part is
+            another package's.
+    """
+    repo_kind.require_plain_weights(config, base_models=_base_models(repo.info), subject=repo.subject)
+    if repo.is_static:
+        return static_embedding.decide(entry, tag=repo.info.pipeline_tag, subject=repo.subject)
     if not entry.architecture:
-        repo_kind.require_no_timm_repo(config, subject=subject)
+        repo_kind.require_no_timm_repo(config, subject=repo.subject)
     said = architecture.declared(
         config,
-        pipeline_tag=info.pipeline_tag,
-        own_code=_brings_code(config, entry=entry, permits=permits, subject=subject),
+        pipeline_tag=repo.info.pipeline_tag,
+        own_code=_brings_code(config, entry=entry, permits=repo.permits, subject=repo.subject),
     )
-    if is_static:
-        decided = static_embedding.decide(entry, tag=info.pipeline_tag, subject=subject)
-    else:
-        decided = architecture.decide(entry, said, subject=subject)
-    if sentence_modules.pools_word_scores(modules) and TASKS[decided.task].auto_classes == ("AutoModel",):
+    decided = architecture.decide(entry, said, subject=repo.subject)
+    if sentence_modules.pools_word_scores(repo.modules) and TASKS[decided.task].auto_classes == ("AutoModel",):
         # Whatever the Hub calls it: the modules read the scores of words.
-        decided = architecture.decide(replace(entry, task="fill-mask"), said, subject=subject)
-    repo_kind.require_packages(config, model_type=decided.model_type, subject=subject)
-    reader = own_reader
-    if reader is None and "text" in TASKS[decided.task].takes and vocabulary.TOKENIZER_JSON not in wanted:
-        named = _tokenizer_settings(paths, read).get("tokenizer_class")
-        reader = vocabulary.tokenizer_class(named if isinstance(named, str) else None, model_type=decided.model_type)
-    require_inputs(wanted, task=TASKS[decided.task], subject=subject, tokenizer=entry.tokenizer, reader=reader)
-    model = ResolvedModel(
-        entry=entry,
-        repo_id=info.id,
-        commit=commit,
-        task=decided.task,
-        architecture=decided.architecture,
-        model_type=decided.model_type,
-        licence=licence,
-        gated=bool(info.gated),
-        files=files,
-        needed=wanted,
-        folder=folder,
-        made=made,
-        completed=static_embedding.COMPLETED if is_static else _completed(config, decided, entry),
-    )
+        decided = architecture.decide(replace(entry, task="fill-mask"), said, subject=repo.subject)
+    repo_kind.require_packages(config, model_type=decided.model_type, subject=repo.subject)
+    return decided
+
+
+def _require_size(model: ResolvedModel, *, subject: str) -> None:
+    """
+    Raises:
+        ModelInvalid: the weights are a stub.
+        ModelTooLarge: there is more to download than the entry allows.
+    """
     sizes = {path: file.size_bytes for path, file in model.sources.items()}
     require_more_than_a_stub(sizes, architecture=model.architecture, subject=subject)
-    if entry.max_bytes is not None and model.size_bytes > entry.max_bytes:
+    limit = model.entry.max_bytes
+    if limit is not None and model.size_bytes > limit:
         raise ModelTooLarge(
-            f"{subject}: {model.size_bytes} bytes to download, max_bytes is {entry.max_bytes}; raise it or remove the"
-            " entry"
+            f"{subject}: {model.size_bytes} bytes to download, max_bytes is {limit}; raise it or remove the entry"
         )
-    return model
 
 
 def resolve_all(
@@ -280,20 +347,6 @@ def _listed(info: ModelInfo, *, subject: str) -> tuple[SourceFile, ...]:
     return tuple(sorted(files, key=lambda file: file.path))
 
 
-def _modules(
-    info: ModelInfo, files: Sequence[SourceFile], commit: str, *, hub: Hub, permits: Permits, subject: str
-) -> tuple[SentenceModule, ...]:
-    """The modules of a sentence-transformers source; none of any other.
-
-    Raises:
-        ModelInvalid, UnsafeModel, ExportUnsupported: see sentence_modules.parse.
-    """
-    if all(file.path != sentence_modules.FILE_NAME for file in files):
-        return ()
-    folder = hub.fetch(info.id, sentence_modules.FILE_NAME, commit=commit).parent
-    return sentence_modules.read(folder, subject=subject, trusted=permits.remote_code)
-
-
 def _licence(info: ModelInfo) -> str | None:
     """What the model card says; the Hub's own tag where it says nothing."""
     if info.card_data is not None and isinstance(info.card_data.license, str):
@@ -338,20 +391,24 @@ def _base_models(info: ModelInfo) -> tuple[str, ...]:
     return (said,) if isinstance(said, str) else tuple(said or ())
 
 
-def _config(info: ModelInfo, read: repo_kind.Read) -> Mapping[str, object]:
+def _config(repo: _Repo) -> Mapping[str, object]:
     """config.json as far as resolving needs it: the Hub's excerpt, or the whole file where that may not be enough."""
+    if repo.is_static and "config.json" not in repo.places:
+        return {}
+    info = repo.info
     config: Mapping[str, object] = info.config or {}
     counted = set(info.safetensors.parameters) if info.safetensors else set()
     model_type = config.get("model_type")
     if (
-        not config.get("architectures")
+        repo.folder
+        or not config.get("architectures")
         or not isinstance(model_type, str)
         or ("custom_code" in (info.tags or ()) and "auto_map" not in config)
         or not counted
         or not counted <= _PLAIN_TYPES
         or repo_kind.may_need_packages(model_type)
     ):
-        return read("config.json")
+        return repo.read("config.json")
     return config
 
 
@@ -382,21 +439,27 @@ def _brings_code(config: Mapping[str, object], *, entry: Entry, permits: Permits
     return True
 
 
-def _tokenizer_settings(paths: Collection[str], read: repo_kind.Read) -> Mapping[str, object]:
+def _tokenizer_settings(repo: _Repo) -> Mapping[str, object]:
     """What tokenizer_config.json says; nothing where there is none."""
-    return read(_TOKENIZER_CONFIG) if _TOKENIZER_CONFIG in paths else {}
+    return repo.read(_TOKENIZER_CONFIG) if _TOKENIZER_CONFIG in repo.places else {}
 
 
-def _reader_of_code(
-    paths: Collection[str], *, fetch: Callable[[str], Path], read: repo_kind.Read
-) -> TokenizerClass | None:
+def _reader(decided: Decided, repo: _Repo, wanted: Collection[str]) -> TokenizerClass | None:
+    """The class of transformers that reads the repo's vocabulary; None where nothing has to."""
+    if "text" not in TASKS[decided.task].takes or vocabulary.TOKENIZER_JSON in wanted:
+        return None
+    named = _tokenizer_settings(repo).get("tokenizer_class")
+    return vocabulary.tokenizer_class(named if isinstance(named, str) else None, model_type=decided.model_type)
+
+
+def _reader_of_code(repo: _Repo) -> TokenizerClass | None:
     """The tokenizer class of a trusted repo's own code; None where transformers' classes read the repo's files."""
-    auto_map = _tokenizer_settings(paths, read).get("auto_map")
+    auto_map = _tokenizer_settings(repo).get("auto_map")
     places = auto_map.get("AutoTokenizer") if isinstance(auto_map, dict) else auto_map
     place = next((each for each in (places if isinstance(places, list) else [places]) if isinstance(each, str)), "")
     module, _, name = place.rpartition(".")
     path = f"{module.replace('.', '/')}.py"
-    if not module or path not in paths:
+    if not module or path not in repo.places:
         return None
-    source = fetch(path).read_text(encoding="utf-8", errors="replace")
+    source = repo.fetch(path).read_text(encoding="utf-8", errors="replace")
     return vocabulary.class_of_code(name, sources=[source])
