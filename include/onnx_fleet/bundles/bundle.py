@@ -51,10 +51,10 @@ class Bundle:
     model_id: str
     version: str
     prefix: str
-    """Of its keys, with a slash at the end."""
+    """What its keys begin with; the last character is a slash."""
     manifest: Manifest
     manifest_json: bytes = field(repr=False)
-    """As it lies in the store."""
+    """The manifest as it lies in the store."""
 
     @property
     def manifest_sha256(self) -> str:

@@ -18,7 +18,7 @@ SYMBOLS = frozenset(
 """The contract's words for axes, the same in every graph."""
 
 JOINT_LENGTH = "joint_sequence_length"
-"""Of an output with a value for every token of a text, and behind them for every patch of the image beside it."""
+"""The axis of an output that has a value for every token of a text, and then for every patch of the image beside it."""
 
 NUMBERS_TO_THE_MODEL = frozenset({"head_size"})
 """Symbols of axes that the trace has as numbers: consumers that size an empty cache wrongly need them open."""

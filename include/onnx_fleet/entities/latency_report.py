@@ -64,7 +64,7 @@ class GenerationRow:
     first_token_ms_p50_interval: Interval | None
     torch_first_token_ms_p50: float
     tokens_per_s: float
-    """Of all rows together, one token each a step, behind a cache of sequence_length."""
+    """The tokens of all rows together: each row makes one a step, behind a cache of sequence_length."""
     tokens_per_s_interval: Interval | None
     torch_tokens_per_s: float
 
@@ -84,7 +84,7 @@ class LatencyReport:
     """Why nothing was measured, or what to beware of: a noisy machine."""
     rows: tuple[LatencyRow, ...]
     generation: tuple[GenerationRow, ...] = ()
-    """Of models that generate with a cache."""
+    """The rows of a model that generates with a cache; others have none."""
     skipped: tuple[SkippedPoint, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     """Variants of which some nodes that compute do not run on this provider."""
@@ -93,7 +93,7 @@ class LatencyReport:
     footprints: tuple[Footprint, ...] = ()
     """One a variant."""
     load_time_s: float | None
-    """Of the first variant: seconds to make its sessions, once, from the files on disk."""
+    """Seconds to make the sessions of the first variant, once, from the files on disk."""
     peak_memory_bytes: int | None
     """Of a process that loads the first variant's graphs and runs the largest point, and has no torch in it."""
     noise: Noise | None = None

@@ -43,7 +43,7 @@ def plan(
     Raises:
         StoreUnavailable, StoreDenied, StoreNotFound: the store cannot be asked.
     """
-    services = toolchain.versions() if versions is None else versions
+    tools = toolchain.versions() if versions is None else versions
     accepted: dict[str, ResolvedModel] = {}
     refusals: list[Refusal] = []
     for model in sorted(models, key=lambda model: (-model.entry.priority, model.repo_id.lower(), model.repo_id)):
@@ -55,7 +55,7 @@ def plan(
     with ThreadPoolExecutor(max_workers=STORE_WORKERS, thread_name_prefix="plan") as pool:
         items = tuple(
             pool.map(
-                lambda model: _item(model, store=store, force=force, channel=channel, services=services),
+                lambda model: _item(model, store=store, force=force, channel=channel, tools=tools),
                 accepted.values(),
             )
         )
@@ -88,7 +88,7 @@ def _misfit(model: ResolvedModel) -> str | None:
 
 
 def _item(
-    model: ResolvedModel, *, store: ObjectStore, force: str | None, channel: str, services: Mapping[str, str]
+    model: ResolvedModel, *, store: ObjectStore, force: str | None, channel: str, tools: Mapping[str, str]
 ) -> WorkItem:
     family = TASKS[model.task].family
     recipe_digest = recipes.digest(model.entry.recipe) if model.entry.recipe else None
@@ -98,7 +98,7 @@ def _item(
         digest = fingerprint(
             model,
             family=family,
-            versions=services,
+            versions=tools,
             recipe_digest=recipe_digest,
             calibration_digest=calibration_digest,
             rebuild=rebuild,
@@ -110,7 +110,7 @@ def _item(
             version=version_of(model.commit, digest),
             state=state,
             reason=reason,
-            toolchain=services,
+            toolchain=tools,
             recipe_digest=recipe_digest,
             calibration_digest=calibration_digest,
             rebuild=rebuild,

@@ -21,7 +21,7 @@ from onnx_fleet.entities.resolved_model import ResolvedModel, SourceFile
 from onnx_fleet.errors import HubFileCorrupt, ModelInvalid, UnsafeModel, WorkerOutOfResources
 from onnx_fleet.source import checkpoint, static_embedding
 from onnx_fleet.source.hub_client import Bar, Hub
-from onnx_fleet.source.repo_files import Permits, is_index, is_native, require_pinned_code, without_variant
+from onnx_fleet.source.repo_files import Permits, is_index, is_native, read_json, require_pinned_code, without_variant
 
 Progress = Callable[[int, int], None]
 
@@ -260,21 +260,6 @@ def _rewritten(model: ResolvedModel, files: Mapping[str, Path], *, subject: str)
     if model.folder:
         written[sentence_modules.FILE_NAME] = sentence_modules.at_root(files[sentence_modules.FILE_NAME])
     return written
-
-
-def read_json(path: Path, *, subject: str) -> dict[str, object]:
-    """One JSON object from a repo.
-
-    Raises:
-        ModelInvalid: it is none.
-    """
-    try:
-        data = json.loads(path.read_bytes())
-    except ValueError as err:
-        raise ModelInvalid(f"{subject}: {path.name} is not JSON ({err}); name a revision where it is") from err
-    if not isinstance(data, dict):
-        raise ModelInvalid(f"{subject}: {path.name} is not a JSON object; name a revision where it is")
-    return data
 
 
 def _digest(path: Path, kind: str, size_bytes: int) -> str:

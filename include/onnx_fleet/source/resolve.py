@@ -29,13 +29,13 @@ from onnx_fleet.errors import (
 )
 from onnx_fleet.source import architecture, repo_kind, static_embedding
 from onnx_fleet.source.architecture import Decided
-from onnx_fleet.source.download import read_json
 from onnx_fleet.source.hub_client import Hub
 from onnx_fleet.source.repo_files import (
     Permits,
     has_weights,
     is_native,
     needed,
+    read_json,
     require_inputs,
     require_more_than_a_stub,
     require_pinned_code,

@@ -11,12 +11,14 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from onnx_fleet.conventions import sentence_modules
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.errors import ExportUnsupported, ModelInvalid
 from onnx_fleet.source import checkpoint
 from onnx_fleet.source.architecture import Decided
+from onnx_fleet.source.repo_files import read_json
 
-ARCHITECTURE = "StaticEmbedding"
+ARCHITECTURE = sentence_modules.STATIC
 """The class's name in sentence-transformers; config.json gets it, whatever it said."""
 MODEL_TYPE = "static-embedding"
 TASKS = ("sentence-similarity", "feature-extraction")
@@ -67,8 +69,8 @@ def texts(files: Mapping[str, Path], *, subject: str) -> dict[str, str]:
     Raises:
         ModelInvalid: the table or the tokenizer cannot be read.
     """
-    config = _json(files[CONFIG], subject=subject) if CONFIG in files else {}
-    tokenizer = _json(files[TOKENIZER], subject=subject)
+    config = read_json(files[CONFIG], subject=subject) if CONFIG in files else {}
+    tokenizer = read_json(files[TOKENIZER], subject=subject)
     rows, width, table = _table(files.get(_WEIGHTS), subject=subject)
     about = {"architectures": [ARCHITECTURE], "model_type": MODEL_TYPE}
     written = {
@@ -108,13 +110,3 @@ def _settings(tokenizer: Mapping[str, Any], *, subject: str) -> dict[str, object
     if unknown := next((token for token in _UNKNOWN if known.token_to_id(token) is not None), None):
         told["unk_token"] = unknown
     return told
-
-
-def _json(path: Path, *, subject: str) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except ValueError as err:
-        raise ModelInvalid(f"{subject}: {path.name} is not JSON ({err}); name a revision where it is") from err
-    if not isinstance(found, dict):
-        raise ModelInvalid(f"{subject}: {path.name} is not a JSON object; name a revision where it is")
-    return found
