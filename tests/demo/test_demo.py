@@ -35,9 +35,9 @@ class Demo:
         return {**os.environ, "ONNX_FLEET_VAR": str(self.var), "COLUMNS": "200"}
 
     def start(self, command: str) -> subprocess.Popen[str]:
-        """Without a terminal, and in a process group of its own."""
+        """Without a terminal, and in a process group of its own; what a shell starts behind `&` ignores Ctrl+C."""
         return subprocess.Popen(
-            [sys.executable, "-m", "onnx_fleet_demo", command],
+            ["env", "--default-signal=INT", sys.executable, "-m", "onnx_fleet_demo", command],
             env=self.environment,
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
