@@ -19,14 +19,14 @@ from benchmarks import checkpoints, options
 from benchmarks.checkpoints import Checkpoint
 from benchmarks.tables import table
 from onnx_fleet import jsonio
-from onnx_fleet.bundles import stage
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.latency_report import LatencyReport
 from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.entities.variant_report import VariantReport
 from onnx_fleet.planning.catalogue import reader
 from onnx_fleet.processes.isolation import machine_limits
-from onnx_fleet.runs import pipeline
-from onnx_fleet.runs.pipeline import Services
+from onnx_fleet.runs import pipeline, steps
+from onnx_fleet.runs.services import Services
 from onnx_fleet.source.hub_client import Hub, HubSettings
 from onnx_fleet.store import open_store
 from onnx_fleet_demo.hub_server import HubServer
@@ -63,20 +63,21 @@ def prove(checkpoint: Checkpoint, *, folder: Path, hub_url: str) -> Path:
     )
     entry = reader.entry({"repo_id": checkpoint.repo_id, **_WANTED}, source=checkpoint.name)
     (item,) = pipeline.plan([entry], services=services).items
-    stage_dir, kept = pipeline.stage_dir_of(item, services=services), folder / "results" / "gpu" / checkpoint.name
-    pipeline.export(item, stage_dir=stage_dir, services=services)
-    report = pipeline.prove(stage_dir, services=services)
+    stage, kept = services.stage(item), folder / "results" / "gpu" / checkpoint.name
+    steps.export(stage, services=services)
+    report = steps.validate(stage, services=services).graphs
     if report.passed:
-        pipeline.make_variants(stage_dir, services=services)
-        report = pipeline.prove_on_gpu(stage_dir, services=services)
+        report = steps.validate_on_gpu(stage, services=services).graphs
+    if report.passed:
+        steps.measure(stage, services=services, provider="cuda")
     shutil.rmtree(kept, ignore_errors=True)
-    shutil.copytree(stage_dir / "reports", kept)
+    shutil.copytree(stage.folder / "reports", kept)
     if report.passed:
         arrays = replace(item.model.entry, latency=replace(item.model.entry.latency, io_binding=False))
-        stage.write_work(stage_dir, replace(item, model=replace(item.model, entry=arrays)))
-        pipeline.measure(stage_dir, services=services, provider="cuda")
-        shutil.copy(stage_dir / "reports" / "latency_cuda.json", kept / "latency_cuda_arrays.json")
-    pipeline.discard_stage(item, services=services)
+        timed = Stage(stage.folder, replace(item, model=replace(item.model, entry=arrays)))
+        steps.measure(timed, services=services, provider="cuda")
+        shutil.copy(stage.report("latency_cuda"), kept / "latency_cuda_arrays.json")
+    stage.discard()
     return kept
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from onnx_fleet.bundles import stage
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.entry import Entry, Tolerances
 from onnx_fleet.entities.resolved_model import ResolvedModel
 from onnx_fleet.entities.tasks import TASKS
@@ -84,10 +84,8 @@ def opened(folder: Path, *, task: str, place: Path) -> CheckContext:
         model=model, family=TASKS[task].family, fingerprint="0" * 64, version=f"{'0' * 8}-{'0' * 8}", state="new",
         reason="", toolchain=toolchain.versions(),
     )  # fmt: skip
-    exporter.export(
-        item, source_dir=folder, stage_dir=place / "stage", limits=Limits(timeout_s=1800, memory_bytes=None)
-    )
-    graphs = {info.role: info for info in stage.read_export(place / "stage").graphs}
+    exporter.export(Stage(place / "stage", item), source_dir=folder, limits=Limits(timeout_s=1800, memory_bytes=None))
+    graphs = {info.role: info for info in Stage.open(place / "stage").read_export().graphs}
     sessions = {
         role: session.open_session(
             place / "stage" / info.path, provider="cpu", threads=1, libraries=(), profile_dir=place
@@ -96,7 +94,7 @@ def opened(folder: Path, *, task: str, place: Path) -> CheckContext:
     }
     return held_to_its_rounding(
         CheckContext(
-            stage_dir=place / "stage", source_dir=folder, item=item, graphs=graphs, sessions=sessions,
+            stage=Stage(place / "stage", item), source_dir=folder, graphs=graphs, sessions=sessions,
             reference=reference.load(item, source_dir=folder),
         )
     )  # fmt: skip

@@ -12,7 +12,6 @@ from onnx import numpy_helper
 
 from fixtures.exported import Exported, export_from_zoo
 from fixtures.varied import LOOSE, vary, wanting
-from onnx_fleet.bundles import stage
 from onnx_fleet.entities.entry import LatencyGrid
 from onnx_fleet.entities.latency_report import LatencyReport
 from onnx_fleet.entities.variant_report import VariantReport, VariantVerdict
@@ -53,16 +52,16 @@ def varied(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
 @pytest.fixture(scope="module")
 def judged(varied: Exported) -> VariantReport:
-    return evaluation.judge(JudgingRequest(stage=varied.stage_dir, provider="cuda"))
+    return evaluation.judge(JudgingRequest(stage=varied.stage, provider="cuda"))
 
 
 @pytest.fixture(scope="module")
 def measured(varied: Exported, judged: VariantReport) -> LatencyReport:
-    return latency.measure(varied.stage_dir, source_dir=varied.source_dir, provider="cuda")
+    return latency.measure(varied.stage, source_dir=varied.source_dir, provider="cuda")
 
 
 def test_what_is_right_on_the_cpu_is_right_on_the_gpu_and_ran_there(exported: Exported) -> None:
-    report = validator.validate(exported.stage_dir, source_dir=exported.source_dir, provider="cuda")
+    report = validator.validate(exported.stage, source_dir=exported.source_dir, provider="cuda")
 
     assert report.passed, report.reason
     assert report.nodes_by_provider[CUDA] > 0
@@ -76,7 +75,7 @@ def test_a_wrong_graph_is_caught_on_the_gpu_too(questions: Exported, tmp_path: P
     weight.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(numpy_helper.to_array(weight).T), weight.name))
     onnx.save(model, broken.graph)
 
-    report = validator.validate(broken.stage_dir, source_dir=broken.source_dir, provider="cuda")
+    report = validator.validate(broken.stage, source_dir=broken.source_dir, provider="cuda")
 
     assert report.status == "failed"
     assert "parity" in {row.check for row in report.rows if not row.passed}
@@ -99,7 +98,7 @@ def test_a_variant_whose_operators_cuda_does_not_have_stays_and_is_said(
         assert "ran elsewhere" in verdict.reason
         assert not verdict.graphs
     assert {verdict.variant for verdict in elsewhere} < {"int8", "q4"}
-    assert "int8" in {info.variant for info in stage.read_export(varied.stage_dir).graphs}
+    assert "int8" in {info.variant for info in varied.stage.read_export().graphs}
 
 
 def test_half_precision_that_overflows_is_caught_where_it_is_computed_in_half(varied: Exported, tmp_path: Path) -> None:
@@ -116,11 +115,11 @@ def test_half_precision_that_overflows_is_caught_where_it_is_computed_in_half(va
     weight.CopyFrom(numpy_helper.from_array(large.astype(np.float16), weight.name))
     onnx.save(model, path)
 
-    report = evaluation.judge(JudgingRequest(stage=copied.stage_dir, provider="cuda"))
+    report = evaluation.judge(JudgingRequest(stage=copied.stage, provider="cuda"))
 
     (verdict,) = (verdict for verdict in report.verdicts if verdict.variant == "fp16")
     assert verdict.status == "missed"
-    assert "fp16" not in {info.variant for info in stage.read_export(copied.stage_dir).graphs}
+    assert "fp16" not in {info.variant for info in copied.stage.read_export().graphs}
 
 
 def test_latency_is_of_the_gpu_and_says_which(measured: LatencyReport, judged: VariantReport) -> None:
@@ -142,14 +141,14 @@ def test_a_process_without_torch_finds_the_gpus_libraries_and_tells_its_memory(m
 
 
 def test_bound_inputs_and_outputs_give_what_arrays_give(varied: Exported) -> None:
-    (info,) = (each for each in stage.read_export(varied.stage_dir).graphs if each.variant == "fp32")
+    (info,) = (each for each in varied.stage.read_export().graphs if each.variant == "fp32")
     session = open_session(varied.graph, provider="cuda")
     feeds = workloads.shortest(info).feeds(info, seed=1)
 
     session.bind(feeds)()
 
     copied = varied.with_entry(lambda entry: replace(entry, latency=replace(GRID, io_binding=True)))
-    report = latency.measure(copied.stage_dir, source_dir=copied.source_dir, provider="cuda")
+    report = latency.measure(copied.stage, source_dir=copied.source_dir, provider="cuda")
     copied.with_entry(lambda entry: replace(entry, latency=GRID))
     assert report.io_binding
     assert report.status == "measured"
@@ -178,7 +177,7 @@ def test_the_driver_says_what_the_gpu_is() -> None:
 def test_an_isolated_process_uses_the_gpu_that_it_is_told(questions: Exported, tmp_path: Path) -> None:
     request = FootprintRequest(
         stage_dir=questions.stage_dir,
-        graphs=stage.read_export(questions.stage_dir).graphs,
+        graphs=questions.stage.read_export().graphs,
         provider="cuda",
         threads=1,
         batch_size=1,

@@ -11,6 +11,7 @@ import pytest
 from fixtures.stages import NOW, PROVENANCE, tiny_stage, work_item
 from onnx_fleet.bundles import channels
 from onnx_fleet.bundles.publish import publish
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound, VersionConflict
 from onnx_fleet.store import ObjectStore
 
@@ -23,7 +24,7 @@ def store(tmp_path: Path, any_store: ObjectStore) -> ObjectStore:
     """Two versions; latest points at NEW."""
     for digit in "ab":
         stage = tiny_stage(tmp_path / digit, item=work_item(fingerprint=digit * 64))
-        publish(stage, store=any_store, provenance=PROVENANCE, created_at=NOW)
+        publish(Stage.open(stage), store=any_store, provenance=PROVENANCE, created_at=NOW)
     return any_store
 
 
@@ -85,5 +86,11 @@ def test_a_name_that_no_channel_can_have_is_told_before_anything_is_written(
     tmp_path: Path, local_store: ObjectStore, name: str
 ) -> None:
     with pytest.raises(BundleNotFound, match="no channel can be called that"):
-        publish(tiny_stage(tmp_path / "stage"), store=local_store, provenance=PROVENANCE, created_at=NOW, channel=name)
+        publish(
+            Stage.open(tiny_stage(tmp_path / "stage")),
+            store=local_store,
+            provenance=PROVENANCE,
+            created_at=NOW,
+            channel=name,
+        )
     assert list(local_store.list("")) == []

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from fixtures.stages import latency_report, validation_report, work_item
-from onnx_fleet.bundles import charts, stage
+from onnx_fleet.bundles import charts
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.latency_report import GenerationRow, LatencyReport
 from onnx_fleet.entities.validation_report import CheckRow, ValidationReport
 from onnx_fleet.measurement.noise import KernelRun, judge
@@ -139,11 +140,12 @@ def test_outputs_that_are_equal_to_the_bit_are_drawn(proof: ValidationReport) ->
 
 def test_a_report_of_nothing_takes_an_earlier_picture_away(tmp_path: Path) -> None:
     (tmp_path / "reports").mkdir()
-    stage.write_picture(tmp_path, "latency", b"<svg/>")
+    stage = Stage.make(tmp_path, work_item())
+    stage.write_picture("latency", b"<svg/>")
     assert (tmp_path / "reports" / "latency.svg").read_bytes() == b"<svg/>"
 
-    stage.write_picture(tmp_path, "latency", None)
-    stage.write_picture(tmp_path, "latency", None)
+    stage.write_picture("latency", None)
+    stage.write_picture("latency", None)
 
     assert not (tmp_path / "reports" / "latency.svg").exists()
 

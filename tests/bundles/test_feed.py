@@ -13,6 +13,7 @@ from fixtures.faulty_stores import SteppedStore
 from fixtures.stages import NOW, PROVENANCE, tiny_stage, work_item
 from onnx_fleet.bundles import bundle, channels, feed
 from onnx_fleet.bundles.publish import Publication, publish
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound
 from onnx_fleet.store import ObjectStore, layout
 
@@ -21,7 +22,9 @@ def _publish(folder: Path, store: ObjectStore, *, model_id: str = "acme/tiny", d
     stage = tiny_stage(
         folder / f"{model_id.replace('/', '-')}-{digit}", item=work_item(model_id=model_id, fingerprint=digit * 64)
     )
-    return publish(stage, store=store, provenance=PROVENANCE, created_at=NOW + timedelta(hours=int(digit, 16)))
+    return publish(
+        Stage.open(stage), store=store, provenance=PROVENANCE, created_at=NOW + timedelta(hours=int(digit, 16))
+    )
 
 
 def test_the_feed_has_everything_that_a_registry_needs(tmp_path: Path, any_store: ObjectStore) -> None:

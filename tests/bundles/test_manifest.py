@@ -13,7 +13,7 @@ import pytest
 from fixtures.stages import NOW, PROVENANCE, tiny_stage, validation_report, work_item
 from onnx_fleet import jsonio
 from onnx_fleet.bundles import manifest, seal
-from onnx_fleet.bundles.stage import PRIVATE, write_report
+from onnx_fleet.bundles.stage import PRIVATE, Stage
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound, ValidationFailed
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ RELEASED = sorted((ROOT / "tests" / "golden").glob("manifest-v*.json"))
 
 @pytest.fixture
 def sealed(tmp_path: Path) -> manifest.Manifest:
-    return seal.seal(tiny_stage(tmp_path / "stage"), provenance=PROVENANCE, created_at=NOW)
+    return seal.seal(Stage.open(tiny_stage(tmp_path / "stage")), provenance=PROVENANCE, created_at=NOW)
 
 
 def test_writing_and_reading_give_the_same_manifest_and_the_same_bytes(sealed: manifest.Manifest) -> None:
@@ -33,13 +33,13 @@ def test_writing_and_reading_give_the_same_manifest_and_the_same_bytes(sealed: m
 
 def test_sealing_the_same_stage_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     stage = tiny_stage(tmp_path / "stage")
-    first, second = (seal.seal(stage, provenance=PROVENANCE, created_at=NOW) for _ in range(2))
+    first, second = (seal.seal(Stage.open(stage), provenance=PROVENANCE, created_at=NOW) for _ in range(2))
     assert manifest.write(first) == manifest.write(second)
 
 
 def test_the_manifest_says_what_is_left_to_do_beside_a_sentence_transformers_graph(tmp_path: Path) -> None:
     folder = tiny_stage(tmp_path / "stage")
-    assert seal.seal(folder, provenance=PROVENANCE, created_at=NOW).sentence_transformers is None
+    assert seal.seal(Stage.open(folder), provenance=PROVENANCE, created_at=NOW).sentence_transformers is None
 
     told = {"prompts": {"query": "query: "}, "default_prompt_name": "query", "truncate_dim": 16}
     (folder / "config_sentence_transformers.json").write_text(json.dumps(told))
@@ -49,7 +49,7 @@ def test_the_manifest_says_what_is_left_to_do_beside_a_sentence_transformers_gra
     (folder / "head" / "last").mkdir(parents=True)
     (folder / "head" / "last" / "model.safetensors").write_bytes(b"weights")
 
-    sealed = manifest.read(manifest.write(seal.seal(folder, provenance=PROVENANCE, created_at=NOW)))
+    sealed = manifest.read(manifest.write(seal.seal(Stage.open(folder), provenance=PROVENANCE, created_at=NOW)))
 
     said = sealed.sentence_transformers
     assert said is not None
@@ -167,7 +167,7 @@ def test_a_stage_that_is_not_ready_is_not_sealed(
     stage = tiny_stage(tmp_path / "stage")
     spoil(stage)
     with pytest.raises(error, match=says):
-        seal.seal(stage, provenance=PROVENANCE, created_at=NOW)
+        seal.seal(Stage.open(stage), provenance=PROVENANCE, created_at=NOW)
 
 
 @pytest.mark.parametrize(
@@ -184,6 +184,6 @@ def test_a_stage_whose_reports_do_not_prove_it_is_not_sealed(
     tmp_path: Path, name: str, changes: dict[str, str], says: str
 ) -> None:
     stage = tiny_stage(tmp_path / "stage")
-    write_report(stage, name, jsonio.to_json(validation_report(work_item())) | changes)
+    Stage.open(stage).write_report(name, jsonio.to_json(validation_report(work_item())) | changes)
     with pytest.raises(ValidationFailed, match=says):
-        seal.seal(stage, provenance=PROVENANCE, created_at=NOW)
+        seal.seal(Stage.open(stage), provenance=PROVENANCE, created_at=NOW)

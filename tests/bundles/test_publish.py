@@ -15,7 +15,7 @@ from fixtures.quirky_s3 import serve
 from fixtures.stages import NOW, PROVENANCE, tiny_stage, work_item
 from onnx_fleet.bundles import bundle, channels, manifest
 from onnx_fleet.bundles.publish import Publication, list_models, publish
-from onnx_fleet.bundles.stage import write_report
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.bundles.verify import verify
 from onnx_fleet.errors import BundleNotFound, StoreDenied, ValidationFailed, VersionConflict, WorkerOutOfResources
 from onnx_fleet.store import ObjectStore, open_store
@@ -24,7 +24,7 @@ MODEL = "acme/tiny"
 
 
 def _publish(stage: Path, store: ObjectStore) -> Publication:
-    return publish(stage, store=store, provenance=PROVENANCE, created_at=NOW)
+    return publish(Stage.open(stage), store=store, provenance=PROVENANCE, created_at=NOW)
 
 
 def _keys(store: ObjectStore) -> list[str]:
@@ -89,7 +89,7 @@ def test_progress_ends_at_the_size_of_the_bundle(tmp_path: Path, any_store: Obje
     told: list[tuple[int, int]] = []
     stage = tiny_stage(tmp_path / "stage")
     done = publish(
-        stage,
+        Stage.open(stage),
         store=any_store,
         provenance=PROVENANCE,
         created_at=NOW,
@@ -283,8 +283,7 @@ def test_a_gpu_report_that_was_not_run_is_said_plainly_in_the_manifest(
 ) -> None:
     stage = tiny_stage(tmp_path / "stage")
     item = work_item()
-    write_report(
-        stage,
+    Stage.open(stage).write_report(
         "validation_cuda",
         {
             "model_id": item.model_id,

@@ -16,6 +16,7 @@ from fixtures.stages import NOW, PROVENANCE, tiny_stage, work_item
 from onnx_fleet.bundles import bundle
 from onnx_fleet.bundles.publish import publish
 from onnx_fleet.bundles.pull import pull
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.errors import BundleCorrupt, StoreUnavailable, VersionConflict, WorkerOutOfResources
 from onnx_fleet.store import ObjectStore, transfer
 
@@ -27,7 +28,7 @@ WEIGHT_BYTES = 3 * 1024 * 1024
 def store(tmp_path: Path, any_store: ObjectStore) -> ObjectStore:
     """A store with one bundle."""
     stage = tiny_stage(tmp_path / "stage", weight_bytes=WEIGHT_BYTES)
-    publish(stage, store=any_store, provenance=PROVENANCE, created_at=NOW)
+    publish(Stage.open(stage), store=any_store, provenance=PROVENANCE, created_at=NOW)
     return any_store
 
 
@@ -84,7 +85,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(store: ObjectStore, ho
 def test_a_folder_that_holds_another_version_is_left_alone(store: ObjectStore, home: Path, tmp_path: Path) -> None:
     pull(MODEL, store=store, to=home / "tiny")
     newer = tiny_stage(tmp_path / "newer", item=work_item(fingerprint="e" * 64), scale=3.0)
-    publish(newer, store=store, provenance=PROVENANCE, created_at=NOW)
+    publish(Stage.open(newer), store=store, provenance=PROVENANCE, created_at=NOW)
     with pytest.raises(VersionConflict, match=f"does not hold {MODEL}@01234567-eeeeeeee"):
         pull(MODEL, store=store, to=home / "tiny")
 

@@ -9,6 +9,7 @@ import pytest
 from fixtures.stages import NOW, PROVENANCE, tiny_stage
 from onnx_fleet.bundles import bundle
 from onnx_fleet.bundles.publish import publish
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.bundles.verify import require_intact, verify
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound
 from onnx_fleet.store import ObjectStore
@@ -19,7 +20,7 @@ MODEL = "acme/tiny"
 @pytest.fixture
 def prefix(tmp_path: Path, any_store: ObjectStore) -> str:
     """Of a published bundle's keys."""
-    publish(tiny_stage(tmp_path / "stage"), store=any_store, provenance=PROVENANCE, created_at=NOW)
+    publish(Stage.open(tiny_stage(tmp_path / "stage")), store=any_store, provenance=PROVENANCE, created_at=NOW)
     return bundle.find(MODEL, store=any_store).prefix
 
 

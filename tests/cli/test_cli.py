@@ -16,8 +16,9 @@ import pytest
 
 from fixtures.worse_stages import next_version, slower
 from onnx_fleet import __version__
-from onnx_fleet.bundles import stage
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.entry import Gates, LatencyGrid
+from onnx_fleet.runs.steps import STEPS
 from onnx_fleet_demo.hub_server import HubServer
 from onnx_fleet_demo.models import CLASSIFIER
 
@@ -69,11 +70,16 @@ def stage_folder(command: Command, tmp_path_factory: pytest.TempPathFactory) -> 
         done = command(*arguments)
         assert done.returncode == 0, done.stderr
         if arguments[0] == "export":
-            item = stage.read_work(folder)
-            stage.write_work(
-                folder, replace(item, model=replace(item.model, entry=replace(item.model.entry, latency=GRID)))
-            )
+            item = Stage.open(folder).item
+            Stage.make(folder, replace(item, model=replace(item.model, entry=replace(item.model.entry, latency=GRID))))
     return folder
+
+
+def test_each_step_leaves_in_the_folder_what_the_list_of_steps_says(stage_folder: Path) -> None:
+    for step in STEPS:
+        if step.name in ("export", "validate", "measure"):
+            assert step.leaves
+            assert all((stage_folder / path).is_file() for path in step.leaves), step.name
 
 
 def test_the_version_and_every_command_have_help(command: Command) -> None:
@@ -277,7 +283,7 @@ def test_a_slower_folder_is_published_and_the_channel_stays_until_a_person_moves
     published = command("publish", slow, "--store", store)
     assert published.returncode == 1
     assert "published: " in published.stdout
-    version = stage.read_work(slow).version
+    version = Stage.open(slow).item.version
     move = ("channel", "set", CLASSIFIER, "latest", version)
     assert f"onnx-fleet {' '.join(move)}" in published.stderr
 

@@ -17,7 +17,7 @@ from consumers.serving import Question, serve
 from fixtures.items import work_item
 from mutations.mutation import change_graph
 from mutations.surgery import change_weight
-from onnx_fleet.bundles import stage
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities import validation_report
 from onnx_fleet.entities.variant import FP32
 from onnx_fleet.export import exporter
@@ -33,16 +33,15 @@ def handle(question: Question) -> None:
     source = sources.make(case, folder / "source")
     sources.draw(case, folder)
     item = work_item(source, task=case.task, recipe=case.recipe, weights=case.weights)
-    stage.write_work(folder / "bundle", item)
     if case.variant:
         entry = replace(item.model.entry, variants=(FP32, case.variant))
         item = replace(item, model=replace(item.model, entry=entry))
-        stage.write_work(folder / "bundle", item)
-    record = exporter.fill(exporter.ExportRequest(item=item, source_dir=source, stage=folder / "bundle"))
+    stage = Stage.make(folder / "bundle", item)
+    record = exporter.fill(exporter.ExportRequest(stage=stage, source_dir=source))
     if case.variant:
-        stage.write_export(folder / "bundle", record)
-        validation_report.require_passed(validator.validate(folder / "bundle", source_dir=source))
-        conversion.make(MakingRequest(stage=folder / "bundle"))
+        stage.write_export(record)
+        validation_report.require_passed(validator.validate(stage, source_dir=source))
+        conversion.make(MakingRequest(stage=stage))
     for index, answer in enumerate(answers.of(case, source)):
         np.savez(folder / f"expected-{index}.npz", **answer)
     if case.damaged:

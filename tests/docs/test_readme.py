@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fixtures.items import work_item
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.export import exporter
 from onnx_fleet.planning.catalogue import reader
 from onnx_fleet.processes.isolation import Limits
@@ -28,7 +29,7 @@ def code_blocks(language: str) -> list[str]:
 def test_the_embedding_lines_give_what_sentence_transformers_gives(demo_repos: Path, tmp_path: Path) -> None:
     source = demo_repos / MINILM
     item = work_item(source, task="sentence-similarity")
-    exporter.export(item, source_dir=source, stage_dir=tmp_path / "minilm", limits=Limits(timeout_s=300))
+    exporter.export(Stage(tmp_path / "minilm", item), source_dir=source, limits=Limits(timeout_s=300))
     (lines,) = code_blocks("python")
     lines += "np.save('embeddings.npy', embeddings)\n"
     subprocess.run([sys.executable, "-c", lines], cwd=tmp_path, check=True)

@@ -33,7 +33,7 @@ def test_a_report_fits_its_schema_and_a_field_too_many_does_not(name: str, tmp_p
 
 
 def test_the_report_of_a_real_proof_fits_its_schema_and_has_a_picture(questions: Exported) -> None:
-    validator.validate(questions.stage_dir, source_dir=questions.source_dir)
+    validator.validate(questions.stage, source_dir=questions.source_dir)
 
     jsonschema.validate(
         json.loads((questions.stage_dir / "reports/validation.json").read_bytes()), _schema("validation")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from onnx import TensorProto, numpy_helper
 from safetensors.numpy import load_file, save_file
 
 from fixtures.deep import Deep, save_deep
-from onnx_fleet.bundles import stage
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.export_record import ExportRecord
 from onnx_fleet.entities.work_item import WorkItem
@@ -26,8 +27,8 @@ from onnx_fleet.errors import BundleCorrupt
 from onnx_fleet.export import cache_keys, exporter, traced_model
 from onnx_fleet.export.cache import Cache
 from onnx_fleet.processes.isolation import Limits
-from onnx_fleet.runs import pipeline
-from onnx_fleet.runs.pipeline import Services
+from onnx_fleet.runs import steps
+from onnx_fleet.runs.services import Services
 from onnx_fleet.source import checkpoint, resolve
 from onnx_fleet.source.hub_client import Hub, HubSettings
 from onnx_fleet.store import archive, layout
@@ -215,6 +216,11 @@ class _Fleet:
     archives: dict[str, bytes]
     """By their keys in the store."""
 
+    @property
+    def stage(self) -> Stage:
+        """The stage as it is now."""
+        return Stage.open(self.stage_dir)
+
     def cache(self, folder: Path) -> Cache:
         """A store with these archives, to be changed."""
         store = LocalStore(folder / "store")
@@ -238,7 +244,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> _Fleet:
     store = LocalStore(folder / "store")
     stage_dir = folder / "stage"
     record = exporter.export(
-        first.item, source_dir=first.source_dir, stage_dir=stage_dir, limits=LIMITS, cached=Cache(store=store)
+        Stage(stage_dir, first.item), source_dir=first.source_dir, limits=LIMITS, cached=Cache(store=store)
     )
     archives = {info.key: store.read(info.key) for info in store.list(layout.CACHE)}
     return _Fleet(first=first, second=second, folder=folder, stage_dir=stage_dir, record=record, archives=archives)
@@ -246,12 +252,12 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> _Fleet:
 
 def _export(deep: Deep, stage_dir: Path, cache: Cache, **settings: bool) -> ExportRecord:
     return exporter.export(
-        deep.item, source_dir=deep.source_dir, stage_dir=stage_dir, limits=LIMITS, cached=cache, **settings
+        Stage(stage_dir, deep.item), source_dir=deep.source_dir, limits=LIMITS, cached=cache, **settings
     )
 
 
 def _published(stage_dir: Path) -> dict[str, bytes]:
-    paths = (path for path in stage.published_files(stage_dir) if not path.startswith("reports/"))
+    paths = (path for path in Stage.open(stage_dir).published_files() if not path.startswith("reports/"))
     return {path: (stage_dir / path).read_bytes() for path in paths}
 
 
@@ -292,20 +298,21 @@ def test_an_export_with_the_cache_is_the_same_to_the_byte(fleet: _Fleet, tmp_pat
 _WITHOUT_TORCH = """
 import json, sys
 from pathlib import Path
-from onnx_fleet.export import exporter as export; from onnx_fleet.bundles import stage
+from onnx_fleet.bundles.stage import Stage
+from onnx_fleet.export import exporter
 from onnx_fleet.export.cache import Cache
 from onnx_fleet.processes.isolation import Limits
 from onnx_fleet.store.local import LocalStore
 work, source, made, store = map(Path, sys.argv[1:])
-record = export.export(stage.read_work(work), source_dir=source, stage_dir=made, limits=Limits(timeout_s=240),
-                       cached=Cache(store=LocalStore(store)))
+record = exporter.export(Stage(made, Stage.open(work).item), source_dir=source, limits=Limits(timeout_s=240),
+                         cached=Cache(store=LocalStore(store)))
 print(json.dumps([record.traced, [name for name in ("torch", "transformers") if name in sys.modules]]))
 """
 
 
 def test_other_weights_of_the_same_kind_are_exported_without_torch(fleet: _Fleet, tmp_path: Path) -> None:
     fleet.cache(tmp_path)
-    stage.write_work(tmp_path / "work", fleet.second.item)
+    Stage.make(tmp_path / "work", fleet.second.item)
     paths = (tmp_path / "work", fleet.second.source_dir, tmp_path / "stage", tmp_path / "store")
     done = subprocess.run(
         [sys.executable, "-c", _WITHOUT_TORCH, *map(str, paths)], capture_output=True, text=True, check=False
@@ -313,7 +320,7 @@ def test_other_weights_of_the_same_kind_are_exported_without_torch(fleet: _Fleet
 
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == ["cached", []]
-    report = validator.validate(tmp_path / "stage", source_dir=fleet.second.source_dir)
+    report = validator.validate(Stage.open(tmp_path / "stage"), source_dir=fleet.second.source_dir)
     assert report.passed
     first, second = _published(fleet.stage_dir)["onnx/model.onnx"], _published(tmp_path / "stage")["onnx/model.onnx"]
     assert first != second
@@ -379,18 +386,24 @@ def _resolved(fleet: _Fleet, services: Services) -> WorkItem:
     return replace(fleet.second.item, model=resolve.resolve(entry, hub=services.hub))
 
 
-def test_a_wrong_graph_in_the_cache_is_found_by_validation_and_replaced(fleet: _Fleet, services: Services) -> None:
+def test_a_wrong_graph_in_the_cache_is_found_by_validation_and_replaced(
+    fleet: _Fleet, services: Services, tmp_path: Path
+) -> None:
     place, bad = fleet.place("graphs"), _wrong(fleet.archives[fleet.place("graphs")])
     services.store.delete(place)
     services.store.create(place, bad)
     item = _resolved(fleet, services)
-    made = pipeline.stage_dir_of(item, services=services)
+    made = services.stage(item)
 
-    assert pipeline.export(item, stage_dir=made, services=services).traced == "cached"
-    report = pipeline.prove(made, services=services)
+    assert steps.export(made, services=services).traced == "cached"
+    edited = Stage(shutil.copytree(made.folder, tmp_path / "edited"), item)
+    (edited.folder / "config.json").touch()
+    assert not steps.validate(edited, services=services).graphs.passed
+    assert edited.read_export().traced == "cached", "what a person has changed is left as it is"
+    proof = steps.validate(made, services=services)
 
-    assert report.passed
-    assert stage.read_export(made).traced == "full"
+    assert proof.graphs.passed
+    assert made.read_export().traced == "full"
     kept = services.store.read(place)
     _, about = archive.unpack(kept)
     assert kept != bad

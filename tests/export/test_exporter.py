@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from fixtures.items import COMMIT, work_item
-from onnx_fleet.bundles import stage
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.errors import ExportUnsupported, ModelInvalid, WorkerOutOfResources
 from onnx_fleet.export import exporter
 from onnx_fleet.processes.isolation import Limits
@@ -34,7 +34,7 @@ def classifier(repos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The stage of an exported BERT sequence classifier."""
     folder = tmp_path_factory.mktemp("classifier") / "stage"
     item = work_item(repos / CLASSIFIER, task="text-classification")
-    exporter.export(item, source_dir=repos / CLASSIFIER, stage_dir=folder, limits=LIMITS)
+    exporter.export(Stage(folder, item), source_dir=repos / CLASSIFIER, limits=LIMITS)
     return folder
 
 
@@ -64,7 +64,7 @@ def _run(folder: Path, ids: list[list[int]], mask: list[list[int]]) -> dict[str,
 
 
 def test_names_and_axes_are_the_contracts(classifier: Path) -> None:
-    (info,) = stage.read_export(classifier).graphs
+    (info,) = Stage.open(classifier).read_export().graphs
 
     tokens = ("batch_size", "sequence_length")
     assert [(value.name, value.dtype, value.shape) for value in info.inputs] == [
@@ -104,16 +104,16 @@ def test_padding_does_not_change_a_rows_answer(classifier: Path) -> None:
 def test_the_stage_holds_what_consumers_read(classifier: Path) -> None:
     assert {
         "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "onnx/model.onnx",
-    } <= set(stage.published_files(classifier))  # fmt: skip
-    assert not [path for path in stage.published_files(classifier) if path.endswith(".safetensors")]
+    } <= set(Stage.open(classifier).published_files())  # fmt: skip
+    assert not [path for path in Stage.open(classifier).published_files() if path.endswith(".safetensors")]
 
 
 def test_the_same_item_gives_the_same_bytes(classifier: Path, repos: Path, tmp_path: Path) -> None:
     item = work_item(repos / CLASSIFIER, task="text-classification")
-    exporter.export(item, source_dir=repos / CLASSIFIER, stage_dir=tmp_path / "again", limits=LIMITS)
+    exporter.export(Stage(tmp_path / "again", item), source_dir=repos / CLASSIFIER, limits=LIMITS)
 
-    files = stage.published_files(classifier)
-    assert files == stage.published_files(tmp_path / "again")
+    files = Stage.open(classifier).published_files()
+    assert files == Stage.open(tmp_path / "again").published_files()
     for path in files:
         assert (tmp_path / "again" / path).read_bytes() == (classifier / path).read_bytes(), path
 
@@ -136,9 +136,7 @@ def test_every_task_has_its_outputs(
     outputs: dict[str, tuple[int, ...]],
 ) -> None:
     source = save(f"{model_type}-{task}", model_type=model_type, auto_class=auto_class)
-    record = exporter.export(
-        work_item(source, task=task), source_dir=source, stage_dir=tmp_path / "stage", limits=LIMITS
-    )
+    record = exporter.export(Stage(tmp_path / "stage", work_item(source, task=task)), source_dir=source, limits=LIMITS)
 
     found = _run(tmp_path / "stage", [[2, 5, 6, 7, 3], [2, 9, 3, 1, 1]], [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
     assert {name: value.shape for name, value in found.items()} == outputs
@@ -153,7 +151,7 @@ def test_a_tokenizer_that_loses_token_types_for_a_consumer_is_in_the_record(
     (source / "tokenizer_config.json").write_text(json.dumps({**settings, "tokenizer_class": "TokenizersBackend"}))
     item = work_item(source, task="text-classification")
 
-    record = exporter.export(item, source_dir=source, stage_dir=tmp_path / "stage", limits=LIMITS)
+    record = exporter.export(Stage(tmp_path / "stage", item), source_dir=source, limits=LIMITS)
 
     assert [fallback.what for fallback in record.fallbacks] == ["token types in transformers.js -> none"]
 
@@ -161,7 +159,7 @@ def test_a_tokenizer_that_loses_token_types_for_a_consumer_is_in_the_record(
 def test_a_recipe_adds_its_output_behind_the_familys_own(save: Callable[..., Path], tmp_path: Path) -> None:
     source = save("bert-features", model_type="bert", auto_class="AutoModel")
     item = work_item(source, task="feature-extraction", recipe="mean-normalized")
-    exporter.export(item, source_dir=source, stage_dir=tmp_path / "stage", limits=LIMITS)
+    exporter.export(Stage(tmp_path / "stage", item), source_dir=source, limits=LIMITS)
 
     found = _run(tmp_path / "stage", [[2, 5, 6, 3], [2, 3, 0, 0]], [[1, 1, 1, 1], [1, 1, 0, 0]])
     assert list(found) == ["last_hidden_state", "sentence_embedding"]
@@ -173,7 +171,7 @@ def test_a_recipe_adds_its_output_behind_the_familys_own(save: Callable[..., Pat
 def test_the_opset_is_the_one_asked_for(save: Callable[..., Path], tmp_path: Path, opset: int) -> None:
     source = save("bert-features", model_type="bert", auto_class="AutoModel")
     item = work_item(source, task="feature-extraction", opset=opset)
-    record = exporter.export(item, source_dir=source, stage_dir=tmp_path / "stage", limits=LIMITS)
+    record = exporter.export(Stage(tmp_path / "stage", item), source_dir=source, limits=LIMITS)
 
     assert record.graphs[0].opset == opset
     assert _run(tmp_path / "stage", [[2, 3]], [[1, 1]])["last_hidden_state"].shape == (1, 2, 48)
@@ -182,7 +180,7 @@ def test_the_opset_is_the_one_asked_for(save: Callable[..., Path], tmp_path: Pat
 def test_half_precision_weights_give_a_single_precision_graph(save: Callable[..., Path], tmp_path: Path) -> None:
     source = save("bert-half", model_type="bert", auto_class="AutoModel", dtype="float16")
     exporter.export(
-        work_item(source, task="feature-extraction"), source_dir=source, stage_dir=tmp_path / "stage", limits=LIMITS
+        Stage(tmp_path / "stage", work_item(source, task="feature-extraction")), source_dir=source, limits=LIMITS
     )
 
     assert _run(tmp_path / "stage", [[2, 3]], [[1, 1]])["last_hidden_state"].dtype == np.float32
@@ -192,9 +190,8 @@ def test_a_checkpoint_without_the_tasks_head_is_refused(save: Callable[..., Path
     source = save("bert-features", model_type="bert", auto_class="AutoModel")
     with pytest.raises(ModelInvalid, match=r"no weights for classifier\.bias, classifier\.weight"):
         exporter.export(
-            work_item(source, task="text-classification"),
+            Stage(tmp_path / "stage", work_item(source, task="text-classification")),
             source_dir=source,
-            stage_dir=tmp_path / "stage",
             limits=LIMITS,
         )
 
@@ -211,9 +208,8 @@ def test_a_head_without_its_inner_layers_is_refused_too(save: Callable[..., Path
 
     with pytest.raises(ModelInvalid, match=r"bert\.pooler\.dense\.weight"):
         exporter.export(
-            work_item(source, task="text-classification"),
+            Stage(tmp_path / "stage", work_item(source, task="text-classification")),
             source_dir=source,
-            stage_dir=tmp_path / "stage",
             limits=LIMITS,
         )
 
@@ -226,7 +222,7 @@ def test_an_architecture_that_transformers_does_not_have_for_the_task_is_refused
     config.write_text(config.read_text().replace('"model_type": "bert"', '"model_type": "vit"'))
     with pytest.raises(ExportUnsupported, match="set another task") as refused:
         exporter.export(
-            work_item(source, task="question-answering"), source_dir=source, stage_dir=tmp_path / "s", limits=LIMITS
+            Stage(tmp_path / "s", work_item(source, task="question-answering")), source_dir=source, limits=LIMITS
         )
     assert len(str(refused.value)) < 600  # transformers lists every class that it has
 
@@ -235,5 +231,5 @@ def test_a_memory_limit_ends_the_export_and_says_so(repos: Path, tmp_path: Path)
     item = work_item(repos / CLASSIFIER, task="text-classification")
     with pytest.raises(WorkerOutOfResources, match="more than its limit"):
         exporter.export(
-            item, source_dir=repos / CLASSIFIER, stage_dir=tmp_path / "s", limits=Limits(memory_bytes=100 << 20)
+            Stage(tmp_path / "s", item), source_dir=repos / CLASSIFIER, limits=Limits(memory_bytes=100 << 20)
         )

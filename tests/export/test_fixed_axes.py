@@ -15,7 +15,7 @@ from fixtures.exported import export_from_zoo
 from fixtures.recipes import Proven
 from mutations.encoder import mask_dropped
 from mutations.mutation import change_graph
-from onnx_fleet.bundles import stage
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.entry import Entry, LatencyGrid
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.measurement import latency
@@ -120,13 +120,13 @@ def test_a_lost_mask_is_caught_at_one_length_too(of_one_length: Proven, tmp_path
     shutil.copytree(of_one_length.stage_dir, copy)
     change_graph(copy / "onnx/model.onnx", mask_dropped)
 
-    report = validator.validate(copy, source_dir=of_one_length.source_dir)
+    report = validator.validate(Stage.open(copy), source_dir=of_one_length.source_dir)
 
     assert {"parity", "padding_right"} <= {row.check for row in report.rows if not row.passed}
 
 
 def test_it_is_timed_at_its_one_length_whatever_the_grid_has(of_one_length: Proven) -> None:
-    report = latency.measure(of_one_length.stage_dir, source_dir=of_one_length.source_dir)
+    report = latency.measure(of_one_length.stage, source_dir=of_one_length.source_dir)
 
     assert [(row.batch_size, row.sequence_length) for row in report.rows] == [(1, LENGTH), (2, LENGTH)]
 
@@ -156,11 +156,11 @@ def test_choices_sounds_and_sources_may_have_one_size_too_and_padding_is_still_p
     exported = export_from_zoo(
         architecture, tmp_path, recipe=f"recipes.fixed:{recipe}", may_be_fixed=axes, decoder_form=form
     )
-    sound = validator.validate(exported.stage_dir, source_dir=exported.source_dir)
+    sound = validator.validate(exported.stage, source_dir=exported.source_dir)
     change_graph(exported.graph, mask_dropped)
-    broken = validator.validate(exported.stage_dir, source_dir=exported.source_dir)
+    broken = validator.validate(exported.stage, source_dir=exported.source_dir)
 
-    (graph,) = stage.read_export(exported.stage_dir).graphs
+    (graph,) = exported.stage.read_export().graphs
     assert {spec.name: spec.shape for spec in graph.inputs if spec.name in shapes} == shapes
     assert sound.passed, sound.reason
     assert any(row.check.startswith("padding") and not row.passed for row in broken.rows)

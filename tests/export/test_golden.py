@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from fixtures.exported import export_from_zoo
-from onnx_fleet.bundles import stage
 from onnx_fleet.export import cache_keys
 from onnx_fleet.planning import fingerprint
 from onnx_fleet.source import checkpoint
@@ -28,9 +27,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def test_the_same_model_has_the_version_the_keys_and_the_bytes_that_it_always_had(tmp_path: Path) -> None:
     """The weights lie beside the graph: their random values are the machine's."""
     made = export_from_zoo("BertForSequenceClassification", tmp_path, weights="external")
-    item = replace(stage.read_work(made.stage_dir), toolchain={"onnx": "1.0"})
+    item = replace(made.stage.item, toolchain={"onnx": "1.0"})
     deciding = fingerprint.fingerprint(item.model, family=item.family, versions=item.toolchain)
-    packed = [path for path in map(str, stage.published_files(made.stage_dir)) if not path.startswith("reports/")]
+    packed = [path for path in map(str, made.stage.published_files()) if not path.startswith("reports/")]
     found = {
         "fingerprint": deciding,
         "version": fingerprint.version_of(item.model.commit, deciding),

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fixtures.deep import LAYERS, Deep, save_deep
 from onnx_fleet.bundles import stage
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.export_record import ExportRecord
 from onnx_fleet.export import layer_replication, layer_truncation, traced_model, weight_placement
 from onnx_fleet.export.layer_replication import Irregular
@@ -44,6 +45,11 @@ class _Unrolled:
     record: ExportRecord
     graphs: Mapping[str, onnx.ModelProto]
     stage_dir: Path
+
+    @property
+    def stage(self) -> Stage:
+        """The stage as it is now."""
+        return Stage.open(self.stage_dir)
 
 
 @pytest.fixture(scope="module", params=ALIKE)
@@ -82,7 +88,7 @@ def test_caches_are_in_the_order_of_the_layers(made: _Unrolled) -> None:
 
 
 def test_it_computes_what_pytorch_does(made: _Unrolled) -> None:
-    report = validator.validate(made.stage_dir, source_dir=made.deep.source_dir)
+    report = validator.validate(made.stage, source_dir=made.deep.source_dir)
 
     assert report.rows
     assert [row for row in report.rows if not row.passed] == []
@@ -108,7 +114,7 @@ def test_layers_that_differ_are_traced_whole_and_right(tmp_path: Path) -> None:
     """The first three are global, the last two local, and only a buffer of each tells."""
     deep = save_deep("GPTNeoForCausalLM", tmp_path, attention_types=[[["global"], 3], [["local"], 2]])
     record = deep.fill(tmp_path / "stage")
-    report = validator.validate(tmp_path / "stage", source_dir=deep.source_dir)
+    report = validator.validate(Stage.open(tmp_path / "stage"), source_dir=deep.source_dir)
 
     assert record.traced == "full"
     assert [row for row in report.rows if not row.passed] == []

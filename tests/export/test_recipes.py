@@ -20,7 +20,7 @@ import pytest
 from fixtures import recipes as page
 from fixtures.recipes import Proven, page_entries
 from onnx_fleet import recipes
-from onnx_fleet.bundles import stage
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.entry import Entry, Tolerances
 from onnx_fleet.errors import CatalogueInvalid, ExportUnsupported, ValidationFailed
 from onnx_fleet.export import exporter
@@ -100,7 +100,7 @@ def test_the_first_token_by_hand_is_what_cls_gives(proven: Callable[[str], Prove
     import torch
 
     found = proven("first-token")
-    item = stage.read_work(found.stage_dir)
+    item = found.stage.item
     built_in = replace(item, model=replace(item.model, entry=replace(item.model.entry, recipe="cls")))
     family = families.family("encoder")
     whole = family.whole(built_in, family.load(built_in, found.source_dir, None))
@@ -152,7 +152,7 @@ def test_another_positional_encoding_is_in_the_graph(proven: Callable[[str], Pro
 
 def test_an_operator_of_a_library_is_recorded_loaded_and_named(proven: Callable[[str], Proven]) -> None:
     found = proven("inverse")
-    graphs = stage.read_export(found.stage_dir).graphs
+    graphs = found.stage.read_export().graphs
 
     assert graphs[0].libraries == ("onnxruntime_extensions",)
     (view,) = inspection.inspect(found.stage_dir).graphs
@@ -219,7 +219,7 @@ def test_a_graph_that_lost_a_way_fails_on_the_inputs_that_take_it(
     bodies["then_branch"].g.CopyFrom(bodies["else_branch"].g)
     onnx.save(model, copy / "onnx/model.onnx")
 
-    report = validator.validate(copy, source_dir=found.source_dir)
+    report = validator.validate(Stage.open(copy), source_dir=found.source_dir)
 
     failed = {row.case.partition(",")[0] for row in report.rows if row.check == "recipe_cases" and not row.passed}
     assert failed == {"one row is marked", "every token is marked"}
@@ -361,10 +361,10 @@ def test_outputs_of_a_model_with_a_cache_cannot_be_changed(own_folder: Path, tmp
     source = tmp_path / "acme" / "gpt2"
     save(DECODERS[0], source)
     item = work_item(source, task="text-generation", recipe="recipes.decoding:scores")
-    stage.write_work(tmp_path / "stage", item)
+    Stage.make(tmp_path / "stage", item)
 
     with pytest.raises(ExportUnsupported, match="which only a model of one graph and one pass has"):
-        exporter.fill(ExportRequest(item=item, source_dir=source, stage=tmp_path / "stage"))
+        exporter.fill(ExportRequest(source_dir=source, stage=Stage(tmp_path / "stage", item)))
 
 
 def test_a_file_is_read_and_not_run_to_find_its_recipes(own_folder: Path) -> None:
@@ -402,8 +402,8 @@ def test_a_worker_with_another_file_than_the_plan_had_exports_nothing(
     proven: Callable[[str], Proven], tmp_path: Path
 ) -> None:
     found = proven("swish")
-    item = replace(stage.read_work(found.stage_dir), recipe_digest="0" * 64)
+    item = replace(found.stage.item, recipe_digest="0" * 64)
 
     with pytest.raises(ExportUnsupported, match=r"bring the same recipes/ to every worker"):
-        exporter.export(item, source_dir=found.source_dir, stage_dir=tmp_path / "stage", limits=Limits(timeout_s=240))
+        exporter.export(Stage(tmp_path / "stage", item), source_dir=found.source_dir, limits=Limits(timeout_s=240))
     assert not (tmp_path / "stage").exists()

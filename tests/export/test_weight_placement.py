@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 from fixtures.deep import Deep, save_deep
 from fixtures.items import work_item
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.export_record import ExportRecord
 from onnx_fleet.errors import BundleCorrupt, ExportUnsupported, ModelInvalid
 from onnx_fleet.export import exporter, weight_placement
@@ -46,7 +47,7 @@ class _Made:
 
     def require_right(self) -> None:
         """PyTorch, which reads the source by itself, has the same answers."""
-        report = validator.validate(self.stage_dir, source_dir=self.deep.source_dir)
+        report = validator.validate(Stage.open(self.stage_dir), source_dir=self.deep.source_dir)
         assert [row for row in report.rows if not row.passed] == []
         assert report.passed
 
@@ -454,7 +455,7 @@ def test_a_model_of_more_than_2_gib_is_its_checkpoints_file(tmp_path: Path) -> N
     large = replace(large, item=work_item(large.source_dir, task=large.item.model.task))
     limits = Limits(memory_bytes=6 << 30, timeout_s=240)
     record = exporter.export(
-        large.item, source_dir=large.source_dir, stage_dir=tmp_path / "stage", limits=limits, link=True
+        Stage(tmp_path / "stage", large.item), source_dir=large.source_dir, limits=limits, link=True
     )
     print(f"{record.duration_s:.1f} s, {record.peak_memory_bytes >> 20} MiB")
     data = tmp_path / "stage/onnx/model.onnx_data"

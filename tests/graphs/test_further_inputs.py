@@ -134,10 +134,9 @@ def test_the_same_text_gets_the_same_boxes(small_repo: Path, space: TokenSpace) 
 
 
 def test_versions_of_a_layout_model_are_compared_on_boxes_and_images(forms: Exported) -> None:
-    from onnx_fleet.bundles import stage
     from onnx_fleet.graphs import text_inputs
 
-    graphs = stage.read_export(forms.stage_dir).graphs
+    graphs = forms.stage.read_export().graphs
     found = text_inputs.token_space_of_files(forms.stage_dir, graphs=graphs, longest=13)
 
     assert found is not None

@@ -15,7 +15,6 @@ import pytest
 
 from fixtures.exported import Exported
 from onnx_fleet import jsonio
-from onnx_fleet.bundles import stage
 from onnx_fleet.entities.entry import LatencyGrid
 from onnx_fleet.entities.latency_report import LatencyReport
 from onnx_fleet.errors import GpuUnavailable
@@ -38,7 +37,7 @@ def measured(questions: Exported, tmp_path_factory: pytest.TempPathFactory) -> E
 
 @pytest.fixture(scope="session")
 def report(measured: Exported) -> LatencyReport:
-    return latency.measure(measured.stage_dir, source_dir=measured.source_dir)
+    return latency.measure(measured.stage, source_dir=measured.source_dir)
 
 
 def test_every_point_has_figures_that_agree(report: LatencyReport) -> None:
@@ -99,7 +98,7 @@ def test_load_time_and_memory_are_the_graphs_and_not_pytorchs(report: LatencyRep
 def test_the_footprint_is_taken_without_torch(measured: Exported) -> None:
     request = FootprintRequest(
         stage_dir=measured.stage_dir,
-        graphs=stage.read_export(measured.stage_dir).graphs,
+        graphs=measured.stage.read_export().graphs,
         provider="cpu",
         threads=1,
         batch_size=1,
@@ -128,7 +127,7 @@ def test_a_grid_without_a_point_for_the_model_is_not_run(questions: Exported, tm
     grid = LatencyGrid(batch_sizes=(1,), sequence_lengths=(1000,), threads=1)
     stage = questions.copy(tmp_path).with_entry(lambda entry: replace(entry, latency=grid))
 
-    report = latency.measure(stage.stage_dir, source_dir=stage.source_dir)
+    report = latency.measure(stage.stage, source_dir=stage.source_dir)
 
     assert (report.status, report.rows, len(report.skipped)) == ("not_run", (), 1)
     assert "too long for the model" in report.reason
@@ -140,7 +139,7 @@ def test_a_grid_without_a_point_for_the_model_is_not_run(questions: Exported, tm
 def test_cuda_without_cuda_is_not_run_and_never_the_cpu(questions: Exported, tmp_path: Path) -> None:
     copied = questions.copy(tmp_path)
 
-    report = latency.measure(copied.stage_dir, source_dir=copied.source_dir, provider="cuda")
+    report = latency.measure(copied.stage, source_dir=copied.source_dir, provider="cuda")
 
     assert (report.status, report.rows, report.load_time_s) == ("not_run", (), None)
     assert "requirements-gpu.txt" in report.reason
@@ -151,7 +150,7 @@ def test_a_provider_that_runs_nothing_is_not_measured(measured: Exported, tmp_pa
     """Live, with the second provider that the CPU wheel has."""
     copied = measured.copy(tmp_path)
 
-    report = latency.measure(copied.stage_dir, source_dir=copied.source_dir, provider="azure")
+    report = latency.measure(copied.stage, source_dir=copied.source_dir, provider="azure")
 
     assert report.status == "not_run"
     assert "asked for AzureExecutionProvider" in report.reason
@@ -161,10 +160,10 @@ def test_a_variant_that_does_not_run_on_the_provider_is_left_out_and_fp32_is_not
     measured: Exported, tmp_path: Path
 ) -> None:
     """Live, with the second provider that the CPU wheel has."""
-    record = stage.read_export(measured.stage_dir)
+    record = measured.stage.read_export()
     bench = Bench(
         stage_dir=measured.stage_dir,
-        reference=reference.load(stage.read_work(measured.stage_dir), source_dir=measured.source_dir),
+        reference=reference.load(measured.stage.item, source_dir=measured.source_dir),
         provider="azure",
         threads=1,
         grid=GRID,
@@ -183,7 +182,7 @@ def test_a_variant_that_does_not_run_on_the_provider_is_left_out_and_fp32_is_not
 def test_bound_inputs_and_outputs_are_timed_on_both_sides_and_said(measured: Exported, tmp_path: Path) -> None:
     copied = measured.copy(tmp_path).with_entry(lambda entry: replace(entry, latency=replace(GRID, io_binding=True)))
 
-    report = latency.measure(copied.stage_dir, source_dir=copied.source_dir)
+    report = latency.measure(copied.stage, source_dir=copied.source_dir)
 
     assert report.io_binding
     assert len(report.rows) == 2
@@ -194,13 +193,13 @@ def test_bound_inputs_and_outputs_are_timed_on_both_sides_and_said(measured: Exp
 def test_variants_are_timed_in_the_same_turns_and_loaded_apart(measured: Exported, tmp_path: Path) -> None:
     """The second variant is the same graph under its own name: what is tested is how it is taken, not how fast."""
     copied = measured.copy(tmp_path)
-    record = stage.read_export(copied.stage_dir)
+    record = copied.stage.read_export()
     (graph,) = record.graphs
     shutil.copy(copied.graph, copied.stage_dir / "onnx" / "model_fp16.onnx")
     second = replace(graph, variant="fp16", path="onnx/model_fp16.onnx")
-    stage.write_export(copied.stage_dir, replace(record, graphs=(graph, second)))
+    copied.stage.write_export(replace(record, graphs=(graph, second)))
 
-    report = latency.measure(copied.stage_dir, source_dir=copied.source_dir)
+    report = latency.measure(copied.stage, source_dir=copied.source_dir)
 
     assert [(row.batch_size, row.variant) for row in report.rows] == [
         (1, "fp32"),

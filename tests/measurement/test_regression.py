@@ -22,8 +22,9 @@ from fixtures.worse_stages import (
     with_other_weights,
 )
 from onnx_fleet import jsonio
-from onnx_fleet.bundles import bundle, channels, stage
+from onnx_fleet.bundles import bundle, channels
 from onnx_fleet.bundles.publish import Publication
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.entry import Entry, Gates, LatencyGrid, Tolerances
 from onnx_fleet.entities.regression_report import Differences, RegressionReport, SizeRow, SlowdownRow
 from onnx_fleet.entities.validation_report import CheckRow
@@ -31,9 +32,9 @@ from onnx_fleet.measurement import gates, io_contract, latency, latency_ratio, v
 from onnx_fleet.measurement.output_drift import NEW_RUNS, OLD_RUNS
 from onnx_fleet.measurement.version_diff import DifferencesRequest, Side
 from onnx_fleet.processes.isolation import Limits
-from onnx_fleet.runs import pipeline, run_report
-from onnx_fleet.runs.pipeline import Services
+from onnx_fleet.runs import pipeline, run_report, steps
 from onnx_fleet.runs.record import Record
+from onnx_fleet.runs.services import Services
 from onnx_fleet.source.hub_client import Hub, HubSettings
 from onnx_fleet.store import ObjectStore
 
@@ -47,7 +48,7 @@ def timed(questions: Exported, tmp_path_factory: pytest.TempPathFactory) -> Expo
     """A stage that was measured, so that it says at which sizes."""
     copied = questions.copy(tmp_path_factory.mktemp("timed"))
     copied.with_entry(lambda entry: replace(entry, latency=GRID, gates=BLOCK))
-    latency.measure(copied.stage_dir, source_dir=copied.source_dir)
+    latency.measure(copied.stage, source_dir=copied.source_dir)
     return copied
 
 
@@ -64,7 +65,7 @@ def in_use(timed: Exported, tmp_path: Path, services: Services) -> Publication:
 
 
 def published(stage_dir: Path, services: Services) -> Publication:
-    return pipeline.publish_stage(stage_dir, services=services, provenance=PROVENANCE)
+    return steps.publish(Stage.open(stage_dir), services=services, provenance=PROVENANCE)
 
 
 def kept(stage_dir: Path) -> RegressionReport:
@@ -77,7 +78,7 @@ def latest(services: Services, done: Publication) -> str:
 
 def settled(stage_dir: Path, services: Services) -> Record:
     """What the next run makes of a version that is published."""
-    return pipeline.settle_unchanged(stage.read_work(stage_dir), services=services)
+    return pipeline.settle_unchanged(Stage.open(stage_dir).item, services=services)
 
 
 def test_a_first_version_is_compared_with_nothing(in_use: Publication, services: Services) -> None:
@@ -168,7 +169,7 @@ def test_a_held_version_fails_the_gate_of_its_run_and_the_report_says_why(
 ) -> None:
     stage_dir = next_version(timed.stage_dir, tmp_path / "held", digit="b", changes=[larger])
     published(stage_dir, services)
-    ended = pipeline.record_of_bundle(stage.read_work(stage_dir), services=services)
+    ended = pipeline.record_of_bundle(Stage.open(stage_dir).item, services=services)
     made = run_report.build([ended], run_id="r", now=NOW)
 
     assert made.counts["held"] == 1
@@ -285,7 +286,7 @@ def test_a_stage_is_compared_with_what_the_channel_points_at_when_it_is_publishe
     timed: Exported, tmp_path: Path, services: Services, in_use: Publication
 ) -> None:
     stage_dir = next_version(timed.stage_dir, tmp_path / "next", digit="b")
-    pipeline.compare(stage_dir, services=services)
+    steps.compare(Stage.open(stage_dir), services=services)
     other = published(next_version(timed.stage_dir, tmp_path / "other", digit="c"), services)
     done = published(stage_dir, services)
     assert done.regression is not None
@@ -294,7 +295,7 @@ def test_a_stage_is_compared_with_what_the_channel_points_at_when_it_is_publishe
 
 def test_torch_is_never_imported_to_compare(timed: Exported, tmp_path: Path) -> None:
     stage_dir = next_version(timed.stage_dir, tmp_path / "next", digit="b")
-    sides = [Side(folder=each, graphs=stage.read_export(each).graphs) for each in (timed.stage_dir, stage_dir)]
+    sides = [Side(folder=each, graphs=Stage.open(each).read_export().graphs) for each in (timed.stage_dir, stage_dir)]
     grid = replace(GRID, timed_runs=2)
     request = DifferencesRequest(old=sides[0], new=sides[1], tolerances=Tolerances(), grid=grid)
     code = (
@@ -321,8 +322,8 @@ def test_graphs_of_every_kind_equal_themselves(architecture: str, phases: set[st
     made = export_from_zoo(architecture, tmp_path)
     small = LatencyGrid(batch_sizes=(1,), sequence_lengths=(4,), warmup_runs=1, timed_runs=2, threads=1)
     made.with_entry(lambda entry: replace(entry, latency=small))
-    latency.measure(made.stage_dir, source_dir=made.source_dir)
-    side = Side(folder=made.stage_dir, graphs=stage.read_export(made.stage_dir).graphs)
+    latency.measure(made.stage, source_dir=made.source_dir)
+    side = Side(folder=made.stage_dir, graphs=made.stage.read_export().graphs)
     found = version_diff.find(DifferencesRequest(old=side, new=side, tolerances=Tolerances(), grid=small))
 
     assert {row.finding for row in found.outputs} == {"equal"}

@@ -14,7 +14,7 @@ import onnx
 from onnx import helper
 
 from mutations.mutation import of_stage
-from onnx_fleet.bundles import stage
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.graphs import description
 
 _HEADER_BYTES = 8
@@ -173,9 +173,9 @@ def length_frozen_and_recorded(stage_dir: Path) -> None:
         value.type.tensor_type.shape.dim[1].Clear()
         value.type.tensor_type.shape.dim[1].dim_value = 7
     onnx.save(model, path)
-    record = stage.read_export(stage_dir)
+    stage = Stage.open(stage_dir)
     found = description.describe(path, role="model", variant="fp32", bundle=stage_dir)
-    stage.write_export(stage_dir, replace(record, graphs=(found,)))
+    stage.write_export(replace(stage.read_export(), graphs=(found,)))
 
 
 def data_of_another_fine_tune(stage_dir: Path) -> None:

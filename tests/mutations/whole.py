@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from mutations.mutation import change_graph, of_stage
 from mutations.surgery import change_weight, insert_before
-from onnx_fleet.bundles import stage
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.graphs import description
 from onnx_fleet.source import reference
@@ -44,9 +44,9 @@ def tensor_made_up(stage_dir: Path) -> None:
 
 def class_of_another_model(stage_dir: Path) -> None:
     """config.json names another class of transformers than the one that export and reference loaded."""
-    item = stage.read_work(stage_dir)
+    item = Stage.open(stage_dir).item
     named = replace(item.model, architecture="BertForMultipleChoice")
-    stage.write_work(stage_dir, replace(item, model=named))
+    Stage.make(stage_dir, replace(item, model=named))
 
 
 def _without_token_types(model: ModelProto) -> None:
@@ -96,7 +96,8 @@ def _change(stage_dir: Path, change: Callable[[ModelProto], None]) -> None:
     path = stage_dir / "onnx" / "model.onnx"
     change_graph(path, change)
     found = description.describe(path, role="model", variant="fp32", bundle=stage_dir)
-    stage.write_export(stage_dir, replace(stage.read_export(stage_dir), graphs=(found,)))
+    stage = Stage.open(stage_dir)
+    stage.write_export(replace(stage.read_export(), graphs=(found,)))
 
 
 _questions = partial(of_stage, model="questions", family="encoder", check="whole_model")

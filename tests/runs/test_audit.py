@@ -26,14 +26,15 @@ from fixtures.stages import NOW
 from mutations.encoder import mask_dropped
 from mutations.mutation import change_graph
 from onnx_fleet import jsonio
-from onnx_fleet.bundles import bundle, channels, feed, manifest, publish, stage, verify
+from onnx_fleet.bundles import bundle, channels, feed, manifest, publish, verify
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.entry import Entry, Tolerances
 from onnx_fleet.errors import BundleNotFound, ExportUnsupported, StoreUnavailable, UnsafeModel
 from onnx_fleet.runs import audit, restored_stage, rollback
 from onnx_fleet.runs.audit import Audit, Target
 from onnx_fleet.runs.audit_report import AuditReport
-from onnx_fleet.runs.pipeline import Services
 from onnx_fleet.runs.restored_stage import Trust
+from onnx_fleet.runs.services import Services
 from onnx_fleet.source.hub_client import Hub, HubSettings
 from onnx_fleet.store import ObjectStore, open_store, transfer
 
@@ -74,8 +75,8 @@ def _published(store: ObjectStore) -> dict[str, str]:
 
 
 def _made_with_older_onnxruntime(folder: Path) -> None:
-    record = stage.read_export(folder)
-    stage.write_export(folder, replace(record, toolchain={**record.toolchain, "onnxruntime": "1.20.0"}))
+    record = Stage.open(folder).read_export()
+    Stage.open(folder).write_export(replace(record, toolchain={**record.toolchain, "onnxruntime": "1.20.0"}))
 
 
 def _wrong(folder: Path) -> None:
@@ -260,11 +261,11 @@ def test_a_manifest_that_cannot_be_read_fails_and_one_of_a_later_onnx_fleet_does
 
 def test_what_was_published_decides_what_a_bundle_is_held_to(audited: Audited, tmp_path: Path) -> None:
     folder = audited.copy(tmp_path / "made", digit="e")
-    item = stage.read_work(folder)
+    item = Stage.open(folder).item
     (tmp_path / "store").mkdir()
     store = open_store(str(tmp_path / "store"))
     put(folder, store)
-    again = restored_stage.write(folder, bundle.find(MODEL, store=store).manifest, trust=Trust())
+    again = restored_stage.write(folder, bundle.find(MODEL, store=store).manifest, trust=Trust()).item
 
     for name in ("repo_id", "commit", "task", "architecture", "model_type", "licence", "gated", "needed"):
         assert getattr(again.model, name) == getattr(item.model, name), name
@@ -275,7 +276,7 @@ def test_what_was_published_decides_what_a_bundle_is_held_to(audited: Audited, t
     assert entry.tolerances == Tolerances(atol=applied["atol"], rtol=applied["rtol"], derived=True)
     assert entry.variant_gates["fp16"].min_cosine == json_threshold(folder, "cosine")
     assert entry.variant_gates["fp16"].max_layers_ratio == json_threshold(folder, "size")
-    assert stage.read_export(folder).graphs == bundle.find(MODEL, store=store).manifest.graphs
+    assert Stage.open(folder).read_export().graphs == bundle.find(MODEL, store=store).manifest.graphs
 
 
 def json_threshold(folder: Path, name: str) -> float:
@@ -325,7 +326,7 @@ def test_a_catalogue_may_allow_the_pickles_of_one_commit(audited: Audited, tmp_p
     put(audited.stage_dir, store)
     made = _as_pickle(bundle.find(MODEL, store=store).manifest)
     folder = audited.copy(tmp_path / "made", digit="f")
-    item = restored_stage.write(folder, made, trust=Trust(allow_pickle=made.source.revision))
+    item = restored_stage.write(folder, made, trust=Trust(allow_pickle=made.source.revision)).item
     assert item.model.entry.allow_pickle == item.model.commit
     with pytest.raises(UnsafeModel):
         restored_stage.write(folder, made, trust=Trust(allow_pickle="0" * 40))

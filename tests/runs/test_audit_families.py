@@ -16,12 +16,13 @@ from fixtures.audited import Audited, exported, put
 from fixtures.stages import NOW
 from mutations import beside, decoder, seq2seq, vision
 from mutations.mutation import change_graph
-from onnx_fleet.bundles import bundle, channels, stage
+from onnx_fleet.bundles import bundle, channels
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.graphs import description
 from onnx_fleet.runs import audit, rollback
 from onnx_fleet.runs.audit import Audit, Target
-from onnx_fleet.runs.pipeline import Services
+from onnx_fleet.runs.services import Services
 from onnx_fleet.store import ObjectStore, open_store, transfer
 
 pytestmark = pytest.mark.timeout(900)
@@ -128,12 +129,12 @@ def _state(store: ObjectStore, prefix: str = "") -> dict[str, str]:
 def _change_and_record(folder: Path, kind: Kind) -> None:
     """As an exporter with that fault would leave it: nothing but the proof can tell."""
     change_graph(folder / "onnx" / f"{kind.role}.onnx", kind.change)
-    record = stage.read_export(folder)
+    record = Stage.open(folder).read_export()
     graphs = [
         description.describe(folder / info.path, role=info.role, variant=info.variant, bundle=folder)
         for info in record.graphs
     ]
-    stage.write_export(folder, replace(record, graphs=tuple(graphs)))
+    Stage.open(folder).write_export(replace(record, graphs=tuple(graphs)))
 
 
 def test_a_wrong_graph_is_told_from_a_sound_one_and_its_channel_goes_back(

@@ -10,7 +10,6 @@ import pytest
 
 from fixtures.exported import Exported
 from fixtures.items import work_item
-from onnx_fleet.bundles import stage
 from onnx_fleet.errors import ModelInvalid, ValidationFailed
 from onnx_fleet.graphs import text_inputs
 from onnx_fleet.graphs.text_inputs import Batch
@@ -20,12 +19,12 @@ from onnx_fleet.source.reference import Reference
 
 @pytest.fixture(scope="session")
 def roberta(embeddings: Exported) -> Reference:
-    return reference.load(stage.read_work(embeddings.stage_dir), source_dir=embeddings.source_dir)
+    return reference.load(embeddings.stage.item, source_dir=embeddings.source_dir)
 
 
 @pytest.fixture(scope="session")
 def bert(questions: Exported) -> Reference:
-    return reference.load(stage.read_work(questions.stage_dir), source_dir=questions.source_dir)
+    return reference.load(questions.stage.item, source_dir=questions.source_dir)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import transformers
 
 from fixtures.encoders import save_encoder
 from fixtures.items import work_item
-from onnx_fleet.bundles import stage
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.export import exporter
 from onnx_fleet.planning import toolchain
@@ -88,14 +88,14 @@ def test_what_a_config_leaves_out_is_in_the_bundle_which_says_so(hub: Hub, serve
     item = replace(item, model=model)
     item = replace(item, toolchain=toolchain.versions())
     limits = Limits(timeout_s=240)
-    made = exporter.export(item, source_dir=source, stage_dir=tmp_path / "stage", limits=limits)
+    made = exporter.export(Stage(tmp_path / "stage", item), source_dir=source, limits=limits)
 
     assert {key: made.settings[key] for key in ("architecture", "weights_variant", "config_completed")} == {
         "architecture": "BertForMaskedLM",
         "weights_variant": "fp16",
         "config_completed": "architectures, model_type",
     }
-    assert not [path for path in stage.published_files(tmp_path / "stage") if "safetensors" in path]
+    assert not [path for path in Stage.open(tmp_path / "stage").published_files() if "safetensors" in path]
     own = transformers.BertForMaskedLM.from_pretrained(folder, variant="fp16", dtype=torch.float32).eval()
     packed = transformers.AutoConfig.from_pretrained(tmp_path / "stage")
     assert (type(packed), packed.architectures) == (transformers.BertConfig, ["BertForMaskedLM"])

@@ -15,6 +15,7 @@ import pytest
 from fixtures.exported import Exported
 from fixtures.items import COMMIT, work_item
 from onnx_fleet.bundles import stage
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.entities.work_item import WorkItem
@@ -50,14 +51,13 @@ def _item(source_dir: Path, *, task: str = "sentence-similarity", **changes: Any
 
 
 def _filled(source_dir: Path, stage_dir: Path, *, item: WorkItem, graphs: Path | None = None) -> Exported:
-    stage.write_work(stage_dir, item)
-    request = ExportRequest(item=item, source_dir=source_dir, stage=stage_dir, graphs=graphs)
-    stage.write_export(stage_dir, exporter.fill(request))
+    stage = Stage.make(stage_dir, item)
+    stage.write_export(exporter.fill(ExportRequest(stage=stage, source_dir=source_dir, graphs=graphs)))
     return Exported(stage_dir=stage_dir, source_dir=source_dir)
 
 
 def _rows(exported: Exported) -> list[CheckRow]:
-    report = validator.validate(exported.stage_dir, source_dir=exported.source_dir)
+    report = validator.validate(exported.stage, source_dir=exported.source_dir)
     assert report.passed, report.reason
     return [row for row in report.rows if row.check == "sentences"]
 
@@ -85,7 +85,7 @@ def test_the_graph_gives_what_the_library_gives(
 
     made = _filled(source, tmp_path / "stage", item=_item(source, task=task))
 
-    (info,) = stage.read_export(made.stage_dir).graphs
+    (info,) = made.stage.read_export().graphs
     assert [spec.name for spec in info.outputs] == [first, "sentence_embedding"]
     assert info.outputs[1].shape == ("batch_size", width)
     assert [(row.case, row.finding) for row in _rows(made)] == [(case, "equal") for case in cases]

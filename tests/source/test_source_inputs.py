@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from fixtures.exported import Exported
 from fixtures.items import work_item
-from onnx_fleet.bundles import stage
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.graph_info import GraphInfo, TensorSpec
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.entities.work_item import WorkItem
@@ -118,11 +118,10 @@ def test_a_decoders_inputs_are_those_of_all_its_graphs(tmp_path: Path) -> None:
 
 def rows_without(exported: Exported, *lost: str) -> list[CheckRow]:
     """What whole_model says of graphs that have not these inputs; it asks no graph to run."""
-    item, (info,) = stage.read_work(exported.stage_dir), stage.read_export(exported.stage_dir).graphs
+    item, (info,) = exported.stage.item, exported.stage.read_export().graphs
     subject = CheckContext(
-        stage_dir=exported.stage_dir,
+        stage=Stage(exported.stage_dir, item),
         source_dir=exported.source_dir,
-        item=item,
         graphs={"model": _without(info, lost)},
         sessions={},
         reference=reference.load(item, source_dir=exported.source_dir),

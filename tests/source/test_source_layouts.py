@@ -20,7 +20,8 @@ from tokenizers import Tokenizer
 
 from fixtures.items import work_item
 from fixtures.stages import NOW, PROVENANCE
-from onnx_fleet.bundles import seal, stage
+from onnx_fleet.bundles import seal
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.conventions import sentence_modules
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.resolved_model import ResolvedModel, laid_out
@@ -101,10 +102,10 @@ def _exported(model: ResolvedModel, hub: Hub, stage_dir: Path) -> Path:
     """The source's folder, after an export and a validation that passed."""
     source = download(model, hub=hub)
     item = replace(work_item(source, task=model.task), model=model)
-    stage.write_work(stage_dir, item)
-    stage.write_export(stage_dir, exporter.fill(ExportRequest(item=item, source_dir=source, stage=stage_dir)))
-    report = validator.validate(stage_dir, source_dir=source)
-    stage.write_report(stage_dir, "validation", report)
+    stage = Stage.make(stage_dir, item)
+    stage.write_export(exporter.fill(ExportRequest(stage=stage, source_dir=source)))
+    report = validator.validate(stage, source_dir=source)
+    stage.write_report("validation", report)
     assert report.passed, report.reason
     rows = [row for row in report.rows if row.check == "sentences"]
     assert rows
@@ -166,10 +167,10 @@ def test_a_bundle_of_a_repo_that_was_laid_out_is_a_stage_again(
     _in_folder(repo, "0_StaticEmbedding")
     model = resolve(Entry(repo_id="acme/static"), hub=hub)
     source = _exported(model, hub, tmp_path / "stage")
-    sealed = seal.seal(tmp_path / "stage", provenance=PROVENANCE, created_at=NOW)
+    sealed = seal.seal(Stage.open(tmp_path / "stage"), provenance=PROVENANCE, created_at=NOW)
     assert {file.path for file in sealed.source.files} == {file.path for file in model.sources.values()}
 
-    item = restored_stage.write(tmp_path / "stage", sealed, trust=Trust())
+    item = restored_stage.write(tmp_path / "stage", sealed, trust=Trust()).item
 
     assert (item.model.folder, item.model.made) == (model.folder, model.made)
     assert download(item.model, hub=hub) == source

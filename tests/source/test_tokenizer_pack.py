@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 from fixtures import tokenizers as made
 from fixtures.items import work_item
 from onnx_fleet.bundles.model_config import complete_config
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.entry import TokenizerForm
 from onnx_fleet.entities.graph_info import GraphInfo, TensorSpec
 from onnx_fleet.errors import ModelInvalid
@@ -32,9 +33,9 @@ def source(small_repo: Path, tmp_path: Path) -> Path:
 
 
 def pack(source: Path, stage: Path, *, task: str = "text-classification", form: TokenizerForm = "exact") -> Packed:
-    model = work_item(source, task=task).model
-    model = replace(model, entry=replace(model.entry, tokenizer=form))
-    return tokenizer_pack.pack(model, source_dir=source, stage=stage)
+    item = work_item(source, task=task)
+    model = replace(item.model, entry=replace(item.model.entry, tokenizer=form))
+    return tokenizer_pack.pack(Stage(stage, replace(item, model=model)), source_dir=source)
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import pytest
 from fixtures.exported import Exported, export_from_zoo
 from mutations.mutation import change_graph
 from mutations.speech import letters_moved, mask_of_sound_ignored
-from onnx_fleet.bundles import stage
 from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.graphs import audio_inputs
 from onnx_fleet.validation import validator
@@ -73,7 +72,7 @@ def test_other_letters_are_caught(plain: Exported, tmp_path: Path) -> None:
 def test_what_the_feature_extractor_says_of_masks_counts_more_than_the_architecture(masked: Exported) -> None:
     from onnx_fleet.source.families import ctc, speech
 
-    item = stage.read_work(masked.stage_dir)
+    item = masked.stage.item
     model = speech.FAMILY.load(item, masked.source_dir, None)
     path = masked.source_dir / "preprocessor_config.json"
     said = path.read_text()
@@ -117,9 +116,9 @@ def test_sounds_have_zero_mean_and_unit_variance_and_differ() -> None:
 
 
 def shapes(exported: Exported) -> dict[str, tuple[int | str, ...]]:
-    (graph,) = stage.read_export(exported.stage_dir).graphs
+    (graph,) = exported.stage.read_export().graphs
     return {spec.name: spec.shape for spec in (*graph.inputs, *graph.outputs)}
 
 
 def validate(exported: Exported) -> ValidationReport:
-    return validator.validate(exported.stage_dir, source_dir=exported.source_dir)
+    return validator.validate(exported.stage, source_dir=exported.source_dir)

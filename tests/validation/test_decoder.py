@@ -14,7 +14,6 @@ from benchmarks import generate
 from fixtures.exported import Exported, export_from_zoo
 from mutations import decoder
 from mutations.mutation import change_graph
-from onnx_fleet.bundles import stage
 from onnx_fleet.entities.entry import LatencyGrid
 from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.errors import ExportUnsupported
@@ -29,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def validate(exported: Exported) -> ValidationReport:
-    return validator.validate(exported.stage_dir, source_dir=exported.source_dir)
+    return validator.validate(exported.stage, source_dir=exported.source_dir)
 
 
 def test_a_sound_decoder_passes_every_check(gpt2: Exported, qwen3: Exported) -> None:
@@ -46,7 +45,7 @@ def test_a_sound_decoder_passes_every_check(gpt2: Exported, qwen3: Exported) -> 
 
 
 def test_the_cache_goes_in_and_out_by_the_contracts_names(qwen3: Exported) -> None:
-    (info,) = stage.read_export(qwen3.stage_dir).graphs
+    (info,) = qwen3.stage.read_export().graphs
     shapes = {spec.name: spec.shape for spec in (*info.inputs, *info.outputs)}
 
     assert [spec.name for spec in info.inputs][:3] == ["input_ids", "attention_mask", "position_ids"]
@@ -108,7 +107,7 @@ def test_prompt_and_step_are_timed_beside_pytorch(gpt2: Exported, tmp_path: Path
     grid = LatencyGrid(batch_sizes=(1, 2), sequence_lengths=(8,), warmup_runs=1, timed_runs=5, threads=1)
     timed = gpt2.copy(tmp_path).with_entry(lambda entry: replace(entry, latency=grid))
 
-    report = latency.measure(timed.stage_dir, source_dir=timed.source_dir)
+    report = latency.measure(timed.stage, source_dir=timed.source_dir)
 
     assert report.status == "measured", report.reason
     assert [(row.phase, row.batch_size) for row in report.rows] == [

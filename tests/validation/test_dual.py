@@ -10,7 +10,6 @@ from fixtures.exported import Exported
 from fixtures.items import work_item
 from mutations.dual import side_in_another_space
 from mutations.mutation import change_graph
-from onnx_fleet.bundles import stage
 from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.source.families import GraphSpec
@@ -24,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def test_texts_and_images_have_batch_sizes_of_their_own(pairs: Exported) -> None:
     shapes = {
         graph.role: {spec.name: spec.shape for spec in (*graph.inputs, *graph.outputs)}
-        for graph in stage.read_export(pairs.stage_dir).graphs
+        for graph in pairs.stage.read_export().graphs
     }
 
     assert shapes == {
@@ -103,4 +102,4 @@ def graphs_of(name: str, folder: Path) -> tuple[GraphSpec, ...]:
 
 
 def validate(exported: Exported) -> ValidationReport:
-    return validator.validate(exported.stage_dir, source_dir=exported.source_dir)
+    return validator.validate(exported.stage, source_dir=exported.source_dir)

@@ -15,7 +15,7 @@ from fixtures.exported import Exported
 from mutations import encoder
 from mutations.mutation import change_graph
 from onnx_fleet import jsonio
-from onnx_fleet.bundles import stage
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities import validation_report
 from onnx_fleet.entities.entry import Tolerances
 from onnx_fleet.entities.validation_report import CheckRow, ValidationReport
@@ -28,7 +28,7 @@ from onnx_fleet.validation.checks.predictions import SINGLE
 
 
 def validate(exported: Exported, *, provider: str = "cpu") -> ValidationReport:
-    return validator.validate(exported.stage_dir, source_dir=exported.source_dir, provider=provider)
+    return validator.validate(exported.stage, source_dir=exported.source_dir, provider=provider)
 
 
 def rows_of(report: ValidationReport, check: str) -> list[CheckRow]:
@@ -61,7 +61,7 @@ def test_the_report_lies_in_the_stage_whole(questions: Exported, questions_repor
     written = json.loads((questions.stage_dir / "reports" / "validation.json").read_bytes())
 
     assert jsonio.from_json(ValidationReport, written) == questions_report
-    assert "reports/validation.json" in stage.published_files(questions.stage_dir)
+    assert "reports/validation.json" in questions.stage.published_files()
 
 
 def test_every_size_and_output_has_its_row(questions_report: ValidationReport) -> None:
@@ -142,12 +142,11 @@ def test_answers_are_those_of_transformers_own_pipeline(labels: Exported, tmp_pa
     """The source's side of the check is no pipeline: it has to read what one does."""
     from transformers import pipeline
 
-    item = stage.read_work(labels.stage_dir)
+    item = labels.stage.item
     subject = CheckContext(
-        stage_dir=labels.stage_dir,
+        stage=Stage(labels.stage_dir, item),
         source_dir=labels.source_dir,
-        item=item,
-        graphs={info.role: info for info in stage.read_export(labels.stage_dir).graphs},
+        graphs={info.role: info for info in labels.stage.read_export().graphs},
         sessions={"model": session.open_session(labels.graph, threads=1)},
         reference=reference.load(item, source_dir=labels.source_dir),
     )
@@ -177,11 +176,11 @@ def test_a_tokenizer_as_published_reads_the_texts_of_both_sides(questions: Expor
         (folder / "tokenizer.json").write_text(json.dumps(data))
         settings = json.loads((folder / "tokenizer_config.json").read_text())
         (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "do_lower_case": True}))
-    exact = validator.validate(copied.stage_dir, source_dir=source)
+    exact = validator.validate(copied.stage, source_dir=source)
     assert {row.check for row in exact.rows if not row.passed} >= {"tokenizer"}
 
     published = copied.with_entry(lambda entry: replace(entry, tokenizer="as-published"))
-    report = validator.validate(published.stage_dir, source_dir=source)
+    report = validator.validate(published.stage, source_dir=source)
 
     assert report.passed, report.reason
     (row,) = rows_of(report, "tokenizer")
@@ -275,7 +274,7 @@ def test_a_session_whose_nodes_fell_back_to_the_cpu_fails(questions: Exported, t
 
 def test_a_stage_without_graphs_is_not_proven(questions: Exported, tmp_path: Path) -> None:
     empty = questions.copy(tmp_path)
-    stage.write_export(empty.stage_dir, replace(stage.read_export(empty.stage_dir), graphs=()))
+    empty.stage.write_export(replace(empty.stage.read_export(), graphs=()))
 
     report = validate(empty)
 
@@ -285,4 +284,4 @@ def test_a_stage_without_graphs_is_not_proven(questions: Exported, tmp_path: Pat
 
 def test_a_folder_that_is_no_stage_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleNotFound, match="onnx-fleet export"):
-        validator.validate(tmp_path, source_dir=tmp_path)
+        validator.validate(Stage.open(tmp_path), source_dir=tmp_path)

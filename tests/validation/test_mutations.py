@@ -24,7 +24,7 @@ WHOLE = tuple(dict.fromkeys(mutation.model for mutation in MUTATIONS))
 
 
 def validate(exported: Exported, *, load: Load = reference.load) -> ValidationReport:
-    return validator.validate(exported.stage_dir, source_dir=exported.source_dir, load=load)
+    return validator.validate(exported.stage, source_dir=exported.source_dir, load=load)
 
 
 @pytest.mark.parametrize("model", WHOLE)

@@ -18,7 +18,6 @@ from fixtures.items import work_item
 from mutations.mutation import change_graph
 from mutations.seq2seq import likeliest_tokens_shifted
 from mutations.surgery import as_ones, read_instead
-from onnx_fleet.bundles import stage
 from onnx_fleet.entities.entry import DECODER_FORMS, LatencyGrid, Tolerances
 from onnx_fleet.entities.validation_report import CheckRow, ValidationReport
 from onnx_fleet.errors import ExportUnsupported
@@ -40,7 +39,7 @@ LAYERS = 2
 
 
 def validate(exported: Exported) -> ValidationReport:
-    return validator.validate(exported.stage_dir, source_dir=exported.source_dir)
+    return validator.validate(exported.stage, source_dir=exported.source_dir)
 
 
 def failed(report: ValidationReport) -> set[str]:
@@ -71,7 +70,7 @@ def test_a_sound_bundle_passes_every_check(bart_report: ValidationReport) -> Non
 
 
 def test_the_graphs_have_the_names_and_axes_that_consumers_feed(bart: Exported) -> None:
-    encoder, decoder = stage.read_export(bart.stage_dir).graphs
+    encoder, decoder = bart.stage.read_export().graphs
     kinds = [f"{layer}.{kind}" for layer in range(LAYERS) for kind in ("decoder", "encoder")]
     cached = [f"{kind}.{name}" for kind in kinds for name in ("key", "value")]
 
@@ -89,7 +88,7 @@ def test_the_graphs_have_the_names_and_axes_that_consumers_feed(bart: Exported) 
 
 
 def test_every_weight_is_in_the_bundle_once(bart: Exported) -> None:
-    encoder, decoder = stage.read_export(bart.stage_dir).graphs
+    encoder, decoder = bart.stage.read_export().graphs
     data, source = bart.stage_dir / "onnx" / "encoder_model.onnx_data", bart.source_dir / "model.safetensors"
 
     assert encoder.weight_files == decoder.weight_files == ("onnx/encoder_model.onnx_data",)
@@ -104,7 +103,7 @@ def test_every_weight_is_in_the_bundle_once(bart: Exported) -> None:
 
 
 def test_no_graph_has_a_branch(bart: Exported) -> None:
-    for info in stage.read_export(bart.stage_dir).graphs:
+    for info in bart.stage.read_export().graphs:
         model = onnx.load(bart.stage_dir / info.path, load_external_data=False)
         assert "If" not in {node.op_type for node in model.graph.node}
 
@@ -207,7 +206,7 @@ def test_a_bundle_of_any_form_passes_every_check_of_what_it_has(form: str, forme
     report = validate(formed)
 
     assert report.status == "passed", report.reason
-    assert tuple(info.role for info in stage.read_export(formed.stage_dir).graphs) == FORMS[form].roles
+    assert tuple(info.role for info in formed.stage.read_export().graphs) == FORMS[form].roles
     assert {row.check for row in report.rows} == {check.name for check in CHECKS["seq2seq"]} - {
         "recipe_cases", *FORMS[form].absent
     }  # fmt: skip
@@ -215,9 +214,9 @@ def test_a_bundle_of_any_form_passes_every_check_of_what_it_has(form: str, forme
 
 
 def test_a_bundle_of_any_form_is_measured(formed: Exported) -> None:
-    report = latency.measure(formed.stage_dir, source_dir=formed.source_dir)
+    report = latency.measure(formed.stage, source_dir=formed.source_dir)
 
-    assert {row.graph for row in report.rows} == {info.path for info in stage.read_export(formed.stage_dir).graphs}
+    assert {row.graph for row in report.rows} == {info.path for info in formed.stage.read_export().graphs}
     phases = {row.phase: row for row in report.rows}
     assert len(report.generation) == ("step" in phases), "what has no cache has no steps"
     for row in report.generation:
@@ -246,7 +245,7 @@ def test_a_catalogue_may_name_every_form_and_the_record_says_which(form: str, fo
     from onnx_fleet.source.families import seq2seq
 
     assert tuple(seq2seq.FORMS) == DECODER_FORMS
-    assert stage.read_export(formed.stage_dir).settings.get("decoder_form", "merged") == form
+    assert formed.stage.read_export().settings.get("decoder_form", "merged") == form
 
 
 def test_what_a_decoder_of_sound_takes_is_what_its_consumers_have(tmp_path: Path) -> None:

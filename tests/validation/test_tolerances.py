@@ -13,7 +13,7 @@ import pytest
 from fixtures.exported import Exported, export_from_zoo
 from mutations.encoder import mask_dropped
 from mutations.mutation import change_graph
-from onnx_fleet.bundles import stage
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.entry import Tolerances
 from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.source import reference
@@ -37,19 +37,18 @@ def held() -> Callable[[Exported], Tolerances]:
 
 
 def subject_of(exported: Exported) -> CheckContext:
-    item = stage.read_work(exported.stage_dir)
+    item = exported.stage.item
     return CheckContext(
-        stage_dir=exported.stage_dir,
+        stage=Stage(exported.stage_dir, item),
         source_dir=exported.source_dir,
-        item=item,
-        graphs={info.role: info for info in stage.read_export(exported.stage_dir).graphs},
+        graphs={info.role: info for info in exported.stage.read_export().graphs},
         sessions={},
         reference=reference.load(item, source_dir=exported.source_dir),
     )
 
 
 def validate(exported: Exported) -> ValidationReport:
-    return validator.validate(exported.stage_dir, source_dir=exported.source_dir)
+    return validator.validate(exported.stage, source_dir=exported.source_dir)
 
 
 def test_two_layers_are_held_closer_than_the_most_that_is_allowed(

@@ -15,7 +15,6 @@ from fixtures.exported import Exported, export_from_zoo
 from fixtures.items import work_item
 from mutations.mutation import change_graph
 from mutations.vision import classes_moved
-from onnx_fleet.bundles import stage
 from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.validation_report import CheckRow, ValidationReport
 from onnx_fleet.errors import ExportUnsupported
@@ -37,7 +36,7 @@ def test_a_model_without_a_position_table_takes_images_of_any_size(convolutions:
         "pixel_values": ("batch_size", 3, "height", "width"),
         "logits": ("batch_size", 5),
     }
-    assert stage.read_export(convolutions.stage_dir).fallbacks == ()
+    assert convolutions.stage.read_export().fallbacks == ()
 
 
 def test_it_is_proven_at_sizes_that_were_never_traced(convolutions: Exported) -> None:
@@ -50,7 +49,7 @@ def test_it_is_proven_at_sizes_that_were_never_traced(convolutions: Exported) ->
 
 
 def test_a_model_with_a_position_table_takes_its_one_size_and_the_record_says_so(patches: Exported) -> None:
-    (fallback,) = stage.read_export(patches.stage_dir).fallbacks
+    (fallback,) = patches.stage.read_export().fallbacks
 
     assert the_graph(patches).inputs[0].shape == ("batch_size", 3, 32, 32)
     assert fallback.what == "model: dynamic -> fixed height, width"
@@ -88,7 +87,7 @@ def test_a_pooler_that_the_checkpoint_has_is_an_output(tmp_path: Path) -> None:
     """It is looked for in the source, which a model made of stand-ins was not read from."""
     pooled = export_from_zoo("ViTModel", tmp_path)
 
-    assert [spec.name for spec in stage.read_export(pooled.stage_dir).graphs[0].outputs] == [
+    assert [spec.name for spec in pooled.stage.read_export().graphs[0].outputs] == [
         "last_hidden_state", "pooler_output",
     ]  # fmt: skip
 
@@ -146,12 +145,12 @@ def test_pictures_are_normalised_as_the_preprocessor_says(patches: Exported) -> 
 
 
 def the_graph(exported: Exported) -> GraphInfo:
-    (graph,) = stage.read_export(exported.stage_dir).graphs
+    (graph,) = exported.stage.read_export().graphs
     return graph
 
 
 def validate(exported: Exported) -> ValidationReport:
-    return validator.validate(exported.stage_dir, source_dir=exported.source_dir)
+    return validator.validate(exported.stage, source_dir=exported.source_dir)
 
 
 def failures(report: ValidationReport, check: str) -> list[CheckRow]:

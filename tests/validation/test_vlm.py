@@ -9,7 +9,6 @@ import pytest
 from fixtures.exported import Exported, export_from_zoo
 from mutations.mutation import change_graph
 from mutations.vlm import pictures_mirrored
-from onnx_fleet.bundles import stage
 from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.validation import validator
@@ -20,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def test_the_graphs_are_the_ones_that_consumers_put_together(sights: Exported) -> None:
-    graphs = {graph.role: graph for graph in stage.read_export(sights.stage_dir).graphs}
+    graphs = {graph.role: graph for graph in sights.stage.read_export().graphs}
     inputs = {role: {spec.name: spec.shape for spec in graph.inputs} for role, graph in graphs.items()}
 
     assert list(graphs) == ["embed_tokens", "vision_encoder", "decoder_model_merged"]
@@ -54,7 +53,7 @@ def test_an_image_that_is_mirrored_is_caught_where_there_is_one(sights: Exported
 
 
 def test_images_of_one_size_follow_one_another_where_the_model_takes_no_masks(squares: Exported) -> None:
-    graphs = {graph.role: graph for graph in stage.read_export(squares.stage_dir).graphs}
+    graphs = {graph.role: graph for graph in squares.stage.read_export().graphs}
 
     assert list(graphs) == ["embed_tokens", "vision_encoder", "decoder_model_merged"]
     assert [(spec.name, spec.shape) for spec in graphs["vision_encoder"].inputs] == [
@@ -88,4 +87,4 @@ def test_a_model_that_looks_in_another_way_is_refused(tmp_path: Path) -> None:
 
 
 def validate(exported: Exported) -> ValidationReport:
-    return validator.validate(exported.stage_dir, source_dir=exported.source_dir)
+    return validator.validate(exported.stage, source_dir=exported.source_dir)

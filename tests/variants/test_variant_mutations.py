@@ -10,7 +10,6 @@ import pytest
 from fixtures.varied import Varied
 from mutations import VARIANT_MUTATIONS
 from mutations.variants import VariantMutation
-from onnx_fleet.bundles import stage
 from onnx_fleet.entities.variant import VARIANTS
 from onnx_fleet.entities.variant_report import GraphVerdict
 
@@ -40,16 +39,14 @@ def test_it_is_caught_by_the_named_figure_and_left_out_alone(
 ) -> None:
     broken: Varied = request.getfixturevalue(row.model).copy(tmp_path)
     row.apply(broken)
-    record = stage.read_export(broken.stage_dir)
+    record = broken.stage.read_export()
 
     found = {verdict.variant: verdict for verdict in broken.judge().verdicts}
 
     (graph,) = found[row.variant].graphs
     assert row.caught in caught(graph), (caught(graph), found[row.variant].reason)
     assert not broken.graph(row.variant).exists()
-    assert [graph for graph in record.graphs if graph.variant != row.variant] == list(
-        stage.read_export(broken.stage_dir).graphs
-    )
+    assert [graph for graph in record.graphs if graph.variant != row.variant] == list(broken.stage.read_export().graphs)
     assert {name for name, verdict in found.items() if verdict.status == "missed"} == {row.variant}
 
 

@@ -17,8 +17,9 @@ from PIL import Image
 
 from fixtures.exported import Exported, export_from_zoo
 from fixtures.varied import LOOSE, Varied, vary, wanting
-from onnx_fleet.bundles import report_summaries, stage
+from onnx_fleet.bundles import report_summaries
 from onnx_fleet.bundles.manifest import VariantSummary
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities import variant_report
 from onnx_fleet.entities.variant import VARIANTS
 from onnx_fleet.entities.variant_report import VariantReport
@@ -50,7 +51,7 @@ def decoder(varied_decoder: Varied) -> Varied:
 
 
 def test_every_variant_lies_under_the_name_that_consumers_look_for(encoder: Varied) -> None:
-    graphs = stage.read_export(encoder.stage_dir).graphs
+    graphs = encoder.stage.read_export().graphs
 
     assert [(graph.variant, graph.path) for graph in graphs] == [
         ("fp32", "onnx/model.onnx"),
@@ -169,7 +170,7 @@ def test_every_graph_that_sees_or_reads_beside_pictures_is_asked(name: str, phot
 
     varied = vary(exported, lambda entry: replace(wanting("fp16", gates=LOOSE)(entry), calibration=str(photos)))
 
-    roles = [graph.role for graph in stage.read_export(varied.stage_dir).graphs if graph.variant == "fp32"]
+    roles = [graph.role for graph in varied.stage.read_export().graphs if graph.variant == "fp32"]
     for role in roles:
         assert list(recorded_feeds.read(varied.stage_dir, role, "calibration")), role
     (verdict,) = varied.judge().verdicts
@@ -225,12 +226,12 @@ def test_what_cannot_be_converted_is_a_verdict_and_no_crash(encoder: Varied, tmp
     model.opset_import.append(helper.make_opsetid("com.example", 1))
     onnx.save(model, strange.exported.graph)
 
-    made = conversion.make(MakingRequest(stage=strange.stage_dir))
+    made = conversion.make(MakingRequest(stage=strange.stage))
     found = replace(strange, made=made).judge()
 
     assert {verdict.variant: verdict.status for verdict in found.verdicts} == dict.fromkeys(VARIANTS, "missed")
     assert [verdict.reason for verdict in found.verdicts if "it cannot be made: " not in verdict.reason] == []
-    assert [graph.variant for graph in stage.read_export(strange.stage_dir).graphs] == ["fp32"]
+    assert [graph.variant for graph in strange.stage.read_export().graphs] == ["fp32"]
 
 
 def test_what_is_required_and_misses_stops_the_model(encoder: Varied, tmp_path: Path) -> None:
@@ -247,14 +248,14 @@ def test_what_is_required_and_misses_stops_the_model(encoder: Varied, tmp_path: 
         variant_report.require(found)
     assert "required_variants" in str(failure.value)
     with pytest.raises(ValidationFailed, match="int8"):
-        report_summaries.variants(strict.stage_dir, item=stage.read_work(strict.stage_dir))
+        report_summaries.variants(strict.stage)
 
 
 def test_variants_that_nobody_judged_are_not_published(encoder: Varied, tmp_path: Path) -> None:
     unjudged = encoder.copy(tmp_path)
 
     with pytest.raises(ValidationFailed, match=r"fp16, int8, int8_static, q4 was not judged; run `onnx-fleet validate"):
-        report_summaries.variants(unjudged.stage_dir, item=stage.read_work(unjudged.stage_dir))
+        report_summaries.variants(unjudged.stage)
 
 
 def _cosine(verdict: variant_report.VariantVerdict) -> float:
@@ -445,7 +446,7 @@ def test_a_head_of_another_table_is_found(gpt2: Exported, tmp_path: Path) -> Non
 
 
 def test_a_corpus_is_never_published(encoder: Varied) -> None:
-    paths = stage.published_files(encoder.stage_dir)
+    paths = encoder.stage.published_files()
 
     assert list(recorded_feeds.folder(encoder.stage_dir).iterdir())
     assert not [path for path in paths if "corpus" in path]
@@ -545,11 +546,11 @@ def test_variants_that_a_provider_does_not_run_stay_and_say_so(encoder: Varied, 
     judged = encoder.copy(tmp_path)
     judged.judge()
 
-    elsewhere = evaluation.judge(JudgingRequest(stage=judged.stage_dir, provider="azure"))
+    elsewhere = evaluation.judge(JudgingRequest(stage=judged.stage, provider="azure"))
 
     assert {verdict.variant: verdict.status for verdict in elsewhere.verdicts} == dict.fromkeys(VARIANTS, "not_run")
     assert all("ran elsewhere" in verdict.reason for verdict in elsewhere.verdicts)
-    assert {info.variant for info in stage.read_export(judged.stage_dir).graphs} == {"fp32", *VARIANTS}
+    assert {info.variant for info in judged.stage.read_export().graphs} == {"fp32", *VARIANTS}
     assert (judged.stage_dir / "reports" / "variants_azure.json").is_file()
     variant_report.require(elsewhere)
 
@@ -580,16 +581,16 @@ def test_a_gpus_word_alone_publishes_no_variant(encoder: Varied, tmp_path: Path)
     (judged.stage_dir / "reports" / "variants.json").unlink()
 
     with pytest.raises(ValidationFailed, match=r"fp16.* was not judged"):
-        report_summaries.variants(judged.stage_dir, item=stage.read_work(judged.stage_dir))
+        report_summaries.variants(judged.stage)
 
 
 def on_gpu(varied: Varied, status: variant_report.Status) -> VariantSummary:
     """What the manifest would say of fp16, good on the CPU, and as a GPU worker found it."""
-    item = stage.read_work(varied.stage_dir)
+    item = varied.stage.item
     varied.judge()
     verdict = variant_report.VariantVerdict(variant="fp16", status=status, required=False, reason="as told", graphs=())
     told = VariantReport(
         model_id=item.model_id, version=item.version, provider="cuda", verdicts=(verdict,), duration_s=0.0
     )
-    stage.write_report(varied.stage_dir, "variants_cuda", told)
-    return next(each for each in report_summaries.variants(varied.stage_dir, item=item) if each.variant == "fp16")
+    varied.stage.write_report("variants_cuda", told)
+    return next(each for each in report_summaries.variants(Stage(varied.stage_dir, item)) if each.variant == "fp16")

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Literal
 
 from fixtures.items import work_item
-from onnx_fleet.bundles import stage
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities import validation_report
 from onnx_fleet.entities.export_record import Fallback
 from onnx_fleet.entities.tasks import TASKS
@@ -104,11 +104,11 @@ def _tried(architecture: Architecture, folder: Path) -> Verdict:
         note = _in_few_words(f"no tiny model of it could be made: {type(err).__name__}: {err}")
         return _verdict(architecture, status="unknown", note=note)
     item = work_item(source, task=architecture.task)
-    stage.write_work(stage_dir, item)
+    stage = Stage.make(stage_dir, item)
     try:
-        record = exporter.fill(ExportRequest(item=item, source_dir=source, stage=stage_dir))
-        stage.write_export(stage_dir, record)
-        report = validator.validate(stage_dir, source_dir=source)
+        record = exporter.fill(ExportRequest(stage=stage, source_dir=source))
+        stage.write_export(record)
+        report = validator.validate(stage, source_dir=source)
     except Permanent as err:
         return _verdict(architecture, status="refused", note=_in_few_words(str(err)))
     except Exception as err:  # noqa: BLE001  in the product the step's process ends so, and nothing is published

@@ -1,9 +1,10 @@
-"""The tasks of one model, from export to record: the group that both DAGs map over their models."""
+"""The tasks of one model, a step each and then its record: the group that both DAGs map over their models."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
 from airflow.sdk import get_current_context, task, task_group
@@ -12,15 +13,21 @@ from airflow.sdk.bases.decorator import Task
 from onnx_fleet import jsonio
 from onnx_fleet.airflow import assets, machine_lock, model_record, retries, run_context
 from onnx_fleet.airflow.settings import FleetSettings
-from onnx_fleet.entities import validation_report
-from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.jsonio import Json
-from onnx_fleet.runs import pipeline
+from onnx_fleet.runs import steps
+from onnx_fleet.runs.steps import Step
 
 LABEL: Final = "{{ item['model_id'] }}"
 NO_GPU_WORKER: Final = "no GPU worker is configured ([onnx_fleet] gpu_queue)"
 
 Body = Callable[..., Any]
+
+_LOCKS: Final[Mapping[str, Callable[[], AbstractContextManager[None]]]] = {
+    "shared": machine_lock.shared,
+    "alone": machine_lock.exclusive,
+    "as_it_says": nullcontext,
+}
+"""How each kind of step takes the machine that it runs on."""
 
 
 def model_group(settings: FleetSettings, *, group_id: str) -> Any:
@@ -31,41 +38,22 @@ def model_group(settings: FleetSettings, *, group_id: str) -> Any:
 
     @task_group(group_id=group_id)
     def model(item: Json) -> None:
-        exported = _heavy(export, settings)(item=item)
-        validated = _heavy(validate, settings)(item=item)
-        measured = _heavy(measure, settings, trigger_rule="none_failed")(item=item)
-        compared = _heavy(compare, settings)(item=item)
-        published = _heavy(publish, settings, outlets=[assets.BUNDLE, assets.FLEET])(item=item)
-        recorded = _light(record, settings, trigger_rule="all_done")(item=item)
-
-        exported >> validated >> measured >> compared >> published >> recorded
-        if settings.gpu_queue:
-            asked = task.short_circuit(
-                map_index_template=LABEL, ignore_downstream_trigger_rules=False, weight_rule="upstream"
-            )(asks_for_gpu)(item=item)
-            proven = _heavy(prove_on_gpu, settings, queue=settings.gpu_queue)(item=item)
-            validated >> asked >> proven >> measured
-
-    def export(item: Json) -> Json:
-        return _step(settings, item, _export)
-
-    def validate(item: Json) -> Json:
-        return _step(settings, item, _validate if settings.gpu_queue else _validate_without_gpu)
+        before: list[Any] = []  # the task of the step before, and of one that a model may skip
+        for step in steps.STEPS:
+            if step.on_gpu and not settings.gpu_queue:
+                continue
+            made = _task_of(step, settings)(item=item)
+            if step.on_gpu:
+                asked = _asking(asks_for_gpu)(item=item)
+                before[-1] >> asked >> made
+                before.append(made)
+            else:
+                before >> made
+                before = [made]
+        before >> _light(record, settings, trigger_rule="all_done")(item=item)
 
     def asks_for_gpu(item: Json) -> bool:
         return bool(item["gpu"])
-
-    def prove_on_gpu(item: Json) -> Json:
-        return _step(settings, item, _prove_on_gpu)
-
-    def measure(item: Json) -> Json:
-        return _step(settings, item, _measure)
-
-    def compare(item: Json) -> Json:
-        return _step(settings, item, lambda now, item: _compare(now, item, channel=settings.channel))
-
-    def publish(item: Json) -> Json:
-        return _step(settings, item, lambda now, item: _publish(now, item, channel=settings.channel))
 
     def record(item: Json) -> Json:
         return jsonio.to_json(
@@ -75,69 +63,46 @@ def model_group(settings: FleetSettings, *, group_id: str) -> Any:
     return model
 
 
-def _heavy(body: Body, settings: FleetSettings, **options: Any) -> Task[..., Any]:
-    """A task in the pool, on a worker's queue."""
-    if settings.cpu_queue:
-        options = {"queue": settings.cpu_queue, **options}
-    return _light(body, settings, pool=settings.cpu_pool, **options)
+def _task_of(step: Step, settings: FleetSettings) -> Task[..., Any]:
+    """A step as a task in the pool, on the queue of the workers that can take it."""
+
+    def body(item: Json) -> Json:
+        return _take(step, item, settings)
+
+    queue = settings.gpu_queue if step.on_gpu else settings.cpu_queue
+    options: dict[str, Any] = {"task_id": step.name, "pool": settings.cpu_pool}
+    if queue:
+        options["queue"] = queue
+    if step.name == "measure":
+        options["trigger_rule"] = "none_failed"  # the step before it, on the GPU, is skipped where nobody asked for it
+    if step.name == "publish":
+        options["outlets"] = [assets.BUNDLE, assets.FLEET]
+    return _light(body, settings, **options)
 
 
 def _light(body: Body, settings: FleetSettings, **options: Any) -> Task[..., Any]:
     return task(map_index_template=LABEL, weight_rule="upstream", **retries.options(settings), **options)(body)
 
 
-def _step(settings: FleetSettings, item: Json, body: Callable[[run_context.Run, Json], Json | None]) -> Json:
-    """Run one step; its result is JSON with the seconds that it took."""
-    started = time.monotonic()
-    with run_context.explained():
-        result = body(run_context.current(settings), item)
-    return {**(result or {}), "seconds": round(time.monotonic() - started, 3)}
-
-
-def _export(now: run_context.Run, item: Json) -> None:
-    wanted = now.scratch.read_item(item["model_id"])
-    with machine_lock.shared():
-        pipeline.export(wanted, stage_dir=now.stage_dir(item["model_id"]), services=now.services)
-
-
-def _validate(now: run_context.Run, item: Json) -> None:
-    with machine_lock.shared():
-        report = pipeline.prove(now.stage_dir(item["model_id"]), services=now.services)
-        validation_report.require_passed(report)
-        pipeline.make_variants(now.stage_dir(item["model_id"]), services=now.services)
-
-
-def _validate_without_gpu(now: run_context.Run, item: Json) -> None:
-    _validate(now, item)
-    if item["gpu"]:
-        pipeline.without_gpu(now.stage_dir(item["model_id"]), reason=NO_GPU_WORKER)
-
-
-def _prove_on_gpu(now: run_context.Run, item: Json) -> None:
-    with machine_lock.exclusive():
-        report: ValidationReport = pipeline.prove_on_gpu(now.stage_dir(item["model_id"]), services=now.services)
-    if report.status != "not_run":
-        validation_report.require_passed(report)
-
-
-def _measure(now: run_context.Run, item: Json) -> None:
-    with machine_lock.exclusive():
-        pipeline.measure(now.stage_dir(item["model_id"]), services=now.services)
-
-
-def _compare(now: run_context.Run, item: Json, *, channel: str) -> None:
-    pipeline.compare(
-        now.stage_dir(item["model_id"]), services=now.services, channel=channel, alone=machine_lock.exclusive
+def _asking(body: Body) -> Task[..., Any]:
+    """A task that skips the one behind it, and no other, where its answer is no."""
+    return task.short_circuit(map_index_template=LABEL, ignore_downstream_trigger_rules=False, weight_rule="upstream")(
+        body
     )
 
 
-def _publish(now: run_context.Run, item: Json, *, channel: str) -> Json:
-    with machine_lock.shared():
-        publication = pipeline.publish_stage(
-            now.stage_dir(item["model_id"]),
-            services=now.services,
-            provenance=now.provenance(catalogue_digest=item["catalogue_digest"]),
-            channel=channel,
-        )
-    assets.emit(publication, get_current_context()["outlet_events"])
-    return jsonio.to_json(publication)
+def _take(step: Step, item: Json, settings: FleetSettings) -> Json:
+    """Run a step; returns the publication, of the step that makes one, with the seconds that it took."""
+    started = time.monotonic()
+    with run_context.explained():
+        job = run_context.current(settings).job(item, channel=settings.channel)
+        with _LOCKS[step.machine]():
+            publication = step.take(job)
+        if step.name == "validate" and item["gpu"] and not settings.gpu_queue:
+            steps.without_gpu(job.stage, reason=NO_GPU_WORKER)
+    if publication is None:
+        told: Json = {}
+    else:
+        assets.emit(publication, get_current_context()["outlet_events"])
+        told = jsonio.to_json(publication)
+    return {**told, "seconds": round(time.monotonic() - started, 3)}

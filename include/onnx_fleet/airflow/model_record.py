@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from airflow.sdk import get_current_context
 
 from onnx_fleet import jsonio
 from onnx_fleet.airflow.run_context import FAILURE, Failure, Run
-from onnx_fleet.entities.validation_report import ValidationReport
-from onnx_fleet.entities.work_item import WorkItem
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.errors import OnnxFleetError
-from onnx_fleet.runs import pipeline, record, run_report
+from onnx_fleet.runs import pipeline, run_report
 from onnx_fleet.runs.record import Record
+from onnx_fleet.runs.steps import STEPS, Step
 
 log = logging.getLogger(__name__)
-
-STEPS: Final[Mapping[str, str]] = {
-    "export": "export",
-    "validate": "validate",
-    "prove_on_gpu": "validate",
-    "measure": "measure",
-    "compare": "compare",
-    "publish": "publish",
-}
-"""Task -> step, in the order in which they run."""
 
 
 def of_model(run: Run, model_id: str, *, channel: str) -> Record:
@@ -38,14 +25,14 @@ def of_model(run: Run, model_id: str, *, channel: str) -> Record:
     published one the store has the manifest; where it does not answer, the task is tried again.
     """
     item = run.scratch.read_item(model_id)
-    stage_dir = pipeline.stage_dir_of(item, services=run.services)
+    stage = run.services.stage(item)
     made = _Group()
     if made.published():
         ended = pipeline.record_of_bundle(item, services=run.services, channel=channel, seconds=made.seconds())
     else:
-        ended = _failed(item, made, stage_dir=stage_dir)
-        _keep_validation(run, model_id, stage_dir=stage_dir)
-    pipeline.discard_stage(item, services=run.services)
+        ended = _failed(stage, made)
+        _keep_validation(run, stage)
+    stage.discard()
     log.info("%s@%s: %s", model_id, item.model.commit[:8], ended.state)
     return ended
 
@@ -62,12 +49,12 @@ class _Group:
         found = self._ti.get_task_states(
             dag_id=self._ti.dag_id,
             map_index=self._ti.map_index,
-            task_ids=[f"{self._prefix}.{name}" for name in STEPS],
+            task_ids=[f"{self._prefix}.{step.name}" for step in STEPS],
             run_ids=[self._ti.run_id],
         )
         states = found.get(self._ti.run_id, {})
         self._states: dict[str, str | None] = {
-            name: states.get(f"{self._prefix}.{name}_{self._ti.map_index}") for name in STEPS
+            step.name: states.get(f"{self._prefix}.{step.name}_{self._ti.map_index}") for step in STEPS
         }
 
     def published(self) -> bool:
@@ -76,17 +63,17 @@ class _Group:
     def seconds(self) -> dict[str, float]:
         """Step -> seconds, of the tasks that ended by themselves."""
         taken: dict[str, float] = {}
-        for name, step in STEPS.items():
-            result, failure = self._result(name), self.failure(name)
+        for step in STEPS:
+            result, failure = self._result(step.name), self.failure(step.name)
             spent = result["seconds"] if result is not None else failure.seconds if failure is not None else None
             if spent is not None:
-                taken[step] = round(taken.get(step, 0.0) + float(spent), 3)
+                taken[step.in_records] = round(taken.get(step.in_records, 0.0) + float(spent), 3)
         return taken
 
-    def stopped_at(self) -> str:
-        """The task because of which there is no publication."""
-        not_done = (name for name, state in self._states.items() if state not in ("success", "skipped", None))
-        return next(not_done, "publish")
+    def stopped_at(self) -> Step:
+        """The step because of which there is no publication."""
+        not_done = (step for step in STEPS if self._states[step.name] not in ("success", "skipped", None))
+        return next(not_done, STEPS[-1])
 
     def failure(self, name: str) -> Failure | None:
         """Why a task failed; None when it did not, or died without a word."""
@@ -100,37 +87,26 @@ class _Group:
         return self._ti.xcom_pull(task_ids=f"{self._prefix}.{name}", key=key, map_indexes=self._ti.map_index)
 
 
-def _failed(item: WorkItem, made: _Group, *, stage_dir: Path) -> Record:
-    name = made.stopped_at()
-    failure = made.failure(name) or Failure(
+def _failed(stage: Stage, made: _Group) -> Record:
+    step = made.stopped_at()
+    failure = made.failure(step.name) or Failure(
         error="WorkerLost",
-        message=f"{item.model_id}: the {name} task ended without a word: its process was killed, or a person marked it;"
-        " read its log, then clear it to run it again",
+        message=f"{stage.item.model_id}: the {step.name} task ended without a word: its process was killed, or a person"
+        " marked it; read its log, then clear it to run it again",
         seconds=0.0,
     )
-    return record.of_failure(
-        item,
-        step=STEPS[name],
-        error=failure.error,
-        message=failure.message,
-        validation=_validation(stage_dir, "validation"),
-        gpu=_validation(stage_dir, "validation_cuda"),
-        seconds=made.seconds(),
+    return pipeline.record_of_failure(
+        stage, step=step.in_records, error=failure.error, message=failure.message, seconds=made.seconds()
     )
 
 
-def _keep_validation(run: Run, model_id: str, *, stage_dir: Path) -> None:
+def _keep_validation(run: Run, stage: Stage) -> None:
     """Put the report of a validation into the store: of a model that is not published nothing else would be left."""
     folder = run_report.key(run.label).removesuffix(".json")
-    for path in sorted((stage_dir / "reports").glob("validation*.json")):
-        key = f"{folder}/{model_id.replace('/', '--')}/{path.name}"
+    for path in sorted((stage.folder / "reports").glob("validation*.json")):
+        key = f"{folder}/{stage.item.model_id.replace('/', '--')}/{path.name}"
         try:
             standing = run.services.store.stat(key)
             run.services.store.replace(key, path.read_bytes(), etag=standing.etag if standing else None)
         except OnnxFleetError as err:
-            log.warning("%s: its %s is not kept in the store: %s", model_id, path.name, err)
-
-
-def _validation(stage_dir: Path, name: str) -> ValidationReport | None:
-    path = stage_dir / "reports" / f"{name}.json"
-    return jsonio.from_json(ValidationReport, json.loads(path.read_bytes())) if path.exists() else None
+            log.warning("%s: its %s is not kept in the store: %s", stage.item.model_id, path.name, err)

@@ -6,17 +6,17 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from airflow.sdk import get_current_context
 
 from onnx_fleet import jsonio
-from onnx_fleet.airflow import connections, scratch
+from onnx_fleet.airflow import connections, machine_lock, scratch
 from onnx_fleet.airflow.scratch import Scratch
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.bundles.manifest import Provenance
-from onnx_fleet.runs import pipeline
-from onnx_fleet.runs.pipeline import Services
+from onnx_fleet.jsonio import Json
+from onnx_fleet.runs.services import Services
+from onnx_fleet.runs.steps import Job
 from onnx_fleet.source.hub_client import Hub
 
 FAILURE = "failure"
@@ -55,9 +55,19 @@ class Run:
             dag_id=self.dag_id, run_id=self.run_id, trigger=self.trigger, catalogue_digest=catalogue_digest
         )
 
-    def stage_dir(self, model_id: str) -> Path:
-        """The stage of a model."""
-        return pipeline.stage_dir_of(self.scratch.read_item(model_id), services=self.services)
+    def job(self, item: Json, *, channel: str) -> Job:
+        """What the steps of a model work on and with.
+
+        Args:
+            item: what shards.py makes of a work item.
+        """
+        return Job(
+            stage=self.services.stage(self.scratch.read_item(item["model_id"])),
+            services=self.services,
+            provenance=self.provenance(catalogue_digest=item["catalogue_digest"]),
+            channel=channel,
+            alone=machine_lock.exclusive,
+        )
 
 
 def current(settings: FleetSettings) -> Run:

@@ -19,6 +19,7 @@ from typing import Literal
 from onnx_fleet.bundles import bundle, channels, manifest, seal
 from onnx_fleet.bundles.channels import Channel
 from onnx_fleet.bundles.manifest import BundleFile, Manifest, Provenance, Regression
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.errors import BundleNotFound, StoreDenied, StoreUnavailable, VersionConflict
 from onnx_fleet.store import ObjectInfo, ObjectStore, Progress, layout, transfer
 
@@ -51,7 +52,7 @@ class PublishedModel:
 
 
 def publish(
-    folder: Path,
+    stage: Stage,
     *,
     store: ObjectStore,
     provenance: Provenance,
@@ -66,11 +67,11 @@ def publish(
     Raises:
         ValidationFailed: the stage's reports do not say that its graphs are right.
         VersionConflict: other graphs stand under the same version.
-        BundleNotFound: the folder is not a stage with an export, or no channel can be called that.
+        BundleNotFound: nothing was exported into the stage, or no channel can be called that.
     """
     channels.checked_name(channel)
-    sealed = seal.seal(folder, provenance=provenance, created_at=created_at)
-    attempt = _Attempt(folder=folder, store=store, sealed=sealed, progress=progress)
+    sealed = seal.seal(stage, provenance=provenance, created_at=created_at)
+    attempt = _Attempt(folder=stage.folder, store=store, sealed=sealed, progress=progress)
     standing, state = attempt.run()
     model_id, version = sealed.bundle.model_id, sealed.bundle.version
     stands = manifest.read(standing, where=f"{store.address}/{attempt.manifest_key}")

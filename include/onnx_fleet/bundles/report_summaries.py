@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -18,6 +17,7 @@ from onnx_fleet.bundles.manifest import (
     Validation,
     VariantSummary,
 )
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.latency_report import LatencyReport
 from onnx_fleet.entities.regression_report import NAME, RegressionReport
 from onnx_fleet.entities.validation_report import CheckRow, ValidationReport
@@ -32,25 +32,25 @@ GPU_PROVIDER = "cuda"
 Report = TypeVar("Report", ValidationReport, VariantReport, LatencyReport, RegressionReport)
 
 
-def validation(stage: Path, *, item: WorkItem) -> Validation:
+def validation(stage: Stage) -> Validation:
     """What the validation reports of a stage say.
 
     Raises:
         ValidationFailed: no report says that the graphs passed on the CPU, or one says that they failed somewhere.
     """
-    reports = _reports(stage, "validation", ValidationReport, item=item)
+    reports = _reports(stage, "validation", ValidationReport)
     by_provider = {report.provider: report for report in reports}
     required = by_provider.get(REQUIRED_PROVIDER)
     if required is None:
         raise ValidationFailed(
-            f"{_name(item)}: there is no validation report of the CPU; run `onnx-fleet validate {stage}` before it is"
-            " published"
+            f"{_name(stage.item)}: there is no validation report of the CPU; run `onnx-fleet validate {stage.folder}`"
+            " before it is published"
         )
     for report in (required, *reports):
         if report.status == "failed" or (report is required and not report.passed):
             raise ValidationFailed(
-                f"{_name(item)}: validation on {report.provider} is {report.status} ({report.reason});"
-                f" read {stage}/reports, correct the export and validate again"
+                f"{_name(stage.item)}: validation on {report.provider} is {report.status} ({report.reason});"
+                f" read {stage.folder}/reports, correct the export and validate again"
             )
     return Validation(
         passed=True,
@@ -69,21 +69,21 @@ def validation(stage: Path, *, item: WorkItem) -> Validation:
     )
 
 
-def variants(stage: Path, *, item: WorkItem) -> tuple[VariantSummary, ...]:
+def variants(stage: Stage) -> tuple[VariantSummary, ...]:
     """What the report of a stage says of its variants.
 
     Raises:
         ValidationFailed: the entry wants some, and there is no report of this very version; or one that the entry
             requires missed its gates.
     """
-    wanted = set(item.model.entry.variants) - {FP32}
-    reports = _reports(stage, REPORT_NAME, VariantReport, item=item) if wanted else ()
+    wanted = set(stage.item.model.entry.variants) - {FP32}
+    reports = _reports(stage, REPORT_NAME, VariantReport) if wanted else ()
     on_cpu = next((report for report in reports if report.provider == REQUIRED_PROVIDER), None)
     judged = {verdict.variant for verdict in on_cpu.verdicts} if on_cpu else set()
     if wanted - judged:
         raise ValidationFailed(
-            f"{_name(item)}: {', '.join(sorted(wanted - judged))} was not judged; run `onnx-fleet validate {stage}`"
-            " before it is published"
+            f"{_name(stage.item)}: {', '.join(sorted(wanted - judged))} was not judged; run"
+            f" `onnx-fleet validate {stage.folder}` before it is published"
         )
     for report in reports:
         require(report)
@@ -92,7 +92,7 @@ def variants(stage: Path, *, item: WorkItem) -> tuple[VariantSummary, ...]:
     return tuple(_variant(each, on_gpu.get(each.variant)) for each in on_cpu.verdicts) if on_cpu else ()
 
 
-def latency(stage: Path, *, item: WorkItem) -> tuple[ProviderLatency, ...]:
+def latency(stage: Stage) -> tuple[ProviderLatency, ...]:
     """What the latency reports of a stage say; nothing where nothing was measured."""
     return tuple(
         ProviderLatency(
@@ -109,13 +109,13 @@ def latency(stage: Path, *, item: WorkItem) -> tuple[ProviderLatency, ...]:
             footprints=report.footprints,
             noise=report.noise,
         )
-        for report in _reports(stage, "latency", LatencyReport, item=item)
+        for report in _reports(stage, "latency", LatencyReport)
     )
 
 
-def regression(stage: Path, *, item: WorkItem) -> Regression | None:
+def regression(stage: Stage) -> Regression | None:
     """What the comparison with the version in use says; nothing where there was none."""
-    found = _reports(stage, NAME, RegressionReport, item=item)
+    found = _reports(stage, NAME, RegressionReport)
     if not found:
         return None
     (report,) = found
@@ -127,17 +127,17 @@ def regression(stage: Path, *, item: WorkItem) -> Regression | None:
     )
 
 
-def _reports(stage: Path, name: str, kind: type[Report], *, item: WorkItem) -> tuple[Report, ...]:
+def _reports(stage: Stage, name: str, kind: type[Report]) -> tuple[Report, ...]:
     """Each ``reports/<name>*.json``, the CPU's first, all of this very version."""
     reports = []
-    for path in sorted((stage / "reports").glob(f"{name}*.json")):
+    for path in sorted((stage.folder / "reports").glob(f"{name}*.json")):
         try:
             report = jsonio.from_json(kind, json.loads(path.read_bytes()))
         except (ValueError, ValidationError) as err:
             raise ValidationFailed(f"{path}: is not a {name} report; make it again") from err
-        if (report.model_id, report.version) != (item.model_id, item.version):
+        if (report.model_id, report.version) != (stage.item.model_id, stage.item.version):
             raise ValidationFailed(
-                f"{path}: is about {report.model_id}@{report.version}, the stage is {_name(item)}; make it again"
+                f"{path}: is about {report.model_id}@{report.version}, the stage is {_name(stage.item)}; make it again"
             )
         reports.append(report)
     return tuple(reports)

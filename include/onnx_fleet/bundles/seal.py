@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from onnx_fleet.bundles import manifest, report_summaries, stage
+from onnx_fleet.bundles import manifest, report_summaries
 from onnx_fleet.bundles.manifest import BundleFile, BundleInfo, Export, FileRole, Manifest, Provenance, Source
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.conventions import sentence_modules, vocabulary
 from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.work_item import WorkItem
@@ -45,23 +46,21 @@ _ROLES_BY_PATTERN: tuple[tuple[re.Pattern[str], FileRole], ...] = (
 )
 
 
-def seal(folder: Path, *, provenance: Provenance, created_at: datetime) -> Manifest:
+def seal(stage: Stage, *, provenance: Provenance, created_at: datetime) -> Manifest:
     """Hash every file of a stage, once, and describe the bundle; nothing goes into the store.
 
     Args:
-        folder: the stage, with its graphs and reports.
-
+        stage: has its graphs and reports.
     Raises:
-        BundleNotFound: the folder is not a stage with an export.
+        BundleNotFound: nothing was exported into the stage.
         BundleCorrupt: a graph or its weights are missing.
         ValidationFailed: the stage's reports do not say that its graphs are right.
         UnsafeModel: a file has a name that no bundle may have.
     """
-    item = stage.read_work(folder)
-    export = stage.read_export(folder)
-    validation = report_summaries.validation(folder, item=item)
-    files = _files(folder, graphs=export.graphs)
-    _require_graphs(folder, graphs=export.graphs, files=files)
+    item, export = stage.item, stage.read_export()
+    validation = report_summaries.validation(stage)
+    files = _files(stage, graphs=export.graphs)
+    _require_graphs(stage.folder, graphs=export.graphs, files=files)
     return Manifest(
         bundle=BundleInfo(
             model_id=item.model_id,
@@ -76,7 +75,7 @@ def seal(folder: Path, *, provenance: Provenance, created_at: datetime) -> Manif
         architecture=item.model.architecture,
         graphs=export.graphs,
         files=files,
-        sentence_transformers=sentence_modules.settings(folder),
+        sentence_transformers=sentence_modules.settings(stage.folder),
         toolchain={**item.toolchain, **export.toolchain},
         export=Export(
             settings=dict(export.settings),
@@ -89,9 +88,9 @@ def seal(folder: Path, *, provenance: Provenance, created_at: datetime) -> Manif
             peak_memory_bytes=export.peak_memory_bytes,
         ),
         validation=validation,
-        variants=report_summaries.variants(folder, item=item),
-        latency=report_summaries.latency(folder, item=item),
-        regression=report_summaries.regression(folder, item=item),
+        variants=report_summaries.variants(stage),
+        latency=report_summaries.latency(stage),
+        regression=report_summaries.regression(stage),
         provenance=provenance,
     )
 
@@ -108,10 +107,10 @@ def _source(item: WorkItem) -> Source:
     )
 
 
-def _files(folder: Path, *, graphs: tuple[GraphInfo, ...]) -> tuple[BundleFile, ...]:
-    found = []
+def _files(stage: Stage, *, graphs: tuple[GraphInfo, ...]) -> tuple[BundleFile, ...]:
+    found, folder = [], stage.folder
     modules = sentence_modules.folders(folder)
-    for path in stage.published_files(folder):
+    for path in stage.published_files():
         keys.checked(path)
         if path == manifest.FILE_NAME:
             continue  # of a bundle that was pulled and is published again; a new one is written

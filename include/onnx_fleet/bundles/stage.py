@@ -12,7 +12,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self, TypeVar
 
 from onnx_fleet import jsonio
 from onnx_fleet.entities.export_record import ExportRecord
@@ -21,53 +24,91 @@ from onnx_fleet.errors import BundleNotFound
 
 PRIVATE = ".onnx-fleet"
 
-
-def write_work(stage: Path, item: WorkItem) -> None:
-    """Make a stage for one work item."""
-    _write(stage / PRIVATE / "work.json", item)
+R = TypeVar("R")
 
 
-def read_work(stage: Path) -> WorkItem:
-    """What the stage is for.
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stage, and what is being made in it: what the steps hand on to each other."""
 
-    Raises:
-        BundleNotFound: the folder is not a stage.
-    """
-    return jsonio.from_json(WorkItem, _read(stage, "work.json"))
+    folder: Path
+    item: WorkItem
 
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """The stage that lies in a folder.
 
-def write_export(stage: Path, record: ExportRecord) -> None:
-    """Keep how the graphs were made."""
-    _write(stage / PRIVATE / "export.json", record)
+        Raises:
+            BundleNotFound: the folder is not a stage.
+        """
+        return cls(folder, jsonio.from_json(WorkItem, _read(folder, "work.json")))
 
+    @classmethod
+    def make(cls, folder: Path, item: WorkItem) -> Self:
+        """A stage for a work item; what the folder holds beside it stays."""
+        _write(folder / PRIVATE / "work.json", item)
+        return cls(folder, item)
 
-def read_export(stage: Path) -> ExportRecord:
-    """How the stage's graphs were made.
+    def begin(self) -> None:
+        """Have the folder empty, as an export needs it: whatever an earlier attempt left is removed."""
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+        self.make(self.folder, self.item)
 
-    Raises:
-        BundleNotFound: nothing was exported into the folder yet.
-    """
-    return jsonio.from_json(ExportRecord, _read(stage, "export.json"))
+    def discard(self) -> None:
+        """Free the disk."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
+    @property
+    def private(self) -> Path:
+        """The part of the folder that is never published."""
+        return self.folder / PRIVATE
 
-def write_report(stage: Path, name: str, report: object) -> None:
-    """Keep a report where the bundle publishes it: ``reports/<name>.json``."""
-    _write(stage / "reports" / f"{name}.json", report)
+    def read_export(self) -> ExportRecord:
+        """How the graphs were made.
 
+        Raises:
+            BundleNotFound: nothing was exported into the folder yet.
+        """
+        return jsonio.from_json(ExportRecord, _read(self.folder, "export.json"))
 
-def write_picture(stage: Path, name: str, svg: bytes | None) -> None:
-    """Keep a report's picture beside it: ``reports/<name>.svg``; None takes away what an earlier report left."""
-    path = stage / "reports" / f"{name}.svg"
-    if svg is None:
-        path.unlink(missing_ok=True)
-    else:
-        path.write_bytes(svg)
+    def write_export(self, record: ExportRecord) -> None:
+        """Keep how the graphs were made."""
+        _write(self.private / "export.json", record)
 
+    def is_changed(self) -> bool:
+        """Whether someone has written to a file of the bundle since the export ended, or since variants were made."""
+        ended = (self.private / "export.json").stat().st_mtime_ns
+        paths = (path for path in self.published_files() if not path.startswith("reports/"))
+        return any((self.folder / path).stat().st_mtime_ns > ended for path in paths)
 
-def published_files(stage: Path) -> tuple[str, ...]:
-    """POSIX paths, sorted, of everything in the stage that goes into the bundle."""
-    paths = (path.relative_to(stage) for path in stage.rglob("*") if path.is_file())
-    return tuple(sorted(path.as_posix() for path in paths if path.parts[0] != PRIVATE))
+    def report(self, name: str) -> Path:
+        """Where a report lies: ``reports/<name>.json``."""
+        return self.folder / "reports" / f"{name}.json"
+
+    def read_report(self, name: str, kind: type[R]) -> R | None:
+        """A report; None where there is none that can be read."""
+        try:
+            return jsonio.from_json(kind, json.loads(self.report(name).read_bytes()))
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def write_report(self, name: str, report: object) -> None:
+        """Keep a report where the bundle publishes it."""
+        _write(self.report(name), report)
+
+    def write_picture(self, name: str, svg: bytes | None) -> None:
+        """Keep a report's picture beside it: ``reports/<name>.svg``; None takes away what an earlier report left."""
+        path = self.report(name).with_suffix(".svg")
+        if svg is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.write_bytes(svg)
+
+    def published_files(self) -> tuple[str, ...]:
+        """POSIX paths, sorted, of everything in the stage that goes into the bundle."""
+        paths = (path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file())
+        return tuple(sorted(path.as_posix() for path in paths if path.parts[0] != PRIVATE))
 
 
 def _write(path: Path, value: object) -> None:
@@ -75,11 +116,11 @@ def _write(path: Path, value: object) -> None:
     path.write_bytes(jsonio.canonical(jsonio.to_json(value)))
 
 
-def _read(stage: Path, name: str) -> object:
-    path = stage / PRIVATE / name
+def _read(folder: Path, name: str) -> object:
+    path = folder / PRIVATE / name
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError as err:
         raise BundleNotFound(
-            f"{stage}: no {PRIVATE}/{name}; make the folder with `onnx-fleet export MODEL --out {stage}`"
+            f"{folder}: no {PRIVATE}/{name}; make the folder with `onnx-fleet export MODEL --out {folder}`"
         ) from err

@@ -20,7 +20,7 @@ from onnx_fleet.runs import audit as auditing
 from onnx_fleet.runs import audit_report, rollback
 from onnx_fleet.runs.audit import Audit, Target
 from onnx_fleet.runs.audit_report import AuditRow
-from onnx_fleet.runs.pipeline import Services
+from onnx_fleet.runs.services import Services
 
 
 def audit(

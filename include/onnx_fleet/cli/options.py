@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import typing
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from onnx_fleet.entities.variant import FP32
 
 Model = Annotated[str | None, typer.Argument(help="A Hub repo id: ORG/NAME.", show_default=False)]
 OneModel = Annotated[str, typer.Argument(help="A Hub repo id: ORG/NAME.", show_default=False)]
@@ -42,3 +49,47 @@ MaxRefused = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Profile = Annotated[bool, typer.Option("--profile", help="Say at the end where the time went, stage by stage.")]
 Cuda = Annotated[bool, typer.Option("--cuda", help="On the GPU too.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryOptions:
+    """What an entry of a catalogue says, for the one model that a command names."""
+
+    revision: Revision = None
+    task: Task = None
+    architecture: Architecture = None
+    weights_variant: WeightsVariant = None
+    recipe: RecipeName = None
+    opset: Opset = None
+    variants: Variants = None
+
+    def given(self) -> dict[str, Any]:
+        """Those that were given, under the names of a catalogue's settings."""
+        given = {name: value for name, value in asdict(self).items() if value is not None and value != []}
+        if self.variants:
+            given["variants"] = [FP32, *(name for name in self.variants if name != FP32)]
+        return given
+
+
+def with_entry_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command have the fields of EntryOptions as options, and take them as one value: its parameter ``entry``.
+
+    Typer reads a command's signature: this one has the options in the place of that parameter.
+    """
+
+    @functools.wraps(command)
+    def with_options(**arguments: Any) -> None:
+        entry = EntryOptions(**{name: arguments.pop(name) for name in names})
+        command(**arguments, entry=entry)
+
+    names = [field.name for field in fields(EntryOptions)]
+    kinds = typing.get_type_hints(EntryOptions, include_extras=True)
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kinds[name]) for name in names
+    ]
+    signature = inspect.signature(command, eval_str=True)
+    parts = ([each] if each.annotation is not EntryOptions else options for each in signature.parameters.values())
+    parameters = [each for part in parts for each in part]
+    with_options.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # inspect's way
+    with_options.__annotations__ = {each.name: each.annotation for each in parameters}
+    return with_options

@@ -17,34 +17,28 @@ from onnx_fleet.bundles import bundle, feed
 from onnx_fleet.bundles.manifest import Provenance
 from onnx_fleet.cli import terminal
 from onnx_fleet.cli.options import (
-    Architecture,
     CatalogueFile,
     Channel,
+    EntryOptions,
     Force,
     Json,
     MaxFailed,
     MaxRefused,
     Model,
     Only,
-    Opset,
     Profile,
-    RecipeName,
-    Revision,
     Store,
-    Task,
-    Variants,
-    WeightsVariant,
+    with_entry_options,
 )
 from onnx_fleet.cli.settings import opened_services
 from onnx_fleet.entities.entry import Entry
-from onnx_fleet.entities.variant import FP32
 from onnx_fleet.entities.work_item import Plan
 from onnx_fleet.errors import OnnxFleetError
 from onnx_fleet.planning.catalogue import reader
 from onnx_fleet.processes import profiling
 from onnx_fleet.runs import pipeline, run_report
 from onnx_fleet.runs import record as records
-from onnx_fleet.runs.pipeline import Services
+from onnx_fleet.runs.services import Services
 
 catalogue_app = typer.Typer(help="Look at a catalogue file.", no_args_is_help=True)
 
@@ -61,17 +55,13 @@ def check(
         terminal.line(f"{file}: {len(found.entries)} models and {len(found.discover)} Hub searches, no fault")
 
 
+@with_entry_options
 def plan(
     model: Model = None,
     catalogue_file: CatalogueFile = None,
     only: Only = None,
-    revision: Revision = None,
-    task: Task = None,
-    architecture: Architecture = None,
-    weights_variant: WeightsVariant = None,
-    recipe: RecipeName = None,
-    opset: Opset = None,
-    variants: Variants = None,
+    *,
+    entry: EntryOptions,
     force: Force = False,
     max_failed: MaxFailed = 0,
     max_refused: MaxRefused = None,
@@ -83,19 +73,7 @@ def plan(
     The exit status is 1 where the run's would be: a model failed to resolve, or too many are refused.
     """
     with opened_services(store) as services:
-        entries, _ = wanted_entries(
-            services,
-            model,
-            catalogue_file,
-            only,
-            revision=revision,
-            task=task,
-            architecture=architecture,
-            weights_variant=weights_variant,
-            recipe=recipe,
-            opset=opset,
-            variants=variants,
-        )
+        entries, _ = wanted_entries(services, model, catalogue_file, only, entry=entry)
         made = planned(entries, services=services, force=new_run_id() if force else None)
     if as_json:
         terminal.as_json(jsonio.to_json(made))
@@ -114,17 +92,13 @@ def plan(
     _require_passed(ended, max_failed=max_failed, max_refused=max_refused, one_model=model is not None)
 
 
+@with_entry_options
 def run(
     model: Model = None,
     catalogue_file: CatalogueFile = None,
     only: Only = None,
-    revision: Revision = None,
-    task: Task = None,
-    architecture: Architecture = None,
-    weights_variant: WeightsVariant = None,
-    recipe: RecipeName = None,
-    opset: Opset = None,
-    variants: Variants = None,
+    *,
+    entry: EntryOptions,
     force: Force = False,
     channel: Channel = bundle.LATEST,
     max_failed: MaxFailed = 0,
@@ -136,19 +110,7 @@ def run(
     """The whole flow: resolve, plan, export, validate, measure, compare, publish."""
     run_id = new_run_id()
     with recording(profile) as recorder, opened_services(store, many_steps=True) as services:
-        entries, digest = wanted_entries(
-            services,
-            model,
-            catalogue_file,
-            only,
-            revision=revision,
-            task=task,
-            architecture=architecture,
-            weights_variant=weights_variant,
-            recipe=recipe,
-            opset=opset,
-            variants=variants,
-        )
+        entries, digest = wanted_entries(services, model, catalogue_file, only, entry=entry)
         made = planned(entries, services=services, force=run_id if force else None, channel=channel)
         provenance = Provenance(dag_id="onnx-fleet run", run_id=run_id, trigger="manual", catalogue_digest=digest)
         found = [records.of_refusal(refusal) for refusal in made.refusals]
@@ -191,13 +153,10 @@ def wanted_entries(
     file: Path | None,
     only: list[str] | None,
     *,
-    variants: list[str] | None,
-    **settings: str | int | None,
+    entry: EntryOptions,
 ) -> tuple[tuple[Entry, ...], str | None]:
     """The entries that a command is about, and the catalogue's digest where there is one."""
-    given: dict[str, object] = {key: value for key, value in settings.items() if value is not None}
-    if variants:
-        given["variants"] = [FP32, *(name for name in variants if name != FP32)]
+    given = entry.given()
     if (model is None) == (file is None):
         raise typer.BadParameter("name one model, or a file with --catalogue", param_hint="MODEL")
     if file is None:

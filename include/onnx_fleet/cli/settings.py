@@ -19,7 +19,7 @@ from onnx_fleet.export import cache
 from onnx_fleet.processes import profiling
 from onnx_fleet.processes.gpu import GpuOptions
 from onnx_fleet.processes.isolation import machine_limits
-from onnx_fleet.runs.pipeline import Services
+from onnx_fleet.runs.services import Services
 from onnx_fleet.store import ObjectStore, S3Settings, open_store
 
 if TYPE_CHECKING:

@@ -9,71 +9,52 @@ from typing import Annotated
 import typer
 
 from onnx_fleet import formatting, jsonio
-from onnx_fleet.bundles import bundle, feed, stage
+from onnx_fleet.bundles import bundle, feed
 from onnx_fleet.bundles.manifest import Provenance
+from onnx_fleet.bundles.stage import PRIVATE, Stage
 from onnx_fleet.cli import terminal
 from onnx_fleet.cli.options import (
-    Architecture,
     Channel,
     Cuda,
+    EntryOptions,
     Folder,
     Json,
     OneModel,
-    Opset,
     Profile,
-    RecipeName,
-    Revision,
     Store,
-    Task,
-    Variants,
-    WeightsVariant,
+    with_entry_options,
 )
 from onnx_fleet.cli.run import new_run_id, planned, raise_refusal, recording, wanted_entries, with_profile
 from onnx_fleet.cli.settings import opened_services
 from onnx_fleet.cli.tables import show_latency, show_regression, show_validation, show_variants
 from onnx_fleet.processes import profiling
-from onnx_fleet.runs import pipeline
 from onnx_fleet.runs import record as records
+from onnx_fleet.runs import steps
 
 
+@with_entry_options
 def export(
     model: OneModel,
     out: Annotated[Path, typer.Option(help="The folder to make; an earlier export in it is replaced.")],
-    revision: Revision = None,
-    task: Task = None,
-    architecture: Architecture = None,
-    weights_variant: WeightsVariant = None,
-    recipe: RecipeName = None,
-    opset: Opset = None,
-    variants: Variants = None,
+    *,
+    entry: EntryOptions,
     store: Store = None,
     profile: Profile = False,
     as_json: Json = False,
 ) -> None:
     """Make the folder of one bundle: graphs, tokenizer, configuration. Nothing is published."""
-    if out.exists() and any(out.iterdir()) and not (out / stage.PRIVATE).is_dir():
+    if out.exists() and any(out.iterdir()) and not (out / PRIVATE).is_dir():
         raise typer.BadParameter(f"{out} holds something else; name a new folder", param_hint="--out")
-    with recording(profile) as recorder, opened_services(store) as services, terminal.steps() as steps:
-        entries, _ = wanted_entries(
-            services,
-            model,
-            None,
-            None,
-            revision=revision,
-            task=task,
-            architecture=architecture,
-            weights_variant=weights_variant,
-            recipe=recipe,
-            opset=opset,
-            variants=variants,
-        )
+    with recording(profile) as recorder, opened_services(store) as services, terminal.steps() as progress:
+        entries, _ = wanted_entries(services, model, None, None, entry=entry)
         made = planned(entries, services=services)
         raise_refusal(made)
-        steps.begin(model, "export")
-        exported = pipeline.export(made.items[0], stage_dir=out, services=services, progress=steps.bytes_moved)
+        progress.begin(model, "export")
+        stage = Stage(out, made.items[0])
+        exported = steps.export(stage, services=services, progress=progress.bytes_moved)
         costs = recorder.profile() if recorder else None
         if costs:
-            profiling.write(out / stage.PRIVATE / "profile.json", costs)
+            profiling.write(stage.private / "profile.json", costs)
     if as_json:
         terminal.as_json(with_profile(jsonio.to_json(exported), costs))
     else:
@@ -98,34 +79,36 @@ def export(
 def validate(folder: Folder, cuda: Cuda = False, store: Store = None, as_json: Json = False) -> None:
     """Compare an exported folder with its source in PyTorch; exit status 1 and the failed checks when it is wrong.
 
-    What is right gets the variants that its entry wants, each held to the fp32 graphs.
+    A folder that is not right as it was traced is exported again, every layer of it, as a run would; one that you have
+    changed is left as it is. What is right gets the variants that its entry wants, each held to the fp32 graphs.
     """
-    with opened_services(store) as services, terminal.steps() as steps:
-        steps.begin(stage.read_work(folder).model_id, "validate")
-        found = [pipeline.validate(folder, services=services)]
-        variants = [pipeline.make_variants(folder, services=services)] if found[0].passed else []
-        if cuda and found[0].passed:
-            found.append(pipeline.validate(folder, services=services, provider="cuda"))
-            variants += [pipeline.judge_on_gpu(folder, services=services)] if found[1].passed else []
-    judged = [each for each in variants if each is not None]
+    with opened_services(store) as services, terminal.steps() as progress:
+        stage = Stage.open(folder)
+        progress.begin(stage.item.model_id, "validate")
+        proofs = [steps.validate(stage, services=services)]
+        if cuda and proofs[0].graphs.passed:
+            proofs.append(steps.validate_on_gpu(stage, services=services))
+    graphs = [each.graphs for each in proofs]
+    variants = [each.variants for each in proofs if each.variants is not None]
     if as_json:
-        terminal.dataclasses_as_json([*found, *judged])
+        terminal.dataclasses_as_json([*graphs, *variants])
     else:
-        for each in found:
-            show_validation(each)
-        for report in judged:
-            show_variants(report)
-    if not all(each.passed for each in found):
+        for report in graphs:
+            show_validation(report)
+        for judged in variants:
+            show_variants(judged)
+    if not all(report.passed for report in graphs):
         raise typer.Exit(1)
 
 
 def measure(folder: Folder, cuda: Cuda = False, store: Store = None, as_json: Json = False) -> None:
     """Time an exported folder's graphs beside PyTorch."""
-    with opened_services(store) as services, terminal.steps() as steps:
-        steps.begin(stage.read_work(folder).model_id, "measure")
-        found = [pipeline.measure(folder, services=services)]
+    with opened_services(store) as services, terminal.steps() as progress:
+        stage = Stage.open(folder)
+        progress.begin(stage.item.model_id, "measure")
+        found = [steps.measure(stage, services=services)]
         if cuda:
-            found.append(pipeline.measure(folder, services=services, provider="cuda"))
+            found.append(steps.measure(stage, services=services, provider="cuda"))
     if as_json:
         terminal.dataclasses_as_json(found)
     else:
@@ -135,9 +118,10 @@ def measure(folder: Folder, cuda: Cuda = False, store: Store = None, as_json: Js
 
 def compare(folder: Folder, channel: Channel = bundle.LATEST, store: Store = None, as_json: Json = False) -> None:
     """Compare a measured folder with the version that the channel points at; exit status 1 when its gates hold it."""
-    with opened_services(store) as services, terminal.steps() as steps:
-        steps.begin(stage.read_work(folder).model_id, "compare")
-        found = pipeline.compare(folder, services=services, channel=channel)
+    with opened_services(store) as services, terminal.steps() as progress:
+        stage = Stage.open(folder)
+        progress.begin(stage.item.model_id, "compare")
+        found = steps.compare(stage, services=services, channel=channel)
     if as_json:
         terminal.as_json(jsonio.to_json(found) if found else None)
     elif found is None:
@@ -156,10 +140,11 @@ def publish(folder: Folder, channel: Channel = bundle.LATEST, store: Store = Non
     """
     provenance = Provenance(dag_id="onnx-fleet publish", run_id=new_run_id(), trigger="manual", catalogue_digest=None)
     with opened_services(store) as services:
-        with terminal.steps() as steps:
-            steps.begin(stage.read_work(folder).model_id, "publish")
-            done = pipeline.publish_stage(
-                folder, services=services, provenance=provenance, channel=channel, progress=steps.bytes_moved
+        with terminal.steps() as progress:
+            stage = Stage.open(folder)
+            progress.begin(stage.item.model_id, "publish")
+            done = steps.publish(
+                stage, services=services, provenance=provenance, channel=channel, progress=progress.bytes_moved
             )
         feed.rebuild(services.store, now=datetime.now(UTC))
     if as_json:

@@ -161,6 +161,7 @@ class Steps:
     def begin(self, model_id: str, step: str) -> None:
         """A model enters a step."""
         self.end()
+        step = step.replace("_", " ")
         self._task = self._progress.add_task(step, total=None, model=model_id)
         if not self._progress.console.is_terminal:
             self._progress.console.print(f"{model_id}: {step}", highlight=False)

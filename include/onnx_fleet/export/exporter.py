@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnx_fleet import recipes
-from onnx_fleet.bundles import model_config, stage
+from onnx_fleet.bundles import model_config
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.conventions import sentence_modules
 from onnx_fleet.entities.entry import DECODER_FORMS, OWN_TOLERANCES
 from onnx_fleet.entities.export_record import ExportRecord, Fallback
@@ -36,9 +36,8 @@ log = logging.getLogger(__name__)
 class ExportRequest:
     """What the export's process is told."""
 
-    item: WorkItem
+    stage: Stage
     source_dir: Path
-    stage: Path
     graph_key: str | None = None
     """None where no other model can take the graphs."""
     graphs: Path | None = None
@@ -52,10 +51,9 @@ class ExportRequest:
 
 
 def export(
-    item: WorkItem,
+    stage: Stage,
     *,
     source_dir: Path,
-    stage_dir: Path,
     limits: Limits,
     cached: Cache | None = None,
     whole: bool = False,
@@ -76,11 +74,10 @@ def export(
         WorkerOutOfResources, StepTimedOut, StepCrashed: the process passed a limit or died.
         StoreUnavailable: the cache cannot be asked.
     """
+    item = stage.item
     _require_toolchain(item)
     _require_recipe(item)
-    if stage_dir.exists():
-        shutil.rmtree(stage_dir)
-    stage.write_work(stage_dir, item)
+    stage.begin()
     keys: dict[cache.Kind, str | None] = {
         "graphs": cache_keys.of_graphs(item, source_dir=source_dir, tensors=checkpoint.read(source_dir)),
         "tokenizers": cache_keys.of_tokenizer(item, source_dir=source_dir),
@@ -88,13 +85,12 @@ def export(
     if whole and cached and keys["graphs"]:
         cached.remove("graphs", keys["graphs"])
     found = {
-        kind: None if whole and kind == "graphs" else _fetch(item, kind, key, cached=cached, stage_dir=stage_dir)
+        kind: None if whole and kind == "graphs" else _fetch(stage, kind, key, cached=cached)
         for kind, key in keys.items()
     }
     request = ExportRequest(
-        item=item,
+        stage=stage,
         source_dir=source_dir,
-        stage=stage_dir,
         graph_key=keys["graphs"],
         graphs=found["graphs"],
         tokenizer=found["tokenizers"],
@@ -103,9 +99,9 @@ def export(
     )
     before = {kind: path.read_bytes() for kind, path in found.items() if path}
     record = _run(request, limits=limits)
-    stage.write_export(stage_dir, record)
+    stage.write_export(record)
     for kind, key in keys.items():
-        archive = _archive(stage_dir, kind)
+        archive = _archive(stage, kind)
         if cached and key and archive.exists() and (made := archive.read_bytes()) != before.get(kind):
             if kind in before:  # it was of no use
                 cached.remove(kind, key)
@@ -117,17 +113,17 @@ def export(
     return record
 
 
-def _fetch(item: WorkItem, kind: cache.Kind, key: str | None, *, cached: Cache | None, stage_dir: Path) -> Path | None:
+def _fetch(stage: Stage, kind: cache.Kind, key: str | None, *, cached: Cache | None) -> Path | None:
     """The cached archive of a key, as a file; a re-export that was asked for makes its own."""
-    found = cached.get(kind, key) if cached and key and item.rebuild is None else None
+    found = cached.get(kind, key) if cached and key and stage.item.rebuild is None else None
     if found is None:
         return None
-    _archive(stage_dir, kind).write_bytes(found)
-    return _archive(stage_dir, kind)
+    _archive(stage, kind).write_bytes(found)
+    return _archive(stage, kind)
 
 
-def _archive(stage_dir: Path, kind: cache.Kind) -> Path:
-    return stage_dir / stage.PRIVATE / f"{kind}.zip"
+def _archive(stage: Stage, kind: cache.Kind) -> Path:
+    return stage.private / f"{kind}.zip"
 
 
 def _run(request: ExportRequest, *, limits: Limits) -> ExportRecord:
@@ -137,13 +133,13 @@ def _run(request: ExportRequest, *, limits: Limits) -> ExportRecord:
     except BundleCorrupt as err:
         if not (request.graphs or request.tokenizer):
             raise
-        log.warning("%s: what the cache has is not for it: %s", request.item.model_id, err)
+        log.warning("%s: what the cache has is not for it: %s", request.stage.item.model_id, err)
     return _attempt(replace(request, graphs=None, tokenizer=None), limits=limits)
 
 
 def _attempt(request: ExportRequest, *, limits: Limits) -> ExportRecord:
     """Where torch is needed, in a process of its own; where all is there, here: starting one takes longer than that."""
-    entry = request.item.model.entry
+    entry = request.stage.item.model.entry
     own_recipe = entry.recipe is not None and entry.recipe not in recipes.RECIPES
     with_torch = own_recipe or not (request.graphs and request.tokenizer)
     # `inline` may put two gigabytes through memory, which a limit has to hold.
@@ -155,39 +151,39 @@ def _attempt(request: ExportRequest, *, limits: Limits) -> ExportRecord:
             duration_s=time.monotonic() - started,
             peak_memory_bytes=peak_memory.peak_bytes(),
         )
-    log_file = request.stage / stage.PRIVATE / "export.log"
+    log_file = request.stage.private / "export.log"
     outcome = isolation.run(fill, request, limits=limits, log=log_file, with_torch=with_torch)
     return replace(outcome.value, duration_s=outcome.duration_s, peak_memory_bytes=outcome.peak_memory_bytes)
 
 
 def fill(request: ExportRequest) -> ExportRecord:
     """What the export's process does; it imports torch where the graphs are not there yet."""
-    item, entry = request.item, request.item.model.entry
+    item, entry = request.stage.item, request.stage.item.model.entry
     recipe = _recipe(item)
     earlier = request.tokenizer.read_bytes() if request.tokenizer else None
-    sentence_modules.pack_weights(item.model.needed, source_dir=request.source_dir, stage=request.stage)
+    sentence_modules.pack_weights(item.model.needed, source_dir=request.source_dir, stage=request.stage.folder)
     with profiling.timed("tokenizer"):
-        packed = pack.pack(item.model, source_dir=request.source_dir, stage=request.stage, earlier=earlier)
+        packed = pack.pack(request.stage, source_dir=request.source_dir, earlier=earlier)
         if earlier is None:
-            made = pack.archived(packed, source_dir=request.source_dir, stage=request.stage)
+            made = pack.archived(packed, source_dir=request.source_dir, folder=request.stage.folder)
             _archive(request.stage, "tokenizers").write_bytes(made)
     if recipe:
-        model_config.change_tokenizer(request.stage, recipe.tokenizer)
+        model_config.change_tokenizer(request.stage.folder, recipe.tokenizer)
     tensors = checkpoint.read(request.source_dir)
     traces = _graphs(request, recipe)
     if traces.derived is None and traces.way != "cached":
         _archive(request.stage, "graphs").write_bytes(traced_model.pack(traces))
     with profiling.timed("write"):
         graphs = _write(request, traces, tensors, libraries=recipe.libraries if recipe else ())
-    fallbacks = (*traces.fallbacks, *pack.not_exact(packed), *pack.lost_token_types(request.stage, graphs))
-    model_config.complete_config(request.stage, external_data=description.external_data(graphs))
+    fallbacks = (*traces.fallbacks, *pack.not_exact(packed), *pack.lost_token_types(request.stage.folder, graphs))
+    model_config.complete_config(request.stage.folder, external_data=description.external_data(graphs))
     settings: dict[str, str | int | bool] = {"opset": entry.opset, "attention": "eager", "weights": entry.weights}
     if entry.architecture:
         settings["architecture"] = entry.architecture
     if entry.weights_variant:
         settings["weights_variant"] = entry.weights_variant
-    if request.item.model.folder:
-        settings["model_folder"] = request.item.model.folder
+    if request.stage.item.model.folder:
+        settings["model_folder"] = request.stage.item.model.folder
     if item.model.completed:
         settings["config_completed"] = ", ".join(item.model.completed)
     if entry.decoder_form != DECODER_FORMS[0]:
@@ -206,7 +202,7 @@ def fill(request: ExportRequest) -> ExportRecord:
         from onnx_fleet.source.tokenizers import onnx_graph
 
         with profiling.timed("tokenizer"):
-            written = onnx_graph.write(request.stage)
+            written = onnx_graph.write(request.stage.folder)
         settings["tokenizer_graph"] = written.path is not None
         if written.path is None:
             fallbacks = (*fallbacks, Fallback(what="tokenizer.onnx -> none", why=written.reason))
@@ -231,9 +227,9 @@ def _graphs(request: ExportRequest, recipe: Recipe | None) -> Traced:
     with profiling.timed("imports"):
         from onnx_fleet.export import model_tracing
 
-    derived = request.stage / stage.PRIVATE / "derived.safetensors"
+    derived = request.stage.private / "derived.safetensors"
     return model_tracing.trace_model(
-        request.item, source_dir=request.source_dir, derived=derived, recipe=recipe, whole=request.whole
+        request.stage.item, source_dir=request.source_dir, derived=derived, recipe=recipe, whole=request.whole
     )
 
 
@@ -241,23 +237,23 @@ def _write(
     request: ExportRequest, made: Traced, tensors: Mapping[str, StoredTensor], *, libraries: tuple[str, ...]
 ) -> tuple[GraphInfo, ...]:
     """Bring the graphs and their weights together, in the stage."""
-    entry = request.item.model.entry
+    entry = request.stage.item.model.entry
     if made.derived is not None:
         tensors = {**tensors, **{tensor.name: tensor for tensor in checkpoint.tensors_of(made.derived)}}
     for role, model in made.graphs.items():
         if made.way != "cached":  # those were checked before they were kept
             finishing.check(model, role=role)
-        finishing.stamp(model, _metadata(request.item))
+        finishing.stamp(model, _metadata(request.stage.item))
     paths = weight_placement.save_all(
         made.graphs,
-        request.stage / "onnx",
+        request.stage.folder / "onnx",
         tensors=tensors,
         placement=entry.weights,
         inline_max_bytes=entry.inline_max_bytes,
         link=request.link,
     )
     return tuple(
-        description.describe(path, role=role, variant="fp32", bundle=request.stage, libraries=libraries)
+        description.describe(path, role=role, variant="fp32", bundle=request.stage.folder, libraries=libraries)
         for role, path in paths.items()
     )
 

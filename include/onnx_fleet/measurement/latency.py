@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnx_fleet.bundles import charts, stage
+from onnx_fleet.bundles import charts
+from onnx_fleet.bundles.stage import PRIVATE, Stage
 from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.latency_report import (
     Footprint,
@@ -93,7 +94,7 @@ class _Figures:
 
 
 def measure(
-    stage_dir: Path,
+    stage: Stage,
     *,
     source_dir: Path,
     provider: str = "cpu",
@@ -103,17 +104,17 @@ def measure(
     """Time every graph of a stage over the entry's grid, PyTorch eager beside it, and write the report into the stage.
 
     Args:
-        stage_dir: an exported stage; takes ``reports/latency.json`` and its picture, or ``latency_<provider>.*``.
+        stage: takes ``reports/latency.json`` and its picture, or ``latency_<provider>.*``.
         source_dir: the source's files at the stage's commit.
         provider: ``cpu`` or ``cuda``. Where that cannot run the report says ``not_run``: the CPU never stands in.
         point_budget_s: about how long one variant may be timed at one point.
         gpu: which one, for cuda, and how much of it; None is the first.
     Raises:
-        BundleNotFound: the folder is not an exported stage.
+        BundleNotFound: nothing was exported into the stage.
         ValidationFailed: a graph does not load or run; validate says more.
     """
     started = time.perf_counter()
-    item, record = stage.read_work(stage_dir), stage.read_export(stage_dir)
+    item, record = stage.item, stage.read_export()
     grid = item.model.entry.latency
     threads = grid.threads or hardware.usable_cores()
     gpu = (gpu or GpuOptions()) if provider == "cuda" else None
@@ -121,7 +122,7 @@ def measure(
         session.require_provider(provider)  # before torch is imported and weights are read for nothing
         reference = _load_reference(item, source_dir, device=gpu.torch_device if gpu else "cpu")
         bench = Bench(
-            stage_dir=stage_dir,
+            stage_dir=stage.folder,
             reference=reference,
             provider=provider,
             threads=threads,
@@ -159,8 +160,8 @@ def measure(
         duration_s=time.perf_counter() - started,
     )
     name = report_name("latency", provider)
-    stage.write_report(stage_dir, name, report)
-    stage.write_picture(stage_dir, name, charts.latency(report) if report.rows else None)
+    stage.write_report(name, report)
+    stage.write_picture(name, charts.latency(report) if report.rows else None)
     log.info("measured %s@%s on %s: %s", item.model_id, item.model.commit[:8], provider, report.status)
     return report
 
@@ -197,7 +198,7 @@ def _footprints(bench: Bench, graphs: tuple[GraphInfo, ...], *, largest: Point) 
             frame=bench.frame,
             gpu=bench.gpu,
         )
-        log_file = bench.stage_dir / stage.PRIVATE / "footprint.log"
+        log_file = bench.stage_dir / PRIVATE / "footprint.log"
         yield isolation.run(take, request, limits=_FOOTPRINT_LIMITS, log=log_file).value
 
 

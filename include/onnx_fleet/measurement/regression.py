@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import time
@@ -11,12 +10,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from onnx_fleet import jsonio
-from onnx_fleet.bundles import bundle, channels, pull, stage
+from onnx_fleet.bundles import bundle, channels, pull
 from onnx_fleet.bundles.bundle import Bundle, Ref
 from onnx_fleet.bundles.channels import Channel
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities import regression_report
 from onnx_fleet.entities.entry import Tolerances
 from onnx_fleet.entities.export_record import ExportRecord
@@ -52,7 +49,7 @@ IN_USE = "in-use"
 
 
 def compare(
-    stage_dir: Path,
+    stage: Stage,
     *,
     store: ObjectStore,
     work_dir: Path,
@@ -71,18 +68,18 @@ def compare(
     Returns:
         None where the channel points at nothing, or at this very version.
     Raises:
-        BundleNotFound: the folder is not an exported stage.
+        BundleNotFound: nothing was exported into the stage.
         StoreUnavailable, StoreDenied: the store cannot be asked.
     """
     started = time.monotonic()
-    item = stage.read_work(stage_dir)
+    item = stage.item
     pointer = channels.find(store, item.model_id, channel)
-    (stage_dir / "reports" / f"{NAME}.json").unlink(missing_ok=True)
+    stage.report(NAME).unlink(missing_ok=True)
     if pointer is None or pointer.version == item.version:
         return None
     folder = work_dir / IN_USE / item.model_id / pointer.version
     try:
-        made = _attempt(stage_dir, pointer=pointer, store=store, folder=folder, limits=limits, alone=alone)
+        made = _attempt(stage, pointer=pointer, store=store, folder=folder, limits=limits, alone=alone)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     report = RegressionReport(
@@ -102,22 +99,19 @@ def compare(
         runtime=hardware.versions(),
         duration_s=time.monotonic() - started,
     )
-    stage.write_report(stage_dir, NAME, report)
+    stage.write_report(NAME, report)
     log.info("compared %s@%s with %s: %s", item.model_id, item.version, pointer.version, report.verdict)
     return report
 
 
-def is_due(stage_dir: Path, *, store: ObjectStore, channel: str) -> bool:
+def is_due(stage: Stage, *, store: ObjectStore, channel: str) -> bool:
     """Whether a stage still has to be compared with what the channel points at now."""
-    item = stage.read_work(stage_dir)
+    item = stage.item
     pointer = channels.find(store, item.model_id, channel)
     if pointer is None or pointer.version == item.version:
         return False
-    try:
-        report = jsonio.from_json(RegressionReport, json.loads((stage_dir / "reports" / f"{NAME}.json").read_bytes()))
-    except (FileNotFoundError, ValueError, ValidationError):
-        return True
-    return (report.version, report.compared_with) != (item.version, pointer.version)
+    report = stage.read_report(NAME, RegressionReport)
+    return report is None or (report.version, report.compared_with) != (item.version, pointer.version)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,9 +127,9 @@ class _Made:
 
 
 def _attempt(
-    stage_dir: Path, *, pointer: Channel, store: ObjectStore, folder: Path, limits: Limits, alone: Quiet
+    stage: Stage, *, pointer: Channel, store: ObjectStore, folder: Path, limits: Limits, alone: Quiet
 ) -> _Made:
-    item, record = stage.read_work(stage_dir), stage.read_export(stage_dir)
+    item, record = stage.item, stage.read_export()
     wanted = item.model.entry.gates
     ref = Ref(model_id=item.model_id, channel=None, version=pointer.version)
     try:
@@ -152,7 +146,7 @@ def _attempt(
     try:
         pull.pull(ref, store=store, to=folder)
         with alone():
-            measured = _measure(stage_dir, item, record, old=old, folder=folder, limits=limits)
+            measured = _measure(stage, record, old=old, folder=folder, limits=limits)
     except (BundleNotFound, BundleCorrupt, VersionConflict) as err:
         failed = gates.of_failure(f"the version in use is not sound: {err}", holds=False)
     except (StepCrashed, StepTimedOut, WorkerOutOfResources) as err:
@@ -170,19 +164,17 @@ def _attempt(
     )
 
 
-def _measure(
-    stage_dir: Path, item: WorkItem, record: ExportRecord, *, old: Bundle, folder: Path, limits: Limits
-) -> Differences:
-    entry = item.model.entry
+def _measure(stage: Stage, record: ExportRecord, *, old: Bundle, folder: Path, limits: Limits) -> Differences:
+    entry = stage.item.model.entry
     one = entry.tolerances or Tolerances()
     tolerances = Tolerances(atol=one.atol * entry.gates.max_drift, rtol=one.rtol * entry.gates.max_drift)
     request = DifferencesRequest(
         old=Side(folder=folder, graphs=old.manifest.graphs),
-        new=Side(folder=stage_dir, graphs=record.graphs),
+        new=Side(folder=stage.folder, graphs=record.graphs),
         tolerances=tolerances,
         grid=entry.latency,
     )
-    log_file = stage_dir / stage.PRIVATE / "compare.log"
+    log_file = stage.private / "compare.log"
     return isolation.run(version_diff.find, request, limits=limits, log=log_file).value
 
 

@@ -25,6 +25,7 @@ from onnx_fleet import jsonio
 from onnx_fleet.bundles import bundle, channels, manifest, publish, pull, report_summaries, verify
 from onnx_fleet.bundles.bundle import Bundle, Ref
 from onnx_fleet.bundles.manifest import CheckSummary, Manifest
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.bundles.verify import FileFault
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.variant import FP32
@@ -47,9 +48,9 @@ from onnx_fleet.errors import (
 )
 from onnx_fleet.planning import toolchain
 from onnx_fleet.processes import isolation
-from onnx_fleet.runs import pipeline, restored_stage
-from onnx_fleet.runs.pipeline import Services
+from onnx_fleet.runs import restored_stage, steps
 from onnx_fleet.runs.restored_stage import Trust
+from onnx_fleet.runs.services import Services
 from onnx_fleet.store import ObjectStore, Progress, layout
 
 log = logging.getLogger(__name__)
@@ -248,8 +249,8 @@ def _examine(found: Bundle, target: Target, *, services: Services, progress: Pro
         folder = Path(corner) / "bundle"
         pull.pull(ref, store=services.store, to=folder, progress=progress)
         try:
-            restored_stage.write(folder, found.manifest, trust=target.trust)
-            finding = _prove(folder, found.manifest, services=services)
+            stage = restored_stage.write(folder, found.manifest, trust=target.trust)
+            finding = _prove(stage, found.manifest, services=services)
         except _UNASKED as err:
             finding = _try(folder, found.manifest, services=services, log_file=Path(corner) / "trial.log", unasked=err)
     return replace(
@@ -259,16 +260,16 @@ def _examine(found: Bundle, target: Target, *, services: Services, progress: Pro
     )
 
 
-def _prove(folder: Path, made: Manifest, *, services: Services) -> _Finding:
+def _prove(stage: Stage, made: Manifest, *, services: Services) -> _Finding:
     """The fp32 graphs beside PyTorch, then each variant beside them."""
     try:
-        report = pipeline.validate(folder, services=services)
+        report = steps.validate_graphs(stage, services=services)
     except ValidationFailed as err:
         return _Finding(verdict="failed", reason=str(err))
     checks = tuple(report_summaries.summaries(report))
     if not report.passed:
         return _Finding(verdict="failed", reason=report.reason, checks=checks)
-    variants = _judge(folder, services=services) if any(info.variant != FP32 for info in made.graphs) else ()
+    variants = _judge(stage, services=services) if any(info.variant != FP32 for info in made.graphs) else ()
     missed = [f"{each.variant}: {each.reason}" for each in variants if not each.passed]
     return _Finding(
         verdict="failed" if missed else "passed",
@@ -278,11 +279,11 @@ def _prove(folder: Path, made: Manifest, *, services: Services) -> _Finding:
     )
 
 
-def _judge(folder: Path, *, services: Services) -> tuple[VariantVerdict, ...]:
+def _judge(stage: Stage, *, services: Services) -> tuple[VariantVerdict, ...]:
     from onnx_fleet.variants import evaluation
 
-    request = evaluation.JudgingRequest(stage=folder)
-    log_file = folder.parent / "variants.log"
+    request = evaluation.JudgingRequest(stage=stage)
+    log_file = stage.folder.parent / "variants.log"
     report = isolation.run(evaluation.judge, request, limits=services.limits, log=log_file).value
     return tuple(
         VariantVerdict(variant=each.variant, passed=each.status == "published", reason=each.reason)

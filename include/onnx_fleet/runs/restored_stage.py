@@ -14,8 +14,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from onnx_fleet import jsonio, recipes
-from onnx_fleet.bundles import stage
 from onnx_fleet.bundles.manifest import Manifest
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.entry import DECODER_FORMS, OWN_TOLERANCES, Entry, TokenizerForm, Tolerances
 from onnx_fleet.entities.export_record import ExportRecord
 from onnx_fleet.entities.resolved_model import ResolvedModel, laid_out
@@ -47,7 +47,7 @@ class Trust:
     """The commit whose pickle weights may be loaded."""
 
 
-def write(folder: Path, made: Manifest, *, trust: Trust) -> WorkItem:
+def write(folder: Path, made: Manifest, *, trust: Trust) -> Stage:
     """Make a stage of a pulled bundle.
 
     Args:
@@ -58,10 +58,8 @@ def write(folder: Path, made: Manifest, *, trust: Trust) -> WorkItem:
         ExportUnsupported, CatalogueInvalid: the recipe that it was made with is not here.
     """
     _require_recipe(made)
-    item = _item(folder, made, trust=trust)
-    stage.write_work(folder, item)
+    stage = Stage.make(folder, _item(folder, made, trust=trust))
     stage.write_export(
-        folder,
         ExportRecord(
             graphs=made.graphs,
             settings=made.export.settings,
@@ -73,9 +71,9 @@ def write(folder: Path, made: Manifest, *, trust: Trust) -> WorkItem:
             toolchain=made.toolchain,
             duration_s=made.export.duration_s,
             peak_memory_bytes=made.export.peak_memory_bytes,
-        ),
+        )
     )
-    return item
+    return stage
 
 
 def _item(folder: Path, made: Manifest, *, trust: Trust) -> WorkItem:

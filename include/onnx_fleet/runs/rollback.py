@@ -12,8 +12,8 @@ from onnx_fleet.bundles.bundle import Bundle, Ref
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound, VersionConflict
 from onnx_fleet.runs import audit
 from onnx_fleet.runs.audit import Audit, Target
-from onnx_fleet.runs.pipeline import Services
 from onnx_fleet.runs.restored_stage import Trust
+from onnx_fleet.runs.services import Services
 from onnx_fleet.store import ObjectStore
 
 log = logging.getLogger(__name__)

@@ -15,13 +15,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
-from onnx_fleet.bundles import charts, stage
+from onnx_fleet.bundles import charts
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.entry import Tolerances
 from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.provider import report_name
 from onnx_fleet.entities.validation_report import CheckRow, ValidationReport, _badness, describe
 from onnx_fleet.entities.variant import FP32
-from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import GpuUnavailable, ValidationFailed
 from onnx_fleet.graphs.comparison import Case
 from onnx_fleet.graphs.session import Session, open_session, require_provider
@@ -40,8 +40,7 @@ log = logging.getLogger(__name__)
 class _Bench:
     """What stays the same over all graphs."""
 
-    item: WorkItem
-    stage_dir: Path
+    stage: Stage
     source_dir: Path
     provider: str
     threads: int
@@ -53,7 +52,7 @@ class _Bench:
 
     @property
     def tolerances(self) -> Tolerances:
-        return self.item.model.entry.tolerances or Tolerances()
+        return self.stage.item.model.entry.tolerances or Tolerances()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +86,7 @@ class _Proof:
 
 
 def validate(
-    stage_dir: Path,
+    stage: Stage,
     *,
     source_dir: Path,
     provider: str = "cpu",
@@ -100,7 +99,7 @@ def validate(
     Where the entry wants variants, what the graphs are fed is kept in the stage, for these to be held to.
 
     Args:
-        stage_dir: an exported stage; takes ``reports/validation.json`` and its picture, or ``validation_<provider>.*``.
+        stage: takes ``reports/validation.json`` and its picture, or ``validation_<provider>.*``.
         source_dir: the source's files at the stage's commit.
         provider: ``cpu`` or ``cuda``. Where that cannot run the report says ``not_run``: the CPU never stands in.
         threads: of PyTorch and of onnxruntime each. One gives the same bits on any number of cores, and is three times
@@ -108,14 +107,13 @@ def validate(
         gpu: which one, for cuda; None is the first. PyTorch computes on the CPU in any case.
         load: who loads the reference; None is reference.load. It is held to the source's files, whoever does.
     Raises:
-        BundleNotFound: the folder is not an exported stage.
+        BundleNotFound: nothing was exported into the stage.
         ModelInvalid, ExportUnsupported: PyTorch cannot load the source.
     """
     started = time.perf_counter()
-    item, record = stage.read_work(stage_dir), stage.read_export(stage_dir)
+    item, record = stage.item, stage.read_export()
     bench = _Bench(
-        item=item,
-        stage_dir=stage_dir,
+        stage=stage,
         source_dir=source_dir,
         provider=provider,
         threads=threads,
@@ -138,8 +136,8 @@ def validate(
         duration_s=time.perf_counter() - started,
     )
     name = report_name("validation", provider)
-    stage.write_report(stage_dir, name, report)
-    stage.write_picture(stage_dir, name, charts.validation(report) if report.rows else None)
+    stage.write_report(name, report)
+    stage.write_picture(name, charts.validation(report) if report.rows else None)
     log.info("validated %s@%s on %s: %s", item.model_id, item.model.commit[:8], provider, report.status)
     return report
 
@@ -157,7 +155,7 @@ def _prove(bench: _Bench, graphs: tuple[GraphInfo, ...]) -> _Proof:
         for info in graphs:
             try:
                 sessions[info.role] = open_session(
-                    bench.stage_dir / info.path,
+                    bench.stage.folder / info.path,
                     provider=bench.provider,
                     threads=bench.threads,
                     libraries=info.libraries,
@@ -168,8 +166,8 @@ def _prove(bench: _Bench, graphs: tuple[GraphInfo, ...]) -> _Proof:
                 rows.append(bench.case("load", info).row("error", detail=str(err)))
         if graphs and len(sessions) == len(graphs):
             # First, and forgotten again: two models that PyTorch has loaded need twice the memory.
-            said = pipelines.ask_source(bench.item, bench.source_dir, graphs=graphs)
-            expected = (bench.load or reference.load)(bench.item, source_dir=bench.source_dir)
+            said = pipelines.ask_source(bench.stage.item, bench.source_dir, graphs=graphs)
+            expected = (bench.load or reference.load)(bench.stage.item, source_dir=bench.source_dir)
             rows += _rows_of(bench, graphs, sessions=sessions, expected=expected, said=said)
         for session in sessions.values():
             nodes.update(session.placement.nodes_by_provider if session.placement else {})
@@ -187,9 +185,8 @@ def _rows_of(
     from onnx_fleet.validation.checks import CHECKS, CheckContext, held_to_its_rounding
 
     subject = CheckContext(
-        stage_dir=bench.stage_dir,
+        stage=bench.stage,
         source_dir=bench.source_dir,
-        item=bench.item,
         graphs={info.role: info for info in graphs},
         sessions=sessions,
         reference=expected,
@@ -198,9 +195,9 @@ def _rows_of(
     )
     if bench.provider == "cpu":  # others round otherwise: they keep the most that is allowed
         subject = held_to_its_rounding(subject)
-    entry = bench.item.model.entry
+    entry = bench.stage.item.model.entry
     if bench.provider != "cpu" or set(entry.variants) == {FP32}:
-        for check in CHECKS[bench.item.family]:
+        for check in CHECKS[bench.stage.item.family]:
             yield from check.run(subject)
         return
     from onnx_fleet.graphs import recorded_feeds
@@ -208,12 +205,12 @@ def _rows_of(
 
     ask = calibration_feeds.question(subject, entry.calibration)
     recorder = recorded_feeds.FeedRecorder(
-        recorded_feeds.folder(bench.stage_dir),
+        recorded_feeds.folder(bench.stage.folder),
         predicts_next_token=ask is not None and calibration_feeds.predicts_next_token(subject),
     )
     if ask is None:
         recorder.watch(sessions)
-    for check in CHECKS[bench.item.family]:
+    for check in CHECKS[bench.stage.item.family]:
         yield from check.run(subject)
     if ask is not None:
         recorder.watch(sessions)

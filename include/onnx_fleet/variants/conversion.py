@@ -15,7 +15,8 @@ from pathlib import Path
 
 import onnx
 
-from onnx_fleet.bundles import model_config, stage
+from onnx_fleet.bundles import model_config
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.export_record import ExportRecord
 from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.variant import FP32, VARIANTS, VariantGates, file_name
@@ -44,7 +45,7 @@ _PROTOBUF_LIMIT_BYTES = 2_000_000_000
 class MakingRequest:
     """What the process that makes variants is told."""
 
-    stage: Path
+    stage: Stage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,13 +90,13 @@ def make(request: MakingRequest) -> MakingRecord:
     """Add the variants that the stage's entry wants to the stage.
 
     Raises:
-        BundleNotFound: the folder is not an exported stage.
+        BundleNotFound: nothing was exported into the stage.
     """
-    stage_dir = request.stage
-    entry, record = stage.read_work(stage_dir).model.entry, stage.read_export(stage_dir)
+    stage, stage_dir = request.stage, request.stage.folder
+    entry, record = stage.item.model.entry, stage.read_export()
     fp32 = tuple(info for info in record.graphs if info.variant == FP32)
-    remove(stage_dir, record, VARIANTS)
-    scratch = stage_dir / stage.PRIVATE / "variants"
+    remove(stage, record, VARIANTS)
+    scratch = stage.private / "variants"
     found, graphs = [], list(fp32)
     deadline_s = time.monotonic() + SEARCH_SECONDS
     try:
@@ -124,26 +125,26 @@ def make(request: MakingRequest) -> MakingRecord:
                 log.info("made %s of %s: kept %s", path.name, info.path, ", ".join(made.kept) or "nothing")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    write(stage_dir, record, graphs)
+    write(stage, record, graphs)
     return MakingRecord(made=tuple(found))
 
 
-def write(stage_dir: Path, record: ExportRecord, graphs: Iterable[GraphInfo]) -> None:
+def write(stage: Stage, record: ExportRecord, graphs: Iterable[GraphInfo]) -> None:
     """Record which graphs a stage has now, for later steps and in its config.json."""
     ordered = tuple(sorted(graphs, key=lambda info: info.variant != FP32))
-    stage.write_export(stage_dir, replace(record, graphs=ordered))
-    model_config.complete_config(stage_dir, external_data=description.external_data(ordered))
+    model_config.complete_config(stage.folder, external_data=description.external_data(ordered))
+    stage.write_export(replace(record, graphs=ordered))
 
 
-def remove(stage_dir: Path, record: ExportRecord, names: Iterable[str]) -> None:
+def remove(stage: Stage, record: ExportRecord, names: Iterable[str]) -> None:
     """Take variants out of a stage, files and all; those that are not in it are none."""
     gone = set(names)
     for name in gone:
         for info in (info for info in record.graphs if info.variant == FP32):
-            path = stage_dir / "onnx" / file_name(info.role, name)
+            path = stage.folder / "onnx" / file_name(info.role, name)
             path.unlink(missing_ok=True)
             path.with_name(f"{path.name}_data").unlink(missing_ok=True)
-    write(stage_dir, record, [info for info in record.graphs if info.variant not in gone])
+    write(stage, record, [info for info in record.graphs if info.variant not in gone])
 
 
 def _converted(work: _Work) -> tuple[onnx.ModelProto, Made]:

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from onnx_fleet.bundles import stage
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.provider import report_name
 from onnx_fleet.entities.variant import FP32, VARIANTS, VariantGates
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 class JudgingRequest:
     """What the process that judges is told."""
 
-    stage: Path
+    stage: Stage
     made: tuple[Made, ...] = ()
     """What is known of how they were made."""
     provider: str = "cpu"
@@ -50,11 +50,11 @@ def judge(request: JudgingRequest) -> VariantReport:
     """Compare every variant with fp32, take those that miss their gates out of the stage, and write the report into it.
 
     Raises:
-        BundleNotFound: the folder is not an exported stage.
+        BundleNotFound: nothing was exported into the stage.
     """
     started = time.perf_counter()
-    stage_dir = request.stage
-    item, record = stage.read_work(stage_dir), stage.read_export(stage_dir)
+    stage = request.stage
+    item, record = stage.item, stage.read_export()
     entry = item.model.entry
     fp32 = {info.role: info for info in record.graphs if info.variant == FP32}
     kept = {(made.variant, made.role): made.kept for made in request.made}
@@ -87,7 +87,7 @@ def judge(request: JudgingRequest) -> VariantReport:
             )
         )
         log.info("%s@%s: %s %s: %s", item.model_id, item.version, name, verdicts[-1].status, verdicts[-1].reason)
-    conversion.remove(stage_dir, record, [verdict.variant for verdict in verdicts if verdict.status == "missed"])
+    conversion.remove(stage, record, [verdict.variant for verdict in verdicts if verdict.status == "missed"])
     report = VariantReport(
         model_id=item.model_id,
         version=item.version,
@@ -95,7 +95,7 @@ def judge(request: JudgingRequest) -> VariantReport:
         verdicts=tuple(verdicts),
         duration_s=time.perf_counter() - started,
     )
-    stage.write_report(stage_dir, report_name(REPORT_NAME, request.provider), report)
+    stage.write_report(report_name(REPORT_NAME, request.provider), report)
     return report
 
 
@@ -103,7 +103,7 @@ def _judge(
     request: JudgingRequest, info: GraphInfo, fp32: GraphInfo, *, gates: VariantGates, kept: tuple[str, ...]
 ) -> GraphVerdict:
     """Raises GpuUnavailable where nodes of the variant that compute do not run on the provider."""
-    stage_dir = request.stage
+    stage_dir = request.stage.folder
     source = preprocessing.load(stage_dir / fp32.path)
     tables = preprocessing.embeddings(source.graph)
     samples = list(recorded_feeds.read(stage_dir, info.role, "judging"))
@@ -138,10 +138,10 @@ def _judge(
 
 
 def _open(request: JudgingRequest, info: GraphInfo) -> Session:
-    limits = text_inputs.limits_of_files(request.stage, graphs=(info,))
-    space = None if limits is None else text_inputs.token_space(request.stage, limits)
+    limits = text_inputs.limits_of_files(request.stage.folder, graphs=(info,))
+    space = None if limits is None else text_inputs.token_space(request.stage.folder, limits)
     return session.open_placed(
-        request.stage / info.path,
+        request.stage.folder / info.path,
         feeds=workloads.shortest(info, space=space).feeds(info, seed=0),
         provider=request.provider,
         threads=1,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from onnx_fleet import jsonio
-from onnx_fleet.bundles import stage as stages
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.conventions import vocabulary
 from onnx_fleet.conventions.vocabulary import TOKENIZER_JSON, TokenizerClass
 from onnx_fleet.entities.entry import TokenizerForm
@@ -59,8 +59,6 @@ Origin = Literal["source", "converted", "none"]
 class Packed:
     """What lies in a bundle beside its graphs, and how its tokenizer.json was held to the source's tokenizer."""
 
-    files: tuple[str, ...]
-    """Every path written, relative to the stage."""
     tokenizer_json: Origin
     """The source's own file, one made from its vocabulary files, or none."""
     tokenizer_class: str | None
@@ -71,10 +69,12 @@ class Packed:
     """Why there is no tokenizer.json, or no proof of one that is taken as published; empty where all is well."""
     form: TokenizerForm = "exact"
     """What the entry says: whether differences from the class are a reason to refuse, or something to know."""
+    files: tuple[str, ...] = ()
+    """Every path written, relative to the stage."""
 
 
-def pack(model: ResolvedModel, *, source_dir: Path, stage: Path, earlier: bytes | None = None) -> Packed:
-    """Copy everything but weights and code into the stage, complete what consumers need, and prove the tokenizer.
+def pack(stage: Stage, *, source_dir: Path, earlier: bytes | None = None) -> Packed:
+    """Copy everything but weights and code into the folder, complete what consumers need, and prove the tokenizer.
 
     The outcome is also written to ``reports/tokenizer.json``.
 
@@ -85,14 +85,16 @@ def pack(model: ResolvedModel, *, source_dir: Path, stage: Path, earlier: bytes 
         ModelInvalid: the task needs a tokenizer and there is none that can be used, or the packed one encodes or
             decodes differently from the source's.
     """
+    model, folder = stage.item.model, stage.folder
     for path in model.laid_out:
         if not path.endswith(_NOT_PACKED) and not is_index(path):
-            target = stage / path
+            target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source_dir / path, target)
-    _complete_preprocessor(stage)
-    packed = _restored(earlier, stage) if earlier else _pack_tokenizer(model, source_dir=source_dir, stage=stage)
-    stages.write_report(stage, "tokenizer", packed)
+    _complete_preprocessor(folder)
+    packed = _restored(earlier, folder) if earlier else _pack_tokenizer(model, source_dir=source_dir, folder=folder)
+    packed = replace(packed, files=stage.published_files())
+    stage.write_report("tokenizer", packed)
     return packed
 
 
@@ -156,9 +158,9 @@ def not_exact(packed: Packed) -> tuple[Fallback, ...]:
     return ()
 
 
-def lost_token_types(stage: Path, graphs: Iterable[GraphInfo]) -> tuple[Fallback, ...]:
+def lost_token_types(folder: Path, graphs: Iterable[GraphInfo]) -> tuple[Fallback, ...]:
     """What is to be said where a graph takes token types and one consumer feeds zeros for them, without an error."""
-    settings = stage / "tokenizer_config.json"
+    settings = folder / "tokenizer_config.json"
     takes_them = any(spec.name == "token_type_ids" for info in graphs for spec in info.inputs)
     if not takes_them or not settings.exists():
         return ()
@@ -172,64 +174,63 @@ def lost_token_types(stage: Path, graphs: Iterable[GraphInfo]) -> tuple[Fallback
     return (Fallback(what=NO_TOKEN_TYPES, why=why),)
 
 
-def archived(packed: Packed, *, source_dir: Path, stage: Path) -> bytes:
+def archived(packed: Packed, *, source_dir: Path, folder: Path) -> bytes:
     """What was made of a tokenizer, for the next model that has the same files."""
-    now = {name: path.read_bytes() for name in _MADE if (path := stage / name).exists()}
+    now = {name: path.read_bytes() for name in _MADE if (path := folder / name).exists()}
     before = {name: path.read_bytes() for name in _MADE if (path := source_dir / name).exists()}
     made = {name: data for name, data in now.items() if before.get(name) != data}
     about = {"packed": jsonio.to_json(packed), "removed": sorted(before.keys() - now.keys())}
     return archive.pack(made, about=about)
 
 
-def _restored(earlier: bytes, stage: Path) -> Packed:
+def _restored(earlier: bytes, folder: Path) -> Packed:
     files, about = archive.unpack(earlier)
     try:
         packed, removed = jsonio.from_json(Packed, about["packed"]), about["removed"]
     except (KeyError, ValueError) as err:
         raise BundleCorrupt(f"not what was made of a tokenizer: {err}") from err
     for name, data in files.items():
-        (stage / name).write_bytes(data)
+        (folder / name).write_bytes(data)
     for name in removed:
-        (stage / name).unlink(missing_ok=True)
-    return replace(packed, files=stages.published_files(stage))
+        (folder / name).unlink(missing_ok=True)
+    return packed
 
 
-def _pack_tokenizer(model: ResolvedModel, *, source_dir: Path, stage: Path) -> Packed:
+def _pack_tokenizer(model: ResolvedModel, *, source_dir: Path, folder: Path) -> Packed:
     task = TASKS[model.task]
     needed = "text" in task.takes
     if model.entry.tokenizer == "none":
-        (stage / TOKENIZER_JSON).unlink(missing_ok=True)
-        return replace(_without_tokenizer(stage, None, reason="the entry says tokenizer: none"), form="none")
+        (folder / TOKENIZER_JSON).unlink(missing_ok=True)
+        return replace(_without_tokenizer(folder, None, reason="the entry says tokenizer: none"), form="none")
     if model.entry.tokenizer == "as-published":
-        return _as_published(model, source_dir=source_dir, stage=stage)
+        return _as_published(model, source_dir=source_dir, folder=folder)
     reader = _reader(model, source_dir)
     if not vocabulary.tells_ids(model.needed, reader=reader):
         if needed:
             raise ModelInvalid(f"{_name(model)}: {repo_files.without_tokenizer(task=task, reader=reader)}")
-        return _without_tokenizer(stage, None, reason=f"{model.task} takes no text, and the source has no tokenizer")
+        return _without_tokenizer(folder, None, reason=f"{model.task} takes no text, and the source has no tokenizer")
     try:
-        return _proven_tokenizer(model, source_dir=source_dir, stage=stage, needed=needed)
+        return _proven_tokenizer(model, source_dir=source_dir, folder=folder, needed=needed)
     except ModelInvalid as err:
         if needed:
             raise
-        (stage / "tokenizer.json").unlink(missing_ok=True)
-        return _without_tokenizer(stage, None, reason=f"{model.task} takes no text; {err}")
+        (folder / "tokenizer.json").unlink(missing_ok=True)
+        return _without_tokenizer(folder, None, reason=f"{model.task} takes no text; {err}")
 
 
-def _as_published(model: ResolvedModel, *, source_dir: Path, stage: Path) -> Packed:
+def _as_published(model: ResolvedModel, *, source_dir: Path, folder: Path) -> Packed:
     """The source's file, and in what the class differs from it."""
-    if not (stage / TOKENIZER_JSON).exists():
+    if not (folder / TOKENIZER_JSON).exists():
         raise ModelInvalid(f"{_name(model)}: {repo_files.NOTHING_PUBLISHED}")
     published, source, proof, reason = _published(model, source_dir), None, None, ""
     try:
         source = _of_class(model, source_dir)
-        proof = tokenizer_proof.prove(stage / TOKENIZER_JSON, source, own_file=True)
+        proof = tokenizer_proof.prove(folder / TOKENIZER_JSON, source, own_file=True)
     except ModelInvalid as err:
         reason = str(err)
-    if not (stage / "special_tokens_map.json").exists():
-        _write_special_tokens(published, stage)
+    if not (folder / "special_tokens_map.json").exists():
+        _write_special_tokens(published, folder)
     return Packed(
-        files=stages.published_files(stage),
         tokenizer_json="source",
         tokenizer_class=type(source).__name__ if source is not None else None,
         proof=proof,
@@ -249,33 +250,32 @@ def _reader(model: ResolvedModel, source_dir: Path) -> TokenizerClass | None:
     return vocabulary.tokenizer_class(name, model_type=model.model_type)
 
 
-def _proven_tokenizer(model: ResolvedModel, *, source_dir: Path, stage: Path, needed: bool) -> Packed:
+def _proven_tokenizer(model: ResolvedModel, *, source_dir: Path, folder: Path, needed: bool) -> Packed:
     source = _of_class(model, source_dir)
     if needed and not conversion.is_ctc(source):
         _require_words(model, source)
     origin: Origin = "source"
-    if not (stage / "special_tokens_map.json").exists():
-        _write_special_tokens(source, stage)
-    if not (stage / "tokenizer.json").exists():
+    if not (folder / "special_tokens_map.json").exists():
+        _write_special_tokens(source, folder)
+    if not (folder / "tokenizer.json").exists():
         origin = "converted"
-        reason = conversion.write(source, stage / "tokenizer.json")
+        reason = conversion.write(source, folder / "tokenizer.json")
         if reason and needed and not conversion.is_ctc(source):
             raise ModelInvalid(
                 f"{_name(model)}: {reason}; publish the model without a tokenizer, for those who run "
                 f"{type(source).__name__} in front of it: tokenizer: none"
             )
         if reason:
-            return _without_tokenizer(stage, source, reason=reason)
-    proof = tokenizer_proof.prove(stage / "tokenizer.json", source, own_file=origin == "source")
+            return _without_tokenizer(folder, source, reason=reason)
+    proof = tokenizer_proof.prove(folder / "tokenizer.json", source, own_file=origin == "source")
     try:
         tokenizer_proof.require(proof, subject=_name(model), own_file=origin == "source")
     except ModelInvalid as err:
         if origin == "source" or not conversion.is_ctc(source):
             raise
-        (stage / "tokenizer.json").unlink()
-        return _without_tokenizer(stage, source, reason=str(err))
+        (folder / "tokenizer.json").unlink()
+        return _without_tokenizer(folder, source, reason=str(err))
     return Packed(
-        files=stages.published_files(stage),
         tokenizer_json=origin,
         tokenizer_class=type(source).__name__,
         proof=proof,
@@ -296,9 +296,8 @@ def _require_words(model: ResolvedModel, source: PreTrainedTokenizerBase) -> Non
         )
 
 
-def _without_tokenizer(stage: Path, source: PreTrainedTokenizerBase | None, *, reason: str) -> Packed:
+def _without_tokenizer(folder: Path, source: PreTrainedTokenizerBase | None, *, reason: str) -> Packed:
     return Packed(
-        files=stages.published_files(stage),
         tokenizer_json="none",
         tokenizer_class=type(source).__name__ if source is not None else None,
         proof=None,
@@ -312,15 +311,15 @@ def _content(token: object) -> str | None:
     return said if isinstance(said, str) else None
 
 
-def _write_special_tokens(source: PreTrainedTokenizerBase, stage: Path) -> None:
+def _write_special_tokens(source: PreTrainedTokenizerBase, folder: Path) -> None:
     """Older fastembed asks for the file (qdrant/fastembed#686)."""
     tokens = {name: str(token) for name in _SPECIAL_TOKENS if (token := getattr(source, name, None)) is not None}
-    _write_json(stage / "special_tokens_map.json", tokens)
+    _write_json(folder / "special_tokens_map.json", tokens)
 
 
-def _complete_preprocessor(stage: Path) -> None:
+def _complete_preprocessor(folder: Path) -> None:
     """transformers 5 may save a whole processor into one file; transformers.js reads preprocessor_config.json alone."""
-    target, whole = stage / "preprocessor_config.json", stage / "processor_config.json"
+    target, whole = folder / "preprocessor_config.json", folder / "processor_config.json"
     if target.exists() or not whole.exists():
         return
     processor = json.loads(whole.read_text(encoding="utf-8"))

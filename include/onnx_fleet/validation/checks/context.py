@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.entry import Tolerances
 from onnx_fleet.entities.graph_info import GraphInfo, TensorSpec
 from onnx_fleet.entities.validation_report import CheckRow
@@ -33,10 +34,9 @@ SEED = 20
 class CheckContext:
     """The graphs of one bundle, and what they are held to."""
 
-    stage_dir: Path
+    stage: Stage
     source_dir: Path
     """The source's own files at the item's commit."""
-    item: WorkItem
     graphs: Mapping[str, GraphInfo]
     """By role, in the export's order."""
     sessions: Mapping[str, Session]
@@ -46,6 +46,16 @@ class CheckContext:
     """What its outputs are held to."""
     said: Said | None = None
     """What transformers' own pipeline says of the source; None where it was not asked beforehand."""
+
+    @property
+    def stage_dir(self) -> Path:
+        """The stage's folder."""
+        return self.stage.folder
+
+    @property
+    def item(self) -> WorkItem:
+        """What the stage is made of."""
+        return self.stage.item
 
     @cached_property
     def space(self) -> TokenSpace:

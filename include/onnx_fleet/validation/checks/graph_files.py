@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from onnx_fleet import recipes
-from onnx_fleet.bundles import stage
 from onnx_fleet.entities.graph_info import SYMBOLS, GraphInfo, TensorSpec
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.errors import GpuUnavailable, ValidationFailed
@@ -67,7 +66,7 @@ def contract(subject: CheckContext) -> Iterator[CheckRow]:
 
 def external_data(subject: CheckContext) -> Iterator[CheckRow]:
     """Every file beside the graphs is as long as they say, is theirs to nine tenths, and none lies there for nobody."""
-    recorded = stage.read_export(subject.stage_dir).graphs
+    recorded = subject.stage.read_export().graphs
     ranges: dict[str, set[tuple[int, int]]] = {}
     for info in recorded:
         for weight in _weights(subject, info):
@@ -217,7 +216,7 @@ def _named(info: GraphInfo, case: Case) -> Iterator[CheckRow]:
 
 def _open(subject: CheckContext, info: GraphInfo, case: Case) -> Iterator[CheckRow]:
     """Texts have one length only where the entry allows that, or the export says that it gave the others up."""
-    given_up = [each.what for each in stage.read_export(subject.stage_dir).fallbacks]
+    given_up = [each.what for each in subject.stage.read_export().fallbacks]
     if subject.item.model.entry.may_be_fixed or any(f"{info.role}: dynamic -> fixed" in what for what in given_up):
         return
     for spec in info.inputs:

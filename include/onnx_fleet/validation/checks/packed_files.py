@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from onnx_fleet import recipes
-from onnx_fleet.bundles import stage
 from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.graphs.comparison import Case
@@ -35,7 +34,7 @@ def packed_files(subject: CheckContext) -> Iterator[CheckRow]:
     """Labels, special tokens, sizes and every other setting are the source's own, but for keys that the export adds."""
     name = subject.item.model.entry.recipe
     changed = recipes.find(name).tokenizer if name else {}
-    for path in stage.published_files(subject.stage_dir):
+    for path in subject.stage.published_files():
         source = subject.source_dir / path
         if path.split("/")[0] in _NOT_COMPARED or not source.is_file():
             continue

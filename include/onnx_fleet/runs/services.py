@@ -1,0 +1,53 @@
+"""What the steps work with: the store, the Hub, a folder of this machine, and the limits of a step's process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onnx_fleet.bundles.stage import Stage
+from onnx_fleet.entities.work_item import WorkItem
+from onnx_fleet.export import cache
+from onnx_fleet.processes.gpu import GpuOptions
+from onnx_fleet.processes.isolation import Limits
+from onnx_fleet.store import ObjectStore
+
+if TYPE_CHECKING:
+    from onnx_fleet.source.hub_client import Hub
+
+STEP_IMPORTS = (
+    "onnx_fleet.export.exporter",
+    "onnx_fleet.export.model_tracing",
+    "onnx_fleet.source.families.loading",
+    "onnx_fleet.validation.validator",
+    "onnx_fleet.validation.checks",
+    "onnx_fleet.source.reference",
+    "onnx_fleet.measurement.latency",
+)
+"""The modules of export, validate and measure, which a process to fork steps from imports beside torch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What every step of a run is given."""
+
+    store: ObjectStore
+    hub: Hub
+    work_dir: Path
+    """Holds the stages; on one machine, or on a volume that all workers of a run see."""
+    limits: Limits
+    """Of each process that loads a model."""
+    cache_bytes: int = cache.LIMIT_BYTES
+    """The most that what earlier exports found out takes in the store; 0 keeps nothing."""
+    gpu: GpuOptions = field(default_factory=GpuOptions)
+    """Which GPU of the machine is used where one is asked for, and how much of it."""
+
+    @property
+    def step_limits(self) -> Limits:
+        """The limits of a step's process, and what it has imported where it is forked."""
+        return replace(self.limits, imports=STEP_IMPORTS)
+
+    def stage(self, item: WorkItem) -> Stage:
+        """Where the bundle of an item grows; nothing is made yet."""
+        return Stage(self.work_dir / "stages" / item.model_id / item.version, item)
