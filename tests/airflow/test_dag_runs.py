@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ SOUND = "acme/sound"
 CORRUPT = "acme/corrupt-weights"
 PICKLE = "acme/pickle-only"
 NOWHERE = "acme/nowhere"
+MENDED = "acme/mended"
 LATENCY = {"batch_sizes": [1], "sequence_lengths": [8], "warmup_runs": 1, "timed_runs": 3}
 CATALOGUE = f"""
 defaults:
@@ -65,6 +67,7 @@ def fleet(
     (folder / "hub").mkdir()
     maker = RepoMaker(folder / "hub", small_repo)
     maker.sound(SOUND)
+    maker.sound(MENDED)
     maker.corrupt_weights(CORRUPT)
     maker.pickle_only(PICKLE)
     (folder / "catalogue.yaml").write_text(CATALOGUE)
@@ -160,7 +163,7 @@ def test_an_unchanged_model_runs_no_tasks(fleet: Fleet, second: RunEnd) -> None:
 
 def test_the_work_of_a_model_is_cleared_away_when_it_has_its_record(fleet: Fleet, first: RunEnd) -> None:
     scratch = Path(fleet.options["AIRFLOW__ONNX_FLEET__SCRATCH"])
-    assert {path.name for path in scratch.rglob("*") if path.is_file()} == {"corrupt-weights.json", "sound.json"}
+    assert not [path for path in scratch.rglob("stages/acme/sound/*") if path.is_dir()]
 
 
 def test_a_run_in_which_nothing_is_to_do_succeeds(fleet: Fleet, second: RunEnd) -> None:
@@ -214,6 +217,35 @@ def test_one_model_that_is_refused_fails_its_run(fleet: Fleet) -> None:
     end = fleet.home.run("model_reexport", {"model": PICKLE}, options=fleet.options)
     assert end.state == "failed"
     assert fleet.report(end).counts["refused"] == 1
+
+
+def test_where_a_cause_is_mended_only_the_cleared_task_and_what_follows_run_again(fleet: Fleet) -> None:
+    blocking = layout.channel_key(MENDED, "latest")
+    fleet.store.create(blocking, b"not a channel")
+    end = fleet.home.run("model_reexport", {"model": MENDED, "latency": LATENCY}, options=fleet.options)
+    [record] = fleet.report(end).records
+    assert (record.state, record.step, record.error) == ("failed", "compare", "BundleCorrupt")
+    assert "delete it" in record.message
+    [failed] = [task for task in end.tasks if task.task_id.endswith(".compare") and task.state == "failed"]
+
+    fleet.store.delete(blocking)
+    cleared = [(failed.task_id, failed.map_index)]
+    again = fleet.home.clear("model_reexport", end.run_id, cleared, options=fleet.options)
+    assert again.state == "success", again.log
+    assert [record.state for record in fleet.report(again).records] == ["published"]
+    before = {(task.task_id, task.map_index): task.start for task in end.tasks if task.start}
+    ran = {
+        task.task_id.rpartition(".")[2]
+        for task in again.tasks
+        if task.start and task.start != before.get((task.task_id, task.map_index))
+    }
+    assert ran == {"compare", "publish", "record", "report", "gate"}
+
+    shutil.rmtree(fleet.options["AIRFLOW__ONNX_FLEET__SCRATCH"])
+    lost = fleet.home.clear("model_reexport", end.run_id, cleared, options=fleet.options)
+    [record] = fleet.report(lost).records
+    assert (record.state, record.step, record.error) == ("failed", "compare", "BundleNotFound")
+    assert "clear the run's plan task" in record.message
 
 
 def test_the_example_consumer_copies_a_bundle_to_its_registry(fleet: Fleet, first: RunEnd, tmp_path: Path) -> None:

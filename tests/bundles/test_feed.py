@@ -11,7 +11,7 @@ import pytest
 
 from fixtures.faulty_stores import SteppedStore
 from fixtures.stages import NOW, PROVENANCE, tiny_stage, work_item
-from onnx_fleet.bundles import bundle, channels, feed
+from onnx_fleet.bundles import bundle, channels, events, feed
 from onnx_fleet.bundles.publish import Publication, publish
 from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound
@@ -134,8 +134,15 @@ def test_an_empty_store_has_an_empty_feed(any_store: ObjectStore) -> None:
 
 def test_an_event_is_kept_once_under_its_day(tmp_path: Path, any_store: ObjectStore) -> None:
     done = _publish(tmp_path, any_store)
-    event = feed.append_event(any_store, done, channel="latest", now=NOW)
-    assert feed.append_event(any_store, done, channel="latest", now=NOW + timedelta(hours=1)).id == event.id
+    stands = bundle.find("acme/tiny", store=any_store)
+    event = events.append(
+        any_store,
+        stands.manifest,
+        manifest_sha256=stands.manifest_sha256,
+        channel="latest",
+        held=False,
+        now=NOW + timedelta(hours=1),
+    )
 
     (info,) = any_store.list("feed/events/")
     assert info.key == f"feed/events/2026/11/21/{event.id}.json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import resource
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -14,7 +15,7 @@ from fixtures.faulty_stores import Interrupted, SteppedStore, interrupted
 from fixtures.quirky_s3 import serve
 from fixtures.stages import NOW, PROVENANCE, tiny_stage, work_item
 from onnx_fleet.bundles import bundle, channels, manifest
-from onnx_fleet.bundles.publish import Publication, list_models, publish
+from onnx_fleet.bundles.publish import Publication, list_models, publish, unfinished
 from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.bundles.verify import verify
 from onnx_fleet.errors import BundleNotFound, StoreDenied, ValidationFailed, VersionConflict, WorkerOutOfResources
@@ -31,6 +32,10 @@ def _keys(store: ObjectStore) -> list[str]:
     return [info.key for info in store.list("")]
 
 
+def _events(store: ObjectStore) -> list[dict[str, str]]:
+    return [json.loads(store.read(info.key)) for info in store.list("feed/events/")]
+
+
 def test_a_published_bundle_is_found_by_its_channel_and_is_intact(tmp_path: Path, any_store: ObjectStore) -> None:
     done = _publish(tiny_stage(tmp_path / "stage"), any_store)
 
@@ -44,12 +49,15 @@ def test_a_published_bundle_is_found_by_its_channel_and_is_intact(tmp_path: Path
     assert verify(MODEL, store=any_store).passed
 
 
-def test_the_store_holds_the_bundle_the_manifest_and_the_channel_and_nothing_else(
+def test_the_store_holds_the_bundle_the_channel_and_the_event_and_nothing_else(
     tmp_path: Path, any_store: ObjectStore
 ) -> None:
     version = _publish(tiny_stage(tmp_path / "stage"), any_store).version
 
+    [event] = _events(any_store)
+    assert (event["version"], event["channel"]) == (version, "latest")
     assert _keys(any_store) == [
+        f"feed/events/2026/11/21/{event['id']}.json",
         *(
             f"models/{MODEL}/{version}/{path}"
             for path in (
@@ -131,6 +139,8 @@ def test_a_publisher_that_may_not_delete_publishes_all_the_same(tmp_path: Path) 
         server.quirks.answers = [("DELETE", 403, "AccessDenied")] * 10
         assert _publish(tiny_stage(tmp_path / "stage"), store).state == "published"
         assert verify(MODEL, store=store).passed
+        assert [key for key in _keys(store) if key.startswith("unfinished/")]
+        assert unfinished(store) == frozenset()
 
 
 def test_a_full_disk_publishes_nothing_and_the_next_run_heals(tmp_path: Path, local_store: ObjectStore) -> None:
@@ -175,6 +185,7 @@ def test_wherever_publishing_breaks_off_nothing_half_done_shows_and_the_next_run
             _publish(first, store)
 
         assert verify(MODEL, store=store).passed, f"after operation {step}"
+        assert [event["version"] for event in _events(store)] == [work_item().version], f"after operation {step}"
         assert not [key for key in _keys(store) if key.startswith("unfinished/")]
 
 
@@ -254,17 +265,17 @@ def _require_whole_or_absent(store: ObjectStore) -> None:
             channels.read(store, MODEL, "latest")
 
 
-def test_a_crash_between_manifest_and_channel_heals_on_the_next_run(tmp_path: Path) -> None:
-    stage = tiny_stage(tmp_path / "stage")
-    last = _count_steps(stage, tmp_path / "counted")
-    store = open_store(str(tmp_path / "store"))
-    with pytest.raises(Interrupted):
-        _publish(stage, interrupted(store, step=last))
-    with pytest.raises(BundleNotFound, match="no such channel"):
-        bundle.find(MODEL, store=store)
+def test_publishing_what_stands_moves_no_channel_unless_asked_to(tmp_path: Path, any_store: ObjectStore) -> None:
+    older, newer = (
+        tiny_stage(tmp_path / digit, item=work_item(fingerprint=digit * 64), scale=float(number + 2))
+        for number, digit in enumerate("ab")
+    )
+    first, second = _publish(older, any_store), _publish(newer, any_store)
 
-    assert _publish(stage, store).state == "unchanged"
-    assert bundle.find(MODEL, store=store).version == work_item().version
+    assert _publish(older, any_store).state == "unchanged"
+    assert channels.read(any_store, MODEL, "latest").version == second.version
+    publish(Stage.open(older), store=any_store, provenance=PROVENANCE, created_at=NOW, move=True)
+    assert channels.read(any_store, MODEL, "latest").version == first.version
 
 
 def test_models_are_listed_with_versions_and_channels(tmp_path: Path, any_store: ObjectStore) -> None:

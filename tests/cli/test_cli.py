@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,26 @@ def test_a_profile_says_where_the_time_of_an_export_went(command: Command, tmp_p
     shown = command("export", CLASSIFIER, "--out", folder, "--store", empty, "--profile").stdout
     assert "where the time went" in shown
     assert "decompose" not in shown, "the second time the graphs come from the cache"
+
+
+def test_runs_of_one_model_at_once_publish_each_what_it_proved_itself(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    work = tmp_path / "work"
+    catalogue = tmp_path / "catalogue.yaml"
+    catalogue.write_text(CATALOGUE % 20)
+
+    def run(_: int) -> Done:
+        settings = {"ONNX_FLEET_STORE": str(tmp_path / "store"), "ONNX_FLEET_WORK_DIR": str(work)}
+        return command("run", "--catalogue", catalogue, "--json", **settings)
+
+    with ThreadPoolExecutor(3) as pool:
+        done = list(pool.map(run, range(3)))
+
+    assert [each.returncode for each in done] == [0, 0, 0], "\n".join(each.stderr for each in done)
+    states = [record["state"] for each in done for record in json.loads(each.stdout)["records"]]
+    assert set(states) <= {"published", "unchanged"}
+    assert command("verify", CLASSIFIER, "--store", tmp_path / "store").returncode == 0
+    assert list((work / "runs").iterdir()) == [], "what is published leaves nothing behind"
 
 
 def test_a_runs_profile_is_kept_model_by_model(command: Command, tmp_path: Path) -> None:

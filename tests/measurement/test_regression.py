@@ -78,7 +78,8 @@ def latest(services: Services, done: Publication) -> str:
 
 def settled(stage_dir: Path, services: Services) -> Record:
     """What the next run makes of a version that is published."""
-    return pipeline.settle_unchanged(Stage.open(stage_dir).item, services=services)
+    [record] = pipeline.settle_unchanged([Stage.open(stage_dir).item], services=services)
+    return record
 
 
 def test_a_first_version_is_compared_with_nothing(in_use: Publication, services: Services) -> None:

@@ -167,8 +167,15 @@ def test_a_wrong_graph_with_right_hashes_fails_and_its_channel_goes_back_to_the_
     assert (done.version, done.to, done.moved) == (bad, sound, True)
     pointer = channels.read(services.store, MODEL, "latest")
     assert (pointer.version, pointer.previous, pointer.held) == (sound, bad, True)
-    stands = bundle.find(f"{MODEL}@{bad}", store=services.store).manifest
-    publish.settle(stands, store=services.store, channel="latest", now=AUDITED_AT)
+    stands = bundle.find(f"{MODEL}@{bad}", store=services.store)
+    publish.settle(
+        stands.manifest,
+        manifest_sha256=stands.manifest_sha256,
+        store=services.store,
+        channel="latest",
+        now=AUDITED_AT,
+        begun=False,
+    )
     assert channels.read(services.store, MODEL, "latest").version == sound, "a run leaves it there"
     assert rollback.demote(failed, channel="latest", services=services, now=AUDITED_AT) is None, (
         "it points elsewhere now"

@@ -15,12 +15,12 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException
 
 from onnx_fleet import jsonio
-from onnx_fleet.airflow import machine_lock, retries, run_context, scratch, shards
+from onnx_fleet.airflow import machine_lock, retries, run_context, shards
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.bundles import feed
 from onnx_fleet.jsonio import Json
 from onnx_fleet.planning.catalogue import reader
-from onnx_fleet.runs import audit, audit_report, rollback
+from onnx_fleet.runs import audit, audit_report, rollback, work_folder
 from onnx_fleet.runs.audit import Target
 from onnx_fleet.runs.audit_report import AuditReport, AuditRow
 
@@ -64,7 +64,7 @@ def audits(*, settings: FleetSettings) -> None:
 
 def _choose(now: run_context.Run, *, settings: FleetSettings) -> list[Json]:
     """The bundles to audit; without a seed each day draws others."""
-    scratch.prune(settings.scratch, days=settings.scratch_days)
+    work_folder.prune(settings.scratch, days=settings.scratch_days)
     params: Any = now.params
     entries = reader.load(Path(params["catalogue"])).entries if params["catalogue"] else ()
     seed = datetime.now(UTC).date().toordinal() if params["seed"] is None else params["seed"]

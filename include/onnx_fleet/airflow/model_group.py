@@ -56,9 +56,7 @@ def model_group(settings: FleetSettings, *, group_id: str) -> Any:
         return bool(item["gpu"])
 
     def record(item: Json) -> Json:
-        return jsonio.to_json(
-            model_record.of_model(run_context.current(settings), item["model_id"], channel=settings.channel)
-        )
+        return jsonio.to_json(model_record.of_model(run_context.current(settings), item, channel=settings.channel))
 
     return model
 

@@ -10,7 +10,8 @@ from airflow.sdk import get_current_context
 from onnx_fleet import jsonio
 from onnx_fleet.airflow.run_context import FAILURE, Failure, Run
 from onnx_fleet.bundles.stage import Stage
-from onnx_fleet.errors import OnnxFleetError
+from onnx_fleet.errors import BundleNotFound, OnnxFleetError, ending
+from onnx_fleet.jsonio import Json
 from onnx_fleet.runs import pipeline, run_report
 from onnx_fleet.runs.record import Record
 from onnx_fleet.runs.steps import STEPS, Step
@@ -18,22 +19,29 @@ from onnx_fleet.runs.steps import STEPS, Step
 log = logging.getLogger(__name__)
 
 
-def of_model(run: Run, model_id: str, *, channel: str) -> Record:
-    """The record of the mapped group that the calling task ends; clears the model's stage away.
+def of_model(run: Run, item: Json, *, channel: str) -> Record:
+    """The record of the mapped group that the calling task ends.
 
-    It comes however the group ended, so what of a failed model cannot be kept is left out rather than raised. Of a
-    published one the store has the manifest; where it does not answer, the task is tried again.
+    The stage of a published model is cleared away; that of another one stays, for the tasks that a person clears, until
+    its run is old enough to be pruned. The record comes however the group ended, so what of a failed model cannot be
+    kept is left out rather than raised. Of a published one the store has the manifest; where it does not answer, the
+    task is tried again.
+
+    Args:
+        item: what shards.py makes of a work item.
     """
-    item = run.scratch.read_item(model_id)
-    stage = run.services.stage(item)
     made = _Group()
+    try:
+        stage = run.services.stage(run.scratch.read_item(item["model_id"]))
+    except BundleNotFound as err:
+        return _without_scratch(item, made, lost=err)
     if made.published():
-        ended = pipeline.record_of_bundle(item, services=run.services, channel=channel, seconds=made.seconds())
+        ended = pipeline.record_of_bundle(stage.item, services=run.services, channel=channel, seconds=made.seconds())
+        stage.discard()
     else:
         ended = _failed(stage, made)
         _keep_validation(run, stage)
-    stage.discard()
-    log.info("%s@%s: %s", model_id, item.model.commit[:8], ended.state)
+    log.info("%s@%s: %s", ended.model_id, (ended.commit or "")[:8], ended.state)
     return ended
 
 
@@ -89,14 +97,39 @@ class _Group:
 
 def _failed(stage: Stage, made: _Group) -> Record:
     step = made.stopped_at()
-    failure = made.failure(step.name) or Failure(
-        error="WorkerLost",
-        message=f"{stage.item.model_id}: the {step.name} task ended without a word: its process was killed, or a person"
-        " marked it; read its log, then clear it to run it again",
-        seconds=0.0,
-    )
+    failure = _why(stage.item.model_id, step, made)
     return pipeline.record_of_failure(
         stage, step=step.in_records, error=failure.error, message=failure.message, seconds=made.seconds()
+    )
+
+
+def _without_scratch(item: Json, made: _Group, *, lost: BundleNotFound) -> Record:
+    """The record of a model of which this worker has nothing: its steps said in XComs how they ended.
+
+    Raises:
+        BundleNotFound: it was published, and how is told by the work item.
+    """
+    if made.published():
+        raise lost
+    step = made.stopped_at()
+    failure = _why(item["model_id"], step, made)
+    return Record(
+        model_id=item["model_id"],
+        version=item["version"],
+        state=ending(failure.error),
+        step=step.in_records,
+        error=failure.error,
+        message=failure.message,
+        seconds=made.seconds(),
+    )
+
+
+def _why(model_id: str, step: Step, made: _Group) -> Failure:
+    return made.failure(step.name) or Failure(
+        error="WorkerLost",
+        message=f"{model_id}: the {step.name} task ended without a word: its process was killed, or a person marked it;"
+        " read its log, then clear it to run it again",
+        seconds=0.0,
     )
 
 

@@ -5,30 +5,26 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 from airflow.sdk import get_current_context, task
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException
 
 from onnx_fleet import jsonio
-from onnx_fleet.airflow import retries, run_context, scratch, shards
+from onnx_fleet.airflow import retries, run_context, shards
 from onnx_fleet.airflow.model_group import model_group
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.work_item import Plan
 from onnx_fleet.jsonio import Json
-from onnx_fleet.runs import pipeline, record, run_report
+from onnx_fleet.runs import pipeline, record, run_report, work_folder
 from onnx_fleet.runs.record import Record
 from onnx_fleet.runs.run_report import RunReport
 
 log = logging.getLogger(__name__)
-
-STORE_WORKERS: Final = 16
-"""Unchanged models settled at the same time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +71,7 @@ def reexport(
 
 def _plan(now: run_context.Run, wanted: Callable[[run_context.Run], Wanted], *, settings: FleetSettings) -> Json:
     """Decide for every model; give every one that needs no tasks its record already."""
-    scratch.prune(settings.scratch, days=settings.scratch_days)
+    work_folder.prune(settings.scratch, days=settings.scratch_days)
     asked = wanted(now)
     force = now.label if now.params.get("force") else None
     planned = pipeline.plan(asked.entries, services=now.services, force=force, channel=settings.channel)
@@ -93,10 +89,7 @@ def _plan(now: run_context.Run, wanted: Callable[[run_context.Run], Wanted], *, 
 def _ended(planned: Plan, now: run_context.Run, *, channel: str) -> Iterable[Record]:
     """The records of the models that need no tasks."""
     unchanged = [item for item in planned.items if item.state == "unchanged"]
-    with ThreadPoolExecutor(STORE_WORKERS, thread_name_prefix="settle") as pool:
-        settled = list(
-            pool.map(lambda item: pipeline.settle_unchanged(item, services=now.services, channel=channel), unchanged)
-        )
+    settled = pipeline.settle_unchanged(unchanged, services=now.services, channel=channel)
     return [*(record.of_refusal(refusal) for refusal in planned.refusals), *settled]
 
 

@@ -7,15 +7,13 @@ stages, so that a failed task can be cleared and run again long after its run en
 from __future__ import annotations
 
 import json
-import re
-import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from onnx_fleet import jsonio
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import BundleNotFound
+from onnx_fleet.runs import work_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +49,4 @@ class Scratch:
 
 def of_run(root: Path, *, dag_id: str, run_id: str) -> Scratch:
     """The corner of one run."""
-    return Scratch(root / "runs" / f"{dag_id}__{re.sub(r'[^A-Za-z0-9._-]+', '_', run_id)}")
-
-
-def prune(root: Path, *, days: int) -> None:
-    """Remove the corners of runs that began so many days ago."""
-    oldest = time.time() - days * 86_400
-    for folder in (root / "runs").glob("*"):
-        if folder.stat().st_mtime < oldest:
-            shutil.rmtree(folder, ignore_errors=True)
+    return Scratch(work_folder.of_run(root, f"{dag_id}__{run_id}"))

@@ -1,12 +1,10 @@
-"""The feed: what is published, in one document, for registries that mirror the fleet; and its events.
+"""The feed: what is published, in one document, for registries that mirror the fleet.
 
-feed/index.json                          rebuilt from the manifests and channels; nothing else decides it
-feed/events/<yyyy>/<mm>/<dd>/<id>.json   one a publication, never changed
+feed/index.json   rebuilt from the manifests and channels; nothing else decides it
 """
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,7 +17,7 @@ from onnx_fleet import jsonio
 from onnx_fleet.bundles import channels, manifest, publish
 from onnx_fleet.bundles.channels import Channel
 from onnx_fleet.bundles.manifest import Manifest
-from onnx_fleet.bundles.publish import Publication, PublishedModel
+from onnx_fleet.bundles.publish import PublishedModel
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound, VersionConflict
 from onnx_fleet.store import ObjectStore, layout, transfer
 
@@ -115,23 +113,6 @@ class Feed:
     models: tuple[FeedModel, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FeedEvent:
-    """A publication, as it happened."""
-
-    schema_version: Literal[1] = 1
-    id: str
-    at: AwareDatetime
-    kind: Literal["published"]
-    model_id: str
-    version: str
-    channel: str | None
-    """The one that the publication moved; None where its gates kept it where it was."""
-    path: str
-    manifest_sha256: str
-    size_bytes: int
-
-
 def read(store: ObjectStore) -> Feed:
     """The feed as it was rebuilt last.
 
@@ -164,26 +145,21 @@ def rebuild(store: ObjectStore, *, now: datetime) -> Feed:
     raise AssertionError("tenacity either returns or raises")
 
 
-def append_event(store: ObjectStore, publication: Publication, *, channel: str, now: datetime) -> FeedEvent:
-    """Keep that a bundle was published.
+def catch_up(store: ObjectStore, bundles: Iterable[tuple[str, str]], *, now: datetime) -> None:
+    """Write the feed anew where it lacks a bundle that stands: the run that published it ended before it could.
 
-    One publication has one id, so telling it twice on a day leaves one event.
+    Args:
+        bundles: model ids and versions.
     """
-    at = now.astimezone(UTC).replace(microsecond=0)
-    identity = f"{publication.model_id}@{publication.version}#{channel}:{publication.manifest_sha256}"
-    event = FeedEvent(
-        id=uuid.uuid5(uuid.NAMESPACE_URL, identity).hex,
-        at=at,
-        kind="published",
-        model_id=publication.model_id,
-        version=publication.version,
-        channel=None if publication.held else channel,
-        path=layout.bundle_prefix(publication.model_id, publication.version),
-        manifest_sha256=publication.manifest_sha256,
-        size_bytes=publication.size_bytes,
-    )
-    store.create(f"feed/events/{at:%Y/%m/%d}/{event.id}.json", jsonio.canonical(jsonio.to_json(event)))
-    return event
+    wanted = set(bundles)
+    if not wanted:
+        return
+    try:
+        listed = {(model.model_id, each.version) for model in read(store).models for each in model.versions}
+    except (BundleNotFound, BundleCorrupt):
+        listed = set()
+    if wanted - listed:
+        rebuild(store, now=now)
 
 
 def _rebuild_once(store: ObjectStore, *, now: datetime) -> Feed:

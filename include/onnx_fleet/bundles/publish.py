@@ -1,9 +1,10 @@
-"""Publish: files first, manifest last, then the channel. docs/decisions/publishing.md says why it is safe.
+"""Publish: files first, then the manifest, the channel, the event. docs/decisions/publishing.md says why it is safe.
 
 models/<org>/<name>/<version>/…             each file once; the manifest is the commit point
-unfinished/<org>/<name>/<version>/
+unfinished/<org>/<name>/<version>/          there until all of it is through: who finds it finishes the publication
     decision.json                           the manifest that will stand: the first writer's
     files/<sha256>                          bytes that cannot stand at their place yet
+    through                                 in a store whose publisher may not delete: nothing is left to do
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
-from onnx_fleet.bundles import bundle, channels, manifest, seal
+from onnx_fleet.bundles import bundle, channels, events, manifest, seal
 from onnx_fleet.bundles.channels import Channel
 from onnx_fleet.bundles.manifest import BundleFile, Manifest, Provenance, Regression
 from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.errors import BundleNotFound, StoreDenied, StoreUnavailable, VersionConflict
 from onnx_fleet.store import ObjectInfo, ObjectStore, Progress, layout, transfer
+
+_THROUGH: Final = "through"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,12 +61,16 @@ def publish(
     provenance: Provenance,
     created_at: datetime,
     channel: str = bundle.LATEST,
+    move: bool = False,
     progress: Progress | None = None,
 ) -> Publication:
     """Seal a stage and put it into the store, whole or not at all; then the channel points at it, if its gates let it.
 
-    The same bundle twice does nothing: files but for the reports decide whether it is the same.
+    The same bundle twice does nothing, also to the channel: files but for the reports decide whether it is the same.
+    A publication that another writer did not get through with is finished first.
 
+    Args:
+        move: have the channel point at it also where the bundle stands already.
     Raises:
         ValidationFailed: the stage's reports do not say that its graphs are right.
         VersionConflict: other graphs stand under the same version.
@@ -73,35 +80,79 @@ def publish(
     sealed = seal.seal(stage, provenance=provenance, created_at=created_at)
     attempt = _Attempt(folder=stage.folder, store=store, sealed=sealed, progress=progress)
     standing, state = attempt.run()
-    model_id, version = sealed.bundle.model_id, sealed.bundle.version
+    info, sha256 = sealed.bundle, transfer.sha256_of(standing)
     stands = manifest.read(standing, where=f"{store.address}/{attempt.manifest_key}")
+    begun = state == "published" or _is_unfinished(store, info.model_id, info.version)
+    if begun:
+        held = settle(stands, manifest_sha256=sha256, store=store, channel=channel, now=created_at, begun=True)
     _require_same(stands, sealed, where=f"{store.address}/{attempt.prefix}")
-    held = settle(stands, store=store, channel=channel, now=created_at)
+    if not begun:
+        held = _point(stands, store, channel, now=created_at) if move else is_held(stands, store=store, channel=channel)
     return Publication(
-        model_id=model_id,
-        version=version,
+        model_id=info.model_id,
+        version=info.version,
         state=state,
         location=f"{store.address}/{attempt.prefix}".rstrip("/"),
         size_bytes=stands.size_bytes,
-        manifest_sha256=transfer.sha256_of(standing),
+        manifest_sha256=sha256,
         regression=stands.regression,
         held=held,
     )
 
 
-def settle(stands: Manifest, *, store: ObjectStore, channel: str, now: datetime) -> bool:
-    """Have a channel point at a bundle that stands, unless its gates keep it from there; gives whether they do.
+def unfinished(store: ObjectStore) -> frozenset[tuple[str, str]]:
+    """The model ids and versions whose publication somebody began and nobody got through with."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for info in store.list(layout.UNFINISHED):
+        if match := layout.UNFINISHED_KEY.fullmatch(info.key):
+            found.setdefault((match[1], match[2]), set()).add(match[3])
+    return frozenset(about for about, names in found.items() if _THROUGH not in names)
+
+
+def settle(
+    stands: Manifest, *, manifest_sha256: str, store: ObjectStore, channel: str, now: datetime, begun: bool
+) -> bool:
+    """Finish the publication of a bundle that stands: the channel, the event, and what publishing kept is cleared away.
 
     The manifest that stands decides and not who asks, so that every later run comes to the same: a bundle that was held
     stays so until a person moves the channel to it, or a newer one passes.
 
+    Args:
+        begun: whether it is among the unfinished ones; of another one there is only the channel to see to.
+    Returns:
+        whether its gates keep the channel from it.
     Raises:
         VersionConflict: other writers keep moving the channel.
     """
+    held = _point(stands, store, channel, now=now)
+    if begun:
+        events.append(store, stands, manifest_sha256=manifest_sha256, channel=channel, held=held, now=now)
+        _clear(store, stands.bundle.model_id, stands.bundle.version)
+    return held
+
+
+def _point(stands: Manifest, store: ObjectStore, channel: str, *, now: datetime) -> bool:
+    """Have a channel point at a bundle that stands, unless its gates keep it from there; returns whether they do."""
     info = stands.bundle
     stay = stands.regression is not None and stands.regression.verdict == "held"
     pointer = channels.ensure(store, info.model_id, channel, info.version, now=now, stay=stay)
     return _is_held(stands, pointer)
+
+
+def _is_unfinished(store: ObjectStore, model_id: str, version: str) -> bool:
+    prefix = layout.unfinished_prefix(model_id, version)
+    names = {info.key.removeprefix(prefix) for info in store.list(prefix)}
+    return bool(names) and _THROUGH not in names
+
+
+def _clear(store: ObjectStore, model_id: str, version: str) -> None:
+    """Remove what led to a bundle that stands; where this publisher may not, say that it is of no use any more."""
+    prefix = layout.unfinished_prefix(model_id, version)
+    try:
+        for info in list(store.list(prefix)):
+            store.delete(info.key)
+    except StoreDenied:
+        store.create(prefix + _THROUGH, b"")
 
 
 def is_held(stands: Manifest, *, store: ObjectStore, channel: str) -> bool:
@@ -158,7 +209,6 @@ class _Attempt:
         """The manifest that stands at the end, and whether it did not stand before."""
         standing = self._standing()
         if standing is not None:
-            self._clean_up()  # after a writer that did not get to it
             return standing, "unchanged"
         self._send_files()
         decided = self._decide()
@@ -168,7 +218,6 @@ class _Attempt:
             self.store.create(self.manifest_key, decided)
             standing = self.store.read(self.manifest_key)
         self._remove_extras(manifest.read(standing))
-        self._clean_up()
         return standing, "published" if standing == decided else "unchanged"
 
     @property
@@ -252,12 +301,6 @@ class _Attempt:
             if info.key not in wanted:
                 with suppress(StoreDenied):  # a publisher that may not delete leaves them, and verify names them
                     self.store.delete(info.key)
-
-    def _clean_up(self) -> None:
-        """The manifest stands: what led to it is of no use any more."""
-        with suppress(StoreDenied):
-            for info in list(self.store.list(self.unfinished)):
-                self.store.delete(info.key)
 
     def _progress_from(self, start: int) -> Progress | None:
         tell, total = self.progress, self.sealed.size_bytes

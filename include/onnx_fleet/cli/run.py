@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import time
+import secrets
+import shutil
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -36,7 +38,7 @@ from onnx_fleet.entities.work_item import Plan
 from onnx_fleet.errors import OnnxFleetError
 from onnx_fleet.planning.catalogue import reader
 from onnx_fleet.processes import profiling
-from onnx_fleet.runs import pipeline, run_report
+from onnx_fleet.runs import pipeline, run_report, work_folder
 from onnx_fleet.runs import record as records
 from onnx_fleet.runs.services import Services
 
@@ -113,24 +115,35 @@ def run(
         entries, digest = wanted_entries(services, model, catalogue_file, only, entry=entry)
         made = planned(entries, services=services, force=run_id if force else None, channel=channel)
         provenance = Provenance(dag_id="onnx-fleet run", run_id=run_id, trigger="manual", catalogue_digest=digest)
-        found = [records.of_refusal(refusal) for refusal in made.refusals]
+        unchanged = [item for item in made.items if item.state == "unchanged"]
+        found = [
+            *(records.of_refusal(refusal) for refusal in made.refusals),
+            *pipeline.settle_unchanged(unchanged, services=services, channel=channel),
+        ]
         profiles: dict[str, profiling.Profile] = {}
+        work_folder.prune(services.work_dir)
+        corner = replace(services, work_dir=work_folder.of_run(services.work_dir, run_id))
         with terminal.steps() as steps:
-            for item in made.items:
+            for item in made.to_export:
                 with profiling.part() as part:
                     found.append(
                         pipeline.process(
                             item,
-                            services=services,
+                            services=corner,
                             provenance=provenance,
                             channel=channel,
                             on_step=partial(steps.begin, item.model_id),
                             progress=steps.bytes_moved,
                         )
                     )
-                    if part and item.state != "unchanged":
+                    if part:
                         profiles[item.model_id] = part.profile()
                 steps.end()
+        left = {
+            item.model_id: corner.stage(item).folder for item in made.to_export if corner.stage(item).folder.exists()
+        }
+        if not left:
+            shutil.rmtree(corner.work_dir, ignore_errors=True)
         summary = run_report.build(found, run_id=run_id, now=datetime.now(UTC))
         run_report.write(summary, store=services.store)
         if summary.counts["published"] or summary.counts["held"]:
@@ -142,6 +155,8 @@ def run(
         terminal.as_json(with_profile(jsonio.to_json(summary), costs))
     else:
         terminal.records(summary.records)
+        for model_id, folder in left.items():
+            terminal.say(f"{model_id}: its graphs and reports, as far as they came, are kept for now in {folder}")
         if costs:
             terminal.profile(costs.whole)
     _require_passed(summary, max_failed=max_failed, max_refused=max_refused, one_model=model is not None)
@@ -201,4 +216,4 @@ def raise_refusal(made: Plan) -> None:
 
 
 def new_run_id() -> str:
-    return f"cli__{datetime.now(UTC):%Y%m%dT%H%M%S}_{time.monotonic_ns() % 1_000_000:06d}"
+    return f"cli__{datetime.now(UTC):%Y%m%dT%H%M%S}_{secrets.token_hex(4)}"

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from onnx_fleet import formatting, jsonio
-from onnx_fleet.bundles import bundle, feed
+from onnx_fleet.bundles import bundle, channels, feed
 from onnx_fleet.bundles.manifest import Provenance
 from onnx_fleet.bundles.stage import PRIVATE, Stage
 from onnx_fleet.cli import terminal
@@ -132,29 +132,50 @@ def compare(folder: Folder, channel: Channel = bundle.LATEST, store: Store = Non
         raise typer.Exit(1)
 
 
-def publish(folder: Folder, channel: Channel = bundle.LATEST, store: Store = None, as_json: Json = False) -> None:
+def publish(
+    folder: Folder,
+    channel: Annotated[
+        str | None,
+        typer.Option(
+            help="The channel to point at it; default: latest, and none where this version is published already.",
+            show_default=False,
+        ),
+    ] = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
     """Put a validated folder into the store as an immutable version, then point the channel at it.
 
+    A version that is published already stays as it is, and no channel moves but one that you name with --channel.
     A folder that was not compared with the version in use is compared first. Where its gates keep the channel where it
     is, the version is published all the same, and the exit status is 1.
     """
     provenance = Provenance(dag_id="onnx-fleet publish", run_id=new_run_id(), trigger="manual", catalogue_digest=None)
+    wanted = channel or bundle.LATEST
     with opened_services(store) as services:
         with terminal.steps() as progress:
             stage = Stage.open(folder)
             progress.begin(stage.item.model_id, "publish")
             done = steps.publish(
-                stage, services=services, provenance=provenance, channel=channel, progress=progress.bytes_moved
+                stage,
+                services=services,
+                provenance=provenance,
+                channel=wanted,
+                move=channel is not None,
+                progress=progress.bytes_moved,
             )
         feed.rebuild(services.store, now=datetime.now(UTC))
+        pointer = channels.find(services.store, done.model_id, wanted)
     if as_json:
         terminal.as_json(jsonio.to_json(done))
     else:
         terminal.line(f"{done.model_id}@{done.version} {done.state}: {done.location}")
         if done.regression and done.regression.findings:
             terminal.worse(done.model_id, done.regression.compared_with, records.told(done.regression))
-    if done.held:
+    if pointer and pointer.version != done.version:
         terminal.say(
-            f"{channel} stays where it was; to move it: onnx-fleet channel set {done.model_id} {channel} {done.version}"
+            f"{wanted} stays at {pointer.version}; to move it: onnx-fleet channel set {done.model_id} {wanted}"
+            f" {done.version}"
         )
+    if done.held:
         raise typer.Exit(1)

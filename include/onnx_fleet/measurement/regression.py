@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from onnx_fleet.bundles import bundle, channels, pull
 from onnx_fleet.bundles.bundle import Bundle, Ref
@@ -77,11 +77,10 @@ def compare(
     stage.report(NAME).unlink(missing_ok=True)
     if pointer is None or pointer.version == item.version:
         return None
-    folder = work_dir / IN_USE / item.model_id / pointer.version
-    try:
+    (work_dir / IN_USE).mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f"{pointer.version}-", dir=work_dir / IN_USE) as corner:
+        folder = Path(corner) / "bundle"
         made = _attempt(stage, pointer=pointer, store=store, folder=folder, limits=limits, alone=alone)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     report = RegressionReport(
         model_id=item.model_id,
         version=item.version,

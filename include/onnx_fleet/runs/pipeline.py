@@ -6,10 +6,11 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Final, Literal
 
-from onnx_fleet.bundles import bundle, publish
+from onnx_fleet.bundles import bundle, feed, publish
 from onnx_fleet.bundles.bundle import Bundle, Ref
 from onnx_fleet.bundles.manifest import Provenance
 from onnx_fleet.bundles.stage import Stage
@@ -26,6 +27,9 @@ from onnx_fleet.runs.steps import Job, StepName, steps_of
 from onnx_fleet.store import Progress
 
 log = logging.getLogger(__name__)
+
+_STORE_WORKERS: Final = 16
+"""Models that are settled at the same time."""
 
 
 def plan(
@@ -50,14 +54,12 @@ def process(
     on_step: Callable[[StepName], None] = lambda step: None,
     progress: Progress | None = None,
 ) -> Record:
-    """Everything that one model needs; however it ends, one record comes back and nothing is raised.
+    """Everything that a new or changed model needs; however it ends, one record comes back and nothing is raised.
 
     Args:
         on_step: is told when a step begins.
         progress: is told of the download and the upload, in bytes.
     """
-    if item.state == "unchanged":
-        return settle_unchanged(item, services=services, channel=channel)
     stage = services.stage(item)
     job = Job(stage=stage, services=services, provenance=provenance, channel=channel, progress=progress)
     seconds: defaultdict[str, float] = defaultdict(float)
@@ -82,17 +84,39 @@ def process(
     return ended
 
 
-def settle_unchanged(item: WorkItem, *, services: Services, channel: str = bundle.LATEST) -> Record:
-    """The record of a model that is published already; a channel that a crash left behind is moved on.
+def settle_unchanged(items: Iterable[WorkItem], *, services: Services, channel: str = bundle.LATEST) -> list[Record]:
+    """The records of models that are published already; what a run that was killed left of a publication is finished.
 
-    Nothing is raised: a bundle that cannot be read gives the record of a failure.
+    Nothing is raised for one of them: a bundle that cannot be read gives the record of a failure.
+
+    Raises:
+        StoreUnavailable, StoreDenied: nothing can be found out.
     """
+    items = list(items)
+    if not items:
+        return []
+    unfinished = publish.unfinished(services.store)
+    with ThreadPoolExecutor(_STORE_WORKERS, thread_name_prefix="settle") as pool:
+        records = list(pool.map(lambda item: _settle(item, unfinished, services=services, channel=channel), items))
+    standing = ((ended.model_id, ended.version) for ended in records if ended.version and ended.state != "failed")
+    feed.catch_up(services.store, standing, now=datetime.now(UTC))
+    return records
+
+
+def _settle(item: WorkItem, unfinished: frozenset[tuple[str, str]], *, services: Services, channel: str) -> Record:
     try:
         found = _bundle(item, services=services)
-        held = publish.settle(found.manifest, store=services.store, channel=channel, now=datetime.now(UTC))
-        return _record(item, found, services=services, state="held" if held else "unchanged")
+        held = publish.settle(
+            found.manifest,
+            manifest_sha256=found.manifest_sha256,
+            store=services.store,
+            channel=channel,
+            now=datetime.now(UTC),
+            begun=(found.model_id, found.version) in unfinished,
+        )
     except OnnxFleetError as err:
         return record.of_failure(item, step="publish", error=type(err).__name__, message=str(err))
+    return _record(item, found, services=services, state="held" if held else "unchanged")
 
 
 def record_of_bundle(

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal, TypeVar
 
-from onnx_fleet.bundles import bundle, feed
+from onnx_fleet.bundles import bundle
 from onnx_fleet.bundles import publish as publishing
 from onnx_fleet.bundles.manifest import Provenance
 from onnx_fleet.bundles.publish import Publication
@@ -248,21 +248,28 @@ def publish(
     services: Services,
     provenance: Provenance,
     channel: str = bundle.LATEST,
+    move: bool = False,
     progress: Progress | None = None,
 ) -> Publication:
     """Put a stage's bundle into the store, point the channel at it if its gates let it, and keep the feed's event.
 
     What the channel points at by now may not be what the stage was compared with: then it is compared again.
+
+    Args:
+        move: have the channel point at it also where the bundle stands already.
     """
     if regression.is_due(stage, store=services.store, channel=channel):
         compare(stage, services=services, channel=channel)
-    now = datetime.now(UTC)
     with profiling.timed("publish"):
-        publication = publishing.publish(
-            stage, store=services.store, provenance=provenance, created_at=now, channel=channel, progress=progress
+        return publishing.publish(
+            stage,
+            store=services.store,
+            provenance=provenance,
+            created_at=datetime.now(UTC),
+            channel=channel,
+            move=move,
+            progress=progress,
         )
-        feed.append_event(services.store, publication, channel=channel, now=now)
-    return publication
 
 
 def _take_export(job: Job) -> None:

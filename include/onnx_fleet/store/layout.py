@@ -2,7 +2,7 @@
 
 models/<org>/<name>/<version>/…                 a bundle; without its manifest.json it does not exist
 models/<org>/<name>/channels/<channel>.json     a channel
-unfinished/<org>/<name>/<version>/…             what publishing keeps until the manifest stands
+unfinished/<org>/<name>/<version>/…             what publishing keeps until it is through
 audits/<org>/<name>/<version>/<time>.json       what an audit of a published bundle found
 cache/<kind>/<key>.zip                          what one export leaves for the next one of the same kind
 """
@@ -20,6 +20,10 @@ MANIFEST_KEY: Final = re.compile(rf"{MODELS}([^/]+/[^/]+)/([0-9a-f]{{8}}-[0-9a-f
 """Model id and version."""
 CHANNEL_KEY: Final = re.compile(rf"{MODELS}([^/]+/[^/]+)/channels/([^/]+)\.json")
 """Model id and channel."""
+
+UNFINISHED: Final = "unfinished/"
+UNFINISHED_KEY: Final = re.compile(rf"{UNFINISHED}([^/]+/[^/]+)/([0-9a-f]{{8}}-[0-9a-f]{{8}})/(.+)")
+"""Model id, version and the rest."""
 
 CACHE: Final = "cache/"
 CACHE_KEY: Final = re.compile(rf"{CACHE}(graphs|tokenizers)/([0-9a-f]{{64}})\.zip")
@@ -47,8 +51,8 @@ def channel_key(model_id: str, channel: str) -> str:
 
 
 def unfinished_prefix(model_id: str, version: str) -> str:
-    """Of what publishing keeps until the manifest stands, with a slash at the end."""
-    return f"unfinished/{model_id}/{version}/"
+    """Of what publishing keeps until it is through, with a slash at the end."""
+    return f"{UNFINISHED}{model_id}/{version}/"
 
 
 def model_prefix(model_id: str) -> str:

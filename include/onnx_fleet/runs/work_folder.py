@@ -1,0 +1,31 @@
+"""The folder in which runs work: each has a corner of its own, so that two at once never share a stage."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+KEPT_DAYS: Final = 14
+"""How long the corner of a run is kept where nobody says otherwise: stages of models that failed stand in it."""
+
+
+def of_run(root: Path, label: str) -> Path:
+    """The corner of one run.
+
+    Args:
+        label: names the run among all runs that work in the same folder.
+    """
+    return root / "runs" / re.sub(r"[^A-Za-z0-9._-]+", "_", label)
+
+
+def prune(root: Path, *, days: int = KEPT_DAYS) -> None:
+    """Remove the corners of runs that began that many days ago, or earlier."""
+    oldest = time.time() - days * 86_400
+    for folder in (root / "runs").glob("*"):
+        with suppress(FileNotFoundError):  # another run removes it at this moment
+            if folder.stat().st_mtime < oldest:
+                shutil.rmtree(folder, ignore_errors=True)
