@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from onnx_fleet.entities.entry import Tolerances
 from onnx_fleet.entities.graph_info import JOINT_LENGTH, TensorSpec
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 
 Outputs: TypeAlias = "Mapping[str, np.ndarray]"
+"""Arrays by the names of a graph's outputs."""
+
+Size = TypeVar("Size", float, "np.ndarray")
 
 _SMALLEST_SCALE = 1e-6
 
@@ -120,6 +123,29 @@ def scale_of(expected: np.ndarray) -> float:
 
     size = np.abs(expected[np.isfinite(expected)].astype(np.float64))
     return min(1.0, max(float(size.max(initial=0.0)), _SMALLEST_SCALE))
+
+
+def best_and_margin(values: np.ndarray, *, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """The largest value along an axis, and by how much it exceeds the next one; each has the other axes.
+
+    Args:
+        values: floats of any shape, two or more along the axis.
+    """
+    import numpy as np
+
+    ordered = np.partition(values, -2, axis=axis)
+    best = np.take(ordered, -1, axis=axis)
+    return best, best - np.take(ordered, -2, axis=axis)
+
+
+def tie_width(largest: Size, *, tolerances: Tolerances) -> Size:
+    """How far apart two values may be for rounding to turn them around: each may be off by the tolerance.
+
+    Args:
+        largest: what the tolerance is relative to, of either sign: a number, or floats of any shape.
+    """
+    width: Size = 2 * (tolerances.atol + tolerances.rtol * abs(largest))
+    return width
 
 
 def _compare_one(

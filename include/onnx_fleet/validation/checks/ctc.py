@@ -18,12 +18,12 @@ from onnx_fleet.validation.checks.float64 import Exact, Side, word
 from onnx_fleet.validation.checks.single_graph import (
     Feeds,
     against_pytorch,
-    choices_equal,
     parity_over_sizes,
     run,
     sensitive,
     where_pytorch_holds,
 )
+from onnx_fleet.validation.checks.ties import choices_equal
 
 BATCH_SIZES = (1, 2, 7)
 LENGTHS: Mapping[str, tuple[int, ...]] = {

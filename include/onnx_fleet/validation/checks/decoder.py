@@ -20,7 +20,8 @@ from onnx_fleet.validation.checks import tokenized_texts as reading
 from onnx_fleet.validation.checks.context import SEED, CheckContext, checks_of
 from onnx_fleet.validation.checks.float64 import Side as Compared
 from onnx_fleet.validation.checks.float64 import judged, word
-from onnx_fleet.validation.checks.single_graph import Feeds, tokens_equal
+from onnx_fleet.validation.checks.single_graph import Feeds
+from onnx_fleet.validation.checks.ties import tokens_equal
 
 BATCH_SIZES = (1, 2, 7)
 LENGTHS = (1, 2, 17, 64)

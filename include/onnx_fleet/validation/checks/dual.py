@@ -21,12 +21,12 @@ from onnx_fleet.validation.checks.single_graph import (
     Feeds,
     against_pytorch,
     batches_equal,
-    choices_equal,
     rows_of,
     run,
     sensitive,
     where_pytorch_holds,
 )
+from onnx_fleet.validation.checks.ties import choices_equal
 
 BATCH_SIZES = (1, 2, 7)
 LENGTHS = (1, 2, 17, 64)

@@ -105,6 +105,16 @@ def room(expected: np.ndarray, exact: np.ndarray, *, tolerances: Tolerances) -> 
     return widened
 
 
+def most_off(expected: np.ndarray, exact: np.ndarray | None, *, tolerances: Tolerances) -> float:
+    """The largest ``room`` of all values; 0 where nobody can tell what is exact.
+
+    Args:
+        expected: float32 of any shape, from PyTorch.
+        exact: float64 of the same shape, or None.
+    """
+    return 0.0 if exact is None else float(room(expected, exact, tolerances=tolerances).max())
+
+
 def word(
     subject: CheckContext,
     feeds: Mapping[str, np.ndarray],

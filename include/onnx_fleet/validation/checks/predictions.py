@@ -19,8 +19,9 @@ from onnx_fleet.graphs.comparison import Case, Outputs, compare
 from onnx_fleet.graphs.text_inputs import Batch
 from onnx_fleet.validation.checks import tokenized_texts as reading
 from onnx_fleet.validation.checks.context import CheckContext, checks_of
-from onnx_fleet.validation.checks.float64 import exactly, room
-from onnx_fleet.validation.checks.single_graph import choices_equal, run
+from onnx_fleet.validation.checks.float64 import exactly, most_off
+from onnx_fleet.validation.checks.single_graph import run
+from onnx_fleet.validation.checks.ties import choices_equal, weighed
 from onnx_fleet.validation.checks.tokenized_texts import Side, Text
 
 SINGLE: tuple[Text, ...] = tuple((text, None) for text in text_inputs.TEXTS)
@@ -143,9 +144,11 @@ def _span(own: _Told, packed: _Told, case: Case) -> Iterator[CheckRow]:
         if said[0] == said[1]:
             yield where.row("equal", output="answer", passed=True)
             continue
-        tie = lost <= 2 * (case.tolerances.atol + case.tolerances.rtol * abs(best)) or lost <= 2 * _room(own, row, case)
+        margin = weighed(
+            lost, largest=best, tolerances=case.tolerances, rounding=partial(_rounding, own, row, case=case)
+        )
         detail = f"{said[1]!r} where the source says {said[0]!r}; PyTorch's scores of the two differ by {lost:.2g}"
-        yield where.row("near_tie" if tie else "different", output="answer", passed=tie, detail=detail)
+        yield margin.row(where, output="answer", detail=detail)
 
 
 def _scores(told: _Told, row: int) -> np.ndarray:
@@ -157,13 +160,15 @@ def _scores(told: _Told, row: int) -> np.ndarray:
     return scores
 
 
-def _room(own: _Told, row: int, case: Case) -> float:
+def _rounding(own: _Told, row: int, *, case: Case) -> float:
     """How far rounding alone may take the score of a span; 0 where nobody can tell."""
     exact, real = own.exact(), own.batch.real[row]
     if not exact:
         return 0.0
-    outputs = [(own.outputs[name][row][real], exact[name][row][real]) for name in ("start_logits", "end_logits")]
-    return sum(float(room(*both, tolerances=case.tolerances).max()) for both in outputs)
+    names = ("start_logits", "end_logits")
+    return sum(
+        most_off(own.outputs[name][row][real], exact[name][row][real], tolerances=case.tolerances) for name in names
+    )
 
 
 def _words(told: _Told, row: int, span: Sequence[np.integer]) -> str:

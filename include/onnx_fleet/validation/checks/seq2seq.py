@@ -25,8 +25,9 @@ from onnx_fleet.validation.checks import seq2seq_feeds as feeding
 from onnx_fleet.validation.checks import tokenized_texts as reading
 from onnx_fleet.validation.checks.context import SEED, CheckContext, checks_of
 from onnx_fleet.validation.checks.float64 import Side as Compared
-from onnx_fleet.validation.checks.float64 import judged, room, word
+from onnx_fleet.validation.checks.float64 import judged, most_off, word
 from onnx_fleet.validation.checks.single_graph import Feeds, rows_of, sensitive, where_pytorch_holds
+from onnx_fleet.validation.checks.ties import Margin, weighed
 
 SIZES = ((1, 1), (2, 13), (17, 2), (64, 64))
 """Lengths of source and target; and the model's maxima. Both 17 and 13 are longer than small models' windows."""
@@ -255,12 +256,12 @@ def _generated(
         if pair[0] == pair[1]:
             yield where.row("equal", output="tokens", passed=True, detail=f"{len(pair[0])} tokens")
             continue
-        tie, detail = _judge(subject, rows_of(feeds, slice(row, row + 1)), pair, whole_texts=num_beams > 1)
-        yield where.row("near_tie" if tie else "different", output="tokens", passed=tie, detail=detail)
+        margin, what = _judge(subject, rows_of(feeds, slice(row, row + 1)), pair, whole_texts=num_beams > 1)
+        yield margin.row(where, output="tokens", detail=f"{what} {margin.said}")
 
 
-def _judge(subject: CheckContext, feeds: Feeds, pair: Sequence[list[int]], *, whole_texts: bool) -> tuple[bool, str]:
-    """Whether PyTorch itself finds two texts equally likely, and what its own logits say.
+def _judge(subject: CheckContext, feeds: Feeds, pair: Sequence[list[int]], *, whole_texts: bool) -> tuple[Margin, str]:
+    """By how much PyTorch prefers its own text, and what is weighed, for people.
 
     Args:
         pair: generate's text and the graphs', of one source.
@@ -271,24 +272,20 @@ def _judge(subject: CheckContext, feeds: Feeds, pair: Sequence[list[int]], *, wh
     place = next((i for i in range(shared) if pair[0][i] != pair[1][i]), shared)
     if whole_texts or place == shared:
         scores = [_mean_log_probability(own, text) for own, text in zip(logits, pair, strict=True)]
-        margin = scores[0] - scores[1]
+        size = scores[0] - scores[1]
         what = f"texts part at token {place}; PyTorch's mean log-probabilities of the two"
     else:
         own, other = pair[0][place], pair[1][place]
-        margin = float(logits[0][place, own] - logits[0][place, other])
+        size = float(logits[0][place, own] - logits[0][place, other])
         what = f"token {place} is {other} where generate gives {own}; PyTorch's logits of the two"
     tolerances = subject.tolerances
-    largest = max(float(np.abs(own).max()) for own in logits)
-    tolerance = 2 * (tolerances.atol + tolerances.rtol * largest)
-    if abs(margin) > tolerance:
+
+    def rounding() -> float:
         exact = [_exact_text_logits(subject, feeds, text) for text in pair]
-        rooms = [
-            room(own, wide, tolerances=tolerances).max()
-            for own, wide in zip(logits, exact, strict=True)
-            if wide is not None
-        ]
-        tolerance = max(tolerance, 2 * float(max(rooms, default=0.0)))
-    return abs(margin) <= tolerance, f"{what} differ by {margin:.2g}, the tolerance is {tolerance:.2g}"
+        return max(most_off(own, wide, tolerances=tolerances) for own, wide in zip(logits, exact, strict=True))
+
+    largest = max(float(np.abs(own).max()) for own in logits)
+    return weighed(size, largest=largest, tolerances=tolerances, rounding=rounding), what
 
 
 def _text_logits(subject: CheckContext, feeds: Feeds, text: Sequence[int]) -> np.ndarray:

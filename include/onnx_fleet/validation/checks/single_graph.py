@@ -1,9 +1,8 @@
-"""Comparisons of one graph on given feeds, whatever its model does: with PyTorch, of its rows, of its choices."""
+"""Comparisons of one graph on given feeds, whatever its model does: with PyTorch, and of its rows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -12,12 +11,10 @@ from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.graphs.comparison import Case, Outputs, compare
 from onnx_fleet.validation.checks.context import CheckContext
-from onnx_fleet.validation.checks.float64 import Exact, Side, judged, nobody, room
+from onnx_fleet.validation.checks.float64 import Side, judged
 
 Feeds = Mapping[str, np.ndarray]
 Size = TypeVar("Size")
-Words = Callable[[int], str]
-"""What a class or a token is called."""
 
 
 def rows_of(feeds: Feeds, rows: slice | np.ndarray) -> dict[str, np.ndarray]:
@@ -115,87 +112,6 @@ def parity_over_sizes(
             continue
         actual, faults = run(subject, feeds, case=case)
         yield from faults or against_pytorch(subject, feeds, expected, actual, case=case)
-
-
-def choices_equal(
-    expected: np.ndarray,
-    actual: np.ndarray,
-    *,
-    axis: int,
-    output: str,
-    case: Case,
-    words: tuple[Words, Words] | None = None,
-    exact: Exact = nobody,
-) -> CheckRow:
-    """One row: the largest value stands at the same place along an axis, wherever PyTorch's own choice is no tie.
-
-    Args:
-        exact: the same in float64, or None; asked for where a choice is another one. What PyTorch's own rounding may
-            turn around is a tie, too.
-        words: what the source and the bundle call a place; then the words have to be the same, not the places.
-    """
-    if expected.shape != actual.shape:
-        return case.row("shape", output=output, detail=f"{list(actual.shape)} where PyTorch has {list(expected.shape)}")
-    ordered = np.sort(expected, axis=axis)
-    margin = np.take(ordered, -1, axis=axis) - np.take(ordered, -2, axis=axis)
-    clear = margin > 2 * (case.tolerances.atol + case.tolerances.rtol * np.abs(np.take(ordered, -1, axis=axis)))
-    own, found = expected.argmax(axis=axis), actual.argmax(axis=axis)
-    spoken = (own, found) if words is None else (_said(own, words[0]), _said(found, words[1]))
-    wrong = (spoken[0] != spoken[1]) & clear
-    if wrong.any() and (wide := exact()) is not None and wide.shape == expected.shape:
-        clear &= margin > 2 * room(expected, wide, tolerances=case.tolerances).max(axis=axis)
-        wrong &= clear
-    said = f"{int(clear.sum())} of {clear.size} choices are clear in PyTorch"
-    if not wrong.any():
-        return case.row("equal", output=output, passed=True, detail=said)
-    first = tuple(np.argwhere(wrong)[0])
-    example = f"the first is {spoken[1][first]} where the source says {spoken[0][first]}"
-    return case.row("different", output=output, detail=f"{said}; {int(wrong.sum())} of them are others; {example}")
-
-
-def tokens_equal(
-    wanted: np.ndarray,
-    found: np.ndarray,
-    *,
-    case: Case,
-    row: str,
-    next_logits: Callable[[int, np.ndarray], np.ndarray],
-    exact_logits: Callable[[int, np.ndarray], np.ndarray | None],
-) -> Iterator[CheckRow]:
-    """One row a prompt. Where tokens part, PyTorch's own logits say whether both were equally likely.
-
-    Args:
-        wanted: int64 [prompts, tokens], of transformers' generate; ``found`` is the graph's.
-        row: what rows call a prompt.
-        next_logits: (prompt, tokens generated so far) -> PyTorch's logits of the next one.
-        exact_logits: the same in float64, or None.
-    """
-    for index, (own, other) in enumerate(zip(wanted, found, strict=True)):
-        where = replace(case, case=f"{case.case}, {row} {index}")
-        shared = min(len(own), len(other))
-        parted = np.flatnonzero(own[:shared] != other[:shared])
-        if not parted.size:
-            yield where.row("equal", output="tokens", passed=True)
-            continue
-        place = int(parted[0])
-        logits = next_logits(index, own[:place])
-        margin = float(logits[own[place]] - logits[other[place]])
-        tolerance = 2 * (case.tolerances.atol + case.tolerances.rtol * float(np.abs(logits).max()))
-        if abs(margin) > tolerance and (wide := exact_logits(index, own[:place])) is not None:
-            tolerance = max(tolerance, 2 * float(room(logits, wide, tolerances=case.tolerances).max()))
-        detail = (
-            f"token {place} is {other[place]} where generate gives {own[place]}; PyTorch's logits of the two differ by "
-            f"{margin:.2g}, the tolerance is {tolerance:.2g}"
-        )
-        tie = abs(margin) <= tolerance
-        yield where.row("near_tie" if tie else "different", output="tokens", passed=tie, detail=detail)
-
-
-def _said(places: np.ndarray, word: Words) -> np.ndarray:
-    """Each place by its word."""
-    known = {int(place): word(int(place)) for place in np.unique(places)}
-    said: np.ndarray = np.array([known[int(place)] for place in places.ravel()], dtype=object).reshape(places.shape)
-    return said
 
 
 def sensitive(subject: CheckContext, feeds: Feeds, other: Feeds, *, case: Case) -> CheckRow:

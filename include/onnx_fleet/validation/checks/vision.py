@@ -19,11 +19,11 @@ from onnx_fleet.validation.checks.float64 import word
 from onnx_fleet.validation.checks.single_graph import (
     Feeds,
     against_pytorch,
-    choices_equal,
     parity_over_sizes,
     run,
     sensitive,
 )
+from onnx_fleet.validation.checks.ties import choices_equal
 
 BATCH_SIZES = (1, 2, 7)
 LARGEST_SIDE = 256

@@ -19,7 +19,8 @@ from onnx_fleet.source import preprocessor
 from onnx_fleet.validation.checks import tokenized_texts as reading
 from onnx_fleet.validation.checks.context import SEED, CheckContext, checks_of
 from onnx_fleet.validation.checks.float64 import Side, judged, word
-from onnx_fleet.validation.checks.single_graph import Feeds, sensitive, tokens_equal, where_pytorch_holds
+from onnx_fleet.validation.checks.single_graph import Feeds, sensitive, where_pytorch_holds
+from onnx_fleet.validation.checks.ties import tokens_equal
 
 NEW_TOKENS, STEPS = 32, 6
 TEXT_LENGTHS = (7, 4)
