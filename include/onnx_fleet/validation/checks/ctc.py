@@ -15,12 +15,12 @@ from onnx_fleet.graphs.comparison import Case, Outputs, compare
 from onnx_fleet.validation.checks import tokenized_texts
 from onnx_fleet.validation.checks.context import SEED, CheckContext, checks_of
 from onnx_fleet.validation.checks.float64 import Exact, Side, word
+from onnx_fleet.validation.checks.sensitivity import moved_by
 from onnx_fleet.validation.checks.single_graph import (
     Feeds,
     against_pytorch,
     parity_over_sizes,
     run,
-    sensitive,
     where_pytorch_holds,
 )
 from onnx_fleet.validation.checks.ties import choices_equal
@@ -142,11 +142,12 @@ def sensitivity(subject: CheckContext) -> Iterator[CheckRow]:
     name = _values(subject)
     end = feeds[name].copy()
     end[:, -max(1, end.shape[1] // 8) :] *= -1
-    yield sensitive(subject, feeds, {**feeds, name: end}, case=subject.case("sensitivity", "another last eighth"))
+    changes = {"another last eighth": (feeds, {**feeds, name: end})}
     if "attention_mask" in feeds:
         padded = {**feeds, "attention_mask": feeds["attention_mask"].copy()}
         padded["attention_mask"][-1, feeds[name].shape[1] // 2 :] = 0
-        yield sensitive(subject, padded, feeds, case=subject.case("sensitivity", "the mask ignored"))
+        changes["the mask ignored"] = (padded, feeds)
+    yield from moved_by(subject, changes)
 
 
 def _real(subject: CheckContext, outputs: Outputs, alone: Sequence[Outputs]) -> dict[str, np.ndarray]:

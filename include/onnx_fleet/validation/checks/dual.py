@@ -17,13 +17,13 @@ from onnx_fleet.source import preprocessor
 from onnx_fleet.validation.checks.context import SEED, CheckContext, checks_of
 from onnx_fleet.validation.checks.float64 import Side as Compared
 from onnx_fleet.validation.checks.float64 import word
+from onnx_fleet.validation.checks.sensitivity import moved_by
 from onnx_fleet.validation.checks.single_graph import (
     Feeds,
     against_pytorch,
     batches_equal,
     rows_of,
     run,
-    sensitive,
     where_pytorch_holds,
 )
 from onnx_fleet.validation.checks.ties import choices_equal
@@ -150,19 +150,22 @@ def sensitivity(subject: CheckContext) -> Iterator[CheckRow]:
     ids[:, 1:-1] = ids[:, -2:0:-1]
     corner[..., -(corner.shape[-2] // 4) :, -(corner.shape[-1] // 4) :] *= -1
     changes = {
-        "tokens in another order": {**feeds, "input_ids": ids},
-        "another corner, a sixteenth of the image": {**feeds, "pixel_values": corner},
+        "tokens in another order": (feeds, {**feeds, "input_ids": ids}),
+        "another corner, a sixteenth of the image": (feeds, {**feeds, "pixel_values": corner}),
     }
-    for change, other in changes.items():
-        yield sensitive(subject, feeds, other, case=subject.case("sensitivity", change, role="model"))
     if "attention_mask" in feeds:
-        rows = [_row(subject, length) for length in PADDED_LENGTHS]
         padded = {
             **rows_of(feeds, slice(1)),
-            **_taken(subject, text_inputs.pad(rows, side="right", space=subject.space)),
+            **_taken(
+                subject,
+                text_inputs.pad(
+                    [_row(subject, length) for length in PADDED_LENGTHS], side="right", space=subject.space
+                ),
+            ),
         }
         ignored = {**padded, "attention_mask": np.ones_like(padded["attention_mask"])}
-        yield sensitive(subject, padded, ignored, case=subject.case("sensitivity", "the mask ignored", role="model"))
+        changes["the mask ignored"] = (padded, ignored)
+    yield from moved_by(subject, changes, role="model")
 
 
 def _row(subject: CheckContext, length: int) -> Batch:

@@ -17,7 +17,8 @@ from onnx_fleet.graphs.text_inputs import Batch, Side
 from onnx_fleet.validation.checks.context import SEED, CheckContext, checks_of
 from onnx_fleet.validation.checks.float64 import Side as Compared
 from onnx_fleet.validation.checks.float64 import judged
-from onnx_fleet.validation.checks.single_graph import Feeds, against_pytorch, run, told_apart, where_pytorch_holds
+from onnx_fleet.validation.checks.sensitivity import moved_by
+from onnx_fleet.validation.checks.single_graph import Feeds, against_pytorch, run, where_pytorch_holds
 
 BATCH_SIZES = (1, 2, 7)
 LENGTHS = (1, 2, 17, 64)
@@ -68,7 +69,6 @@ def sensitivity(subject: CheckContext) -> Iterator[CheckRow]:
     """The comparisons can tell: PyTorch's own outputs move by more than the tolerance when an input is ignored."""
     rows = _rows_to_pad(subject)
     batch = text_inputs.pad(rows, side="right", space=subject.space)
-    expected = at_real_positions(subject.reference(subject.feeds(batch)), real=batch.real, specs=subject.outputs)
     changes = {
         "the mask ignored": replace(batch, attention_mask=batch.attention_mask * 0 + 1),
         "tokens in another order": text_inputs.pad(
@@ -79,10 +79,12 @@ def sensitivity(subject: CheckContext) -> Iterator[CheckRow]:
         changes["token types ignored"] = replace(batch, token_type_ids=batch.token_type_ids * 0)
     for each in subject.space.further:
         changes[f"{each.name} ignored"] = text_inputs.ignored(batch, each)
-    for change, other in changes.items():
-        case = subject.case("sensitivity", change)
-        changed = at_real_positions(subject.reference(subject.feeds(other)), real=batch.real, specs=subject.outputs)
-        yield told_apart(expected, changed, case=case)
+    feeds = subject.feeds(batch)
+    yield from moved_by(
+        subject,
+        {change: (feeds, subject.feeds(other)) for change, other in changes.items()},
+        read=partial(at_real_positions, real=batch.real, specs=subject.outputs),
+    )
 
 
 def _against(subject: CheckContext, case: Case, batch: Batch, *, expected: Outputs) -> Iterator[CheckRow]:

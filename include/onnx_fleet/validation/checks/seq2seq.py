@@ -26,7 +26,8 @@ from onnx_fleet.validation.checks import tokenized_texts as reading
 from onnx_fleet.validation.checks.context import SEED, CheckContext, checks_of
 from onnx_fleet.validation.checks.float64 import Side as Compared
 from onnx_fleet.validation.checks.float64 import judged, most_off, word
-from onnx_fleet.validation.checks.single_graph import Feeds, rows_of, sensitive, where_pytorch_holds
+from onnx_fleet.validation.checks.sensitivity import moved_by
+from onnx_fleet.validation.checks.single_graph import Feeds, rows_of, where_pytorch_holds
 from onnx_fleet.validation.checks.ties import Margin, weighed
 
 SIZES = ((1, 1), (2, 13), (17, 2), (64, 64))
@@ -198,8 +199,7 @@ def sensitivity(subject: CheckContext) -> Iterator[CheckRow]:
     if _TARGET_MASK in {spec.name for spec in list(subject.graphs.values())[-1].inputs}:
         _, masked, _ = _with_padded_targets(subject, side="left")
         changes["the target's mask ignored"] = (masked, {**masked, _TARGET_MASK: np.ones_like(masked[_TARGET_MASK])})
-    for change, (own, other) in changes.items():
-        yield sensitive(subject, own, other, case=subject.case("sensitivity", change))
+    yield from moved_by(subject, changes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

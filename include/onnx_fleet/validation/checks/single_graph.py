@@ -114,21 +114,6 @@ def parity_over_sizes(
         yield from faults or against_pytorch(subject, feeds, expected, actual, case=case)
 
 
-def sensitive(subject: CheckContext, feeds: Feeds, other: Feeds, *, case: Case) -> CheckRow:
-    """One row: whether PyTorch's own outputs tell two inputs apart, so that a graph that does not would be caught."""
-    return told_apart(subject.reference(feeds), subject.reference(other), case=case)
-
-
-def told_apart(outputs: Outputs, others: Outputs, *, case: Case) -> CheckRow:
-    """The same of what PyTorch gave for the two."""
-    moved = {row.output: row.max_abs_diff for row in compare(outputs, others, case=case) if not row.passed}
-    if moved:
-        found = ", ".join(f"{name} {size:.2g}" for name, size in moved.items() if size is not None)
-        return case.row("sensitive", passed=True, detail=f"PyTorch's own outputs move: {found}")
-    detail = "PyTorch's own outputs stay within the tolerance: a graph with this fault would pass"
-    return case.row("insensitive", passed=True, detail=detail)
-
-
 def where_pytorch_holds(
     subject: CheckContext,
     own: Sequence[CheckRow],

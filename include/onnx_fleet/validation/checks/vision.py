@@ -16,12 +16,12 @@ from onnx_fleet.source import preprocessor
 from onnx_fleet.validation.checks import tokenized_texts
 from onnx_fleet.validation.checks.context import SEED, CheckContext, checks_of
 from onnx_fleet.validation.checks.float64 import word
+from onnx_fleet.validation.checks.sensitivity import moved_by
 from onnx_fleet.validation.checks.single_graph import (
     Feeds,
     against_pytorch,
     parity_over_sizes,
     run,
-    sensitive,
 )
 from onnx_fleet.validation.checks.ties import choices_equal
 
@@ -104,12 +104,11 @@ def sensitivity(subject: CheckContext) -> Iterator[CheckRow]:
     feeds = image_feeds(subject, 2, size=sizes(subject)[0], kind="noise")
     corner = feeds["pixel_values"].copy()
     corner[..., -(corner.shape[-2] // 4) :, -(corner.shape[-1] // 4) :] *= -1
-    case = subject.case("sensitivity", "another corner, a sixteenth of the image")
-    yield sensitive(subject, feeds, {**feeds, "pixel_values": corner}, case=case)
+    changes = {"another corner, a sixteenth of the image": (feeds, {**feeds, "pixel_values": corner})}
     if "pixel_mask" in feeds:
         padded = _padded(feeds)
-        case = subject.case("sensitivity", "the mask ignored")
-        yield sensitive(subject, padded, {**padded, "pixel_mask": feeds["pixel_mask"]}, case=case)
+        changes["the mask ignored"] = (padded, {**padded, "pixel_mask": feeds["pixel_mask"]})
+    yield from moved_by(subject, changes)
 
 
 def sizes(subject: CheckContext) -> tuple[tuple[int, int], ...]:

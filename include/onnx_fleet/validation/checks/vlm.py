@@ -19,7 +19,8 @@ from onnx_fleet.source import preprocessor
 from onnx_fleet.validation.checks import tokenized_texts as reading
 from onnx_fleet.validation.checks.context import SEED, CheckContext, checks_of
 from onnx_fleet.validation.checks.float64 import Side, judged, word
-from onnx_fleet.validation.checks.single_graph import Feeds, sensitive, where_pytorch_holds
+from onnx_fleet.validation.checks.sensitivity import moved_by
+from onnx_fleet.validation.checks.single_graph import Feeds, where_pytorch_holds
 from onnx_fleet.validation.checks.ties import tokens_equal
 
 NEW_TOKENS, STEPS = 32, 6
@@ -190,8 +191,7 @@ def sensitivity(subject: CheckContext) -> Iterator[CheckRow]:
     if "pixel_attention_mask" in feeds:
         mask = np.ones_like(feeds["pixel_attention_mask"])
         changes["an image's mask ignored"] = {**feeds, "pixel_attention_mask": mask}
-    for change, other in changes.items():
-        yield sensitive(subject, feeds, other, case=subject.case("sensitivity", change))
+    yield from moved_by(subject, {change: (feeds, other) for change, other in changes.items()})
 
 
 _KINDS: tuple[Kind, ...] = ("noise", "picture")
