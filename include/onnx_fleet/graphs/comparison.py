@@ -86,7 +86,7 @@ def at_real_positions(outputs: Outputs, *, real: np.ndarray, specs: tuple[Tensor
         return outputs
     per_token = {spec.name: spec for spec in specs if is_per_token(spec)}
     return {
-        name: _at(real_places(per_token[name], array, real=real), array) if name in per_token else array
+        name: at_places(real_places(per_token[name], array, real=real), array) if name in per_token else array
         for name, array in outputs.items()
     }
 
@@ -104,8 +104,14 @@ def real_places(spec: TensorSpec, array: np.ndarray, *, real: np.ndarray) -> np.
     return np.pad(real, ((0, 0), (0, max(0, array.shape[1] - real.shape[1]))), constant_values=True)
 
 
-def _at(places: np.ndarray, array: np.ndarray) -> np.ndarray:
-    """The whole array where its sizes are no such places': a comparison says so."""
+def at_places(places: np.ndarray, array: np.ndarray) -> np.ndarray:
+    """The values at some places, in row order: [places that are True, …]; an array of other sizes as it is, for a
+    comparison to tell.
+
+    Args:
+        places: bool [batch_size, tokens].
+        array: [batch_size, tokens, …].
+    """
     return array[places] if array.shape[:2] == places.shape else array
 
 

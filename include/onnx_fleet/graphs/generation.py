@@ -6,7 +6,7 @@ stands on the left and positions count the real tokens; generation_seq2seq has t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -119,6 +119,23 @@ def extended(attention_mask: np.ndarray, new: np.ndarray, *, cache: Mapping[str,
     if missing < 0:
         raise ValidationFailed(f"the cache holds {cached} tokens behind a prompt of {attention_mask.shape[1]}")
     return np.pad(attention_mask, ((0, 0), (0, missing)), constant_values=1)
+
+
+def in_pieces(call: Callable[[slice, Mapping[str, np.ndarray] | None], Step], sizes: Sequence[int]) -> np.ndarray:
+    """The logits of tokens that are fed piece by piece: float32 [batch_size, tokens, vocabulary].
+
+    Args:
+        call: (which tokens, the cache of the call before or None) -> what the graph gives for them.
+        sizes: tokens in each piece.
+    """
+    logits: list[np.ndarray] = []
+    cache: Mapping[str, np.ndarray] | None = None
+    done = 0
+    for size in sizes:
+        found = call(slice(done, done + size), cache)
+        logits.append(found.logits)
+        cache, done = found.cache, done + size
+    return np.concatenate(logits, axis=1)
 
 
 def greedy(

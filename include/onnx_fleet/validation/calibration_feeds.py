@@ -107,7 +107,7 @@ def _describe(subject: CheckContext, paths: Sequence[Path]) -> None:
         count = len(pixels["pixel_values"]) if pixels["pixel_values"].ndim == 4 else pixels["pixel_values"].shape[1]
         prompt = vlm.prompt_of(subject, (count,), pixels=pixels, said="of the entry's own")
         mask = prompt.feeds["attention_mask"]
-        vectors = vlm.embedded(subject, prompt)
+        vectors = vlm.embedded(subject, prompt.feeds)
         first = vlm.decode(subject, vectors[:, :-1], mask[:, :-1], cache=None)
         vlm.decode(subject, vectors[:, -1:], mask, cache=first.cache)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -104,6 +104,17 @@ class CheckContext:
         choices = next(spec.shape[1] for spec in self.graph().inputs if spec.name == "input_ids")
         count = choices if isinstance(choices, int) else 1
         return {name: np.repeat(array[:, np.newaxis], count, axis=1) for name, array in batch.feeds.items()}
+
+    def random_rows(self, lengths: Sequence[int]) -> list[Batch]:
+        """Random tokens, int64 [1, tokens] for each length, or for the longest that may be fed."""
+        fitting = (min(length, self.space.max_length) for length in lengths)
+        return [text_inputs.random_batch(self.space, batch_size=1, length=length, seed=SEED) for length in fitting]
+
+    @property
+    def end_tokens(self) -> list[int]:
+        """The tokens that end a text, as transformers' generate reads them."""
+        ends: int | list[int] | None = self.reference.model.generation_config.eos_token_id
+        return [] if ends is None else ends if isinstance(ends, list) else [ends]
 
     def graph(self, role: str = "model") -> GraphInfo:
         """One graph as the export recorded it."""

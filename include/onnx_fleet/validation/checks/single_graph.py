@@ -58,6 +58,46 @@ def against_pytorch(
     )
 
 
+def outputs_equal(
+    subject: CheckContext,
+    expected: Outputs,
+    run: Callable[[], Outputs],
+    *,
+    case: Case,
+    exact: Callable[[], Outputs],
+) -> Iterator[CheckRow]:
+    """What some calls of the graphs give against PyTorch's, or the row that says why they give nothing.
+
+    Args:
+        expected: arrays by name, from PyTorch. What ``run`` does not give is not compared.
+        exact: the same in float64; empty where nobody can tell.
+    """
+    try:
+        actual = run()
+    except ValidationFailed as err:
+        yield case.row("error", detail=str(err))
+        return
+    own = {name: array for name, array in expected.items() if name in actual}
+    yield from judged(subject, compare(own, actual, case=case), Side(expected=own, actual=actual, exact=exact))
+
+
+def logits_equal(
+    subject: CheckContext,
+    expected: np.ndarray,
+    run: Callable[[], np.ndarray],
+    *,
+    case: Case,
+    exact: Callable[[], Outputs],
+) -> Iterator[CheckRow]:
+    """As outputs_equal, for graphs of which the logits alone are read.
+
+    Args:
+        expected: float32 [batch_size, sequence_length, vocabulary] or [real tokens, vocabulary], as ``run`` returns it.
+        exact: float64 of the same shape, by the name ``logits``.
+    """
+    return outputs_equal(subject, {"logits": expected}, lambda: {"logits": run()}, case=case, exact=exact)
+
+
 def batches_equal(
     subject: CheckContext,
     feeds: Feeds,
@@ -112,28 +152,3 @@ def parity_over_sizes(
             continue
         actual, faults = run(subject, feeds, case=case)
         yield from faults or against_pytorch(subject, feeds, expected, actual, case=case)
-
-
-def where_pytorch_holds(
-    subject: CheckContext,
-    own: Sequence[CheckRow],
-    found: Sequence[CheckRow],
-    *,
-    case: Case,
-    sides: Sequence[Side] = (),
-    meaning: str = "",
-) -> Iterator[CheckRow]:
-    """The graph's rows about a property, but for outputs of which PyTorch's own rows do not have it.
-
-    Args:
-        sides: the two inputs on which the graph should give the same.
-        meaning: what it says of the model where they do not.
-    """
-    broken = {row.output: row for row in own if not row.passed}
-    yield from judged(subject, [row for row in found if row.output not in broken], *sides)
-    for row in found:
-        if row.output in broken:
-            size = broken[row.output].max_abs_diff
-            by = "" if size is None else f" by up to {size:.2g}"
-            detail = f"PyTorch's own differ{by}" + (f": {meaning}" if meaning else "")
-            yield case.row("skipped", output=row.output, passed=True, detail=detail)
