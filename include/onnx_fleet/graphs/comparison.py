@@ -1,4 +1,4 @@
-"""Compare two sets of named outputs: every output gives a row, whatever is found. numpy only."""
+"""Compare two sets of named outputs: every output has a row, whatever is found. numpy only."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Case:
     tolerances: Tolerances
 
     def row(self, finding: CheckFinding, *, output: str = "", detail: str = "", passed: bool = False) -> CheckRow:
-        """A row without figures."""
+        """Return a row without figures."""
         return CheckRow(
             check=self.check,
             graph=self.graph,
@@ -52,10 +52,11 @@ class Case:
 def compare(
     expected: Outputs, actual: Outputs, *, case: Case, detail: str = "", source: str = "PyTorch"
 ) -> tuple[CheckRow, ...]:
-    """One row for every output that is on either side.
+    """Return one row for every output that is on either side.
 
     Args:
-        expected: from PyTorch eager, or from the run that the other one must equal.
+        expected: arrays of any shape and type by name, from PyTorch eager or the run that the other one must equal.
+        actual: arrays by name; another shape, another type and values that are not finite are findings of their own.
         detail: goes into the rows that have nothing else to say.
         source: what messages call the expected side.
     """
@@ -74,11 +75,12 @@ def compare(
 
 
 def at_real_positions(outputs: Outputs, *, real: np.ndarray, specs: tuple[TensorSpec, ...]) -> Outputs:
-    """Outputs per token cut down to real positions, in row order; all others whole.
+    """Cut outputs per token down to real positions, in row order: [real tokens, …]. All others stay whole.
 
     What is computed for padding is nobody's to read.
 
     Args:
+        outputs: arrays by name, as ``specs`` describe them.
         real: bool [batch_size, sequence_length], True where a token is no padding.
         specs: the graph's outputs; ``sequence_length`` as second axis is what makes one an output per token.
     """
@@ -92,10 +94,13 @@ def at_real_positions(outputs: Outputs, *, real: np.ndarray, specs: tuple[Tensor
 
 
 def real_places(spec: TensorSpec, array: np.ndarray, *, real: np.ndarray) -> np.ndarray:
-    """Which values of an output per token are of no padding: all that belong to an image are, behind a row's tokens.
+    """Return which values of an output per token are of no padding: bool, as the first two axes of the array.
+
+    All values that belong to an image, behind a row's tokens, are real.
 
     Args:
-        array: the output; [batch_size, sequence_length, …] of spec.
+        array: [batch_size, sequence_length, …], the output that ``spec`` describes.
+        real: bool [batch_size, sequence_length], True where a token is no padding.
     """
     import numpy as np
 
@@ -105,8 +110,9 @@ def real_places(spec: TensorSpec, array: np.ndarray, *, real: np.ndarray) -> np.
 
 
 def at_places(places: np.ndarray, array: np.ndarray) -> np.ndarray:
-    """The values at some places, in row order: [places that are True, …]; an array of other sizes as it is, for a
-    comparison to tell.
+    """Return the values at some places, in row order: [places that are True, …].
+
+    An array of other sizes is returned as it is, for a comparison to tell.
 
     Args:
         places: bool [batch_size, tokens].
@@ -116,14 +122,17 @@ def at_places(places: np.ndarray, array: np.ndarray) -> np.ndarray:
 
 
 def is_per_token(spec: TensorSpec) -> bool:
-    """[batch_size, sequence_length, …], or the same with what belongs to an image behind the tokens of each row."""
+    """Return whether an output is [batch_size, sequence_length, …], or so with an image's values behind the tokens."""
     return spec.shape[:2] in (("batch_size", "sequence_length"), ("batch_size", JOINT_LENGTH))
 
 
 def scale_of(expected: np.ndarray) -> float:
-    """What atol is multiplied by: it is meant for outputs whose largest value is 1 or more.
+    """Return what atol is multiplied by, from 1e-6 to 1: it is meant for outputs whose largest value is 1 or more.
 
     Normalised embeddings stay below 0.2, untrained models' outputs may be far less, and a wrong graph would pass.
+
+    Args:
+        expected: numbers of any shape and type; values that are not finite do not count.
     """
     import numpy as np
 
@@ -132,7 +141,7 @@ def scale_of(expected: np.ndarray) -> float:
 
 
 def best_and_margin(values: np.ndarray, *, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """The largest value along an axis, and by how much it exceeds the next one; each has the other axes.
+    """Return the largest value along an axis, and by how much it exceeds the next one; each has the other axes.
 
     Args:
         values: floats of any shape, two or more along the axis.
@@ -145,7 +154,7 @@ def best_and_margin(values: np.ndarray, *, axis: int) -> tuple[np.ndarray, np.nd
 
 
 def tie_width(largest: Size, *, tolerances: Tolerances) -> Size:
-    """How far apart two values may be for rounding to turn them around: each may be off by the tolerance.
+    """Return how far apart two values may be for rounding to turn them around: each may be off by the tolerance.
 
     Args:
         largest: what the tolerance is relative to, of either sign: a number, or floats of any shape.
@@ -171,7 +180,7 @@ def _compare_one(
     size = np.abs(expected.astype(np.float64))
     largest = float(size[np.isfinite(size)].max(initial=0.0))
     atol, rtol = case.tolerances.atol * scale_of(expected), case.tolerances.rtol
-    with np.errstate(invalid="ignore"):  # an infinity that both give is no difference
+    with np.errstate(invalid="ignore"):  # an infinity that both have is no difference
         difference = np.where(actual == expected, 0.0, np.abs(actual.astype(np.float64) - expected))
     allowed = atol + rtol * np.where(np.isfinite(size), size, 0.0)
     passed = bool((difference <= allowed).all())

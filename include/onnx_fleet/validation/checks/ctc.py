@@ -25,7 +25,7 @@ LENGTHS: Mapping[str, tuple[int, ...]] = {
     "num_samples": (8000, 400, 401, 5999, 9600, 24_000),
     "sequence_length": (40, 2, 9, 33, 150),
 }
-"""Symbol -> lengths, the usual one first. Of samples at 16 kHz 400 are the shortest sound that gives one frame."""
+"""Symbol -> lengths, the usual one first. At 16 kHz the shortest sound that makes one frame has 400 samples."""
 PADDED_LENGTHS: Mapping[str, tuple[int, ...]] = {"num_samples": (8000, 5003, 2100), "sequence_length": (40, 31, 12)}
 _KEPT = (
     replace(OTHER_TOKENS, said="noise under the mask changes nothing"),
@@ -143,10 +143,10 @@ def sensitivity(subject: CheckContext) -> Iterator[CheckRow]:
 
 
 def _real(subject: CheckContext, outputs: Outputs, alone: Sequence[Outputs]) -> dict[str, np.ndarray]:
-    """Outputs per frame without the frames that padding gave, rows one behind the other; all others whole.
+    """Return outputs per frame without the frames of padding, rows one behind the other; all others stay whole.
 
     Args:
-        alone: of each row by itself, which says how many frames it has.
+        alone: the outputs of each row by itself, which say how many frames it has.
     """
     cut = {}
     for spec in subject.graph().outputs:
@@ -207,7 +207,7 @@ def _symbol(subject: CheckContext) -> str | None:
 
 
 def _lengths(subject: CheckContext) -> tuple[int, ...]:
-    """To feed; of a graph that takes one length only, a number that stands for it."""
+    """Return the lengths to feed; where a graph takes one length only, a number that stands for it."""
     symbol = _symbol(subject)
     return LENGTHS[symbol] if symbol else (0,)
 
@@ -221,7 +221,7 @@ def _long(subject: CheckContext, length: int) -> str:
 
 
 def probe(subject: CheckContext) -> Feeds:
-    """Noise."""
+    """Return two rows of noise: float32 [2, samples] or [2, frames, bins], and their mask where it is taken."""
     return _feeds(subject, 2, length=_lengths(subject)[0], kind="noise")
 
 

@@ -27,14 +27,14 @@ from onnx_fleet.validation.checks.ties import tokens_equal
 
 BATCH_SIZES = (1, 2, 7)
 LENGTHS = (1, 2, 17, 64)
-"""And the model's maximum. 17 is odd, and longer than the sliding windows of small models."""
+"""The model's maximum is fed, too. 17 is odd, and longer than the sliding windows of small models."""
 TOKENS_AT_MAXIMUM = 1024
 """Batches at the maximum length hold as many rows as fit in this."""
 PADDED_LENGTHS = (17, 9, 1)
 SPLIT_LENGTH, SPLITS = 19, (1, 7, 18)
-"""Prompts of so many tokens, given in two pieces that part there."""
+"""How long prompts in two pieces are, and after which tokens they are parted."""
 SPLIT_ANYWHERE = 8
-"""One prompt of so many tokens, parted at every place."""
+"""How long the prompt is that is parted at every place."""
 STEPS = 6
 NEW_TOKENS = 32
 
@@ -54,7 +54,7 @@ def prompt(subject: CheckContext) -> Iterator[CheckRow]:
 
 
 def cache(subject: CheckContext) -> Iterator[CheckRow]:
-    """A prompt in two pieces, single steps, and rows in another order give what PyTorch gives without a cache."""
+    """A prompt in two pieces, single steps, and rows in another order return what PyTorch returns without a cache."""
     length = min(SPLIT_LENGTH, subject.space.max_length)
     batch = text_inputs.random_batch(subject.space, batch_size=3, length=length, seed=SEED)
     expected, exact = _pytorch(subject, batch), partial(_exact, subject, batch)
@@ -110,7 +110,7 @@ def padding_left(subject: CheckContext) -> Iterator[CheckRow]:
 
 
 def padding_right(subject: CheckContext) -> Iterator[CheckRow]:
-    """As padding_left, on the other side."""
+    """The same holds for padding on the right."""
     yield from _padding(subject, side="right")
 
 
@@ -243,7 +243,7 @@ def _feeds(batch: Batch) -> dict[str, np.ndarray]:
 
 
 def _pytorch(subject: CheckContext, batch: Batch) -> np.ndarray:
-    """float32 [batch_size, sequence_length, vocabulary], in one pass without a cache."""
+    """PyTorch's logits in one pass without a cache: float32 [batch_size, sequence_length, vocabulary]."""
     return subject.reference(_feeds(batch))["logits"]
 
 
@@ -276,7 +276,7 @@ def _texts(subject: CheckContext) -> list[reading.Text]:
 
 
 def probe(subject: CheckContext) -> Feeds:
-    """A prompt of random tokens."""
+    """Return two prompts of random tokens: int64 [2, tokens] each."""
     length = min(SPLIT_LENGTH, subject.space.max_length)
     return _feeds(text_inputs.random_batch(subject.space, batch_size=2, length=length, seed=SEED))
 

@@ -23,7 +23,7 @@ from onnx_fleet.validation.checks.ties import choices_equal
 
 BATCH_SIZES = (1, 2, 7)
 LENGTHS = (1, 2, 17, 64)
-"""And the model's maximum."""
+"""The model's maximum is fed, too."""
 PADDED_LENGTHS = (17, 9, 3)
 COUNTS = ((1, 1), (1, 3), (4, 2))
 """Texts and images that meet: one label, several labels of an image, and neither as many."""
@@ -83,7 +83,7 @@ def image_alone(subject: CheckContext) -> Iterator[CheckRow]:
 
 
 def parts(subject: CheckContext) -> Iterator[CheckRow]:
-    """Each side's own graph gives the embeddings of the whole, but for their length."""
+    """Each side's own graph returns the embeddings of the whole, but for their length."""
     feeds = {**_text(subject, 3, length=9), **_image(subject, 2, kind="picture")}
     case = subject.case("parts", f"3 texts and 2 pictures, seed {SEED}: alone, normalised, as together", role="model")
     together, faults = run(subject, feeds, case=case)
@@ -169,7 +169,7 @@ def _text(subject: CheckContext, count: int, *, length: int) -> dict[str, np.nda
 
 
 def _ended(subject: CheckContext, batch: Batch) -> Batch:
-    """With the end token that CLIP pools where the tokenizer puts none."""
+    """Return a batch with the end token that CLIP pools where the tokenizer puts none."""
     end = subject.reference.model.config.get_text_config().eos_token_id
     if subject.space.frame.suffix or not isinstance(end, int) or not 0 <= end < subject.reference.limits.vocab_size:
         return batch
@@ -191,7 +191,7 @@ def _image(subject: CheckContext, count: int, *, kind: Kind) -> dict[str, np.nda
 
 
 def probe(subject: CheckContext) -> Feeds:
-    """Two texts and two images of noise."""
+    """Return two texts, int64 [2, tokens], and two images of noise, float32 [2, channels, height, width]."""
     return {**_text(subject, 2, length=9), **_image(subject, 2, kind="noise")}
 
 

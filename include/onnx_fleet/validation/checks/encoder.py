@@ -20,7 +20,7 @@ from onnx_fleet.validation.checks.single_graph import Feeds, against_pytorch, ru
 
 BATCH_SIZES = (1, 2, 7)
 LENGTHS = (1, 2, 17, 64)
-"""And the model's maximum. 17 is odd and no multiple of a vector register."""
+"""The model's maximum is fed, too. 17 is odd and no multiple of a vector register."""
 TOKENS_AT_MAXIMUM = 1024
 """Batches at the maximum length hold as many rows as fit in this: cost grows with the square of the length."""
 PADDED_LENGTHS = (17, 9, 1)
@@ -36,7 +36,7 @@ def parity(subject: CheckContext) -> Iterator[CheckRow]:
         largest = subject.filled(text_inputs.random_batch(subject.space, batch_size=rows, length=length, seed=SEED))
         expected = subject.reference(subject.feeds(largest))
         for batch_size in sorted({min(size, rows) for size in BATCH_SIZES}):
-            # PyTorch gives a row the same values in a batch of any size, to 1e-6; the graph has to as well.
+            # PyTorch computes the same values for a row in a batch of any size, to 1e-6; the graph has to as well.
             first = {name: array[:batch_size] for name, array in expected.items()}
             text = f"batch_size {batch_size}, sequence_length {length}, seed {SEED}"
             yield from _against(subject, subject.case("parity", text), largest[:batch_size], expected=first)
@@ -59,7 +59,7 @@ def padding_left(subject: CheckContext) -> Iterator[CheckRow]:
 
 
 def padding_right(subject: CheckContext) -> Iterator[CheckRow]:
-    """As padding_left, on the other side: what every tokenizer for encoders does."""
+    """The same holds for padding on the right, which every tokenizer for encoders makes."""
     yield from _padding(subject, side="right")
 
 
@@ -130,7 +130,7 @@ def _stacked(spec: TensorSpec, singles: Sequence[tuple[Batch, Outputs]]) -> np.n
 
 
 def probe(subject: CheckContext) -> Feeds:
-    """Full rows of random tokens."""
+    """Return two full rows of random tokens: int64 [2, tokens] each."""
     length = min(PADDED_LENGTHS[0], subject.space.max_length)
     return subject.feeds(
         subject.filled(text_inputs.random_batch(subject.space, batch_size=2, length=length, seed=SEED))

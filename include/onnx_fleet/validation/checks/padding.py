@@ -22,9 +22,9 @@ Run = Callable[[Feeds], Outputs]
 """Arrays by the names of inputs -> arrays by the names of outputs."""
 Part = Literal["whole", "batch", "alone", "noisy"]
 Parts = Mapping[Part, Outputs]
-"""What one runner gives: for the padded batch with all its positions (``whole``) or the real ones only (``batch``), for
-its rows one by one (``alone``), and for the batch with other values under the mask (``noisy``). The last three are laid
-out alike: an output has one shape in all of them."""
+"""What one runner returns: for the padded batch with all its positions (``whole``) or the real ones alone (``batch``),
+for its rows one by one (``alone``), and for the batch with other values under the mask (``noisy``). The last three are
+laid out alike: an output has one shape in all of them, [real tokens, …] where it is one per token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ class Runners:
     torch: Run
     graph: Run
     float64: Run
-    """It gives no outputs where nobody can tell what is exact."""
+    """It returns no outputs where nobody can tell what is exact."""
 
     @classmethod
     def of(cls, subject: CheckContext, *, graph: Run) -> Runners:
@@ -48,7 +48,7 @@ class Kept:
 
     part: Literal["alone", "noisy"]
     said: str
-    """For people: ``each row as that row alone``."""
+    """What is equal, for people: ``each row as that row alone``."""
     is_expected: bool
     """Whether differences are measured by the size of this part; else by that of the batch."""
 
@@ -71,7 +71,7 @@ def padded_rows(
     """Compare a padded batch with PyTorch's, and with what should be equal to it.
 
     Args:
-        feed: has a runner run everything, and gives the parts that are compared. The graphs' calls keep its order.
+        feed: has a runner run everything, and returns the parts that are compared. The graphs' calls keep its order.
         case: its text says which rows are padded.
         as_pytorch: the part that has to equal PyTorch's; None asks for none.
         kept: what the batch is equal to, in the order of the rows.
@@ -106,7 +106,7 @@ def padded_rows(
 
 
 class _NobodyCanTell(Exception):
-    """PyTorch in float64 gave no outputs."""
+    """PyTorch in float64 returned no outputs."""
 
 
 def _exactly(feed: Callable[[Run], Parts], float64: Run) -> Parts:
@@ -133,11 +133,13 @@ def where_pytorch_holds(
     sides: Sequence[Side] = (),
     meaning: str = "",
 ) -> Iterator[CheckRow]:
-    """The graph's rows about a property, but for outputs of which PyTorch's own rows do not have it.
+    """Yield the graph's rows about a property, and skip the outputs of which PyTorch's own rows do not have it.
 
     Args:
-        sides: the two inputs on which the graph should give the same.
-        meaning: what it says of the model where they do not.
+        own: PyTorch's rows, one for each output.
+        found: the graph's rows.
+        sides: the two inputs on which the graph should return the same.
+        meaning: what it says of the model where PyTorch does not.
     """
     broken = {row.output: row for row in own if not row.passed}
     yield from judged(subject, [row for row in found if row.output not in broken], *sides)

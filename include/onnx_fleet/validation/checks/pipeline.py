@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from onnx_fleet.validation.pipeline_tasks import Answer, Question
 
 LARGEST_STEP = 1
-"""Between whole numbers that fractions were cut off from."""
+"""How far apart two whole numbers may be that fractions were cut off from."""
 MOST_PIXELS = 1e-3
-"""Share of an image's pixels on which two labels are as good: on the border of two areas."""
+"""The share of an image's pixels that may have another label: on the border of two areas two are as good."""
 
 
 def pipeline(subject: CheckContext) -> Iterator[CheckRow]:

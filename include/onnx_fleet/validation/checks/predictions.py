@@ -31,9 +31,9 @@ PAIRS: tuple[Text, ...] = (
     ("Who is said to doubt a vote?", text_inputs.TEXTS[4]),
 )
 BLANKS = ("A bundle is {} equal to PyTorch.", "Prices {} by half.", "The {} of the bill was put off.")
-"""For fill-mask: the mask token stands where the braces are."""
+"""Texts for fill-mask: the mask token stands where the braces are."""
 LONGEST_SPAN = 15
-"""Tokens of an answer, as question answering usually bounds them."""
+"""How many tokens an answer has at most, as question answering usually bounds it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class _Told:
     batch: Batch
     outputs: Outputs
     exact: Callable[[], Outputs] = dict
-    """The same in float64, of the source's side; nothing where nobody can tell."""
+    """The outputs of the source's side in float64; nothing where nobody can tell."""
 
     def exactly(self, read: Callable[[np.ndarray], np.ndarray] = np.asarray) -> np.ndarray | None:
         """What float64 makes of the logits."""
@@ -56,7 +56,7 @@ Read = Callable[[_Told, _Told, Case], Iterator[CheckRow]]
 
 
 def answers(subject: CheckContext) -> Iterator[CheckRow]:
-    """Labels, spans, words or cosines of texts are those that the source gives, each side with its own files."""
+    """Labels, spans, words or cosines of texts are those that the source returns, each side with its own files."""
     task = subject.item.model.task
     case = subject.case("answers", f"{task} of texts of several scripts")
     both = reading.sides(subject) if task in _READERS else None
@@ -95,7 +95,7 @@ def answers(subject: CheckContext) -> Iterator[CheckRow]:
 
 
 def _of_text(outputs: Outputs, batch: Batch, *, subject: CheckContext) -> Outputs:
-    """Without what an output has for the image beside a text, behind its tokens."""
+    """Return outputs without what they have for the image beside a text, behind its tokens."""
     joint = {spec.name for spec in subject.outputs if spec.shape[1:2] == (JOINT_LENGTH,)}
     length = batch.input_ids.shape[1]
     return {name: array[:, :length] if name in joint else array for name, array in outputs.items()}
@@ -152,7 +152,7 @@ def _span(own: _Told, packed: _Told, case: Case) -> Iterator[CheckRow]:
 
 
 def _scores(told: _Told, row: int) -> np.ndarray:
-    """[tokens, tokens]: of every span of one row's real tokens, by first and last."""
+    """Return the score of every span of one row's real tokens, by first and last: float32 [tokens, tokens]."""
     real = told.batch.real[row]
     start, end = (told.outputs[name][row][real] for name in ("start_logits", "end_logits"))
     allowed = np.triu(np.ones((len(start), len(start)))) - np.triu(np.ones((len(start), len(start))), LONGEST_SPAN)

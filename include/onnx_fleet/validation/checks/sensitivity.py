@@ -18,11 +18,11 @@ def moved_by(
     read: Callable[[Outputs], Outputs] = lambda outputs: outputs,
     single: str | None = None,
 ) -> Iterator[CheckRow]:
-    """One row a change: whether PyTorch's own outputs tell two inputs apart.
+    """Yield one row a change: whether PyTorch's own outputs tell two inputs apart.
 
     Args:
         changes: what is changed, for people -> the feeds as they are, and with that change.
-        role: of the graph that rows name; None names the last one.
+        role: the graph that rows name; None names the last one.
         read: what is compared of outputs: those at real positions, for one.
         single: how rows call the only output that is read; None has them name each that moves.
     """
@@ -36,11 +36,11 @@ def moved_by(
 
 
 def told_apart(outputs: Outputs, others: Outputs, *, case: Case, single: str | None = None) -> CheckRow:
-    """One row, which passes in any case: whether two sets of outputs differ by more than the tolerance.
+    """Return one row, which passes in any case: whether two sets of outputs differ by more than the tolerance.
 
     Args:
         outputs: arrays by name, from PyTorch.
-        others: of the same names and shapes, from PyTorch for other inputs.
+        others: arrays of the same names and shapes, from PyTorch for other inputs.
         single: how the row calls the only output that there is; None has it name each that moves.
     """
     moved = {row.output: row.max_abs_diff for row in compare(outputs, others, case=case) if not row.passed}

@@ -31,7 +31,7 @@ from onnx_fleet.validation.checks.single_graph import Feeds, outputs_equal, rows
 from onnx_fleet.validation.checks.ties import Margin, weighed
 
 SIZES = ((1, 1), (2, 13), (17, 2), (64, 64))
-"""Lengths of source and target; and the model's maxima. Both 17 and 13 are longer than small models' windows."""
+"""Lengths of source and target; the model's maxima are fed, too. 17 and 13 are longer than small models' windows."""
 BATCH_SIZES = (1, 2, 7)
 TOKENS_AT_MAXIMUM = 1024
 """Batches at the maximum lengths hold as many rows as fit in this."""
@@ -120,7 +120,7 @@ def _target_parts(run: Run, *, feeds: Feeds, noisy: Feeds, real: np.ndarray) -> 
 
 
 def cache(subject: CheckContext) -> Iterator[CheckRow]:
-    """A text in pieces, rows in another order, and caches as consumers begin them give what PyTorch gives at once."""
+    """Text in pieces, rows in another order, and caches as consumers begin them return what PyTorch returns at once."""
     session = _decoder(subject)
     if session is None or not generation_seq2seq.takes_cache(session):
         return
@@ -155,7 +155,7 @@ def greedy(subject: CheckContext) -> Iterator[CheckRow]:
 
 
 def text(subject: CheckContext) -> Iterator[CheckRow]:
-    """Real text in gives the text out that the source gives, each side with its own tokenizer."""
+    """Real text becomes the text that the source makes of it, each side with its own tokenizer."""
     case = subject.case("text", f"texts of several scripts, {NEW_TOKENS_OF_TEXTS} new")
     both = reading.sides(subject) if "input_ids" in subject.reference.parameters else None
     if both is None:
@@ -229,7 +229,7 @@ def _generated(
 
 
 def _judge(subject: CheckContext, feeds: Feeds, pair: Sequence[list[int]], *, whole_texts: bool) -> tuple[Margin, str]:
-    """By how much PyTorch prefers its own text, and what is weighed, for people.
+    """Return by how much PyTorch prefers its own text, and what is weighed, for people.
 
     Args:
         pair: generate's text and the graphs', of one source.
@@ -257,7 +257,7 @@ def _judge(subject: CheckContext, feeds: Feeds, pair: Sequence[list[int]], *, wh
 
 
 def _text_logits(subject: CheckContext, feeds: Feeds, text: Sequence[int]) -> np.ndarray:
-    """float32 [tokens, vocabulary]: what PyTorch gave each token of a generated text its chance."""
+    """Return the logits by which PyTorch weighs each token of a generated text: float32 [tokens, vocabulary]."""
     logits: np.ndarray = subject.reference({**feeds, _TARGET: _started(subject, text)})["logits"][0]
     return logits
 
@@ -346,7 +346,7 @@ def _logits(outputs: Outputs) -> Outputs:
 
 
 def _decoder(subject: CheckContext) -> Session | None:
-    """The graph that gives one token after the other; None where one graph takes source and target."""
+    """The graph that returns one token after the other; None where one graph takes source and target."""
     return next((session for role, session in subject.sessions.items() if role.startswith("decoder_model")), None)
 
 
@@ -394,7 +394,7 @@ def _where_it_decodes(run: Callable[[CheckContext], Iterator[CheckRow]], subject
 
 
 def probe(subject: CheckContext) -> Feeds:
-    """Padded sources, and a target for each."""
+    """Return padded sources, as feeding.sources makes them, and a target for each, int64 [rows, tokens]."""
     _, feeds, tokens = _padded(subject)
     return {**feeds, _TARGET: tokens}
 
@@ -402,4 +402,4 @@ def probe(subject: CheckContext) -> Feeds:
 CHECKS = checks_of(parity, padding, target_padding, cache, greedy, text, beams, sensitivity)
 
 CHECKS_OF_SPEECH = tuple(replace(check, run=partial(_where_it_decodes, check.run)) for check in CHECKS)
-"""The same; models that give letters or classes without a decoder are asked nothing."""
+"""The same checks; models that return letters or classes without a decoder are asked nothing."""

@@ -18,12 +18,17 @@ Size = TypeVar("Size")
 
 
 def rows_of(feeds: Feeds, rows: slice | np.ndarray) -> dict[str, np.ndarray]:
-    """Some rows of a batch."""
+    """Return some rows of a batch.
+
+    Args:
+        feeds: arrays by name, each [batch_size, …].
+        rows: which; int64 or bool where it is an array.
+    """
     return {name: array[rows] for name, array in feeds.items()}
 
 
 def run(subject: CheckContext, feeds: Feeds, *, case: Case, role: str = "model") -> tuple[Outputs, list[CheckRow]]:
-    """One graph's outputs, or none and the row that says why."""
+    """Run one graph: return its outputs by name, or none and the row that says why."""
     try:
         return subject.session(role).run(feeds), []
     except ValidationFailed as err:
@@ -40,11 +45,14 @@ def against_pytorch(
     role: str | None = None,
     read: Callable[[Outputs], Outputs] = lambda outputs: outputs,
 ) -> Iterator[CheckRow]:
-    """The outputs of graphs against PyTorch's on the same feeds.
+    """Compare the outputs of graphs with PyTorch's on the same feeds: one row an output.
 
     Args:
-        role: of one graph whose work alone is compared; None of the whole model.
-        read: what is compared of outputs: those at real positions, for one.
+        feeds: arrays by the names of inputs; float64 is asked for the same ones.
+        expected: arrays by name, from PyTorch; what is not equal in shape is a row that says so.
+        actual: arrays by name, from the graphs.
+        role: the graph whose work alone is compared; None compares the whole model's.
+        read: takes what is compared of outputs: those at real positions, for one.
     """
     rows = compare(read(expected), read(actual), case=case)
     yield from judged(
@@ -66,10 +74,11 @@ def outputs_equal(
     case: Case,
     exact: Callable[[], Outputs],
 ) -> Iterator[CheckRow]:
-    """What some calls of the graphs give against PyTorch's, or the row that says why they give nothing.
+    """Compare what some calls of the graphs return with PyTorch's, or yield the row that says why they do not run.
 
     Args:
-        expected: arrays by name, from PyTorch. What ``run`` does not give is not compared.
+        expected: arrays by name, from PyTorch. What ``run`` does not return is not compared.
+        run: returns arrays by name; a ValidationFailed that it raises becomes the row.
         exact: the same in float64; empty where nobody can tell.
     """
     try:
@@ -89,7 +98,7 @@ def logits_equal(
     case: Case,
     exact: Callable[[], Outputs],
 ) -> Iterator[CheckRow]:
-    """As outputs_equal, for graphs of which the logits alone are read.
+    """Do as outputs_equal, for graphs of which the logits alone are read.
 
     Args:
         expected: float32 [batch_size, sequence_length, vocabulary] or [real tokens, vocabulary], as ``run`` returns it.
@@ -108,9 +117,15 @@ def batches_equal(
     sizes: Sequence[int],
     role: str = "model",
 ) -> Iterator[CheckRow]:
-    """The first rows of a batch, and its last row alone, against PyTorch's on all of it.
+    """Compare the first rows of a batch, and its last row alone, with PyTorch's on all of it.
 
-    PyTorch gives a row the same values in a batch of any size, to 1e-6; the graph has to as well.
+    PyTorch computes the same values for a row in a batch of any size, to 1e-6; the graph has to as well.
+
+    Args:
+        feeds: arrays by the names of inputs, each [batch_size, …].
+        expected: arrays by name, each [batch_size, …], from PyTorch on all rows.
+        text: says what is fed, for people.
+        sizes: how many rows are fed; a size beyond the batch's is fed as the whole batch.
     """
     count = len(next(iter(feeds.values())))
     parts = {f"batch_size {size}": slice(size) for size in sorted({min(size, count) for size in sizes})}
@@ -131,11 +146,11 @@ def parity_over_sizes(
     said: Callable[[Size], str],
     batch_sizes: Sequence[int],
 ) -> Iterator[CheckRow]:
-    """Every output equals PyTorch's: at the first size in several batches, at every other one in two rows.
+    """Compare every output with PyTorch's: at the first size in several batches, at every other one in two rows.
 
     Args:
-        sizes: of whatever is fed; where PyTorch itself cannot run at one, that is skipped.
-        feed: (rows, size) -> feeds.
+        sizes: the sizes of whatever is fed; where PyTorch itself cannot run at one, that is skipped.
+        feed: (rows, size) -> arrays by the names of inputs, each [rows, …].
         said: a size and what is fed, for people.
     """
     usual, *others = sizes

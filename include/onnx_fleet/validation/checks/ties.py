@@ -22,7 +22,7 @@ Words = Callable[[int], str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Margin:
-    """By how much PyTorch prefers its own answer to the bundle's."""
+    """How much PyTorch prefers its own answer to the bundle's, and how much of that may be rounding."""
 
     size: float
     tolerance: float
@@ -35,11 +35,11 @@ class Margin:
 
     @property
     def said(self) -> str:
-        """Both numbers, for people, behind what they are of."""
+        """What both numbers are, for people: it follows the words for what was weighed."""
         return f"differ by {self.size:.2g}, the tolerance is {self.tolerance:.2g}"
 
     def row(self, case: Case, *, output: str, detail: str) -> CheckRow:
-        """The row of two answers that are not the same."""
+        """Return the row of two answers that are not the same."""
         tie = self.is_tie
         return case.row("near_tie" if tie else "different", output=output, passed=tie, detail=detail)
 
@@ -47,7 +47,7 @@ class Margin:
 def weighed(
     size: float, *, largest: float, tolerances: Tolerances, rounding: Callable[[], float] = lambda: 0.0
 ) -> Margin:
-    """A margin between two of PyTorch's values, and how large a tie may be.
+    """Weigh a margin between two of PyTorch's values: how large a tie may be between them.
 
     Args:
         size: the value of PyTorch's answer less that of the other one, both by PyTorch.
@@ -71,7 +71,7 @@ def choices_equal(
     words: tuple[Words, Words] | None = None,
     exact: Exact = nobody,
 ) -> CheckRow:
-    """One row: the largest value stands at the same place along an axis, wherever PyTorch's own choice is no tie.
+    """Return one row: whether the largest value stands at the same place, wherever PyTorch's own choice is no tie.
 
     Args:
         expected: float32 of any shape, with two values or more along the axis, from PyTorch.
@@ -107,7 +107,7 @@ def tokens_equal(
     next_logits: Callable[[int, np.ndarray], np.ndarray],
     exact_logits: Callable[[int, np.ndarray], np.ndarray | None],
 ) -> Iterator[CheckRow]:
-    """One row a prompt. Where tokens part, PyTorch's own logits say whether both were equally likely.
+    """Yield one row a prompt. Where tokens part, PyTorch's own logits say whether both were equally likely.
 
     Args:
         wanted: int64 [prompts, tokens], of transformers' generate.

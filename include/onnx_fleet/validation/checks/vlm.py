@@ -26,29 +26,34 @@ from onnx_fleet.validation.checks.ties import tokens_equal
 
 NEW_TOKENS, STEPS = 32, 6
 TEXT_LENGTHS = (7, 4)
-"""Tokens of text in the rows of a batch, in turn."""
+"""How many tokens of text the rows of a batch have, in turn."""
 COUNTS = ((1,), (2,), (2, 1), (0,), (1,) * 7)
-"""Images in the rows of a batch."""
+"""How many images the rows of a batch have."""
 LENGTHS = (1, 2, 17, 64)
-"""Of rows without an image; and with one the model's maximum."""
+"""How many tokens rows without an image have; with one the model's maximum is fed, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """Rows of text and images, padded on the left, as the plain model takes them."""
+    """Rows of text and images, padded on the left, as the plain model takes them.
+
+    The feeds are ``input_ids``, ``attention_mask`` and ``position_ids``, each int64 [batch_size, sequence_length]; and
+    ``pixel_values``, float32 [images, channels, height, width], or [batch_size, images, channels, height, width] with
+    ``pixel_attention_mask``, bool [batch_size, images, height, width].
+    """
 
     feeds: dict[str, np.ndarray]
     counts: tuple[int, ...]
-    """Images in each row."""
+    """How many images each row has."""
     text: str
 
     @property
     def real(self) -> np.ndarray:
-        """bool [batch_size, sequence_length]"""
+        """Where a token is no padding: bool [batch_size, sequence_length]."""
         return self.feeds["attention_mask"].astype(bool)
 
     def row(self, index: int) -> Prompt:
-        """One row by itself, without padding, and with its own images alone."""
+        """Return one row by itself, without padding, and with its own images alone."""
         names = ("input_ids", "attention_mask", "position_ids")
         feeds = {name: self.feeds[name][index : index + 1, self.real[index]] for name in names}
         first, count = sum(self.counts[:index]), self.counts[index]
@@ -60,7 +65,11 @@ class Prompt:
         return replace(self, feeds=feeds, counts=(count,))
 
     def longer(self, tokens: np.ndarray) -> Prompt:
-        """With more tokens behind each row: int64 [batch_size, tokens]."""
+        """Return the prompt with more tokens behind each row.
+
+        Args:
+            tokens: int64 [batch_size, tokens].
+        """
         mask = np.concatenate([self.feeds["attention_mask"], np.ones_like(tokens)], axis=1)
         ids = np.concatenate([self.feeds["input_ids"], tokens], axis=1)
         own = {"input_ids": ids, "attention_mask": mask, "position_ids": generation.positions(mask)}
@@ -122,7 +131,7 @@ def padding(subject: CheckContext) -> Iterator[CheckRow]:
 
 
 def cache(subject: CheckContext) -> Iterator[CheckRow]:
-    """A prompt in two pieces, single steps, and rows in another order give what PyTorch gives without a cache."""
+    """A prompt in two pieces, single steps, and rows in another order return what PyTorch returns without a cache."""
     prompt = _prompt(subject, (2, 1), kind="noise")
     length, expected = prompt.real.shape[1], _pytorch(subject, prompt)
     pieces = [[split, length - split] for split in (1, length // 2, length - 1)]
@@ -204,7 +213,7 @@ def _exact(subject: CheckContext, prompt: Prompt) -> Outputs:
 
 
 def _pytorch(subject: CheckContext, prompt: Prompt) -> np.ndarray:
-    """float32 [real tokens, vocabulary], in one pass without a cache."""
+    """PyTorch's logits in one pass without a cache: float32 [real tokens, vocabulary]."""
     logits: np.ndarray = subject.reference(prompt.feeds)["logits"][prompt.real]
     return logits
 
@@ -261,13 +270,13 @@ def prompt_of(
     said: str,
     lengths: Sequence[int] = TEXT_LENGTHS,
 ) -> Prompt:
-    """Text of random tokens around the places of images.
+    """Return a prompt of random tokens around the places of images.
 
     Args:
-        counts: images in each row.
-        pixels: of these images; empty where there are none.
+        counts: how many images each row has.
+        pixels: the images by the names of inputs, shaped as in Prompt; empty where there are none.
         said: what they are, for people.
-        lengths: tokens of text, in turn.
+        lengths: how many tokens of text the rows have, in turn.
     """
     config = subject.reference.model.config
     rng = np.random.default_rng((SEED, *counts, *lengths))
@@ -306,7 +315,7 @@ def _pixels(subject: CheckContext, counts: tuple[int, ...], *, kind: Kind) -> di
 
 
 def embedded(subject: CheckContext, feeds: Feeds) -> np.ndarray:
-    """A prompt's vectors, and the images' where its image tokens are: float32 [batch_size, sequence_length, size].
+    """Return a prompt's vectors, with the images' in their places: float32 [batch_size, sequence_length, size].
 
     Args:
         feeds: as the plain model takes them, images and all.
@@ -323,6 +332,15 @@ def embedded(subject: CheckContext, feeds: Feeds) -> np.ndarray:
 
 
 def decode(subject: CheckContext, vectors: np.ndarray, attention_mask: np.ndarray, *, cache: Feeds | None) -> Step:
+    """Run the decoder's graph once.
+
+    Args:
+        vectors: float32 [batch_size, new tokens, size].
+        attention_mask: int64 [batch_size, cached + new tokens].
+        cache: the cache of the call before; None starts anew.
+    Raises:
+        ValidationFailed: onnxruntime refuses them.
+    """
     session = subject.session("decoder_model_merged")
     cache = cache if cache is not None else generation.empty_cache(session, batch_size=len(vectors))
     places = generation.positions(attention_mask)[:, -vectors.shape[1] :]
@@ -332,7 +350,7 @@ def decode(subject: CheckContext, vectors: np.ndarray, attention_mask: np.ndarra
 
 
 def _generated(subject: CheckContext, prompt: Prompt, *, new_tokens: int) -> np.ndarray:
-    """int64 [batch_size, new_tokens]"""
+    """Return the likeliest tokens behind a prompt: int64 [batch_size, new_tokens]."""
 
     def call(input_ids: np.ndarray, *, cache: Feeds | None) -> Step:
         if cache is None:
@@ -346,7 +364,7 @@ def _generated(subject: CheckContext, prompt: Prompt, *, new_tokens: int) -> np.
 
 
 def probe(subject: CheckContext) -> Feeds:
-    """Rows of unequally many images of noise."""
+    """Return two rows of unequally many images of noise, shaped as in Prompt."""
     return _prompt(subject, (2, 1), kind="noise").feeds
 
 
