@@ -7,7 +7,7 @@ import pytest
 
 from onnx_fleet.entities.entry import Tolerances
 from onnx_fleet.entities.graph_info import TensorSpec
-from onnx_fleet.graphs.comparison import Case, at_real_positions, compare
+from onnx_fleet.graphs.comparison import Case, at_real_positions, best_and_margin, compare, tie_width
 
 CASE = Case(check="parity", graph="onnx/model.onnx", case="by hand", tolerances=Tolerances(atol=1e-4, rtol=1e-3))
 
@@ -81,3 +81,19 @@ def test_padding_is_cut_from_outputs_per_token_only() -> None:
 
     assert cut["hidden"].ravel().tolist() == [0, 1, 3]
     assert cut["pooled"].shape == (2, 2)
+
+
+@pytest.mark.parametrize(("axis", "best", "margin"), [(-1, [7, 4], [2, 2]), (0, [4, 5, 7], [3, 3, 7])])
+def test_the_best_of_an_axis_comes_with_what_it_is_ahead_of_the_next(
+    axis: int, best: list[float], margin: list[float]
+) -> None:
+    found = best_and_margin(np.array([[1.0, 5.0, 7.0], [4.0, 2.0, 0.0]]), axis=axis)
+
+    assert [array.tolist() for array in found] == [best, margin]
+
+
+def test_a_tie_is_as_wide_as_both_values_may_be_off() -> None:
+    tolerances = Tolerances(atol=0.5, rtol=0.1)
+
+    assert tie_width(-10.0, tolerances=tolerances) == 3.0
+    assert tie_width(floats(0, -10), tolerances=tolerances).tolist() == [1.0, 3.0]

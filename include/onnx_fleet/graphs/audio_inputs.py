@@ -1,4 +1,4 @@
-"""Sound to trace, prove and measure with: waveforms and spectrograms as feature extractors give them. numpy only."""
+"""Sound to trace, prove and measure with: waveforms and spectrograms as feature extractors make them. numpy only."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ Kind = Literal["noise", "tones"]
 
 
 def batch(count: int, *shape: int, seed: int, kind: Kind) -> np.ndarray:
-    """float32 [count, *shape], every row another sound of zero mean and unit variance, time along the first axis.
+    """Return sounds, float32 [count, *shape]: each is another one, of zero mean and unit variance.
 
     Args:
-        shape: (samples,) of a waveform, (frames, bins) of a spectrogram.
+        shape: (samples,) for a waveform, (frames, bins) for a spectrogram: time is on the first axis.
         kind: ``tones`` rise, fade and leave half of the time silent, as speech does.
     """
     rng = np.random.default_rng((seed, count, *shape))

@@ -1,11 +1,11 @@
-"""Compare two sets of named outputs: every output gives a row, whatever is found. numpy only."""
+"""Compare two sets of named outputs: every output has a row, whatever is found. numpy only."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from onnx_fleet.entities.entry import Tolerances
 from onnx_fleet.entities.graph_info import JOINT_LENGTH, TensorSpec
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 
 Outputs: TypeAlias = "Mapping[str, np.ndarray]"
+"""Arrays by the names of a graph's outputs."""
+
+Size = TypeVar("Size", float, "np.ndarray")
 
 _SMALLEST_SCALE = 1e-6
 
@@ -30,7 +33,7 @@ class Case:
     tolerances: Tolerances
 
     def row(self, finding: CheckFinding, *, output: str = "", detail: str = "", passed: bool = False) -> CheckRow:
-        """A row without figures."""
+        """Return a row without figures."""
         return CheckRow(
             check=self.check,
             graph=self.graph,
@@ -49,10 +52,11 @@ class Case:
 def compare(
     expected: Outputs, actual: Outputs, *, case: Case, detail: str = "", source: str = "PyTorch"
 ) -> tuple[CheckRow, ...]:
-    """One row for every output that is on either side.
+    """Return one row for every output that is on either side.
 
     Args:
-        expected: from PyTorch eager, or from the run that the other one must equal.
+        expected: arrays of any shape and type by name, from PyTorch eager or the run that the other one must equal.
+        actual: arrays by name; another shape, another type and values that are not finite are findings of their own.
         detail: goes into the rows that have nothing else to say.
         source: what messages call the expected side.
     """
@@ -71,11 +75,12 @@ def compare(
 
 
 def at_real_positions(outputs: Outputs, *, real: np.ndarray, specs: tuple[TensorSpec, ...]) -> Outputs:
-    """Outputs per token cut down to real positions, in row order; all others whole.
+    """Cut outputs per token down to real positions, in row order: [real tokens, …]. All others stay whole.
 
     What is computed for padding is nobody's to read.
 
     Args:
+        outputs: arrays by name, as ``specs`` describe them.
         real: bool [batch_size, sequence_length], True where a token is no padding.
         specs: the graph's outputs; ``sequence_length`` as second axis is what makes one an output per token.
     """
@@ -83,16 +88,19 @@ def at_real_positions(outputs: Outputs, *, real: np.ndarray, specs: tuple[Tensor
         return outputs
     per_token = {spec.name: spec for spec in specs if is_per_token(spec)}
     return {
-        name: _at(real_places(per_token[name], array, real=real), array) if name in per_token else array
+        name: at_places(real_places(per_token[name], array, real=real), array) if name in per_token else array
         for name, array in outputs.items()
     }
 
 
 def real_places(spec: TensorSpec, array: np.ndarray, *, real: np.ndarray) -> np.ndarray:
-    """Which values of an output per token are of no padding: all that belong to an image are, behind a row's tokens.
+    """Return which values of an output per token are of no padding: bool, as the first two axes of the array.
+
+    All values that belong to an image, behind a row's tokens, are real.
 
     Args:
-        array: the output; [batch_size, sequence_length, …] of spec.
+        array: [batch_size, sequence_length, …], the output that ``spec`` describes.
+        real: bool [batch_size, sequence_length], True where a token is no padding.
     """
     import numpy as np
 
@@ -101,25 +109,58 @@ def real_places(spec: TensorSpec, array: np.ndarray, *, real: np.ndarray) -> np.
     return np.pad(real, ((0, 0), (0, max(0, array.shape[1] - real.shape[1]))), constant_values=True)
 
 
-def _at(places: np.ndarray, array: np.ndarray) -> np.ndarray:
-    """The whole array where its sizes are no such places': a comparison says so."""
+def at_places(places: np.ndarray, array: np.ndarray) -> np.ndarray:
+    """Return the values at some places, in row order: [places that are True, …].
+
+    An array of other sizes is returned as it is, for a comparison to tell.
+
+    Args:
+        places: bool [batch_size, tokens].
+        array: [batch_size, tokens, …].
+    """
     return array[places] if array.shape[:2] == places.shape else array
 
 
 def is_per_token(spec: TensorSpec) -> bool:
-    """[batch_size, sequence_length, …], or the same with what belongs to an image behind the tokens of each row."""
+    """Return whether an output is [batch_size, sequence_length, …], or so with an image's values behind the tokens."""
     return spec.shape[:2] in (("batch_size", "sequence_length"), ("batch_size", JOINT_LENGTH))
 
 
 def scale_of(expected: np.ndarray) -> float:
-    """What atol is multiplied by: it is meant for outputs whose largest value is 1 or more.
+    """Return what atol is multiplied by, from 1e-6 to 1: it is meant for outputs whose largest value is 1 or more.
 
     Normalised embeddings stay below 0.2, untrained models' outputs may be far less, and a wrong graph would pass.
+
+    Args:
+        expected: numbers of any shape and type; values that are not finite do not count.
     """
     import numpy as np
 
     size = np.abs(expected[np.isfinite(expected)].astype(np.float64))
     return min(1.0, max(float(size.max(initial=0.0)), _SMALLEST_SCALE))
+
+
+def best_and_margin(values: np.ndarray, *, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the largest value along an axis, and by how much it exceeds the next one; each has the other axes.
+
+    Args:
+        values: floats of any shape, two or more along the axis.
+    """
+    import numpy as np
+
+    ordered = np.partition(values, -2, axis=axis)
+    best = np.take(ordered, -1, axis=axis)
+    return best, best - np.take(ordered, -2, axis=axis)
+
+
+def tie_width(largest: Size, *, tolerances: Tolerances) -> Size:
+    """Return how far apart two values may be for rounding to turn them around: each may be off by the tolerance.
+
+    Args:
+        largest: what the tolerance is relative to, of either sign: a number, or floats of any shape.
+    """
+    width: Size = 2 * (tolerances.atol + tolerances.rtol * abs(largest))
+    return width
 
 
 def _compare_one(
@@ -139,7 +180,7 @@ def _compare_one(
     size = np.abs(expected.astype(np.float64))
     largest = float(size[np.isfinite(size)].max(initial=0.0))
     atol, rtol = case.tolerances.atol * scale_of(expected), case.tolerances.rtol
-    with np.errstate(invalid="ignore"):  # an infinity that both give is no difference
+    with np.errstate(invalid="ignore"):  # an infinity that both have is no difference
         difference = np.where(actual == expected, 0.0, np.abs(actual.astype(np.float64) - expected))
     allowed = atol + rtol * np.where(np.isfinite(size), size, 0.0)
     passed = bool((difference <= allowed).all())

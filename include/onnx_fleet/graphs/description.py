@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 
 def describe(path: Path, *, role: str, variant: str, bundle: Path, libraries: tuple[str, ...] = ()) -> GraphInfo:
-    """What a finished file says of itself; its weights are not read."""
+    """Return what a finished file says of itself; its weights are not read.
+
+    Raises:
+        KeyError: no onnxruntime is known to take its opset or IR version.
+    """
     import onnx
 
     model = onnx.load(path, load_external_data=False)
@@ -40,7 +44,7 @@ def describe(path: Path, *, role: str, variant: str, bundle: Path, libraries: tu
 
 
 def external_data(graphs: Iterable[GraphInfo]) -> dict[str, int]:
-    """How many data files each graph has under its own name; what others have is in one of these."""
+    """Return how many data files each graph has under its own name; what others have is in one of these."""
     found: dict[str, int] = {}
     for info in graphs:
         own = [file for file in info.weight_files if file.startswith(f"{info.path}_data")]

@@ -29,19 +29,21 @@ class FurtherInput:
     """One input of one model."""
 
     name: str
-    """As transformers' forward calls it, and so the graph."""
+    """What transformers' forward calls it, and so the graph."""
     dtype: str
-    """numpy's name."""
+    """numpy's name of its type: ``int64``."""
     per: Literal["token", "row"]
     shape: tuple[int, ...] = ()
-    """Behind the axes of the tokens, or of one row."""
+    """The axes behind those of the tokens, or of one row."""
     filler: int = 0
     """What stands where there is padding, and what ignoring the input would make of it."""
     draw: Draw
-    """(generator, whole shape) -> valid values, which differ from place to place."""
+    """(generator, whole shape) -> valid values of that shape, which differ from place to place."""
 
     def values(self, rng: np.random.Generator, *, real: np.ndarray) -> np.ndarray:
-        """Random valid values for a batch; where a token is padding, the filler.
+        """Return random valid values for a batch; where a token is padding, the filler.
+
+        They are [batch_size, …, sequence_length, *shape] where there is one for each token, else [batch_size, *shape].
 
         Args:
             real: bool [batch_size, …, sequence_length].
@@ -60,7 +62,7 @@ class Kind:
 
     name: str
     holds: str
-    """For people: ``the place of each token on its page``."""
+    """What it holds, for people: ``the place of each token on its page``."""
     read: Callable[[Settings], bool]
     """Whether a model with this configuration reads it, where its forward takes it."""
     of: Callable[[Settings], FurtherInput]
@@ -73,11 +75,11 @@ class Refusal:
     name: str
     read: Callable[[Settings], bool]
     why: str
-    """Goes on behind ``it reads NAME,``."""
+    """Why it is refused: it goes on behind ``it reads NAME,``."""
 
 
 def of_model(parameters: Collection[str], settings: Settings) -> tuple[FurtherInput, ...]:
-    """What a model takes that a graph of it has to take as well.
+    """Return what a model takes that a graph of it has to take as well.
 
     Args:
         parameters: the names that its forward takes.
@@ -87,14 +89,14 @@ def of_model(parameters: Collection[str], settings: Settings) -> tuple[FurtherIn
 
 
 def of_graph(inputs: Iterable[TensorSpec], settings: Settings) -> tuple[FurtherInput, ...]:
-    """The same of a graph that is there already; its own shapes are taken where they are numbers."""
+    """Return the same for a graph that is there already; its own shapes are taken where they are numbers."""
     specs = {spec.name: spec for spec in inputs}
     found = of_model(specs.keys(), settings)
     return tuple(replace(each, shape=_numbers(specs[each.name], each)) for each in found)
 
 
 def refused(parameters: Collection[str], settings: Settings) -> Iterator[Refusal]:
-    """What a model reads that keeps it from being exported."""
+    """Yield what a model reads that keeps it from being exported."""
     yield from (each for each in REFUSED if each.name in parameters and each.read(settings))
 
 
@@ -221,7 +223,7 @@ KINDS: tuple[Kind, ...] = (
         of=_pixels,
     ),
 )
-"""What becomes an input of the graph. Of two kinds of one name a model reads one at most."""
+"""What becomes an input of the graph. A model reads at most one of two kinds with one name."""
 
 REFUSED: tuple[Refusal, ...] = (
     Refusal(

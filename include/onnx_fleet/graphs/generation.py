@@ -6,7 +6,7 @@ stands on the left and positions count the real tokens; generation_seq2seq has t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,29 +18,33 @@ from onnx_fleet.graphs.session import Session
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """What one call of the graph gave."""
+    """What one call of the graph returned."""
 
     logits: np.ndarray
     """float32 [batch_size, new tokens, vocabulary]."""
     cache: Mapping[str, np.ndarray]
-    """By the names of the inputs: ``past_key_values.0.key``, each [batch_size, heads, tokens, head size]."""
+    """float32 [batch_size, heads, tokens, head size] by the names of the inputs: ``past_key_values.0.key``."""
 
     def rows(self, order: np.ndarray) -> Mapping[str, np.ndarray]:
-        """The cache with its rows in another order, as beam search leaves it."""
+        """Return the cache with its rows in another order, as beam search leaves it.
+
+        Args:
+            order: int64 [rows], which row stands in each place.
+        """
         return {name: array[order] for name, array in self.cache.items()}
 
 
 class Call(Protocol):
-    """One call of a graph, with the cache of the call before; None starts anew."""
+    """One call of a graph, on int64 [batch_size, new tokens] with the cache of the call before; None starts anew."""
 
     def __call__(self, input_ids: np.ndarray, *, cache: Mapping[str, np.ndarray] | None) -> Step: ...
 
 
 def empty_cache(session: Session, *, batch_size: int, head_size: int | None = None) -> dict[str, np.ndarray]:
-    """Every cache before the first call: float32 [batch_size, heads, 0, head size].
+    """Return every cache before the first call: float32 [batch_size, heads, 0, head size] by input.
 
     Args:
-        head_size: of all; None takes each one's own. Consumers guess one number, and may be wrong.
+        head_size: the size that all have; None takes each one's own. Consumers guess one number, and may be wrong.
     """
     head_sizes = {
         spec.name.replace("present", "past_key_values"): spec.shape[3]
@@ -58,7 +62,7 @@ def empty_cache(session: Session, *, batch_size: int, head_size: int | None = No
 
 
 def cache_of(outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What a call gave for the next one, by the names of the inputs."""
+    """Return what a call keeps for the next one: [batch_size, heads, tokens, head size] by the names of the inputs."""
     return {
         name.replace("present", "past_key_values"): array
         for name, array in outputs.items()
@@ -73,12 +77,12 @@ def step(
     attention_mask: np.ndarray,
     cache: Mapping[str, np.ndarray] | None = None,
 ) -> Step:
-    """One call of a decoder's graph.
+    """Call a decoder's graph once.
 
     Args:
         input_ids: int64 [batch_size, sequence_length], the new tokens.
         attention_mask: int64 [batch_size, cached + sequence_length], over all tokens so far.
-        cache: of the call before; None starts anew.
+        cache: the cache of the call before, shaped as in Step; None starts anew.
     Raises:
         ValidationFailed: onnxruntime refuses the feeds.
     """
@@ -94,10 +98,10 @@ def step(
 
 
 def behind(session: Session, *, attention_mask: np.ndarray) -> Call:
-    """The calls of a decoder's graph from a prompt on.
+    """Return the calls of a decoder's graph from a prompt on.
 
     Args:
-        attention_mask: int64 [batch_size, sequence_length], of the prompt, padded on the left.
+        attention_mask: int64 [batch_size, sequence_length]: the mask of the prompt, padded on the left.
     """
 
     def call(input_ids: np.ndarray, *, cache: Mapping[str, np.ndarray] | None) -> Step:
@@ -107,9 +111,13 @@ def behind(session: Session, *, attention_mask: np.ndarray) -> Call:
 
 
 def extended(attention_mask: np.ndarray, new: np.ndarray, *, cache: Mapping[str, np.ndarray] | None) -> np.ndarray:
-    """A prompt's mask up to the end of a call's new tokens: nothing behind a prompt is padding.
+    """Return a prompt's mask up to the end of a call's new tokens: int64 [batch_size, cached + new tokens].
+
+    Nothing behind a prompt is padding.
 
     Args:
+        attention_mask: int64 [batch_size, sequence_length], of the prompt.
+        cache: the cache of the call before, shaped as in Step; None where there was none.
         new: [batch_size, new tokens, …]: the call's tokens, or their vectors.
     Raises:
         ValidationFailed: the cache holds less than the prompt: a graph has forgotten some of it.
@@ -121,6 +129,23 @@ def extended(attention_mask: np.ndarray, new: np.ndarray, *, cache: Mapping[str,
     return np.pad(attention_mask, ((0, 0), (0, missing)), constant_values=1)
 
 
+def in_pieces(call: Callable[[slice, Mapping[str, np.ndarray] | None], Step], sizes: Sequence[int]) -> np.ndarray:
+    """Return the logits of tokens that are fed piece by piece: float32 [batch_size, tokens, vocabulary].
+
+    Args:
+        call: (which tokens, the cache of the call before or None) -> what the graph returns for them.
+        sizes: how many tokens each piece has.
+    """
+    logits: list[np.ndarray] = []
+    cache: Mapping[str, np.ndarray] | None = None
+    done = 0
+    for size in sizes:
+        found = call(slice(done, done + size), cache)
+        logits.append(found.logits)
+        cache, done = found.cache, done + size
+    return np.concatenate(logits, axis=1)
+
+
 def greedy(
     call: Call,
     start: np.ndarray,
@@ -129,10 +154,11 @@ def greedy(
     eos_token_ids: Collection[int] = (),
     pad_token_id: int = 0,
 ) -> np.ndarray:
-    """The likeliest token, again and again; a row that has ended is padded.
+    """Generate the likeliest token, again and again; a row that has ended is padded.
 
     Args:
         start: int64 [batch_size, tokens]: a prompt, padded on the left, or the start token and forced ones behind it.
+        max_new_tokens: how many tokens are generated at most; one at least.
     Returns:
         int64 [batch_size, new tokens], without the start; it ends with the last row.
     """
@@ -151,6 +177,10 @@ def greedy(
 
 
 def positions(attention_mask: np.ndarray) -> np.ndarray:
-    """int64, as the mask: the place of each real token among the real ones; 0 for padding before them."""
+    """Return the place of each real token among the real ones, and 0 for padding before them: int64, as the mask.
+
+    Args:
+        attention_mask: int64 [batch_size, sequence_length].
+    """
     places: np.ndarray = np.maximum(attention_mask.cumsum(axis=1) - 1, 0).astype(np.int64)
     return places

@@ -1,7 +1,7 @@
 """Generate tokens with an encoder-decoder's graphs as their consumers do: encode once, then token by token. numpy only.
 
 optimum and transformers.js take the encoder's part of the cache from the first step, and feed it at every later one
-whatever the graph gives then; so does this loop, unless it is told otherwise.
+whatever the graph returns then; so does this loop, unless it is told otherwise.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from onnx_fleet.graphs.generation import Call, Step, cache_of, empty_cache
 from onnx_fleet.graphs.session import Session
 
 _NEVER = -1e9
-"""A logarithm of a probability that is out of the running."""
+"""The logarithm of a probability that is out of the running."""
 _SO_FAR = "input_ids"
-"""In place of a cache, for a decoder without one: all tokens so far."""
+"""The name of all tokens so far, which a decoder without a cache has in the place of one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,13 +30,19 @@ class Encoded:
     """int64 [batch_size, encoder_sequence_length], or over the encoder's own input; None where there is none."""
 
     def rows(self, order: np.ndarray) -> Encoded:
-        """Its rows in another order, or repeated."""
+        """Return the same with its rows in another order, or repeated.
+
+        Args:
+            order: int64 [rows], which row stands in each place.
+        """
         return Encoded(states=self.states[order], mask=None if self.mask is None else self.mask[order])
 
 
 def encode(session: Session, feeds: Mapping[str, np.ndarray]) -> Encoded:
     """Run the encoder's graph.
 
+    Args:
+        feeds: arrays by the names of its inputs; what it does not take is left out.
     Raises:
         ValidationFailed: onnxruntime refuses the feeds.
     """
@@ -44,7 +50,7 @@ def encode(session: Session, feeds: Mapping[str, np.ndarray]) -> Encoded:
 
 
 def takes_cache(session: Session) -> bool:
-    """Whether a decoder's graph keeps what it has read, or is given all tokens at every step."""
+    """Return whether a decoder's graph keeps what it has read, or is given all tokens at every step."""
     return any(spec.name.startswith("past_key_values.") for spec in session.inputs)
 
 
@@ -56,13 +62,13 @@ def step(
     cache: Mapping[str, np.ndarray] | None = None,
     keeps_encoder_cache: bool = True,
 ) -> Step:
-    """One call of a decoder's graph.
+    """Call a decoder's graph once.
 
     Args:
         input_ids: int64 [batch_size, new tokens].
-        cache: of the call before; None starts anew.
+        cache: the cache of the call before; None starts anew.
         keeps_encoder_cache: whether the encoder's part of a cache is passed on as it was fed, as consumers do, or is
-            the one that this call gave.
+            the one that this call returned.
     Raises:
         ValidationFailed: onnxruntime refuses the feeds.
     """
@@ -87,10 +93,14 @@ def step_of_one_graph(
     source: Mapping[str, np.ndarray],
     cache: Mapping[str, np.ndarray] | None = None,
 ) -> Step:
-    """The same of a graph that takes source and target together: all of both at every call.
+    """Call a graph that takes source and target together: all of both at every call.
 
     Args:
-        source: what an encoder would take.
+        input_ids: int64 [batch_size, new tokens].
+        source: what an encoder would take, arrays by name.
+        cache: what the call before returned; None starts anew.
+    Raises:
+        ValidationFailed: onnxruntime refuses the feeds.
     """
     tokens = input_ids if cache is None else np.concatenate([cache[_SO_FAR], input_ids], axis=1)
     feeds = {**source, "decoder_input_ids": tokens, "decoder_attention_mask": np.ones_like(tokens)}
@@ -107,12 +117,12 @@ def beams(
     pad_token_id: int = 0,
     length_penalty: float = 1.0,
 ) -> np.ndarray:
-    """The best of several running texts, as transformers searches with ``early_stopping=False``.
+    """Search for the best of several running texts, as transformers does with ``early_stopping=False``.
 
     Args:
-        call: of num_beams rows for each row of start, those of one row side by side.
+        call: takes num_beams rows for each row of start, those of one row side by side.
         start: int64 [batch_size, tokens], as for greedy.
-        num_beams: texts that run side by side for each row.
+        num_beams: how many texts run side by side for each row.
         length_penalty: a finished text's score is its logarithm of probability, divided by its length to this power.
     Returns:
         int64 [batch_size, new tokens], without the start; rows that ended early are padded.
@@ -162,7 +172,7 @@ class _Search:
         """Take one token more.
 
         Args:
-            logs: float32 [beams, vocabulary]: of the next token's probability, for each running text.
+            logs: float32 [beams, vocabulary]: logarithms of the next token's probability, for each running text.
             last: whether every text ends here.
         """
         kept = max(2, 1 + len(self.ends)) * self.beams  # so many that enough go on where the best ones end
@@ -198,7 +208,11 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def until_end(tokens: Sequence[int] | np.ndarray, eos_token_ids: Collection[int]) -> list[int]:
-    """A row's tokens up to and with the first that ends it: what stands behind is padding."""
+    """Return a row's tokens up to and with the first that ends it: what stands behind is padding.
+
+    Args:
+        tokens: int64 [tokens].
+    """
     listed = [int(token) for token in tokens]
     place = next((i for i, token in enumerate(listed) if token in eos_token_ids), len(listed) - 1)
     return listed[: place + 1]

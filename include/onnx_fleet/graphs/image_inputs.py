@@ -13,14 +13,14 @@ import numpy as np
 Kind = Literal["noise", "picture"]
 
 USUAL_SIZE = 224
-"""Of models that say nothing: what ImageNet's are trained on."""
+"""The height and width for models that say nothing, in pixels: what ImageNet's are trained on."""
 
 _STRIDE = 32
 """The coarsest that common architectures go; sizes that are multiples of it lose no border on the way."""
 
 
 def size_of_preprocessor(settings: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Height and width that a preprocessor gives every image; None where images keep their own shape."""
+    """Return the height and width in pixels that a preprocessor makes every image; None where they keep their own."""
     named = "crop_size" if settings.get("do_center_crop") and settings.get("crop_size") else "size"
     size = settings.get(named)
     if isinstance(size, int):
@@ -34,7 +34,7 @@ def size_of_preprocessor(settings: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def size_of_config(config: object) -> tuple[int, int] | None:
-    """Height and width that a model's configuration states, its own or its backbone's."""
+    """Return the height and width in pixels that a model's configuration states, or its backbone's; else None."""
     nested = (getattr(config, name, None) for name in ("vision_config", "backbone_config"))
     for holder in (config, *nested):
         size = getattr(holder, "image_size", None)
@@ -46,7 +46,7 @@ def size_of_config(config: object) -> tuple[int, int] | None:
 
 
 def unit(config: object) -> int:
-    """The step in which a model's image sizes lose no border: its patch, as often as 32 pixels hold it."""
+    """Return the step, in pixels, in which a model's image sizes lose no border: its patch, as often as 32 hold it."""
     nested = (getattr(config, name, None) for name in ("vision_config", "backbone_config"))
     for holder in (config, *nested):
         patch = getattr(holder, "patch_size", None)
@@ -58,9 +58,10 @@ def unit(config: object) -> int:
 def batch(
     count: int, *, channels: int, size: tuple[int, int], seed: int, kind: Kind, settings: Mapping[str, Any]
 ) -> np.ndarray:
-    """float32 [count, channels, height, width], every row another image.
+    """Return images, each another one: float32 [count, channels, height, width].
 
     Args:
+        size: (height, width) in pixels.
         kind: ``noise`` is of unit variance; ``picture`` has flat areas and edges, and is normalised as settings say.
         settings: the model's preprocessor_config.json.
     """
@@ -75,7 +76,7 @@ def batch(
 
 
 def _picture(index: int, *, channels: int, size: tuple[int, int]) -> np.ndarray:
-    """[channels, height, width] from 0 to 1: slopes, a checkerboard and a disc, mixed otherwise in every picture."""
+    """Return slopes, a checkerboard and a disc, mixed otherwise in every picture: float64 [channels, height, width]."""
     rows, columns = np.meshgrid(np.linspace(0, 1, size[0]), np.linspace(0, 1, size[1]), indexing="ij")
     board = (np.floor(rows * (3 + index)) + np.floor(columns * (4 + index))) % 2
     disc = (rows - 0.2 - 0.1 * (index % 5)) ** 2 + (columns - 0.6) ** 2 < 0.06

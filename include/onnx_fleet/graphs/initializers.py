@@ -26,9 +26,9 @@ class Weight:
     shape: tuple[int, ...]
     size_bytes: int
     file: str
-    """Relative to the bundle; the graph's own path where it is inside."""
+    """The file that holds it, relative to the bundle; the graph's own path where it is inside."""
     offset: int
-    """In the file, for what lies beside the graph; 0 inside it."""
+    """The first byte in the file, for what lies beside the graph; 0 inside it."""
     external: bool
     shared_with: tuple[str, ...] = ()
     """The other graphs that read these very bytes."""
@@ -40,7 +40,7 @@ class Weight:
 
 
 def subgraphs(model: onnx.ModelProto) -> Iterator[Sequence[onnx.NodeProto]]:
-    """The nodes of the graph, then of every graph inside it, then of every function."""
+    """Yield the nodes of the graph, then of every graph inside it, then of every function."""
     for graph in graphs(model):
         yield graph.node
     for function in model.functions:
@@ -50,20 +50,20 @@ def subgraphs(model: onnx.ModelProto) -> Iterator[Sequence[onnx.NodeProto]]:
 
 
 def graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
-    """The graph, and every graph inside it."""
+    """Yield the graph, and every graph inside it."""
     yield model.graph
     yield from _inside(model.graph.node)
 
 
 def weights_of(model: onnx.ModelProto, *, bundle: Path, path: str) -> Iterator[Weight]:
-    """Every initializer of the graph and of the graphs inside it."""
+    """Yield every initializer of the graph and of the graphs inside it."""
     for graph in graphs(model):
         for tensor in graph.initializer:
             yield _weight(tensor, bundle=bundle, path=path)
 
 
 def tensors_inside(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
-    """The initializers that lie in the graph's own file, by name."""
+    """Return the initializers that lie in the graph's own file, by name."""
     import onnx
 
     return {
@@ -75,7 +75,7 @@ def tensors_inside(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
 
 
 def digest(weight: Weight, *, inside: Mapping[str, onnx.TensorProto], bundle: Path) -> str:
-    """SHA-256 of dtype, shape and bytes; a file beside the graph is read a chunk at a time."""
+    """Return the SHA-256 of dtype, shape and bytes; a file beside the graph is read a chunk at a time."""
     from onnx import numpy_helper
 
     made = hashlib.sha256(f"{weight.dtype} {weight.shape} ".encode())
@@ -93,7 +93,7 @@ def digest(weight: Weight, *, inside: Mapping[str, onnx.TensorProto], bundle: Pa
 
 
 def dtype_name(kind: int) -> str:
-    """``float32`` for ONNX's number of a type."""
+    """Return the name for ONNX's number of a type: ``float32``."""
     import onnx
 
     name = str(onnx.TensorProto.DataType.Name(kind)).lower()
@@ -142,13 +142,13 @@ def _bits(kind: int) -> int:
 
 
 def array(tensor: onnx.TensorProto, folder: Path) -> np.ndarray:
-    """An initializer's values; of one that lies beside its graph a view of the file.
+    """Return an initializer's values, in its own shape and type; where it lies beside its graph, a view of the file.
 
     onnx's own reader takes a file with two names for an attack, and in a run a data file is the download's under a
     second one.
 
     Args:
-        folder: the graph's.
+        folder: the graph's folder.
     """
     import numpy as np
     import onnx

@@ -28,9 +28,9 @@ class GraphView:
     """One ONNX file."""
 
     path: str
-    """Relative to the bundle: ``onnx/model.onnx``."""
+    """Its path, relative to the bundle: ``onnx/model.onnx``."""
     size_bytes: int
-    """Of the file itself, without what lies beside it."""
+    """The size of the file itself, without what lies beside it."""
     ir_version: int
     opsets: Mapping[str, int]
     """Domain -> version; the standard's own domain is ``ai.onnx``."""
@@ -38,7 +38,7 @@ class GraphView:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     nodes: int
-    """In the graph, in the graphs inside it, and in functions."""
+    """How many there are in the graph, in the graphs inside it, and in functions."""
     ops: Mapping[str, int]
     """Op -> how often, the most frequent first; ``domain.Op`` outside the standard."""
     subgraphs: int

@@ -35,7 +35,7 @@ def of_graph(
     outputs: Sequence[TensorSpec],
     weights: Sequence[Weight],
 ) -> Iterator[str]:
-    """What shows in one graph alone."""
+    """Yield what shows in one graph alone, for people."""
     yield from _frozen_batch(inputs)
     yield from _foreign_symbols((*inputs, *outputs))
     yield from _double_precision(nodes, weights)
@@ -44,7 +44,7 @@ def of_graph(
 
 
 def of_files(weights: Mapping[str, Sequence[Weight]], *, bundle: Path) -> Iterator[str]:
-    """Data files that are missing, too short, or hold what no graph reads."""
+    """Yield data files that are missing, too short, or hold what no graph reads, for people."""
     by_file: dict[str, set[tuple[int, int]]] = {}
     for each in weights.values():
         for weight in each:
@@ -73,7 +73,7 @@ def of_copies(
     bundle: Path,
     digests: bool,
 ) -> Iterator[str]:
-    """Weights that lie in the bundle twice: by their bytes, or else by what they are called and look like."""
+    """Yield weights that lie in the bundle twice: by their bytes, or else by what they are called and look like."""
     places: dict[object, dict[tuple[str, str, int], Weight]] = {}
     for path, each in weights.items():
         inside = tensors_inside(models[path]) if digests else {}

@@ -21,7 +21,7 @@ from onnx_fleet.graphs.session import Session
 Half = Literal["calibration", "judging"]
 
 _MAX_BYTES = 256 << 20
-"""Of one graph's samples; a decoder's caches are most of them."""
+"""How large all samples of one graph may be; a decoder's caches are most of them."""
 _MAX_SAMPLES = 48
 _TEXT, _OTHER = "text", "other"
 
@@ -34,6 +34,7 @@ class Sample:
     predicts_next_token: bool
     """Whether its logits foretell the next token of real text."""
     feeds: Mapping[str, np.ndarray]
+    """Arrays by the names of the graph's inputs, in its shapes and types."""
 
 
 class FeedRecorder:
@@ -67,12 +68,12 @@ class FeedRecorder:
 
 
 def folder(stage_dir: Path) -> Path:
-    """Where a stage keeps its corpus; it is never published."""
+    """Return where a stage keeps its corpus; it is never published."""
     return stage_dir / stage.PRIVATE / "corpus"
 
 
 def read(stage_dir: Path, role: str, half: Half) -> Iterator[Sample]:
-    """One half of a graph's samples, one by one: what a variant was tuned on does not judge it.
+    """Yield one half of a graph's samples, one by one: what a variant was tuned on does not judge it.
 
     They are dealt out in pairs, since a prompt and the step behind it come one after the other. A graph with two
     samples or fewer has all of them in both halves.

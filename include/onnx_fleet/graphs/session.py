@@ -34,12 +34,12 @@ class Provider:
 
     name: str
     execution_provider: str
-    """onnxruntime's own name."""
+    """onnxruntime's own name of it."""
     options: Mapping[str, str]
     memory: str
     """Where its tensors lie, as onnxruntime calls it."""
     remedy: str
-    """For people: what to do when onnxruntime does not offer it."""
+    """What to do when onnxruntime does not offer it, for people."""
 
 
 PROVIDERS: Mapping[str, Provider] = {
@@ -108,8 +108,10 @@ class Session:
         return f"Session({self.graph.name}, {self.provider.name}, threads={self.threads})"
 
     def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
-        """Every output by name. Feeds that the graph does not take are left out.
+        """Run the graph, and return every output by name, in its shape and type.
 
+        Args:
+            feeds: arrays by the names of inputs, in the graph's shapes and types. What it does not take is left out.
         Raises:
             ValidationFailed: onnxruntime refuses the feeds, or a node fails.
             WorkerOutOfResources: there is not enough memory for them.
@@ -122,10 +124,13 @@ class Session:
         return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
 
     def bind(self, feeds: Arrays) -> Callable[[], None]:
-        """Put feeds where the provider computes, and give a call that runs on them there, and leaves its outputs there.
+        """Put feeds where the provider computes, and return a call that runs on them and leaves its outputs there.
 
         It is what a server does that keeps a cache on the GPU: nothing is copied between host and device in the call,
-        which returns when the outputs are complete. It raises as run does.
+        which returns when the outputs are complete. Both raise as run does.
+
+        Args:
+            feeds: arrays as run takes them.
         """
         from onnxruntime import OrtValue  # type: ignore[import-untyped]
 
@@ -188,7 +193,7 @@ def open_session(
         threads: intra-op threads; None takes the cores that the process may use. Inter-op is always 1.
         libraries: packages whose custom operators the graph uses, as GraphInfo names them.
         profile_dir: where onnxruntime writes its profile; None profiles nothing.
-        gpu: which one, for a provider that computes on one.
+        gpu: which GPU, for a provider that computes on one.
     Raises:
         GpuUnavailable: onnxruntime does not offer the provider, cannot start it, or drops it on the way.
         ValidationFailed: onnxruntime cannot load the graph.
@@ -222,7 +227,7 @@ def open_session(
 def open_placed(
     graph: Path, *, feeds: Arrays, provider: str, threads: int, libraries: Sequence[str], gpu: GpuOptions
 ) -> Session:
-    """As open_session, and on an accelerator only when every node that computes was seen to run there.
+    """Load a graph as open_session does, on an accelerator only if every node that computes was seen to run there.
 
     Args:
         feeds: a short input, as Session.prove_placement takes it.
@@ -241,7 +246,7 @@ def open_placed(
 
 
 def require_provider(name: str) -> Provider:
-    """The provider of that name, which the onnxruntime here offers.
+    """Return the provider of that name, which the onnxruntime here offers.
 
     Raises:
         GpuUnavailable: there is none of that name, or it is not offered.

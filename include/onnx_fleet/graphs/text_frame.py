@@ -19,7 +19,7 @@ class Frame:
     """An id that is not special, for rows of which only the size matters."""
 
     def around(self, words: np.ndarray) -> np.ndarray:
-        """Rows in which the frame has taken the place of the first and last words.
+        """Return rows in which the frame has taken the place of the first and last words: int64, as ``words``.
 
         In rows that are too short for it and one word, only the last token of the frame is put: the end token, which a
         tokenizer keeps whatever it cuts.

@@ -49,9 +49,9 @@ class ModelLimits:
 
     vocab_size: int
     max_length: int | None
-    """Positions that it has embeddings for; None where its positions have no end."""
+    """How many positions it has embeddings for; None where its positions have no end."""
     token_types: int
-    """1 where token_type_ids have one value only, or are not taken."""
+    """How many token types there are: 1 where token_type_ids have one value only, or are not taken."""
     pad_token_id: int
     special: frozenset[int] = frozenset()
     """Ids that its configuration has a meaning for."""
@@ -73,7 +73,7 @@ class TokenSpace:
     max_length: int
     """The longest sequence to feed: positions, tokenizer and LENGTH_BOUND, whichever is least."""
     fixed_length: int | None = None
-    """Of a graph that takes one length only: every batch is padded to it."""
+    """The only length that the graph takes, to which every batch is padded; None where it takes any."""
     further: tuple[FurtherInput, ...] = ()
     """What the model takes beside tokens, mask and token types."""
 
@@ -86,13 +86,13 @@ class Batch:
     attention_mask: np.ndarray
     token_type_ids: np.ndarray
     per_token: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """What the model takes beside these, each [batch_size, sequence_length, …]; by name."""
+    """What the model takes beside these for each token, by name: [batch_size, sequence_length, …]."""
     per_row: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """The same of whole rows, each [batch_size, …]."""
+    """What the model takes beside these for each row, by name: [batch_size, …]."""
 
     @property
     def feeds(self) -> dict[str, np.ndarray]:
-        """By the contract's input names; sessions and references take those that they know."""
+        """All arrays by the contract's input names; sessions and references take those that they know."""
         return {
             "input_ids": self.input_ids,
             "attention_mask": self.attention_mask,
@@ -103,14 +103,14 @@ class Batch:
 
     @property
     def real(self) -> np.ndarray:
-        """bool [batch_size, sequence_length]: True where a token is no padding."""
+        """Where a token is no padding: bool [batch_size, sequence_length]."""
         return self.attention_mask.astype(bool)
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
     def cut(self, length: int) -> Batch:
-        """The first tokens of every row."""
+        """Return the first tokens of every row: [batch_size, length]."""
         return Batch(
             input_ids=self.input_ids[:, :length],
             attention_mask=self.attention_mask[:, :length],
@@ -129,10 +129,10 @@ class Batch:
         )
 
     def completed(self, space: TokenSpace, *, seed: Sequence[int]) -> Batch:
-        """The same tokens with random valid values of all that the model takes beside them.
+        """Return the same tokens with random valid values of all that the model takes beside them.
 
         Args:
-            seed: of the values: the same one gives the same.
+            seed: decides the values: the same one draws the same.
         """
         rng = np.random.default_rng(seed)
         made = [(each, each.values(rng, real=self.real)) for each in space.further]
@@ -173,17 +173,17 @@ def token_space(
 
 
 def of_one_word(frame: Frame) -> TokenSpace:
-    """A space of the frame and its word alone, where only the sizes of what is fed matter."""
+    """Return a space of the frame and its word alone, where only the sizes of what is fed matter."""
     return TokenSpace(
         tokens=np.array([frame.word]), frame=frame, token_types=1, pad_token_id=0, max_length=LENGTH_BOUND
     )
 
 
 def limits_of_files(stage_dir: Path, *, graphs: Iterable[GraphInfo]) -> ModelLimits | None:
-    """What a stage's config.json says that its model takes; None of a model without a vocabulary.
+    """Return what a stage's config.json says that its model takes; None for a model without a vocabulary.
 
     Args:
-        graphs: of the stage; what a whole model's takes beside tokens is among it.
+        graphs: the stage's graphs; what a whole model's takes beside tokens is among it.
     """
     config = json.loads((stage_dir / "config.json").read_text(encoding="utf-8"))
     told: Mapping[str, Any] = next(
@@ -204,7 +204,7 @@ def limits_of_files(stage_dir: Path, *, graphs: Iterable[GraphInfo]) -> ModelLim
 
 
 def special_tokens(config: Mapping[str, Any], *, vocab_size: int) -> frozenset[int]:
-    """The ids that a configuration has a meaning for, at any depth."""
+    """Return the ids that a configuration has a meaning for, at any depth."""
 
     def found(value: object, *, named: bool) -> Iterator[int]:
         if isinstance(value, Mapping):
@@ -220,7 +220,7 @@ def special_tokens(config: Mapping[str, Any], *, vocab_size: int) -> frozenset[i
 
 
 def known_token(token: object, vocab_size: int) -> int | None:
-    """An id that the vocabulary has: configurations also write -1, or another vocabulary's."""
+    """Return an id that the vocabulary has, or None: configurations also write -1, or another vocabulary's."""
     return token if isinstance(token, int) and 0 <= token < vocab_size else None
 
 
@@ -246,13 +246,18 @@ def _known(tokens: Sequence[int], vocab_size: int) -> Iterator[int]:
 
 
 def random_ids(space: TokenSpace, shape: Sequence[int], *, rng: np.random.Generator) -> np.ndarray:
-    """int64 of a shape whose last axis is tokens: random words in the tokenizer's frame."""
+    """Return random words in the tokenizer's frame: int64 of the shape.
+
+    Args:
+        shape: its last axis is tokens.
+    """
     return space.frame.around(rng.choice(space.tokens, size=tuple(shape)).astype(np.int64))
 
 
 def random_batch(space: TokenSpace, *, batch_size: int, length: int, seed: int) -> Batch:
-    """Full rows of random words in the tokenizer's frame; every token type that the model has, in every row of two
-    tokens and more.
+    """Return full rows of random words in the tokenizer's frame: int64 [batch_size, length] each.
+
+    Every row of two tokens and more has every token type that the model has.
     """
     rng = np.random.default_rng((seed, batch_size, length))
     types = np.arange(length) * space.token_types // length
@@ -264,7 +269,7 @@ def random_batch(space: TokenSpace, *, batch_size: int, length: int, seed: int) 
 
 
 def text_batches(stage_dir: Path, space: TokenSpace, *, texts: Sequence[str] = TEXTS) -> tuple[Batch, Batch]:
-    """Texts one by one, and pairs of them, through the packed tokenizer; each a batch that is padded on the right.
+    """Return texts one by one, and pairs of them, through the packed tokenizer: two batches, padded on the right.
 
     They are no one batch: a pair has more end tokens than a text, and classifiers that read them take rows of equally
     many.
@@ -283,7 +288,10 @@ def text_batches(stage_dir: Path, space: TokenSpace, *, texts: Sequence[str] = T
 
 
 def row_of(encoding: Encoding, space: TokenSpace) -> Batch:
-    """What a tokenizer made of one text, as a batch of one row; what else the model takes follows from the tokens."""
+    """Return what a tokenizer made of one text as a batch of one row: int64 [1, tokens] each.
+
+    What else the model takes follows from the tokens.
+    """
     return Batch(
         input_ids=np.array([encoding.ids], dtype=np.int64),
         attention_mask=np.array([encoding.attention_mask], dtype=np.int64),
@@ -292,7 +300,10 @@ def row_of(encoding: Encoding, space: TokenSpace) -> Batch:
 
 
 def pad(rows: Sequence[Batch], *, side: Side, space: TokenSpace) -> Batch:
-    """One batch of rows of different lengths, as a tokenizer makes it: as long as the longest, or as the graph asks."""
+    """Return one batch of rows of different lengths, as a tokenizer makes it: int64 [rows, sequence_length] each.
+
+    It is as long as the longest row, or as the graph asks.
+    """
     length = space.fixed_length or max(row.input_ids.shape[1] for row in rows)
 
     def joined(name: str, filler: int) -> np.ndarray:
@@ -316,7 +327,10 @@ def pad(rows: Sequence[Batch], *, side: Side, space: TokenSpace) -> Batch:
 
 
 def replace_masked(batch: Batch, *, space: TokenSpace, seed: int) -> Batch:
-    """The same real tokens, with random ones where the mask says that there is nothing; so with all that is theirs."""
+    """Return the same real tokens, and random ones where the mask says that there is nothing, with all that is theirs.
+
+    No array changes its shape or type.
+    """
     rng = np.random.default_rng(seed)
     noise = rng.choice(space.tokens, size=batch.input_ids.shape)
     everywhere = np.ones_like(batch.real)
@@ -332,7 +346,7 @@ def replace_masked(batch: Batch, *, space: TokenSpace, seed: int) -> Batch:
 
 
 def ignored(batch: Batch, each: FurtherInput) -> Batch:
-    """The same batch as a graph would see it that does not look at one of its further inputs."""
+    """Return the batch as a graph would see it that does not look at one of its further inputs."""
     if each.per == "row":
         return replace(batch, per_row={**batch.per_row, each.name: np.full_like(batch.per_row[each.name], each.filler)})
     return replace(
@@ -353,7 +367,7 @@ def _tokenizer_limit(stage_dir: Path) -> int | None:
 def token_space_of_files(
     stage_dir: Path, *, graphs: Iterable[GraphInfo], longest: int, fixed_length: int | None = None
 ) -> TokenSpace | None:
-    """What may be fed to a stage's model as tokens, as its files say; None of a model without a vocabulary.
+    """Return what may be fed to a stage's model as tokens, as its files say; None for a model without a vocabulary.
 
     Args:
         graphs: the stage's; what a single one takes beside tokens is fed to it.

@@ -27,15 +27,15 @@ _DEFAULT_SIZES: Mapping[str, int] = {
     "num_choices": 3,
     "num_images": 2,
 }
-"""Of axes that no latency grid knows; a model that wants others has them as numbers in its graph."""
+"""Sizes of axes that no latency grid knows; a model that wants others has them as numbers in its graph."""
 _WHOLE_TEXTS = ("forward", "encode")
 """Phases whose input_ids are whole texts, and not what a decoder goes on from."""
 _LOOKED_UP = frozenset(kind.name for kind in KINDS) - {"pixel_values"}
-"""Inputs whose values are places in tables: of every one there is a zero."""
+"""Inputs whose values are places in tables: every table has a place 0."""
 _DECODED = 8
-"""Tokens that a decoder behind an encoder has already given, where one more is timed."""
+"""How many tokens a decoder behind an encoder has already returned, where one more is timed."""
 _FRAMES_A_STATE, _SAMPLES_A_STATE = 4, 512
-"""At least as much sound as makes one state of an encoder: a decoder behind it reads the mask of the sound."""
+"""How many frames or samples make one state of an encoder: a decoder behind it reads the mask of the sound."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,12 +51,12 @@ class Workload:
 
     @property
     def text(self) -> str:
-        """For people: ``step, batch_size 2, past_sequence_length 8``."""
+        """What it is, for people: ``step, batch_size 2, past_sequence_length 8``."""
         sizes = ", ".join(f"{name} {size}" for name, size in self.sizes.items() if name != "head_size")
         return sizes if self.phase == "forward" else f"{self.phase}, {sizes}"
 
     def feeds(self, info: GraphInfo, *, seed: int) -> dict[str, np.ndarray]:
-        """Random input of these sizes, nothing of it padding."""
+        """Return random input of these sizes, nothing of it padding: arrays in the graph's shapes and types by name."""
         rng = np.random.default_rng((seed, *self.sizes.values()))
         head_sizes = _head_sizes(info)
         return {spec.name: self._feed(spec, rng, head_size=head_sizes.get(spec.name, 1)) for spec in info.inputs}
@@ -90,11 +90,11 @@ class Workload:
 def of(
     info: GraphInfo, *, batch_size: int, length: int, space: TokenSpace | None = None, decoded: int = _DECODED
 ) -> tuple[Workload, ...]:
-    """Every kind of work that a graph does, for so many rows.
+    """Return every kind of work that a graph does, for so many rows.
 
     Args:
-        length: tokens in a row: of the prompt, of the encoder's input, or up to the end of the step.
-        decoded: tokens that a decoder behind an encoder has given before the step.
+        length: how many tokens a row has: in the prompt, in the encoder's input, or up to the end of the step.
+        decoded: how many tokens a decoder behind an encoder has returned before the step.
         space: what tokens are drawn from, and what the model takes beside them; None draws only id 1, which every
             vocabulary has, and zeros.
     """
@@ -137,12 +137,12 @@ def of(
 
 
 def shortest(info: GraphInfo, *, space: TokenSpace | None = None) -> Workload:
-    """One row of a few tokens: placement is judged by how large the tensors are."""
+    """Return the work of one row of a few tokens: placement is judged by how large the tensors are."""
     return of(info, batch_size=1, length=5, space=space)[0]
 
 
 def fixed_length(graphs: Iterable[GraphInfo]) -> int | None:
-    """The only number of tokens that may be fed; None where any may, or none are."""
+    """Return the only number of tokens that may be fed; None where any may, or none are."""
     lengths = (spec.shape[-1] for info in graphs for spec in info.inputs if spec.name == "input_ids")
     first = next(lengths, None)
     return first if isinstance(first, int) else None

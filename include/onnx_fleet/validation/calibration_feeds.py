@@ -31,13 +31,13 @@ MAX_LENGTH = 64
 
 
 def question(subject: CheckContext, source: str | None) -> Callable[[], None] | None:
-    """What feeds an entry's own texts or pictures, or the built-in texts, to every graph, in batches of which every
-    fourth is one row alone. None where what their checks fed is all that there is.
+    """Return what feeds an entry's own texts or pictures, or the built-in texts, to every graph.
 
-    It raises ValidationFailed where onnxruntime refuses the feeds.
+    Every fourth batch is one row alone. It returns None where what their checks fed is all that there is. What it
+    returns raises ValidationFailed where onnxruntime refuses the feeds.
 
     Args:
-        source: the entry's calibration.
+        source: the entry's calibration; None takes the built-in texts.
     Raises:
         ModelInvalid: the texts or pictures are not there.
     """
@@ -107,7 +107,7 @@ def _describe(subject: CheckContext, paths: Sequence[Path]) -> None:
         count = len(pixels["pixel_values"]) if pixels["pixel_values"].ndim == 4 else pixels["pixel_values"].shape[1]
         prompt = vlm.prompt_of(subject, (count,), pixels=pixels, said="of the entry's own")
         mask = prompt.feeds["attention_mask"]
-        vectors = vlm.embedded(subject, prompt)
+        vectors = vlm.embedded(subject, prompt.feeds)
         first = vlm.decode(subject, vectors[:, :-1], mask[:, :-1], cache=None)
         vlm.decode(subject, vectors[:, -1:], mask, cache=first.cache)
 
@@ -136,13 +136,13 @@ ASKING: Mapping[str, Callable[[CheckContext, Sequence[str]], None]] = {
     "decoder": _continue,
     "seq2seq": _translate,
 }
-"""By family: texts."""
+"""What feeds texts to the graphs, by family."""
 LOOKING: Mapping[str, Callable[[CheckContext, Sequence[Path]], None]] = {
     "vision": _look,
     "dual": _match,
     "vlm": _describe,
 }
-"""By family: pictures."""
+"""What feeds pictures to the graphs, by family."""
 _FORETELLING = ("decoder", "seq2seq")
 
 
@@ -153,7 +153,8 @@ PICTURE_ROWS = 4
 def picture_feeds(
     subject: CheckContext, paths: Sequence[Path], *, rows: int = PICTURE_ROWS
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Batches as the packed preprocessor makes them; every fourth batch is one picture alone.
+    """Yield batches as the packed preprocessor makes them: arrays by the names of inputs, ``pixel_values`` among them
+    as float32 [pictures, channels, height, width]; every fourth batch is one picture alone.
 
     Args:
         rows: pictures in a batch; pictures that it leaves in sizes of their own come one by one.

@@ -30,7 +30,7 @@ PAIRS = (
 BLANKS = ("The museum is {} on Mondays.", "Prices {} by a tenth.")
 LABELS = ("travel", "money", "a holiday abroad")
 _BEST = 5
-"""Words that fill-mask names."""
+"""How many words fill-mask names."""
 _SECONDS = 0.6
 
 
@@ -39,15 +39,15 @@ class Answer:
     """What a pipeline said to one question."""
 
     words: tuple[str, ...] = ()
-    """In an order that depends on no score: labels, spans, transcripts."""
+    """Labels, spans or transcripts, in an order that depends on no score."""
     numbers: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """In the order of the words: scores, depths, features."""
+    """Scores, depths or features, float32 of any shape by name, in the order of the words."""
     rounded: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """Whole numbers that a fraction was cut off from: corners of boxes, shades."""
+    """Whole numbers that a fraction was cut off from: ``boxes`` [boxes, 4] in pixels, ``depth`` [height, width]."""
     masks: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """bool [segments, height, width]: which pixels have which label."""
+    """Which pixels have which label: bool [segments, height, width] by name."""
     margin: float = math.inf
-    """By how much the model's own logits prefer what it chose to what comes next; infinite where nothing is chosen."""
+    """How much the model's own logits prefer what it chose to what comes next; infinite where nothing is chosen."""
     scale: float = 0.0
     """The largest of those logits."""
 
@@ -67,7 +67,7 @@ class Asking:
 
 
 def _fitting(text: str, runner: Any, bound: int, pair: str | None = None) -> str:
-    """As many of a text's words as the model takes."""
+    """Return as many of a text's words as the model takes."""
     words = text.split(" ")
     while len(words) > 1 and len(runner.tokenizer(" ".join(words), pair)["input_ids"]) > bound:
         words.pop()
@@ -97,7 +97,7 @@ def _blanks(runner: Any, bound: int) -> list[str]:
 
 
 def _pictures(runner: Any, bound: int) -> list[Any]:
-    """Of two shapes, as photographs come."""
+    """Pictures of two shapes, as photographs come."""
     from PIL import Image
 
     found: list[Any] = []
@@ -210,14 +210,14 @@ def _match(runner: Runner, question: Question) -> Answer:
 
 
 def _between_best_two(outputs: ModelOutput, given: Mapping[str, torch.Tensor], runner: Any) -> float:
-    """Of every row of logits, the least."""
+    """The least margin of all rows of logits between the best two."""
     logits = outputs["logits"]
     best = logits.topk(min(2, logits.shape[-1]), dim=-1).values
     return float((best[..., 0] - best[..., 1]).min()) if best.shape[-1] > 1 else math.inf
 
 
 def _between_best_words(outputs: ModelOutput, given: Mapping[str, torch.Tensor], runner: Any) -> float:
-    """Between any two of the words that are named for a mask, and the next one."""
+    """The least margin between any two of the words that are named for a mask, and the next one."""
     masked = given["input_ids"] == runner.tokenizer.mask_token_id
     best = outputs["logits"][masked].topk(_BEST + 1, dim=-1).values
     return float((best[..., :-1] - best[..., 1:]).min())

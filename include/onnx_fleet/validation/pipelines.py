@@ -32,7 +32,7 @@ from onnx_fleet.source import model_limits
 from onnx_fleet.validation.pipeline_tasks import ASKING, Answer, Asking, Question, Runner
 
 LONGEST_ANSWER = 15
-"""Tokens, as question answering usually bounds them."""
+"""How many tokens an answer has at most, as question answering usually bounds it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +48,10 @@ class Said:
 def ask_source(item: WorkItem, source_dir: Path, *, graphs: Iterable[GraphInfo]) -> Said:
     """Load the source as its users do, ask it, and forget it.
 
+    Where it does not load or run, what it returns says why; nothing is raised.
+
     Args:
-        graphs: those that are to be held to it.
+        graphs: the graphs that are to be held to it.
     """
     graphs = tuple(graphs)
     if why := _unanswerable(item, graphs):
@@ -71,10 +73,10 @@ def ask_source(item: WorkItem, source_dir: Path, *, graphs: Iterable[GraphInfo])
 
 
 def of_bundle(item: WorkItem, stage_dir: Path, session: Session) -> Callable[[Question], Answer]:
-    """The pipeline of a bundle's own files, whose model is its graph.
+    """Make the pipeline of a bundle's own files, whose model is its graph.
 
     Raises:
-        ValidationFailed: it cannot be made of the bundle, or does not run.
+        ValidationFailed: it cannot be made of the bundle. What is returned raises it where it does not run.
     """
     asking = ASKING[item.model.task]
     name = item.model.entry.recipe
@@ -182,7 +184,7 @@ class _Graph:
         return self.forward(**given)
 
     def forward(self, **given: Any) -> ModelOutput:
-        """What the graph gives, of the length of what it was asked."""
+        """Return what the graph returns, cut to the length of what it was asked."""
         arrays = {name: value.numpy() for name, value in given.items() if torch.is_tensor(value)}
         length = arrays["input_ids"].shape[-1] if "input_ids" in arrays else None
         feeds = {spec.name: self._feed(spec, arrays).astype(spec.dtype) for spec in self._session.inputs}
@@ -256,7 +258,7 @@ class _Answering:
         )
 
     def _of_context(self, found: Any, ids: Sequence[int]) -> np.ndarray:
-        """[tokens, tokens]: spans that lie in the context; anywhere, where a tokenizer cannot tell."""
+        """Return 1 for spans in the context, or for all where a tokenizer cannot tell: float64 [tokens, tokens]."""
         try:
             inside = np.array([part == 1 for part in found.sequence_ids(0)], dtype=float)
         except ValueError:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from onnx_fleet.entities.entry import Tolerances
 from onnx_fleet.entities.variant import VariantGates
 from onnx_fleet.entities.variant_report import Measure
+from onnx_fleet.graphs.comparison import Outputs, best_and_margin, tie_width
 from onnx_fleet.graphs.recorded_feeds import Sample
 from onnx_fleet.graphs.session import Session
-
-Outputs = Mapping[str, np.ndarray]
 
 _CACHE = "present."
 _SPANS = ("start_logits", "end_logits")
@@ -22,8 +22,8 @@ _MAX_LEAK, _MASKED_SAMPLES = 0.25, 4
 _NOTHING = 1e-5
 _MAX_NATS = 100.0
 """A loss that is larger by so much is as wrong as any; JSON has no infinity."""
-_TIE = 1e-3
-"""Two classes whose logits differ by less of the largest one are a tie: which of them comes first is rounding."""
+_ROUNDING = Tolerances(atol=0.0, rtol=5e-4)
+"""How far rounding may take a logit: which of two classes within a thousandth of the largest comes first is a tie."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,8 +124,8 @@ class Agreement:
         self.cosines.append(_cosines(expected, actual, centred=chooses))
 
     def _choose(self, expected: np.ndarray, actual: np.ndarray) -> None:
-        top = np.partition(expected, -2, axis=-1)[:, -2:]
-        clear = top[:, 1] - top[:, 0] > _TIE * np.abs(top[:, 1])
+        best, margin = best_and_margin(expected, axis=-1)
+        clear = margin > tie_width(best, tolerances=_ROUNDING)
         self.choices += int(clear.sum())
         self.same += int((expected.argmax(axis=-1) == actual.argmax(axis=-1))[clear].sum())
 

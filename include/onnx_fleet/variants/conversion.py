@@ -22,10 +22,11 @@ from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.variant import FP32, VARIANTS, VariantGates, file_name
 from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.graphs import description, recorded_feeds
+from onnx_fleet.graphs.comparison import Outputs
 from onnx_fleet.graphs.recorded_feeds import Sample
 from onnx_fleet.graphs.session import open_session
 from onnx_fleet.variants import accuracy, float16, int4, int8, mixed_precision, preprocessing, weight_size
-from onnx_fleet.variants.accuracy import Agreement, Outputs
+from onnx_fleet.variants.accuracy import Agreement
 from onnx_fleet.variants.mixed_precision import Layers
 
 log = logging.getLogger(__name__)

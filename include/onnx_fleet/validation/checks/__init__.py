@@ -1,4 +1,4 @@
-"""The checks: small functions, each proving one thing about the graphs of a bundle, each giving rows.
+"""The checks: small functions, each of which proves one thing about the graphs of a bundle and yields rows.
 
 A check yields a row for everything that it compared, whatever it found; ``case`` says how to make the input again.
 """
@@ -32,7 +32,7 @@ __all__ = ["CHECKS", "Check", "CheckContext", "held_to_its_rounding"]
 
 
 def _probe(subject: CheckContext) -> Feeds:
-    """What its family's plain model is fed to ask something of it: two rows or so."""
+    """Return what its family's plain model is fed to ask something of it: two rows or so."""
     return _PROBES[subject.item.family](subject)
 
 
@@ -47,11 +47,11 @@ CHECKS: Mapping[str, tuple[Check, ...]] = {
     "dual": (*_OF_ALL, *dual.CHECKS, *pipeline.CHECKS),
     "vlm": (*_OF_ALL, *vlm.CHECKS),
 }
-"""By family, in the order in which they are run."""
+"""The checks of each family, in the order in which they are run."""
 
 
 def held_to_its_rounding(subject: CheckContext) -> CheckContext:
-    """The same, with the tolerances that its entry gives, or else those that its model needs."""
+    """Return the same subject with the tolerances that its entry states, or else those that its model needs."""
     return replace(subject, tolerances=tolerances.tolerances(subject, probe=_probe))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -38,9 +38,9 @@ class CheckContext:
     source_dir: Path
     """The source's own files at the item's commit."""
     graphs: Mapping[str, GraphInfo]
-    """By role, in the export's order."""
+    """The graphs by role, in the export's order."""
     sessions: Mapping[str, Session]
-    """By role; each has run nothing yet."""
+    """The graphs in onnxruntime by role; none has run yet."""
     reference: Reference
     tolerances: Tolerances = field(default_factory=Tolerances)
     """What its outputs are held to."""
@@ -69,7 +69,7 @@ class CheckContext:
 
     @cached_property
     def source_tokenizer(self) -> PreTrainedTokenizerBase:
-        """The source's own, in transformers."""
+        """The source's own tokenizer, in transformers."""
         return pack.load(self.item.model, self.source_dir)
 
     @property
@@ -82,7 +82,7 @@ class CheckContext:
 
     @cached_property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """Of the one graph that takes tokens; a length that became a number has its symbol again."""
+        """The outputs of the one graph that takes tokens; a length that became a number has its symbol again."""
         specs, fixed = self.graph().outputs, (self.space.fixed_length,)
         return tuple(
             replace(spec, shape=(spec.shape[0], "sequence_length", *spec.shape[2:]))
@@ -92,12 +92,14 @@ class CheckContext:
         )
 
     def filled(self, batch: Batch) -> Batch:
-        """A batch of the length that the graph takes: padded on the right where that is a number."""
+        """Return a batch of the length that the graph takes: padded on the right where that is a number."""
         return text_inputs.pad([batch], side="right", space=self.space)
 
     def feeds(self, batch: Batch) -> dict[str, np.ndarray]:
-        """A batch as the model takes it: for multiple choice each row is every choice of its question, the only one
-        where their number is open.
+        """Return a batch as the model takes it: int64 [batch_size, sequence_length] each, and what else it has.
+
+        For multiple choice it is [batch_size, choices, sequence_length]: each row is every choice of its question, or
+        the only one where their number is open.
         """
         if self.item.model.task != "multiple-choice":
             return batch.feeds
@@ -105,16 +107,27 @@ class CheckContext:
         count = choices if isinstance(choices, int) else 1
         return {name: np.repeat(array[:, np.newaxis], count, axis=1) for name, array in batch.feeds.items()}
 
+    def random_rows(self, lengths: Sequence[int]) -> list[Batch]:
+        """Return one row of random tokens for each length, int64 [1, tokens]; no row is longer than what may be fed."""
+        fitting = (min(length, self.space.max_length) for length in lengths)
+        return [text_inputs.random_batch(self.space, batch_size=1, length=length, seed=SEED) for length in fitting]
+
+    @property
+    def end_tokens(self) -> list[int]:
+        """The tokens that end a text, as transformers' generate reads them."""
+        ends: int | list[int] | None = self.reference.model.generation_config.eos_token_id
+        return [] if ends is None else ends if isinstance(ends, list) else [ends]
+
     def graph(self, role: str = "model") -> GraphInfo:
-        """One graph as the export recorded it."""
+        """Return one graph as the export recorded it."""
         return self.graphs[role]
 
     def session(self, role: str = "model") -> Session:
-        """One graph in onnxruntime."""
+        """Return one graph in onnxruntime."""
         return self.sessions[role]
 
     def case(self, check: str, text: str, *, role: str | None = None) -> Case:
-        """What a row is about; of all graphs together it names the last, whose outputs are the model's."""
+        """Return what a row is about; where it is about all graphs it names the last, whose outputs are the model's."""
         info = self.graphs[role] if role else list(self.graphs.values())[-1]
         return Case(check=check, graph=info.path, case=text, tolerances=self.tolerances)
 
@@ -129,5 +142,5 @@ class Check:
 
 
 def checks_of(*functions: Callable[[CheckContext], Iterator[CheckRow]]) -> tuple[Check, ...]:
-    """Checks from their functions: a name is a function's, the first line of its docstring says what it proves."""
+    """Make checks of functions: a name is a function's, the first line of its docstring says what it proves."""
     return tuple(Check(name=run.__name__, proves=(run.__doc__ or "").partition("\n")[0], run=run) for run in functions)

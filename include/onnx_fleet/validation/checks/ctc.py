@@ -11,27 +11,26 @@ import numpy as np
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.graphs import audio_inputs
 from onnx_fleet.graphs.audio_inputs import Kind
-from onnx_fleet.graphs.comparison import Case, Outputs, compare
+from onnx_fleet.graphs.comparison import Case, Outputs
 from onnx_fleet.validation.checks import tokenized_texts
 from onnx_fleet.validation.checks.context import SEED, CheckContext, checks_of
-from onnx_fleet.validation.checks.float64 import Exact, Side, word
-from onnx_fleet.validation.checks.single_graph import (
-    Feeds,
-    against_pytorch,
-    choices_equal,
-    parity_over_sizes,
-    run,
-    sensitive,
-    where_pytorch_holds,
-)
+from onnx_fleet.validation.checks.float64 import Exact, word
+from onnx_fleet.validation.checks.padding import EACH_ROW_ALONE, OTHER_TOKENS, Parts, Run, Runners, padded_rows
+from onnx_fleet.validation.checks.sensitivity import moved_by
+from onnx_fleet.validation.checks.single_graph import Feeds, against_pytorch, parity_over_sizes, run
+from onnx_fleet.validation.checks.ties import choices_equal
 
 BATCH_SIZES = (1, 2, 7)
 LENGTHS: Mapping[str, tuple[int, ...]] = {
     "num_samples": (8000, 400, 401, 5999, 9600, 24_000),
     "sequence_length": (40, 2, 9, 33, 150),
 }
-"""Symbol -> lengths, the usual one first. Of samples at 16 kHz 400 are the shortest sound that gives one frame."""
+"""Symbol -> lengths, the usual one first. At 16 kHz the shortest sound that makes one frame has 400 samples."""
 PADDED_LENGTHS: Mapping[str, tuple[int, ...]] = {"num_samples": (8000, 5003, 2100), "sequence_length": (40, 31, 12)}
+_KEPT = (
+    replace(OTHER_TOKENS, said="noise under the mask changes nothing"),
+    replace(EACH_ROW_ALONE, said="each sound as that sound alone"),
+)
 
 
 def parity(subject: CheckContext) -> Iterator[CheckRow]:
@@ -88,35 +87,28 @@ def padding(subject: CheckContext) -> Iterator[CheckRow]:
     lengths = PADDED_LENGTHS[_symbol(subject) or ""]
     singles = [_feeds(subject, 1, length=length, kind="noise") for length in lengths]
     padded, noisy = _padded(singles, fill=0.0), _padded(singles, fill=1.0)
-    text = f"rows of {', '.join(map(str, lengths))} {_unit(subject)}, seed {SEED}"
-    case = subject.case("padding", f"{text}: as PyTorch on the same batch")
-    expected = subject.reference(padded)
-    actual, faults = run(subject, padded, case=case)
-    yield from faults or against_pytorch(subject, padded, expected, actual, case=case)
-    if faults or "attention_mask" not in padded:
-        return
-    alone = [subject.reference(feeds) for feeds in singles]
-    real, reference, graph = partial(_real, subject, alone=alone), subject.reference, subject.session()
+    is_masked = "attention_mask" in padded
+    frames = [subject.reference(feeds) for feeds in singles] if is_masked else []
 
-    def exact(feeds: Feeds) -> Outputs:
-        return real(wide) if (wide := reference.in_float64(feeds)) else {}
+    def feed(run: Run) -> Parts:
+        whole = run(padded)
+        if not is_masked:
+            return {"whole": whole}
+        return {
+            "whole": whole,
+            "batch": _real(subject, whole, alone=frames),
+            "noisy": _real(subject, run(noisy), alone=frames),
+            "alone": _stacked([run(feeds) for feeds in singles]),
+        }
 
-    def exact_alone() -> Outputs:
-        each = [reference.in_float64(feeds) for feeds in singles]
-        return _stacked(each) if all(each) else {}
-
-    plain = Side(expected=real(expected), actual=real(actual), exact=partial(exact, padded))
-    masked = Side(expected=real(reference(noisy)), actual=real(graph.run(noisy)), exact=partial(exact, noisy))
-    leak = replace(case, case=f"{text}: noise under the mask changes nothing")
-    own, ours = compare(plain.expected, masked.expected, case=leak), compare(plain.actual, masked.actual, case=leak)
-    yield from where_pytorch_holds(subject, own, ours, case=leak, sides=(plain, masked))
-    by_itself = Side(
-        expected=_stacked(alone), actual=_stacked([graph.run(feeds) for feeds in singles]), exact=exact_alone
+    yield from padded_rows(
+        subject,
+        feed,
+        runners=Runners.of(subject, graph=subject.session().run),
+        case=subject.case("padding", f"rows of {', '.join(map(str, lengths))} {_unit(subject)}, seed {SEED}"),
+        as_pytorch="whole",
+        kept=_KEPT if is_masked else (),
     )
-    single = replace(case, case=f"{text}: each sound as that sound alone")
-    own = compare(by_itself.expected, plain.expected, case=single)
-    ours = compare(by_itself.actual, plain.actual, case=single)
-    yield from where_pytorch_holds(subject, own, ours, case=single, sides=(plain, by_itself))
 
 
 def _padding_at_one_length(subject: CheckContext) -> Iterator[CheckRow]:
@@ -142,18 +134,19 @@ def sensitivity(subject: CheckContext) -> Iterator[CheckRow]:
     name = _values(subject)
     end = feeds[name].copy()
     end[:, -max(1, end.shape[1] // 8) :] *= -1
-    yield sensitive(subject, feeds, {**feeds, name: end}, case=subject.case("sensitivity", "another last eighth"))
+    changes = {"another last eighth": (feeds, {**feeds, name: end})}
     if "attention_mask" in feeds:
         padded = {**feeds, "attention_mask": feeds["attention_mask"].copy()}
         padded["attention_mask"][-1, feeds[name].shape[1] // 2 :] = 0
-        yield sensitive(subject, padded, feeds, case=subject.case("sensitivity", "the mask ignored"))
+        changes["the mask ignored"] = (padded, feeds)
+    yield from moved_by(subject, changes)
 
 
 def _real(subject: CheckContext, outputs: Outputs, alone: Sequence[Outputs]) -> dict[str, np.ndarray]:
-    """Outputs per frame without the frames that padding gave, rows one behind the other; all others whole.
+    """Return outputs per frame without the frames of padding, rows one behind the other; all others stay whole.
 
     Args:
-        alone: of each row by itself, which says how many frames it has.
+        alone: the outputs of each row by itself, which say how many frames it has.
     """
     cut = {}
     for spec in subject.graph().outputs:
@@ -214,7 +207,7 @@ def _symbol(subject: CheckContext) -> str | None:
 
 
 def _lengths(subject: CheckContext) -> tuple[int, ...]:
-    """To feed; of a graph that takes one length only, a number that stands for it."""
+    """Return the lengths to feed; where a graph takes one length only, a number that stands for it."""
     symbol = _symbol(subject)
     return LENGTHS[symbol] if symbol else (0,)
 
@@ -228,7 +221,7 @@ def _long(subject: CheckContext, length: int) -> str:
 
 
 def probe(subject: CheckContext) -> Feeds:
-    """Noise."""
+    """Return two rows of noise: float32 [2, samples] or [2, frames, bins], and their mask where it is taken."""
     return _feeds(subject, 2, length=_lengths(subject)[0], kind="noise")
 
 

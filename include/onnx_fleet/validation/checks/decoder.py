@@ -5,7 +5,7 @@ PyTorch's word is always the plain model's: one pass without a cache, and transf
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -14,24 +14,27 @@ import numpy as np
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.graphs import generation, text_inputs
-from onnx_fleet.graphs.comparison import Case, Outputs, compare
+from onnx_fleet.graphs.comparison import Case, Outputs, at_places
+from onnx_fleet.graphs.generation import Step
 from onnx_fleet.graphs.text_inputs import Batch, Side
 from onnx_fleet.validation.checks import tokenized_texts as reading
 from onnx_fleet.validation.checks.context import SEED, CheckContext, checks_of
-from onnx_fleet.validation.checks.float64 import Side as Compared
-from onnx_fleet.validation.checks.float64 import judged, word
-from onnx_fleet.validation.checks.single_graph import Feeds, tokens_equal
+from onnx_fleet.validation.checks.float64 import word
+from onnx_fleet.validation.checks.padding import Parts, Run, Runners, padded_rows
+from onnx_fleet.validation.checks.sensitivity import moved_by
+from onnx_fleet.validation.checks.single_graph import Feeds, logits_equal
+from onnx_fleet.validation.checks.ties import tokens_equal
 
 BATCH_SIZES = (1, 2, 7)
 LENGTHS = (1, 2, 17, 64)
-"""And the model's maximum. 17 is odd, and longer than the sliding windows of small models."""
+"""The model's maximum is fed, too. 17 is odd, and longer than the sliding windows of small models."""
 TOKENS_AT_MAXIMUM = 1024
 """Batches at the maximum length hold as many rows as fit in this."""
 PADDED_LENGTHS = (17, 9, 1)
 SPLIT_LENGTH, SPLITS = 19, (1, 7, 18)
-"""Prompts of so many tokens, given in two pieces that part there."""
+"""How long prompts in two pieces are, and after which tokens they are parted."""
 SPLIT_ANYWHERE = 8
-"""One prompt of so many tokens, parted at every place."""
+"""How long the prompt is that is parted at every place."""
 STEPS = 6
 NEW_TOKENS = 32
 
@@ -46,54 +49,47 @@ def prompt(subject: CheckContext) -> Iterator[CheckRow]:
         for batch_size in sorted({min(size, rows) for size in BATCH_SIZES}):
             case = subject.case("prompt", f"batch_size {batch_size}, sequence_length {length}, seed {SEED}")
             few = largest[:batch_size]
-            yield from _compared(
-                subject,
-                case,
-                expected[:batch_size],
-                partial(_graph, subject, few),
-                exact=partial(_exact, subject, few),
-            )
+            run, exact = partial(_graph, subject, few), partial(_exact, subject, few)
+            yield from logits_equal(subject, expected[:batch_size], run, case=case, exact=exact)
 
 
 def cache(subject: CheckContext) -> Iterator[CheckRow]:
-    """A prompt in two pieces, single steps, and rows in another order give what PyTorch gives without a cache."""
+    """A prompt in two pieces, single steps, and rows in another order return what PyTorch returns without a cache."""
     length = min(SPLIT_LENGTH, subject.space.max_length)
     batch = text_inputs.random_batch(subject.space, batch_size=3, length=length, seed=SEED)
-    expected = _pytorch(subject, batch)
+    expected, exact = _pytorch(subject, batch), partial(_exact, subject, batch)
     for split in (split for split in SPLITS if split < length):
         case = subject.case("cache", f"{length} tokens in two pieces, parted after {split}, seed {SEED}")
         run = partial(_in_pieces, subject, batch, [split, length - split])
-        yield from _compared(subject, case, expected, run, exact=partial(_exact, subject, batch))
+        yield from logits_equal(subject, expected, run, case=case, exact=exact)
     short = batch[:1].cut(min(SPLIT_ANYWHERE, length))
     whole = _pytorch(subject, short)
     for split in range(1, short.input_ids.shape[1]):
         case = subject.case("cache", f"1 row of {short.input_ids.shape[1]} tokens, parted after {split}, seed {SEED}")
         run = partial(_in_pieces, subject, short, [split, whole.shape[1] - split])
-        yield from _compared(subject, case, whole, run, exact=partial(_exact, subject, short))
+        yield from logits_equal(subject, whole, run, case=case, exact=partial(_exact, subject, short))
     yield from _padded_steps(subject)
     steps = min(STEPS, length - 1)
     case = subject.case("cache", f"{length - steps} tokens, then {steps} one by one, seed {SEED}")
     run = partial(_in_pieces, subject, batch, [length - steps, *[1] * steps])
-    yield from _compared(subject, case, expected, run, exact=partial(_exact, subject, batch))
+    yield from logits_equal(subject, expected, run, case=case, exact=exact)
     order = np.array([2, 0, 0])
     case = subject.case("cache", f"{length - 1} tokens, then one with rows {order.tolist()}, as beams do, seed {SEED}")
     run = partial(_reordered, subject, batch, order)
     last = partial(_exact, subject, batch, read=lambda logits: logits[order, -1:])
-    yield from _compared(subject, case, expected[order, -1:], run, exact=last)
+    yield from logits_equal(subject, expected[order, -1:], run, case=case, exact=last)
 
 
 def _padded_steps(subject: CheckContext) -> Iterator[CheckRow]:
     """A batch that is padded on the left, its last tokens one by one."""
-    rows = _rows_to_pad(subject)
+    rows = subject.random_rows(PADDED_LENGTHS)
     batch = text_inputs.pad(rows, side="left", space=subject.space)
     length = batch.input_ids.shape[1]
     steps = min(STEPS, length - 1)
     said = ", ".join(str(row.input_ids.shape[1]) for row in rows)
     case = subject.case("cache", f"rows of {said} tokens, padded left, the last {steps} one by one, seed {SEED}")
     run = partial(_in_pieces, subject, batch, [length - steps, *[1] * steps])
-    wanted = _pytorch(subject, batch)[batch.real]
-    exact = partial(_exact, subject, batch, read=lambda logits: logits[batch.real])
-    yield from _compared(subject, case, wanted, lambda: _real(run(), batch), exact=exact)
+    yield from _real_equal(subject, batch, run, case=case)
 
 
 def text(subject: CheckContext) -> Iterator[CheckRow]:
@@ -105,9 +101,7 @@ def text(subject: CheckContext) -> Iterator[CheckRow]:
         return
     rows = [both[1].encode([text]) for text in _texts(subject)]
     batch = text_inputs.pad(rows, side="left", space=subject.space)
-    wanted, run = _pytorch(subject, batch)[batch.real], lambda: _real(_graph(subject, batch), batch)
-    exact = partial(_exact, subject, batch, read=lambda logits: logits[batch.real])
-    yield from _compared(subject, case, wanted, run, exact=exact)
+    yield from _real_equal(subject, batch, partial(_graph, subject, batch), case=case)
 
 
 def padding_left(subject: CheckContext) -> Iterator[CheckRow]:
@@ -116,7 +110,7 @@ def padding_left(subject: CheckContext) -> Iterator[CheckRow]:
 
 
 def padding_right(subject: CheckContext) -> Iterator[CheckRow]:
-    """As padding_left, on the other side."""
+    """The same holds for padding on the right."""
     yield from _padding(subject, side="right")
 
 
@@ -124,7 +118,7 @@ def greedy(subject: CheckContext) -> Iterator[CheckRow]:
     """The likeliest tokens are those of transformers' generate, in a padded batch of random prompts and real text."""
     room = subject.space.max_length - max(PADDED_LENGTHS)
     new_tokens = min(NEW_TOKENS, room)
-    random, both = _rows_to_pad(subject), reading.sides(subject)
+    random, both = subject.random_rows(PADDED_LENGTHS), reading.sides(subject)
     written = [both[1].encode([text]).cut(PADDED_LENGTHS[0]) for text in _texts(subject)] if both else []
     said = f"{len(random)} random prompts and {len(written)} texts of up to {PADDED_LENGTHS[0]} tokens"
     case = subject.case("greedy", f"{said}, padded left, {new_tokens} new, seed {SEED}")
@@ -132,7 +126,7 @@ def greedy(subject: CheckContext) -> Iterator[CheckRow]:
         yield case.row("skipped", passed=True, detail="the model has no room for a prompt and new tokens")
         return
     batch = text_inputs.pad([*random, *written], side="left", space=subject.space)
-    ends = _end_ids(subject)
+    ends = subject.end_tokens
     wanted = subject.reference.generate(
         {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask},
         max_new_tokens=new_tokens,
@@ -167,59 +161,43 @@ def greedy(subject: CheckContext) -> Iterator[CheckRow]:
 
 def sensitivity(subject: CheckContext) -> Iterator[CheckRow]:
     """The comparisons can tell: PyTorch's own logits move by more than the tolerance when an input is ignored."""
-    batch = text_inputs.pad(_rows_to_pad(subject), side="left", space=subject.space)
-    expected = _pytorch(subject, batch)[batch.real]
-    reversed_ids = batch.input_ids[:, ::-1].copy()
-    changes: dict[str, Mapping[str, np.ndarray]] = {
-        "the mask ignored": {**_feeds(batch), "attention_mask": np.ones_like(batch.attention_mask)},
-        "tokens in another order": {**_feeds(batch), "input_ids": np.where(batch.real, reversed_ids, batch.input_ids)},
+    batch = text_inputs.pad(subject.random_rows(PADDED_LENGTHS), side="left", space=subject.space)
+    feeds, reversed_ids = _feeds(batch), batch.input_ids[:, ::-1].copy()
+    changes: dict[str, Feeds] = {
+        "the mask ignored": {**feeds, "attention_mask": np.ones_like(batch.attention_mask)},
+        "tokens in another order": {**feeds, "input_ids": np.where(batch.real, reversed_ids, batch.input_ids)},
     }
     if "position_ids" in {spec.name for spec in subject.graph().inputs}:
         plain = np.broadcast_to(np.arange(batch.input_ids.shape[1]), batch.input_ids.shape).astype(np.int64)
-        changes["positions counted from the left edge"] = {**_feeds(batch), "position_ids": plain}
-    for change, feeds in changes.items():
-        case = subject.case("sensitivity", change)
-        changed = subject.reference(feeds)["logits"][batch.real]
-        (row,) = compare({"logits": expected}, {"logits": changed}, case=case)
-        if row.passed:
-            detail = "PyTorch's own logits stay within the tolerance: a graph with this fault would pass"
-            yield case.row("insensitive", passed=True, detail=detail)
-        else:
-            moved = f"PyTorch's own logits move: {row.max_abs_diff or 0:.2g}"
-            yield case.row("sensitive", passed=True, detail=moved)
+        changes["positions counted from the left edge"] = {**feeds, "position_ids": plain}
+    yield from moved_by(
+        subject,
+        {change: (feeds, other) for change, other in changes.items()},
+        read=lambda outputs: {"logits": outputs["logits"][batch.real]},
+        single="logits",
+    )
 
 
 def _padding(subject: CheckContext, *, side: Side) -> Iterator[CheckRow]:
-    rows = _rows_to_pad(subject)
-    lengths = ", ".join(str(row.input_ids.shape[1]) for row in rows)
+    rows = subject.random_rows(PADDED_LENGTHS)
     batch = text_inputs.pad(rows, side=side, space=subject.space)
     noisy = text_inputs.replace_masked(batch, space=subject.space, seed=SEED)
-    case = subject.case(f"padding_{side}", f"rows of {lengths} tokens, seed {SEED}: as PyTorch on the same batch")
-    wanted = _pytorch(subject, batch)[batch.real]
-    try:
-        found = _real(_graph(subject, batch), batch)
-        alone = np.concatenate([_graph(subject, row)[0] for row in rows])
-        other = _real(_graph(subject, noisy), batch)
-    except ValidationFailed as err:
-        yield case.row("error", detail=str(err))
-        return
-    own_alone = np.concatenate([_pytorch(subject, row)[0] for row in rows])
 
-    def exact(given: Batch) -> Outputs:
-        return _exact(subject, given, read=lambda logits: logits[batch.real])
+    def feed(run: Run) -> Parts:
+        return {
+            "batch": {"logits": at_places(batch.real, run(_feeds(batch))["logits"])},
+            "alone": {"logits": np.concatenate([run(_feeds(row))["logits"][0] for row in rows])},
+            "noisy": {"logits": at_places(batch.real, run(_feeds(noisy))["logits"])},
+        }
 
-    def exact_alone() -> Outputs:
-        each = [_exact(subject, row, read=lambda logits: logits[0]) for row in rows]
-        return {"logits": np.concatenate([one["logits"] for one in each])} if all(each) else {}
+    def graph(feeds: Feeds) -> Outputs:
+        mask = feeds["attention_mask"]
+        return {"logits": generation.step(subject.session(), feeds["input_ids"], attention_mask=mask).logits}
 
-    padded = _side(wanted, found, exact=partial(exact, batch))
-    single = _side(own_alone, alone, exact=exact_alone)
-    masked = _side(_pytorch(subject, noisy)[batch.real], other, exact=partial(exact, noisy))
-    one = replace(case, case=f"rows of {lengths} tokens, seed {SEED}: each row as that row alone")
-    leak = replace(case, case=f"rows of {lengths} tokens, seed {SEED}: other tokens under the mask change nothing")
-    yield from judged(subject, compare(padded.expected, padded.actual, case=case), padded)
-    yield from judged(subject, compare(single.actual, padded.actual, case=one), padded, single)
-    yield from judged(subject, compare(padded.actual, masked.actual, case=leak), padded, masked)
+    lengths = ", ".join(str(row.input_ids.shape[1]) for row in rows)
+    case = subject.case(f"padding_{side}", f"rows of {lengths} tokens, seed {SEED}")
+    runners = Runners.of(subject, graph=graph)
+    yield from padded_rows(subject, feed, runners=runners, case=case, even_if_pytorch_does_not=True)
 
 
 def _next_logits(subject: CheckContext, batch: Batch, index: int, generated: np.ndarray) -> np.ndarray:
@@ -240,25 +218,12 @@ def _continued(batch: Batch, index: int, generated: np.ndarray) -> Batch:
     return Batch(input_ids=tokens, attention_mask=np.ones_like(tokens), token_type_ids=np.zeros_like(tokens))
 
 
-def _compared(
-    subject: CheckContext,
-    case: Case,
-    expected: np.ndarray,
-    run: Callable[[], np.ndarray],
-    *,
-    exact: Callable[[], Outputs],
+def _real_equal(
+    subject: CheckContext, batch: Batch, run: Callable[[], np.ndarray], *, case: Case
 ) -> Iterator[CheckRow]:
-    try:
-        found = run()
-    except ValidationFailed as err:
-        yield case.row("error", detail=str(err))
-        return
-    side = _side(expected, found, exact=exact)
-    yield from judged(subject, compare(side.expected, side.actual, case=case), side)
-
-
-def _side(expected: np.ndarray, found: np.ndarray, *, exact: Callable[[], Outputs]) -> Compared:
-    return Compared(expected={"logits": expected}, actual={"logits": found}, exact=exact)
+    """The logits of a padded batch at real positions."""
+    wanted, exact = _pytorch(subject, batch)[batch.real], partial(_exact, subject, batch, read=lambda x: x[batch.real])
+    yield from logits_equal(subject, wanted, lambda: at_places(batch.real, run()), case=case, exact=exact)
 
 
 def _exact(
@@ -278,7 +243,7 @@ def _feeds(batch: Batch) -> dict[str, np.ndarray]:
 
 
 def _pytorch(subject: CheckContext, batch: Batch) -> np.ndarray:
-    """float32 [batch_size, sequence_length, vocabulary], in one pass without a cache."""
+    """PyTorch's logits in one pass without a cache: float32 [batch_size, sequence_length, vocabulary]."""
     return subject.reference(_feeds(batch))["logits"]
 
 
@@ -287,24 +252,14 @@ def _graph(subject: CheckContext, batch: Batch) -> np.ndarray:
     return generation.step(subject.session(), batch.input_ids, attention_mask=batch.attention_mask).logits
 
 
-def _real(logits: np.ndarray, batch: Batch) -> np.ndarray:
-    """At real positions; those of a graph that does not give one for every token are left as they are, to be told."""
-    return logits[batch.real] if logits.shape[:2] == batch.real.shape else logits
-
-
 def _in_pieces(subject: CheckContext, batch: Batch, sizes: Sequence[int]) -> np.ndarray:
     """The logits of a batch fed piece by piece."""
-    logits, cached, done = [], None, 0
-    for size in sizes:
-        found = generation.step(
-            subject.session(),
-            batch.input_ids[:, done : done + size],
-            attention_mask=batch.attention_mask[:, : done + size],
-            cache=cached,
-        )
-        logits.append(found.logits)
-        cached, done = found.cache, done + size
-    return np.concatenate(logits, axis=1)
+    ids, mask = batch.input_ids, batch.attention_mask
+
+    def call(piece: slice, cache: Feeds | None) -> Step:
+        return generation.step(subject.session(), ids[:, piece], attention_mask=mask[:, : piece.stop], cache=cache)
+
+    return generation.in_pieces(call, sizes)
 
 
 def _reordered(subject: CheckContext, batch: Batch, order: np.ndarray) -> np.ndarray:
@@ -316,23 +271,12 @@ def _reordered(subject: CheckContext, batch: Batch, order: np.ndarray) -> np.nda
     ).logits  # fmt: skip
 
 
-def _rows_to_pad(subject: CheckContext) -> list[Batch]:
-    lengths = (min(length, subject.space.max_length) for length in PADDED_LENGTHS)
-    return [text_inputs.random_batch(subject.space, batch_size=1, length=length, seed=SEED) for length in lengths]
-
-
 def _texts(subject: CheckContext) -> list[reading.Text]:
     return reading.known(subject, [(text, None) for text in text_inputs.TEXTS])
 
 
-def _end_ids(subject: CheckContext) -> list[int]:
-    """What ends a text, as generate would read it."""
-    ends = subject.reference.model.generation_config.eos_token_id
-    return [] if ends is None else ends if isinstance(ends, list) else [ends]
-
-
 def probe(subject: CheckContext) -> Feeds:
-    """A prompt of random tokens."""
+    """Return two prompts of random tokens: int64 [2, tokens] each."""
     length = min(SPLIT_LENGTH, subject.space.max_length)
     return _feeds(text_inputs.random_batch(subject.space, batch_size=2, length=length, seed=SEED))
 

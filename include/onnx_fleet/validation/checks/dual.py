@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -15,25 +15,19 @@ from onnx_fleet.graphs.image_inputs import Kind
 from onnx_fleet.graphs.text_inputs import Batch, Side
 from onnx_fleet.source import preprocessor
 from onnx_fleet.validation.checks.context import SEED, CheckContext, checks_of
-from onnx_fleet.validation.checks.float64 import Side as Compared
 from onnx_fleet.validation.checks.float64 import word
-from onnx_fleet.validation.checks.single_graph import (
-    Feeds,
-    against_pytorch,
-    batches_equal,
-    choices_equal,
-    rows_of,
-    run,
-    sensitive,
-    where_pytorch_holds,
-)
+from onnx_fleet.validation.checks.padding import EACH_ROW_ALONE, OTHER_TOKENS, Parts, Run, Runners, padded_rows
+from onnx_fleet.validation.checks.sensitivity import moved_by
+from onnx_fleet.validation.checks.single_graph import Feeds, against_pytorch, batches_equal, rows_of, run
+from onnx_fleet.validation.checks.ties import choices_equal
 
 BATCH_SIZES = (1, 2, 7)
 LENGTHS = (1, 2, 17, 64)
-"""And the model's maximum."""
+"""The model's maximum is fed, too."""
 PADDED_LENGTHS = (17, 9, 3)
 COUNTS = ((1, 1), (1, 3), (4, 2))
 """Texts and images that meet: one label, several labels of an image, and neither as many."""
+_KEPT = (OTHER_TOKENS, replace(EACH_ROW_ALONE, said="each text as that text alone"))
 
 
 def parity(subject: CheckContext) -> Iterator[CheckRow]:
@@ -89,7 +83,7 @@ def image_alone(subject: CheckContext) -> Iterator[CheckRow]:
 
 
 def parts(subject: CheckContext) -> Iterator[CheckRow]:
-    """Each side's own graph gives the embeddings of the whole, but for their length."""
+    """Each side's own graph returns the embeddings of the whole, but for their length."""
     feeds = {**_text(subject, 3, length=9), **_image(subject, 2, kind="picture")}
     case = subject.case("parts", f"3 texts and 2 pictures, seed {SEED}: alone, normalised, as together", role="model")
     together, faults = run(subject, feeds, case=case)
@@ -111,36 +105,36 @@ def padding(subject: CheckContext) -> Iterator[CheckRow]:
 
 def _padding(subject: CheckContext, *, side: Side) -> Iterator[CheckRow]:
     role = "text_model"
-    rows = [_row(subject, length) for length in PADDED_LENGTHS]
-    text = f"rows of {', '.join(str(row.input_ids.shape[1]) for row in rows)} tokens, padded {side}, seed {SEED}"
+    rows = _rows(subject)
     batch = text_inputs.pad(rows, side=side, space=subject.space)
     padded = _taken(subject, batch)
     noisy = _taken(subject, text_inputs.replace_masked(batch, space=subject.space, seed=SEED))
-    case = subject.case("padding", f"{text}: as PyTorch on the same batch", role=role)
-    actual, faults = run(subject, padded, case=case, role=role)
-    wanted = subject.reference.graph(role, padded)
-    yield from faults or against_pytorch(subject, padded, wanted, actual, case=case, role=role)
-    if faults or "attention_mask" not in padded:
-        return
-    pooled = subject.graph(role).outputs[0].name
-    single = [_taken(subject, subject.filled(row)) for row in rows]
+    singles = [_taken(subject, subject.filled(row)) for row in rows]
+    is_masked, pooled = "attention_mask" in padded, subject.graph(role).outputs[0].name
 
-    def of(run: Callable[[Feeds], Outputs], *given: Feeds) -> Outputs:
-        found = [run(feeds) for feeds in given]
-        return {pooled: np.concatenate([each[pooled] for each in found])} if all(found) else {}
+    def feed(run: Run) -> Parts:
+        def of(*given: Feeds) -> Outputs:
+            return {pooled: np.concatenate([run(feeds)[pooled] for feeds in given])}
 
-    def compared(*given: Feeds) -> Compared:
-        by_torch, exactly = partial(subject.reference.graph, role), partial(subject.reference.in_float64, role=role)
-        by_graph = subject.session(role).run
-        return Compared(expected=of(by_torch, *given), actual=of(by_graph, *given), exact=partial(of, exactly, *given))
+        whole = run(padded)
+        if not is_masked:
+            return {"whole": whole}
+        # The batch is fed again, as ever: variants are tuned on what graphs are fed here, call by call.
+        return {"whole": whole, "batch": of(padded), "noisy": of(noisy), "alone": of(*singles)}
 
-    plain, masked, alone = compared(padded), compared(noisy), compared(*single)
-    leak = replace(case, case=f"{text}: other tokens under the mask change nothing")
-    held, found = compare(plain.expected, masked.expected, case=leak), compare(plain.actual, masked.actual, case=leak)
-    yield from where_pytorch_holds(subject, held, found, case=leak, sides=(plain, masked))
-    one = replace(case, case=f"{text}: each text as that text alone")
-    held, found = compare(alone.expected, plain.expected, case=one), compare(alone.actual, plain.actual, case=one)
-    yield from where_pytorch_holds(subject, held, found, case=one, sides=(plain, alone))
+    reference, lengths = subject.reference, ", ".join(str(row.input_ids.shape[1]) for row in rows)
+    yield from padded_rows(
+        subject,
+        feed,
+        runners=Runners(
+            torch=partial(reference.graph, role),
+            graph=subject.session(role).run,
+            float64=partial(reference.in_float64, role=role),
+        ),
+        case=subject.case("padding", f"rows of {lengths} tokens, padded {side}, seed {SEED}", role=role),
+        as_pytorch="whole",
+        kept=_KEPT if is_masked else (),
+    )
 
 
 def sensitivity(subject: CheckContext) -> Iterator[CheckRow]:
@@ -150,25 +144,22 @@ def sensitivity(subject: CheckContext) -> Iterator[CheckRow]:
     ids[:, 1:-1] = ids[:, -2:0:-1]
     corner[..., -(corner.shape[-2] // 4) :, -(corner.shape[-1] // 4) :] *= -1
     changes = {
-        "tokens in another order": {**feeds, "input_ids": ids},
-        "another corner, a sixteenth of the image": {**feeds, "pixel_values": corner},
+        "tokens in another order": (feeds, {**feeds, "input_ids": ids}),
+        "another corner, a sixteenth of the image": (feeds, {**feeds, "pixel_values": corner}),
     }
-    for change, other in changes.items():
-        yield sensitive(subject, feeds, other, case=subject.case("sensitivity", change, role="model"))
     if "attention_mask" in feeds:
-        rows = [_row(subject, length) for length in PADDED_LENGTHS]
         padded = {
             **rows_of(feeds, slice(1)),
-            **_taken(subject, text_inputs.pad(rows, side="right", space=subject.space)),
+            **_taken(subject, text_inputs.pad(_rows(subject), side="right", space=subject.space)),
         }
         ignored = {**padded, "attention_mask": np.ones_like(padded["attention_mask"])}
-        yield sensitive(subject, padded, ignored, case=subject.case("sensitivity", "the mask ignored", role="model"))
+        changes["the mask ignored"] = (padded, ignored)
+    yield from moved_by(subject, changes, role="model")
 
 
-def _row(subject: CheckContext, length: int) -> Batch:
-    """One text of random tokens."""
-    fitting = min(length, subject.space.max_length)
-    return _ended(subject, text_inputs.random_batch(subject.space, batch_size=1, length=fitting, seed=SEED))
+def _rows(subject: CheckContext) -> list[Batch]:
+    """Texts of random tokens, to pad."""
+    return [_ended(subject, row) for row in subject.random_rows(PADDED_LENGTHS)]
 
 
 def _text(subject: CheckContext, count: int, *, length: int) -> dict[str, np.ndarray]:
@@ -178,7 +169,7 @@ def _text(subject: CheckContext, count: int, *, length: int) -> dict[str, np.nda
 
 
 def _ended(subject: CheckContext, batch: Batch) -> Batch:
-    """With the end token that CLIP pools where the tokenizer puts none."""
+    """Return a batch with the end token that CLIP pools where the tokenizer puts none."""
     end = subject.reference.model.config.get_text_config().eos_token_id
     if subject.space.frame.suffix or not isinstance(end, int) or not 0 <= end < subject.reference.limits.vocab_size:
         return batch
@@ -200,7 +191,7 @@ def _image(subject: CheckContext, count: int, *, kind: Kind) -> dict[str, np.nda
 
 
 def probe(subject: CheckContext) -> Feeds:
-    """Two texts and two images of noise."""
+    """Return two texts, int64 [2, tokens], and two images of noise, float32 [2, channels, height, width]."""
     return {**_text(subject, 2, length=9), **_image(subject, 2, kind="noise")}
 
 

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, partial
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from onnx_fleet.entities.graph_info import TensorSpec
 from onnx_fleet.entities.validation_report import CheckRow
-from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.graphs import text_inputs
-from onnx_fleet.graphs.comparison import Case, Outputs, at_real_positions, compare, is_per_token, real_places
+from onnx_fleet.graphs.comparison import Case, Outputs, at_real_positions, is_per_token, real_places
 from onnx_fleet.graphs.text_inputs import Batch, Side
 from onnx_fleet.validation.checks.context import SEED, CheckContext, checks_of
-from onnx_fleet.validation.checks.float64 import Side as Compared
-from onnx_fleet.validation.checks.float64 import judged
-from onnx_fleet.validation.checks.single_graph import Feeds, against_pytorch, run, told_apart, where_pytorch_holds
+from onnx_fleet.validation.checks.padding import Parts, Run, Runners, padded_rows
+from onnx_fleet.validation.checks.sensitivity import moved_by
+from onnx_fleet.validation.checks.single_graph import Feeds, against_pytorch, run
 
 BATCH_SIZES = (1, 2, 7)
 LENGTHS = (1, 2, 17, 64)
-"""And the model's maximum. 17 is odd and no multiple of a vector register."""
+"""The model's maximum is fed, too. 17 is odd and no multiple of a vector register."""
 TOKENS_AT_MAXIMUM = 1024
 """Batches at the maximum length hold as many rows as fit in this: cost grows with the square of the length."""
 PADDED_LENGTHS = (17, 9, 1)
@@ -37,7 +36,7 @@ def parity(subject: CheckContext) -> Iterator[CheckRow]:
         largest = subject.filled(text_inputs.random_batch(subject.space, batch_size=rows, length=length, seed=SEED))
         expected = subject.reference(subject.feeds(largest))
         for batch_size in sorted({min(size, rows) for size in BATCH_SIZES}):
-            # PyTorch gives a row the same values in a batch of any size, to 1e-6; the graph has to as well.
+            # PyTorch computes the same values for a row in a batch of any size, to 1e-6; the graph has to as well.
             first = {name: array[:batch_size] for name, array in expected.items()}
             text = f"batch_size {batch_size}, sequence_length {length}, seed {SEED}"
             yield from _against(subject, subject.case("parity", text), largest[:batch_size], expected=first)
@@ -60,15 +59,14 @@ def padding_left(subject: CheckContext) -> Iterator[CheckRow]:
 
 
 def padding_right(subject: CheckContext) -> Iterator[CheckRow]:
-    """As padding_left, on the other side: what every tokenizer for encoders does."""
+    """The same holds for padding on the right, which every tokenizer for encoders makes."""
     yield from _padding(subject, side="right")
 
 
 def sensitivity(subject: CheckContext) -> Iterator[CheckRow]:
     """The comparisons can tell: PyTorch's own outputs move by more than the tolerance when an input is ignored."""
-    rows = _rows_to_pad(subject)
+    rows = subject.random_rows(PADDED_LENGTHS)
     batch = text_inputs.pad(rows, side="right", space=subject.space)
-    expected = at_real_positions(subject.reference(subject.feeds(batch)), real=batch.real, specs=subject.outputs)
     changes = {
         "the mask ignored": replace(batch, attention_mask=batch.attention_mask * 0 + 1),
         "tokens in another order": text_inputs.pad(
@@ -79,10 +77,12 @@ def sensitivity(subject: CheckContext) -> Iterator[CheckRow]:
         changes["token types ignored"] = replace(batch, token_type_ids=batch.token_type_ids * 0)
     for each in subject.space.further:
         changes[f"{each.name} ignored"] = text_inputs.ignored(batch, each)
-    for change, other in changes.items():
-        case = subject.case("sensitivity", change)
-        changed = at_real_positions(subject.reference(subject.feeds(other)), real=batch.real, specs=subject.outputs)
-        yield told_apart(expected, changed, case=case)
+    feeds = subject.feeds(batch)
+    yield from moved_by(
+        subject,
+        {change: (feeds, subject.feeds(other)) for change, other in changes.items()},
+        read=partial(at_real_positions, real=batch.real, specs=subject.outputs),
+    )
 
 
 def _against(subject: CheckContext, case: Case, batch: Batch, *, expected: Outputs) -> Iterator[CheckRow]:
@@ -94,66 +94,25 @@ def _against(subject: CheckContext, case: Case, batch: Batch, *, expected: Outpu
 
 
 def _padding(subject: CheckContext, *, side: Side) -> Iterator[CheckRow]:
-    """Three comparisons; the last two are asked of the graph where PyTorch itself keeps to them.
-
-    BERT counts positions from the left edge, padding included: PyTorch's own rows change with padding on the left.
-    """
-    rows = _rows_to_pad(subject)
-    lengths = ", ".join(str(row.input_ids.shape[1]) for row in rows)
-    case = subject.case(f"padding_{side}", f"rows of {lengths} tokens, seed {SEED}: as PyTorch on the same batch")
-    torch_runs = _padded_runs(subject.reference, rows, side=side, subject=subject)
-    try:
-        graph_runs = _padded_runs(subject.session().run, rows, side=side, subject=subject)
-    except ValidationFailed as err:
-        yield case.row("error", detail=str(err))
-        return
-    exact = cache(lambda: _padded_runs(subject.reference.in_float64, rows, side=side, subject=subject))
-    padded, single, noisy = (
-        Compared(
-            expected=getattr(torch_runs, name), actual=getattr(graph_runs, name), exact=partial(_exactly, exact, name)
-        )
-        for name in ("padded", "alone", "noisy")
-    )
-    yield from judged(subject, compare(torch_runs.padded, graph_runs.padded, case=case), padded)
-    if torch_runs.padded.keys() != graph_runs.padded.keys():
-        return
-    alone = replace(case, case=f"rows of {lengths} tokens, seed {SEED}: each row as that row alone")
-    own = compare(torch_runs.alone, torch_runs.padded, case=alone)
-    found = compare(graph_runs.alone, graph_runs.padded, case=alone)
-    yield from where_pytorch_holds(subject, own, found, case=alone, sides=(padded, single), meaning=_NOT_MEANT)
-    leak = replace(case, case=f"rows of {lengths} tokens, seed {SEED}: other tokens under the mask change nothing")
-    own = compare(torch_runs.padded, torch_runs.noisy, case=leak)
-    found = compare(graph_runs.padded, graph_runs.noisy, case=leak)
-    yield from where_pytorch_holds(subject, own, found, case=leak, sides=(padded, noisy), meaning=_NOT_MEANT)
-
-
-def _exactly(runs: Callable[[], _PaddedRuns], name: str) -> Outputs:
-    outputs: Outputs = getattr(runs(), name)
-    return outputs
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _PaddedRuns:
-    """One runner's outputs at real positions: of a padded batch, of its rows alone, of other tokens under the mask."""
-
-    padded: Outputs
-    alone: Outputs
-    noisy: Outputs
-
-
-def _padded_runs(
-    runner: Callable[[Mapping[str, np.ndarray]], Outputs], rows: Sequence[Batch], *, side: Side, subject: CheckContext
-) -> _PaddedRuns:
-    specs = subject.outputs
+    """BERT counts positions from the left edge, padding included, so that PyTorch's own rows change with it there."""
+    rows = subject.random_rows(PADDED_LENGTHS)
     padded = text_inputs.pad(rows, side=side, space=subject.space)
     noisy = text_inputs.replace_masked(padded, space=subject.space, seed=SEED)
-    batches = [text_inputs.pad([row], side=side, space=subject.space) for row in rows]
-    singles = [(batch, runner(subject.feeds(batch))) for batch in batches]
-    return _PaddedRuns(
-        padded=at_real_positions(runner(subject.feeds(padded)), real=padded.real, specs=specs),
-        alone={spec.name: _stacked(spec, singles) for spec in specs if spec.name in singles[0][1]},
-        noisy=at_real_positions(runner(subject.feeds(noisy)), real=padded.real, specs=specs),
-    )
+    singles = [text_inputs.pad([row], side=side, space=subject.space) for row in rows]
+    real = partial(at_real_positions, real=padded.real, specs=subject.outputs)
+
+    def feed(run: Run) -> Parts:
+        alone = [(batch, run(subject.feeds(batch))) for batch in singles]
+        return {
+            "alone": {spec.name: _stacked(spec, alone) for spec in subject.outputs if spec.name in alone[0][1]},
+            "batch": real(run(subject.feeds(padded))),
+            "noisy": real(run(subject.feeds(noisy))),
+        }
+
+    lengths = ", ".join(str(row.input_ids.shape[1]) for row in rows)
+    case = subject.case(f"padding_{side}", f"rows of {lengths} tokens, seed {SEED}")
+    runners = Runners.of(subject, graph=subject.session().run)
+    yield from padded_rows(subject, feed, runners=runners, case=case, meaning=_NOT_MEANT)
 
 
 def _stacked(spec: TensorSpec, singles: Sequence[tuple[Batch, Outputs]]) -> np.ndarray:
@@ -170,13 +129,8 @@ def _stacked(spec: TensorSpec, singles: Sequence[tuple[Batch, Outputs]]) -> np.n
     return np.concatenate(arrays)
 
 
-def _rows_to_pad(subject: CheckContext) -> list[Batch]:
-    lengths = (min(length, subject.space.max_length) for length in PADDED_LENGTHS)
-    return [text_inputs.random_batch(subject.space, batch_size=1, length=length, seed=SEED) for length in lengths]
-
-
 def probe(subject: CheckContext) -> Feeds:
-    """Full rows of random tokens."""
+    """Return two full rows of random tokens: int64 [2, tokens] each."""
     length = min(PADDED_LENGTHS[0], subject.space.max_length)
     return subject.feeds(
         subject.filled(text_inputs.random_batch(subject.space, batch_size=2, length=length, seed=SEED))

@@ -24,25 +24,25 @@ MEAN = 3.0
 LARGEST = 2.0
 """How many times PyTorch's the largest error may be, beyond the tolerance: single values spread more than a mean."""
 MOST = 4.0
-"""In the most that tolerances are where no entry says more: past that nothing is rounding, whatever PyTorch does."""
+"""How many times the default tolerance an error may be: beyond that nothing is rounding, whatever PyTorch does."""
 
 
 Exact = Callable[[], "np.ndarray | None"]
-"""An output in float64, or None where nobody can tell."""
+"""A call that returns an output in float64, or None where nobody can tell."""
 
 
 def nobody() -> None:
-    """No word of float64."""
+    """Return None: nothing is known in float64."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """One input: what PyTorch gives for it, what the graph gives, and what is exact."""
+    """What PyTorch and the graph return for one input, and what is exact: arrays by name, alike in shape."""
 
     expected: Outputs
     actual: Outputs
     exact: Callable[[], Outputs]
-    """Asked for only when something differs; empty where nobody can tell."""
+    """The outputs in float64, asked for only when something differs; empty where nobody can tell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,10 +75,13 @@ class Distance:
 
 
 def distance(expected: np.ndarray, actual: np.ndarray, exact: np.ndarray, *, tolerances: Tolerances) -> Distance:
-    """How far the graph's values, and PyTorch's in float32, are from the exact ones; all three have one shape.
+    """Measure how far the graph's values, and PyTorch's in float32, are from the exact ones.
 
     Args:
-        tolerances: before they shrink with small outputs.
+        expected: float32 of any shape, from PyTorch.
+        actual: float32 of the same shape, from the graph.
+        exact: float64 of the same shape, from PyTorch.
+        tolerances: those before they shrink with small outputs.
     """
     with np.errstate(invalid="ignore", over="ignore"):
         graph, torch = (np.abs(own.astype(np.float64) - exact) for own in (actual, expected))
@@ -96,13 +99,28 @@ def distance(expected: np.ndarray, actual: np.ndarray, exact: np.ndarray, *, tol
 
 
 def room(expected: np.ndarray, exact: np.ndarray, *, tolerances: Tolerances) -> np.ndarray:
-    """How far from the exact values a graph may be that ``is_rounding``: never less than the tolerances."""
+    """Return how far from each exact value a graph may be that ``is_rounding``: never less than the tolerances.
+
+    Args:
+        expected: float32 of any shape, from PyTorch.
+        exact: float64 of the same shape, from PyTorch; the result is like it.
+    """
     told = distance(expected, expected, exact, tolerances=tolerances)
     allowed, at_most = _allowed(expected, exact, tolerances=tolerances)
     if told.torch < COMPARABLE:
         return allowed
     widened: np.ndarray = np.maximum(allowed, np.minimum((1 + LARGEST * told.torch) * allowed, MOST * at_most))
     return widened
+
+
+def most_off(expected: np.ndarray, exact: np.ndarray | None, *, tolerances: Tolerances) -> float:
+    """Return the largest ``room`` of all values, and 0 where nobody can tell what is exact.
+
+    Args:
+        expected: float32 of any shape, from PyTorch.
+        exact: float64 of the same shape, or None.
+    """
+    return 0.0 if exact is None else float(room(expected, exact, tolerances=tolerances).max())
 
 
 def word(
@@ -112,10 +130,11 @@ def word(
     *,
     read: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> Exact:
-    """How to ask for one output in float64; an entry's own tolerances are taken at their word, and nobody is asked.
+    """Return a call that asks for one output in float64; where an entry has tolerances of its own nobody is asked.
 
     Args:
-        read: what is wanted of it.
+        feeds: arrays by the names of the source model's inputs.
+        read: takes what is wanted of the output, float64 of the model's shape.
     """
 
     def ask() -> np.ndarray | None:
@@ -126,7 +145,11 @@ def word(
 
 
 def exactly(subject: CheckContext, feeds: Mapping[str, np.ndarray]) -> Outputs:
-    """The whole model's outputs in float64; none where an entry's own tolerances are taken at their word."""
+    """Return the whole model's outputs in float64, and none where an entry's own tolerances are taken at their word.
+
+    Args:
+        feeds: arrays by the names of the source model's inputs.
+    """
     return {} if _are_strict(subject) else subject.reference.in_float64(feeds)
 
 
@@ -146,13 +169,13 @@ def _rms(values: np.ndarray) -> float:
 
 
 def judged(subject: CheckContext, rows: Sequence[CheckRow], *sides: Side) -> Iterator[CheckRow]:
-    """The rows; where values differ they also say who is off, and pass as ``rounding`` where that is all it is.
+    """Yield the rows; where values differ they also say who is off, and pass as ``rounding`` where that is all it is.
 
     An entry's own tolerances are taken at their word: float64 then explains a failure, and passes none.
 
     Args:
-        sides: every input that the rows compare: one, or two where a graph is held to itself. On each of them it has
-            to be near the exact values.
+        sides: every input that the rows compare: one, or two where a graph is held to itself. The graph has to be
+            near the exact values on each of them.
     """
     if not any(row.finding == "different" for row in rows):
         yield from rows

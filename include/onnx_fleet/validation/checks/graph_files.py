@@ -24,15 +24,15 @@ from onnx_fleet.validation.checks.single_graph import against_pytorch
 DYNAMIC_SIZES = ((1, 1), (3, 2), (4, 13))
 """Batch sizes and lengths that no example has."""
 LARGEST_BATCH = (32, 3)
-"""For graphs that take tokens; so many images would cost as much as all other checks together."""
+"""Rows and tokens, for graphs that take tokens: so many images would cost as much as all other checks together."""
 LONGEST = 2048
-"""Tokens of one row, where the model takes as many: run for its sizes, not compared."""
+"""How many tokens one row has, where the model takes as many: it is run for its sizes, not compared."""
 LONGEST_SOUND: Mapping[str, int] = {"num_samples": 160_000, "num_frames": 1_000}
-"""Ten seconds."""
+"""Ten seconds of sound."""
 LARGEST_BYTES = 256 << 20
-"""Of what grows with the length: one layer's attention scores, and the logits."""
+"""How large one layer's attention scores, and the logits, may become with the length."""
 LARGEST_MODEL = 1 << 28
-"""Parameters; of larger ones nothing is run that is longer than what is compared: a minute for sizes alone."""
+"""Parameters: a larger model runs nothing that is longer than what is compared, a minute for sizes alone."""
 _INTEGERS = frozenset({"input_ids", "attention_mask", "token_type_ids", "position_ids", "decoder_input_ids"})
 _LENGTHS = frozenset({"sequence_length", "encoder_sequence_length", "total_sequence_length"})
 _LEAST_USED = 0.9
@@ -266,7 +266,7 @@ def _weights(subject: CheckContext, info: GraphInfo) -> Iterator[Weight]:
 
 
 def _taken(subject: CheckContext, info: GraphInfo, case: Case) -> Iterator[CheckRow]:
-    """Of a single graph: several share what the source model takes."""
+    """A single graph takes all that the source model takes; several share it."""
     declared = {spec.name for spec in info.inputs}
     for name in subject.reference.input_names if len(subject.graphs) == 1 else ():
         single_type = name == "token_type_ids" and subject.space.token_types == 1

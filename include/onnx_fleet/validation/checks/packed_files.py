@@ -104,7 +104,7 @@ def _named_after(stored: Collection[str], path: Path) -> Iterator[tuple[str, np.
 
 
 def _same_bits(own: np.ndarray, values: np.ndarray) -> bool:
-    """In the graph's type. A value that is no number equals itself, and zeros of different signs differ."""
+    """Compare two tensors in the graph's type, ``values``'s: NaN equals itself, and zeros of different signs differ."""
     if own.shape != values.shape:
         return False
     ours, theirs = (np.ascontiguousarray(each.astype(values.dtype, copy=False)).reshape(-1) for each in (own, values))
@@ -112,7 +112,7 @@ def _same_bits(own: np.ndarray, values: np.ndarray) -> bool:
 
 
 def _differences(path: Path, source: Path, *, may_differ: frozenset[str] | set[str]) -> list[str]:
-    """For people: where two files differ, by the keys of JSON."""
+    """Return where two files differ, by the keys of JSON, for people."""
     found, wanted = path.read_bytes(), source.read_bytes()
     if found == wanted:
         return []

@@ -16,14 +16,15 @@ from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.graphs.comparison import Case, compare
 from onnx_fleet.validation.checks.context import CheckContext, checks_of
+from onnx_fleet.validation.checks.ties import weighed
 
 if TYPE_CHECKING:
     from onnx_fleet.validation.pipeline_tasks import Answer, Question
 
 LARGEST_STEP = 1
-"""Between whole numbers that fractions were cut off from."""
+"""How far apart two whole numbers may be that fractions were cut off from."""
 MOST_PIXELS = 1e-3
-"""Share of an image's pixels on which two labels are as good: on the border of two areas."""
+"""The share of an image's pixels that may have another label: on the border of two areas two are as good."""
 
 
 def pipeline(subject: CheckContext) -> Iterator[CheckRow]:
@@ -69,7 +70,7 @@ def _alike(ask: Callable[[Question], Answer], question: Question, wanted: Answer
 
 def _other_words(wanted: Answer, found: Answer, *, case: Case) -> CheckRow:
     """Where PyTorch finds two answers as good, either is right."""
-    tie = wanted.margin <= 2 * (case.tolerances.atol + case.tolerances.rtol * wanted.scale)
+    margin = weighed(wanted.margin, largest=wanted.scale, tolerances=case.tolerances)
     pairs = zip(wanted.words, found.words, strict=False)
     first = next(((own, other) for own, other in pairs if own != other), None)
     said = (
@@ -78,7 +79,7 @@ def _other_words(wanted: Answer, found: Answer, *, case: Case) -> CheckRow:
         else f"{len(found.words)} answers where the source's pipeline gives {len(wanted.words)}"
     )
     clear = "nothing is chosen" if wanted.margin == float("inf") else f"its choice is clear by {wanted.margin:.2g}"
-    return case.row("near_tie" if tie else "different", output="words", passed=tie, detail=f"{said}; {clear}")
+    return margin.row(case, output="words", detail=f"{said}; {clear}")
 
 
 def _rounded_alike(name: str, wanted: np.ndarray, found: np.ndarray, *, case: Case) -> CheckRow:

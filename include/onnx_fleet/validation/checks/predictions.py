@@ -19,8 +19,9 @@ from onnx_fleet.graphs.comparison import Case, Outputs, compare
 from onnx_fleet.graphs.text_inputs import Batch
 from onnx_fleet.validation.checks import tokenized_texts as reading
 from onnx_fleet.validation.checks.context import CheckContext, checks_of
-from onnx_fleet.validation.checks.float64 import exactly, room
-from onnx_fleet.validation.checks.single_graph import choices_equal, run
+from onnx_fleet.validation.checks.float64 import exactly, most_off
+from onnx_fleet.validation.checks.single_graph import run
+from onnx_fleet.validation.checks.ties import choices_equal, weighed
 from onnx_fleet.validation.checks.tokenized_texts import Side, Text
 
 SINGLE: tuple[Text, ...] = tuple((text, None) for text in text_inputs.TEXTS)
@@ -30,9 +31,9 @@ PAIRS: tuple[Text, ...] = (
     ("Who is said to doubt a vote?", text_inputs.TEXTS[4]),
 )
 BLANKS = ("A bundle is {} equal to PyTorch.", "Prices {} by half.", "The {} of the bill was put off.")
-"""For fill-mask: the mask token stands where the braces are."""
+"""Texts for fill-mask: the mask token stands where the braces are."""
 LONGEST_SPAN = 15
-"""Tokens of an answer, as question answering usually bounds them."""
+"""How many tokens an answer has at most, as question answering usually bounds it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,7 @@ class _Told:
     batch: Batch
     outputs: Outputs
     exact: Callable[[], Outputs] = dict
-    """The same in float64, of the source's side; nothing where nobody can tell."""
+    """The outputs of the source's side in float64; nothing where nobody can tell."""
 
     def exactly(self, read: Callable[[np.ndarray], np.ndarray] = np.asarray) -> np.ndarray | None:
         """What float64 makes of the logits."""
@@ -55,7 +56,7 @@ Read = Callable[[_Told, _Told, Case], Iterator[CheckRow]]
 
 
 def answers(subject: CheckContext) -> Iterator[CheckRow]:
-    """Labels, spans, words or cosines of texts are those that the source gives, each side with its own files."""
+    """Labels, spans, words or cosines of texts are those that the source returns, each side with its own files."""
     task = subject.item.model.task
     case = subject.case("answers", f"{task} of texts of several scripts")
     both = reading.sides(subject) if task in _READERS else None
@@ -94,7 +95,7 @@ def answers(subject: CheckContext) -> Iterator[CheckRow]:
 
 
 def _of_text(outputs: Outputs, batch: Batch, *, subject: CheckContext) -> Outputs:
-    """Without what an output has for the image beside a text, behind its tokens."""
+    """Return outputs without what they have for the image beside a text, behind its tokens."""
     joint = {spec.name for spec in subject.outputs if spec.shape[1:2] == (JOINT_LENGTH,)}
     length = batch.input_ids.shape[1]
     return {name: array[:, :length] if name in joint else array for name, array in outputs.items()}
@@ -143,13 +144,15 @@ def _span(own: _Told, packed: _Told, case: Case) -> Iterator[CheckRow]:
         if said[0] == said[1]:
             yield where.row("equal", output="answer", passed=True)
             continue
-        tie = lost <= 2 * (case.tolerances.atol + case.tolerances.rtol * abs(best)) or lost <= 2 * _room(own, row, case)
+        margin = weighed(
+            lost, largest=best, tolerances=case.tolerances, rounding=partial(_rounding, own, row, case=case)
+        )
         detail = f"{said[1]!r} where the source says {said[0]!r}; PyTorch's scores of the two differ by {lost:.2g}"
-        yield where.row("near_tie" if tie else "different", output="answer", passed=tie, detail=detail)
+        yield margin.row(where, output="answer", detail=detail)
 
 
 def _scores(told: _Told, row: int) -> np.ndarray:
-    """[tokens, tokens]: of every span of one row's real tokens, by first and last."""
+    """Return the score of every span of one row's real tokens, by first and last: float32 [tokens, tokens]."""
     real = told.batch.real[row]
     start, end = (told.outputs[name][row][real] for name in ("start_logits", "end_logits"))
     allowed = np.triu(np.ones((len(start), len(start)))) - np.triu(np.ones((len(start), len(start))), LONGEST_SPAN)
@@ -157,13 +160,15 @@ def _scores(told: _Told, row: int) -> np.ndarray:
     return scores
 
 
-def _room(own: _Told, row: int, case: Case) -> float:
+def _rounding(own: _Told, row: int, *, case: Case) -> float:
     """How far rounding alone may take the score of a span; 0 where nobody can tell."""
     exact, real = own.exact(), own.batch.real[row]
     if not exact:
         return 0.0
-    outputs = [(own.outputs[name][row][real], exact[name][row][real]) for name in ("start_logits", "end_logits")]
-    return sum(float(room(*both, tolerances=case.tolerances).max()) for both in outputs)
+    names = ("start_logits", "end_logits")
+    return sum(
+        most_off(own.outputs[name][row][real], exact[name][row][real], tolerances=case.tolerances) for name in names
+    )
 
 
 def _words(told: _Told, row: int, span: Sequence[np.integer]) -> str:

@@ -42,11 +42,11 @@ class _Question:
     texts: Sequence[Text]
     prompt: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Further arguments of encode and predict."""
+    """Further arguments for encode and predict."""
 
 
 def sentences(subject: CheckContext) -> Iterator[CheckRow]:
-    """Embeddings of texts and scores of pairs are those that sentence-transformers gives of the source, prompts too."""
+    """Embeddings of texts and scores of pairs are those of sentence-transformers on the source, prompts too."""
     case = subject.case("sentences", "texts of several scripts")
     settings = sentence_modules.settings(subject.source_dir)
     output, why_not = _output(subject, settings)

@@ -14,7 +14,7 @@ from onnx_fleet.validation.checks.context import SEED, CheckContext
 from onnx_fleet.validation.checks.single_graph import Feeds
 
 LONGEST_SOUND = 17
-"""In the units below: what models of sound take has no end, or is one number."""
+"""The longest sound, in the units below: what models of sound take has no end, or is one number."""
 LOGITS_AT_MAXIMUM = 1 << 24
 """Vocabularies of 250,000 tokens make 64 MB of logits from so few of them as 64."""
 
@@ -23,7 +23,11 @@ _UNITS = {"encoder_sequence_length": (1, 0), "num_frames": (8, 0), "num_samples"
 
 
 def start_token(subject: CheckContext, *, source: bool = False) -> int:
-    """What decoding begins with: by the stage's files, as a consumer reads them, or as the source's model has it."""
+    """Return the token that decoding begins with, by the stage's files, as a consumer reads them.
+
+    Args:
+        source: whether it is read from the source's model instead.
+    """
     model = subject.reference.model
     said = [] if source else [
         json.loads(path.read_text(encoding="utf-8")).get("decoder_start_token_id")
@@ -38,10 +42,14 @@ def start_token(subject: CheckContext, *, source: bool = False) -> int:
 def sources(
     subject: CheckContext, lengths: Sequence[int], *, only: int | None = None, side: Side = "right"
 ) -> dict[str, np.ndarray]:
-    """What the encoder takes: random rows of these lengths, padded on one side.
+    """Return what the encoder takes: random rows of these lengths, padded on one side.
+
+    They are int64 [rows, tokens] for ``input_ids``, float32 [rows, frames, bins], [rows, bins, frames] or
+    [rows, samples] for sound, and the mask int64 [rows, tokens, frames or samples] where there is one.
 
     Args:
-        only: give this one row alone, without padding.
+        lengths: tokens, or as many of the units above.
+        only: return this one row alone, without padding.
     """
     specs = next(iter(subject.graphs.values())).inputs
     rows = [_source(subject, specs, length=length, row=row) for row, length in enumerate(lengths)]
@@ -88,7 +96,11 @@ def _padded(array: np.ndarray, *, like: Sequence[Feeds], name: str, filler: int,
 
 
 def with_noise(subject: CheckContext, feeds: Feeds) -> dict[str, np.ndarray]:
-    """Other values where the mask says that there is nothing."""
+    """Return the same feeds with other values where the mask says that there is nothing; no array changes its shape.
+
+    Args:
+        feeds: as ``sources`` makes them, with a mask.
+    """
     name = source_name(feeds)
     array, rng = feeds[name], np.random.default_rng(SEED)
     tokens = name == "input_ids"
@@ -98,12 +110,12 @@ def with_noise(subject: CheckContext, feeds: Feeds) -> dict[str, np.ndarray]:
 
 
 def source_name(feeds: Feeds) -> str:
-    """``input_ids``, ``input_features`` or ``input_values``."""
+    """Return the name of a source's own values: ``input_ids``, ``input_features`` or ``input_values``."""
     return next(name for name in feeds if name.startswith("input_"))
 
 
 def targets(subject: CheckContext, *, rows: int, length: int) -> np.ndarray:
-    """int64 [rows, length]: the start token, and random ones behind it."""
+    """Return targets, the start token and random ones behind it: int64 [rows, length]."""
     rng = np.random.default_rng((SEED, rows, length))
     tokens = rng.choice(subject.space.tokens, size=(rows, length)).astype(np.int64)
     tokens[:, 0] = start_token(subject, source=True)
@@ -111,13 +123,13 @@ def targets(subject: CheckContext, *, rows: int, length: int) -> np.ndarray:
 
 
 def source_limit(subject: CheckContext) -> int:
-    """The longest source to feed; sound is fed as long as the checks need, or as its model asks."""
+    """Return the longest source to feed, in tokens; sound is fed as long as the checks need, or as its model asks."""
     reads_tokens = "input_ids" in subject.reference.parameters
     return subject.space.max_length if reads_tokens else LONGEST_SOUND
 
 
 def target_limit(subject: CheckContext) -> int:
-    """The longest target to feed."""
+    """Return the longest target to feed, in tokens."""
     config = subject.reference.model.config.get_text_config(decoder=True)
     names = ("max_target_positions", "max_decoder_position_embeddings", "max_position_embeddings")
     stated = next(

@@ -1,9 +1,8 @@
-"""Comparisons of one graph on given feeds, whatever its model does: with PyTorch, of its rows, of its choices."""
+"""Comparisons of one graph on given feeds, whatever its model does: with PyTorch, and of its rows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -12,21 +11,24 @@ from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.graphs.comparison import Case, Outputs, compare
 from onnx_fleet.validation.checks.context import CheckContext
-from onnx_fleet.validation.checks.float64 import Exact, Side, judged, nobody, room
+from onnx_fleet.validation.checks.float64 import Side, judged
 
 Feeds = Mapping[str, np.ndarray]
 Size = TypeVar("Size")
-Words = Callable[[int], str]
-"""What a class or a token is called."""
 
 
 def rows_of(feeds: Feeds, rows: slice | np.ndarray) -> dict[str, np.ndarray]:
-    """Some rows of a batch."""
+    """Return some rows of a batch.
+
+    Args:
+        feeds: arrays by name, each [batch_size, …].
+        rows: which; int64 or bool where it is an array.
+    """
     return {name: array[rows] for name, array in feeds.items()}
 
 
 def run(subject: CheckContext, feeds: Feeds, *, case: Case, role: str = "model") -> tuple[Outputs, list[CheckRow]]:
-    """One graph's outputs, or none and the row that says why."""
+    """Run one graph: return its outputs by name, or none and the row that says why."""
     try:
         return subject.session(role).run(feeds), []
     except ValidationFailed as err:
@@ -43,11 +45,14 @@ def against_pytorch(
     role: str | None = None,
     read: Callable[[Outputs], Outputs] = lambda outputs: outputs,
 ) -> Iterator[CheckRow]:
-    """The outputs of graphs against PyTorch's on the same feeds.
+    """Compare the outputs of graphs with PyTorch's on the same feeds: one row an output.
 
     Args:
-        role: of one graph whose work alone is compared; None of the whole model.
-        read: what is compared of outputs: those at real positions, for one.
+        feeds: arrays by the names of inputs; float64 is asked for the same ones.
+        expected: arrays by name, from PyTorch; what is not equal in shape is a row that says so.
+        actual: arrays by name, from the graphs.
+        role: the graph whose work alone is compared; None compares the whole model's.
+        read: takes what is compared of outputs: those at real positions, for one.
     """
     rows = compare(read(expected), read(actual), case=case)
     yield from judged(
@@ -61,6 +66,47 @@ def against_pytorch(
     )
 
 
+def outputs_equal(
+    subject: CheckContext,
+    expected: Outputs,
+    run: Callable[[], Outputs],
+    *,
+    case: Case,
+    exact: Callable[[], Outputs],
+) -> Iterator[CheckRow]:
+    """Compare what some calls of the graphs return with PyTorch's, or yield the row that says why they do not run.
+
+    Args:
+        expected: arrays by name, from PyTorch. What ``run`` does not return is not compared.
+        run: returns arrays by name; a ValidationFailed that it raises becomes the row.
+        exact: the same in float64; empty where nobody can tell.
+    """
+    try:
+        actual = run()
+    except ValidationFailed as err:
+        yield case.row("error", detail=str(err))
+        return
+    own = {name: array for name, array in expected.items() if name in actual}
+    yield from judged(subject, compare(own, actual, case=case), Side(expected=own, actual=actual, exact=exact))
+
+
+def logits_equal(
+    subject: CheckContext,
+    expected: np.ndarray,
+    run: Callable[[], np.ndarray],
+    *,
+    case: Case,
+    exact: Callable[[], Outputs],
+) -> Iterator[CheckRow]:
+    """Do as outputs_equal, for graphs of which the logits alone are read.
+
+    Args:
+        expected: float32 [batch_size, sequence_length, vocabulary] or [real tokens, vocabulary], as ``run`` returns it.
+        exact: float64 of the same shape, by the name ``logits``.
+    """
+    return outputs_equal(subject, {"logits": expected}, lambda: {"logits": run()}, case=case, exact=exact)
+
+
 def batches_equal(
     subject: CheckContext,
     feeds: Feeds,
@@ -71,9 +117,15 @@ def batches_equal(
     sizes: Sequence[int],
     role: str = "model",
 ) -> Iterator[CheckRow]:
-    """The first rows of a batch, and its last row alone, against PyTorch's on all of it.
+    """Compare the first rows of a batch, and its last row alone, with PyTorch's on all of it.
 
-    PyTorch gives a row the same values in a batch of any size, to 1e-6; the graph has to as well.
+    PyTorch computes the same values for a row in a batch of any size, to 1e-6; the graph has to as well.
+
+    Args:
+        feeds: arrays by the names of inputs, each [batch_size, …].
+        expected: arrays by name, each [batch_size, …], from PyTorch on all rows.
+        text: says what is fed, for people.
+        sizes: how many rows are fed; a size beyond the batch's is fed as the whole batch.
     """
     count = len(next(iter(feeds.values())))
     parts = {f"batch_size {size}": slice(size) for size in sorted({min(size, count) for size in sizes})}
@@ -94,11 +146,11 @@ def parity_over_sizes(
     said: Callable[[Size], str],
     batch_sizes: Sequence[int],
 ) -> Iterator[CheckRow]:
-    """Every output equals PyTorch's: at the first size in several batches, at every other one in two rows.
+    """Compare every output with PyTorch's: at the first size in several batches, at every other one in two rows.
 
     Args:
-        sizes: of whatever is fed; where PyTorch itself cannot run at one, that is skipped.
-        feed: (rows, size) -> feeds.
+        sizes: the sizes of whatever is fed; where PyTorch itself cannot run at one, that is skipped.
+        feed: (rows, size) -> arrays by the names of inputs, each [rows, …].
         said: a size and what is fed, for people.
     """
     usual, *others = sizes
@@ -115,124 +167,3 @@ def parity_over_sizes(
             continue
         actual, faults = run(subject, feeds, case=case)
         yield from faults or against_pytorch(subject, feeds, expected, actual, case=case)
-
-
-def choices_equal(
-    expected: np.ndarray,
-    actual: np.ndarray,
-    *,
-    axis: int,
-    output: str,
-    case: Case,
-    words: tuple[Words, Words] | None = None,
-    exact: Exact = nobody,
-) -> CheckRow:
-    """One row: the largest value stands at the same place along an axis, wherever PyTorch's own choice is no tie.
-
-    Args:
-        exact: the same in float64, or None; asked for where a choice is another one. What PyTorch's own rounding may
-            turn around is a tie, too.
-        words: what the source and the bundle call a place; then the words have to be the same, not the places.
-    """
-    if expected.shape != actual.shape:
-        return case.row("shape", output=output, detail=f"{list(actual.shape)} where PyTorch has {list(expected.shape)}")
-    ordered = np.sort(expected, axis=axis)
-    margin = np.take(ordered, -1, axis=axis) - np.take(ordered, -2, axis=axis)
-    clear = margin > 2 * (case.tolerances.atol + case.tolerances.rtol * np.abs(np.take(ordered, -1, axis=axis)))
-    own, found = expected.argmax(axis=axis), actual.argmax(axis=axis)
-    spoken = (own, found) if words is None else (_said(own, words[0]), _said(found, words[1]))
-    wrong = (spoken[0] != spoken[1]) & clear
-    if wrong.any() and (wide := exact()) is not None and wide.shape == expected.shape:
-        clear &= margin > 2 * room(expected, wide, tolerances=case.tolerances).max(axis=axis)
-        wrong &= clear
-    said = f"{int(clear.sum())} of {clear.size} choices are clear in PyTorch"
-    if not wrong.any():
-        return case.row("equal", output=output, passed=True, detail=said)
-    first = tuple(np.argwhere(wrong)[0])
-    example = f"the first is {spoken[1][first]} where the source says {spoken[0][first]}"
-    return case.row("different", output=output, detail=f"{said}; {int(wrong.sum())} of them are others; {example}")
-
-
-def tokens_equal(
-    wanted: np.ndarray,
-    found: np.ndarray,
-    *,
-    case: Case,
-    row: str,
-    next_logits: Callable[[int, np.ndarray], np.ndarray],
-    exact_logits: Callable[[int, np.ndarray], np.ndarray | None],
-) -> Iterator[CheckRow]:
-    """One row a prompt. Where tokens part, PyTorch's own logits say whether both were equally likely.
-
-    Args:
-        wanted: int64 [prompts, tokens], of transformers' generate; ``found`` is the graph's.
-        row: what rows call a prompt.
-        next_logits: (prompt, tokens generated so far) -> PyTorch's logits of the next one.
-        exact_logits: the same in float64, or None.
-    """
-    for index, (own, other) in enumerate(zip(wanted, found, strict=True)):
-        where = replace(case, case=f"{case.case}, {row} {index}")
-        shared = min(len(own), len(other))
-        parted = np.flatnonzero(own[:shared] != other[:shared])
-        if not parted.size:
-            yield where.row("equal", output="tokens", passed=True)
-            continue
-        place = int(parted[0])
-        logits = next_logits(index, own[:place])
-        margin = float(logits[own[place]] - logits[other[place]])
-        tolerance = 2 * (case.tolerances.atol + case.tolerances.rtol * float(np.abs(logits).max()))
-        if abs(margin) > tolerance and (wide := exact_logits(index, own[:place])) is not None:
-            tolerance = max(tolerance, 2 * float(room(logits, wide, tolerances=case.tolerances).max()))
-        detail = (
-            f"token {place} is {other[place]} where generate gives {own[place]}; PyTorch's logits of the two differ by "
-            f"{margin:.2g}, the tolerance is {tolerance:.2g}"
-        )
-        tie = abs(margin) <= tolerance
-        yield where.row("near_tie" if tie else "different", output="tokens", passed=tie, detail=detail)
-
-
-def _said(places: np.ndarray, word: Words) -> np.ndarray:
-    """Each place by its word."""
-    known = {int(place): word(int(place)) for place in np.unique(places)}
-    said: np.ndarray = np.array([known[int(place)] for place in places.ravel()], dtype=object).reshape(places.shape)
-    return said
-
-
-def sensitive(subject: CheckContext, feeds: Feeds, other: Feeds, *, case: Case) -> CheckRow:
-    """One row: whether PyTorch's own outputs tell two inputs apart, so that a graph that does not would be caught."""
-    return told_apart(subject.reference(feeds), subject.reference(other), case=case)
-
-
-def told_apart(outputs: Outputs, others: Outputs, *, case: Case) -> CheckRow:
-    """The same of what PyTorch gave for the two."""
-    moved = {row.output: row.max_abs_diff for row in compare(outputs, others, case=case) if not row.passed}
-    if moved:
-        found = ", ".join(f"{name} {size:.2g}" for name, size in moved.items() if size is not None)
-        return case.row("sensitive", passed=True, detail=f"PyTorch's own outputs move: {found}")
-    detail = "PyTorch's own outputs stay within the tolerance: a graph with this fault would pass"
-    return case.row("insensitive", passed=True, detail=detail)
-
-
-def where_pytorch_holds(
-    subject: CheckContext,
-    own: Sequence[CheckRow],
-    found: Sequence[CheckRow],
-    *,
-    case: Case,
-    sides: Sequence[Side] = (),
-    meaning: str = "",
-) -> Iterator[CheckRow]:
-    """The graph's rows about a property, but for outputs of which PyTorch's own rows do not have it.
-
-    Args:
-        sides: the two inputs on which the graph should give the same.
-        meaning: what it says of the model where they do not.
-    """
-    broken = {row.output: row for row in own if not row.passed}
-    yield from judged(subject, [row for row in found if row.output not in broken], *sides)
-    for row in found:
-        if row.output in broken:
-            size = broken[row.output].max_abs_diff
-            by = "" if size is None else f" by up to {size:.2g}"
-            detail = f"PyTorch's own differ{by}" + (f": {meaning}" if meaning else "")
-            yield case.row("skipped", output=row.output, passed=True, detail=detail)

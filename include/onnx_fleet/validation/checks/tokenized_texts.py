@@ -28,32 +28,32 @@ class Side:
     encode: Callable[[Sequence[Text]], Batch]
     token: Callable[[int], str]
     decode: Callable[[Sequence[int]], str]
-    """Without special tokens."""
+    """Ids -> the text that they are, without special tokens."""
     labels: Sequence[str]
-    """config.json's, by class; empty where it has none."""
+    """The words of config.json for its classes, in order; empty where it has none."""
     mask_token: str | None
-    """The source's, for both: what its users write."""
+    """The source's mask token, for both sides: it is what its users write."""
 
     def label(self, index: int) -> str:
-        """A class in words."""
+        """Return a class in words."""
         return label(self.labels, index)
 
 
 def sides(subject: CheckContext) -> tuple[Side, Side] | None:
-    """The source's and the bundle's; None where the stage has no tokenizer.json."""
+    """Return the source's side and the bundle's, and None where the stage has no tokenizer.json."""
     if subject.without_text:
         return None
     return of_source(subject), of_stage(subject)
 
 
 def known(subject: CheckContext, texts: Sequence[Text]) -> list[Text]:
-    """Those texts on which a tokenizer.json can be exact at all."""
+    """Return those texts on which a tokenizer.json can be exact at all."""
     source = subject.source_tokenizer
     return [text for text in texts if all(conversion.covers(source, part) for part in text if part is not None)]
 
 
 def read_alike(subject: CheckContext, ids: Sequence[int], *, both: tuple[Side, Side], case: Case) -> CheckRow:
-    """One row: the packed tokenizer makes of a model's tokens the text that the source's makes of them."""
+    """Return one row: whether the packed tokenizer makes the same text of a model's tokens as the source's."""
     own, found = (side.decode(ids) for side in both)
     if proof.reads_alike(found, own, source=subject.source_tokenizer, ids=ids):
         return case.row("equal", output="text", passed=True)
@@ -63,7 +63,7 @@ def read_alike(subject: CheckContext, ids: Sequence[int], *, both: tuple[Side, S
 
 
 def of_source(subject: CheckContext) -> Side:
-    """What transformers makes of the source's own files."""
+    """Return the side that transformers makes of the source's own files."""
     tokenizer: Any = subject.source_tokenizer
     pad_id = subject.space.pad_token_id if tokenizer.pad_token is None else tokenizer.pad_token_id
     space = replace(subject.space, pad_token_id=int(pad_id))
@@ -89,7 +89,7 @@ def of_source(subject: CheckContext) -> Side:
 
 
 def of_stage(subject: CheckContext, *, max_length: int | None = None, lower_case: bool = False) -> Side:
-    """What a consumer without transformers makes of the packed files.
+    """Return the side that a consumer without transformers makes of the packed files.
 
     Args:
         max_length: tokens to cut a text to; None takes as many as may be fed.
@@ -129,12 +129,12 @@ def of_stage(subject: CheckContext, *, max_length: int | None = None, lower_case
 
 
 def label(labels: Sequence[str], index: int) -> str:
-    """A class in words, as transformers calls one without a name."""
+    """Return a class in words; one without a name is called as transformers calls it."""
     return labels[index] if index < len(labels) else f"LABEL_{index}"
 
 
 def labels_of(folder: Path) -> list[str]:
-    """config.json's words for its classes, in order; empty where it names none."""
+    """Return the words of a folder's config.json for its classes, in order; there are none where it names none."""
     named: Mapping[str, object] = _json(folder / "config.json").get("id2label") or {}
     return [str(named[key]) for key in sorted(named, key=int)]
 

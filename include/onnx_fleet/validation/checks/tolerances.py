@@ -26,16 +26,16 @@ Probe = Callable[[CheckContext], Feeds]
 """What a family's plain model is fed to see how it rounds."""
 
 OF_ONE_LAYER = 64 * float(np.finfo(np.float32).eps)
-"""Times the root of the number of layers with weights: independent errors add so. Sound graphs needed up to 14 eps, and
-most of them 5; those of 2 layers, and those of 169."""
+"""What one layer may lose; times the root of the number of layers with weights, since independent errors add so. Sound
+graphs needed up to 14 eps, and most of them 5, with 2 layers as with 169."""
 MARGIN = 16
-"""Over what PyTorch in float32 loses against float64 on the probe: longer and other inputs lose more."""
+"""How many times what PyTorch in float32 loses against float64 on the probe: longer and other inputs lose more."""
 _ROUGH = frozenset({"DFT"})
 """onnxruntime sums a transform of n points term by term where PyTorch takes log n steps."""
 
 
 def tolerances(subject: CheckContext, *, probe: Probe) -> Tolerances:
-    """What the subject's outputs are held to: the entry's own, or else what its model's rounding needs.
+    """Return what the subject's outputs are held to: the entry's own, or else what its model's rounding needs.
 
     They never exceed the default, and stay there where PyTorch cannot be asked in float64.
     """

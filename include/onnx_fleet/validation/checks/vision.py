@@ -16,14 +16,14 @@ from onnx_fleet.source import preprocessor
 from onnx_fleet.validation.checks import tokenized_texts
 from onnx_fleet.validation.checks.context import SEED, CheckContext, checks_of
 from onnx_fleet.validation.checks.float64 import word
+from onnx_fleet.validation.checks.sensitivity import moved_by
 from onnx_fleet.validation.checks.single_graph import (
     Feeds,
     against_pytorch,
-    choices_equal,
     parity_over_sizes,
     run,
-    sensitive,
 )
+from onnx_fleet.validation.checks.ties import choices_equal
 
 BATCH_SIZES = (1, 2, 7)
 LARGEST_SIDE = 256
@@ -32,7 +32,7 @@ CONSUMERS_MASK = (64, 64)
 """What transformers.js sends as pixel_mask, whatever the image's size: all ones."""
 _CHOOSING = frozenset({"image-classification", "object-detection", "image-segmentation"})
 _CHOICES = ("logits", "class_queries_logits")
-"""Outputs whose largest along the labels is the answer: of the image, of each box, mask or pixel."""
+"""Outputs whose largest value along the labels is the answer for the image, or for each box, mask or pixel."""
 
 
 def parity(subject: CheckContext) -> Iterator[CheckRow]:
@@ -89,7 +89,7 @@ def pixel_mask(subject: CheckContext) -> Iterator[CheckRow]:
 
 
 def _mask_is_idle(subject: CheckContext) -> Iterator[CheckRow]:
-    """Of a graph without a mask: the source's own answers are the same with the lower half and a side masked."""
+    """Where a graph takes no mask, the source's own answers are the same with the lower half and a side masked."""
     if "pixel_mask" not in inspect.signature(subject.reference.model.forward).parameters:
         return
     feeds = image_feeds(subject, 2, size=sizes(subject)[0], kind="noise")
@@ -104,16 +104,17 @@ def sensitivity(subject: CheckContext) -> Iterator[CheckRow]:
     feeds = image_feeds(subject, 2, size=sizes(subject)[0], kind="noise")
     corner = feeds["pixel_values"].copy()
     corner[..., -(corner.shape[-2] // 4) :, -(corner.shape[-1] // 4) :] *= -1
-    case = subject.case("sensitivity", "another corner, a sixteenth of the image")
-    yield sensitive(subject, feeds, {**feeds, "pixel_values": corner}, case=case)
+    changes = {"another corner, a sixteenth of the image": (feeds, {**feeds, "pixel_values": corner})}
     if "pixel_mask" in feeds:
         padded = _padded(feeds)
-        case = subject.case("sensitivity", "the mask ignored")
-        yield sensitive(subject, padded, {**padded, "pixel_mask": feeds["pixel_mask"]}, case=case)
+        changes["the mask ignored"] = (padded, {**padded, "pixel_mask": feeds["pixel_mask"]})
+    yield from moved_by(subject, changes)
 
 
 def sizes(subject: CheckContext) -> tuple[tuple[int, int], ...]:
-    """(height, width) to feed: the model's own first; where it is open unequal, larger and odd ones too."""
+    """Return the sizes to feed, each (height, width) in pixels: the model's own first, and where it is open unequal,
+    larger and odd ones too.
+    """
     spec = next(spec for spec in subject.graph().inputs if spec.name == "pixel_values")
     height, width = spec.shape[2:]
     if isinstance(height, int) and isinstance(width, int):
@@ -134,7 +135,12 @@ def sizes(subject: CheckContext) -> tuple[tuple[int, int], ...]:
 
 
 def image_feeds(subject: CheckContext, count: int, *, size: tuple[int, int], kind: Kind) -> dict[str, np.ndarray]:
-    """A batch as the graph takes it, nothing of it padding."""
+    """Return a batch as the graph takes it, nothing of it padding: float32 [count, channels, height, width], and the
+    mask, int64 [count, height, width], where it is taken.
+
+    Args:
+        size: (height, width) in pixels.
+    """
     specs = {spec.name: spec for spec in subject.graph().inputs}
     channels = specs["pixel_values"].shape[1]
     made = image_inputs.batch(
@@ -161,7 +167,7 @@ def _padded(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def probe(subject: CheckContext) -> Feeds:
-    """Noise of the model's own size."""
+    """Return two images of noise of the model's own size, as ``image_feeds`` does."""
     return image_feeds(subject, 2, size=sizes(subject)[0], kind="noise")
 
 

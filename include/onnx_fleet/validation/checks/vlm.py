@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle
@@ -12,40 +12,48 @@ import numpy as np
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.graphs import generation, image_inputs, text_inputs
-from onnx_fleet.graphs.comparison import Case, Outputs, compare
+from onnx_fleet.graphs.comparison import Outputs, at_places
 from onnx_fleet.graphs.generation import Step
 from onnx_fleet.graphs.image_inputs import Kind
 from onnx_fleet.source import preprocessor
 from onnx_fleet.validation.checks import tokenized_texts as reading
 from onnx_fleet.validation.checks.context import SEED, CheckContext, checks_of
-from onnx_fleet.validation.checks.float64 import Side, judged, word
-from onnx_fleet.validation.checks.single_graph import Feeds, sensitive, tokens_equal, where_pytorch_holds
+from onnx_fleet.validation.checks.float64 import word
+from onnx_fleet.validation.checks.padding import EACH_ROW_ALONE, OTHER_TOKENS, Parts, Run, Runners, padded_rows
+from onnx_fleet.validation.checks.sensitivity import moved_by
+from onnx_fleet.validation.checks.single_graph import Feeds, logits_equal
+from onnx_fleet.validation.checks.ties import tokens_equal
 
 NEW_TOKENS, STEPS = 32, 6
 TEXT_LENGTHS = (7, 4)
-"""Tokens of text in the rows of a batch, in turn."""
+"""How many tokens of text the rows of a batch have, in turn."""
 COUNTS = ((1,), (2,), (2, 1), (0,), (1,) * 7)
-"""Images in the rows of a batch."""
+"""How many images the rows of a batch have."""
 LENGTHS = (1, 2, 17, 64)
-"""Of rows without an image; and with one the model's maximum."""
+"""How many tokens rows without an image have; with one the model's maximum is fed, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """Rows of text and images, padded on the left, as the plain model takes them."""
+    """Rows of text and images, padded on the left, as the plain model takes them.
+
+    The feeds are ``input_ids``, ``attention_mask`` and ``position_ids``, each int64 [batch_size, sequence_length]; and
+    ``pixel_values``, float32 [images, channels, height, width], or [batch_size, images, channels, height, width] with
+    ``pixel_attention_mask``, bool [batch_size, images, height, width].
+    """
 
     feeds: dict[str, np.ndarray]
     counts: tuple[int, ...]
-    """Images in each row."""
+    """How many images each row has."""
     text: str
 
     @property
     def real(self) -> np.ndarray:
-        """bool [batch_size, sequence_length]"""
+        """Where a token is no padding: bool [batch_size, sequence_length]."""
         return self.feeds["attention_mask"].astype(bool)
 
     def row(self, index: int) -> Prompt:
-        """One row by itself, without padding, and with its own images alone."""
+        """Return one row by itself, without padding, and with its own images alone."""
         names = ("input_ids", "attention_mask", "position_ids")
         feeds = {name: self.feeds[name][index : index + 1, self.real[index]] for name in names}
         first, count = sum(self.counts[:index]), self.counts[index]
@@ -57,7 +65,11 @@ class Prompt:
         return replace(self, feeds=feeds, counts=(count,))
 
     def longer(self, tokens: np.ndarray) -> Prompt:
-        """With more tokens behind each row: int64 [batch_size, tokens]."""
+        """Return the prompt with more tokens behind each row.
+
+        Args:
+            tokens: int64 [batch_size, tokens].
+        """
         mask = np.concatenate([self.feeds["attention_mask"], np.ones_like(tokens)], axis=1)
         ids = np.concatenate([self.feeds["input_ids"], tokens], axis=1)
         own = {"input_ids": ids, "attention_mask": mask, "position_ids": generation.positions(mask)}
@@ -99,57 +111,48 @@ def padding(subject: CheckContext) -> Iterator[CheckRow]:
     noise = np.random.default_rng(SEED).choice(subject.space.tokens, size=ids.shape)
     noisy = replace(prompt, feeds={**prompt.feeds, "input_ids": np.where(prompt.real, ids, noise)})
     rows = [prompt.row(index) for index in range(len(ids))]
-    runs = partial(_pytorch, subject), partial(_graphs, subject)
-    exactly = partial(_exact, subject)
-    case = subject.case("padding", f"{prompt.text}: each row as that row alone")
-    try:
-        whole = [run(prompt) for run in runs]
-        alone = [np.concatenate([run(row) for row in rows]) for run in runs]
-        under = [run(noisy) for run in runs]
-    except ValidationFailed as err:
-        yield case.row("error", detail=str(err))
-        return
-    leak = replace(case, case=f"{prompt.text}: other tokens under the mask change nothing")
-    plain = _side(*whole, exact=partial(exactly, prompt))
-    by_themselves = _side(*alone, exact=partial(exactly, *rows))
-    masked = _side(*under, exact=partial(exactly, noisy))
-    for where, other in ((case, by_themselves), (leak, masked)):
-        own, found = (
-            compare(of_other, of_whole, case=where)
-            for of_other, of_whole in ((other.expected, plain.expected), (other.actual, plain.actual))
-        )
-        yield from where_pytorch_holds(subject, own, found, case=where, sides=(plain, other))
+
+    def feed(run: Run) -> Parts:
+        whole, *alone = (at_places(each.real, run(each.feeds)["logits"]) for each in (prompt, *rows))
+        return {
+            "batch": {"logits": whole},
+            "alone": {"logits": np.concatenate(alone)},
+            "noisy": {"logits": at_places(noisy.real, run(noisy.feeds)["logits"])},
+        }
+
+    yield from padded_rows(
+        subject,
+        feed,
+        runners=Runners.of(subject, graph=lambda feeds: {"logits": _graphs(subject, feeds)}),
+        case=subject.case("padding", prompt.text),
+        as_pytorch=None,
+        kept=(EACH_ROW_ALONE, replace(OTHER_TOKENS, is_expected=True)),
+    )
 
 
 def cache(subject: CheckContext) -> Iterator[CheckRow]:
-    """A prompt in two pieces, single steps, and rows in another order give what PyTorch gives without a cache."""
+    """A prompt in two pieces, single steps, and rows in another order return what PyTorch returns without a cache."""
     prompt = _prompt(subject, (2, 1), kind="noise")
     length, expected = prompt.real.shape[1], _pytorch(subject, prompt)
     pieces = [[split, length - split] for split in (1, length // 2, length - 1)]
     for sizes in [*pieces, [length - STEPS, *[1] * STEPS]]:
         case = subject.case("cache", f"{prompt.text}, in pieces of {', '.join(map(str, sizes))}")
-        try:
-            found = _real(_in_pieces(subject, prompt, sizes), prompt)
-        except ValidationFailed as err:
-            yield case.row("error", detail=str(err))
-            continue
-        yield from _judged(subject, expected, found, case=case, exact=partial(_exact, subject, prompt))
+        run = partial(_in_pieces, subject, prompt, sizes)
+        yield from logits_equal(subject, expected, run, case=case, exact=partial(_exact, subject, prompt))
     order = np.array([1, 0, 0])
     case = subject.case("cache", f"{prompt.text}, the last token with rows {order.tolist()}, as beams do")
     last = subject.reference(prompt.feeds)["logits"][order, -1:]
-    try:
-        vectors, mask = embedded(subject, prompt), prompt.feeds["attention_mask"]
+
+    def reordered() -> np.ndarray:
+        vectors, mask = embedded(subject, prompt.feeds), prompt.feeds["attention_mask"]
         first = decode(subject, vectors[:, :-1], mask[:, :-1], cache=None)
-        found = decode(subject, vectors[order, -1:], mask[order], cache=first.rows(order)).logits
-    except ValidationFailed as err:
-        yield case.row("error", detail=str(err))
-        return
+        return decode(subject, vectors[order, -1:], mask[order], cache=first.rows(order)).logits
 
     def of_last() -> Outputs:
         wide = subject.reference.in_float64(prompt.feeds)
         return {"logits": wide["logits"][order, -1:]} if wide else {}
 
-    yield from _judged(subject, last, found, case=case, exact=of_last)
+    yield from logits_equal(subject, last, reordered, case=case, exact=of_last)
 
 
 def greedy(subject: CheckContext) -> Iterator[CheckRow]:
@@ -189,70 +192,45 @@ def sensitivity(subject: CheckContext) -> Iterator[CheckRow]:
     if "pixel_attention_mask" in feeds:
         mask = np.ones_like(feeds["pixel_attention_mask"])
         changes["an image's mask ignored"] = {**feeds, "pixel_attention_mask": mask}
-    for change, other in changes.items():
-        yield sensitive(subject, feeds, other, case=subject.case("sensitivity", change))
+    yield from moved_by(subject, {change: (feeds, other) for change, other in changes.items()})
 
 
 _KINDS: tuple[Kind, ...] = ("noise", "picture")
 
 
 def _equal(subject: CheckContext, check: str, prompt: Prompt) -> Iterator[CheckRow]:
-    case = subject.case(check, prompt.text)
-    expected = _pytorch(subject, prompt)
-    try:
-        found = _graphs(subject, prompt)
-    except ValidationFailed as err:
-        yield case.row("error", detail=str(err))
-        return
-    yield from _judged(subject, expected, found, case=case, exact=partial(_exact, subject, prompt))
+    def run() -> np.ndarray:
+        return at_places(prompt.real, _graphs(subject, prompt.feeds))
+
+    case, exact = subject.case(check, prompt.text), partial(_exact, subject, prompt)
+    yield from logits_equal(subject, _pytorch(subject, prompt), run, case=case, exact=exact)
 
 
-def _judged(
-    subject: CheckContext, expected: np.ndarray, found: np.ndarray, *, case: Case, exact: Callable[[], Outputs]
-) -> Iterator[CheckRow]:
-    side = _side(expected, found, exact=exact)
-    return judged(subject, compare(side.expected, side.actual, case=case), side)
-
-
-def _side(expected: np.ndarray, found: np.ndarray, *, exact: Callable[[], Outputs]) -> Side:
-    return Side(expected={"logits": expected}, actual={"logits": found}, exact=exact)
-
-
-def _exact(subject: CheckContext, *prompts: Prompt) -> Outputs:
-    """PyTorch's logits in float64 at real positions, one prompt behind the other; or none."""
-    wide = [subject.reference.in_float64(prompt.feeds) for prompt in prompts]
-    if not all(wide):
-        return {}
-    real = [each["logits"][prompt.real] for each, prompt in zip(wide, prompts, strict=True)]
-    return {"logits": np.concatenate(real)}
+def _exact(subject: CheckContext, prompt: Prompt) -> Outputs:
+    """PyTorch's logits in float64 at real positions, or none."""
+    wide = subject.reference.in_float64(prompt.feeds)
+    return {"logits": wide["logits"][prompt.real]} if wide else {}
 
 
 def _pytorch(subject: CheckContext, prompt: Prompt) -> np.ndarray:
-    """float32 [real tokens, vocabulary], in one pass without a cache."""
+    """PyTorch's logits in one pass without a cache: float32 [real tokens, vocabulary]."""
     logits: np.ndarray = subject.reference(prompt.feeds)["logits"][prompt.real]
     return logits
 
 
-def _graphs(subject: CheckContext, prompt: Prompt) -> np.ndarray:
-    """The same from the graphs."""
-    found = decode(subject, embedded(subject, prompt), prompt.feeds["attention_mask"], cache=None)
-    return _real(found.logits, prompt)
-
-
-def _real(logits: np.ndarray, prompt: Prompt) -> np.ndarray:
-    """At real positions; those of graphs that do not give one for every token are left as they are, to be told."""
-    return logits[prompt.real] if logits.shape[:2] == prompt.real.shape else logits
+def _graphs(subject: CheckContext, feeds: Feeds) -> np.ndarray:
+    """The graphs' logits of a prompt's feeds: float32 [batch_size, sequence_length, vocabulary]."""
+    return decode(subject, embedded(subject, feeds), feeds["attention_mask"], cache=None).logits
 
 
 def _in_pieces(subject: CheckContext, prompt: Prompt, sizes: Sequence[int]) -> np.ndarray:
-    """float32 [batch_size, sequence_length, vocabulary], of a prompt fed piece by piece."""
-    vectors, mask = embedded(subject, prompt), prompt.feeds["attention_mask"]
-    logits, cached, done = [], None, 0
-    for size in sizes:
-        found = decode(subject, vectors[:, done : done + size], mask[:, : done + size], cache=cached)
-        logits.append(found.logits)
-        cached, done = found.cache, done + size
-    return np.concatenate(logits, axis=1)
+    """The graphs' logits of a prompt fed piece by piece, at real positions: float32 [real tokens, vocabulary]."""
+    vectors, mask = embedded(subject, prompt.feeds), prompt.feeds["attention_mask"]
+
+    def call(piece: slice, cache: Feeds | None) -> Step:
+        return decode(subject, vectors[:, piece], mask[:, : piece.stop], cache=cache)
+
+    return at_places(prompt.real, generation.in_pieces(call, sizes))
 
 
 def _next_logits(subject: CheckContext, prompt: Prompt, index: int, generated: np.ndarray) -> np.ndarray:
@@ -292,13 +270,13 @@ def prompt_of(
     said: str,
     lengths: Sequence[int] = TEXT_LENGTHS,
 ) -> Prompt:
-    """Text of random tokens around the places of images.
+    """Return a prompt of random tokens around the places of images.
 
     Args:
-        counts: images in each row.
-        pixels: of these images; empty where there are none.
+        counts: how many images each row has.
+        pixels: the images by the names of inputs, shaped as in Prompt; empty where there are none.
         said: what they are, for people.
-        lengths: tokens of text, in turn.
+        lengths: how many tokens of text the rows have, in turn.
     """
     config = subject.reference.model.config
     rng = np.random.default_rng((SEED, *counts, *lengths))
@@ -336,18 +314,33 @@ def _pixels(subject: CheckContext, counts: tuple[int, ...], *, kind: Kind) -> di
     return {"pixel_values": (rows * seen[:, :, np.newaxis]).astype(np.float32), "pixel_attention_mask": seen}
 
 
-def embedded(subject: CheckContext, prompt: Prompt) -> np.ndarray:
-    """[batch_size, sequence_length, size]: the prompt's vectors, and the images' where its image tokens are."""
-    ids = prompt.feeds["input_ids"]
+def embedded(subject: CheckContext, feeds: Feeds) -> np.ndarray:
+    """Return a prompt's vectors, with the images' in their places: float32 [batch_size, sequence_length, size].
+
+    Args:
+        feeds: as the plain model takes them, images and all.
+    Raises:
+        ValidationFailed: onnxruntime refuses them.
+    """
+    ids = feeds["input_ids"]
     vectors = subject.session("embed_tokens").run({"input_ids": ids})["inputs_embeds"].copy()
-    if "pixel_values" in prompt.feeds:
-        given = {spec.name: prompt.feeds[spec.name] for spec in subject.graph("vision_encoder").inputs}
+    if "pixel_values" in feeds:
+        given = {spec.name: feeds[spec.name] for spec in subject.graph("vision_encoder").inputs}
         features = subject.session("vision_encoder").run(given)["image_features"]
         vectors[ids == subject.reference.model.config.image_token_id] = features.reshape(-1, vectors.shape[-1])
     return vectors
 
 
 def decode(subject: CheckContext, vectors: np.ndarray, attention_mask: np.ndarray, *, cache: Feeds | None) -> Step:
+    """Run the decoder's graph once.
+
+    Args:
+        vectors: float32 [batch_size, new tokens, size].
+        attention_mask: int64 [batch_size, cached + new tokens].
+        cache: the cache of the call before; None starts anew.
+    Raises:
+        ValidationFailed: onnxruntime refuses them.
+    """
     session = subject.session("decoder_model_merged")
     cache = cache if cache is not None else generation.empty_cache(session, batch_size=len(vectors))
     places = generation.positions(attention_mask)[:, -vectors.shape[1] :]
@@ -357,11 +350,11 @@ def decode(subject: CheckContext, vectors: np.ndarray, attention_mask: np.ndarra
 
 
 def _generated(subject: CheckContext, prompt: Prompt, *, new_tokens: int) -> np.ndarray:
-    """int64 [batch_size, new_tokens]"""
+    """Return the likeliest tokens behind a prompt: int64 [batch_size, new_tokens]."""
 
     def call(input_ids: np.ndarray, *, cache: Feeds | None) -> Step:
         if cache is None:
-            vectors = embedded(subject, prompt)
+            vectors = embedded(subject, prompt.feeds)
         else:
             vectors = subject.session("embed_tokens").run({"input_ids": input_ids})["inputs_embeds"]
         mask = generation.extended(prompt.feeds["attention_mask"], vectors, cache=cache)
@@ -371,7 +364,7 @@ def _generated(subject: CheckContext, prompt: Prompt, *, new_tokens: int) -> np.
 
 
 def probe(subject: CheckContext) -> Feeds:
-    """Rows of unequally many images of noise."""
+    """Return two rows of unequally many images of noise, shaped as in Prompt."""
     return _prompt(subject, (2, 1), kind="noise").feeds
 
 

@@ -36,7 +36,7 @@ _NOT_OUTPUTS = frozenset(
         "decoder_attentions", "encoder_hidden_states", "encoder_attentions", "past_key_values", "mems",
     }
 )  # fmt: skip
-"""What a forward gives besides outputs: its inside, and what it keeps for the next call."""
+"""What a forward returns besides outputs: its inside, and what it keeps for the next call."""
 
 
 def whole_model(subject: CheckContext, *, probe: Probe) -> Iterator[CheckRow]:
@@ -169,7 +169,7 @@ def _matter(subject: CheckContext, weights: frozenset[str], feeds: Feeds, *, cas
 
 
 def _is_pooler(name: str) -> bool:
-    """A vector of a whole text that tasks without one do not give: it is recorded with what is left out."""
+    """A vector of a whole text that tasks without one do not return: it is recorded with what is left out."""
     return "pooler." in name
 
 
@@ -257,6 +257,6 @@ def _made(subject: CheckContext) -> frozenset[str]:
 
 
 def checks(probe: Probe) -> tuple[Check, ...]:
-    """The check, fed as each family is."""
+    """Return the check, fed as each family is."""
     proves = (whole_model.__doc__ or "").partition("\n")[0]
     return (Check(name="whole_model", proves=proves, run=partial(whole_model, probe=probe)),)
