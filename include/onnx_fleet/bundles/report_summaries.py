@@ -19,15 +19,13 @@ from onnx_fleet.bundles.manifest import (
 )
 from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.latency_report import LatencyReport
+from onnx_fleet.entities.provider import CPU, CUDA
 from onnx_fleet.entities.regression_report import NAME, RegressionReport
 from onnx_fleet.entities.validation_report import CheckRow, ValidationReport
 from onnx_fleet.entities.variant import FP32
 from onnx_fleet.entities.variant_report import REPORT_NAME, VariantReport, VariantVerdict, require
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ValidationFailed
-
-REQUIRED_PROVIDER = "cpu"
-GPU_PROVIDER = "cuda"
 
 Report = TypeVar("Report", ValidationReport, VariantReport, LatencyReport, RegressionReport)
 
@@ -40,7 +38,7 @@ def validation(stage: Stage) -> Validation:
     """
     reports = _reports(stage, "validation", ValidationReport)
     by_provider = {report.provider: report for report in reports}
-    required = by_provider.get(REQUIRED_PROVIDER)
+    required = by_provider.get(CPU)
     if required is None:
         raise ValidationFailed(
             f"{_name(stage.item)}: there is no validation report of the CPU; run `onnx-fleet validate {stage.folder}`"
@@ -55,7 +53,7 @@ def validation(stage: Stage) -> Validation:
     return Validation(
         passed=True,
         max_abs_diff=max((diff for report in reports if (diff := report.worst_abs_diff) is not None), default=None),
-        gpu=_gpu(by_provider.get(GPU_PROVIDER)),
+        gpu=_gpu(by_provider.get(CUDA)),
         providers=tuple(
             ProviderValidation(
                 provider=report.provider,
@@ -78,7 +76,7 @@ def variants(stage: Stage) -> tuple[VariantSummary, ...]:
     """
     wanted = set(stage.item.model.entry.variants) - {FP32}
     reports = _reports(stage, REPORT_NAME, VariantReport) if wanted else ()
-    on_cpu = next((report for report in reports if report.provider == REQUIRED_PROVIDER), None)
+    on_cpu = next((report for report in reports if report.provider == CPU), None)
     judged = {verdict.variant for verdict in on_cpu.verdicts} if on_cpu else set()
     if wanted - judged:
         raise ValidationFailed(

@@ -23,7 +23,7 @@ from onnx_fleet.bundles.stage import PRIVATE, Stage
 from onnx_fleet.entities import validation_report
 from onnx_fleet.entities.export_record import ExportRecord
 from onnx_fleet.entities.latency_report import LatencyReport
-from onnx_fleet.entities.provider import report_name
+from onnx_fleet.entities.provider import Provider, report_name
 from onnx_fleet.entities.regression_report import RegressionReport
 from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.entities.variant import FP32
@@ -45,7 +45,6 @@ R = TypeVar("R")
 
 StepName = Literal["export", "validate", "prove_on_gpu", "measure", "compare", "publish"]
 RecordedStep = Literal["export", "validate", "measure", "compare", "publish"]
-Provider = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

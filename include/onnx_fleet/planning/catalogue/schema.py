@@ -30,6 +30,7 @@ from onnx_fleet.entities.entry import (
     WeightPlacement,
 )
 from onnx_fleet.entities.graph_info import FIXABLE, SYMBOLS
+from onnx_fleet.entities.provider import CPU, CUDA, EXECUTION_PROVIDERS
 from onnx_fleet.entities.tasks import TASKS
 from onnx_fleet.entities.variant import FP32, NAMES, VARIANTS
 from onnx_fleet.planning.calibration import source as calibration_source
@@ -40,7 +41,6 @@ OPSET_MIN: Final = 18
 OPSET_MAX: Final = 23
 """torch 2.13.0's ONNX_MAX_OPSET. onnxruntime 1.31.1 would load up to 26, onnxscript 0.7.2 convert up to 25."""
 
-PROVIDERS: Final = ("cpu", "cuda")
 SORTS: Final = ("downloads", "likes", "trending_score", "last_modified", "created_at")
 
 _AXES: Final = tuple(sorted(FIXABLE))
@@ -150,10 +150,10 @@ def _check_calibration(name: str) -> str:
 
 
 def _check_provider(name: str) -> str:
-    if name.lower() in ("gpu", "cudaexecutionprovider"):
-        raise _fault(f"provider '{name}' is not known; did you mean 'cuda'?")
-    if name not in PROVIDERS:
-        raise _fault(f"provider '{name}' is not known{suggestion(name, PROVIDERS)}")
+    if name.lower() in ("gpu", EXECUTION_PROVIDERS[CUDA].lower()):
+        raise _fault(f"provider '{name}' is not known; did you mean '{CUDA}'?")
+    if name not in EXECUTION_PROVIDERS:
+        raise _fault(f"provider '{name}' is not known{suggestion(name, EXECUTION_PROVIDERS)}")
     return name
 
 
@@ -172,7 +172,7 @@ def _check_axis(name: str) -> str:
 
 
 def _check_providers(names: list[str]) -> list[str]:
-    if "cpu" not in names:
+    if CPU not in names:
         raise _fault("providers has no cpu, where every bundle is validated; write [cpu, cuda]")
     return names
 
@@ -216,7 +216,7 @@ RecipeName = Annotated[
 ]
 VariantName = Annotated[str, AfterValidator(_check_variant), _enum(NAMES)]
 MadeVariantName = Annotated[str, AfterValidator(_check_made), _enum(VARIANTS)]
-ProviderName = Annotated[str, AfterValidator(_check_provider), _enum(PROVIDERS)]
+ProviderName = Annotated[str, AfterValidator(_check_provider), _enum(EXECUTION_PROVIDERS)]
 DecoderForm = Annotated[str, AfterValidator(_check_decoder_form), _enum(DECODER_FORMS)]
 AxisName = Annotated[str, AfterValidator(_check_axis), _enum(_AXES)]
 SortName = Annotated[str, AfterValidator(_check_sort), _enum(SORTS)]
@@ -328,7 +328,7 @@ class SettingsSection(_Section):
     gates: GatesSection = GatesSection()
     providers: Annotated[
         list[ProviderName], Field(min_length=1), AfterValidator(_check_distinct), AfterValidator(_check_providers)
-    ] = ["cpu"]
+    ] = [CPU]
     """Where to validate and measure; cuda needs a worker on the GPU queue."""
     allowed_licences: Annotated[list[Word], Field(min_length=1), AfterValidator(_check_distinct)] | None = None
     """The Hub's licence ids, such as apache-2.0; left out, every licence is allowed."""
