@@ -33,7 +33,7 @@ def of_model(run: Run, model_id: str, *, channel: str) -> Record:
         ended = _failed(stage, made)
         _keep_validation(run, stage)
     stage.discard()
-    log.info("%s@%s: %s", model_id, item.model.commit[:8], ended.state)
+    log.info("%s: %s", item.model.at_commit, ended.state)
     return ended
 
 

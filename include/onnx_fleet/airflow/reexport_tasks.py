@@ -83,7 +83,7 @@ def _plan(now: run_context.Run, wanted: Callable[[run_context.Run], Wanted], *, 
     shards.require_room(len(work), shards=settings.shards, per_shard=conf.getint("core", "max_map_length"))
     for item in work:
         now.scratch.write_item(item)
-        log.info("%s@%s: %s: %s", item.model_id, item.model.commit[:8], item.state, item.reason)
+        log.info("%s: %s: %s", item.model.at_commit, item.state, item.reason)
     return {
         "items": [shards.item(item, catalogue_digest=asked.catalogue_digest) for item in work],
         "records": [jsonio.to_json(ended) for ended in _ended(planned, now, channel=settings.channel)],

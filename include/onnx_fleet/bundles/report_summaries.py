@@ -19,12 +19,12 @@ from onnx_fleet.bundles.manifest import (
 )
 from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.latency_report import LatencyReport
+from onnx_fleet.entities.naming import ref_of
 from onnx_fleet.entities.provider import CPU, CUDA
 from onnx_fleet.entities.regression_report import NAME, RegressionReport
 from onnx_fleet.entities.validation_report import CheckRow, ValidationReport
 from onnx_fleet.entities.variant import FP32
 from onnx_fleet.entities.variant_report import REPORT_NAME, VariantReport, VariantVerdict, require
-from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ValidationFailed
 
 Report = TypeVar("Report", ValidationReport, VariantReport, LatencyReport, RegressionReport)
@@ -41,13 +41,13 @@ def validation(stage: Stage) -> Validation:
     required = by_provider.get(CPU)
     if required is None:
         raise ValidationFailed(
-            f"{_name(stage.item)}: there is no validation report of the CPU; run `onnx-fleet validate {stage.folder}`"
+            f"{ref_of(stage.item)}: there is no validation report of the CPU; run `onnx-fleet validate {stage.folder}`"
             " before it is published"
         )
     for report in (required, *reports):
         if report.status == "failed" or (report is required and not report.passed):
             raise ValidationFailed(
-                f"{_name(stage.item)}: validation on {report.provider} is {report.status} ({report.reason});"
+                f"{ref_of(stage.item)}: validation on {report.provider} is {report.status} ({report.reason});"
                 f" read {stage.folder}/reports, correct the export and validate again"
             )
     return Validation(
@@ -80,7 +80,7 @@ def variants(stage: Stage) -> tuple[VariantSummary, ...]:
     judged = {verdict.variant for verdict in on_cpu.verdicts} if on_cpu else set()
     if wanted - judged:
         raise ValidationFailed(
-            f"{_name(stage.item)}: {', '.join(sorted(wanted - judged))} was not judged; run"
+            f"{ref_of(stage.item)}: {', '.join(sorted(wanted - judged))} was not judged; run"
             f" `onnx-fleet validate {stage.folder}` before it is published"
         )
     for report in reports:
@@ -135,7 +135,7 @@ def _reports(stage: Stage, name: str, kind: type[Report]) -> tuple[Report, ...]:
             raise ValidationFailed(f"{path}: is not a {name} report; make it again") from err
         if (report.model_id, report.version) != (stage.item.model_id, stage.item.version):
             raise ValidationFailed(
-                f"{path}: is about {report.model_id}@{report.version}, the stage is {_name(stage.item)}; make it again"
+                f"{path}: is about {ref_of(report)}, the stage is {ref_of(stage.item)}; make it again"
             )
         reports.append(report)
     return tuple(reports)
@@ -194,7 +194,3 @@ def _variant_on_gpu(verdict: VariantVerdict | None) -> str:
         return ""
     said = {"published": "good on a GPU", "missed": "not good on a GPU", "not_run": "not for a GPU"}[verdict.status]
     return f"{said}: {verdict.reason}"
-
-
-def _name(item: WorkItem) -> str:
-    return f"{item.model_id}@{item.version}"

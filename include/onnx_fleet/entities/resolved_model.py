@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from onnx_fleet.entities import naming
 from onnx_fleet.entities.entry import Entry
 
 _OF_THE_REPO = ("modules.json", "config_sentence_transformers.json", "README.md", "LICENSE*")
@@ -52,6 +53,11 @@ class ResolvedModel:
     """Files that the repo lacks, and that what is loaded and published has."""
     completed: tuple[str, ...] = ()
     """Keys of config.json that the source leaves out, or the entry overrides: what loads it is given them."""
+
+    @property
+    def at_commit(self) -> str:
+        """``org/name@3f2a1c00``: how messages and logs name it."""
+        return naming.at_commit(self.repo_id, self.commit)
 
     @property
     def sources(self) -> dict[str, SourceFile]:

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 from pydantic import ConfigDict
 
+from onnx_fleet.entities.naming import ref_of
 from onnx_fleet.entities.provider import report_name
 from onnx_fleet.errors import GpuUnavailable, ValidationFailed
 
@@ -86,7 +87,7 @@ def require_passed(report: ValidationReport) -> None:
     """
     if report.passed:
         return
-    where = f"{report.model_id}@{report.version} on {report.provider}"
+    where = f"{ref_of(report)} on {report.provider}"
     if report.status == "not_run" or any(row.finding == "placement" for row in report.rows if not row.passed):
         raise GpuUnavailable(f"{where}: not validated: {report.reason}")
     failed = sorted((row for row in report.rows if not row.passed), key=_badness, reverse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from onnx_fleet.entities.naming import ref_of
 from onnx_fleet.entities.provider import report_name
 from onnx_fleet.errors import ValidationFailed
 
@@ -105,7 +106,7 @@ def require(report: VariantReport) -> None:
         raise ValidationFailed(
             "\n".join(
                 (
-                    f"{report.model_id}@{report.version} on {report.provider}: a variant that is required is not good "
+                    f"{ref_of(report)} on {report.provider}: a variant that is required is not good "
                     f"enough; every figure is in the stage's reports/{report_name(REPORT_NAME, report.provider)}.json",
                     *(f"  {verdict.variant}: {verdict.reason}" for verdict in missed),
                     "take it out of required_variants, or give it gates that its users can live with (variant_gates)",

@@ -63,7 +63,7 @@ def plan(
 
 
 def _refuse(model: ResolvedModel, *, same: ResolvedModel | None) -> Refusal | None:
-    where = f"{model.repo_id}@{model.commit[:8]}"
+    where = model.at_commit
     error: OnnxFleetError
     if model.task not in TASKS:
         error = ExportUnsupported(

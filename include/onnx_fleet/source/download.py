@@ -77,7 +77,7 @@ class _Cache:
     def __init__(self, hub: Hub, model: ResolvedModel) -> None:
         self._hub = hub
         self._model = model
-        self.subject = f"{model.repo_id}@{model.commit[:7]}"
+        self.subject = model.at_commit
         self.folder = hub.cache_dir / constants.REPO_ID_SEPARATOR.join(("models", *model.repo_id.split("/")))
         self.snapshot = self.folder / "snapshots" / model.commit
 

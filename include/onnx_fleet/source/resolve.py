@@ -15,6 +15,7 @@ from onnx_fleet.conventions import sentence_modules, vocabulary
 from onnx_fleet.conventions.sentence_modules import SentenceModule
 from onnx_fleet.conventions.vocabulary import TokenizerClass
 from onnx_fleet.entities.entry import Discover, Entry
+from onnx_fleet.entities.naming import at_commit
 from onnx_fleet.entities.resolved_model import ResolvedModel, SourceFile, laid_out
 from onnx_fleet.entities.tasks import TASKS
 from onnx_fleet.entities.work_item import Refusal
@@ -184,7 +185,7 @@ def _found(entry: Entry, *, hub: Hub) -> _Repo:
     commit = info.sha or ""
     if not _COMMIT.fullmatch(commit):
         raise HubUnavailable(f"{entry.repo_id}@{entry.revision}: the answer names no commit; check HF_ENDPOINT")
-    subject = f"{info.id}@{commit[:7]}"
+    subject = at_commit(info.id, commit)
     permits = Permits(commit=commit, pickle=entry.allow_pickle == commit, remote_code=entry.trust_remote_code == commit)
     files = _listed(info, subject=subject)
     modules: tuple[SentenceModule, ...] = ()
