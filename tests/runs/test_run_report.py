@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -73,7 +72,7 @@ def test_times_are_kept_in_utc() -> None:
 
 def test_a_report_survives_json() -> None:
     made = built(*ALL)
-    assert jsonio.from_json(run_report.RunReport, json.loads(jsonio.canonical(jsonio.to_json(made)))) == made
+    assert jsonio.parse(run_report.RunReport, jsonio.canonical(jsonio.to_json(made))) == made
 
 
 @pytest.mark.parametrize(
@@ -140,7 +139,7 @@ def test_a_report_lies_in_the_store_as_json_and_markdown_and_a_rerun_takes_its_p
     place = run_report.write(built(FAILED), store=store)
     assert place == "reports/manual__2026-11-21T23_30_00_00_00.json"
     assert run_report.write(built(PUBLISHED), store=store) == place
-    kept = jsonio.from_json(run_report.RunReport, json.loads(store.read(place)))
+    kept = jsonio.parse(run_report.RunReport, store.read(place))
     assert kept == built(PUBLISHED)
     assert store.read(place.removesuffix(".json") + ".md").decode() == run_report.markdown(kept)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -132,7 +131,7 @@ def _unrecorded(item: Json) -> Record:
 
 def _gate(now: run_context.Run, key: str, *, max_refused: int | None) -> str:
     """Fail the run when too many of its models failed."""
-    made = jsonio.from_json(RunReport, json.loads(now.services.store.read(key)))
+    made = jsonio.parse(RunReport, now.services.store.read(key))
     verdict = run_report.gate(
         made,
         max_failed=int(str(now.params.get("max_failed", 0))),

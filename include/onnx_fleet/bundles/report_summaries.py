@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -130,7 +129,7 @@ def _reports(stage: Stage, name: str, kind: type[Report]) -> tuple[Report, ...]:
     reports = []
     for path in sorted((stage.folder / "reports").glob(f"{name}*.json")):
         try:
-            report = jsonio.from_json(kind, json.loads(path.read_bytes()))
+            report = jsonio.parse(kind, path.read_bytes())
         except (ValueError, ValidationError) as err:
             raise ValidationFailed(f"{path}: is not a {name} report; make it again") from err
         if (report.model_id, report.version) != (stage.item.model_id, stage.item.version):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from onnx_fleet import jsonio
 from onnx_fleet.errors import ExportUnsupported, ModelInvalid, UnsafeModel
 
 FILE_NAME = "modules.json"
@@ -163,13 +164,13 @@ def read(folder: Path, *, subject: str = "", trusted: bool = False) -> tuple[Sen
     Raises:
         ModelInvalid, UnsafeModel, ExportUnsupported: see parse.
     """
-    path = folder / FILE_NAME
-    return parse(_json(path), subject=subject or folder.name, trusted=trusted) if path.is_file() else ()
+    path, subject = folder / FILE_NAME, subject or folder.name
+    return parse(jsonio.read(path, subject=subject), subject=subject, trusted=trusted) if path.is_file() else ()
 
 
 def at_root(path: Path) -> str:
     """The text of a modules.json whose transformer lies at the root, where consumers other than the library look."""
-    first, *others = _json(path)
+    first, *others = jsonio.read(path, subject=path.parent.name)
     return json.dumps([{**first, "path": ""}, *others], indent=2, ensure_ascii=False) + "\n"
 
 
@@ -180,7 +181,7 @@ def listed(folder: Path) -> tuple[SentenceModule, ...]:
         ModelInvalid, UnsafeModel: modules.json is no list of modules, or names a folder outside.
     """
     path = folder / FILE_NAME
-    return _listed(_json(path), subject=folder.name) if path.is_file() else ()
+    return _listed(jsonio.read(path, subject=folder.name), subject=folder.name) if path.is_file() else ()
 
 
 def folders(folder: Path) -> tuple[str, ...]:
@@ -339,12 +340,5 @@ def _text(value: object) -> str | None:
 
 
 def _mapping(path: Path) -> dict[str, Any]:
-    found = _json(path) if path.is_file() else None
+    found = jsonio.read(path, subject=path.parent.name) if path.is_file() else None
     return found if isinstance(found, dict) else {}
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as err:
-        raise ModelInvalid(f"{path.name} is not JSON ({err}); name a revision where it is") from err

@@ -209,7 +209,7 @@ def answer(target: str, question: str, reply_file: str, *options: str) -> None:
     (request_kind,) = (kind for name, kind in hints.items() if name != "return")
     reply: dict[str, object]
     try:
-        request = jsonio.from_json(request_kind, json.loads(Path(question).read_bytes()))
+        request = jsonio.parse(request_kind, Path(question).read_bytes())
         with profiling.recording(from_start=True) if _PROFILED in options else nullcontext() as recorder:
             value = function(request)
         reply = {"value": jsonio.to_json(value), "peak_memory_bytes": peak_memory.peak_bytes()}

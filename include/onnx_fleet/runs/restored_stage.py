@@ -165,7 +165,7 @@ def _tokenizer(made: Manifest) -> TokenizerForm:
 def _gates(folder: Path) -> dict[str, VariantGates]:
     """Those that each variant passed, from the report of it; the variant's own where there is none that can be read."""
     try:
-        report = jsonio.from_json(VariantReport, json.loads((folder / "reports" / f"{REPORT_NAME}.json").read_bytes()))
+        report = jsonio.parse(VariantReport, (folder / "reports" / f"{REPORT_NAME}.json").read_bytes())
     except (FileNotFoundError, ValueError, ValidationError):
         return {}
     gates = {}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelInfo
 
+from onnx_fleet import jsonio
 from onnx_fleet.bundles import model_config
 from onnx_fleet.conventions import sentence_modules, vocabulary
 from onnx_fleet.conventions.sentence_modules import SentenceModule
@@ -36,7 +37,6 @@ from onnx_fleet.source.repo_files import (
     has_weights,
     is_native,
     needed,
-    read_json,
     require_inputs,
     require_more_than_a_stub,
     require_pinned_code,
@@ -167,7 +167,7 @@ class _Repo:
             ModelInvalid: it is none.
         """
         if path not in self.was_read:
-            self.was_read[path] = read_json(self.fetch(path), subject=self.subject)
+            self.was_read[path] = jsonio.read_object(self.fetch(path), subject=self.subject)
         return self.was_read[path]
 
 
