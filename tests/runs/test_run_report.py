@@ -155,7 +155,7 @@ def test_no_run_id_leaves_the_reports_folder(run_id: str) -> None:
 @pytest.mark.parametrize(
     ("size_bytes", "text"),
     [(None, "–"), (0, "0 B"), (999, "999 B"), (999_960, "1.0 MB"), (1000, "1.0 kB"), (90_900_000, "90.9 MB"),
-     (5 * 10**15, "5000.0 TB")],
+     (5 * 10**15, "5.0 PB")],
 )  # fmt: skip
 def test_sizes_read_well(size_bytes: int | None, text: str) -> None:
     assert formatting.human_bytes(size_bytes) == text
