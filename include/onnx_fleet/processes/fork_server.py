@@ -1,7 +1,8 @@
 """A process that has imported torch and transformers and done nothing else: steps that need them are forks of it.
 
 ``python -m onnx_fleet.processes.fork_server`` is started by onnx_fleet.processes.fork_client, the only one who can talk
-to it: orders come through a socket that it inherits. docs/decisions/isolation.md says what makes forking safe here.
+to it: orders come through a socket that it inherits. docs/decisions/isolation.md says what makes forking safe here, and
+what multiprocessing's own fork server lacks.
 """
 
 from __future__ import annotations
