@@ -14,10 +14,10 @@ class _Versioned(Protocol):
 
 
 def at_commit(repo_id: str, commit: str) -> str:
-    """``org/name@3f2a1c00``; the versions that are made of the commit begin with the same digits."""
+    """Name a model at a commit, ``org/name@3f2a1c00``; versions that are made of it begin with the same digits."""
     return f"{repo_id}@{commit[:8]}"
 
 
 def ref_of(bundle: _Versioned) -> str:
-    """``org/name@3f2a1c00-9d1e44b7``, as commands take it."""
+    """Name a version of a bundle as commands take it, ``org/name@3f2a1c00-9d1e44b7``."""
     return f"{bundle.model_id}@{bundle.version}"

@@ -10,11 +10,12 @@ Provider = Literal["cpu", "cuda"]
 CPU: Final = "cpu"
 """Where every bundle is validated."""
 CUDA: Final = "cuda"
+"""Where a bundle is proven and measured too, if its entry asks for it."""
 
 EXECUTION_PROVIDERS: Final[Mapping[Provider, str]] = {CPU: "CPUExecutionProvider", CUDA: "CUDAExecutionProvider"}
 """The names that onnxruntime has for them."""
 
 
 def report_name(kind: str, provider: str) -> str:
-    """The stem of a report's file under ``reports/``: ``validation``, ``validation_cuda``."""
+    """Return the stem of a report's file under ``reports/``: ``validation``, ``validation_cuda``."""
     return kind if provider == CPU else f"{kind}_{provider}"
