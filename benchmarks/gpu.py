@@ -8,7 +8,6 @@ tables that are printed are docs/gpu.md's.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -165,7 +164,7 @@ def _proof(report: ValidationReport | None) -> str:
 
 def _read(folder: Path, name: str, kind: type[T]) -> T | None:
     path = folder / f"{name}.json"
-    return jsonio.from_json(kind, json.loads(path.read_bytes())) if path.exists() else None
+    return jsonio.parse(kind, path.read_bytes()) if path.exists() else None
 
 
 if __name__ == "__main__":

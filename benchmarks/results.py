@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -147,4 +146,4 @@ def write(result: object, path: Path) -> None:
 
 def read(kind: type[T], path: Path) -> T | None:
     """A kept result; None where that benchmark has not run."""
-    return jsonio.from_json(kind, json.loads(path.read_bytes())) if path.is_file() else None
+    return jsonio.parse(kind, path.read_bytes()) if path.is_file() else None

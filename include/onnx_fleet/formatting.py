@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import humanize
+
+_NOTHING = "–"
+
 
 def human_bytes(size_bytes: int | None) -> str:
     """``90.9 MB``; powers of 1000, as stores bill them. A dash for None."""
     if size_bytes is None:
-        return "–"
-    size, unit = float(size_bytes), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if size < 999.95:
-            break
-        size, unit = size / 1000, larger
-    return f"{size_bytes} B" if unit == "B" else f"{size:.1f} {unit}"
+        return _NOTHING
+    return f"{size_bytes} B" if size_bytes < 1000 else humanize.naturalsize(size_bytes)
 
 
 def human_ms(value: float | None, *, noisy: bool = False) -> str:
     """``5.01``, and ``5.01 (noisy)`` where the machine was. A dash for None."""
     if value is None:
-        return "–"
+        return _NOTHING
     return f"{value:.2f} (noisy)" if noisy else f"{value:.2f}"

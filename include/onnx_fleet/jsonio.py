@@ -1,11 +1,14 @@
-"""Frozen dataclasses to JSON and back, and the one canonical JSON form that digests are taken of."""
+"""Dataclasses to JSON and back, the JSON of a model's files, and the one canonical form that digests are taken of."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
+
+from onnx_fleet.errors import ModelInvalid
 
 T = TypeVar("T")
 
@@ -35,6 +38,41 @@ def from_json(kind: type[T], data: object) -> T:
         pydantic.ValidationError: data does not describe a ``kind``.
     """
     return adapter(kind).validate_python(data)
+
+
+def parse(kind: type[T], data: bytes | str) -> T:
+    """As from_json, of JSON as it lies in a file or a store.
+
+    Raises:
+        ValueError: data is not JSON, or does not describe a ``kind``.
+    """
+    return from_json(kind, json.loads(data))
+
+
+def read(path: Path, *, subject: str) -> Any:
+    """The value in a JSON file of a model's author.
+
+    Args:
+        subject: the model, as the message names it.
+    Raises:
+        ModelInvalid: the file is not JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as err:
+        raise ModelInvalid(f"{subject}: {path.name} is not JSON ({err}); name a revision where it is") from err
+
+
+def read_object(path: Path, *, subject: str) -> Json:
+    """As read; the value is an object.
+
+    Raises:
+        ModelInvalid: the file is not JSON, or holds something else.
+    """
+    data = read(path, subject=subject)
+    if not isinstance(data, dict):
+        raise ModelInvalid(f"{subject}: {path.name} is not a JSON object; name a revision where it is")
+    return data
 
 
 def canonical(data: object) -> bytes:

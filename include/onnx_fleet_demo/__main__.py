@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import logging
 import os
 import subprocess
@@ -165,7 +164,7 @@ def _wait(keeper: subprocess.Popen[bytes]) -> State:
 
 def _report(addresses: Addresses, *, key: str) -> RunReport:
     store = open_store(f"s3://{s3_server.BUCKET}", s3=s3_server.settings_for(addresses.s3))
-    return jsonio.from_json(RunReport, json.loads(store.read(key)))
+    return jsonio.parse(RunReport, store.read(key))
 
 
 def _log(run_id: str, record: Record) -> str:

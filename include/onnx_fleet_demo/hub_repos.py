@@ -10,7 +10,6 @@ No git is needed: a commit SHA is a SHA-1 over the repo's id, paths and blob ids
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import threading
 from collections.abc import Iterator, Mapping
@@ -102,7 +101,7 @@ class HubRepos:
 
     def settings(self, repo_id: str) -> Settings:
         path = self.root / f"{repo_id}.hub.json"
-        return jsonio.from_json(Settings, json.loads(path.read_bytes())) if path.is_file() else Settings()
+        return jsonio.parse(Settings, path.read_bytes()) if path.is_file() else Settings()
 
     def configure(self, repo_id: str, settings: Settings) -> None:
         """Say what the Hub knows of a repo beside its files."""

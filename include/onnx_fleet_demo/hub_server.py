@@ -259,7 +259,7 @@ class _Handler(BaseHTTPRequestHandler):
         match (self.command, urlsplit(self.path).path):
             case ("POST", "/_demo/failures"):
                 try:
-                    self.served.fail(jsonio.from_json(Failure, json.loads(body)))
+                    self.served.fail(jsonio.parse(Failure, body))
                 except (ValueError, ValidationError) as err:
                     return self._send_json({"error": str(err)}, call, status=HTTPStatus.BAD_REQUEST, log=False)
             case ("DELETE", "/_demo/failures"):

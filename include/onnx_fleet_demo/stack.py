@@ -7,7 +7,6 @@ nothing outlives a `demo` that is killed; `up` leaves its keeper alone. What the
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import select
@@ -272,6 +271,6 @@ def _log(name: str) -> Path:
 
 def _read() -> State | None:
     try:
-        return jsonio.from_json(State, json.loads(_path().read_bytes()))
+        return jsonio.parse(State, _path().read_bytes())
     except (OSError, ValueError):
         return None

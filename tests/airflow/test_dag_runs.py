@@ -56,7 +56,7 @@ class Fleet:
         return self.home.run("fleet_reexport", {"catalogue": str(self.catalogue), **conf}, options=self.options)
 
     def report(self, end: RunEnd) -> RunReport:
-        return jsonio.from_json(RunReport, json.loads(self.store.read(str(end.results["report"]))))
+        return jsonio.parse(RunReport, self.store.read(str(end.results["report"])))
 
 
 @pytest.fixture(scope="module")

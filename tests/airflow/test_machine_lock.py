@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import subprocess
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from onnx_fleet.airflow import machine_lock
@@ -12,9 +15,25 @@ from onnx_fleet.airflow import machine_lock
 PATIENCE_S = 30.0
 
 
-def test_heavy_work_runs_side_by_side(tmp_path: Path) -> None:
-    with machine_lock.shared(tmp_path), machine_lock.shared(tmp_path):
-        pass
+def test_heavy_work_runs_side_by_side_and_keeps_measurements_out(tmp_path: Path) -> None:
+    side_by_side = threading.Barrier(2, timeout=PATIENCE_S)
+
+    def work(_: int) -> bool:
+        with machine_lock.shared(tmp_path):
+            side_by_side.wait()
+            kept_out = _is_taken(tmp_path, "room", fcntl.LOCK_EX)
+            side_by_side.wait()
+        return kept_out
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(work, range(2))) == [True, True]
+    assert not _is_taken(tmp_path, "room", fcntl.LOCK_EX)
+
+
+def test_a_measurement_keeps_heavy_work_out(tmp_path: Path) -> None:
+    with machine_lock.exclusive(tmp_path):
+        assert _is_taken(tmp_path, "room", fcntl.LOCK_SH)
+    assert not _is_taken(tmp_path, "room", fcntl.LOCK_SH)
 
 
 def test_a_measurement_waits_for_work_that_is_under_way_and_newcomers_wait_for_it(tmp_path: Path) -> None:
@@ -35,8 +54,8 @@ def test_a_measurement_waits_for_work_that_is_under_way_and_newcomers_wait_for_i
     with machine_lock.shared(tmp_path):
         threading.Thread(target=measure).start()
         assert measuring.wait(PATIENCE_S)
-        while not _door_is_taken(tmp_path):
-            pass
+        while not _is_taken(tmp_path, "door", fcntl.LOCK_EX):
+            assert not measured.is_set()
         threading.Thread(target=arrive).start()
         order.append("under way")
     assert measured.wait(PATIENCE_S)
@@ -44,12 +63,29 @@ def test_a_measurement_waits_for_work_that_is_under_way_and_newcomers_wait_for_i
     assert order == ["under way", "measured", "newcomer"]
 
 
-def _door_is_taken(folder: Path) -> bool:
-    """Whether the one who wants to measure has closed the door."""
-    [path] = folder.glob("*-door.lock")
+def test_what_a_killed_process_held_is_free(tmp_path: Path) -> None:
+    program = f"""
+from pathlib import Path
+from onnx_fleet.airflow import machine_lock
+with machine_lock.exclusive(Path({str(tmp_path)!r})):
+    print("measuring", flush=True)
+    input()
+"""
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"measuring\n"
+        assert _is_taken(tmp_path, "room", fcntl.LOCK_SH)
+        process.kill()
+    assert not _is_taken(tmp_path, "room", fcntl.LOCK_SH)
+
+
+def _is_taken(folder: Path, name: str, kind: int) -> bool:
+    """Whether who asked for such a lock now would have to wait."""
+    [path] = folder.glob(f"*-{name}.lock")
     handle = os.open(path, os.O_RDWR)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:

@@ -105,8 +105,8 @@ def test_the_footprint_is_taken_without_torch(measured: Exported) -> None:
         sequence_length=8,
     )
     code = (
-        "import json, sys; from onnx_fleet import jsonio; from onnx_fleet.measurement import footprint; "
-        "footprint.take(jsonio.from_json(footprint.FootprintRequest, json.loads(sys.argv[1]))); "
+        "import sys; from onnx_fleet import jsonio; from onnx_fleet.measurement import footprint; "
+        "footprint.take(jsonio.parse(footprint.FootprintRequest, sys.argv[1])); "
         "sys.exit('torch' in sys.modules)"
     )
 

@@ -69,7 +69,7 @@ def published(stage_dir: Path, services: Services) -> Publication:
 
 
 def kept(stage_dir: Path) -> RegressionReport:
-    return jsonio.from_json(RegressionReport, json.loads((stage_dir / "reports" / "regression.json").read_bytes()))
+    return jsonio.parse(RegressionReport, (stage_dir / "reports" / "regression.json").read_bytes())
 
 
 def latest(services: Services, done: Publication) -> str:
@@ -300,9 +300,9 @@ def test_torch_is_never_imported_to_compare(timed: Exported, tmp_path: Path) -> 
     grid = replace(GRID, timed_runs=2)
     request = DifferencesRequest(old=sides[0], new=sides[1], tolerances=Tolerances(), grid=grid)
     code = (
-        "import json, sys; from onnx_fleet import jsonio; "
+        "import sys; from onnx_fleet import jsonio; "
         "from onnx_fleet.measurement import version_diff; "
-        "version_diff.find(jsonio.from_json(version_diff.DifferencesRequest, json.loads(sys.argv[1]))); "
+        "version_diff.find(jsonio.parse(version_diff.DifferencesRequest, sys.argv[1])); "
         "print('torch' in sys.modules)"
     )
     asked = json.dumps(jsonio.to_json(request))

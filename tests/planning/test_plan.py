@@ -281,7 +281,7 @@ def test_a_store_that_is_not_there_stops_the_plan(tmp_path: Path) -> None:
 
 def test_a_plan_survives_json(store: ObjectStore) -> None:
     made = plan.plan([resolved(), resolved("a/speech", task="text-to-speech")], store=store)
-    assert jsonio.from_json(Plan, json.loads(json.dumps(jsonio.to_json(made)))) == made
+    assert jsonio.parse(Plan, json.dumps(jsonio.to_json(made))) == made
 
 
 def test_the_toolchain_names_every_package_without_local_parts() -> None:

@@ -435,7 +435,7 @@ def test_the_dag_moves_the_channels_of_bundles_that_failed_and_no_others(
     end = airflow_home.run("bundle_audit", {"demote": True, "max_failed": 1, "max_not_compared": 1}, options=options)
 
     assert end.state == "success", end.log
-    report = jsonio.from_json(AuditReport, json.loads(services.store.read(str(end.results["report"]))))
+    report = jsonio.parse(AuditReport, services.store.read(str(end.results["report"])))
     assert {(row.model_id, row.version): row.verdict for row in report.rows} == {
         ("acme/second", wrong): "failed",
         ("acme/gone", gone): "not_compared",
@@ -474,7 +474,7 @@ def test_the_dag_audits_every_bundle_and_its_gate_counts_those_that_failed(
     assert (end.state, end.states("gate")) == ("failed", ["failed"])
     labels = {task.label for task in end.tasks if task.task_id in ("audit_1", "audit_2")}
     assert labels == {f"{MODEL}@{sound}", f"{MODEL}@{damaged}"}
-    report = jsonio.from_json(AuditReport, json.loads(services.store.read(str(end.results["report"]))))
+    report = jsonio.parse(AuditReport, services.store.read(str(end.results["report"])))
     assert {row.version: row.verdict for row in report.rows} == {damaged: "failed", sound: "passed"}
     assert report.counts == {"failed": 1, "broke_off": 0, "not_compared": 0, "passed": 1}
     assert "1 failed or broke off and 0 may" in end.log

@@ -76,7 +76,7 @@ def test_what_is_no_model_is_said_by_name(
     hub: Hub, hub_server: HubServer, repo_maker: RepoMaker, files: Mapping[str, object], words: str
 ) -> None:
     repo = _serve(repo_maker, "acme/other", files)
-    with pytest.raises(ExportUnsupported, match=rf"^acme/other@\w{{7}}: .*{words}"):
+    with pytest.raises(ExportUnsupported, match=rf"^acme/other@\w{{8}}: .*{words}"):
         resolve(Entry(repo_id=repo), hub=hub)
     assert {each.path for each in hub_server.log.asked if each.path} <= {"config.json", "adapter_config.json"}
 

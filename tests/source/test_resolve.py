@@ -151,7 +151,7 @@ def test_a_model_without_a_task_says_what_to_write(
     repo = repo_maker.with_config("acme/task", architectures=[architecture], model_type=_model_type(architecture))
     (repo_maker.root / repo / "README.md").write_text("---\npipeline_tag: reinforcement-learning\n---\n")
     message = (
-        rf"acme/task@\w{{7}}: the Hub says reinforcement-learning, .* {architecture} .*; write task: with .*{task}"
+        rf"acme/task@\w{{8}}: the Hub says reinforcement-learning, .* {architecture} .*; write task: with .*{task}"
     )
     with pytest.raises(ExportUnsupported, match=message):
         resolve(Entry(repo_id=repo), hub=hub)
@@ -350,7 +350,7 @@ def test_a_licence_that_is_not_allowed_is_refused(hub: Hub, repo_maker: RepoMake
     none = repo_maker.with_licence(None, repo_id="acme/no-licence")
     with pytest.raises(
         LicenceRefused,
-        match=r"^acme/other-licence@\w{7}: licence 'other' is not in allowed_licences; add it there or remove the ent",
+        match=r"^acme/other-licence@\w{8}: licence 'other' is not in allowed_licences; add it there or remove the ent",
     ):
         resolve(Entry(repo_id=other, allowed_licences=("apache-2.0", "mit")), hub=hub)
     with pytest.raises(LicenceRefused, match="names no licence"):

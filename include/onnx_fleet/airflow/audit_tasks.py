@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -137,7 +136,7 @@ def _unaudited(target: Target) -> AuditRow:
 def _gate(now: run_context.Run, key: str) -> str:
     """Fail the run when too many bundles failed."""
     params: Any = now.params
-    made = jsonio.from_json(AuditReport, json.loads(now.services.store.read(key)))
+    made = jsonio.parse(AuditReport, now.services.store.read(key))
     verdict = audit_report.gate(made.rows, max_failed=params["max_failed"], max_not_compared=params["max_not_compared"])
     if not verdict.passed:
         raise AirflowFailException(f"{verdict.reason}; the report is {now.services.store.address}/{key}")

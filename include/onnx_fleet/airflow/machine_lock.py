@@ -4,6 +4,11 @@ Airflow's pools cannot say this: a task that needs all slots of a pool waits unt
 is done, so with a thousand models no model would be measured, published and cleared away before all were exported.
 Here a task that wants to measure closes the door behind which the others stand; those that are inside end, it
 measures, and all go on. The locks are the kernel's, so that they go with a process that is killed.
+
+Two libraries have such a lock, and neither keeps the door closed. fasteners 0.20 lets newcomers in as long as one
+task is inside: with three tasks that overlapped, a measurement waited for the end of the last. filelock 4.2's
+ReadWriteLock holds newcomers back where the process that waits has a single thread; with a second thread it asks anew
+every 50 ms, and in between four newcomers of four slipped in.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -22,41 +27,30 @@ log = logging.getLogger(__name__)
 @contextmanager
 def shared(folder: Path | None = None) -> Iterator[None]:
     """Work that may run beside other work of its kind, and not beside a measurement."""
-    with _held(folder, "door", fcntl.LOCK_EX):
-        room = _take(folder, "room", fcntl.LOCK_SH)
-    try:
+    with ExitStack() as held:
+        with _locked(folder, "door", fcntl.LOCK_EX):
+            held.enter_context(_locked(folder, "room", fcntl.LOCK_SH))
         yield
-    finally:
-        os.close(room)
 
 
 @contextmanager
 def exclusive(folder: Path | None = None) -> Iterator[None]:
     """Work that nothing heavy of ours runs beside, on this machine."""
-    with _held(folder, "door", fcntl.LOCK_EX), _held(folder, "room", fcntl.LOCK_EX):
+    with _locked(folder, "door", fcntl.LOCK_EX), _locked(folder, "room", fcntl.LOCK_EX):
         yield
 
 
 @contextmanager
-def _held(folder: Path | None, name: str, kind: int) -> Iterator[None]:
-    handle = _take(folder, name, kind)
-    try:
-        yield
-    finally:
-        os.close(handle)
-
-
-def _take(folder: Path | None, name: str, kind: int) -> int:
-    """An open file that holds the lock until it is closed; children do not inherit it."""
-    folder = folder or Path(tempfile.gettempdir())
-    handle = os.open(folder / f"onnx-fleet-{os.getuid()}-{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _locked(folder: Path | None, name: str, kind: int) -> Iterator[None]:
+    """Hold a lock on an open file, which programs that are started meanwhile do not inherit."""
+    path = (folder or Path(tempfile.gettempdir())) / f"onnx-fleet-{os.getuid()}-{name}.lock"
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(handle, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             log.info("waiting for other work on this machine to end, so that measurements are of one model alone")
             fcntl.flock(handle, kind)
-    except BaseException:
+        yield
+    finally:
         os.close(handle)
-        raise
-    return handle

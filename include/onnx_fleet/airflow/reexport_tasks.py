@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -79,7 +78,7 @@ def _plan(now: run_context.Run, wanted: Callable[[run_context.Run], Wanted], *, 
     shards.require_room(len(work), shards=settings.shards, per_shard=conf.getint("core", "max_map_length"))
     for item in work:
         now.scratch.write_item(item)
-        log.info("%s@%s: %s: %s", item.model_id, item.model.commit[:8], item.state, item.reason)
+        log.info("%s: %s: %s", item.model.at_commit, item.state, item.reason)
     return {
         "items": [shards.item(item, catalogue_digest=asked.catalogue_digest) for item in work],
         "records": [jsonio.to_json(ended) for ended in _ended(planned, now, channel=settings.channel)],
@@ -125,7 +124,7 @@ def _unrecorded(item: Json) -> Record:
 
 def _gate(now: run_context.Run, key: str, *, max_refused: int | None) -> str:
     """Fail the run when too many of its models failed."""
-    made = jsonio.from_json(RunReport, json.loads(now.services.store.read(key)))
+    made = jsonio.parse(RunReport, now.services.store.read(key))
     verdict = run_report.gate(
         made,
         max_failed=int(str(now.params.get("max_failed", 0))),

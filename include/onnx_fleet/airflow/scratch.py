@@ -6,7 +6,6 @@ stages, so that a failed task can be cleared and run again long after its run en
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +35,7 @@ class Scratch:
         """
         path = self._item(model_id)
         try:
-            return jsonio.from_json(WorkItem, json.loads(path.read_bytes()))
+            return jsonio.parse(WorkItem, path.read_bytes())
         except FileNotFoundError as err:
             raise BundleNotFound(
                 f"{model_id}: {path} is gone; clear the run's plan task, and where workers are several machines let"

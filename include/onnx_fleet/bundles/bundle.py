@@ -8,6 +8,7 @@ from typing import Self
 
 from onnx_fleet.bundles import channels, manifest
 from onnx_fleet.bundles.manifest import Manifest
+from onnx_fleet.entities.naming import ref_of
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound
 from onnx_fleet.store import ObjectStore, layout, transfer
 
@@ -83,9 +84,7 @@ def find(ref: Ref | str, *, store: ObjectStore) -> Bundle:
         ) from err
     found = manifest.read(data, where=f"{store.address}/{key}")
     if (found.bundle.model_id, found.bundle.version) != (ref.model_id, version):
-        raise BundleCorrupt(
-            f"{store.address}/{key}: is the manifest of {found.bundle.model_id}@{found.bundle.version}; publish again"
-        )
+        raise BundleCorrupt(f"{store.address}/{key}: is the manifest of {ref_of(found.bundle)}; publish again")
     return Bundle(
         model_id=ref.model_id,
         version=version,

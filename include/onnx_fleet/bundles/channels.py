@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 from pydantic import AwareDatetime, ConfigDict, ValidationError
 
 from onnx_fleet import jsonio
+from onnx_fleet.entities.naming import ref_of
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound, VersionConflict
 from onnx_fleet.store import ObjectStore, layout
 
@@ -180,8 +181,7 @@ def _swap(store: ObjectStore, moved: Channel, *, etag: str | None) -> None:
     """Put the pointer where the one with this etag is, so that what was decided on it still holds."""
     if store.stat(layout.manifest_key(moved.model_id, moved.version)) is None:
         raise BundleNotFound(
-            f"{moved.model_id}@{moved.version}: {store.address} has no such version to point {moved.channel!r} to;"
-            " publish it first"
+            f"{ref_of(moved)}: {store.address} has no such version to point {moved.channel!r} to; publish it first"
         )
     store.replace(key_of(moved.model_id, moved.channel), jsonio.canonical(jsonio.to_json(moved)), etag=etag)
 

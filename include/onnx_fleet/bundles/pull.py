@@ -10,6 +10,7 @@ from filelock import FileLock, Timeout
 from onnx_fleet.bundles import bundle
 from onnx_fleet.bundles.bundle import Bundle, Ref
 from onnx_fleet.bundles.manifest import FILE_NAME, BundleFile, Manifest
+from onnx_fleet.entities.naming import ref_of
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound, StoreUnavailable, VersionConflict, WorkerOutOfResources
 from onnx_fleet.store import ObjectStore, Progress, keys, transfer
 
@@ -85,7 +86,7 @@ def _fetch(found: Bundle, file: BundleFile, partial: Path, *, store: ObjectStore
         if not _is(file, path):
             path.unlink()
             raise BundleCorrupt(
-                f"{found.model_id}@{found.version}: {file.path} has other bytes in {store.address} than its manifest"
+                f"{ref_of(found)}: {file.path} has other bytes in {store.address} than its manifest"
                 " says; run `onnx-fleet verify`, and publish it again with --force"
             )
         transfer.discard_parts(path)
@@ -111,12 +112,11 @@ def _require_this(found: Bundle, target: Path) -> None:
         bad = [file.path for file, path in files if not (path.is_file() and _is(file, path))]
     if not same:
         raise VersionConflict(
-            f"{target}: is not empty, and does not hold {found.model_id}@{found.version}; name another folder, or"
-            " remove this one first"
+            f"{target}: is not empty, and does not hold {ref_of(found)}; name another folder, or remove this one first"
         )
     if bad:
         raise BundleCorrupt(
-            f"{target}: holds {found.model_id}@{found.version} with missing or changed files ({', '.join(bad[:5])});"
+            f"{target}: holds {ref_of(found)} with missing or changed files ({', '.join(bad[:5])});"
             " remove the folder and pull again"
         )
 
@@ -126,7 +126,7 @@ def _require_room(found: Bundle, partial: Path) -> None:
     needed, free = found.manifest.size_bytes - there, shutil.disk_usage(partial).free
     if needed > free:
         raise WorkerOutOfResources(
-            f"{partial.parent}: {found.model_id}@{found.version} needs {needed} more bytes, {free} are free; free some"
+            f"{partial.parent}: {ref_of(found)} needs {needed} more bytes, {free} are free; free some"
             " space or choose another folder"
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -19,15 +18,13 @@ from onnx_fleet.bundles.manifest import (
 )
 from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.latency_report import LatencyReport
+from onnx_fleet.entities.naming import ref_of
+from onnx_fleet.entities.provider import CPU, CUDA
 from onnx_fleet.entities.regression_report import NAME, RegressionReport
 from onnx_fleet.entities.validation_report import CheckRow, ValidationReport
 from onnx_fleet.entities.variant import FP32
 from onnx_fleet.entities.variant_report import REPORT_NAME, VariantReport, VariantVerdict, require
-from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ValidationFailed
-
-REQUIRED_PROVIDER = "cpu"
-GPU_PROVIDER = "cuda"
 
 Report = TypeVar("Report", ValidationReport, VariantReport, LatencyReport, RegressionReport)
 
@@ -40,22 +37,22 @@ def validation(stage: Stage) -> Validation:
     """
     reports = _reports(stage, "validation", ValidationReport)
     by_provider = {report.provider: report for report in reports}
-    required = by_provider.get(REQUIRED_PROVIDER)
+    required = by_provider.get(CPU)
     if required is None:
         raise ValidationFailed(
-            f"{_name(stage.item)}: there is no validation report of the CPU; run `onnx-fleet validate {stage.folder}`"
+            f"{ref_of(stage.item)}: there is no validation report of the CPU; run `onnx-fleet validate {stage.folder}`"
             " before it is published"
         )
     for report in (required, *reports):
         if report.status == "failed" or (report is required and not report.passed):
             raise ValidationFailed(
-                f"{_name(stage.item)}: validation on {report.provider} is {report.status} ({report.reason});"
+                f"{ref_of(stage.item)}: validation on {report.provider} is {report.status} ({report.reason});"
                 f" read {stage.folder}/reports, correct the export and validate again"
             )
     return Validation(
         passed=True,
         max_abs_diff=max((diff for report in reports if (diff := report.worst_abs_diff) is not None), default=None),
-        gpu=_gpu(by_provider.get(GPU_PROVIDER)),
+        gpu=_gpu(by_provider.get(CUDA)),
         providers=tuple(
             ProviderValidation(
                 provider=report.provider,
@@ -78,11 +75,11 @@ def variants(stage: Stage) -> tuple[VariantSummary, ...]:
     """
     wanted = set(stage.item.model.entry.variants) - {FP32}
     reports = _reports(stage, REPORT_NAME, VariantReport) if wanted else ()
-    on_cpu = next((report for report in reports if report.provider == REQUIRED_PROVIDER), None)
+    on_cpu = next((report for report in reports if report.provider == CPU), None)
     judged = {verdict.variant for verdict in on_cpu.verdicts} if on_cpu else set()
     if wanted - judged:
         raise ValidationFailed(
-            f"{_name(stage.item)}: {', '.join(sorted(wanted - judged))} was not judged; run"
+            f"{ref_of(stage.item)}: {', '.join(sorted(wanted - judged))} was not judged; run"
             f" `onnx-fleet validate {stage.folder}` before it is published"
         )
     for report in reports:
@@ -132,12 +129,12 @@ def _reports(stage: Stage, name: str, kind: type[Report]) -> tuple[Report, ...]:
     reports = []
     for path in sorted((stage.folder / "reports").glob(f"{name}*.json")):
         try:
-            report = jsonio.from_json(kind, json.loads(path.read_bytes()))
+            report = jsonio.parse(kind, path.read_bytes())
         except (ValueError, ValidationError) as err:
             raise ValidationFailed(f"{path}: is not a {name} report; make it again") from err
         if (report.model_id, report.version) != (stage.item.model_id, stage.item.version):
             raise ValidationFailed(
-                f"{path}: is about {report.model_id}@{report.version}, the stage is {_name(stage.item)}; make it again"
+                f"{path}: is about {ref_of(report)}, the stage is {ref_of(stage.item)}; make it again"
             )
         reports.append(report)
     return tuple(reports)
@@ -196,7 +193,3 @@ def _variant_on_gpu(verdict: VariantVerdict | None) -> str:
         return ""
     said = {"published": "good on a GPU", "missed": "not good on a GPU", "not_run": "not for a GPU"}[verdict.status]
     return f"{said}: {verdict.reason}"
-
-
-def _name(item: WorkItem) -> str:
-    return f"{item.model_id}@{item.version}"

@@ -89,7 +89,7 @@ class Stage:
     def read_report(self, name: str, kind: type[R]) -> R | None:
         """A report; None where there is none that can be read."""
         try:
-            return jsonio.from_json(kind, json.loads(self.report(name).read_bytes()))
+            return jsonio.parse(kind, self.report(name).read_bytes())
         except (FileNotFoundError, ValueError):
             return None
 

@@ -9,6 +9,7 @@ from typing import Literal
 from onnx_fleet.bundles import bundle
 from onnx_fleet.bundles.bundle import Bundle, Ref
 from onnx_fleet.bundles.manifest import FILE_NAME, BundleFile
+from onnx_fleet.entities.naming import ref_of
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound
 from onnx_fleet.store import ObjectStore, Progress
 
@@ -76,7 +77,7 @@ def require_intact(report: VerifyReport) -> None:
     """
     if report.faults:
         named = "; ".join(f"{fault.path}: {fault.fault} ({fault.detail})" for fault in report.faults)
-        raise BundleCorrupt(f"{report.model_id}@{report.version}: {named}; publish it again with --force")
+        raise BundleCorrupt(f"{ref_of(report)}: {named}; publish it again with --force")
 
 
 def _fault(found: Bundle, file: BundleFile, *, store: ObjectStore) -> FileFault | None:

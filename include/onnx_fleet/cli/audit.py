@@ -14,6 +14,7 @@ from onnx_fleet.bundles import bundle, feed
 from onnx_fleet.cli import terminal
 from onnx_fleet.cli.options import CatalogueFile, Json, Store
 from onnx_fleet.cli.settings import opened_services
+from onnx_fleet.entities.naming import ref_of
 from onnx_fleet.errors import Retryable
 from onnx_fleet.planning.catalogue import reader
 from onnx_fleet.runs import audit as auditing
@@ -80,7 +81,7 @@ def _audit(targets: Sequence[Target], *, services: Services) -> tuple[tuple[Audi
     made, rows = [], []
     with terminal.steps() as steps:
         for number, target in enumerate(targets, 1):
-            steps.begin(f"{target.model_id}@{target.version}", f"audit {number} of {len(targets)}")
+            steps.begin(ref_of(target), f"audit {number} of {len(targets)}")
             try:
                 found = auditing.audit(target, services=services, now=datetime.now(UTC), progress=steps.bytes_moved)
             except Retryable as err:
@@ -88,7 +89,7 @@ def _audit(targets: Sequence[Target], *, services: Services) -> tuple[tuple[Audi
             else:
                 made.append(found)
                 rows.append(audit_report.row(found))
-            steps.note(f"{target.model_id}@{target.version}: {terminal.coloured(rows[-1].verdict)}")
+            steps.note(f"{ref_of(target)}: {terminal.coloured(rows[-1].verdict)}")
         steps.end()
     return tuple(made), tuple(rows)
 
@@ -145,9 +146,7 @@ def _show(rows: Sequence[AuditRow], *, where: str) -> None:
     )
     for row in rows:
         if row.verdict != "passed":
-            terminal.console.print(
-                f"\n[bold]{row.model_id}@{row.version}[/] {terminal.coloured(row.verdict)}", highlight=False
-            )
+            terminal.console.print(f"\n[bold]{ref_of(row)}[/] {terminal.coloured(row.verdict)}", highlight=False)
             terminal.paragraphs(row.reason, *_details(row, where=where))
         if row.demotion:
             terminal.line(f"{row.model_id}@{row.demotion.channel}: {row.demotion.reason}")

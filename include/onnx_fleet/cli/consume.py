@@ -16,6 +16,7 @@ from onnx_fleet.bundles.channels import read as read_channel
 from onnx_fleet.cli import terminal
 from onnx_fleet.cli.options import Json, Store
 from onnx_fleet.cli.settings import opened_store
+from onnx_fleet.entities.naming import ref_of
 from onnx_fleet.formatting import human_bytes
 
 RefText = Annotated[
@@ -70,7 +71,7 @@ def verify(ref: RefText, store: Store = None, as_json: Json = False) -> None:
         terminal.as_json({**jsonio.to_json(found), "passed": found.passed})
     elif found.passed:
         terminal.line(
-            f"[green]intact[/] {found.model_id}@{found.version}: {found.files} files, {human_bytes(found.size_bytes)}",
+            f"[green]intact[/] {ref_of(found)}: {found.files} files, {human_bytes(found.size_bytes)}",
         )
     else:
         terminal.table(
@@ -97,5 +98,5 @@ def pull(
     else:
         size = human_bytes(found.size_bytes)
         terminal.line(
-            f"{found.bundle.model_id}@{found.bundle.version}: {len(found.files)} files, {size}, verified, in {to}",
+            f"{ref_of(found.bundle)}: {len(found.files)} files, {size}, verified, in {to}",
         )

@@ -27,6 +27,7 @@ from onnx_fleet.cli.options import (
 from onnx_fleet.cli.run import new_run_id, planned, raise_refusal, recording, wanted_entries, with_profile
 from onnx_fleet.cli.settings import opened_services
 from onnx_fleet.cli.tables import show_latency, show_regression, show_validation, show_variants
+from onnx_fleet.entities.naming import ref_of
 from onnx_fleet.processes import profiling
 from onnx_fleet.runs import record as records
 from onnx_fleet.runs import steps
@@ -169,7 +170,7 @@ def publish(
     if as_json:
         terminal.as_json(jsonio.to_json(done))
     else:
-        terminal.line(f"{done.model_id}@{done.version} {done.state}: {done.location}")
+        terminal.line(f"{ref_of(done)} {done.state}: {done.location}")
         if done.regression and done.regression.findings:
             terminal.worse(done.model_id, done.regression.compared_with, records.told(done.regression))
     if pointer and pointer.version != done.version:

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 Name = Literal["sigmoid", "softmax", "none"]
 Function = Callable[["Tensor"], "Tensor"]
-"""float32 [batch_size, labels] to the same shape."""
+"""A function of float32 [batch_size, labels] that keeps the shape."""
 
 
 def of(task: str, config: PretrainedConfig, *, folder: Path) -> Function:
-    """What makes scores of the logits of a model that is used for a task.
+    """Return what makes scores of the logits of a model that is used for a task.
 
     Args:
         folder: the source's files: sentence-transformers keeps settings of its own beside config.json.
@@ -37,7 +37,7 @@ def of(task: str, config: PretrainedConfig, *, folder: Path) -> Function:
 
 
 def of_pipeline(config: PretrainedConfig) -> Name:
-    """The choice of transformers' pipelines for text and images.
+    """Return the choice of transformers' pipelines for text and images.
 
     They ask for config.function_to_apply last, which no configuration with a label gets to.
     """
@@ -49,14 +49,14 @@ def of_pipeline(config: PretrainedConfig) -> Name:
 
 
 def _of_sound(config: PretrainedConfig) -> Name:
-    """The choice of transformers' pipeline for sound, where a single label gets a softmax over one."""
+    """Return the choice of transformers' pipeline for sound, where a single label gets a softmax over one."""
     if config.problem_type == "regression":
         return "none"
     return "sigmoid" if config.problem_type == "multi_label_classification" else "softmax"
 
 
 def _of_re_ranker(config: PretrainedConfig, *, folder: Path) -> Function:
-    """The choice of CrossEncoder: the function that its settings name, or else the sigmoid of a single label.
+    """Return the choice of CrossEncoder: the function that its settings name, or else the sigmoid of a single label.
 
     A function that is no part of torch is left out, as CrossEncoder does unless it is told to trust the repo's code.
     """

@@ -35,37 +35,37 @@ _CONFIG = re.compile(r"^    config(?:_class)?\b *[:=] *(\w+)", re.MULTILINE)
 
 
 def loads(auto_class: str, model_type: str) -> Classes:
-    """The classes that an auto class has for a model type, the usual one first; empty where it has none."""
+    """Return the classes that an auto class has for a model type, the usual one first; empty where it has none."""
     return _auto_classes().get(auto_class, {}).get(model_type, ())
 
 
 def loaded_by(architecture: str) -> Classes:
-    """The auto classes that load a class, for whichever model type."""
+    """Return the auto classes that load a class, for whichever model type."""
     return tuple(
         name for name, table in _auto_classes().items() if any(architecture in classes for classes in table.values())
     )
 
 
 def classes() -> Classes:
-    """Every class that some auto class loads."""
+    """Return every class that some auto class loads."""
     found = {name for table in _auto_classes().values() for names in table.values() for name in names}
     return tuple(sorted(found))
 
 
 def is_vision_tower(architecture: str) -> bool:
-    """Whether a class is one that transformers takes features of images from."""
+    """Tell whether a class is one that transformers takes features of images from."""
     return any(architecture in classes for classes in _tables().get("MODEL_FOR_IMAGE_MAPPING_NAMES", {}).values())
 
 
 def purpose(architecture: str) -> str:
-    """What a class is for, in transformers' own words: ``mask generation``; empty where they say nothing."""
+    """Say what a class is for, in transformers' own words: ``mask generation``; empty where they say nothing."""
     heads = [name for name in loaded_by(architecture) if name not in BARE]
     words = [re.sub(r"(?<=[a-z])(?=[A-Z0-9])", " ", name.removeprefix("AutoModelFor")) for name in heads]
     return " and ".join(" ".join(w if w.isupper() else w.lower() for w in each.split()) for each in words[:2])
 
 
 def model_types(architecture: str) -> Classes:
-    """The model types that a class serves, those that only an alias names last; empty where there is no such class."""
+    """Return the model types that a class serves, those that only an alias names last; none for an unknown class."""
     found = {
         model_type
         for table in _auto_classes().values()
@@ -79,22 +79,22 @@ def model_types(architecture: str) -> Classes:
 
 
 def knows_type(model_type: str) -> bool:
-    """Whether transformers has a configuration of that type."""
+    """Tell whether transformers has a configuration of that type."""
     return model_type in _configs()
 
 
 def has_class(architecture: str) -> bool:
-    """Whether transformers defines such a class of models anywhere."""
+    """Tell whether transformers defines such a class of models anywhere."""
     return bool(loaded_by(architecture)) or any(True for _ in _sources(architecture))
 
 
 def defines(architecture: str, *, model_type: str) -> bool:
-    """Whether transformers defines a class among those of one model type."""
+    """Tell whether transformers defines a class among those of one model type."""
     return any(_has(text, architecture) for text in _modeling(_module(model_type)))
 
 
 def modalities(architecture: str, *, model_type: str) -> frozenset[str]:
-    """What a class takes, by the inputs of its forward: of ``text``, ``image``, ``audio``, ``video``, ``time``.
+    """Tell what a class takes, by the inputs of its forward: of ``text``, ``image``, ``audio``, ``video``, ``time``.
 
     Classes have an attribute that says so too, but a part of a model often has the whole's.
     """
@@ -106,7 +106,7 @@ def modalities(architecture: str, *, model_type: str) -> frozenset[str]:
 
 
 def mentions(model_type: str, word: str) -> bool:
-    """Whether the source of a model type's configuration has a word in it."""
+    """Tell whether the source of a model type's configuration has a word in it."""
     folder = source_folder()
     if folder is None:
         return False
@@ -116,20 +116,20 @@ def mentions(model_type: str, word: str) -> bool:
 
 
 def installed() -> bool:
-    """Whether there is a transformers to ask."""
+    """Tell whether there is a transformers to ask."""
     return bool(_auto_classes())
 
 
 @cache
 def source_folder() -> Path | None:
-    """Where transformers' source lies; None where it is not installed."""
+    """Return where transformers' source lies; None where it is not installed."""
     package = importlib.util.find_spec("transformers")
     return None if package is None or package.origin is None else Path(package.origin).parent
 
 
 @cache
 def _auto_classes() -> Mapping[str, Mapping[str, Classes]]:
-    """Auto class -> model type -> classes."""
+    """Return the classes by auto class, then by model type."""
     tables, lazy, found = _tables(), {}, {}
     for node in _body("modeling_auto.py"):
         match node:
@@ -148,7 +148,7 @@ def _auto_classes() -> Mapping[str, Mapping[str, Classes]]:
 
 @cache
 def _tables() -> Mapping[str, Mapping[str, Classes]]:
-    """The tables of modeling_auto.py by their names."""
+    """Return the tables of modeling_auto.py by their names."""
     found: dict[str, dict[str, Classes]] = {}
     for name, items in _ordered("modeling_auto.py"):
         table: dict[str, Classes] = {}
@@ -165,24 +165,24 @@ def _tables() -> Mapping[str, Mapping[str, Classes]]:
 
 @cache
 def _configs() -> Mapping[str, str]:
-    """Model type -> its class of configurations."""
+    """Return the class of configurations by model type."""
     return _names("CONFIG_MAPPING_NAMES")
 
 
 def _module(model_type: str) -> str:
-    """The folder of transformers/models that a model type is in."""
+    """Return the folder of transformers/models that a model type is in."""
     return _names("SPECIAL_MODEL_TYPE_TO_MODULE_NAME").get(model_type, model_type).replace("-", "_")
 
 
 def _own_type(model_type: str) -> str:
-    """The model type that a configuration has by itself, where several share it: ``gpt2`` of ``gpt-sw3``."""
+    """Return the model type that a configuration has by itself, where several share it: ``gpt2`` of ``gpt-sw3``."""
     config = _configs().get(model_type)
     return next((each for each, name in reversed(list(_configs().items())) if name == config), model_type)
 
 
 @cache
 def _names(table: str) -> Mapping[str, str]:
-    """A table of auto_mappings.py, with what configuration_auto.py adds to it."""
+    """Return a table of auto_mappings.py, with what configuration_auto.py adds to it."""
     found: dict[str, str] = {}
     for name, items in _ordered("auto_mappings.py"):
         if name == table:
@@ -200,7 +200,7 @@ def _names(table: str) -> Mapping[str, str]:
 
 
 def _ordered(file: str) -> Iterator[tuple[str, list[ast.expr]]]:
-    """The assignments of ``NAME = OrderedDict([…])``."""
+    """Return the assignments of ``NAME = OrderedDict([…])``."""
     for node in _body(file):
         match node:
             case ast.Assign(
@@ -217,14 +217,14 @@ def _body(file: str) -> list[ast.stmt]:
 
 
 def _modeling(module: str) -> Iterable[str]:
-    """The source of one folder's models."""
+    """Return the source of one folder's models."""
     folder = source_folder()
     paths = () if folder is None else sorted((folder / "models" / module).glob("modeling_*.py"))
     return (path.read_text(encoding="utf-8") for path in paths)
 
 
 def _sources(architecture: str) -> Iterator[str]:
-    """The sources of models that define a class; all of transformers is searched."""
+    """Return the sources of models that define a class; all of transformers is searched."""
     folder = source_folder()
     for path in () if folder is None else sorted((folder / "models").glob("*/modeling_*.py")):
         text = path.read_text(encoding="utf-8")
@@ -237,7 +237,7 @@ def _has(text: str, architecture: str) -> bool:
 
 
 def _parameters(header: str) -> tuple[str, ...]:
-    """The names in ``(self, input_ids: Tensor, …)``."""
+    """Return the names in ``(self, input_ids: Tensor, …)``."""
     if not header:
         return ()
     (function,) = ast.parse(f"def forward{header}: ...").body
@@ -246,7 +246,7 @@ def _parameters(header: str) -> tuple[str, ...]:
 
 
 def _own(text: str, architecture: str, attribute: re.Pattern[str]) -> str:
-    """What a class says in an attribute, else what the classes say that it is made of, as far as they are beside it."""
+    """Return what a class says in an attribute, else what the classes beside it say that it is made of."""
     headers = list(_CLASS.finditer(text))
     bodies = {
         header[1]: (text[header.end() : after.start() if after else None], re.findall(r"\w+", header[2] or ""))

@@ -14,20 +14,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from onnx_fleet import jsonio
 from onnx_fleet.errors import ExportUnsupported, ModelInvalid, UnsafeModel
 
 FILE_NAME = "modules.json"
 AS_PUBLISHED = "as-published"
-"""In the folder that a model is loaded from, where more than its config.json had to be changed: the repo as it is."""
+"""The folder with the repo as it is, inside the one that a model is loaded from, where more than its config.json had
+to be changed."""
 WEIGHTS = "model.safetensors"
 PICKLED_WEIGHTS = "pytorch_model.bin"
 PREFIX = "sentence_modules"
-"""The tensors of a module's folder are called ``sentence_modules.<folder>.<name>`` beside those of the checkpoint."""
+"""What the names of modules' tensors begin with, beside the checkpoint's: ``sentence_modules.<folder>.<name>``."""
 
 TRANSFORMERS = ("Transformer", "MLMTransformer")
 """The modules that wrap a model of transformers."""
 STATIC = "StaticEmbedding"
-"""A table of vectors in the place of a transformer."""
+"""The module that is a table of vectors, in the place of a transformer."""
 _WITH_WEIGHTS = frozenset({"Dense", "LayerNorm", "WeightedLayerPooling", "CNN", "SparseAutoEncoder"})
 _WITHOUT_WEIGHTS = frozenset({"Pooling", "SpladePooling", "Normalize", "Dropout", "WordWeights"})
 SUPPORTED = _WITH_WEIGHTS | _WITHOUT_WEIGHTS
@@ -58,7 +60,7 @@ _CONFIG_NAMES = (
     "sentence_xlm-roberta_config.json",
     "sentence_xlnet_config.json",
 )
-"""In the order in which sentence-transformers looks for the transformer's own settings."""
+"""The files with the transformer's own settings, in the order in which sentence-transformers looks for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +81,7 @@ class SentenceModule:
 
     @property
     def prefix(self) -> str:
-        """Of the names of its tensors; a dot in the folder's name would part it."""
+        """What the names of its tensors begin with; a dot in the folder's name would part it."""
         return f"{PREFIX}.{self.path.replace('.', '_').replace('/', '_')}."
 
     def __str__(self) -> str:
@@ -88,29 +90,29 @@ class SentenceModule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How a sentence-transformers source turns texts into what a graph takes, and what a graph gives into answers."""
+    """How a sentence-transformers source turns texts into what a graph takes, and what a graph returns into answers."""
 
     kind: Kind
     """The class of sentence-transformers that the source was made for."""
     prompts: Mapping[str, str] = field(default_factory=dict)
-    """Name -> what is put before a text."""
+    """What is put before a text, by the prompt's name."""
     default_prompt_name: str | None = None
     """The prompt that every text gets where none is asked for."""
     max_seq_length: int | None = None
-    """Tokens to cut a text to; None leaves it to the tokenizer."""
+    """The number of tokens that a text is cut to; None leaves it to the tokenizer."""
     do_lower_case: bool = False
     """Whether texts are lower-cased before the tokenizer, which may be a cased one, sees them."""
     similarity: str | None = None
     """The function by which two embeddings are compared: ``cosine``, ``dot``, …"""
     truncate_dim: int | None = None
-    """The numbers of an embedding that are kept, from the first on."""
+    """How many numbers of an embedding are kept, from the first on."""
     activation: str | None = None
     """The class of torch.nn that a re-ranker's scores go through; None is the library's own choice: a sigmoid for one
     label, nothing for several."""
 
 
 def parse(data: object, *, subject: str, trusted: bool = False) -> tuple[SentenceModule, ...]:
-    """The modules that a modules.json names, in order: a transformer or a table first, then what may stand behind it.
+    """Return the modules that a modules.json names, in order: a transformer or a table, then what may stand behind it.
 
     Args:
         trusted: whether the repo's own code may be run; classes of its own are refused otherwise.
@@ -158,33 +160,33 @@ def _listed(data: object, *, subject: str) -> tuple[SentenceModule, ...]:
 
 
 def read(folder: Path, *, subject: str = "", trusted: bool = False) -> tuple[SentenceModule, ...]:
-    """The modules of a source or a bundle; none where it has no modules.json.
+    """Read the modules of a source or a bundle; there are none where it has no modules.json.
 
     Raises:
         ModelInvalid, UnsafeModel, ExportUnsupported: see parse.
     """
-    path = folder / FILE_NAME
-    return parse(_json(path), subject=subject or folder.name, trusted=trusted) if path.is_file() else ()
+    path, subject = folder / FILE_NAME, subject or folder.name
+    return parse(jsonio.read(path, subject=subject), subject=subject, trusted=trusted) if path.is_file() else ()
 
 
 def at_root(path: Path) -> str:
-    """The text of a modules.json whose transformer lies at the root, where consumers other than the library look."""
-    first, *others = _json(path)
+    """Return a modules.json whose transformer lies at the root, where consumers other than the library look."""
+    first, *others = jsonio.read(path, subject=path.parent.name)
     return json.dumps([{**first, "path": ""}, *others], indent=2, ensure_ascii=False) + "\n"
 
 
 def listed(folder: Path) -> tuple[SentenceModule, ...]:
-    """The modules of a source or a bundle, whatever they are; none where it has no modules.json.
+    """Read the modules of a source or a bundle, whatever they are; there are none where it has no modules.json.
 
     Raises:
         ModelInvalid, UnsafeModel: modules.json is no list of modules, or names a folder outside.
     """
     path = folder / FILE_NAME
-    return _listed(_json(path), subject=folder.name) if path.is_file() else ()
+    return _listed(jsonio.read(path, subject=folder.name), subject=folder.name) if path.is_file() else ()
 
 
 def folders(folder: Path) -> tuple[str, ...]:
-    """The folders that a bundle's or a source's modules have; the root is none of them.
+    """Return the folders that a bundle's or a source's modules have; the root is none of them.
 
     Raises:
         ModelInvalid, UnsafeModel: see listed.
@@ -195,10 +197,10 @@ def folders(folder: Path) -> tuple[str, ...]:
 def files(
     modules: Sequence[SentenceModule], paths: Iterable[str], *, pickle: bool, commit: str, subject: str
 ) -> set[str]:
-    """What an export needs of the modules' folders: their settings, and one file of weights each.
+    """Return what an export needs of the modules' folders: their settings, and one file of weights each.
 
     Args:
-        paths: of the repo.
+        paths: the repo's files.
         pickle: whether weights may come as pickle.
     Raises:
         ModelInvalid: the weights of a module are missing.
@@ -249,7 +251,7 @@ def pack_weights(needed: Iterable[str], *, source_dir: Path, stage: Path) -> Non
 
 
 def _convert(pickled: Path, target: Path) -> None:
-    """Pickled tensors as a safetensors file; nothing but tensors is unpickled."""
+    """Write pickled tensors as a safetensors file; nothing but tensors is unpickled."""
     import torch
     from safetensors.torch import save_file
 
@@ -261,7 +263,7 @@ def _convert(pickled: Path, target: Path) -> None:
 
 
 def settings(folder: Path) -> Settings | None:
-    """What a source's or a bundle's files say beside the modules; None where it is no sentence-transformers model."""
+    """Read what a source's or a bundle's files say beside the modules; None for other models than such ones."""
     told = _mapping(folder / _SETTINGS)
     config = _mapping(folder / "config.json")
     activation = activation_named(folder, config)
@@ -288,7 +290,7 @@ _OLD_ACTIVATION = "sbert_ce_default_activation_function"
 
 
 def activation_named(folder: Path, config: Mapping[str, Any]) -> str | None:
-    """The class that a re-ranker's scores go through, as its files name it: the newest place that has a word counts.
+    """Return the class that a re-ranker's scores go through, by the newest of the places that files name it in.
 
     Args:
         config: its config.json.
@@ -300,7 +302,7 @@ def activation_named(folder: Path, config: Mapping[str, Any]) -> str | None:
 
 
 def transformer_settings(folder: Path) -> dict[str, Any]:
-    """The settings of the transformer's own module."""
+    """Read the settings of the transformer's own module."""
     for name in _CONFIG_NAMES:
         if found := _mapping(folder / name):
             return found
@@ -308,18 +310,18 @@ def transformer_settings(folder: Path) -> dict[str, Any]:
 
 
 def transformer_task(modules: Sequence[SentenceModule], folder: Path) -> str:
-    """The head that the first module wants: ``feature-extraction``, ``fill-mask``, ``sequence-classification``, …"""
+    """Return the head that the first module wants: ``feature-extraction``, ``fill-mask``, …"""
     default = "fill-mask" if modules[0].kind == "MLMTransformer" else "feature-extraction"
     return str(transformer_settings(folder).get("transformer_task") or default)
 
 
 def pools_word_scores(modules: Sequence[SentenceModule]) -> bool:
-    """Whether the modules read a masked language model's scores, as SPLADE does."""
+    """Tell whether the modules read a masked language model's scores, as SPLADE does."""
     return any(module.kind == "SpladePooling" for module in modules)
 
 
 def _kind(told: Mapping[str, Any], *, is_chain: bool) -> Kind:
-    """As the library decides it; a classifier without modules.json is a re-ranker."""
+    """Decide the kind as the library does; a classifier without modules.json is a re-ranker."""
     match told.get("model_type"):
         case "SparseEncoder":
             return "SparseEncoder"
@@ -339,12 +341,5 @@ def _text(value: object) -> str | None:
 
 
 def _mapping(path: Path) -> dict[str, Any]:
-    found = _json(path) if path.is_file() else None
+    found = jsonio.read(path, subject=path.parent.name) if path.is_file() else None
     return found if isinstance(found, dict) else {}
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as err:
-        raise ModelInvalid(f"{path.name} is not JSON ({err}); name a revision where it is") from err

@@ -21,12 +21,12 @@ _CLASS = re.compile(r"^class (\w+)(?:\(([^)]*)\))?:", re.MULTILINE)
 _OTHER_NAME = re.compile(r"^(\w+) = (\w+)$", re.MULTILINE)
 _OF_MODEL_TYPE = re.compile(r"""\(\s*"([\w-]+)",\s*"(\w+)\"""")
 _IN_PYTHON = ("PreTrainedTokenizer", "PythonBackend")
-"""What classes descend from that run in Python; one of them that names no file needs none."""
+"""What classes that run in Python descend from; one of them that names no file needs none."""
 
 TOKENIZER_JSON = "tokenizer.json"
-"""A whole tokenizer, which every class reads."""
+"""The file with a whole tokenizer, which every class reads."""
 _BESIDE = frozenset({"tokenizer_config.json"})
-"""Some classes count their settings among their vocabulary."""
+"""Files that are settings, which some classes count among their vocabulary."""
 _ANY_NAME = ("*.model", "*.spm", "*.tiktoken", "tekken.json")
 """Kinds of vocabulary that transformers takes under any name."""
 
@@ -37,23 +37,23 @@ class TokenizerClass:
 
     name: str
     files: tuple[str, ...]
-    """What it names, its vocabulary first; empty for one that needs no file, as bytes are its tokens."""
+    """The files that it names, its vocabulary first; empty for one that needs no file, as bytes are its tokens."""
     enough: tuple[str, ...]
-    """Those of which one will do to tell ids."""
+    """The files of which one will do to tell ids."""
 
 
 def is_vocabulary(name: str) -> bool:
-    """Whether some tokenizer class of transformers reads a file of this name, whatever it is for."""
+    """Tell whether some tokenizer class of transformers reads a file of this name, whatever it is for."""
     return name in _every_name() or _of_any_name(name)
 
 
 def tells_ids(paths: Iterable[str], *, reader: TokenizerClass | None) -> bool:
-    """Whether the files at the root tell how to turn text into ids.
+    """Tell whether the files at the root say how to turn text into ids.
 
     Merges, emoji and shapes of words are of no use without the vocabulary, which a class names first.
 
     Args:
-        reader: the class that reads them; None of one that is not known, for which any class's vocabulary will do.
+        reader: the class that reads them; None for one that is not known, for which any class's vocabulary will do.
     """
     root = {path for path in paths if "/" not in path}
     if TOKENIZER_JSON in root or any(map(_of_any_name, root)) or (reader is not None and not reader.files):
@@ -62,7 +62,7 @@ def tells_ids(paths: Iterable[str], *, reader: TokenizerClass | None) -> bool:
 
 
 def tokenizer_class(name: str | None, *, model_type: str) -> TokenizerClass | None:
-    """The class that reads a repo's files, as transformers chooses it; None where it has no such class.
+    """Return the class that reads a repo's files, as transformers chooses it; None where it has no such class.
 
     Args:
         name: what tokenizer_config.json says; without a word of it the model's type decides.
@@ -79,13 +79,13 @@ def tokenizer_class(name: str | None, *, model_type: str) -> TokenizerClass | No
 
 
 def class_of_code(name: str, *, sources: Iterable[str]) -> TokenizerClass:
-    """A tokenizer class of a repo's own, by what its modules name: any of it may be the vocabulary."""
+    """Return a tokenizer class of a repo's own, by what its modules name: any of it may be the vocabulary."""
     files = tuple(dict.fromkeys(file for source in sources for file in named_in(source)))
     return TokenizerClass(name=name, files=files, enough=files)
 
 
 def named_in(source: str) -> tuple[str, ...]:
-    """The vocabulary files that the source of some module names, in its order."""
+    """Return the vocabulary files that the source of some module names, in its order."""
     return tuple(dict.fromkeys(name for names in _named(source) for name in names.values()))
 
 
@@ -100,14 +100,14 @@ def _every_name() -> frozenset[str]:
 
 @cache
 def _first_names() -> frozenset[str]:
-    """A class names its vocabulary first, and its other files behind it."""
+    """Return the files that classes name first, which are vocabulary; their other files stand behind it."""
     dictionaries = [names for source in _sources() for names in _named(source)]
     return frozenset(next(iter(names.values())) for names in dictionaries)
 
 
 @cache
 def _sources() -> tuple[str, ...]:
-    """transformers' modules of tokenizers; none where it is not installed."""
+    """Return the sources of transformers' modules of tokenizers; none where it is not installed."""
     folder = auto_mappings.source_folder()
     if folder is None:
         return ()
@@ -116,7 +116,7 @@ def _sources() -> tuple[str, ...]:
 
 
 def _named(source: str) -> Iterator[Mapping[str, str]]:
-    """Every dictionary of file names in a source: what a file is for -> its name."""
+    """Yield every dictionary of file names in a source: what a file is for -> its name."""
     constants = dict(_CONSTANT.findall(source))
     for text in _NAMES.findall(source):
         names = _dictionary(text, constants)
@@ -139,7 +139,7 @@ def _dictionary(text: str, constants: Mapping[str, str]) -> dict[str, str]:
 
 @cache
 def _classes() -> Mapping[str, Mapping[str, str]]:
-    """Every tokenizer class of transformers with its files, inherited ones and other names of a class too."""
+    """Return every tokenizer class of transformers with its files, inherited ones and other names of a class too."""
     own: dict[str, Mapping[str, str]] = {name: {} for name in _IN_PYTHON}
     inherited: dict[str, str] = {}
     for source in _sources():

@@ -14,7 +14,8 @@ OPSET_DEFAULT: Final = 20
 WeightPlacement = Literal["auto", "inline", "external"]
 """Where weights lie: inside each graph's file, beside it, or by size and sharing."""
 INLINE_MAX_BYTES: Final = 32 << 20
-"""Up to here a graph is one file, which is simpler to carry; beyond it weights are not copied through memory."""
+"""The most bytes of weights that "auto" puts into a graph's own file, which is simpler to carry; more are not copied
+through memory."""
 TokenizerForm = Literal["exact", "as-published", "none"]
 """What becomes of the tokenizer: its tokenizer.json equals what transformers' class makes of the source's files; or it
 is the source's file whatever the class makes of it; or the bundle has none."""
@@ -31,7 +32,7 @@ class Tolerances:
     """How far an output may be from PyTorch's: |a - b| <= atol + rtol * |b|."""
 
     atol: float = 1e-4
-    """The most that is allowed where no entry says more; rtol too. checks.tolerances takes less where that will do."""
+    """The most that is allowed where no entry says more, like rtol. checks.tolerances takes less where that will do."""
     rtol: float = 1e-3
     derived: bool = False
     """Whether they were worked out from a model, and are no entry's own word: what differs by more may then still be
@@ -45,9 +46,9 @@ class LatencyGrid:
     batch_sizes: tuple[int, ...] = (1, 8)
     sequence_lengths: tuple[int, ...] = (16, 128)
     warmup_runs: int = 5
-    """At least; more until a model stops becoming faster."""
+    """The least number of runs before the clock starts; there are more until a model stops becoming faster."""
     timed_runs: int = 100
-    """72 are the least that give p95 an interval."""
+    """The number of runs that percentiles are taken of; 72 are the least that give p95 an interval."""
     threads: int | None = None
     """Intra-op threads; None takes the cores that the process may use."""
     io_binding: bool = False
@@ -63,16 +64,18 @@ class Gates:
     """What a new version may be worse in than the one in use before its channel stays where it is."""
 
     policy: Policy = "warn"
-    """Of being slower, larger or off in its outputs: "block" keeps the channel, "off" does not look."""
+    """What follows where a version is slower, larger or off in its outputs: "block" keeps the channel where it is, and
+    "off" does not look."""
     breaking: BreakingPolicy = "block"
-    """Of inputs, outputs and graphs that consumers rely on; these are looked at whatever the policy is."""
+    """What follows where inputs, outputs or graphs have changed that consumers rely on; they are looked at whatever the
+    policy is."""
     max_slowdown: float = 1.25
-    """New p50 / old p50."""
+    """The largest allowed ratio of the new p50 to the old one."""
     max_growth: float = 1.10
-    """New bytes / old bytes, of the graphs and weights of one variant."""
+    """The largest allowed ratio of new bytes to old ones, of the graphs and weights of one variant."""
     max_drift: float = 2.0
-    """In the entry's tolerances, or the default's most: two versions, each within one of PyTorch, are within two of
-    each other."""
+    """The largest allowed distance, in the entry's tolerances or the default's most: two versions, each within one of
+    PyTorch, are within two of each other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,9 +94,9 @@ class Entry:
     variants: tuple[str, ...] = (FP32,)
     """Names of onnx_fleet.entities.variant.NAMES; the others are made from fp32, and held to it."""
     required_variants: tuple[str, ...] = ()
-    """Those without which nothing is published."""
+    """The variants without which nothing is published."""
     variant_gates: Mapping[str, VariantGates] = field(default_factory=dict)
-    """By variant, where they are not its own defaults."""
+    """The gates of variants, by name, where they are not the variant's own defaults."""
     calibration: str | None = None
     """A file of texts or a folder of pictures beside recipes/, to tune and judge variants with; None takes built-in
     texts, or what the checks fed."""
@@ -101,9 +104,9 @@ class Entry:
     weights: WeightPlacement = "auto"
     """Where the weights lie: "inline", in each graph's file; "external", beside it; "auto", by size."""
     inline_max_bytes: int = INLINE_MAX_BYTES
-    """Up to how many bytes "auto" puts a graph's weights into its file."""
+    """The most bytes of weights that "auto" puts into a graph's file."""
     weights_variant: str | None = None
-    """Which of a repo's sets of weights: ``fp16`` is model.fp16.safetensors; None takes model.safetensors."""
+    """The name of one of a repo's sets of weights: ``fp16`` is model.fp16.safetensors; None takes model.safetensors."""
     decoder_form: str = DECODER_FORMS[0]
     """One of DECODER_FORMS: how an encoder-decoder is cut into graphs."""
     may_be_fixed: tuple[str, ...] = ()
@@ -114,20 +117,20 @@ class Entry:
     tokenizer_graph: bool = False
     """Whether the bundle has ``tokenizer.onnx`` too, where that can be made exact."""
     tolerances: Tolerances | None = None
-    """None takes them from the model: its depth, and how PyTorch rounds it."""
+    """How far outputs may be from PyTorch's; None takes that from the model: its depth, and how PyTorch rounds it."""
     latency: LatencyGrid = field(default_factory=LatencyGrid)
     gates: Gates = field(default_factory=Gates)
     providers: tuple[str, ...] = ("cpu",)
     """Where to validate and measure: "cpu", "cuda"."""
     allowed_licences: tuple[str, ...] | None = None
-    """None allows every licence."""
+    """The Hub's ids of licences that a model may have; None allows every licence."""
     trust_remote_code: str | None = None
     """The commit SHA whose Python code may be run; None runs none."""
     allow_pickle: str | None = None
     """The commit SHA whose pickle weights may be loaded; None loads safetensors only."""
     max_bytes: int | None = None
     priority: int = 0
-    """Higher goes first."""
+    """The order of models in a run: higher goes first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,12 +139,12 @@ class Discover:
 
     author: str | None = None
     tags: tuple[str, ...] = ()
-    """All of them must be on the model."""
+    """Tags that a model must have, all of them."""
     task: str | None = None
     """The Hub's pipeline tag."""
     library: str | None = None
     sort: str = "downloads"
-    """One of schema.SORTS; the highest come first."""
+    """What the results are sorted by, one of schema.SORTS; the highest come first."""
     limit: int = 10
     min_downloads: int = 0
     exclude: tuple[str, ...] = ()
@@ -150,9 +153,9 @@ class Discover:
     """What each model found is wanted with; ``entry`` puts its repo id in."""
 
     def entry(self, repo_id: str) -> Entry:
-        """The entry of a model that was found."""
+        """Return the entry of a model that was found."""
         return replace(self.template, repo_id=repo_id)
 
     def excludes(self, repo_id: str) -> bool:
-        """Whether a pattern leaves a model out."""
+        """Tell whether a pattern leaves a model out."""
         return any(fnmatchcase(repo_id.lower(), pattern.lower()) for pattern in self.exclude)

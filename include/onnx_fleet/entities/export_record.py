@@ -29,11 +29,11 @@ class ExportRecord:
     settings: Mapping[str, str | int | bool]
     recipe: str | None
     recipe_digest: str | None = None
-    """SHA-256 of the file that the recipe is in; None of a built-in one."""
+    """SHA-256 of the file that the recipe is in; None for a built-in one."""
     fallbacks: tuple[Fallback, ...]
     traced: Way = "full"
     graph_key: str | None = None
-    """Under which the graphs are in the cache; None where no other model can take them."""
+    """The key of the graphs in the cache; None where no other model can take them."""
     toolchain: Mapping[str, str]
     duration_s: float
     peak_memory_bytes: int

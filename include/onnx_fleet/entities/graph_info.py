@@ -29,14 +29,15 @@ FIXABLE = frozenset(
         "output_height", "output_width",
     }
 )  # fmt: skip
-"""Axes of which an entry may allow one size: a consumer can pad, cut or resize everything to it, or follows from that.
+"""Axes of which an entry may allow one size, since a consumer can pad, cut or resize everything to it.
 
-Not the number of rows and images, which every call chooses; not what grows while a text is generated; not a mask of a
-size of its own, whose senders choose it.
+The number of rows and images is none of them, which every call chooses; nor is what grows while a text is generated,
+or the size of a mask of its own, whose senders choose it.
 """
 
 OPSETS = range(18, 24)
-"""Below 18 the exporter needs version conversion; above 23 the pinned onnxruntime gives no guarantee."""
+"""The operator sets that graphs may have: below 18 the exporter needs version conversion, and above 23 the pinned
+onnxruntime guarantees nothing."""
 
 _ONNXRUNTIME_BY_OPSET: Mapping[int, str] = {18: "1.14", 19: "1.15", 20: "1.17", 21: "1.18", 22: "1.21", 23: "1.22"}
 _ONNXRUNTIME_BY_IR_VERSION: Mapping[int, str] = {8: "1.14", 9: "1.15", 10: "1.18", 11: "1.22"}
@@ -49,9 +50,9 @@ class TensorSpec:
 
     name: str
     dtype: str
-    """numpy's name: ``int64``, ``float32``."""
+    """The type in numpy's words: ``int64``, ``float32``."""
     shape: tuple[int | str, ...]
-    """Numbers, and the contract's symbols: ``batch_size``, ``sequence_length``, …"""
+    """The sizes of its axes: numbers, and the contract's symbols: ``batch_size``, ``sequence_length``, …"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,16 +60,16 @@ class GraphInfo:
     """One ONNX file of a bundle."""
 
     role: str
-    """``model``, ``encoder_model``, …"""
+    """What the graph computes: ``model``, ``encoder_model``, …"""
     variant: str
     path: str
-    """Relative to the bundle: ``onnx/model.onnx``."""
+    """The file, relative to the bundle: ``onnx/model.onnx``."""
     opset: int
     ir_version: int
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     weight_files: tuple[str, ...]
-    """Relative to the bundle: ``onnx/model.onnx_data``; empty when the weights are inside the graph."""
+    """Its data files, relative to the bundle: ``onnx/model.onnx_data``; empty when the weights are inside the graph."""
     onnxruntime_min: str
     """The oldest onnxruntime that takes this opset and IR version."""
     libraries: tuple[str, ...] = ()
@@ -76,6 +77,6 @@ class GraphInfo:
 
 
 def onnxruntime_min(*, opset: int, ir_version: int) -> str:
-    """The oldest onnxruntime that takes both."""
+    """Return the oldest onnxruntime that takes both."""
     needed = (_ONNXRUNTIME_BY_OPSET[opset], _ONNXRUNTIME_BY_IR_VERSION[ir_version])
     return max(needed, key=lambda version: tuple(map(int, version.split("."))))

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, TypeAlias
 from pydantic import ConfigDict
 
 Interval: TypeAlias = tuple[float, float]
-"""From, to."""
+"""The two ends of an interval, the lower one first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,18 +18,19 @@ class LatencyRow:
 
     graph: str
     role: str = ""
-    """The same of all variants; empty in older reports."""
+    """The graph's role, which all variants have alike; empty in older reports."""
     variant: str
     phase: str = "forward"
     """``forward``; ``prompt`` and ``step`` of a graph with a cache; ``encode`` of an encoder before a decoder."""
     batch_size: int
     sequence_length: int | None
-    """Tokens in a row: of the prompt, the encoder's input, or up to the end of the step; None where there are none."""
+    """The number of tokens in a row: of the prompt, of the encoder's input, or up to the end of the step. None where
+    there are none."""
     warmup_runs: int | None = None
     settled: bool | None = None
     """Whether both sides had stopped becoming faster when the clock started."""
     timed_runs: int
-    """On each side; fewer than the entry asks for where the point's time ran out."""
+    """The runs of each side; fewer than the entry asks for where the point's time ran out."""
     latency_ms_p50: float
     latency_ms_p50_interval: Interval | None = None
     latency_ms_p90: float
@@ -37,7 +38,7 @@ class LatencyRow:
     latency_ms_p95_interval: Interval | None = None
     latency_ms_p99: float
     throughput_per_s: float
-    """Batch rows a second, at p50."""
+    """The rows of a batch that are done in a second, at p50."""
     torch_latency_ms_p50: float
     """PyTorch eager on the same inputs and threads, interleaved in the same run."""
     torch_latency_ms_p50_interval: Interval | None = None
@@ -47,7 +48,7 @@ class LatencyRow:
 
     @property
     def at(self) -> str:
-        """The point, for people: ``batch 1 × 16 tokens``, ``step, batch 1 × 16 tokens``."""
+        """Name the point for people: ``batch 1 × 16 tokens``, ``step, batch 1 × 16 tokens``."""
         size = f"batch {self.batch_size}" + (f" × {self.sequence_length} tokens" if self.sequence_length else "")
         return size if self.phase == "forward" else f"{self.phase}, {size}"
 
@@ -60,11 +61,11 @@ class GenerationRow:
     batch_size: int
     sequence_length: int | None
     first_token_ms_p50: float
-    """The prompt, or the encoder and the decoder's first call."""
+    """The time of the prompt, or of the encoder and the decoder's first call."""
     first_token_ms_p50_interval: Interval | None
     torch_first_token_ms_p50: float
     tokens_per_s: float
-    """The tokens of all rows together: each row makes one a step, behind a cache of sequence_length."""
+    """The tokens a second of all rows together: each row makes one a step, behind a cache of sequence_length."""
     tokens_per_s_interval: Interval | None
     torch_tokens_per_s: float
 
@@ -87,21 +88,21 @@ class LatencyReport:
     """The rows of a model that generates with a cache; others have none."""
     skipped: tuple[SkippedPoint, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
-    """Variants of which some nodes that compute do not run on this provider."""
+    """The variants that have nodes which compute and do not run on this provider."""
     io_binding: bool = False
     """Whether inputs and outputs stayed where the graphs compute."""
     footprints: tuple[Footprint, ...] = ()
-    """One a variant."""
+    """What each variant takes to be loaded and run."""
     load_time_s: float | None
     """Seconds to make the sessions of the first variant, once, from the files on disk."""
     peak_memory_bytes: int | None
-    """Of a process that loads the first variant's graphs and runs the largest point, and has no torch in it."""
+    """The memory of a process without torch that loads the first variant's graphs and runs the largest point."""
     noise: Noise | None = None
-    """Of the machine, while the rows were taken."""
+    """What else the machine did while the rows were taken."""
     threads: int
     hardware: Mapping[str, str | int]
     runtime: Mapping[str, str]
-    """Versions, and the method in words."""
+    """The versions of the packages, and the method in words."""
     duration_s: float
 
 
@@ -128,11 +129,11 @@ class Noise:
 
     verdict: Literal["quiet", "noisy"]
     reason: str
-    """For people: the figures, and what they must not pass."""
+    """The figures, and what they must not pass, for people."""
     spread: float
     """How much longer than the fastest the slowest tenth of the kernel's runs took: 0.1 is a tenth longer."""
     waiting_share: float
-    """Of the kernel's time, how much its threads waited for a core."""
+    """The share of the kernel's time in which its threads waited for a core."""
     kernel_ms_fastest: float
     kernel_runs: int
     threads: int
@@ -140,13 +141,13 @@ class Noise:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footprint:
-    """What it cost, of one variant."""
+    """What one variant takes to be loaded and run."""
 
     variant: str
     load_time_s: float
-    """To make the sessions from files that are in the page cache."""
+    """The seconds that sessions take to be made of files that are in the page cache."""
     peak_memory_bytes: int
-    """Resident, with Python and onnxruntime themselves."""
+    """The resident memory, with Python and onnxruntime themselves."""
     gpu_memory_bytes: int | None = None
-    """What the GPU had less of afterwards, the process's context on it included: onnxruntime gives nothing back before
-    its end. None where none computed. Other processes must leave the GPU alone meanwhile."""
+    """The GPU's memory that was taken afterwards, by the process's context too: onnxruntime returns nothing before
+    its end. None where no GPU computed. Other processes must leave the GPU alone meanwhile."""

@@ -17,7 +17,7 @@ class ContractChange:
     graph: str
     """The graph's path in the new version; in the old one, where the new one has no such graph."""
     change: str
-    """For people: ``input token_type_ids is new: every call has to give it``."""
+    """What is not as it was, for people: ``input token_type_ids is new: every call has to give it``."""
     breaking: bool
     """Whether code that works with the old version may fail with the new one."""
 
@@ -31,22 +31,22 @@ class SlowdownRow:
     phase: str
     batch_size: int
     sequence_length: int
-    """Tokens in a row; 1 where there are none."""
+    """The number of tokens in a row; 1 where there are none."""
     rounds: int
     runs: int
-    """Of each version, in all rounds together."""
+    """The runs of each version, in all rounds together."""
     old_latency_ms_p50: float
     new_latency_ms_p50: float
-    """Medians of the rounds' medians."""
+    """The median of the rounds' medians; the old one too."""
     ratio: float
-    """New / old, the geometric mean of the rounds': above 1 is slower."""
+    """The new latency by the old one, as the geometric mean of the rounds' ratios: above 1 is slower."""
     ratio_low: float
     ratio_high: float
-    """The 95 % interval of the ratio."""
+    """The upper end of the ratio's 95 % interval, which begins at ratio_low."""
 
     @property
     def at(self) -> str:
-        """For people: ``step, batch 1 × 16 tokens``."""
+        """Name the work for people: ``step, batch 1 × 16 tokens``."""
         size = f"batch {self.batch_size} × {self.sequence_length} tokens"
         return size if self.phase == "forward" else f"{self.phase}, {size}"
 
@@ -61,7 +61,7 @@ class SizeRow:
 
     @property
     def ratio(self) -> float:
-        """New / old."""
+        """The new bytes by the old ones."""
         return self.new_bytes / self.old_bytes
 
 
@@ -73,7 +73,7 @@ class OpsRow:
     old_nodes: int
     new_nodes: int
     changed: Mapping[str, tuple[int, int]]
-    """Op -> how often in the old and in the new graph, where that differs."""
+    """The operators whose numbers differ -> how often each is in the old graph and in the new one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,14 +88,14 @@ class Differences:
 
 
 Gate = Literal["contract", "outputs", "size", "latency", "comparison"]
-"""``comparison``: it could not be made."""
+"""What a finding is about; ``comparison`` is one that could not be made."""
 RegressionVerdict = Literal["passed", "warned", "held"]
-"""``held``: the version is published, and the channel stays at the one before."""
+"""What follows; ``held``: the version is published, and the channel stays at the one before."""
 
 Completeness = Literal["compared", "contract_only", "not_compared"]
 
 NAME = "regression"
-"""Of the report: ``reports/regression.json``."""
+"""The report's name: ``reports/regression.json``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +104,7 @@ class Finding:
 
     gate: Gate
     message: str
-    """For people: what, by how much, and how much may be."""
+    """What is worse, by how much, and how much is allowed, for people."""
     holds: bool
     """Whether it keeps the channel where it is, by the entry's policy."""
 
@@ -128,7 +128,7 @@ class RegressionReport:
     gates: Gates
     """The policy and the thresholds that were applied."""
     alike: bool
-    """Both are made of one commit in the same way, so that their outputs are to be equal."""
+    """Whether both are made of one commit in the same way, so that their outputs have to be equal."""
     contract: tuple[ContractChange, ...]
     measured: Differences
     hardware: Mapping[str, str | int]
@@ -137,7 +137,7 @@ class RegressionReport:
 
 
 def verdict(findings: Sequence[Finding]) -> RegressionVerdict:
-    """What all findings together come to."""
+    """Return what all findings together come to."""
     if any(finding.holds for finding in findings):
         return "held"
     return "warned" if findings else "passed"

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from onnx_fleet.entities import naming
 from onnx_fleet.entities.entry import Entry
 
 _OF_THE_REPO = ("modules.json", "config_sentence_transformers.json", "README.md", "LICENSE*")
@@ -17,7 +18,7 @@ class SourceFile:
     """One file of a repo at one commit."""
 
     path: str
-    """POSIX, relative to the repo; never leaves it."""
+    """A POSIX path relative to the repo, which never leaves it."""
     size_bytes: int
     digest: str
     """``sha256:<hex>`` for an LFS file, ``git-sha1:<hex>`` (the blob id) for any other."""
@@ -31,9 +32,9 @@ class ResolvedModel:
     repo_id: str
     """The Hub's canonical id, ``org/name``; the entry may have said less (``gpt2``)."""
     commit: str
-    """40 hex digits."""
+    """The commit, 40 hexadecimal digits."""
     task: str
-    """A task name of onnx_fleet.entities.tasks.TASKS."""
+    """The name of a task, one of onnx_fleet.entities.tasks.TASKS."""
     architecture: str
     """The class that the weights are of, such as ``BertForSequenceClassification``: config.json's, unless the entry
     says another, or config.json says none and its model_type and the task do."""
@@ -54,8 +55,13 @@ class ResolvedModel:
     """Keys of config.json that the source leaves out, or the entry overrides: what loads it is given them."""
 
     @property
+    def at_commit(self) -> str:
+        """The model's name in messages and logs: ``org/name@3f2a1c00``."""
+        return naming.at_commit(self.repo_id, self.commit)
+
+    @property
     def sources(self) -> dict[str, SourceFile]:
-        """What an export downloads: where a file stands in what is loaded -> the file of the repo."""
+        """The files that an export downloads: where one stands in what is loaded -> the file of the repo."""
         files = {file.path: file for file in self.files}
         places = laid_out(files, folder=self.folder)
         return {place: files[places[place]] for place in self.needed}
@@ -72,7 +78,7 @@ class ResolvedModel:
 
 
 def laid_out(paths: Iterable[str], *, folder: str) -> Mapping[str, str]:
-    """Where the files of a repo stand in what is loaded -> their paths in the repo.
+    """Return where the files of a repo stand in what is loaded -> their paths in the repo.
 
     They stand where they are, unless the model lies in a folder: then that folder's files stand at the root, and those
     of the root's own that are no model's beside them.

@@ -16,15 +16,15 @@ class Task:
     name: str
     """The Hub's pipeline tag; ``multiple-choice`` is ours."""
     family: str
-    """A file of onnx_fleet.source.families."""
+    """The family that exports it, a file of onnx_fleet.source.families."""
     auto_classes: tuple[str, ...]
     """The classes of transformers that load a model for it; the first that knows the model's configuration is taken."""
     architectures: tuple[str, ...] = ()
     """How the names of architectures that serve it end; of several tasks the one with the longest end is meant."""
     takes: tuple[Modality, ...] = ("text",)
-    """What goes in: text needs a tokenizer, images and sound a preprocessor."""
+    """What a model takes: text needs a tokenizer, images and sound need a preprocessor."""
     model_types: tuple[str, ...] = ()
-    """Those that are proven, where others do the task in a way that is not; empty where any may be tried."""
+    """The model types that are proven, where others do the task in a way that is not; empty where any may be tried."""
 
 
 def _encoder(name: str, auto_class: str, *architectures: str, else_class: str | None = None) -> Task:
@@ -134,7 +134,7 @@ TASKS: Mapping[str, Task] = {
 
 
 def of_architecture(name: str) -> Task | None:
-    """The task that an architecture serves, by the end of its name; None when no end fits."""
+    """Find the task that an architecture serves, by the end of its name; None when no end fits."""
     fitting = [
         (len(end), task)
         for task in TASKS.values()

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 from pydantic import ConfigDict
 
+from onnx_fleet.entities.naming import ref_of
 from onnx_fleet.entities.provider import report_name
 from onnx_fleet.errors import GpuUnavailable, ValidationFailed
 
@@ -15,9 +16,12 @@ CheckFinding = Literal[
     "equal", "different", "nan", "shape", "dtype", "missing", "unexpected", "error", "placement",
     "rounding", "sensitive", "insensitive", "skipped", "near_tie",
 ]  # fmt: skip
-"""The last five pass: they say where the graph differs from PyTorch in float32 because both round (checks.float64),
-what the comparisons would have caught, what was not proven and why, and where two tokens were equally likely to PyTorch
-itself, within the tolerance."""
+"""What a comparison found.
+
+The last five pass: they say where the graph differs from PyTorch in float32 because both round (checks.float64), what
+the comparisons would have caught, what was not proven and why, and where two tokens were equally likely to PyTorch
+itself, within the tolerance.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,20 +29,21 @@ class CheckRow:
     """One comparison of one output."""
 
     check: str
-    """A name of onnx_fleet.validation.checks.CHECKS: ``parity``, ``padding_left``, …"""
+    """The check's name, one of onnx_fleet.validation.checks.CHECKS: ``parity``, ``padding_left``, …"""
     graph: str
     """The graph's path in the bundle."""
     case: str
-    """For people: ``batch_size 2, sequence_length 17, seed 0``; enough to make the same input again."""
+    """The input, for people, in words that suffice to make it again: ``batch_size 2, sequence_length 17, seed 0``."""
     output: str
-    """Empty when the row is about the whole graph."""
+    """The name of an output; empty when the row is about the whole graph."""
     passed: bool
     finding: CheckFinding
     max_abs_diff: float | None
     max_rel_diff: float | None
-    """Over values of at least a tenth of the output's largest: near zero it says nothing."""
+    """The largest relative difference of values that are at least a tenth of the output's largest: near zero it says
+    nothing."""
     atol: float
-    """As applied: the entry's where the output's largest value is 1 or more; less for smaller outputs."""
+    """The tolerance that was applied: the entry's where the output's largest value is 1 or more, else a smaller one."""
     rtol: float
     tolerance_used: float | None = None
     """The largest |a - b| / (atol + rtol * |b|) of all values: 1 is the limit."""
@@ -58,13 +63,13 @@ class ValidationReport:
     model_id: str
     version: str
     provider: str
-    """``cpu``, ``cuda``."""
+    """Where the graphs ran: ``cpu``, ``cuda``."""
     status: Literal["passed", "failed", "not_run"]
     reason: str
-    """For people: what failed, or why nothing was run."""
+    """What failed, or why nothing was run, for people."""
     rows: tuple[CheckRow, ...]
     nodes_by_provider: Mapping[str, int]
-    """From the session's profile: where the nodes really ran."""
+    """Where the nodes really ran, by the session's profile."""
     duration_s: float
 
     @property
@@ -73,7 +78,7 @@ class ValidationReport:
 
     @property
     def worst_abs_diff(self) -> float | None:
-        """Over all rows; None when nothing was compared."""
+        """The largest difference in all rows; None when nothing was compared."""
         return max((row.max_abs_diff for row in self.rows if row.max_abs_diff is not None), default=None)
 
 
@@ -86,7 +91,7 @@ def require_passed(report: ValidationReport) -> None:
     """
     if report.passed:
         return
-    where = f"{report.model_id}@{report.version} on {report.provider}"
+    where = f"{ref_of(report)} on {report.provider}"
     if report.status == "not_run" or any(row.finding == "placement" for row in report.rows if not row.passed):
         raise GpuUnavailable(f"{where}: not validated: {report.reason}")
     failed = sorted((row for row in report.rows if not row.passed), key=_badness, reverse=True)
@@ -103,7 +108,7 @@ def require_passed(report: ValidationReport) -> None:
 
 
 def describe(row: CheckRow) -> str:
-    """One row for people, on one line."""
+    """Describe one row for people, on one line."""
     about = f"{row.check}, {row.case}" + (f", {row.output}" if row.output else "")
     if row.max_abs_diff is None:
         return f"{about}: {row.finding}: {row.detail}"
@@ -112,5 +117,5 @@ def describe(row: CheckRow) -> str:
 
 
 def _badness(row: CheckRow) -> float:
-    """Findings without a figure are about more than a value: they come first."""
+    """Return how bad a finding is: one without a figure is about more than a value, and is the worst."""
     return float("inf") if row.max_abs_diff is None else row.max_abs_diff

@@ -20,14 +20,14 @@ class VariantGates:
     """How far a variant may be from the fp32 graphs. What a task's outputs do not have is not asked of it."""
 
     min_cosine: float
-    """Mean over all vectors; logits are centred first, since softmax does not see a constant."""
+    """The least mean cosine over all vectors; logits are centred first, since softmax does not see a constant."""
     min_top1: float
-    """The share of choices (labels, next tokens, span ends, pixels) that stay the same; fp32's ties are left out."""
+    """The least share of choices (labels, next tokens, span ends, pixels) that stay the same, fp32's ties left out."""
     max_perplexity_ratio: float
-    """Of language models on real text: the variant's perplexity by fp32's."""
+    """The largest ratio of a language model's perplexity on real text to fp32's."""
     max_layers_ratio: float
-    """What the layers' weights take, of their bytes in fp32. Embeddings are counted apart; scales, zero points and
-    biases, which narrow layers have many of, are not counted."""
+    """The largest share that the layers' weights may take of their bytes in fp32. Embeddings are counted apart;
+    scales, zero points and biases, which narrow layers have many of, are not counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class Variant:
 
     name: str
     suffix: str
-    """Behind a graph's role in its file's name, as transformers.js looks for it."""
+    """What stands behind a graph's role in its file's name, as transformers.js looks for it."""
     summary: str
     gates: VariantGates
 
@@ -70,11 +70,11 @@ VARIANTS: Mapping[str, Variant] = {
         ),
     )
 }
-"""In the order in which they are made; docs/decisions/variants.md says where the thresholds come from."""
+"""All variants, in the order in which they are made; docs/decisions/variants.md says where the thresholds come from."""
 
 NAMES: Final = (FP32, *VARIANTS)
 
 
 def file_name(role: str, variant: str) -> str:
-    """``model_quantized.onnx``."""
+    """Return the name of a graph's file: ``model_quantized.onnx``."""
     return f"{role}{VARIANTS[variant].suffix if variant != FP32 else ''}.onnx"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from onnx_fleet.entities.naming import ref_of
 from onnx_fleet.entities.provider import report_name
 from onnx_fleet.errors import ValidationFailed
 
@@ -18,16 +19,16 @@ class Measure:
     """One figure, and what it has to be."""
 
     name: str
-    """``weights``, ``finite``, ``masked``, ``cosine``, ``top1``, ``perplexity_ratio``, ``size``; what they are is in
-    docs/decisions/variants.md."""
+    """The figure's name: ``weights``, ``finite``, ``masked``, ``cosine``, ``top1``, ``perplexity_ratio``, ``size``;
+    docs/decisions/variants.md says what they are."""
     value: float
     threshold: float
-    """At least; at most where less is better."""
+    """The least that the value may be; the most, where less is better."""
     passed: bool
     count: int
-    """Weights, values, vectors, choices, tokens or bytes that the figure is of."""
+    """How many weights, values, vectors, choices, tokens or bytes the figure is taken of."""
     of: str = ""
-    """What missed, where it has a name."""
+    """The name of what missed, where it has one."""
 
     @property
     def less_is_better(self) -> bool:
@@ -40,7 +41,7 @@ class WeightBytes:
 
     layers: int
     embeddings: int
-    """Tables that are looked up in, and what an output layer that shares one with them takes."""
+    """The bytes of tables that are looked up in, and of what an output layer that shares one with them takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +50,7 @@ class GraphVerdict:
 
     role: str
     path: str
-    """In the bundle, where the variant is published."""
+    """The file's path in the bundle, where the variant is published."""
     measures: tuple[Measure, ...]
     fault: str
     """Why nothing could be measured, or what the two graphs have not alike; empty where all is well."""
@@ -65,7 +66,7 @@ class GraphVerdict:
 
     @property
     def ratio(self) -> float:
-        """What the layers' weights take, of their bytes in fp32."""
+        """The share that the layers' weights take of their bytes in fp32."""
         return self.weights.layers / max(self.fp32_weights.layers, 1)
 
 
@@ -75,10 +76,10 @@ class VariantVerdict:
 
     variant: str
     status: Status
-    """``missed``: the bundle is without it. ``not_run``: it is not for this provider."""
+    """What became of it. ``missed``: the bundle is without it. ``not_run``: it is not for this provider."""
     required: bool
     reason: str
-    """For people: the figures, or what was missed."""
+    """The figures, or what was missed, for people."""
     graphs: tuple[GraphVerdict, ...]
 
 
@@ -105,7 +106,7 @@ def require(report: VariantReport) -> None:
         raise ValidationFailed(
             "\n".join(
                 (
-                    f"{report.model_id}@{report.version} on {report.provider}: a variant that is required is not good "
+                    f"{ref_of(report)} on {report.provider}: a variant that is required is not good "
                     f"enough; every figure is in the stage's reports/{report_name(REPORT_NAME, report.provider)}.json",
                     *(f"  {verdict.variant}: {verdict.reason}" for verdict in missed),
                     "take it out of required_variants, or give it gates that its users can live with (variant_gates)",
@@ -115,7 +116,7 @@ def require(report: VariantReport) -> None:
 
 
 def said(graphs: tuple[GraphVerdict, ...]) -> str:
-    """``cosine 0.9962 (at least 0.97)`` of the worst graph, figure by figure; what was missed alone where any was."""
+    """Say the worst graph's figures, ``cosine 0.9962 (at least 0.97)``; only those that were missed, where any was."""
     faults = [f"{graph.role}: {graph.fault}" for graph in graphs if graph.fault]
     if faults:
         return "; ".join(faults)

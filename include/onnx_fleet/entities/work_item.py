@@ -19,18 +19,18 @@ class WorkItem:
     model: ResolvedModel
     family: str
     fingerprint: str
-    """64 hex digits."""
+    """The fingerprint, 64 hexadecimal digits."""
     version: str
-    """``<commit[:8]>-<fingerprint[:8]>``."""
+    """The version's name, ``<commit[:8]>-<fingerprint[:8]>``."""
     state: State
     reason: str
-    """For people: why it is new, changed or unchanged."""
+    """Why it is new, changed or unchanged, for people."""
     toolchain: Mapping[str, str]
-    """Package name -> version, of everything that decides the graphs' bytes."""
+    """The versions of all packages that decide the graphs' bytes, by name."""
     recipe_digest: str | None = None
-    """SHA-256 of the file that the entry's recipe is in; None of a built-in recipe, or of none."""
+    """SHA-256 of the file that the entry's recipe is in; None for a built-in recipe, or for none."""
     calibration_digest: str | None = None
-    """SHA-256 of the texts or pictures that the entry's variants are tuned with; None of the built-in ones."""
+    """SHA-256 of the texts or pictures that the entry's variants are tuned with; None for the built-in ones."""
     rebuild: str | None = None
     """The run that asked for a re-export of something unchanged; part of the fingerprint."""
 
@@ -57,7 +57,7 @@ class Refusal:
     def of(
         cls, repo_id: str, error: OnnxFleetError, *, step: Literal["resolve", "plan"], commit: str | None = None
     ) -> Self:
-        """What an error says of an entry."""
+        """Make a refusal of what an error says of an entry."""
         name = type(error).__name__
         return cls(repo_id=repo_id, step=step, error=name, message=str(error), commit=commit, state=ending(name))
 
@@ -67,9 +67,9 @@ class Plan:
     """What a run does with every model."""
 
     items: tuple[WorkItem, ...]
-    """Highest priority first, then by id."""
+    """The work, by priority with the highest first, then by id."""
     refusals: tuple[Refusal, ...]
-    """By id."""
+    """The entries that get no work item, by id."""
 
     @property
     def to_export(self) -> tuple[WorkItem, ...]:

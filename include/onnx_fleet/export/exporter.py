@@ -106,10 +106,8 @@ def export(
             if kind in before:  # it was of no use
                 cached.remove(kind, key)
             cached.put(kind, key, made)
-    log.info(
-        "exported %s@%s in %.1f s, %d MB", item.model_id, item.model.commit[:8], record.duration_s,
-        record.peak_memory_bytes >> 20,
-    )  # fmt: skip
+    megabytes = record.peak_memory_bytes >> 20
+    log.info("exported %s in %.1f s, %d MB", item.model.at_commit, record.duration_s, megabytes)
     return record
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from onnx_fleet.entities.graph_info import NUMBERS_TO_THE_MODEL, Shape
 from onnx_fleet.errors import ExportUnsupported
+from onnx_fleet.graphs.initializers import external_data
 
 if TYPE_CHECKING:
     import onnx
@@ -75,7 +76,7 @@ def check(model: onnx.ModelProto, *, role: str = "model") -> None:
 
     given = onnx.ModelProto()
     given.CopyFrom(model)
-    outside = [tensor for tensor in given.graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    outside = [tensor for tensor in given.graph.initializer if external_data(tensor)]
     for tensor in outside:  # the checker would look for their files
         given.graph.initializer.remove(tensor)
         given.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))

@@ -94,7 +94,7 @@ def _specs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
         if Path(frame.filename).is_relative_to(Path(__file__).parent):
             raise  # it is our fault, and a crash says where
         raise ExportUnsupported(
-            f"{item.model_id}@{item.model.commit[:8]}: {type(model).__name__} does not run as models of "
+            f"{item.model.at_commit}: {type(model).__name__} does not run as models of "
             f"{item.model.task} are run here ({type(err).__name__}: {' '.join(str(err).split())[:_LONGEST_WORD]}; at "
             f"{shape_guards.place(frame)}); serve it with PyTorch, or take it out of the catalogue"
         ) from err

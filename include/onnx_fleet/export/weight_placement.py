@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from onnx_fleet.entities.entry import INLINE_MAX_BYTES, WeightPlacement
 from onnx_fleet.errors import BundleCorrupt, ExportUnsupported
+from onnx_fleet.graphs.initializers import external_data, tensors_of
 from onnx_fleet.source.checkpoint import StoredTensor
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ _PIECE_BYTES = 16 << 20
 
 def references(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """The names of the checkpoint's tensors that a traced graph refers to -> their shapes."""
-    return {name: tuple(tensor.dims) for tensor in _initializers(model.graph) if (name := _referred(tensor))}
+    return {name: tuple(tensor.dims) for tensor in tensors_of(model) if (name := _referred(tensor))}
 
 
 def save_all(
@@ -131,7 +132,7 @@ def _large_weights(model: onnx.ModelProto, tensors: Mapping[str, StoredTensor]) 
     from onnx import helper
 
     found = []
-    for tensor in _initializers(model.graph):
+    for tensor in tensors_of(model):
         name = _referred(tensor)
         if name is None:
             continue
@@ -246,16 +247,7 @@ def _all(group: Mapping[str, list[_Weight]]) -> Iterator[_Weight]:
     return (weight for weights in group.values() for weight in weights)
 
 
-def _initializers(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Of the graphs inside an If too."""
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
-                yield from _initializers(inner)
-
-
 def _referred(tensor: onnx.TensorProto) -> str | None:
     """The name of the checkpoint's tensor that stands here."""
-    places = [entry.value for entry in tensor.external_data if entry.key == "location"]
-    return places[0].removeprefix(SCHEME) if places and places[0].startswith(SCHEME) else None
+    data = external_data(tensor)
+    return data.location.removeprefix(SCHEME) if data and data.location.startswith(SCHEME) else None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnx_fleet.entities.graph_info import GraphInfo, TensorSpec, onnxruntime_min
+from onnx_fleet.graphs import initializers
 
 if TYPE_CHECKING:
     import onnx
@@ -22,13 +23,7 @@ def describe(path: Path, *, role: str, variant: str, bundle: Path, libraries: tu
 
     model = onnx.load(path, load_external_data=False)
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    data = {
-        entry.value
-        for tensor in model.graph.initializer
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
+    data = {found.location for tensor in model.graph.initializer if (found := initializers.external_data(tensor))}
     return GraphInfo(
         role=role,
         variant=variant,

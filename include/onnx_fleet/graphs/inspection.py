@@ -75,7 +75,7 @@ def inspect(path: Path, *, digests: bool = False) -> Inspection:
     """
     bundle, files = _files(path)
     models = {file.relative_to(bundle).as_posix(): _load(file) for file in files}
-    weights = {name: tuple(weights_of(model, bundle=bundle, path=name)) for name, model in models.items()}
+    weights = {name: tuple(weights_of(model, path=name)) for name, model in models.items()}
     users = _users(weights)
     views = tuple(
         _view(model, bundle=bundle, path=name, weights=tuple(_shared(each, name, users) for each in weights[name]))

@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from onnx_fleet.entities.graph_info import TensorSpec
+from onnx_fleet.entities.provider import CPU, CUDA, EXECUTION_PROVIDERS
 from onnx_fleet.errors import GpuUnavailable, OnnxFleetError, ValidationFailed, WorkerOutOfResources
 from onnx_fleet.graphs.placement import NodePlacement, read_placement, require_placed
 from onnx_fleet.processes import hardware
@@ -29,7 +30,7 @@ Arrays = Mapping[str, "np.ndarray"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Provider:
+class ExecutionProvider:
     """Where a catalogue entry may ask to be validated and measured."""
 
     name: str
@@ -42,19 +43,19 @@ class Provider:
     """What to do when onnxruntime does not offer it, for people."""
 
 
-PROVIDERS: Mapping[str, Provider] = {
+PROVIDERS: Mapping[str, ExecutionProvider] = {
     provider.name: provider
     for provider in (
-        Provider(
-            name="cpu",
-            execution_provider="CPUExecutionProvider",
+        ExecutionProvider(
+            name=CPU,
+            execution_provider=EXECUTION_PROVIDERS[CPU],
             options={},
             memory="cpu",
             remedy="reinstall onnxruntime: every build of it has this provider",
         ),
-        Provider(
-            name="cuda",
-            execution_provider="CUDAExecutionProvider",
+        ExecutionProvider(
+            name=CUDA,
+            execution_provider=EXECUTION_PROVIDERS[CUDA],
             # TF32 keeps 10 bits of a float32's mantissa: its products differ from PyTorch's by 1e-3, more than any
             # tolerance that still catches a wrong graph.
             options={"use_tf32": "0"},
@@ -64,7 +65,7 @@ PROVIDERS: Mapping[str, Provider] = {
         ),
         # No Azure endpoint is ever called: it takes no node that does not name one. It is the second provider that the
         # plain CPU wheel offers, so the judgement of where nodes ran is tested live with it.
-        Provider(
+        ExecutionProvider(
             name="azure",
             execution_provider="AzureExecutionProvider",
             options={},
@@ -89,7 +90,7 @@ class Session:
     """One graph, loaded on one provider. Make it with open_session."""
 
     def __init__(
-        self, native: Any, *, graph: Path, provider: Provider, threads: int, device_id: int, load_time_s: float
+        self, native: Any, *, graph: Path, provider: ExecutionProvider, threads: int, device_id: int, load_time_s: float
     ) -> None:
         self._native = native
         self._device_id = device_id
@@ -181,7 +182,7 @@ class Session:
 def open_session(
     graph: Path,
     *,
-    provider: str = "cpu",
+    provider: str = CPU,
     threads: int | None = None,
     libraries: Sequence[str] = (),
     profile_dir: Path | None = None,
@@ -234,7 +235,7 @@ def open_placed(
     Raises:
         GpuUnavailable: beside what open_session says, some nodes ran elsewhere.
     """
-    if provider == "cpu":
+    if provider == CPU:
         return open_session(graph, threads=threads, libraries=libraries)
     with TemporaryDirectory(prefix="onnx-fleet-") as folder:
         session = open_session(
@@ -245,7 +246,7 @@ def open_placed(
     return session
 
 
-def require_provider(name: str) -> Provider:
+def require_provider(name: str) -> ExecutionProvider:
     """Return the provider of that name, which the onnxruntime here offers.
 
     Raises:
@@ -267,12 +268,12 @@ def require_provider(name: str) -> Provider:
     return provider
 
 
-def _chain(provider: Provider, gpu: GpuOptions) -> list[tuple[str, dict[str, str]]]:
+def _chain(provider: ExecutionProvider, gpu: GpuOptions) -> list[tuple[str, dict[str, str]]]:
     """onnxruntime takes no session without the CPU provider behind; read_placement says what it did there."""
     own = gpu.provider_options() if provider.memory == "cuda" else {}
     chain = [(provider.execution_provider, {**provider.options, **own})]
-    if provider.name != "cpu":
-        chain.append((PROVIDERS["cpu"].execution_provider, {}))
+    if provider.name != CPU:
+        chain.append((EXECUTION_PROVIDERS[CPU], {}))
     return chain
 
 
@@ -312,7 +313,7 @@ def _native_errors() -> tuple[type[Exception], ...]:
     return (*own, RuntimeError, ValueError)
 
 
-def _translated(err: Exception, what: str, provider: Provider) -> OnnxFleetError:
+def _translated(err: Exception, what: str, provider: ExecutionProvider) -> OnnxFleetError:
     """onnxruntime's own classes tell neither memory nor a device from a graph: its words do."""
     said = _first_line(err)
     if _NO_MEMORY.search(str(err)):

@@ -162,7 +162,7 @@ def measure(
     name = report_name("latency", provider)
     stage.write_report(name, report)
     stage.write_picture(name, charts.latency(report) if report.rows else None)
-    log.info("measured %s@%s on %s: %s", item.model_id, item.model.commit[:8], provider, report.status)
+    log.info("measured %s on %s: %s", item.model.at_commit, provider, report.status)
     return report
 
 

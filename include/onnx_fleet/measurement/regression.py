@@ -17,6 +17,7 @@ from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities import regression_report
 from onnx_fleet.entities.entry import Tolerances
 from onnx_fleet.entities.export_record import ExportRecord
+from onnx_fleet.entities.naming import ref_of
 from onnx_fleet.entities.regression_report import (
     NAME,
     Completeness,
@@ -99,7 +100,7 @@ def compare(
         duration_s=time.monotonic() - started,
     )
     stage.write_report(NAME, report)
-    log.info("compared %s@%s with %s: %s", item.model_id, item.version, pointer.version, report.verdict)
+    log.info("compared %s with %s: %s", ref_of(item), pointer.version, report.verdict)
     return report
 
 

@@ -7,7 +7,6 @@ serves.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +100,7 @@ def _points(stage_dir: Path) -> dict[str, tuple[Point, ...]]:
     if not path.exists():
         return {}
     found: dict[str, set[tuple[int, int]]] = {}
-    for row in jsonio.from_json(LatencyReport, json.loads(path.read_bytes())).rows:
+    for row in jsonio.parse(LatencyReport, path.read_bytes()).rows:
         found.setdefault(row.graph, set()).add((row.batch_size, row.sequence_length or 1))
     return {graph: _ends(sizes) for graph, sizes in found.items()}
 

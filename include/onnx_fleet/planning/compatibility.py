@@ -13,7 +13,7 @@ _CUT_BY_FORM: Final = "seq2seq"
 
 
 def misfit(task: object, *, recipe: object, decoder_form: object, calibrated: object = None) -> str | None:
-    """Why a task does not go with an entry's other settings; what is unknown or left out is not judged here.
+    """Say why a task does not go with an entry's other settings; what is unknown or left out is not judged here.
 
     Args:
         calibrated: the calibration, where variants are wanted.
@@ -34,7 +34,7 @@ _ASKED_WITH_TEXT = ("encoder", "decoder", "seq2seq")
 
 
 def calibration_misfit(name: str, *, task: str) -> str | None:
-    """Why a task's variants are not tuned with it, and what to write instead."""
+    """Say why a task's variants are not tuned with it, and what to write instead."""
     wanted: Kind | None = "image" if "image" in TASKS[task].takes else None
     if TASKS[task].family in _ASKED_WITH_TEXT:
         wanted = "text"

@@ -21,7 +21,7 @@ def fingerprint(
     calibration_digest: str | None = None,
     rebuild: str | None = None,
 ) -> str:
-    """SHA-256 over everything that decides the bundle's graphs: 64 hex digits."""
+    """Return the SHA-256 of everything that decides the bundle's graphs, 64 hexadecimal digits."""
     told = {
         **deciding(model, family=family, versions=versions, recipe_digest=recipe_digest),
         **deciding_variants(model.entry, calibration_digest=calibration_digest),
@@ -33,7 +33,7 @@ def fingerprint(
 def deciding(
     model: ResolvedModel, *, family: str, versions: Mapping[str, str], recipe_digest: str | None = None
 ) -> dict[str, object]:
-    """Everything that decides the fp32 graphs of a bundle, by name.
+    """Return everything that decides the fp32 graphs of a bundle, by name.
 
     Tolerances, latency grid, providers and priority decide what is proven and when, not the graphs; they stay out.
     """
@@ -60,7 +60,7 @@ def deciding(
 
 
 def deciding_variants(entry: Entry, *, calibration_digest: str | None = None) -> dict[str, object]:
-    """Everything else that decides which variants a bundle has, and their bytes, by name.
+    """Return everything else that decides which variants a bundle has, and their bytes, by name.
 
     Gates are part of it: layers that hurt too much by them are left in float32.
     """
@@ -74,5 +74,5 @@ def deciding_variants(entry: Entry, *, calibration_digest: str | None = None) ->
 
 
 def version_of(commit: str, fingerprint: str) -> str:
-    """The name of a bundle under its model."""
+    """Return the name of a bundle under its model."""
     return f"{commit[:8]}-{fingerprint[:8]}"

@@ -21,7 +21,7 @@ from onnx_fleet.planning.published_state import ManifestExcerpt
 from onnx_fleet.store import ObjectStore
 
 STORE_WORKERS = 16
-"""Models whose published state is looked up at the same time."""
+"""The number of models whose published state is looked up at the same time."""
 
 
 def plan(
@@ -63,7 +63,7 @@ def plan(
 
 
 def _refuse(model: ResolvedModel, *, same: ResolvedModel | None) -> Refusal | None:
-    where = f"{model.repo_id}@{model.commit[:8]}"
+    where = model.at_commit
     error: OnnxFleetError
     if model.task not in TASKS:
         error = ExportUnsupported(
@@ -148,7 +148,7 @@ def _told(old: ManifestExcerpt, setting: str) -> str:
 
 
 def _differences(old: ManifestExcerpt, new: WorkItem) -> list[str]:
-    """What made the latest version and would not make this one, in words."""
+    """Say what made the latest version and would not make this one."""
     model, entry = new.model, new.model.entry
     pairs = [
         ("commit", old.source.revision[:7], model.commit[:7]),

@@ -68,7 +68,7 @@ class ManifestExcerpt(_Document):
 
     @property
     def opsets(self) -> tuple[int, ...]:
-        """Each operator set once, sorted."""
+        """The operator sets of the graphs, each once and sorted."""
         return tuple(sorted({graph.opset for graph in self.graphs}))
 
 
@@ -76,17 +76,17 @@ Kind = TypeVar("Kind", bound=_Document)
 
 
 def channel(store: ObjectStore, model_id: str, name: str) -> Channel | None:
-    """Where a channel of a model points."""
+    """Return where a channel of a model points."""
     return _read(store, channels.key_of(model_id, name), Channel)
 
 
 def manifest(store: ObjectStore, model_id: str, *, version: str) -> ManifestExcerpt | None:
-    """What made a version."""
+    """Return what made a version."""
     return _read(store, layout.manifest_key(model_id, version), ManifestExcerpt)
 
 
 def exists(store: ObjectStore, model_id: str, *, version: str) -> bool:
-    """Whether a version is published."""
+    """Tell whether a version is published."""
     return store.stat(layout.manifest_key(model_id, version)) is not None
 
 

@@ -10,7 +10,8 @@ from typing import Final
 from onnx_fleet.errors import ExportUnsupported
 
 EXPORT_FORMAT: Final = 6
-"""Raise it whenever our own code comes to write other bytes for the same model: every bundle is then made anew."""
+"""The number of our own format; raise it whenever our code comes to write other bytes for the same model, and every
+bundle is made anew."""
 
 PACKAGES: Final = (
     "torch",
@@ -28,7 +29,7 @@ FORMAT_KEY: Final = "onnx-fleet export format"
 
 
 def versions() -> Mapping[str, str]:
-    """Package name -> version, sorted by name.
+    """Return the versions of the packages, sorted by name.
 
     A local part is left out: ``torch 2.13.0+cpu`` and ``2.13.0`` give the same graphs, and a fleet may run on both.
 
@@ -40,7 +41,7 @@ def versions() -> Mapping[str, str]:
 
 @cache
 def _version(name: str) -> str:
-    """Of an installed package; finding it takes milliseconds."""
+    """Return the version of an installed package; finding it takes milliseconds."""
     try:
         return version(name).partition("+")[0]
     except PackageNotFoundError as err:

@@ -35,7 +35,7 @@ class ForkedProcess:
         self._server = server
 
     def wait(self, timeout: float | None = None) -> int:
-        """Until it has ended.
+        """Wait until it has ended, and return its exit status.
 
         Raises:
             subprocess.TimeoutExpired: it runs on.
@@ -94,7 +94,7 @@ class _Server:
         return self._process.poll() == REFUSED
 
     def order(self, arguments: Sequence[str], *, output: BinaryIO) -> socket.socket:
-        """Ask for a process; its pid comes through the socket, and then its end.
+        """Ask for a process; through the socket that is returned comes its pid, and then how it ended.
 
         Raises:
             OSError: the server is gone.
@@ -163,7 +163,7 @@ def start(arguments: Sequence[str], *, output: BinaryIO, imports: Sequence[str] 
 
 
 def _serving(circumstances: _Circumstances, imports: Sequence[str]) -> _Server:
-    """The server of these circumstances that has imported all of this; another one is let go."""
+    """Return a server of these circumstances that has imported all of this; another one is let go."""
     global _server
     fits = _server and _server.circumstances == circumstances and set(imports) <= set(_server.imports)
     if _server and fits and (_server.refused or not _server.ended):

@@ -1,7 +1,8 @@
 """A process that has imported torch and transformers and done nothing else: steps that need them are forks of it.
 
 ``python -m onnx_fleet.processes.fork_server`` is started by onnx_fleet.processes.fork_client, the only one who can talk
-to it: orders come through a socket that it inherits. docs/decisions/isolation.md says what makes forking safe here.
+to it: orders come through a socket that it inherits. docs/decisions/isolation.md says what makes forking safe here, and
+what multiprocessing's own fork server lacks.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def serve(control: socket.socket, owner: int) -> None:
 
     Args:
         control: takes orders: a JSON list of arguments, with the file for the output and the socket for the answer.
-        owner: a pidfd.
+        owner: the owner's pidfd.
     """
     calls: dict[int, tuple[int, socket.socket]] = {}
     open_ = True
@@ -79,7 +80,7 @@ def _settle(child: int, pid: int, caller: socket.socket) -> None:
 
 
 def _fork(arguments: Sequence[str], files: Sequence[int]) -> int:
-    """The child's pid; the child itself never returns."""
+    """Return the child's pid; the child itself never returns."""
     server = os.getpid()
     pid = os.fork()
     if pid:
@@ -102,7 +103,7 @@ def _fork(arguments: Sequence[str], files: Sequence[int]) -> int:
 
 
 def _become_a_step(server: int, output: int, caller: int) -> None:
-    """As subprocess would have started it: a session of its own, its own output, and no file of the server's."""
+    """Have what subprocess would have started it with: its own session, its own output, and no file of the server's."""
     os.setsid()
     isolation.die_with_parent()
     if os.getppid() != server:
@@ -115,7 +116,7 @@ def _become_a_step(server: int, output: int, caller: int) -> None:
 
 
 def _is_alone() -> bool:
-    """Whether this process has no other thread once a fork has stopped those that know of forks, as OpenBLAS's do."""
+    """Tell whether this process has one thread, once a fork has stopped those that know of forks, like OpenBLAS's."""
     if (pid := os.fork()) == 0:
         os._exit(0)
     os.waitpid(pid, 0)

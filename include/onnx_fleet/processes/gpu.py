@@ -17,13 +17,13 @@ class GpuOptions:
     """What a worker gives to the steps that use a GPU."""
 
     device_id: int = 0
-    """As CUDA counts them. NVML, which is asked for names and memory, counts by PCI bus and heeds no
+    """The GPU's number, as CUDA counts them. NVML, which is asked for names and memory, counts by PCI bus and heeds no
     CUDA_VISIBLE_DEVICES: on a machine with unlike GPUs set CUDA_DEVICE_ORDER=PCI_BUS_ID."""
     memory_bytes: int | None = None
     """The most that one session's arena takes; None leaves it to onnxruntime, which takes what it needs."""
 
     def provider_options(self) -> dict[str, str]:
-        """For onnxruntime's CUDA provider."""
+        """Return what onnxruntime's CUDA provider is told."""
         limit = {} if self.memory_bytes is None else {"gpu_mem_limit": str(self.memory_bytes)}
         return {"device_id": str(self.device_id), **limit}
 
@@ -33,7 +33,7 @@ class GpuOptions:
 
 
 def facts(device_id: int) -> dict[str, str | int]:
-    """The GPU's name, memory and driver, as far as they can be known here."""
+    """Return the GPU's name, memory and driver, as far as they can be known here."""
     with _device(device_id) as (nvml, handle):
         if nvml is None:
             return {"gpu_model": "unknown"}
@@ -45,14 +45,14 @@ def facts(device_id: int) -> dict[str, str | int]:
 
 
 def memory_used_bytes(device_id: int) -> int | None:
-    """What all processes together have of the GPU's memory now; None where nobody can say."""
+    """Return what all processes together have of the GPU's memory now; None where nobody can say."""
     with _device(device_id) as (nvml, handle):
         return None if nvml is None else int(nvml.nvmlDeviceGetMemoryInfo(handle).used)
 
 
 @contextlib.contextmanager
 def _device(device_id: int) -> Iterator[tuple[Any, Any]]:
-    """NVML and its handle of a GPU; two None where there is no driver, or no such GPU."""
+    """Return NVML and its handle of a GPU; None twice where there is no driver, or no such GPU."""
     try:
         import pynvml
 

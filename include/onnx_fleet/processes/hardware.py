@@ -13,7 +13,7 @@ from onnx_fleet.processes import gpu
 
 
 def usable_cores() -> int:
-    """The cores that this process may use: its affinity and its cgroup's quota, whichever is less."""
+    """Count the cores that this process may use: by its affinity or its cgroup's quota, whichever is less."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota, _, period = _read_text("/sys/fs/cgroup/cpu.max").partition(" ")
     if quota.isdigit() and period.strip().isdigit():
@@ -22,10 +22,10 @@ def usable_cores() -> int:
 
 
 def hardware(*, gpu_id: int | None = None) -> dict[str, str | int]:
-    """What a latency depends on and a reader cannot know: CPU model, cores, memory, and those of a GPU.
+    """Return what a latency depends on and a reader cannot know: CPU model, cores, memory, and a GPU's.
 
     Args:
-        gpu_id: of the GPU that computes; None where none does.
+        gpu_id: the number of the GPU that computes; None where none does.
     """
     import psutil
 
@@ -44,7 +44,7 @@ def hardware(*, gpu_id: int | None = None) -> dict[str, str | int]:
 
 
 def versions() -> dict[str, str]:
-    """The runtime that figures were taken with; torch's is read without importing it."""
+    """Return the versions that figures are taken with; torch's is read without importing it."""
     names = ("onnxruntime", "onnxruntime-gpu", "numpy", "torch")
     found = {name: version for name in names if (version := _installed(name)) is not None}
     return {**found, "python": platform.python_version()}

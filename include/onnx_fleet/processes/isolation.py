@@ -47,25 +47,26 @@ class Limits:
     memory_bytes: int | None = None
     timeout_s: float | None = None
     may_be_forked: bool = True
-    """Where the next step with torch comes from another process, a server to fork from would be made for one step."""
+    """Whether a server to fork from may be made; where the next step with torch comes from another process, it would be
+    made for one step."""
     imports: tuple[str, ...] = ()
     """The modules of ours that a server to fork from imports, beside torch and transformers."""
 
 
 STEP_TIMEOUT_S = 3600
 STEP_MEMORY_SHARE = 0.8
-"""Of the machine's memory: past that the system would choose what to kill."""
+"""The share of the machine's memory that a step may use: past that the system would choose what to kill."""
 
 
 def machine_limits() -> Limits:
-    """What a step may use on this machine where nobody says otherwise."""
+    """Return what a step may use on this machine where nobody says otherwise."""
     memory_bytes = int(psutil.virtual_memory().total * STEP_MEMORY_SHARE)
     return Limits(memory_bytes=memory_bytes, timeout_s=STEP_TIMEOUT_S)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome(Generic[R]):
-    """What an isolated call gave, and what it cost."""
+    """What an isolated call returned, and what it cost."""
 
     value: R
     duration_s: float
@@ -124,7 +125,7 @@ def run(function: Callable[[Q], R], request: Q, *, limits: Limits, log: Path, wi
 
 
 def _start(arguments: Sequence[str], *, output: BinaryIO, limits: Limits, with_torch: bool) -> _Process:
-    """A process that calls ``answer(*arguments)``, the leader of a session of its own."""
+    """Start a process that calls ``answer(*arguments)``, as the leader of a session of its own."""
     if with_torch and limits.may_be_forked:
         with profiling.starting():
             process = fork_client.start(arguments, output=output, imports=limits.imports)
@@ -135,7 +136,7 @@ def _start(arguments: Sequence[str], *, output: BinaryIO, limits: Limits, with_t
 
 
 def _watch(process: _Process, *, name: str, limits: Limits, log: Path) -> int:
-    """Wait for the process; the most memory that was seen in it, in bytes."""
+    """Wait for the process, and return the most memory that was seen in it, in bytes."""
     started, peak_bytes = time.monotonic(), 0
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -152,7 +153,7 @@ def _watch(process: _Process, *, name: str, limits: Limits, log: Path) -> int:
 
 
 def _resident_bytes(pid: int) -> int:
-    """Of a process and everything that it started."""
+    """Count the resident bytes of a process and everything that it started."""
     total = 0
     with contextlib.suppress(psutil.NoSuchProcess):
         parent = psutil.Process(pid)
@@ -162,14 +163,14 @@ def _resident_bytes(pid: int) -> int:
 
 
 def _kill_group(process: _Process) -> None:
-    """The process is its session's leader: whatever it started goes with it."""
+    """End the process, which is its session's leader, and with it whatever it started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def _death(returncode: int, *, name: str, log: Path) -> OnnxFleetError:
-    """What to raise for a process that left no answer."""
+    """Make the error to raise for a process that left no answer."""
     if returncode == -signal.SIGKILL:
         return WorkerOutOfResources(
             f"{name} was killed from outside, as the system does when memory runs out; "
@@ -180,7 +181,7 @@ def _death(returncode: int, *, name: str, log: Path) -> OnnxFleetError:
 
 
 def _revive(error: dict[str, Any], *, name: str, log: Path) -> OnnxFleetError:
-    """The child's exception, as its own class where it is one of ours."""
+    """Make the child's exception again, of its own class where that is one of ours."""
     ours = errors.named(error["type"], error["message"], **error["attributes"])
     if ours is not None:
         return ours
@@ -193,23 +194,23 @@ def _tail(log: Path) -> str:
 
 
 def die_with_parent(*, from_now_on: bool = True) -> None:
-    """A step must not outlive the task that waits for it, however that ends (Linux only).
+    """Have the system kill this process when its parent ends, so that no step outlives its task (Linux only).
 
-    To Linux the parent is the thread that started the process: it has to wait for it.
+    To Linux the parent is the thread that started the process: that one has to wait for it.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL if from_now_on else 0)
 
 
 def answer(target: str, question: str, reply_file: str, *options: str) -> None:
-    """What a step's process does: read the request, call the function, write the reply."""
+    """Do a step in its own process: read the request, call the function, write the reply."""
     module, _, qualname = target.partition(":")
     function = getattr(importlib.import_module(module), qualname)
     hints = typing.get_type_hints(function)
     (request_kind,) = (kind for name, kind in hints.items() if name != "return")
     reply: dict[str, object]
     try:
-        request = jsonio.from_json(request_kind, json.loads(Path(question).read_bytes()))
+        request = jsonio.parse(request_kind, Path(question).read_bytes())
         with profiling.recording(from_start=True) if _PROFILED in options else nullcontext() as recorder:
             value = function(request)
         reply = {"value": jsonio.to_json(value), "peak_memory_bytes": peak_memory.peak_bytes()}

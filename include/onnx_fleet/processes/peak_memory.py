@@ -10,15 +10,15 @@ _earlier_bytes = 0
 
 
 def peak_bytes() -> int:
-    """The most resident memory that this process has had.
+    """Return the most resident memory that this process has had.
 
-    Not ``ru_maxrss``: Linux starts that at the size of the process which forked this one.
+    It is not ``ru_maxrss``, which Linux starts at the size of the process that forked this one.
     """
     return max(_earlier_bytes, _counted_bytes())
 
 
 def restart_peak() -> int:
-    """The peak since the last call, or since the process began; the count starts anew where the system lets it."""
+    """Return the peak since the last call, or since the process began, and count anew where the system lets it."""
     global _earlier_bytes
     found = _counted_bytes()
     _earlier_bytes = max(_earlier_bytes, found)

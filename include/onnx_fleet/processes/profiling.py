@@ -43,12 +43,12 @@ class Profile:
 
     @property
     def seconds(self) -> float:
-        """From beginning to end."""
+        """The seconds from beginning to end."""
         return sum(cost.seconds for cost in self.stages)
 
     @property
     def peak_memory_bytes(self) -> int:
-        """Of the process that had the most."""
+        """The memory of the process that had the most."""
         return max(cost.peak_memory_bytes for cost in self.stages)
 
 
@@ -60,7 +60,7 @@ class RunProfile:
     whole: Profile
     """What all models cost together, and the run around them."""
     models: Mapping[str, Profile]
-    """By model id; one that was published already is not in it."""
+    """The profile of each model, by its id; one that was published already has none."""
 
 
 class Profiler:
@@ -77,7 +77,7 @@ class Profiler:
 
     @contextmanager
     def timed(self, stage: Stage) -> Iterator[None]:
-        """One turn of a stage."""
+        """Count one turn of a stage."""
         self.settle()
         self._inside.append(stage)
         try:
@@ -87,13 +87,13 @@ class Profiler:
             self._inside.pop()
 
     def settle(self, stage: Stage | None = None) -> None:
-        """Give what was since the last time to a stage: by default to the one that is on."""
+        """Count the time since the last call for a stage: by default for the one that is on."""
         stage, now = stage or self._inside[-1], time.perf_counter()
         self._add(stage, now - self._since, peak_memory.restart_peak())
         self._since = now
 
     def settle_start(self) -> None:
-        """Give what was since the last time to the imports; inside a stage to that stage."""
+        """Count the time since the last call for the imports; inside a stage, for that stage."""
         self.settle("imports" if self._inside[-1] == "other" else None)
 
     def take(self, child: Profile) -> None:
@@ -108,7 +108,7 @@ class Profiler:
                 self._add(current, 0.0, cost.peak_memory_bytes)
 
     def profile(self) -> Profile:
-        """Every stage so far."""
+        """Return the cost of every stage so far."""
         self.settle()
         return _profile(self._seconds, self._peak_bytes)
 
@@ -151,7 +151,7 @@ def part() -> Iterator[Profiler | None]:
 
 
 def active() -> Profiler | None:
-    """Who counts; None where nobody asked."""
+    """Return who counts; None where nobody asked."""
     return _recorder.get()
 
 
@@ -167,7 +167,7 @@ def starting() -> Iterator[None]:
 
 
 def timed(stage: Stage) -> AbstractContextManager[None]:
-    """A turn of a stage, where someone counts."""
+    """Count a turn of a stage, where someone counts."""
     recorder = _recorder.get()
     return recorder.timed(stage) if recorder else nullcontext()
 
@@ -218,7 +218,7 @@ def _counted(function: Callable[..., Any], stage: Stage) -> Callable[..., Any]:
 
 
 def _age_s() -> float:
-    """Since this process was started."""
+    """Return the seconds since this process was started."""
     stat = Path("/proc/self/stat")
     if stat.exists():  # by one clock, which nobody sets: the wall's may have been set since the machine was started
         started_ticks = int(stat.read_text().rpartition(")")[2].split()[19])  # man 5 proc: starttime

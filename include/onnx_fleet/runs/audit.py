@@ -28,6 +28,7 @@ from onnx_fleet.bundles.manifest import CheckSummary, Manifest
 from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.bundles.verify import FileFault
 from onnx_fleet.entities.entry import Entry
+from onnx_fleet.entities.naming import ref_of
 from onnx_fleet.entities.variant import FP32
 from onnx_fleet.errors import (
     BundleCorrupt,
@@ -219,7 +220,7 @@ def audit(target: Target, *, services: Services, now: datetime, progress: Progre
         duration_s=time.monotonic() - started,
     )
     _keep(made, store=services.store)
-    log.info("audited %s@%s: %s: %s", made.model_id, made.version, made.verdict, made.reason)
+    log.info("audited %s: %s: %s", ref_of(made), made.verdict, made.reason)
     return made
 
 

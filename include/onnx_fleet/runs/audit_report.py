@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Final, Literal, get_args
 
 from onnx_fleet import jsonio
+from onnx_fleet.entities.naming import ref_of
 from onnx_fleet.runs import audit, run_report
 from onnx_fleet.runs.audit import Audit, Target
 from onnx_fleet.runs.rollback import Demotion
@@ -144,7 +145,7 @@ def markdown(made: AuditReport) -> str:
     if troubled:
         lines += ["", "## What did not pass", ""]
         for row in troubled:
-            lines.append(f"- **{row.model_id}@{row.version}** {row.verdict}: {run_report.cell(row.reason)}")
+            lines.append(f"- **{ref_of(row)}** {row.verdict}: {run_report.cell(row.reason)}")
             lines.append(f"  - {run_report.cell(advice(row))}")
     demoted = [(row, row.demotion) for row in made.rows if row.demotion]
     if demoted:
@@ -159,6 +160,6 @@ def _cells(row: AuditRow) -> tuple[str, ...]:
 
 
 def _names(rows: Sequence[AuditRow], *, shown: int = 10) -> str:
-    names = [f"{row.model_id}@{row.version}" for row in rows]
+    names = [ref_of(row) for row in rows]
     rest = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + rest

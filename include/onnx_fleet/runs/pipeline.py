@@ -15,6 +15,7 @@ from onnx_fleet.bundles.bundle import Bundle, Ref
 from onnx_fleet.bundles.manifest import Provenance
 from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.entry import Entry
+from onnx_fleet.entities.naming import ref_of
 from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.entities.work_item import Plan, WorkItem
 from onnx_fleet.errors import OnnxFleetError
@@ -70,7 +71,7 @@ def process(
             step.take(job)
         except Exception as err:
             if not isinstance(err, OnnxFleetError):
-                log.exception("%s@%s: %s failed in a way that is not foreseen", item.model_id, item.version, step.name)
+                log.exception("%s: %s failed in a way that is not foreseen", ref_of(item), step.name)
             seconds[step.in_records] += time.monotonic() - started
             error, message = type(err).__name__, str(err)
             return record_of_failure(stage, step=step.in_records, error=error, message=message, seconds=seconds)

@@ -9,6 +9,7 @@ from typing import Literal
 from onnx_fleet import errors
 from onnx_fleet.bundles.manifest import Manifest, ProviderValidation, Regression, VariantSummary
 from onnx_fleet.entities.latency_report import LatencyRow
+from onnx_fleet.entities.naming import ref_of
 from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.entities.variant import FP32
 from onnx_fleet.entities.work_item import Refusal, WorkItem
@@ -179,7 +180,7 @@ def of_failure(
 
 def _held(item: WorkItem, regression: Regression) -> str:
     return (
-        f"{item.model_id}@{item.version} is published, and {regression.channel} does not point at it: it is worse than"
+        f"{ref_of(item)} is published, and {regression.channel} does not point at it: it is worse than"
         f" {regression.compared_with}. Look at its reports/regression.json; to use it all the same, run"
         f" `onnx-fleet channel set {item.model_id} {regression.channel} {item.version}`"
     )

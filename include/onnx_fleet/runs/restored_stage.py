@@ -18,6 +18,7 @@ from onnx_fleet.bundles.manifest import Manifest
 from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.entry import DECODER_FORMS, OWN_TOLERANCES, Entry, TokenizerForm, Tolerances
 from onnx_fleet.entities.export_record import ExportRecord
+from onnx_fleet.entities.naming import ref_of
 from onnx_fleet.entities.resolved_model import ResolvedModel, laid_out
 from onnx_fleet.entities.variant import FP32, VARIANTS, VariantGates
 from onnx_fleet.entities.variant_report import REPORT_NAME, VariantReport
@@ -78,7 +79,7 @@ def write(folder: Path, made: Manifest, *, trust: Trust) -> Stage:
 
 def _item(folder: Path, made: Manifest, *, trust: Trust) -> WorkItem:
     source, info = made.source, made.bundle
-    subject = f"{info.model_id}@{info.version}"
+    subject = ref_of(info)
     repo_files.require_safe_paths((file.path for file in source.files), subject=subject)
     permits = Permits(
         commit=source.revision,
@@ -164,7 +165,7 @@ def _tokenizer(made: Manifest) -> TokenizerForm:
 def _gates(folder: Path) -> dict[str, VariantGates]:
     """Those that each variant passed, from the report of it; the variant's own where there is none that can be read."""
     try:
-        report = jsonio.from_json(VariantReport, json.loads((folder / "reports" / f"{REPORT_NAME}.json").read_bytes()))
+        report = jsonio.parse(VariantReport, (folder / "reports" / f"{REPORT_NAME}.json").read_bytes())
     except (FileNotFoundError, ValueError, ValidationError):
         return {}
     gates = {}
@@ -181,6 +182,6 @@ def _require_recipe(made: Manifest) -> None:
     name = made.export.recipe
     if name is not None and recipes.digest(name) != made.export.recipe_digest:
         raise ExportUnsupported(
-            f"{made.bundle.model_id}@{made.bundle.version}: the file of recipe '{name}' is not the one that it was made"
+            f"{ref_of(made.bundle)}: the file of recipe '{name}' is not the one that it was made"
             " with; bring that one here to compare it with PyTorch again"
         )

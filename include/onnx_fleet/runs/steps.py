@@ -23,7 +23,8 @@ from onnx_fleet.bundles.stage import PRIVATE, Stage
 from onnx_fleet.entities import validation_report
 from onnx_fleet.entities.export_record import ExportRecord
 from onnx_fleet.entities.latency_report import LatencyReport
-from onnx_fleet.entities.provider import report_name
+from onnx_fleet.entities.naming import ref_of
+from onnx_fleet.entities.provider import Provider, report_name
 from onnx_fleet.entities.regression_report import RegressionReport
 from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.entities.variant import FP32
@@ -45,7 +46,6 @@ R = TypeVar("R")
 
 StepName = Literal["export", "validate", "prove_on_gpu", "measure", "compare", "publish"]
 RecordedStep = Literal["export", "validate", "measure", "compare", "publish"]
-Provider = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +166,7 @@ def validate(stage: Stage, *, services: Services) -> Proof:
     report = validate_graphs(stage, services=services)
     if not report.passed and stage.read_export().traced != "full" and not stage.is_changed():
         item, traced = stage.item, stage.read_export().traced
-        log.warning("%s@%s: its %s graphs are not right; tracing it whole", item.model_id, item.version, traced)
+        log.warning("%s: its %s graphs are not right; tracing it whole", ref_of(item), traced)
         export(stage, services=services, whole=True)
         report = validate_graphs(stage, services=services)
     return Proof(graphs=report, variants=make_variants(stage, services=services) if report.passed else None)

@@ -21,7 +21,7 @@ from onnx_fleet.entities.resolved_model import ResolvedModel, SourceFile
 from onnx_fleet.errors import HubFileCorrupt, ModelInvalid, UnsafeModel, WorkerOutOfResources
 from onnx_fleet.source import checkpoint, static_embedding
 from onnx_fleet.source.hub_client import Bar, Hub
-from onnx_fleet.source.repo_files import Permits, is_index, is_native, read_json, require_pinned_code, without_variant
+from onnx_fleet.source.repo_files import Permits, is_index, is_native, require_pinned_code, without_variant
 
 Progress = Callable[[int, int], None]
 
@@ -77,7 +77,7 @@ class _Cache:
     def __init__(self, hub: Hub, model: ResolvedModel) -> None:
         self._hub = hub
         self._model = model
-        self.subject = f"{model.repo_id}@{model.commit[:7]}"
+        self.subject = model.at_commit
         self.folder = hub.cache_dir / constants.REPO_ID_SEPARATOR.join(("models", *model.repo_id.split("/")))
         self.snapshot = self.folder / "snapshots" / model.commit
 
@@ -195,7 +195,7 @@ def _require_readable(model: ResolvedModel, snapshot: Path, *, subject: str) -> 
                 raise ModelInvalid(f"{subject}: {err}") from err
         elif path in ("config.json", "tokenizer_config.json"):
             # The Hub's listing shows a part of these; the file itself decides.
-            auto_map = read_json(snapshot / file.path, subject=subject).get("auto_map") or {}
+            auto_map = jsonio.read_object(snapshot / file.path, subject=subject).get("auto_map") or {}
             if not isinstance(auto_map, dict):
                 auto_map = {path: auto_map}
             own = model.entry.architecture or is_native(
@@ -205,7 +205,7 @@ def _require_readable(model: ResolvedModel, snapshot: Path, *, subject: str) -> 
                 continue
             require_pinned_code(auto_map, permits=permits, subject=subject)
         elif is_index(path):
-            weight_map = read_json(snapshot / file.path, subject=subject).get("weight_map")
+            weight_map = jsonio.read_object(snapshot / file.path, subject=subject).get("weight_map")
             shards = set(weight_map.values()) if isinstance(weight_map, dict) else set()
             if not shards or not shards <= set(model.needed):
                 raise UnsafeModel(f"{subject}: {path} names files that are not the model's shards; remove the entry")
@@ -251,7 +251,7 @@ def _rewritten(model: ResolvedModel, files: Mapping[str, Path], *, subject: str)
     if model.architecture == static_embedding.ARCHITECTURE:
         written = static_embedding.texts(files, subject=subject)
     elif changes := model_config.completion(
-        config := read_json(files["config.json"], subject=subject),
+        config := jsonio.read_object(files["config.json"], subject=subject),
         architecture=model.architecture,
         model_type=model.model_type,
         overrides=model.entry.architecture is not None,

@@ -22,6 +22,7 @@ import httpx2
 from huggingface_hub import HfApi, constants, errors, get_session, set_client_factory
 from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]  # public, lazily exported
 
+from onnx_fleet.entities.naming import at_commit
 from onnx_fleet.errors import (
     HubFileCorrupt,
     HubRateLimited,
@@ -156,7 +157,7 @@ class Hub:
         Raises:
             See calling.
         """
-        with self.calling(f"{repo_id}@{commit[:7]}: {path}"):
+        with self.calling(f"{at_commit(repo_id, commit)}: {path}"):
             return Path(
                 self.api.hf_hub_download(
                     repo_id,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from onnx_fleet.conventions import auto_mappings, sentence_modules, vocabulary
 from onnx_fleet.conventions.sentence_modules import SentenceModule
@@ -77,21 +76,6 @@ class Permits:
     """40 hex digits; a permit is written down as this, so that it ends with the next commit."""
     pickle: bool = False
     remote_code: bool = False
-
-
-def read_json(path: Path, *, subject: str) -> dict[str, object]:
-    """One JSON object from a repo.
-
-    Raises:
-        ModelInvalid: it is none.
-    """
-    try:
-        data = json.loads(path.read_bytes())
-    except ValueError as err:
-        raise ModelInvalid(f"{subject}: {path.name} is not JSON ({err}); name a revision where it is") from err
-    if not isinstance(data, dict):
-        raise ModelInvalid(f"{subject}: {path.name} is not a JSON object; name a revision where it is")
-    return data
 
 
 def require_safe_paths(paths: Iterable[str], *, subject: str) -> None:

@@ -10,11 +10,13 @@ from pathlib import Path
 
 from huggingface_hub import ModelInfo
 
+from onnx_fleet import jsonio
 from onnx_fleet.bundles import model_config
 from onnx_fleet.conventions import sentence_modules, vocabulary
 from onnx_fleet.conventions.sentence_modules import SentenceModule
 from onnx_fleet.conventions.vocabulary import TokenizerClass
 from onnx_fleet.entities.entry import Discover, Entry
+from onnx_fleet.entities.naming import at_commit
 from onnx_fleet.entities.resolved_model import ResolvedModel, SourceFile, laid_out
 from onnx_fleet.entities.tasks import TASKS
 from onnx_fleet.entities.work_item import Refusal
@@ -35,7 +37,6 @@ from onnx_fleet.source.repo_files import (
     has_weights,
     is_native,
     needed,
-    read_json,
     require_inputs,
     require_more_than_a_stub,
     require_pinned_code,
@@ -166,7 +167,7 @@ class _Repo:
             ModelInvalid: it is none.
         """
         if path not in self.was_read:
-            self.was_read[path] = read_json(self.fetch(path), subject=self.subject)
+            self.was_read[path] = jsonio.read_object(self.fetch(path), subject=self.subject)
         return self.was_read[path]
 
 
@@ -184,7 +185,7 @@ def _found(entry: Entry, *, hub: Hub) -> _Repo:
     commit = info.sha or ""
     if not _COMMIT.fullmatch(commit):
         raise HubUnavailable(f"{entry.repo_id}@{entry.revision}: the answer names no commit; check HF_ENDPOINT")
-    subject = f"{info.id}@{commit[:7]}"
+    subject = at_commit(info.id, commit)
     permits = Permits(commit=commit, pickle=entry.allow_pickle == commit, remote_code=entry.trust_remote_code == commit)
     files = _listed(info, subject=subject)
     modules: tuple[SentenceModule, ...] = ()

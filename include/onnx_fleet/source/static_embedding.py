@@ -11,12 +11,12 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from onnx_fleet import jsonio
 from onnx_fleet.conventions import sentence_modules
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.errors import ExportUnsupported, ModelInvalid
 from onnx_fleet.source import checkpoint
 from onnx_fleet.source.architecture import Decided
-from onnx_fleet.source.repo_files import read_json
 
 ARCHITECTURE = sentence_modules.STATIC
 """The class's name in sentence-transformers; config.json gets it, whatever it said."""
@@ -69,8 +69,8 @@ def texts(files: Mapping[str, Path], *, subject: str) -> dict[str, str]:
     Raises:
         ModelInvalid: the table or the tokenizer cannot be read.
     """
-    config = read_json(files[CONFIG], subject=subject) if CONFIG in files else {}
-    tokenizer = read_json(files[TOKENIZER], subject=subject)
+    config = jsonio.read_object(files[CONFIG], subject=subject) if CONFIG in files else {}
+    tokenizer = jsonio.read_object(files[TOKENIZER], subject=subject)
     rows, width, table = _table(files.get(_WEIGHTS), subject=subject)
     about = {"architectures": [ARCHITECTURE], "model_type": MODEL_TYPE}
     written = {

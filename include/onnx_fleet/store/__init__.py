@@ -12,7 +12,7 @@ __all__ = ["ObjectInfo", "ObjectStore", "Progress", "S3Settings", "open_store"]
 
 
 def open_store(address: str, *, s3: S3Settings | None = None) -> ObjectStore:
-    """The store at an address; nothing is asked of it yet.
+    """Open the store at an address; nothing is asked of it yet.
 
     Args:
         address: ``s3://bucket/prefix`` or a folder's path.

@@ -20,10 +20,10 @@ class S3Settings:
     endpoint_url: str | None = None
     region: str | None = None
     path_style: bool | None = None
-    """``endpoint/bucket/key``; None means: where endpoint_url is given."""
+    """Whether addresses are ``endpoint/bucket/key``; None means that they are where endpoint_url is given."""
     checksum_mode: ChecksumMode = "when_supported"
-    """``when_required`` for servers that refuse or drop boto3's checksums (Ceph RGW, OpenStack Swift): uploads are
-    then verified by reading them back."""
+    """When boto3 sends checksums: ``when_required`` is for servers that refuse or drop them (Ceph RGW, OpenStack
+    Swift): uploads are then verified by reading them back."""
     sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None
     sse_kms_key_id: str | None = None
     access_key_id: str | None = None
@@ -31,9 +31,9 @@ class S3Settings:
     session_token: str | None = field(default=None, repr=False)
     profile: str | None = None
     verify_tls: bool | str = True
-    """False trusts any certificate; a path names a CA bundle."""
+    """Whether certificates are verified: False trusts any; a path names a CA bundle."""
     multipart_bytes: int = 16 * MIB
-    """Files from this size on go up in parts of this size; at least 5 MiB."""
+    """The size of an upload's parts, at least 5 MiB; smaller files go up whole."""
     max_attempts: int = 5
     connect_timeout_s: float = 10.0
     read_timeout_s: float = 60.0
@@ -51,7 +51,7 @@ class S3Address:
 
 
 def is_s3(address: str) -> bool:
-    """Whether the address names a bucket and not a folder."""
+    """Tell whether the address names a bucket and not a folder."""
     return address.startswith("s3://")
 
 

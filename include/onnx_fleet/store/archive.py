@@ -17,7 +17,7 @@ _MADE = (1980, 1, 1, 0, 0, 0)
 
 
 def pack(files: Mapping[str, bytes], *, about: Json) -> bytes:
-    """The files, and what is to be said about them, as one archive."""
+    """Put files, and what is to be said about them, into one archive."""
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -29,7 +29,7 @@ def pack(files: Mapping[str, bytes], *, about: Json) -> bytes:
 
 
 def unpack(archive: bytes) -> tuple[dict[str, bytes], Json]:
-    """The inverse of pack: the files, and what was said about them.
+    """Return the files of an archive, and what was said about them.
 
     Raises:
         BundleCorrupt: it is not such an archive, or a file is not the one that was packed.

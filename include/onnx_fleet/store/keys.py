@@ -7,11 +7,11 @@ import unicodedata
 from onnx_fleet.errors import UnsafeModel
 
 MAX_KEY_BYTES = 900
-"""S3 takes 1,024 bytes, the store's own prefix included."""
+"""The longest key that is taken: S3 takes 1,024 bytes, the store's own prefix included."""
 
 
 def checked(key: str) -> str:
-    """The key itself, when it is a plain relative POSIX path.
+    """Return the key itself, when it is a plain relative POSIX path.
 
     Raises:
         UnsafeModel: the key is empty, absolute, too long, or has a part that could lead elsewhere.
@@ -23,7 +23,7 @@ def checked(key: str) -> str:
 
 
 def checked_prefix(prefix: str) -> str:
-    """The prefix itself, when it is empty or a key, with or without a slash at its end."""
+    """Return the prefix itself, when it is empty or a key, with or without a slash at its end."""
     if prefix:
         checked(prefix.removesuffix("/"))
     return prefix

@@ -17,49 +17,49 @@ MODELS: Final = "models/"
 MANIFEST: Final = "manifest.json"
 
 MANIFEST_KEY: Final = re.compile(rf"{MODELS}([^/]+/[^/]+)/([0-9a-f]{{8}}-[0-9a-f]{{8}})/{re.escape(MANIFEST)}")
-"""Model id and version."""
+"""The pattern of a manifest's key, whose groups are the model id and the version."""
 CHANNEL_KEY: Final = re.compile(rf"{MODELS}([^/]+/[^/]+)/channels/([^/]+)\.json")
-"""Model id and channel."""
+"""The pattern of a channel's key, whose groups are the model id and the channel."""
 
 UNFINISHED: Final = "unfinished/"
 UNFINISHED_KEY: Final = re.compile(rf"{UNFINISHED}([^/]+/[^/]+)/([0-9a-f]{{8}}-[0-9a-f]{{8}})/(.+)")
-"""Model id, version and the rest."""
+"""The pattern of a key that publishing keeps, whose groups are the model id, the version and the rest."""
 
 CACHE: Final = "cache/"
 CACHE_KEY: Final = re.compile(rf"{CACHE}(graphs|tokenizers)/([0-9a-f]{{64}})\.zip")
-"""Kind and key."""
+"""The pattern of a cache entry's key, whose groups are its kind and its own key."""
 
 
 def cache_key(kind: str, key: str) -> str:
-    """Where an entry of the cache lies."""
+    """Return where an entry of the cache lies."""
     return f"{CACHE}{kind}/{key}.zip"
 
 
 def bundle_prefix(model_id: str, version: str) -> str:
-    """Of a bundle's keys, with a slash at the end."""
+    """Return what a bundle's keys begin with, a slash at its end."""
     return f"{MODELS}{model_id}/{version}/"
 
 
 def manifest_key(model_id: str, version: str) -> str:
-    """Where a bundle's manifest lies; while it is absent the bundle does not exist."""
+    """Return where a bundle's manifest lies; while it is absent the bundle does not exist."""
     return bundle_prefix(model_id, version) + MANIFEST
 
 
 def channel_key(model_id: str, channel: str) -> str:
-    """Where a channel lies; the name has been checked."""
+    """Return where a channel lies; its name has been checked."""
     return f"{MODELS}{model_id}/channels/{channel}.json"
 
 
 def unfinished_prefix(model_id: str, version: str) -> str:
-    """Of what publishing keeps until it is through, with a slash at the end."""
+    """Return what the keys begin with that publishing keeps until it is through, with a slash at the end."""
     return f"{UNFINISHED}{model_id}/{version}/"
 
 
 def model_prefix(model_id: str) -> str:
-    """Of all that is published of one model, with a slash at the end."""
+    """Return what the keys of all that is published of one model begin with, a slash at its end."""
     return f"{MODELS}{model_id}/"
 
 
 def audit_key(model_id: str, version: str, *, at: datetime) -> str:
-    """Where one audit's result lies; keys stand in the order of their times."""
+    """Return where one audit's result lies; keys stand in the order of their times."""
     return f"audits/{model_id}/{version}/{at.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}.json"

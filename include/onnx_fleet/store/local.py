@@ -150,7 +150,7 @@ class LocalStore:
         return path
 
     def _require_parent(self) -> None:
-        """A folder that is not there yet is an empty store; one whose parent is missing is a typo or a lost mount."""
+        """Refuse a folder whose parent is missing, by a typo or a lost mount; one that is yet to be made is empty."""
         if not self._root.parent.is_dir():
             raise StoreNotFound(f"{self._root}: its parent folder does not exist; mount it or make it, then try again")
 
@@ -171,7 +171,7 @@ class LocalStore:
 
     @contextmanager
     def _written(self, chunks: Iterable[bytes], *, key: str) -> Iterator[tuple[Path, Path, str]]:
-        """An unfinished file with these bytes, on disk for good; where it will go; and its digest."""
+        """Write an unfinished file with these bytes, on disk for good; yield it, where it will go, and its digest."""
         target = self._path(key)
         unfinished = self._private() / f"{uuid.uuid4().hex}.unfinished"
         try:
@@ -227,7 +227,7 @@ def _told(chunks: Iterator[bytes], total: int, progress: Progress | None) -> Ite
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """In the order of their POSIX paths, as S3 lists keys; a folder that is missing has none."""
+    """Yield a folder's files in the order of their POSIX paths, as S3 lists keys; a missing folder has none."""
     try:
         found = sorted(folder.iterdir(), key=lambda path: f"{path.name}/" if path.is_dir() else path.name)
     except (FileNotFoundError, NotADirectoryError):
@@ -240,7 +240,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """A new name is durable once its folder is; not every file system takes the call."""
+    """Make a new name durable, as it is once its folder is; not every file system takes the call."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

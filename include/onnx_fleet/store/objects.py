@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 Progress = Callable[[int, int], None]
-"""Called with (done_bytes, total_bytes), from any thread."""
+"""A function that is called with (done_bytes, total_bytes), from any thread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,15 +17,15 @@ class ObjectInfo:
     """One object of a store."""
 
     key: str
-    """POSIX, relative to the store's address."""
+    """The object's POSIX path, relative to the store's address."""
     size_bytes: int
     etag: str
-    """Changes whenever the bytes change, without quotes; empty in a folder's listing, where telling it would mean
+    """A tag without quotes that changes whenever the bytes do; empty in a folder's listing, where telling it would mean
     reading every file."""
     modified_at: datetime | None = None
-    """When it was put there, in a listing."""
+    """The time when it was put there; only a listing has it."""
     sha256: str | None = None
-    """Hex, where the store knows it of the bytes that it holds; None where only reading them would tell."""
+    """The hexadecimal digest of the bytes that are held; None where only reading them would tell."""
 
 
 class ObjectStore(Protocol):
@@ -36,34 +36,34 @@ class ObjectStore(Protocol):
 
     @property
     def address(self) -> str:
-        """``s3://bucket/prefix``, or the folder."""
+        """The store's address: ``s3://bucket/prefix``, or the folder."""
 
     def read(self, key: str) -> bytes:
-        """The whole of a small object.
+        """Return the whole of a small object.
 
         Raises:
             BundleNotFound: there is no such object.
         """
 
     def read_tagged(self, key: str) -> tuple[bytes, str]:
-        """A small object, and the etag that exactly these bytes have.
+        """Return a small object, and the etag that exactly these bytes have.
 
         Raises:
             BundleNotFound: there is no such object.
         """
 
     def chunks(self, key: str) -> Iterator[bytes]:
-        """The bytes of a large object, in order.
+        """Yield the bytes of a large object, in order.
 
         Raises:
             BundleNotFound: there is no such object.
         """
 
     def stat(self, key: str) -> ObjectInfo | None:
-        """What is known of an object without reading it; None when there is none."""
+        """Return what is known of an object without reading it; None when there is none."""
 
     def create(self, key: str, data: bytes) -> bool:
-        """Put a small object where nothing stands; False, and nothing written, when something does.
+        """Put a small object where nothing stands; return False, and write nothing, when something does.
 
         After False the object may still hold these very bytes: a request whose answer was lost is sent again. Read it
         where that matters.
@@ -81,10 +81,10 @@ class ObjectStore(Protocol):
     ) -> ObjectInfo:
         """Put a large file, verified: afterwards the object is known to hold the bytes with this digest.
 
-        Does nothing where these bytes stand already.
+        Nothing is done where these bytes stand already.
 
         Args:
-            sha256: hex digest of the file.
+            sha256: the file's digest in hexadecimal.
             overwrite: take the place of other bytes, in one step.
 
         Raises:
@@ -103,7 +103,7 @@ class ObjectStore(Protocol):
         """
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Every object whose key begins with prefix, in order of their keys."""
+        """Yield every object whose key begins with prefix, in the order of their keys."""
 
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens when there is none."""

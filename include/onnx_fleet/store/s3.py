@@ -51,7 +51,7 @@ _ABSENT = {"NoSuchKey", "404", "NotFound"}
 
 
 class _Raced(Exception):
-    """409: the server saw two conditional writes at once and did neither; ask again."""
+    """The server answered 409, since it saw two conditional writes at once and did neither; ask again."""
 
 
 class _BrokenOff(StoreUnavailable):
@@ -213,7 +213,7 @@ class S3Store:
         return found
 
     def _absent(self, key: str, err: ClientError) -> BundleNotFound:
-        """For an answer that says that there is no such object; any other answer is raised again.
+        """Make the error for an answer that says that there is no such object; any other answer is raised again.
 
         A HEAD's 404 does not say whether the bucket or the object is missing: the bucket is asked for, once.
         """
@@ -239,7 +239,7 @@ class S3Store:
         return info
 
     def _read_from(self, info: ObjectInfo, start: int) -> Iterator[bytes]:
-        """The object's bytes from an offset on; StoreUnavailable when it was replaced meanwhile."""
+        """Yield the object's bytes from an offset on; raise StoreUnavailable when it was replaced meanwhile."""
         if start >= info.size_bytes:
             return
         with s3_errors.translated(self._where(info.key)):
@@ -261,7 +261,7 @@ class S3Store:
             raise _BrokenOff(str(err)) from err.__cause__
 
     def _put(self, key: str, data: bytes, condition: dict[str, str]) -> None:
-        """PutObject; ClientErrors are the caller's, but for a 409, which is asked again."""
+        """Call PutObject; ClientErrors are the caller's, but for a 409, which is asked again."""
         sent: dict[str, Any] = {**condition, **self._encryption()}
         if self._settings.checksum_mode == "when_supported":
             sent["ChecksumSHA256"] = s3_checksums.encoded(transfer.sha256_of(data))
@@ -301,7 +301,7 @@ class S3Store:
         return VersionConflict(f"{self._where(key)}: another writer moved it meanwhile; read it and decide again")
 
     def _send(self, key: str, path: Path, *, size: int, overwrite: bool, progress: Progress | None) -> bool:
-        """Put the bytes there; False when something stands there by now, and it is not to be overwritten."""
+        """Put the bytes there; return False when something stands there by now, and it is not to be overwritten."""
         try:
             if size < self._settings.multipart_bytes:
                 with transfer.local_disk(str(path)):
@@ -343,7 +343,7 @@ class S3Store:
         return adjusted
 
     def _holds(self, key: str, head: HeadObjectOutputTypeDef, path: Path, sha256: str) -> bool:
-        """Whether the object has these bytes: by the digest that the server keeps, or else by reading it back."""
+        """Tell whether the object has these bytes: by the digest that the server keeps, or else by reading it back."""
         kept = head.get("ChecksumSHA256")
         if kept and "-" not in kept:
             return s3_checksums.whole(kept) == sha256
@@ -372,7 +372,7 @@ class _Counted:
 
 
 def _again_on(kind: type[Exception]) -> Retrying:
-    """boto3 itself retries what never reached the server; this is for the few things that it does not know of."""
+    """Return how an error is retried that boto3 does not know of; what never reached the server it retries itself."""
     return Retrying(
         retry=retry_if_exception_type(kind),
         wait=wait_random_exponential(multiplier=0.1, max=5),

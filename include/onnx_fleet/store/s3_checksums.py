@@ -9,12 +9,12 @@ from pathlib import Path
 
 
 def encoded(sha256: str) -> str:
-    """Hex -> what a request carries."""
+    """Turn a hexadecimal digest into what a request carries."""
     return base64.b64encode(bytes.fromhex(sha256)).decode()
 
 
 def whole(kept: str | None) -> str | None:
-    """What a server keeps -> hex; None when it keeps nothing, or only a digest of parts."""
+    """Turn what a server keeps into a hexadecimal digest; None when it keeps nothing, or only a digest of parts."""
     if not kept or "-" in kept:
         return None
     try:
@@ -24,7 +24,7 @@ def whole(kept: str | None) -> str | None:
 
 
 def of_parts(path: Path, part_bytes: int) -> str:
-    """What a server keeps of a file that went up in parts of this size."""
+    """Return what a server keeps of a file that went up in parts of this size."""
     digests = b""
     with path.open("rb") as file:
         while part := file.read(part_bytes):

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _API_DESCRIPTIONS = create_loader()
-"""Shared: reading S3's takes a tenth of a second."""
+"""The descriptions that all clients share: reading S3's takes a tenth of a second."""
 
 
 def connect(address: S3Address, *, settings: S3Settings) -> S3Client:
-    """A client of boto3; nothing is asked of the server yet.
+    """Make a client of boto3; nothing is asked of the server yet.
 
     Raises:
         StoreDenied: the settings are not usable.
@@ -58,7 +58,7 @@ def connect(address: S3Address, *, settings: S3Settings) -> S3Client:
 
 
 def only_where_absent(client: S3Client) -> S3Client:
-    """The client, with every multipart upload create-only: boto3's transfer manager does not take IfNoneMatch."""
+    """Make every multipart upload of a client create-only: boto3's transfer manager does not take IfNoneMatch."""
     client.meta.events.register(
         "provide-client-params.s3.CompleteMultipartUpload",
         _with_condition,  # type: ignore[arg-type]  # this event takes what its handler returns

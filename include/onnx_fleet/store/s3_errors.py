@@ -34,7 +34,8 @@ BY_EXCEPTION: Mapping[type[BotoCoreError], tuple[type[OnnxFleetError], str]] = {
     boto.FlexibleChecksumError: (StoreUnavailable, "the bytes were damaged on their way; try again"),
     boto.ChecksumError: (StoreUnavailable, "the bytes were damaged on their way; try again"),
 }
-"""The first class that fits along an exception's own ancestors decides; any other one is about the settings."""
+"""Our error for one of boto3's: the first class that fits among an exception's ancestors decides; any other exception
+is about the settings."""
 
 _DENIED_STATUS = {401, 403}
 _NO_BUCKET = {"NoSuchBucket", "InvalidBucketName", "InvalidBucketState"}
@@ -53,17 +54,17 @@ _NO_CHECKSUMS = {411, 501}
 
 
 def code_of(err: ClientError) -> str:
-    """The server's word for it, such as ``AccessDenied``; the HTTP status for an answer without a body."""
+    """Return the server's word for it, such as ``AccessDenied``; the HTTP status for an answer without a body."""
     return str(err.response.get("Error", {}).get("Code", ""))
 
 
 def status_of(err: ClientError) -> int:
-    """The HTTP status; 0 where the answer carried none."""
+    """Return the HTTP status; 0 where the answer carried none."""
     return int(err.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
 def was_sent_again(err: ClientError) -> bool:
-    """Whether boto3 had sent the request before, and got no answer or a 5xx."""
+    """Tell whether boto3 had sent the request before, and got no answer or a 5xx."""
     return int(err.response.get("ResponseMetadata", {}).get("RetryAttempts", 0)) > 0
 
 
@@ -85,13 +86,13 @@ def translated(where: str) -> Iterator[None]:
 
 
 def from_client(err: BotoCoreError, *, where: str) -> OnnxFleetError:
-    """For what boto3 found before or without an answer."""
+    """Make the error for what boto3 found before or without an answer."""
     kind, advice = next((BY_EXCEPTION[base] for base in type(err).__mro__ if base in BY_EXCEPTION), _settings())
     return kind(f"{where}: {_one_line(err)}; {advice}")
 
 
 def from_answer(err: ClientError, *, where: str) -> OnnxFleetError:
-    """For an answer of the server."""
+    """Make the error for an answer of the server."""
     code, status = code_of(err), status_of(err)
     said = f"{where}: the server answered {code or status} ({_one_line(err)})"
     if code in _NO_BUCKET:

@@ -18,18 +18,18 @@ _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def sha256_of(data: bytes) -> str:
-    """Hex."""
+    """Return the SHA-256 of bytes, 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file, hex."""
+    """Return the SHA-256 of a file, 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_chunks(chunks: Iterable[bytes]) -> str:
-    """SHA-256 of bytes that come in pieces, hex."""
+    """Return the SHA-256 of bytes that come in pieces, 64 hexadecimal digits."""
     digest = hashlib.sha256()
     for chunk in chunks:
         digest.update(chunk)
@@ -37,7 +37,7 @@ def hash_chunks(chunks: Iterable[bytes]) -> str:
 
 
 def file_chunks(path: Path, *, start: int = 0) -> Iterator[bytes]:
-    """A file's bytes from an offset on."""
+    """Yield a file's bytes from an offset on."""
     with path.open("rb") as file:
         file.seek(start)
         while chunk := file.read(CHUNK_BYTES):
@@ -65,7 +65,7 @@ def local_disk(where: str) -> Iterator[None]:
 
 
 def part_path(path: Path, etag: str) -> Path:
-    """Where an unfinished download waits; other bytes under the same key get another name."""
+    """Return where an unfinished download waits; other bytes under the same key get another name."""
     return path.with_name(f"{path.name}.{sha256_of(etag.encode())[:12]}.part")
 
 
@@ -109,7 +109,7 @@ def discard_parts(path: Path) -> None:
 
 
 def _write_all(write: Callable[[memoryview], int | None], chunk: bytes) -> None:
-    """An unbuffered file may take a piece only: the disk's end shows on the next write."""
+    """Write all of some bytes: an unbuffered file may take a piece only, and a full disk shows on the next write."""
     rest = memoryview(chunk)
     while rest:
         rest = rest[write(rest) or 0 :]

@@ -138,7 +138,7 @@ def validate(
     name = report_name("validation", provider)
     stage.write_report(name, report)
     stage.write_picture(name, charts.validation(report) if report.rows else None)
-    log.info("validated %s@%s on %s: %s", item.model_id, item.model.commit[:8], provider, report.status)
+    log.info("validated %s on %s: %s", item.model.at_commit, provider, report.status)
     return report
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.graph_info import GraphInfo
+from onnx_fleet.entities.naming import ref_of
 from onnx_fleet.entities.provider import report_name
 from onnx_fleet.entities.variant import FP32, VARIANTS, VariantGates
 from onnx_fleet.entities.variant_report import (
@@ -86,7 +87,7 @@ def judge(request: JudgingRequest) -> VariantReport:
                 graphs=graphs,
             )
         )
-        log.info("%s@%s: %s %s: %s", item.model_id, item.version, name, verdicts[-1].status, verdicts[-1].reason)
+        log.info("%s: %s %s: %s", ref_of(item), name, verdicts[-1].status, verdicts[-1].reason)
     conversion.remove(stage, record, [verdict.variant for verdict in verdicts if verdict.status == "missed"])
     report = VariantReport(
         model_id=item.model_id,

@@ -15,7 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 from onnxruntime.quantization.onnx_model import ONNXModel  # type: ignore[import-untyped]
 
-from onnx_fleet.graphs.initializers import array
+from onnx_fleet.graphs.initializers import array, external_data
 
 _SMALL_BYTES = 1024
 _MATRIX_AXES = 2
@@ -61,7 +61,7 @@ def embeddings(graph: onnx.GraphProto) -> frozenset[str]:
 def read_weights(graph: onnx.GraphProto, folder: Path) -> None:
     """Bring what lies beside a graph into memory."""
     for tensor in graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        if external_data(tensor):
             tensor.raw_data = array(tensor, folder).tobytes()
             del tensor.external_data[:]
             tensor.data_location = onnx.TensorProto.DEFAULT

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 MAX_PICTURES = 128
-"""Of an entry's folder, the first so many by name."""
+"""The most pictures that are taken of an entry's folder, the first N by name."""
 
 
 def of(name: str, *, root: Path = ROOT) -> tuple[Path, ...]:
-    """The pictures of an entry's folder, by name.
+    """Return the pictures of an entry's folder, by name.
 
     Args:
         name: relative to root.
@@ -35,7 +35,7 @@ def of(name: str, *, root: Path = ROOT) -> tuple[Path, ...]:
 
 
 def read(path: Path) -> Image:
-    """A picture in red, green and blue.
+    """Read a picture in red, green and blue.
 
     Raises:
         ModelInvalid: it cannot be read.
@@ -53,7 +53,7 @@ def read(path: Path) -> Image:
 
 
 def digest(name: str, *, root: Path = ROOT) -> str | None:
-    """SHA-256 over the pictures' names and bytes, 64 hex digits; None where there are none."""
+    """Return the SHA-256 of the pictures' names and bytes, 64 hexadecimal digits; None where there are none."""
     try:
         found = of(name, root=root)
     except ModelInvalid:

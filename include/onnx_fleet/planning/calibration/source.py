@@ -13,17 +13,17 @@ Kind = Literal["text", "image"]
 
 
 def kind(name: str) -> Kind:
-    """What lies there, by the name."""
+    """Tell what lies there, by the name."""
     return "text" if PurePosixPath(name).suffix in texts.SUFFIXES else "image"
 
 
 def digest(name: str, *, root: Path = ROOT) -> str | None:
-    """SHA-256 of what lies there, 64 hex digits; None where there is nothing."""
+    """Return the SHA-256 of what lies there, 64 hexadecimal digits; None where there is nothing."""
     return texts.digest(name, root=root) if kind(name) == "text" else images.digest(name, root=root)
 
 
 def fault(name: str, *, root: Path = ROOT) -> str | None:
-    """Why nothing can be tuned with it, and what to write instead."""
+    """Say why nothing can be tuned with it, and what to write instead; None where it will do."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or (path.suffix and path.suffix not in texts.SUFFIXES):
         return (

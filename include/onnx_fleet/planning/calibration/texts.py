@@ -9,9 +9,9 @@ from pathlib import Path
 from onnx_fleet.errors import ModelInvalid
 
 ROOT = Path(__file__).parents[2]
-"""Where recipes/ lies too: every worker of a fleet has the same."""
+"""The folder of calibration files, where recipes/ lies too: every worker of a fleet has the same."""
 MAX_TEXTS = 256
-"""Of an entry's file, the first so many: more lines change a range or a rate little, and cost time."""
+"""The most lines that are taken of an entry's file, the first N: more of them change little, and cost time."""
 SUFFIXES = (".txt", ".jsonl")
 _KEY = "text"
 
@@ -67,11 +67,11 @@ LINES = (
     "The soup was cold, the wine was warm, and the bill was neither.",
     "Most of the stars that you see tonight are larger than the sun, and all but a few are much farther away.",
 )  # fmt: skip
-"""48 sentences of our own, of many kinds and lengths and some languages."""
+"""The built-in texts: 48 sentences of our own, of many kinds and lengths and some languages."""
 
 
 def of(name: str | None, *, root: Path = ROOT) -> tuple[str, ...]:
-    """The lines of an entry's file, or the built-in ones.
+    """Return the lines of an entry's file, or the built-in ones.
 
     Args:
         name: relative to root.
@@ -96,6 +96,6 @@ def of(name: str | None, *, root: Path = ROOT) -> tuple[str, ...]:
 
 
 def digest(name: str, *, root: Path = ROOT) -> str | None:
-    """SHA-256 of a calibration file, 64 hex digits; None where there is none."""
+    """Return the SHA-256 of a calibration file, 64 hexadecimal digits; None where there is none."""
     path = root / name
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None

@@ -16,7 +16,7 @@ _CRITERIA = ("author", "tags", "task", "library")
 
 
 def of(document: Document) -> list[Fault]:
-    """Every such fault of a catalogue."""
+    """Return every such fault of a catalogue."""
     if not isinstance(document.value, dict):
         return []
     return [*_nothing_listed(document.value), *_repeated(document), *_unbounded(document), *_misfits(document)]
@@ -72,7 +72,7 @@ def _misfits(document: Document) -> Iterator[Fault]:
 
 
 def _calibrated(settings: dict[str, Plain]) -> Plain:
-    """What an entry's variants are tuned with; None where it wants none."""
+    """Return what an entry's variants are tuned with; None where it wants none."""
     asked = [settings.get(key) for key in ("variants", "required_variants")]
     return (
         settings.get("calibration")

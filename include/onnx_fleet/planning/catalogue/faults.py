@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from onnx_fleet.planning.catalogue.yaml_lines import Location, SourceText
 
 Fault = tuple[int, str]
-"""A line, from 1, and a message."""
+"""What is wrong in a catalogue, and its line, counted from 1."""
 
 _FORMS: Final[Mapping[str, str]] = {
     "trust_remote_code": "the commit SHA whose Python code you have read: 40 hex digits, in quotes",
@@ -68,7 +68,7 @@ _TYPES: Final[Mapping[str, str]] = {
 
 
 def of(error: ValidationError, *, text: SourceText, within: Location = ()) -> list[Fault]:
-    """Every error of one validation.
+    """Return a fault for every error of one validation.
 
     Args:
         within: where in a catalogue the validated values stand, when they are not a whole one.
@@ -99,7 +99,7 @@ def _message(detail: ErrorDetails, text: SourceText, within: Location) -> str:
 
 
 def _name(place: Location) -> str:
-    """The field that a message is about: the last key, not an index in its list."""
+    """Return the field that a message is about: the last key, not an index in its list."""
     return next((part for part in reversed(place) if isinstance(part, str)), "the catalogue")
 
 
@@ -119,7 +119,7 @@ _KINDS: Final[Mapping[type, str]] = {list: "a list", dict: "a mapping"}
 
 
 def _section(place: Location) -> type[BaseModel]:
-    """The model that a key stands in."""
+    """Return the model that a key stands in."""
     section: type[BaseModel] = CatalogueFile
     steps: Mapping[str | int, type[BaseModel]] = {
         "defaults": SettingsSection,
@@ -170,5 +170,5 @@ def _range(place: Location) -> str:
 
 
 def _keys_to_field(place: Location) -> Location:
-    """The place up to its last key: an index in the field's own list is cut off."""
+    """Return the place up to its last key, without an index in the field's own list."""
     return [*place[:-1]] if place and isinstance(place[-1], int) else place

@@ -32,10 +32,10 @@ class Catalogue:
     """What a catalogue file asks for."""
 
     entries: tuple[Entry, ...]
-    """In the file's order."""
+    """The entries, in the file's order."""
     discover: tuple[Discover, ...]
     digest: str
-    """SHA-256 of the file's text, 64 hex digits."""
+    """The SHA-256 of the file's text, 64 hexadecimal digits."""
 
 
 def load(path: Path) -> Catalogue:
@@ -90,7 +90,7 @@ def parse(text: str, *, source: str) -> Catalogue:
 
 
 def entry(settings: Mapping[str, object], *, source: str) -> Entry:
-    """One entry from plain values, such as a run's parameters; the keys and rules are a catalogue's under ``models``.
+    """Make one entry of plain values, such as a run's parameters; keys and rules are a catalogue's under ``models``.
 
     Raises:
         CatalogueInvalid: the values have faults; all of them are listed, without lines.
@@ -109,7 +109,7 @@ def entry(settings: Mapping[str, object], *, source: str) -> Entry:
 
 
 def select(entries: Iterable[Entry], only: Sequence[str]) -> tuple[Entry, ...]:
-    """The entries whose repo id equals or matches one of the patterns; all of them when there is no pattern.
+    """Return the entries whose repo id equals or matches one of the patterns; all of them when there is no pattern.
 
     Raises:
         CatalogueInvalid: a pattern matches nothing; all such patterns are listed.
@@ -125,10 +125,10 @@ def select(entries: Iterable[Entry], only: Sequence[str]) -> tuple[Entry, ...]:
 
 
 def expand(catalogue: Catalogue, search: Callable[[Discover], Iterable[str]]) -> tuple[Entry, ...]:
-    """The listed entries, then what the searches find; a model that is listed or was found before is not added again.
+    """Return the listed entries, then what the searches find; what was listed or found before is not added again.
 
     Args:
-        search: gives the repo ids that one search finds, best first.
+        search: returns the repo ids that one search finds, best first.
     """
     entries = list(catalogue.entries)
     seen = {item.repo_id.lower() for item in entries}
@@ -149,7 +149,7 @@ def _as_section(item: str | ModelSection) -> ModelSection:
 
 
 def _merged(defaults: SettingsSection, own: SettingsSection) -> dict[str, Any]:
-    """The defaults with a section's own settings over them; of tolerances, latency and gates, key by key."""
+    """Put a section's own settings over the defaults; those of tolerances, latency and gates key by key."""
     merged: dict[str, Any] = defaults.model_dump(exclude_unset=True)
     for key, value in own.model_dump(exclude_unset=True).items():
         merged[key] = {**merged.get(key, {}), **value} if isinstance(value, dict) else value
@@ -183,7 +183,7 @@ def _search(defaults: SettingsSection, own: DiscoverSection) -> Discover:
 
 
 def _gates_of(variant: str, section: VariantGatesSection) -> VariantGates:
-    """The variant's own where nothing else is said."""
+    """Return a variant's gates: its own where nothing else is said."""
     given = {key: value for key, value in section.model_dump().items() if value is not None}
     return replace(VARIANTS[variant].gates, **given)
 

@@ -30,17 +30,18 @@ from onnx_fleet.entities.entry import (
     WeightPlacement,
 )
 from onnx_fleet.entities.graph_info import FIXABLE, SYMBOLS
+from onnx_fleet.entities.provider import CPU, CUDA, EXECUTION_PROVIDERS
 from onnx_fleet.entities.tasks import TASKS
 from onnx_fleet.entities.variant import FP32, NAMES, VARIANTS
 from onnx_fleet.planning.calibration import source as calibration_source
 from onnx_fleet.recipes import RECIPES
 
 OPSET_MIN: Final = 18
-"""torch's ONNX library is written in opset 18; anything lower is a version conversion that may fail half-way."""
+"""The lowest opset: torch's ONNX library is written in 18, and a conversion to a lower one may fail half-way."""
 OPSET_MAX: Final = 23
-"""torch 2.13.0's ONNX_MAX_OPSET. onnxruntime 1.31.1 would load up to 26, onnxscript 0.7.2 convert up to 25."""
+"""The highest opset, torch 2.13.0's ONNX_MAX_OPSET. onnxruntime 1.31.1 would load up to 26, and onnxscript 0.7.2
+convert up to 25."""
 
-PROVIDERS: Final = ("cpu", "cuda")
 SORTS: Final = ("downloads", "likes", "trending_score", "last_modified", "created_at")
 
 _AXES: Final = tuple(sorted(FIXABLE))
@@ -64,7 +65,7 @@ _HUB_URL: Final = r"^https?://[^/]+/([^/]+/[^/?#]+)"
 
 
 def suggestion(word: str, known: Collection[str]) -> str:
-    """``; did you mean 'x'?``, or ``; write one of a, b``; of many names the first few."""
+    """Suggest a known word: ``; did you mean 'x'?``, or ``; write one of a, b``, which names the first few of many."""
     near = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.6)
     if near:
         return f"; did you mean '{near[0]}'?"
@@ -73,7 +74,7 @@ def suggestion(word: str, known: Collection[str]) -> str:
 
 
 def _fault(message: str) -> PydanticCustomError:
-    """A fault whose message is whole: what, and what to write instead."""
+    """Make a fault whose message is whole: what is wrong, and what to write instead."""
     return PydanticCustomError("fault", "{message}", {"message": message})
 
 
@@ -150,10 +151,10 @@ def _check_calibration(name: str) -> str:
 
 
 def _check_provider(name: str) -> str:
-    if name.lower() in ("gpu", "cudaexecutionprovider"):
-        raise _fault(f"provider '{name}' is not known; did you mean 'cuda'?")
-    if name not in PROVIDERS:
-        raise _fault(f"provider '{name}' is not known{suggestion(name, PROVIDERS)}")
+    if name.lower() in ("gpu", EXECUTION_PROVIDERS[CUDA].lower()):
+        raise _fault(f"provider '{name}' is not known; did you mean '{CUDA}'?")
+    if name not in EXECUTION_PROVIDERS:
+        raise _fault(f"provider '{name}' is not known{suggestion(name, EXECUTION_PROVIDERS)}")
     return name
 
 
@@ -172,7 +173,7 @@ def _check_axis(name: str) -> str:
 
 
 def _check_providers(names: list[str]) -> list[str]:
-    if "cpu" not in names:
+    if CPU not in names:
         raise _fault("providers has no cpu, where every bundle is validated; write [cpu, cuda]")
     return names
 
@@ -191,7 +192,7 @@ def _check_distinct(values: list[T]) -> list[T]:
 
 
 def _read_size(size: object) -> object:
-    """``2 GB`` as bytes; numbers pass. K, M, G and T are powers of 1000, Ki, Mi, Gi and Ti of 1024."""
+    """Read ``2 GB`` as bytes; numbers pass. K, M, G and T are powers of 1000, Ki, Mi, Gi and Ti of 1024."""
     if not isinstance(size, str):
         return size
     match = re.fullmatch(_SIZE, size)
@@ -216,7 +217,7 @@ RecipeName = Annotated[
 ]
 VariantName = Annotated[str, AfterValidator(_check_variant), _enum(NAMES)]
 MadeVariantName = Annotated[str, AfterValidator(_check_made), _enum(VARIANTS)]
-ProviderName = Annotated[str, AfterValidator(_check_provider), _enum(PROVIDERS)]
+ProviderName = Annotated[str, AfterValidator(_check_provider), _enum(EXECUTION_PROVIDERS)]
 DecoderForm = Annotated[str, AfterValidator(_check_decoder_form), _enum(DECODER_FORMS)]
 AxisName = Annotated[str, AfterValidator(_check_axis), _enum(_AXES)]
 SortName = Annotated[str, AfterValidator(_check_sort), _enum(SORTS)]
@@ -237,32 +238,32 @@ class TolerancesSection(_Section):
     """How far an output may be from PyTorch's: |a - b| <= atol + rtol * |b|."""
 
     atol: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 1e-4
-    """Absolute part."""
+    """The absolute part."""
     rtol: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 1e-3
-    """Relative part."""
+    """The relative part."""
 
 
 class VariantGatesSection(_Section):
     """How far a variant may be from the fp32 graphs; what is left out is the variant's own."""
 
     min_cosine: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] | None = None
-    """The mean over all output vectors; logits are centred first."""
+    """The least mean cosine over all output vectors; logits are centred first."""
     min_top1: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
-    """The share of choices (labels, next tokens, span ends, pixels) that stay the same."""
+    """The least share of choices (labels, next tokens, span ends, pixels) that stay the same."""
     max_perplexity_ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
-    """Of language models on real text: the variant's perplexity by fp32's."""
+    """The largest ratio of a language model's perplexity on real text to fp32's."""
     max_layers_ratio: Annotated[float, Field(ge=0.05, le=1, allow_inf_nan=False)] | None = None
-    """What the layers' weights take, of their bytes in fp32; embeddings, scales and biases are not counted. 1 is no
-    gate."""
+    """The largest share that the layers' weights may take of their bytes in fp32; embeddings, scales and biases are not
+    counted. 1 is no gate."""
 
 
 class LatencySection(_Section):
     """The points to measure: every batch size with every sequence length."""
 
     batch_sizes: Annotated[list[Positive], Field(min_length=1), AfterValidator(_check_distinct)] = [1, 8]
-    """Rows in one call."""
+    """The numbers of rows in one call."""
     sequence_lengths: Annotated[list[Positive], Field(min_length=1), AfterValidator(_check_distinct)] = [16, 128]
-    """Tokens in a row."""
+    """The numbers of tokens in a row."""
     warmup_runs: Annotated[int, Field(ge=0, le=10_000)] = 5
     """Runs before the clock starts, at least; more until the model stops becoming faster."""
     timed_runs: Annotated[int, Field(ge=2, le=100_000)] = 100
@@ -278,9 +279,10 @@ class GatesSection(_Section):
     """What a new version may be worse in than the one in use before its channel stays where it is."""
 
     policy: Policy = "warn"
-    """Of being slower, larger or off in its outputs: block keeps the channel, warn only says so, off does not look."""
+    """What follows where it is slower, larger or off in its outputs: block keeps the channel, warn only says so, off
+    does not look."""
     breaking: BreakingPolicy = "block"
-    """Of changed inputs, outputs and graphs; they are said in any case."""
+    """What follows where inputs, outputs or graphs have changed; the report says it in any case."""
     max_slowdown: Annotated[float, Field(ge=1, le=100, allow_inf_nan=False)] = 1.25
     """How many times slower: judged by the whole 95 % interval of the ratio, so that noise does not count."""
     max_growth: Annotated[float, Field(ge=1, le=100, allow_inf_nan=False)] = 1.10
@@ -303,7 +305,7 @@ class SettingsSection(_Section):
     required_variants: Annotated[list[MadeVariantName], AfterValidator(_check_distinct)] = []
     """Variants without which nothing is published; they are made, also where variants has them not."""
     variant_gates: dict[MadeVariantName, VariantGatesSection] = {}
-    """By variant, how far it may be from fp32."""
+    """How far each variant may be from fp32, by its name."""
     calibration: Annotated[str, AfterValidator(_check_calibration)] | None = None
     """What to tune and judge variants with: a .txt or .jsonl file of texts, or a folder of pictures, beside recipes/;
     left out, built-in texts, or what the checks fed."""
@@ -312,7 +314,7 @@ class SettingsSection(_Section):
     weights: WeightPlacement = "auto"
     """Where the weights lie: inline, in each graph's file; external, beside it; auto, by size."""
     inline_max_bytes: Size = INLINE_MAX_BYTES
-    """Up to here auto puts a graph's weights into its file: a number of bytes, or 32 MiB."""
+    """The most that auto puts of a graph's weights into its file: a number of bytes, or 32 MiB."""
     decoder_form: DecoderForm = DECODER_FORMS[0]
     """How an encoder-decoder is cut: with a cache, without one, or as one graph of source and target."""
     may_be_fixed: Annotated[list[AxisName], AfterValidator(_check_distinct)] = []
@@ -328,14 +330,14 @@ class SettingsSection(_Section):
     gates: GatesSection = GatesSection()
     providers: Annotated[
         list[ProviderName], Field(min_length=1), AfterValidator(_check_distinct), AfterValidator(_check_providers)
-    ] = ["cpu"]
+    ] = [CPU]
     """Where to validate and measure; cuda needs a worker on the GPU queue."""
     allowed_licences: Annotated[list[Word], Field(min_length=1), AfterValidator(_check_distinct)] | None = None
     """The Hub's licence ids, such as apache-2.0; left out, every licence is allowed."""
     max_bytes: Size | None = None
     """The most that may be downloaded: a number of bytes, or 2 GB."""
     priority: int = 0
-    """Higher goes first."""
+    """The order of models in a run: higher goes first."""
 
 
 class ModelSection(SettingsSection):
@@ -348,7 +350,7 @@ class ModelSection(SettingsSection):
     architecture: Annotated[str, AfterValidator(_check_architecture)] | None = None
     """The class of transformers that the weights are of, such as BertForMaskedLM; left out, config.json says it."""
     weights_variant: Annotated[str, AfterValidator(_check_weights_variant)] | None = None
-    """Which of a repo's sets of weights: fp16 is model.fp16.safetensors; left out, model.safetensors."""
+    """The name of one of a repo's sets of weights: fp16 is model.fp16.safetensors; left out, model.safetensors."""
     trust_remote_code: CommitSha | None = None
     """The one commit SHA whose Python code may be run; left out, none is."""
     allow_pickle: CommitSha | None = None
@@ -363,11 +365,11 @@ class DiscoverSection(SettingsSection):
     author: Word | None = None
     """A user or an organisation."""
     tags: Annotated[list[Word], Field(min_length=1), AfterValidator(_check_distinct)] | None = None
-    """All of them must be on the model."""
+    """Tags that a model must have, all of them."""
     library: Word | None = None
-    """Such as transformers or sentence-transformers."""
+    """The library that a model must be made for, such as transformers or sentence-transformers."""
     sort: SortName = "downloads"
-    """The highest come first."""
+    """What the results are sorted by; the highest come first."""
     limit: Annotated[int, Field(ge=1, le=DISCOVER_LIMIT_MAX)] = 10
     """The most models that the search may add."""
     min_downloads: Annotated[int, Field(ge=0)] = 0
@@ -408,6 +410,6 @@ class CatalogueFile(_Section):
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a catalogue file."""
+    """Return the JSON Schema of a catalogue file."""
     schema = CatalogueFile.model_json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "onnx-fleet catalogue"}

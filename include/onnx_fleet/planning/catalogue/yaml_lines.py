@@ -17,7 +17,8 @@ Location = Sequence[str | int]
 """Keys and indexes from the document's top, as pydantic names the place of an error."""
 
 MAX_VALUES = 1_000_000
-"""Far above any fleet; a few lines of nested aliases can stand for more values than fit in memory."""
+"""The most values of a document, far above any fleet's: a few lines of nested aliases can stand for more than fit in
+memory."""
 
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 _COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
@@ -31,16 +32,16 @@ class SourceText:
         self._root = root
 
     def line(self, location: Location) -> int:
-        """The line, from 1, of the deepest part of a location that is in the text."""
+        """Return the line, counted from 1, of the deepest part of a location that is in the text."""
         return max((line for line, _ in self._walk(location)), default=1)
 
     def scalar(self, location: Location) -> str | None:
-        """The text of a scalar as it was written, such as ``1.0``; None for anything else."""
+        """Return the text of a scalar as it was written, such as ``1.0``; None for anything else."""
         nodes = [node for _, node in self._walk(location)]
         return str(nodes[-1].value) if nodes and isinstance(nodes[-1], ScalarNode) else None
 
     def _walk(self, location: Location) -> Iterator[tuple[int, Node]]:
-        """Lines and nodes along a location; parts that are not in the text are stepped over."""
+        """Yield lines and nodes along a location; parts that are not in the text are stepped over."""
         node = self._root
         for part in location:
             if isinstance(node, MappingNode):
@@ -61,14 +62,14 @@ class Document:
     value: Plain
     text: SourceText
     faults: tuple[tuple[int, str], ...]
-    """Line and message of what YAML lets pass and a catalogue does not: a key given twice, a merge key, a tag."""
+    """The lines and messages of what YAML lets pass and a catalogue does not: a key given twice, a merge key, a tag."""
 
 
 class SyntaxFault(Exception):
     """The text is not YAML, so that nothing else can be said of it.
 
     Attributes:
-        line: from 1.
+        line: counted from 1.
     """
 
     def __init__(self, message: str, *, line: int) -> None:
@@ -106,7 +107,7 @@ def _reason(err: MarkedYAMLError) -> str:
 
 
 class _Builder:
-    """Nodes to plain values. A node that an alias names again is built once, and counted again."""
+    """Makes plain values of nodes. A node that an alias names again is built once, and counted again."""
 
     def __init__(self, yaml: YAML) -> None:
         self._scalars = yaml.constructor

@@ -98,7 +98,7 @@ def attach(
         ModelInvalid, UnsafeModel: the source's modules cannot be read.
         ExportUnsupported: a module cannot be exported, or the entry's recipe pools otherwise than they do.
     """
-    subject = f"{item.model.repo_id}@{item.model.commit[:8]}"
+    subject = item.model.at_commit
     trusted = item.model.entry.trust_remote_code == item.model.commit
     listed = sentence_modules.read(source_dir, subject=subject, trusted=trusted)
     if not listed:

@@ -133,7 +133,7 @@ def require_complete(item: WorkItem, found: Account, *, model: PreTrainedModel) 
     """
     if found.complete:
         return
-    raise ExportUnsupported(f"{item.model.repo_id}@{item.model.commit[:8]}: {complaint(item, found, model=model)}")
+    raise ExportUnsupported(f"{item.model.at_commit}: {complaint(item, found, model=model)}")
 
 
 def complaint(item: WorkItem, found: Account, *, model: PreTrainedModel) -> str:

@@ -114,7 +114,7 @@ def cache_sizes(item: WorkItem, model: PreTrainedModel) -> tuple[tuple[tuple[int
     layers = getattr(given.get("past_key_values"), "layers", ())
     if more := sorted({name for layer in layers for name in _beside(layer)}):
         raise ExportUnsupported(
-            f"{item.model.repo_id}@{item.model.commit[:8]}: {item.model.architecture} keeps {', '.join(more)} beside "
+            f"{item.model.at_commit}: {item.model.architecture} keeps {', '.join(more)} beside "
             f"keys and values between steps, which no consumer of ONNX bundles feeds; serve it with PyTorch"
         )
     kept = [(getattr(layer, "keys", None), getattr(layer, "values", None)) for layer in layers]
@@ -122,7 +122,7 @@ def cache_sizes(item: WorkItem, model: PreTrainedModel) -> tuple[tuple[tuple[int
     whole_sizes = tuple((key, value) for key, value in sizes if key is not None and value is not None)
     if not sizes or len(whole_sizes) < len(sizes):
         raise ExportUnsupported(
-            f"{item.model.repo_id}@{item.model.commit[:8]}: {item.model.architecture} keeps something else than keys "
+            f"{item.model.at_commit}: {item.model.architecture} keeps something else than keys "
             f"and values between steps, which no consumer of ONNX bundles feeds; serve it with PyTorch"
         )
     return whole_sizes

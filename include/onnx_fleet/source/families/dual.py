@@ -116,7 +116,7 @@ def graphs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
 def _sight(item: WorkItem, model: PreTrainedModel) -> Sight:
     if model.config.model_type == "siglip2":
         raise ExportUnsupported(
-            f"{item.model.repo_id}@{item.model.commit[:8]}: {item.model.architecture} takes rows of patches and fits "
+            f"{item.model.at_commit}: {item.model.architecture} takes rows of patches and fits "
             f"its position table for every image of a batch by itself, which no graph can; take a checkpoint of one "
             f"image size, whose model_type is siglip"
         )

@@ -90,7 +90,7 @@ def graphs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
     """
     for refusal in further_inputs.refused(_parameters(model), model.config.to_dict()):
         raise ExportUnsupported(
-            f"{item.model.repo_id}@{item.model.commit[:8]}: {item.model.architecture} takes {refusal.name}, "
+            f"{item.model.at_commit}: {item.model.architecture} takes {refusal.name}, "
             f"{refusal.why}; its answers depend on it and no graph takes it: serve the model with PyTorch, or take it "
             f"out of the catalogue"
         )

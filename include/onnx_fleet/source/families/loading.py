@@ -34,7 +34,7 @@ def load(item: WorkItem, source_dir: Path, placeholders: PlaceholderWeights | No
         ExportUnsupported: transformers has no such model for the task.
     """
     model, entry = item.model, item.model.entry
-    subject = f"{model.repo_id}@{model.commit[:8]}"
+    subject = model.at_commit
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         config = model_class.config_of(item, source_dir)

@@ -291,7 +291,7 @@ def cache_sizes(item: WorkItem, model: PreTrainedModel, *, source: Source) -> tu
         sizes.append({name: (tensor.shape[1], tensor.shape[3]) for name, tensor in cached.items()})
     if not sizes or any(len(of_layer) < 2 * len(_CACHES) for of_layer in sizes):
         raise ExportUnsupported(
-            f"{item.model.repo_id}@{item.model.commit[:8]}: {item.model.architecture} keeps something else than keys "
+            f"{item.model.at_commit}: {item.model.architecture} keeps something else than keys "
             f"and values of itself and of its encoder between steps, which no consumer of ONNX bundles feeds; serve it "
             f"with PyTorch"
         )

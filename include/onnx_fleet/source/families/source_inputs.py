@@ -84,7 +84,7 @@ def require_fed(item: WorkItem, model: PreTrainedModel, *, fed: Iterable[str]) -
     """
     lost = [each.name for each in unfed(item, model, fed=fed) if not each.reason and not each.doubtful]
     if lost:
-        raise ExportUnsupported(f"{item.model.repo_id}@{item.model.commit[:8]}: {complaint(model, lost)}")
+        raise ExportUnsupported(f"{item.model.at_commit}: {complaint(model, lost)}")
 
 
 def complaint(model: PreTrainedModel, lost: Iterable[str]) -> str:

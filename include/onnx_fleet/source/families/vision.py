@@ -161,7 +161,7 @@ def _features(item: WorkItem, model: PreTrainedModel, seen: Sight) -> dict[str, 
     first = _given(model, seen)
     if not torch.equal(before, torch.get_rng_state()):
         raise ExportUnsupported(
-            f"{item.model.repo_id}@{item.model.commit[:8]}: {item.model.architecture} gives other features for one "
+            f"{item.model.at_commit}: {item.model.architecture} gives other features for one "
             f"image with every call, as masked autoencoders do; take the model that was trained from it"
         )
     is_map = first["last_hidden_state"].dim() == 4
@@ -202,7 +202,7 @@ def sight(item: WorkItem, model: PreTrainedModel, *, see: Callable[..., object] 
         if _runs(see, pixels(model, 1, seen)):
             return seen
     raise ExportUnsupported(
-        f"{item.model.repo_id}@{item.model.commit[:8]}: {item.model.architecture} runs at none of the image sizes that "
+        f"{item.model.at_commit}: {item.model.architecture} runs at none of the image sizes that "
         f"its preprocessor_config.json and config.json name; correct them"
     )
 

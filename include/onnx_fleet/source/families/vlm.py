@@ -99,7 +99,7 @@ def load(item: WorkItem, source_dir: Path, placeholders: PlaceholderWeights | No
     model = loading.load(item, source_dir, placeholders)
     if model.config.model_type not in _MASKED and (why := "; ".join(obstacles(model))):
         raise ExportUnsupported(
-            f"{item.model.repo_id}@{item.model.commit[:8]}: {item.model.architecture} looks at images in a way that is "
+            f"{item.model.at_commit}: {item.model.architecture} looks at images in a way that is "
             f"not proven here: {why}; serve it with PyTorch, or take it out of the catalogue"
         )
     return model

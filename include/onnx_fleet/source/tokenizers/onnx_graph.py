@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnx_fleet.entities.provider import CPU, EXECUTION_PROVIDERS
 from onnx_fleet.source.tokenizers.onnx_nodes import DOMAIN, TEXTS, Op, Way, nodes_of, value_info
 from onnx_fleet.source.tokenizers.proof import CORPUS
 
@@ -132,7 +133,7 @@ def prove(path: Path, stage: Path) -> tuple[str, ...]:
     options.log_severity_level = 4
     options.register_custom_ops_library(importlib.import_module("onnxruntime_extensions").get_library_path())
     try:
-        session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=[EXECUTION_PROVIDERS[CPU]])
         tokenizer = _tokenizer(stage)
         found = list(_differences(session, tokenizer, texts(stage)))
     except _runtime_errors() as err:

@@ -119,7 +119,7 @@ def _published(model: ResolvedModel, source_dir: Path) -> PreTrainedTokenizerBas
     try:
         file = Tokenizer.from_file(str(source_dir / TOKENIZER_JSON))
     except Exception as err:  # tokenizers raises no other kind
-        raise ModelInvalid(f"{_name(model)}: {TOKENIZER_JSON} cannot be read: {err}") from err
+        raise ModelInvalid(f"{model.at_commit}: {TOKENIZER_JSON} cannot be read: {err}") from err
     special = {name: _content(settings.get(name)) for name in _SPECIAL_TOKENS}
     given = {name: token for name, token in special.items() if token and file.token_to_id(token) is not None}
     sides = {name: settings[name] for name in _SETTINGS if name in settings}
@@ -140,7 +140,7 @@ def _of_class(model: ResolvedModel, source_dir: Path) -> PreTrainedTokenizerBase
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source_dir, trust_remote_code=trusted)
     except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError, AssertionError) as err:
         raise ModelInvalid(
-            f"{_name(model)}: its tokenizer cannot be loaded ({type(err).__name__}: {err}); the repo needs "
+            f"{model.at_commit}: its tokenizer cannot be loaded ({type(err).__name__}: {err}); the repo needs "
             f"tokenizer.json or the vocabulary files of a tokenizer that transformers knows; without them the model "
             f"can be published without a tokenizer: tokenizer: none"
         ) from err
@@ -207,7 +207,7 @@ def _pack_tokenizer(model: ResolvedModel, *, source_dir: Path, folder: Path) -> 
     reader = _reader(model, source_dir)
     if not vocabulary.tells_ids(model.needed, reader=reader):
         if needed:
-            raise ModelInvalid(f"{_name(model)}: {repo_files.without_tokenizer(task=task, reader=reader)}")
+            raise ModelInvalid(f"{model.at_commit}: {repo_files.without_tokenizer(task=task, reader=reader)}")
         return _without_tokenizer(folder, None, reason=f"{model.task} takes no text, and the source has no tokenizer")
     try:
         return _proven_tokenizer(model, source_dir=source_dir, folder=folder, needed=needed)
@@ -221,7 +221,7 @@ def _pack_tokenizer(model: ResolvedModel, *, source_dir: Path, folder: Path) -> 
 def _as_published(model: ResolvedModel, *, source_dir: Path, folder: Path) -> Packed:
     """The source's file, and in what the class differs from it."""
     if not (folder / TOKENIZER_JSON).exists():
-        raise ModelInvalid(f"{_name(model)}: {repo_files.NOTHING_PUBLISHED}")
+        raise ModelInvalid(f"{model.at_commit}: {repo_files.NOTHING_PUBLISHED}")
     published, source, proof, reason = _published(model, source_dir), None, None, ""
     try:
         source = _of_class(model, source_dir)
@@ -262,14 +262,14 @@ def _proven_tokenizer(model: ResolvedModel, *, source_dir: Path, folder: Path, n
         reason = conversion.write(source, folder / "tokenizer.json")
         if reason and needed and not conversion.is_ctc(source):
             raise ModelInvalid(
-                f"{_name(model)}: {reason}; publish the model without a tokenizer, for those who run "
+                f"{model.at_commit}: {reason}; publish the model without a tokenizer, for those who run "
                 f"{type(source).__name__} in front of it: tokenizer: none"
             )
         if reason:
             return _without_tokenizer(folder, source, reason=reason)
     proof = tokenizer_proof.prove(folder / "tokenizer.json", source, own_file=origin == "source")
     try:
-        tokenizer_proof.require(proof, subject=_name(model), own_file=origin == "source")
+        tokenizer_proof.require(proof, subject=model.at_commit, own_file=origin == "source")
     except ModelInvalid as err:
         if origin == "source" or not conversion.is_ctc(source):
             raise
@@ -291,8 +291,8 @@ def _require_words(model: ResolvedModel, source: PreTrainedTokenizerBase) -> Non
     """
     if not set(source.get_vocab()) - set(source.all_special_tokens):
         raise ModelInvalid(
-            f"{_name(model)}: its {type(source).__name__} makes no token of any text: its vocabulary is not among the "
-            f"repo's files; name a revision that has it, or publish the model without a tokenizer: tokenizer: none"
+            f"{model.at_commit}: its {type(source).__name__} makes no token of any text: its vocabulary is not among "
+            f"the repo's files; name a revision that has it, or publish the model without a tokenizer: tokenizer: none"
         )
 
 
@@ -331,7 +331,3 @@ def _complete_preprocessor(folder: Path) -> None:
 
 def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _name(model: ResolvedModel) -> str:
-    return f"{model.repo_id}@{model.commit[:8]}"

@@ -262,7 +262,7 @@ def _weights(subject: CheckContext, info: GraphInfo) -> Iterator[Weight]:
     import onnx
 
     model = onnx.load(subject.stage_dir / info.path, load_external_data=False)
-    return weights_of(model, bundle=subject.stage_dir, path=info.path)
+    return weights_of(model, path=info.path)
 
 
 def _taken(subject: CheckContext, info: GraphInfo, case: Case) -> Iterator[CheckRow]:
