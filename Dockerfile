@@ -19,7 +19,11 @@ RUN pip install --no-cache-dir --no-deps --no-build-isolation /tmp/onnx-fleet
 
 COPY dags /opt/airflow/dags
 COPY plugins /opt/airflow/plugins
-COPY include/catalogue.yaml /opt/airflow/catalogue/catalogue.yaml
+# The catalogue, the fleet's own recipes and its corpora; docker-compose.yaml mounts the folder over it.
+COPY include /opt/airflow/include
 
+# Python finds the recipes by a folder of links: include/ itself has the library's source too, which is installed already.
+ENV PYTHONPATH=/opt/airflow/fleet
+RUN mkdir -p /opt/airflow/fleet && ln -s ../include/recipes ../include/corpora /opt/airflow/fleet/
 # A new named volume takes the owner of the folder that it is mounted on.
 RUN mkdir -p /opt/airflow/auth /opt/airflow/work /opt/airflow/hub-cache

@@ -89,8 +89,8 @@ lock: $(STAMP) ## Refresh the pinned files from requirements*.in (LOCK=--upgrade
 schemas: $(STAMP) ## Refresh the JSON Schemas in docs/ from the types
 	@$(BIN)/python -m onnx_fleet.schemas docs
 
-env: $(STAMP) ## Write .env for docker compose, with generated secrets
-	@$(BIN)/python -m onnx_fleet_demo.compose_env
+env: ## Write .env for docker compose, with generated secrets; any Python 3.8 will do
+	@PYTHONPATH=include python3 -m onnx_fleet_demo.compose_env
 
 clean: down ## Remove what the demo wrote (var/) and the tools' caches
 	@rm -rf var .pytest_cache .mypy_cache .ruff_cache build dist

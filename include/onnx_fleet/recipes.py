@@ -175,10 +175,22 @@ def fault(name: str) -> str | None:
 
 def names_of_files() -> tuple[str, ...]:
     """Every recipe that the files in ``recipes/`` define, as a catalogue names them."""
-    package = importlib.util.find_spec(_FILE_PREFIX.rstrip("."))
-    folders = [Path(folder) for folder in package.submodule_search_locations or ()] if package else []
-    files = sorted(file for folder in folders for file in folder.glob("[!_]*.py"))
+    files = sorted(file for folder in _folders() for file in folder.glob("[!_]*.py"))
     return tuple(f"{_FILE_PREFIX}{file.stem}:{name}" for file in files for name in _assigned(file))
+
+
+def shared_folder() -> Path:
+    """The folder in which recipes/ lies, and beside it what entries name: every worker of a fleet has the same.
+
+    Where Python finds no recipes/ it is the folder that this package lies in.
+    """
+    return next((folder.parent for folder in _folders()), Path(__file__).parents[1])
+
+
+def _folders() -> list[Path]:
+    """Every recipes/ that Python finds."""
+    package = importlib.util.find_spec(_FILE_PREFIX.rstrip("."))
+    return [Path(folder) for folder in package.submodule_search_locations or ()] if package else []
 
 
 def _locate(name: str) -> tuple[Path, str]:

@@ -14,6 +14,14 @@ from pathlib import Path
 
 _ASSIGNMENT = re.compile(r"^(?:export\s+)?([A-Z][A-Z0-9_]*)\s*=(.*)$")
 _FERNET = "AIRFLOW_FERNET_KEY"
+_NEXT = """Next: docker compose up --build --detach, then sign in as admin with AIRFLOW_ADMIN_PASSWORD from that file.
+
+The command line works against this store with
+
+  set -a; . ./.env; set +a
+  export AWS_ACCESS_KEY_ID=$S3_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY=$S3_SECRET_ACCESS_KEY AWS_REGION=us-east-1
+  export AWS_ENDPOINT_URL_S3=http://127.0.0.1:$S3_PORT ONNX_FLEET_STORE=s3://$S3_BUCKET/fleet
+  onnx-fleet list"""
 
 
 def read(text: str) -> dict[str, str]:
@@ -82,7 +90,7 @@ def main(arguments: list[str]) -> None:
         print(f"{root / '.env'} has everything; nothing was changed. To start over, remove it.")
         return
     print(f"{root / '.env'}: {', '.join(added)}")
-    print("Next: docker compose up --build --detach, then sign in as admin with AIRFLOW_ADMIN_PASSWORD from that file.")
+    print(_NEXT)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import shlex
+import shutil
 import stat
 import subprocess
 import sys
@@ -18,6 +20,8 @@ import jsonschema
 import pytest
 from ruamel.yaml import YAML
 
+from onnx_fleet import recipes
+from onnx_fleet.planning.catalogue import reader
 from onnx_fleet_demo import compose_env
 
 ROOT = Path(__file__).parents[2]
@@ -107,7 +111,7 @@ def test_it_follows_the_compose_specification(compose: dict[str, Any]) -> None:
 def test_the_official_services_and_ours_are_there(services: dict[str, dict[str, Any]]) -> None:
     assert set(services) == {
         "postgres", "redis", "seaweedfs", "airflow-init", "airflow-apiserver", "airflow-scheduler",
-        "airflow-dag-processor", "airflow-triggerer", "airflow-worker-cpu", "airflow-worker-gpu",
+        "airflow-dag-processor", "airflow-triggerer", "airflow-janitor", "airflow-worker-cpu", "airflow-worker-gpu",
     }  # fmt: skip
 
 
@@ -205,7 +209,7 @@ def test_mounts_name_declared_volumes_and_files_that_exist(compose: dict[str, An
         for volume in service.get("volumes", ()):
             source, target, *mode = volume.split(":")
             if source.startswith("."):
-                assert (ROOT / source).is_file()
+                assert (ROOT / source).is_dir(), "editors replace files, which a mounted file does not follow"
                 assert mode == ["ro"]
             else:
                 used.add(source)
@@ -254,15 +258,106 @@ def test_the_image_is_built_from_what_exists_and_from_the_airflow_that_is_pinned
     pinned = re.search(r"^apache-airflow==(\S+)", (ROOT / "requirements.txt").read_text(), flags=re.MULTILINE)
     assert pinned is not None
     assert re.search(rf"^FROM apache/airflow:slim-{re.escape(pinned[1])}-python3\.11$", DOCKERFILE, flags=re.MULTILINE)
-    let_in = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
-    sources = [
-        source
-        for line in re.findall(r"^COPY (?:--\S+ )?(.+)$", DOCKERFILE, flags=re.MULTILINE)
-        for source in line.split()[:-1]
-    ]
-    assert sorted(sources) == sorted(let_in)
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    let_in = [line[1:] for line in ignored if line.startswith("!")]
+    sources = [source for source, _ in copied()]
+    assert {source for source in sources if not source.startswith("include/")} == set(let_in)
     made_by_others = {"README.md", "LICENSE"}
     assert [source for source in sources if not (ROOT / source).exists() and source not in made_by_others] == []
+
+
+def copied() -> list[tuple[str, str]]:
+    """Source and destination of everything that the Dockerfile copies."""
+    lines = [line.split() for line in re.findall(r"^COPY (?:--\S+ )?(.+)$", DOCKERFILE, flags=re.MULTILINE)]
+    return [(source, destination) for *sources, destination in lines for source in sources]
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders that the Dockerfile makes, without what pip installs from the registry."""
+    root = tmp_path_factory.mktemp("image")
+    ignored = shutil.ignore_patterns("onnx_fleet_demo", "catalogue.demo.yaml", "__pycache__")
+    for source, destination in copied():
+        target = root / destination.strip("/")
+        if (ROOT / source).is_dir():
+            shutil.copytree(ROOT / source, target, ignore=ignored, dirs_exist_ok=True)
+        elif (ROOT / source).exists():
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / source, target)
+    folders, links = re.findall(r"^RUN mkdir -p (.+?)(?: && ln -s (.+))?$", DOCKERFILE, flags=re.MULTILINE), []
+    for made, linked in folders:
+        for folder in made.split():
+            (root / folder.strip("/")).mkdir(parents=True, exist_ok=True)
+        links += [linked.split()] if linked else []
+    for *sources, folder in links:
+        for source in sources:
+            (root / folder.strip("/") / Path(source).name).symlink_to(source)
+    return root
+
+
+def test_the_image_has_what_the_code_opens(
+    image: Path, services: dict[str, dict[str, Any]], compose: dict[str, Any]
+) -> None:
+    (mounted,) = {
+        volume.split(":")[1]
+        for service in compose["services"].values()
+        for volume in service.get("volumes", ())
+        if volume.startswith("./")
+    }
+    assert (image / mounted.strip("/") / "recipes").is_dir(), "the mount covers what the image has in the same place"
+    (path,) = re.findall(r"^ENV PYTHONPATH=(\S+)$", DOCKERFILE, flags=re.MULTILINE)
+    catalogue = services["airflow-scheduler"]["environment"]["AIRFLOW__ONNX_FLEET__CATALOGUE"]
+    (image / mounted.strip("/") / "corpora").mkdir()
+    (image / mounted.strip("/") / "corpora" / "reviews.txt").write_text("a cat\na dog\n")
+    asked = """
+import json, sys
+sys.path[:] = [sys.argv[1], sys.argv[2], *(place for place in sys.path if not place.endswith("/include"))]
+import onnx_fleet
+from onnx_fleet import recipes
+from onnx_fleet.planning.calibration import source
+from onnx_fleet.planning.catalogue import reader
+print(json.dumps([onnx_fleet.__file__, recipes.names_of_files(), source.digest("corpora/reviews.txt"),
+                  len(reader.load(__import__("pathlib").Path(sys.argv[3])).entries)]))
+"""
+    places = [str(image / place.strip("/")) for place in (path, "/tmp/onnx-fleet/include", catalogue)]
+    done = subprocess.run([sys.executable, "-c", asked, *places], capture_output=True, text=True, check=True)
+    where, names, digest, models = json.loads(done.stdout)
+    assert where.startswith(str(image / "tmp")), "the library is the installed one, and not the one beside the recipes"
+    assert set(names) == set(recipes.names_of_files())
+    assert digest is not None
+    assert models == len(reader.load(ROOT / "include" / "catalogue.yaml").entries)
+
+
+def test_containers_of_one_host_share_the_folder_of_the_measuring_lock(services: dict[str, dict[str, Any]]) -> None:
+    for name in ("airflow-worker-cpu", "airflow-worker-gpu"):
+        folder = services[name]["environment"]["AIRFLOW__ONNX_FLEET__LOCK_FOLDER"]
+        assert f"fleet-work:{folder}" in services[name]["volumes"]
+
+
+def test_the_janitor_removes_old_logs_and_keeps_the_others(services: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    script = services["airflow-janitor"]["command"][-1].replace("/opt/airflow/logs", str(tmp_path)).replace("$$", "$")
+    old, new = tmp_path / "dag" / "old.log", tmp_path / "dag" / "new.log"
+    for file in (old, new):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("said")
+    os.utime(old, (0, 0))
+    once = script.replace("sleep 1d; done", "break; done").replace("hf cache prune --yes", "true")
+    subprocess.run(["bash", "-c", once], env={"LOG_DAYS": "30", "PATH": os.environ["PATH"]}, check=True)
+    assert [path.name for path in tmp_path.rglob("*.log")] == ["new.log"]
+    hf = Path(sys.executable).with_name("hf")
+    assert (
+        "--yes" in subprocess.run([hf, "cache", "prune", "--help"], capture_output=True, text=True, check=True).stdout
+    )
+
+
+def test_make_env_needs_nothing_installed(tmp_path: Path) -> None:
+    (tmp_path / ".env.example").write_text(EXAMPLE)
+    command = [sys.executable, "-S", "-m", "onnx_fleet_demo.compose_env", str(tmp_path)]
+    environment = {"PYTHONPATH": str(ROOT / "include"), "PATH": "/usr/bin:/bin"}
+    said = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    assert "export AWS_ENDPOINT_URL_S3=http://127.0.0.1:$S3_PORT" in said
+    recipe = subprocess.run(["make", "--dry-run", "env"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert recipe.split() == ["PYTHONPATH=include", "python3", "-m", "onnx_fleet_demo.compose_env"]
 
 
 def test_make_env_gives_every_secret_a_value_of_its_own(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def audits(*, settings: FleetSettings) -> None:
         return shards.deal(chosen, shards=settings.shards, shard=number)
 
     def audit_one(item: Json) -> Json:
-        return _audit(run_context.current(settings), item)
+        return _audit(run_context.current(settings), item, settings=settings)
 
     def write_report(tasks: list[str]) -> str:
         return _report(run_context.current(settings), tasks)
@@ -82,11 +82,11 @@ def _choose(now: run_context.Run, *, settings: FleetSettings) -> list[Json]:
     return [jsonio.to_json(target) for target in targets]
 
 
-def _audit(now: run_context.Run, item: Json) -> Json:
+def _audit(now: run_context.Run, item: Json, *, settings: FleetSettings) -> Json:
     """Audit one bundle, and move its channel where that is asked for; a bundle that fails is a result, not an error."""
     target = jsonio.from_json(Target, item)
     params: Any = now.params
-    with machine_lock.shared():
+    with machine_lock.shared(settings.lock_folder):
         made = audit.audit(target, services=now.services, now=datetime.now(UTC))
         row = audit_report.row(made)
         if params["demote"]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,8 +24,12 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def shared(folder: Path | None = None) -> Iterator[None]:
-    """Work that may run beside other work of its kind, and not beside a measurement."""
+def shared(folder: Path) -> Iterator[None]:
+    """Work that may run beside other work of its kind, and not beside a measurement.
+
+    Args:
+        folder: the one that all workers of this machine see, and no other's.
+    """
     with ExitStack() as held:
         with _locked(folder, "door", fcntl.LOCK_EX):
             held.enter_context(_locked(folder, "room", fcntl.LOCK_SH))
@@ -34,16 +37,20 @@ def shared(folder: Path | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def exclusive(folder: Path | None = None) -> Iterator[None]:
-    """Work that nothing heavy of ours runs beside, on this machine."""
+def exclusive(folder: Path) -> Iterator[None]:
+    """Work that nothing heavy of ours runs beside, on this machine.
+
+    Args:
+        folder: as for shared.
+    """
     with _locked(folder, "door", fcntl.LOCK_EX), _locked(folder, "room", fcntl.LOCK_EX):
         yield
 
 
 @contextmanager
-def _locked(folder: Path | None, name: str, kind: int) -> Iterator[None]:
+def _locked(folder: Path, name: str, kind: int) -> Iterator[None]:
     """Hold a lock on an open file, which programs that are started meanwhile do not inherit."""
-    path = (folder or Path(tempfile.gettempdir())) / f"onnx-fleet-{os.getuid()}-{name}.lock"
+    path = folder / f"onnx-fleet-{os.getuid()}-{name}.lock"
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:

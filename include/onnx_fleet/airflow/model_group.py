@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, Final
 
 from airflow.sdk import get_current_context, task, task_group
@@ -22,10 +23,10 @@ NO_GPU_WORKER: Final = "no GPU worker is configured ([onnx_fleet] gpu_queue)"
 
 Body = Callable[..., Any]
 
-_LOCKS: Final[Mapping[str, Callable[[], AbstractContextManager[None]]]] = {
+_LOCKS: Final[Mapping[str, Callable[[Path], AbstractContextManager[None]]]] = {
     "shared": machine_lock.shared,
     "alone": machine_lock.exclusive,
-    "as_it_says": nullcontext,
+    "as_it_says": lambda folder: nullcontext(),
 }
 """How each kind of step takes the machine that it runs on."""
 
@@ -93,8 +94,8 @@ def _take(step: Step, item: Json, settings: FleetSettings) -> Json:
     """Run a step; returns the publication, of the step that makes one, with the seconds that it took."""
     started = time.monotonic()
     with run_context.explained():
-        job = run_context.current(settings).job(item, channel=settings.channel)
-        with _LOCKS[step.machine]():
+        job = run_context.current(settings).job(item, settings=settings)
+        with _LOCKS[step.machine](settings.lock_folder):
             publication = step.take(job)
         if step.name == "validate" and item["gpu"] and not settings.gpu_queue:
             steps.without_gpu(job.stage, reason=NO_GPU_WORKER)

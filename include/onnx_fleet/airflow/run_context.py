@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from airflow.sdk import get_current_context
 
@@ -55,7 +56,7 @@ class Run:
             dag_id=self.dag_id, run_id=self.run_id, trigger=self.trigger, catalogue_digest=catalogue_digest
         )
 
-    def job(self, item: Json, *, channel: str) -> Job:
+    def job(self, item: Json, *, settings: FleetSettings) -> Job:
         """What the steps of a model work on and with.
 
         Args:
@@ -65,8 +66,8 @@ class Run:
             stage=self.services.stage(self.scratch.read_item(item["model_id"])),
             services=self.services,
             provenance=self.provenance(catalogue_digest=item["catalogue_digest"]),
-            channel=channel,
-            alone=machine_lock.exclusive,
+            channel=settings.channel,
+            alone=partial(machine_lock.exclusive, settings.lock_folder),
         )
 
 

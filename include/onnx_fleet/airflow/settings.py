@@ -50,6 +50,8 @@ class FleetSettings:
     """Where bundles grow: a folder of the machine, or a volume that all workers see."""
     scratch_days: int
     """How long what a run left there is kept."""
+    lock_folder: Path
+    """Where a task that measures keeps others off: a folder that all workers of one machine see, and no other's."""
     shards: int
     """Mapped groups, each for at most ``[core] max_map_length`` models."""
     cache_bytes: int
@@ -85,6 +87,7 @@ def read() -> FleetSettings:
         gpu=GpuOptions(device_id=_number("gpu_id", 0), memory_bytes=_number("gpu_memory_bytes", 0) or None),
         scratch=Path(_text("scratch", default_scratch)),
         scratch_days=max(1, _number("scratch_days", 14)),
+        lock_folder=Path(_text("lock_folder", tempfile.gettempdir())),
         shards=max(1, _number("shards", 4)),
         cache_bytes=max(0, _number("cache_bytes", cache.LIMIT_BYTES)),
         retries=max(0, _number("retries", 3)),

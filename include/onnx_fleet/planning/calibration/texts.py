@@ -6,9 +6,10 @@ import hashlib
 import json
 from pathlib import Path
 
+from onnx_fleet import recipes
 from onnx_fleet.errors import ModelInvalid
 
-ROOT = Path(__file__).parents[2]
+ROOT = recipes.shared_folder()
 """The folder of calibration files, where recipes/ lies too: every worker of a fleet has the same."""
 MAX_TEXTS = 256
 """The most lines that are taken of an entry's file, the first N: more of them change little, and cost time."""
