@@ -41,7 +41,7 @@ def of_model(run: Run, item: Json, *, channel: str) -> Record:
     else:
         ended = _failed(stage, made)
         _keep_validation(run, stage)
-    log.info("%s@%s: %s", ended.model_id, (ended.commit or "")[:8], ended.state)
+    log.info("%s: %s", stage.item.model.at_commit, ended.state)
     return ended
 
 

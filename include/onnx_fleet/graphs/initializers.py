@@ -68,7 +68,7 @@ def tensors_of(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 
 
 def weights_of(model: onnx.ModelProto, *, path: str) -> Iterator[Weight]:
-    """What is said of every initializer of the graph and of the graphs inside it.
+    """Describe every initializer of the graph and of the graphs inside it.
 
     Args:
         path: the graph's, relative to the bundle.
@@ -83,7 +83,7 @@ def tensors_inside(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
 
 
 def external_data(tensor: onnx.TensorProto) -> ExternalDataInfo | None:
-    """Where an initializer's values lie in a file beside its graph; None where they lie in the graph's own file."""
+    """Return where an initializer's values lie in a file beside its graph; None where they lie inside it."""
     from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
     return ExternalDataInfo(tensor) if uses_external_data(tensor) else None
