@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     tests = Path(__file__).parent
     places = {tests / name: place for place, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+_MODULES = pytest.StashKey[int]()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What was imported is no garbage: a validation looks for what it has dropped, half a second among all of torch.
+
+    The processes that the product forks leave it out in the same way.
+    """
+    imported = len(sys.modules)
+    if imported > item.config.stash.get(_MODULES, 0) + 100:
+        gc.collect()
+        gc.freeze()
+        item.config.stash[_MODULES] = imported
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)
