@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 pytest_plugins = [
+    "fixtures.shared",
     "fixtures.airflow",
     "fixtures.exported",
     "fixtures.varied",
