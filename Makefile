@@ -16,7 +16,7 @@ POOL = OMP_NUM_THREADS=$$(( $(CORES) > $(WORKERS) ? $(CORES) / $(WORKERS) : 1 ))
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status install test test-consumers test-gpu check fmt lint types architectures bench lock schemas env clean distclean
+.PHONY: help demo up down status install test test-fast test-consumers test-gpu check fmt lint types architectures bench lock schemas env clean distclean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -35,6 +35,16 @@ status: ## Say what is running, and where
 
 test: $(STAMP) ## Run every test (WORKERS=1 for one at a time, PYTEST="-k name" for some)
 	@$(POOL) $(PYTEST)
+
+# The tests of what needs no torch; one that imports it fails here.
+FAST := bundles store planning $(addprefix runs/,test_record.py test_run_report.py test_steps.py) \
+	$(addprefix graphs/,test_comparison.py test_session.py test_text_inputs.py test_workloads.py) \
+	$(addprefix measurement/,test_io_contract.py test_noise.py test_timing.py) \
+	$(addprefix source/,test_hub_client.py test_repo_files.py test_repo_kind.py) \
+	airflow/test_shards.py demo/test_hub_server.py
+
+test-fast: $(STAMP) ## Run the tests of the rooms that need no torch, in less than a minute
+	@$(POOL) --without-torch $(addprefix tests/,$(FAST)) $(PYTEST)
 
 install: $(STAMP) $(CONSUMERS)/.installed $(CONSUMERS)/node/.installed ## Install everything that the other targets need (-j2 is faster)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 import pytest
 
 pytest_plugins = [
+    "fixtures.shared",
     "fixtures.airflow",
     "fixtures.exported",
     "fixtures.varied",
@@ -19,12 +23,30 @@ pytest_plugins = [
 ]
 
 
+class WithoutTorch(MetaPathFinder):
+    """Makes torch look as if it were not installed: seconds of imports that most rooms do without."""
+
+    def find_spec(self, name: str, path: object, target: object = None) -> None:
+        if name.partition(".")[0] == "torch":
+            raise ModuleNotFoundError("torch is not to be needed here: this run is one --without-torch", name=name)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--without-torch", action="store_true", help="fail every test that imports torch")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--without-torch"):
+        sys.meta_path.insert(0, WithoutTorch())
+
+
 LONGEST_FIRST = (
+    "demo/test_demo.py",
+    "validation/test_mutations.py",
     "consumers/test_loading.py",
     "airflow/test_dag_runs.py",
+    "cli/test_cli.py",
     "docs/test_architectures.py",
-    "validation/test_mutations.py",
-    "demo/test_demo.py",
     "export/test_exporter.py",
     "runs/test_audit.py",
     "export/test_cache.py",
@@ -44,6 +66,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     tests = Path(__file__).parent
     places = {tests / name: place for place, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+_MODULES = pytest.StashKey[int]()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What was imported is no garbage: a validation looks for what it has dropped, half a second among all of torch.
+
+    The processes that the product forks leave it out in the same way.
+    """
+    imported = len(sys.modules)
+    if imported > item.config.stash.get(_MODULES, 0) + 100:
+        gc.collect()
+        gc.freeze()
+        item.config.stash[_MODULES] = imported
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)

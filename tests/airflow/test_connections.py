@@ -15,7 +15,7 @@ pytestmark = pytest.mark.airflow
 def read(home: AirflowHome, extra: dict[str, object], **environment: str) -> dict[str, Any]:
     connection = {"conn_type": "aws", "login": "key-id", "password": "secret-key", "extra": extra}
     options = {"AIRFLOW_CONN_BUCKET": json.dumps(connection), **environment}
-    return home.python("fixtures.connection_settings", "bucket", options=options)
+    return home.ask("fixtures.connection_settings", {"conn_id": "bucket"}, options=options)
 
 
 def test_an_aws_connection_gives_endpoint_region_and_credentials(airflow_home: AirflowHome) -> None:
@@ -42,7 +42,7 @@ def test_an_unknown_or_wrong_setting_of_a_connection_is_named(airflow_home: Airf
 
 def test_what_is_not_configured_is_said_with_the_setting_to_set(airflow_home: AirflowHome) -> None:
     assert "AIRFLOW__ONNX_FLEET__STORE" in read(airflow_home, {})["store_error"]
-    missing = airflow_home.python("fixtures.connection_settings", "nowhere", options={})
+    missing = airflow_home.ask("fixtures.connection_settings", {"conn_id": "nowhere"}, options={})
     assert "there is no Airflow connection 'nowhere'" in str(missing["error"])
 
 

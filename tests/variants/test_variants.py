@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from PIL import Image
 
-from fixtures.exported import Exported, export_from_zoo
+from fixtures.exported import Exported
 from fixtures.varied import LOOSE, Varied, vary, wanting
 from onnx_fleet.bundles import report_summaries
 from onnx_fleet.bundles.manifest import VariantSummary
@@ -103,10 +103,8 @@ def test_a_decoder_is_held_to_its_prompts_its_steps_and_its_perplexity(decoder: 
     assert any((mask == 0).any() for mask in masks)
 
 
-def test_graphs_that_belong_together_are_converted_together(tmp_path: Path) -> None:
-    exported = export_from_zoo("T5ForConditionalGeneration", tmp_path)
-
-    found = vary(exported, wanting("int8", gates=LOOSE)).judge()
+def test_graphs_that_belong_together_are_converted_together(t5: Exported, tmp_path: Path) -> None:
+    found = vary(t5.copy(tmp_path), wanting("int8", gates=LOOSE)).judge()
 
     (verdict,) = found.verdicts
     assert [graph.path for graph in verdict.graphs] == [
@@ -115,10 +113,8 @@ def test_graphs_that_belong_together_are_converted_together(tmp_path: Path) -> N
     assert verdict.status == "published", verdict.reason
 
 
-def test_pictures_are_what_the_checks_fed(tmp_path: Path) -> None:
-    exported = export_from_zoo("ViTForImageClassification", tmp_path)
-
-    found = vary(exported, wanting("fp16", "int8", gates=LOOSE)).judge()
+def test_pictures_are_what_the_checks_fed(patches: Exported, tmp_path: Path) -> None:
+    found = vary(patches.copy(tmp_path), wanting("fp16", "int8", gates=LOOSE)).judge()
 
     assert [verdict.status for verdict in found.verdicts] == ["published", "published"]
     assert {measure.name for measure in found.verdicts[0].graphs[0].measures} == {
@@ -139,13 +135,10 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_pictures_are_the_entrys_own_where_it_names_some(photos: Path, tmp_path: Path) -> None:
+def test_pictures_are_the_entrys_own_where_it_names_some(patches: Exported, photos: Path, tmp_path: Path) -> None:
     """As the preprocessor of the bundle hands them over: resized, between -1 and 1."""
-    exported = export_from_zoo("ViTForImageClassification", tmp_path)
-
-    varied = vary(
-        exported, lambda entry: replace(wanting("fp16", "int8_static", gates=LOOSE)(entry), calibration=str(photos))
-    )
+    wanted = wanting("fp16", "int8_static", gates=LOOSE)
+    varied = vary(patches.copy(tmp_path), lambda entry: replace(wanted(entry), calibration=str(photos)))
 
     (half_of_them, others) = (
         list(recorded_feeds.read(varied.stage_dir, "model", half)) for half in ("calibration", "judging")
@@ -158,12 +151,14 @@ def test_pictures_are_the_entrys_own_where_it_names_some(photos: Path, tmp_path:
     assert [verdict.status for verdict in varied.judge().verdicts] == ["published", "published"]
 
 
-@pytest.mark.parametrize("name", ["ChineseCLIPModel", "SmolVLMForConditionalGeneration"])
-def test_every_graph_that_sees_or_reads_beside_pictures_is_asked(name: str, photos: Path, tmp_path: Path) -> None:
-    exported = export_from_zoo(name, tmp_path)
+@pytest.mark.parametrize("name", ["pairs", "sights"])
+def test_every_graph_that_sees_or_reads_beside_pictures_is_asked(
+    name: str, request: pytest.FixtureRequest, photos: Path, tmp_path: Path
+) -> None:
+    exported: Exported = request.getfixturevalue(name).copy(tmp_path).with_own_source(tmp_path)
     settings = json.loads((exported.stage_dir / "preprocessor_config.json").read_text())
     side = {"longest_edge": 32}  # one tile, in the words that SmolVLM's preprocessor has for a size
-    own = {"SmolVLMForConditionalGeneration": {"size": side, "max_image_size": side, "do_pad": True}}
+    own = {"sights": {"size": side, "max_image_size": side, "do_pad": True}}
     for folder in (exported.source_dir, exported.stage_dir):
         told = {**settings, "do_center_crop": False, **own.get(name, {})}
         (folder / "preprocessor_config.json").write_text(json.dumps(told))
