@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import re
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,24 +41,30 @@ models:
 
 
 @pytest.fixture(scope="session")
-def command(demo_hub_server: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Command:
-    """Run onnx-fleet with a local Hub and a store in a folder."""
+def environment(demo_hub_server: HubServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What onnx-fleet is run with: a local Hub, a store in a folder, and room for wide tables."""
     home = tmp_path_factory.mktemp("cli")
     (home / "store").mkdir()
-    environment = {
+    return {
         **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "HF_", "ONNX_FLEET_"))},
         "HF_ENDPOINT": demo_hub_server.url,
         "HF_HOME": str(home / "hf"),
         "ONNX_FLEET_STORE": str(home / "store"),
         "ONNX_FLEET_WORK_DIR": str(home / "work"),
+        "HOME": str(home),
         "COLUMNS": "200",
     }
+
+
+@pytest.fixture(scope="session")
+def command(environment: dict[str, str]) -> Command:
+    """Run onnx-fleet."""
 
     def _run(*arguments: str | Path, **changes: str) -> Done:
         return subprocess.run(
             [Path(sys.executable).with_name("onnx-fleet"), *arguments],
             env=environment | changes,
-            cwd=home,
+            cwd=environment["HOME"],
             capture_output=True,
             text=True,
             check=False,
@@ -64,15 +75,108 @@ def command(demo_hub_server: HubServer, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="session")
 def stage_folder(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that went through export, validate and measure."""
+    """A folder that went through export, validate and measure; what each printed at 80 columns is beside it."""
     folder = tmp_path_factory.mktemp("made") / "classifier"
     for arguments in (("export", CLASSIFIER, "--out", folder), ("validate", folder), ("measure", folder)):
-        done = command(*arguments)
+        done = command(*arguments, COLUMNS="80")
         assert done.returncode == 0, done.stderr
+        folder.with_name(f"{arguments[0]}.txt").write_text(done.stdout)
         if arguments[0] == "export":
             item = Stage.open(folder).item
             Stage.make(folder, replace(item, model=replace(item.model, entry=replace(item.model.entry, latency=GRID))))
     return folder
+
+
+def longest_line(text: str) -> int:
+    """Of the lines that could be shorter: a path, which nobody may break, can be longer than a terminal is wide."""
+    return max(len(line.rstrip()) for line in text.splitlines() if " " in line.strip())
+
+
+def test_what_commands_print_fits_80_columns_and_breaks_no_name(
+    command: Command, stage_folder: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    version = json.loads(command("publish", stage_folder, "--store", store, "--json").stdout)["version"]
+    outputs = {name: stage_folder.with_name(f"{name}.txt").read_text() for name in ("export", "validate", "measure")}
+    for arguments in (
+        ("plan", CLASSIFIER),
+        ("run", CLASSIFIER),
+        ("list",),
+        ("inspect", stage_folder),
+        ("audit",),
+    ):
+        given = () if arguments[0] == "inspect" else ("--store", store)
+        done = command(*arguments, *given, COLUMNS="80")
+        assert done.returncode == 0, done.stderr
+        outputs[arguments[0]] = done.stdout
+
+    assert {name: width for name, text in outputs.items() if (width := longest_line(text)) > 80} == {}
+    for name in ("plan", "run", "list", "audit"):
+        assert CLASSIFIER in outputs[name]
+        assert version in outputs[name], name
+    assert f"{store}/models/{CLASSIFIER}/{version}" in outputs["run"]
+
+
+def test_a_table_gives_up_columns_until_it_fits_and_nothing_is_lost(tmp_path: Path) -> None:
+    script = """
+from onnx_fleet.cli import terminal
+reason = "the weights of this one are of another size than its config.json says, which no loader takes"
+terminal.table(
+    ("model", "state", "size", "why", "where", "load"),
+    [("acme/a-model-with-a-long-name", terminal.state_cell("failed"), "1.2 MB", reason, "s3://models/acme", "12 s")],
+    numbers=("size", "load"), prose=("why",), below=("where", "why"), spare=("load",),
+)
+"""
+
+    def printed(**settings: str) -> tuple[list[str], str]:
+        environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | settings
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return [line.rstrip() for line in done.stdout.splitlines()], done.stderr
+
+    in_a_file, _ = printed()
+    assert in_a_file[0].split() == ["model", "state", "size", "why", "where", "load"], "a log has no edge"
+    wide, said = printed(COLUMNS="95")
+    assert wide[0].split() == ["model", "state", "size", "why", "load"]
+    assert wide[-2:] == ["acme/a-model-with-a-long-name", "  s3://models/acme"]
+    assert said == ""
+    narrow, said = printed(COLUMNS="50")
+    assert narrow == [
+        "model                          state     size",
+        "acme/a-model-with-a-long-name  failed  1.2 MB",
+        "",
+        "acme/a-model-with-a-long-name",
+        "  why: the weights of this one are of another size",
+        "  than its config.json says, which no loader takes",
+        "  s3://models/acme",
+    ]
+    assert "load; --json has everything" in said
+    slim, _ = printed(COLUMNS="40")
+    assert slim[:3] == ["model  acme/a-model-with-a-long-name", "state  failed", "size   1.2 MB"]
+
+
+def at_a_terminal(*arguments: str | Path, columns: int, environment: dict[str, str]) -> str:
+    """Everything that onnx-fleet shows at a terminal of that width, without its colours and movements."""
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    settings = {name: value for name, value in environment.items() if name != "COLUMNS"} | {"TERM": "xterm"}
+    command = [Path(sys.executable).with_name("onnx-fleet"), *arguments]
+    with subprocess.Popen(command, env=settings, stdin=theirs, stdout=theirs, stderr=theirs):
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):  # Linux says that the other side is closed by an error
+            while chunk := os.read(ours, 1 << 16):
+                shown += chunk
+    os.close(ours)
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
+
+
+def test_a_long_step_says_at_a_terminal_how_far_it_is(environment: dict[str, str], stage_folder: Path) -> None:
+    shown = at_a_terminal("validate", stage_folder, columns=80, environment=environment)
+
+    assert re.search(r"validate \d:\d\d:\d\d \d+ of \d+ checks.* onnx-fleet-demo/", shown)
+    assert "?" not in shown
 
 
 def test_each_step_leaves_in_the_folder_what_the_list_of_steps_says(stage_folder: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from onnx_fleet import jsonio
 from onnx_fleet.bundles import publish as publishing
@@ -13,7 +14,7 @@ from onnx_fleet.bundles import pull as pulling
 from onnx_fleet.bundles import verify as verifying
 from onnx_fleet.bundles.bundle import Ref
 from onnx_fleet.bundles.channels import read as read_channel
-from onnx_fleet.cli import terminal
+from onnx_fleet.cli import step_display, terminal
 from onnx_fleet.cli.options import Json, Store
 from onnx_fleet.cli.settings import opened_store
 from onnx_fleet.formatting import human_bytes
@@ -63,7 +64,7 @@ def list_(
 
 def verify(ref: RefText, store: Store = None, as_json: Json = False) -> None:
     """Re-hash every file of a bundle against its manifest; exit status 1 names each bad file."""
-    with opened_store(store) as opened, terminal.steps() as steps:
+    with opened_store(store) as opened, step_display.steps() as steps:
         steps.begin(ref, "verify")
         found = verifying.verify(Ref.parse(ref), store=opened, progress=steps.bytes_moved)
     if as_json:
@@ -75,7 +76,9 @@ def verify(ref: RefText, store: Store = None, as_json: Json = False) -> None:
     else:
         terminal.table(
             ("file", "fault", "detail"),
-            [(fault.path, f"[red]{fault.fault}[/]", fault.detail) for fault in found.faults],
+            [(fault.path, Text(fault.fault, style="red"), fault.detail) for fault in found.faults],
+            prose=("detail",),
+            below=("detail",),
         )
         terminal.say(f"[red]corrupt[/] {found.location}; publish it again with --force, then move the channel")
     if not found.passed:
@@ -89,7 +92,7 @@ def pull(
     as_json: Json = False,
 ) -> None:
     """Have a bundle in a folder, whole and verified, or not at all; an interrupted pull goes on where it was."""
-    with opened_store(store) as opened, terminal.steps() as steps:
+    with opened_store(store) as opened, step_display.steps() as steps:
         steps.begin(ref, "pull")
         found = pulling.pull(Ref.parse(ref), store=opened, to=to, progress=steps.bytes_moved)
     if as_json:
