@@ -23,6 +23,7 @@ from fixtures.worse_stages import next_version, slower
 from onnx_fleet import __version__
 from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.entry import Gates, LatencyGrid
+from onnx_fleet.formatting import human_bytes
 from onnx_fleet.runs.steps import STEPS
 from onnx_fleet_demo.hub_server import HubServer
 from onnx_fleet_demo.models import CLASSIFIER
@@ -340,14 +341,16 @@ def test_a_made_folder_is_published_listed_verified_and_pulled(
     assert published["state"] == "published"
     assert json.loads(command("publish", stage_folder, "--store", store, "--json").stdout)["state"] == "unchanged"
 
-    listed = json.loads(command("list", "--store", store, "--json").stdout)
-    assert listed == [
-        {
-            "model_id": CLASSIFIER,
-            "versions": [published["version"]],
-            "channels": {"latest": published["version"]},
-        }
-    ]
+    (listed,) = json.loads(command("list", "--store", store, "--json").stdout)
+    assert listed == json.loads((store / "feed" / "index.json").read_bytes())["models"][0]
+    assert (listed["model_id"], listed["problems"]) == (CLASSIFIER, [])
+    assert [(each["channel"], each["version"]) for each in listed["channels"]] == [("latest", published["version"])]
+    (version,) = listed["versions"]
+    assert (version["task"], version["variants"], version["held"]) == ("text-classification", ["fp32"], False)
+    shown = command("list", "--store", store).stdout.splitlines()
+    assert shown[0].split() == ["model", "version", "published", "channels", "size", "task", "precisions"]
+    assert shown[1].split() == [CLASSIFIER, published["version"], version["created_at"][:10], "latest",
+                                *human_bytes(version["size_bytes"]).split(), "text-classification", "fp32"]  # fmt: skip
     assert command("verify", CLASSIFIER, "--store", store).stdout.startswith("intact")
     assert command("pull", CLASSIFIER, "--to", tmp_path / "pulled", "--store", store).returncode == 0
     assert (tmp_path / "pulled/onnx/model.onnx").read_bytes() == (stage_folder / "onnx/model.onnx").read_bytes()
@@ -392,7 +395,19 @@ def test_a_slower_folder_is_published_and_the_channel_stays_until_a_person_moves
     assert f"onnx-fleet {' '.join(move)}" in published.stderr
 
     def pointer() -> str:
-        return str(json.loads(command("list", "--store", store, "--json").stdout)[0]["channels"]["latest"])
+        (latest,) = json.loads(command("channel", "show", CLASSIFIER, "--store", store, "--json").stdout)
+        return str(latest["version"])
+
+    (listed,) = json.loads(command("list", CLASSIFIER, "--store", store, "--json").stdout)
+    assert [(each["version"], each["held"]) for each in listed["versions"]] == [
+        (version, True),
+        (before["version"], False),
+    ]
+    rows = [line.split()[1:5] for line in command("list", "--store", store).stdout.splitlines()[1:]]
+    assert [(row[0], row[2:]) for row in rows] == [
+        (version, ["held", "back"]),
+        (before["version"], ["latest", rows[1][3]]),
+    ]
 
     assert pointer() == before["version"]
     dry = command(*move, "--dry-run", "--store", store)
@@ -402,8 +417,13 @@ def test_a_slower_folder_is_published_and_the_channel_stays_until_a_person_moves
     assert pointer() == before["version"]
     assert command(*move, "--yes", "--store", store).returncode == 0
     assert pointer() == version
+    shown = command("channel", "show", CLASSIFIER, "--store", store, COLUMNS="80").stdout.splitlines()
+    assert shown[0].split() == ["channel", "version", "since", "before", "held"]
+    assert (shown[1].split()[:2], shown[1].split()[-2:]) == (["latest", version], [before["version"], "–"])
+    assert "nothing of it is published" in command("channel", "show", "acme/nothing", "--store", store).stderr
     index = json.loads((store / "feed" / "index.json").read_bytes())
     assert [each["version"] for each in index["models"][0]["channels"]] == [version]
+    assert not any(each["held"] for each in index["models"][0]["versions"]), "a person has decided"
     assert command("channel", "set", CLASSIFIER, "latest", "00000000-00000000", "--yes").returncode == 1
 
 

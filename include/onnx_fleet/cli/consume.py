@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -9,11 +10,11 @@ import typer
 from rich.text import Text
 
 from onnx_fleet import jsonio
-from onnx_fleet.bundles import publish as publishing
+from onnx_fleet.bundles import feed
 from onnx_fleet.bundles import pull as pulling
 from onnx_fleet.bundles import verify as verifying
 from onnx_fleet.bundles.bundle import Ref
-from onnx_fleet.bundles.channels import read as read_channel
+from onnx_fleet.bundles.feed import FeedModel, FeedVersion
 from onnx_fleet.cli import step_display, terminal
 from onnx_fleet.cli.options import Json, Store
 from onnx_fleet.cli.settings import opened_store
@@ -30,36 +31,49 @@ def list_(
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """What is published: models, their versions, and where their channels point."""
-    with opened_store(store) as opened:
-        found = [each for each in publishing.list_models(opened) if model in (None, each.model_id)]
-        pointers = {
-            each.model_id: {name: read_channel(opened, each.model_id, name).version for name in each.channels}
-            for each in found
-        }
+    """What is published, the newest first: each version's date, task, precisions and size, and which channel has it."""
+    with opened_store(store) as opened, terminal.console.status("reading the store"):
+        found = sorted(feed.models(opened, model_id=model), key=_last_published, reverse=True)
     if as_json:
-        terminal.as_json(
-            [
-                {"model_id": each.model_id, "versions": list(each.versions), "channels": pointers[each.model_id]}
-                for each in found
-            ]
-        )
+        terminal.dataclasses_as_json(found)
         return
     if not found:
         terminal.say(f"nothing is published in {opened.address}" + (f" for {model}" if model else ""))
         return
     terminal.table(
-        ("model", "version", "channels"),
+        ("model", "version", "published", "channels", "size", "task", "precisions"),
         [
             (
                 each.model_id,
-                version,
-                ", ".join(name for name, target in pointers[each.model_id].items() if target == version),
+                version.version,
+                f"{version.created_at:%Y-%m-%d}",
+                _standing(each, version),
+                human_bytes(version.size_bytes),
+                version.task,
+                ", ".join(version.variants),
             )
             for each in found
             for version in each.versions
         ],
+        numbers=("size",),
+        below=("precisions", "task", "size", "channels", "published"),
+        named_by=2,
     )
+    for problem in (problem for each in found for problem in each.problems):
+        terminal.paragraphs(f"not listed: {problem}")
+
+
+def _last_published(model: FeedModel) -> datetime:
+    """Of its newest version; long ago where none can be read."""
+    return max((version.created_at for version in model.versions), default=datetime.min.replace(tzinfo=UTC))
+
+
+def _standing(model: FeedModel, version: FeedVersion) -> Text:
+    """The channels that point at a version, or that its gates keep them from it."""
+    if version.held:
+        return Text("held back", style="yellow")
+    own = (each for each in model.channels if each.version == version.version)
+    return Text(", ".join(f"{each.channel} (held there)" if each.held else each.channel for each in own))
 
 
 def verify(ref: RefText, store: Store = None, as_json: Json = False) -> None:
