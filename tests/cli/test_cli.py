@@ -355,6 +355,10 @@ def test_a_made_folder_is_published_listed_verified_and_pulled(
     assert command("pull", CLASSIFIER, "--to", tmp_path / "pulled", "--store", store).returncode == 0
     assert (tmp_path / "pulled/onnx/model.onnx").read_bytes() == (stage_folder / "onnx/model.onnx").read_bytes()
 
+    assert command("pull", CLASSIFIER, "--to", tmp_path / "pulled", "--store", store, "--update").returncode == 0
+    occupied = command("pull", CLASSIFIER, "--to", tmp_path, "--store", store)
+    assert (occupied.returncode, occupied.stderr.splitlines()[-2]) == (1, "FolderOccupied")
+
     again = json.loads(command("run", CLASSIFIER, "--store", store, "--json").stdout)
     assert [record["state"] for record in again["records"]] == ["unchanged"]
 

@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from onnx_fleet import jsonio
-from onnx_fleet.bundles import feed
+from onnx_fleet.bundles import feed, manifest
 from onnx_fleet.bundles import pull as pulling
 from onnx_fleet.bundles import verify as verifying
 from onnx_fleet.bundles.bundle import Ref
@@ -94,7 +94,7 @@ def verify(ref: RefText, store: Store = None, as_json: Json = False) -> None:
             prose=("detail",),
             below=("detail",),
         )
-        terminal.say(f"[red]corrupt[/] {found.location}; publish it again with --force, then move the channel")
+        terminal.say(f"[red]corrupt[/] {found.location}; {manifest.remedy(found.model_id)}")
     if not found.passed:
         raise typer.Exit(1)
 
@@ -102,13 +102,19 @@ def verify(ref: RefText, store: Store = None, as_json: Json = False) -> None:
 def pull(
     ref: RefText,
     to: Annotated[Path, typer.Option(help="The folder to make.")],
+    update: Annotated[
+        bool,
+        typer.Option(
+            "--update", help="Put it in the place of another version of the model, in one step; what is the same stays."
+        ),
+    ] = False,
     store: Store = None,
     as_json: Json = False,
 ) -> None:
     """Have a bundle in a folder, whole and verified, or not at all; an interrupted pull goes on where it was."""
     with opened_store(store) as opened, step_display.steps() as steps:
         steps.begin(ref, "pull")
-        found = pulling.pull(Ref.parse(ref), store=opened, to=to, progress=steps.bytes_moved)
+        found = pulling.pull(Ref.parse(ref), store=opened, to=to, update=update, progress=steps.bytes_moved)
     if as_json:
         terminal.as_json({"model_id": found.bundle.model_id, "version": found.bundle.version, "to": str(to)})
     else:
