@@ -25,6 +25,7 @@
        ├─ BundleNotFound            no such model, version or channel in the store
        ├─ BundleCorrupt             a file of a bundle is missing or has other bytes than its manifest says
        ├─ VersionConflict           other bytes stand under the same version, or a channel was moved meanwhile
+       ├─ FolderOccupied            the folder to pull into holds something else
        ├─ StoreDenied               no credentials, or they are refused
        └─ StoreNotFound             no such bucket or folder
 
@@ -159,6 +160,10 @@ class BundleCorrupt(Permanent):
 
 class VersionConflict(Permanent):
     """Other bytes stand under the same version, or a channel was moved by another writer meanwhile."""
+
+
+class FolderOccupied(Permanent):
+    """The folder to pull into holds something else, or cannot be exchanged for another one in one step."""
 
 
 class StoreDenied(Permanent):

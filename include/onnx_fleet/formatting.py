@@ -19,3 +19,11 @@ def human_ms(value: float | None, *, noisy: bool = False) -> str:
     if value is None:
         return _NOTHING
     return f"{value:.2f} (noisy)" if noisy else f"{value:.2f}"
+
+
+def human_s(seconds: float) -> str:
+    """``40 s``, ``3 min``, ``2 h 10 min``: as exact as a guess of what is left can be."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import resource
 import subprocess
+import sys
 from pathlib import Path
 
 import onnx
@@ -12,15 +15,17 @@ import pytest
 from filelock import FileLock
 
 from fixtures.faulty_stores import Interrupted, SteppedStore, interrupted
+from fixtures.killed_updates import holds
 from fixtures.stages import NOW, PROVENANCE, tiny_stage, work_item
 from onnx_fleet.bundles import bundle
 from onnx_fleet.bundles.publish import publish
 from onnx_fleet.bundles.pull import pull
 from onnx_fleet.bundles.stage import Stage
-from onnx_fleet.errors import BundleCorrupt, StoreUnavailable, VersionConflict, WorkerOutOfResources
-from onnx_fleet.store import ObjectStore, transfer
+from onnx_fleet.errors import BundleCorrupt, FolderOccupied, StoreUnavailable, WorkerOutOfResources
+from onnx_fleet.store import ObjectInfo, ObjectStore, Progress, transfer
 
 MODEL = "acme/tiny"
+OLD = f"{MODEL}@01234567-ffffffff"
 WEIGHT_BYTES = 3 * 1024 * 1024
 
 
@@ -37,6 +42,14 @@ def home(tmp_path: Path) -> Path:
     """An empty folder to pull into."""
     (tmp_path / "home").mkdir()
     return tmp_path / "home"
+
+
+@pytest.fixture
+def newer(tmp_path: Path, store: ObjectStore) -> str:
+    """A second version of it, which ``latest`` points at; its graph is another one."""
+    stage = tiny_stage(tmp_path / "newer", item=work_item(fingerprint="e" * 64), scale=3.0, weight_bytes=WEIGHT_BYTES)
+    publish(Stage.open(stage), store=store, provenance=PROVENANCE, created_at=NOW)
+    return "01234567-eeeeeeee"
 
 
 def _damage(store: ObjectStore, path: str) -> None:
@@ -75,26 +88,106 @@ def test_an_empty_folder_is_taken(store: ObjectStore, home: Path) -> None:
 
 def test_a_folder_that_holds_something_else_is_left_alone(store: ObjectStore, home: Path) -> None:
     (home / "notes.txt").write_text("mine")
-    with pytest.raises(VersionConflict, match="name another folder, or remove this one"):
-        pull(MODEL, store=store, to=home)
-    assert [entry.name for entry in home.iterdir()] == ["notes.txt"]
-    with pytest.raises(VersionConflict):
-        pull(MODEL, store=store, to=home / "notes.txt")
+    for update in (False, True):
+        with pytest.raises(FolderOccupied, match="does not hold a bundle of acme/tiny; name another folder"):
+            pull(MODEL, store=store, to=home, update=update)
+        assert [entry.name for entry in home.iterdir()] == ["notes.txt"]
+        with pytest.raises(FolderOccupied):
+            pull(MODEL, store=store, to=home / "notes.txt", update=update)
+    assert (home / "notes.txt").read_text() == "mine"
 
 
-def test_a_folder_that_holds_another_version_is_left_alone(store: ObjectStore, home: Path, tmp_path: Path) -> None:
-    pull(MODEL, store=store, to=home / "tiny")
-    newer = tiny_stage(tmp_path / "newer", item=work_item(fingerprint="e" * 64), scale=3.0)
-    publish(Stage.open(newer), store=store, provenance=PROVENANCE, created_at=NOW)
-    with pytest.raises(VersionConflict, match=f"does not hold {MODEL}@01234567-eeeeeeee"):
+def test_a_folder_that_holds_another_version_is_left_alone_unless_it_is_to_be_updated(
+    store: ObjectStore, home: Path, newer: str
+) -> None:
+    pull(OLD, store=store, to=home / "tiny")
+    with pytest.raises(FolderOccupied, match=f"holds {OLD}; to have {newer} in its place, pull it with --update"):
         pull(MODEL, store=store, to=home / "tiny")
+    assert holds(home / "tiny") == OLD
 
 
-def test_a_pulled_folder_that_was_changed_is_told(store: ObjectStore, home: Path) -> None:
+def test_an_update_fetches_what_changed_and_leaves_nothing_of_the_old_version(
+    store: ObjectStore, home: Path, newer: str
+) -> None:
+    pull(OLD, store=store, to=home / "tiny")
+    (home / "served").symlink_to("tiny")
+    fetched: list[str] = []
+
+    class Watched(SteppedStore):
+        def download(self, key: str, path: Path, *, progress: Progress | None = None) -> ObjectInfo:
+            fetched.append(key.rpartition("/")[2])
+            return super().download(key, path, progress=progress)
+
+    told: list[tuple[int, int]] = []
+    with (home / "tiny" / "onnx" / "model.onnx").open("rb") as served:
+        sealed = pull(
+            MODEL,
+            store=Watched(store, step=0, before=lambda: None),
+            to=home / "served",
+            update=True,
+            progress=lambda done, total: told.append((done, total)),
+        )
+        kept = served.read()
+
+    assert holds(home / "tiny") == holds(home / "served") == f"{MODEL}@{newer}"
+    assert "model.onnx" in fetched
+    assert not {"model.onnx_data", "tokenizer.json", "config.json", "LICENSE"} & set(fetched), "they are the same"
+    assert told[-1] == (sealed.size_bytes, sealed.size_bytes)
+    assert kept == store.read(bundle.find(OLD, store=store).key("onnx/model.onnx")), "who had it open reads it on"
+    assert sorted(entry.name for entry in home.iterdir()) == ["served", "tiny"]
+
+
+def test_an_update_makes_a_folder_that_is_not_there_and_leaves_one_that_is_up_to_date(
+    store: ObjectStore, home: Path
+) -> None:
+    pull(MODEL, store=store, to=home / "tiny", update=True)
+    before = {path: path.stat().st_ino for path in (home / "tiny").rglob("*")}
+    pull(MODEL, store=store, to=home / "tiny", update=True)
+    assert before == {path: path.stat().st_ino for path in (home / "tiny").rglob("*")}
+
+
+def test_an_update_mends_a_folder_that_was_changed(store: ObjectStore, home: Path) -> None:
     pull(MODEL, store=store, to=home / "tiny")
     (home / "tiny" / "onnx" / "model.onnx").write_bytes(b"?")
-    with pytest.raises(BundleCorrupt, match=r"onnx/model\.onnx"):
-        pull(MODEL, store=store, to=home / "tiny")
+    (home / "tiny" / "tokenizer.json").unlink()
+    pull(MODEL, store=store, to=home / "tiny", update=True)
+    assert holds(home / "tiny").startswith(MODEL)
+
+
+def test_an_update_takes_no_file_that_is_somebody_elses(store: ObjectStore, home: Path, newer: str) -> None:
+    pull(OLD, store=store, to=home / "tiny")
+    (home / "tiny" / "onnx" / "engine.cache").write_text("hours of tuning")
+    with pytest.raises(FolderOccupied, match=r"would be lost \(onnx/engine\.cache\)"):
+        pull(MODEL, store=store, to=home / "tiny", update=True)
+    assert (home / "tiny" / "onnx" / "engine.cache").exists()
+
+
+def test_an_update_takes_no_folder_of_another_model(store: ObjectStore, home: Path, tmp_path: Path) -> None:
+    other = tiny_stage(tmp_path / "other", item=work_item(model_id="acme/other"))
+    publish(Stage.open(other), store=store, provenance=PROVENANCE, created_at=NOW)
+    pull("acme/other", store=store, to=home / "tiny")
+    with pytest.raises(FolderOccupied, match="which is another model than acme/tiny"):
+        pull(MODEL, store=store, to=home / "tiny", update=True)
+
+
+def test_an_update_that_is_killed_leaves_one_version_or_the_other_whole(
+    tmp_path: Path, local_store: ObjectStore
+) -> None:
+    for digit in "ab":
+        stage = tiny_stage(tmp_path / digit, item=work_item(fingerprint=digit * 64), scale=ord(digit))
+        publish(Stage.open(stage), store=local_store, provenance=PROVENANCE, created_at=NOW)
+    old, new = (f"{MODEL}@01234567-{digit * 8}" for digit in "ab")
+    command = [sys.executable, "-m", "fixtures.killed_updates", local_store.address, str(tmp_path / "home"), old, new]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    *killed, through = map(json.loads, done.stdout.splitlines())
+
+    assert through == {"before": None, "holds": new, "afterwards": new, "left": ["tiny"]}
+    assert {each["holds"] for each in killed} == {old, new}
+    assert [each["holds"] for each in killed] == sorted(each["holds"] for each in killed), "it changes once"
+    assert all((each["afterwards"], each["left"]) == (new, ["tiny"]) for each in killed), "the next one finishes"
+    events = {each["before"] for each in killed}
+    assert {"os.link", "open", "os.rename", "ctypes.dlsym", "shutil.rmtree", "os.rmdir"} <= events
 
 
 def test_a_damaged_file_in_the_store_gives_no_folder_and_heals_when_it_does(store: ObjectStore, home: Path) -> None:

@@ -68,7 +68,7 @@ def test_an_intact_bundle_passes_by_channel_and_by_version(any_store: ObjectStor
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"schema_version": 1}'])
 def test_a_damaged_manifest_is_corrupt(any_store: ObjectStore, prefix: str, damage: bytes) -> None:
     _overwrite(any_store, f"{prefix}manifest.json", damage)
-    with pytest.raises(BundleCorrupt, match="publish the model again"):
+    with pytest.raises(BundleCorrupt, match="make a new version"):
         verify(MODEL, store=any_store)
 
 

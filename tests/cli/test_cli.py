@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import re
 import shutil
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +27,7 @@ from onnx_fleet import __version__
 from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.cli import app
 from onnx_fleet.entities.entry import Gates, LatencyGrid
+from onnx_fleet.formatting import human_bytes
 from onnx_fleet.runs.steps import STEPS
 from onnx_fleet_demo.hub_server import HubServer
 from onnx_fleet_demo.models import CLASSIFIER
@@ -40,24 +46,30 @@ models:
 
 
 @pytest.fixture(scope="session")
-def command(demo_hub_server: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Command:
-    """Run onnx-fleet with a local Hub and a store in a folder."""
+def environment(demo_hub_server: HubServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What onnx-fleet is run with: a local Hub, a store in a folder, and room for wide tables."""
     home = tmp_path_factory.mktemp("cli")
     (home / "store").mkdir()
-    environment = {
+    return {
         **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "HF_", "ONNX_FLEET_"))},
         "HF_ENDPOINT": demo_hub_server.url,
         "HF_HOME": str(home / "hf"),
         "ONNX_FLEET_STORE": str(home / "store"),
         "ONNX_FLEET_WORK_DIR": str(home / "work"),
+        "HOME": str(home),
         "COLUMNS": "200",
     }
+
+
+@pytest.fixture(scope="session")
+def command(environment: dict[str, str]) -> Command:
+    """Run onnx-fleet."""
 
     def _run(*arguments: str | Path, **changes: str) -> Done:
         return subprocess.run(
             [Path(sys.executable).with_name("onnx-fleet"), *arguments],
             env=environment | changes,
-            cwd=home,
+            cwd=environment["HOME"],
             capture_output=True,
             text=True,
             check=False,
@@ -88,13 +100,14 @@ def first_export(command: Command, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def stage_folder(command: Command, first_export: Profiled, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that went through export, validate and measure."""
+    """A folder that went through export, validate and measure; what those two print at 80 columns is beside it."""
     folder = Path(shutil.copytree(first_export.folder, tmp_path_factory.mktemp("measured") / "classifier"))
     item = Stage.open(folder).item
     Stage.make(folder, replace(item, model=replace(item.model, entry=replace(item.model.entry, latency=GRID))))
     for step in ("validate", "measure"):
-        done = command(step, folder)
+        done = command(step, folder, COLUMNS="80")
         assert done.returncode == 0, done.stderr
+        folder.with_name(f"{step}.txt").write_text(done.stdout)
     return folder
 
 
@@ -117,6 +130,100 @@ def first_run(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Ran
     done = command("run", "--catalogue", made / "catalogue.yaml", "--profile", "--json", **settings)
     assert done.returncode == 0, done.stderr
     return Ran(store=made / "store", work=made / "work", summary=json.loads(done.stdout))
+
+
+def longest_line(text: str) -> int:
+    """Of the lines that could be shorter: a path, which nobody may break, can be longer than a terminal is wide."""
+    return max(len(line.rstrip()) for line in text.splitlines() if " " in line.strip())
+
+
+def test_what_commands_print_fits_80_columns_and_breaks_no_name(
+    command: Command, stage_folder: Path, first_export: Profiled, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    version = json.loads(command("publish", stage_folder, "--store", store, "--json").stdout)["version"]
+    outputs = {name: stage_folder.with_name(f"{name}.txt").read_text() for name in ("validate", "measure")}
+    again = command("export", CLASSIFIER, "--out", tmp_path / "again", "--store", first_export.store, COLUMNS="80")
+    outputs["export"] = again.stdout
+    for arguments in (
+        ("plan", CLASSIFIER),
+        ("run", CLASSIFIER),
+        ("list",),
+        ("inspect", stage_folder),
+        ("audit",),
+    ):
+        given = () if arguments[0] == "inspect" else ("--store", store)
+        done = command(*arguments, *given, COLUMNS="80")
+        assert done.returncode == 0, done.stderr
+        outputs[arguments[0]] = done.stdout
+
+    assert {name: width for name, text in outputs.items() if (width := longest_line(text)) > 80} == {}
+    for name in ("plan", "run", "list", "audit"):
+        assert CLASSIFIER in outputs[name]
+        assert version in outputs[name], name
+    assert f"{store}/models/{CLASSIFIER}/{version}" in outputs["run"]
+
+
+def test_a_table_gives_up_columns_until_it_fits_and_nothing_is_lost(tmp_path: Path) -> None:
+    script = """
+from onnx_fleet.cli import terminal
+reason = "the weights of this one are of another size than its config.json says, which no loader takes"
+terminal.table(
+    ("model", "state", "size", "why", "where", "load"),
+    [("acme/a-model-with-a-long-name", terminal.state_cell("failed"), "1.2 MB", reason, "s3://models/acme", "12 s")],
+    numbers=("size", "load"), prose=("why",), below=("where", "why"), spare=("load",),
+)
+"""
+
+    def printed(**settings: str) -> tuple[list[str], str]:
+        environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | settings
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return [line.rstrip() for line in done.stdout.splitlines()], done.stderr
+
+    in_a_file, _ = printed()
+    assert in_a_file[0].split() == ["model", "state", "size", "why", "where", "load"], "a log has no edge"
+    wide, said = printed(COLUMNS="95")
+    assert wide[0].split() == ["model", "state", "size", "why", "load"]
+    assert wide[-2:] == ["acme/a-model-with-a-long-name", "  s3://models/acme"]
+    assert said == ""
+    narrow, said = printed(COLUMNS="50")
+    assert narrow == [
+        "model                          state     size",
+        "acme/a-model-with-a-long-name  failed  1.2 MB",
+        "",
+        "acme/a-model-with-a-long-name",
+        "  why: the weights of this one are of another size",
+        "  than its config.json says, which no loader takes",
+        "  s3://models/acme",
+    ]
+    assert "load; --json has everything" in said
+    slim, _ = printed(COLUMNS="40")
+    assert slim[:3] == ["model  acme/a-model-with-a-long-name", "state  failed", "size   1.2 MB"]
+
+
+def at_a_terminal(*arguments: str | Path, columns: int, environment: dict[str, str]) -> str:
+    """Everything that onnx-fleet shows at a terminal of that width, without its colours and movements."""
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    settings = {name: value for name, value in environment.items() if name != "COLUMNS"} | {"TERM": "xterm"}
+    command = [Path(sys.executable).with_name("onnx-fleet"), *arguments]
+    with subprocess.Popen(command, env=settings, stdin=theirs, stdout=theirs, stderr=theirs):
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):  # Linux says that the other side is closed by an error
+            while chunk := os.read(ours, 1 << 16):
+                shown += chunk
+    os.close(ours)
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
+
+
+def test_a_long_step_says_at_a_terminal_how_far_it_is(environment: dict[str, str], stage_folder: Path) -> None:
+    shown = at_a_terminal("validate", stage_folder, columns=80, environment=environment)
+
+    assert re.search(r"validate \d:\d\d:\d\d \d+ of \d+ checks.* onnx-fleet-demo/", shown)
+    assert "?" not in shown
 
 
 def test_each_step_leaves_in_the_folder_what_the_list_of_steps_says(stage_folder: Path) -> None:
@@ -293,17 +400,23 @@ def test_a_made_folder_is_published_listed_verified_and_pulled(
     assert published["state"] == "published"
     assert json.loads(command("publish", stage_folder, "--store", store, "--json").stdout)["state"] == "unchanged"
 
-    listed = json.loads(command("list", "--store", store, "--json").stdout)
-    assert listed == [
-        {
-            "model_id": CLASSIFIER,
-            "versions": [published["version"]],
-            "channels": {"latest": published["version"]},
-        }
-    ]
+    (listed,) = json.loads(command("list", "--store", store, "--json").stdout)
+    assert listed == json.loads((store / "feed" / "index.json").read_bytes())["models"][0]
+    assert (listed["model_id"], listed["problems"]) == (CLASSIFIER, [])
+    assert [(each["channel"], each["version"]) for each in listed["channels"]] == [("latest", published["version"])]
+    (version,) = listed["versions"]
+    assert (version["task"], version["variants"], version["held"]) == ("text-classification", ["fp32"], False)
+    shown = command("list", "--store", store).stdout.splitlines()
+    assert shown[0].split() == ["model", "version", "published", "channels", "size", "task", "precisions"]
+    assert shown[1].split() == [CLASSIFIER, published["version"], version["created_at"][:10], "latest",
+                                *human_bytes(version["size_bytes"]).split(), "text-classification", "fp32"]  # fmt: skip
     assert command("verify", CLASSIFIER, "--store", store).stdout.startswith("intact")
     assert command("pull", CLASSIFIER, "--to", tmp_path / "pulled", "--store", store).returncode == 0
     assert (tmp_path / "pulled/onnx/model.onnx").read_bytes() == (stage_folder / "onnx/model.onnx").read_bytes()
+
+    assert command("pull", CLASSIFIER, "--to", tmp_path / "pulled", "--store", store, "--update").returncode == 0
+    occupied = command("pull", CLASSIFIER, "--to", tmp_path, "--store", store)
+    assert (occupied.returncode, occupied.stderr.splitlines()[-2]) == (1, "FolderOccupied")
 
     again = json.loads(command("run", CLASSIFIER, "--store", store, "--json").stdout)
     assert [record["state"] for record in again["records"]] == ["unchanged"]
@@ -345,7 +458,19 @@ def test_a_slower_folder_is_published_and_the_channel_stays_until_a_person_moves
     assert f"onnx-fleet {' '.join(move)}" in published.stderr
 
     def pointer() -> str:
-        return str(json.loads(command("list", "--store", store, "--json").stdout)[0]["channels"]["latest"])
+        (latest,) = json.loads(command("channel", "show", CLASSIFIER, "--store", store, "--json").stdout)
+        return str(latest["version"])
+
+    (listed,) = json.loads(command("list", CLASSIFIER, "--store", store, "--json").stdout)
+    assert [(each["version"], each["held"]) for each in listed["versions"]] == [
+        (version, True),
+        (before["version"], False),
+    ]
+    rows = [line.split()[1:5] for line in command("list", "--store", store).stdout.splitlines()[1:]]
+    assert [(row[0], row[2:]) for row in rows] == [
+        (version, ["held", "back"]),
+        (before["version"], ["latest", rows[1][3]]),
+    ]
 
     assert pointer() == before["version"]
     dry = command(*move, "--dry-run", "--store", store)
@@ -355,8 +480,13 @@ def test_a_slower_folder_is_published_and_the_channel_stays_until_a_person_moves
     assert pointer() == before["version"]
     assert command(*move, "--yes", "--store", store).returncode == 0
     assert pointer() == version
+    shown = command("channel", "show", CLASSIFIER, "--store", store, COLUMNS="80").stdout.splitlines()
+    assert shown[0].split() == ["channel", "version", "since", "before", "held"]
+    assert (shown[1].split()[:2], shown[1].split()[-2:]) == (["latest", version], [before["version"], "–"])
+    assert "nothing of it is published" in command("channel", "show", "acme/nothing", "--store", store).stderr
     index = json.loads((store / "feed" / "index.json").read_bytes())
     assert [each["version"] for each in index["models"][0]["channels"]] == [version]
+    assert not any(each["held"] for each in index["models"][0]["versions"]), "a person has decided"
     assert command("channel", "set", CLASSIFIER, "latest", "00000000-00000000", "--yes").returncode == 1
 
 

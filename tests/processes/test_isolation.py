@@ -11,8 +11,9 @@ import pytest
 from fixtures import steps
 from fixtures.steps import Meal, Order
 from onnx_fleet.errors import ModelGated, StepCrashed, StepTimedOut, WorkerOutOfResources
-from onnx_fleet.processes import isolation
+from onnx_fleet.processes import isolation, progress
 from onnx_fleet.processes.isolation import Limits, Outcome
+from onnx_fleet.processes.progress import Progress
 
 MB = 1 << 20
 
@@ -48,6 +49,26 @@ def test_what_the_step_prints_is_in_its_log_and_an_earlier_step_is_kept(run: Run
     run(steps.cook, Order(what="bread"), limits=Limits(), log=log)
 
     assert log.read_text() == "cooking soup\ncooking bread\n"
+
+
+def test_whoever_listens_is_told_how_far_the_step_is(run: Run, log: Path) -> None:
+    heard: list[Progress] = []
+    with progress.listening(heard.append):
+        run(steps.count, Order(what="", size=3), limits=Limits(), log=log)
+    run(steps.count, Order(what="", size=5), limits=Limits(), log=log)
+
+    assert heard[-1] == Progress(done=3, total=3, unit="courses")
+    assert str(heard[-1]) == "3 of 3 courses"
+
+
+def test_a_step_that_cannot_say_how_far_it_is_goes_on(run: Run, log: Path) -> None:
+    heard: list[Progress] = []
+    with progress.listening(heard.append):
+        order = Order(what="", size=3)
+        outcome = run(steps.count_where_no_file_can_be_written, order, limits=Limits(), log=log)
+
+    assert outcome.value.what == "3 courses"
+    assert heard == []
 
 
 def test_peak_memory_is_the_steps_own(run: Run, log: Path) -> None:

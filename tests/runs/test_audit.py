@@ -402,7 +402,7 @@ def test_the_command_line_tells_a_failure_and_moves_the_channel_when_asked(
     assert re.search(f"^{MODEL}@{bad}: audit [12] of 2$", told, flags=re.MULTILINE)
     assert re.search("^failed: .*padding_right", told, flags=re.MULTILINE)
     assert f"\nresult: {services.store.address}/audits/{MODEL}/{bad}/" in told
-    assert f"next: publish {MODEL} again with --force\n" in told
+    assert f"next: make a new version: `onnx-fleet run {MODEL} --force`, or `force` in Airflow\n" in told
     assert told.endswith(f"1 failed, 1 passed; results: {services.store.address}/audits/\n")
     assert channels.read(services.store, MODEL, "latest").version == sound
     assert [each.version for each in feed.read(services.store).models[0].channels] == [sound]

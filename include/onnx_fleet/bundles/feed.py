@@ -79,6 +79,8 @@ class FeedVersion:
     files: tuple[FeedFile, ...]
     validation: FeedValidation
     latency: tuple[FeedLatency, ...]
+    held: bool = False
+    """It is worse than the version that was in use, by its gates, and no channel points at it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +123,13 @@ def read(store: ObjectStore) -> Feed:
         BundleCorrupt: the document is not a feed.
     """
     return _parse(store.read(INDEX_KEY), where=f"{store.address}/{INDEX_KEY}")
+
+
+def models(store: ObjectStore, *, model_id: str | None = None) -> tuple[FeedModel, ...]:
+    """What the store holds now, read from its manifests and channels: every model by id, or one alone."""
+    listed = publish.list_models(store, model_id=model_id)
+    with ThreadPoolExecutor(READERS) as pool:
+        return tuple(pool.map(lambda model: _model(store, model), listed))
 
 
 def rebuild(store: ObjectStore, *, now: datetime) -> Feed:
@@ -167,10 +176,7 @@ def _rebuild_once(store: ObjectStore, *, now: datetime) -> Feed:
         before, etag = store.read_tagged(INDEX_KEY)
     except BundleNotFound:
         before, etag = b"", None
-    listed = publish.list_models(store)
-    with ThreadPoolExecutor(READERS) as pool:
-        models = tuple(pool.map(lambda model: _model(store, model), listed))
-    feed = Feed(generated_at=now.astimezone(UTC).replace(microsecond=0), models=models)
+    feed = Feed(generated_at=now.astimezone(UTC).replace(microsecond=0), models=models(store))
     known = _known(before)
     if known is not None and known == replace(feed, generated_at=known.generated_at):
         return known  # nothing is new: readers that poll it see no change
@@ -195,17 +201,19 @@ def _parse(data: bytes, *, where: str) -> Feed:
 def _model(store: ObjectStore, listed: PublishedModel) -> FeedModel:
     problems: list[str] = []
     versions: list[FeedVersion] = []
-    for version in listed.versions:
-        key = layout.manifest_key(listed.model_id, version)
-        try:
-            data = store.read(key)
-            versions.append(_version(manifest.read(data, where=key), digest=transfer.sha256_of(data)))
-        except (BundleCorrupt, BundleNotFound) as err:
-            problems.append(str(err))
     pointers: list[Channel] = []
     for channel in listed.channels:
         try:
             pointers.append(channels.read(store, listed.model_id, channel))
+        except (BundleCorrupt, BundleNotFound) as err:
+            problems.append(str(err))
+    in_use = {pointer.version for pointer in pointers}
+    for version in listed.versions:
+        key = layout.manifest_key(listed.model_id, version)
+        try:
+            data = store.read(key)
+            sealed = manifest.read(data, where=key)
+            versions.append(_version(sealed, digest=transfer.sha256_of(data), in_use=version in in_use))
         except (BundleCorrupt, BundleNotFound) as err:
             problems.append(str(err))
     return FeedModel(
@@ -220,8 +228,8 @@ def _channel(pointer: Channel) -> FeedChannel:
     return FeedChannel(channel=pointer.channel, version=pointer.version, moved_at=pointer.moved_at, held=pointer.held)
 
 
-def _version(sealed: Manifest, *, digest: str) -> FeedVersion:
-    info, proof = sealed.bundle, sealed.validation
+def _version(sealed: Manifest, *, digest: str, in_use: bool) -> FeedVersion:
+    info, proof, regression = sealed.bundle, sealed.validation, sealed.regression
     return FeedVersion(
         version=info.version,
         revision=sealed.source.revision,
@@ -237,6 +245,7 @@ def _version(sealed: Manifest, *, digest: str) -> FeedVersion:
         files=tuple(FeedFile(path=file.path, size_bytes=file.size_bytes, sha256=file.sha256) for file in sealed.files),
         validation=FeedValidation(passed=proof.passed, max_abs_diff=proof.max_abs_diff, gpu=proof.gpu),
         latency=tuple(_latency(sealed)),
+        held=regression is not None and regression.verdict == "held" and not in_use,
     )
 
 

@@ -245,8 +245,13 @@ def read(data: bytes, *, where: str = FILE_NAME) -> Manifest:
         raise BundleCorrupt(f"{where}: {_schema_fault(data, err)}") from err
     faults = _inconsistencies(manifest)
     if faults:
-        raise BundleCorrupt(f"{where}: {'; '.join(faults)}; publish the model again (--force)")
+        raise BundleCorrupt(f"{where}: {'; '.join(faults)}; {remedy('MODEL')}")
     return manifest
+
+
+def remedy(model_id: str) -> str:
+    """What to do about a published bundle that is not right: it is never changed, a new one takes its place."""
+    return f"make a new version: `onnx-fleet run {model_id} --force`, or `force` in Airflow"
 
 
 def json_schema() -> dict[str, Any]:
@@ -259,13 +264,13 @@ def _schema_fault(data: bytes, err: ValidationError) -> str:
     try:
         found = json.loads(data)
     except ValueError:
-        return "is not JSON; it may be cut off: publish the model again (--force)"
+        return f"is not JSON; it may be cut off: {remedy('MODEL')}"
     version = found.get("schema_version") if isinstance(found, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
         return f"has schema_version {version}, this onnx-fleet reads up to {SCHEMA_VERSION}; upgrade onnx-fleet"
     first = err.errors(include_url=False, include_input=False)[0]
     place = ".".join(str(part) for part in first["loc"]) or "the document"
-    return f"is not a manifest: {place}: {first['msg']} ({err.error_count()} faults); publish the model again (--force)"
+    return f"is not a manifest: {place}: {first['msg']} ({err.error_count()} faults); {remedy('MODEL')}"
 
 
 def _inconsistencies(manifest: Manifest) -> tuple[str, ...]:

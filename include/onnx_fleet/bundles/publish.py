@@ -313,7 +313,7 @@ def _require_same(stands: Manifest, sealed: Manifest, *, where: str) -> None:
     if differing:
         raise VersionConflict(
             f"{where}: other bytes stand under this version already ({', '.join(differing[:5])});"
-            " a published bundle never changes: publish with --force, which makes a new version"
+            f" a published bundle never changes: {manifest.remedy(stands.bundle.model_id)}"
         )
 
 

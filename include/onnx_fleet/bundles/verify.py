@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
-from onnx_fleet.bundles import bundle
+from onnx_fleet.bundles import bundle, manifest
 from onnx_fleet.bundles.bundle import Bundle, Ref
 from onnx_fleet.bundles.manifest import FILE_NAME, BundleFile
 from onnx_fleet.entities.naming import ref_of
@@ -77,7 +77,7 @@ def require_intact(report: VerifyReport) -> None:
     """
     if report.faults:
         named = "; ".join(f"{fault.path}: {fault.fault} ({fault.detail})" for fault in report.faults)
-        raise BundleCorrupt(f"{ref_of(report)}: {named}; publish it again with --force")
+        raise BundleCorrupt(f"{ref_of(report)}: {named}; {manifest.remedy(report.model_id)}")
 
 
 def _fault(found: Bundle, file: BundleFile, *, store: ObjectStore) -> FileFault | None:

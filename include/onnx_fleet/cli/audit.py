@@ -11,7 +11,7 @@ import typer
 
 from onnx_fleet import jsonio
 from onnx_fleet.bundles import bundle, feed
-from onnx_fleet.cli import terminal
+from onnx_fleet.cli import step_display, terminal
 from onnx_fleet.cli.options import CatalogueFile, Json, Store
 from onnx_fleet.cli.settings import opened_services
 from onnx_fleet.entities.naming import ref_of
@@ -79,7 +79,7 @@ def audit(
 def _audit(targets: Sequence[Target], *, services: Services) -> tuple[tuple[Audit, ...], tuple[AuditRow, ...]]:
     """Every result, and a row for each bundle, also where nothing was found out."""
     made, rows = [], []
-    with terminal.steps() as steps:
+    with step_display.steps() as steps:
         for number, target in enumerate(targets, 1):
             steps.begin(ref_of(target), f"audit {number} of {len(targets)}")
             try:
@@ -136,13 +136,15 @@ def _show(rows: Sequence[AuditRow], *, where: str) -> None:
             (
                 row.model_id,
                 row.version,
-                terminal.coloured(row.verdict),
+                terminal.state_cell(row.verdict),
                 ", ".join(row.changed) or "–",
                 "–" if row.worst_abs_diff is None else f"{row.worst_abs_diff:.1e}",
             )
             for row in rows
         ],
         numbers=("worst diff",),
+        prose=("made with others",),
+        below=("made with others", "worst diff", "version"),
     )
     for row in rows:
         if row.verdict != "passed":

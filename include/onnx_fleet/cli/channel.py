@@ -1,4 +1,4 @@
-"""The command for channels: channel set."""
+"""The commands for channels: channel show, channel set."""
 
 from __future__ import annotations
 
@@ -8,19 +8,46 @@ from typing import Annotated
 import typer
 
 from onnx_fleet import jsonio
-from onnx_fleet.bundles import bundle, channels, feed
+from onnx_fleet.bundles import bundle, channels, feed, publish
 from onnx_fleet.bundles.bundle import Ref
 from onnx_fleet.cli import terminal
 from onnx_fleet.cli.options import Json, Store
 from onnx_fleet.cli.settings import opened_store
+from onnx_fleet.errors import BundleNotFound
 from onnx_fleet.runs.record import told
 
-channel_app = typer.Typer(help="Move the named pointers to versions.", no_args_is_help=True)
+channel_app = typer.Typer(help="Look at the named pointers to versions, and move them.", no_args_is_help=True)
 
 
-@channel_app.callback()
-def _group() -> None:
-    """With a callback a group of one command keeps that command's name."""
+@channel_app.command("show")
+def show(
+    model: Annotated[str, typer.Argument(help="ORG/NAME.", show_default=False)],
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Where the channels of a model point, since when, and where they pointed before."""
+    with opened_store(store) as opened:
+        (listed,) = publish.list_models(opened, model_id=model) or (None,)
+        if listed is None:
+            raise BundleNotFound(f"{model}: nothing of it is published in {opened.address}; see `onnx-fleet list`")
+        found = [channels.read(opened, model, name) for name in listed.channels]
+    if as_json:
+        terminal.dataclasses_as_json(found)
+        return
+    terminal.table(
+        ("channel", "version", "since", "before", "held"),
+        [
+            (
+                each.channel,
+                each.version,
+                f"{each.moved_at:%Y-%m-%d %H:%M}",
+                each.previous or "–",
+                "runs leave it there" if each.held else "–",
+            )
+            for each in found
+        ],
+        below=("held", "before"),
+    )
 
 
 @channel_app.command("set")

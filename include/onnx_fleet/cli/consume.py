@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from onnx_fleet import jsonio
-from onnx_fleet.bundles import publish as publishing
+from onnx_fleet.bundles import feed, manifest
 from onnx_fleet.bundles import pull as pulling
 from onnx_fleet.bundles import verify as verifying
 from onnx_fleet.bundles.bundle import Ref
-from onnx_fleet.bundles.channels import read as read_channel
-from onnx_fleet.cli import terminal
+from onnx_fleet.bundles.feed import FeedModel, FeedVersion
+from onnx_fleet.cli import step_display, terminal
 from onnx_fleet.cli.options import Json, Store
 from onnx_fleet.cli.settings import opened_store
 from onnx_fleet.entities.naming import ref_of
@@ -30,41 +32,54 @@ def list_(
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """What is published: models, their versions, and where their channels point."""
-    with opened_store(store) as opened:
-        found = [each for each in publishing.list_models(opened) if model in (None, each.model_id)]
-        pointers = {
-            each.model_id: {name: read_channel(opened, each.model_id, name).version for name in each.channels}
-            for each in found
-        }
+    """What is published, the newest first: each version's date, task, precisions and size, and which channel has it."""
+    with opened_store(store) as opened, terminal.console.status("reading the store"):
+        found = sorted(feed.models(opened, model_id=model), key=_last_published, reverse=True)
     if as_json:
-        terminal.as_json(
-            [
-                {"model_id": each.model_id, "versions": list(each.versions), "channels": pointers[each.model_id]}
-                for each in found
-            ]
-        )
+        terminal.dataclasses_as_json(found)
         return
     if not found:
         terminal.say(f"nothing is published in {opened.address}" + (f" for {model}" if model else ""))
         return
     terminal.table(
-        ("model", "version", "channels"),
+        ("model", "version", "published", "channels", "size", "task", "precisions"),
         [
             (
                 each.model_id,
-                version,
-                ", ".join(name for name, target in pointers[each.model_id].items() if target == version),
+                version.version,
+                f"{version.created_at:%Y-%m-%d}",
+                _standing(each, version),
+                human_bytes(version.size_bytes),
+                version.task,
+                ", ".join(version.variants),
             )
             for each in found
             for version in each.versions
         ],
+        numbers=("size",),
+        below=("precisions", "task", "size", "channels", "published"),
+        named_by=2,
     )
+    for problem in (problem for each in found for problem in each.problems):
+        terminal.paragraphs(f"not listed: {problem}")
+
+
+def _last_published(model: FeedModel) -> datetime:
+    """Of its newest version; long ago where none can be read."""
+    return max((version.created_at for version in model.versions), default=datetime.min.replace(tzinfo=UTC))
+
+
+def _standing(model: FeedModel, version: FeedVersion) -> Text:
+    """The channels that point at a version, or that its gates keep them from it."""
+    if version.held:
+        return Text("held back", style="yellow")
+    own = (each for each in model.channels if each.version == version.version)
+    return Text(", ".join(f"{each.channel} (held there)" if each.held else each.channel for each in own))
 
 
 def verify(ref: RefText, store: Store = None, as_json: Json = False) -> None:
     """Re-hash every file of a bundle against its manifest; exit status 1 names each bad file."""
-    with opened_store(store) as opened, terminal.steps() as steps:
+    with opened_store(store) as opened, step_display.steps() as steps:
         steps.begin(ref, "verify")
         found = verifying.verify(Ref.parse(ref), store=opened, progress=steps.bytes_moved)
     if as_json:
@@ -76,9 +91,11 @@ def verify(ref: RefText, store: Store = None, as_json: Json = False) -> None:
     else:
         terminal.table(
             ("file", "fault", "detail"),
-            [(fault.path, f"[red]{fault.fault}[/]", fault.detail) for fault in found.faults],
+            [(fault.path, Text(fault.fault, style="red"), fault.detail) for fault in found.faults],
+            prose=("detail",),
+            below=("detail",),
         )
-        terminal.say(f"[red]corrupt[/] {found.location}; publish it again with --force, then move the channel")
+        terminal.say(f"[red]corrupt[/] {found.location}; {manifest.remedy(found.model_id)}")
     if not found.passed:
         raise typer.Exit(1)
 
@@ -86,13 +103,19 @@ def verify(ref: RefText, store: Store = None, as_json: Json = False) -> None:
 def pull(
     ref: RefText,
     to: Annotated[Path, typer.Option(help="The folder to make.")],
+    update: Annotated[
+        bool,
+        typer.Option(
+            "--update", help="Put it in the place of another version of the model, in one step; what is the same stays."
+        ),
+    ] = False,
     store: Store = None,
     as_json: Json = False,
 ) -> None:
     """Have a bundle in a folder, whole and verified, or not at all; an interrupted pull goes on where it was."""
-    with opened_store(store) as opened, terminal.steps() as steps:
+    with opened_store(store) as opened, step_display.steps() as steps:
         steps.begin(ref, "pull")
-        found = pulling.pull(Ref.parse(ref), store=opened, to=to, progress=steps.bytes_moved)
+        found = pulling.pull(Ref.parse(ref), store=opened, to=to, update=update, progress=steps.bytes_moved)
     if as_json:
         terminal.as_json({"model_id": found.bundle.model_id, "version": found.bundle.version, "to": str(to)})
     else:

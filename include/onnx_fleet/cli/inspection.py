@@ -55,22 +55,25 @@ def _show_graph(view: GraphView) -> None:
     rows = [("in", each) for each in view.inputs] + [("out", each) for each in view.outputs]
     terminal.table(
         ("", "name", "dtype", "shape"),
-        [(way, spec.name, spec.dtype, f"\\[{', '.join(map(str, spec.shape))}]") for way, spec in rows],
+        [(way, spec.name, spec.dtype, f"[{', '.join(map(str, spec.shape))}]") for way, spec in rows],
+        prose=("shape",),
+        below=("shape",),
+        named_by=2,
     )
     tops = [f"{op} {count}" for op, count in list(view.ops.items())[:_TOP_OPS]]
     more = f", {len(view.ops) - _TOP_OPS} more kinds" if len(view.ops) > _TOP_OPS else ""
     inside = f", {view.subgraphs} graphs inside" if view.subgraphs else ""
     inside += f", functions {', '.join(view.functions)}" if view.functions else ""
-    terminal.line(f"{view.nodes} nodes{inside}: {', '.join(tops)}{more}")
+    terminal.sentence(f"{view.nodes} nodes{inside}: {', '.join(tops)}{more}")
     sizes = ", ".join(f"{dtype} {human_bytes(size)}" for dtype, size in view.bytes_by_dtype.items())
-    terminal.line(f"{view.weights} weights, {human_bytes(view.weight_bytes)}: {sizes or 'none'}")
+    terminal.sentence(f"{view.weights} weights, {human_bytes(view.weight_bytes)}: {sizes or 'none'}")
     terminal.table(
         ("weight", "dtype", "shape", "size", "file", "shared with"),
         [
             (
                 each.name,
                 each.dtype,
-                f"\\[{', '.join(map(str, each.shape))}]",
+                f"[{', '.join(map(str, each.shape))}]",
                 human_bytes(each.size_bytes),
                 each.file,
                 ", ".join(each.shared_with) or "–",
@@ -78,6 +81,9 @@ def _show_graph(view: GraphView) -> None:
             for each in view.largest[:_TOP_WEIGHTS]
         ],
         numbers=("size",),
+        prose=("shared with",),
+        below=("shared with",),
+        spare=("file", "shape"),
     )
     _show_warnings(view.warnings, title=view.path)
 

@@ -17,7 +17,7 @@ import typer
 from onnx_fleet import errors, jsonio
 from onnx_fleet.bundles import bundle, feed
 from onnx_fleet.bundles.manifest import Provenance
-from onnx_fleet.cli import terminal
+from onnx_fleet.cli import step_display, terminal
 from onnx_fleet.cli.options import (
     CatalogueFile,
     Channel,
@@ -83,12 +83,14 @@ def plan(
         terminal.table(
             ("model", "state", "version", "why"),
             [
-                *((item.model_id, terminal.coloured(item.state), item.version, item.reason) for item in made.items),
+                *((item.model_id, terminal.state_cell(item.state), item.version, item.reason) for item in made.items),
                 *(
-                    (each.repo_id, terminal.coloured(each.state), "–", f"{each.error}: {each.message}")
+                    (each.repo_id, terminal.state_cell(each.state), "–", f"{each.error}: {each.message}")
                     for each in made.refusals
                 ),
             ],
+            prose=("why",),
+            below=("why", "version"),
         )
     ended = run_report.build(map(records.of_refusal, made.refusals), run_id="plan", now=datetime.now(UTC))
     _require_passed(ended, max_failed=max_failed, max_refused=max_refused, one_model=model is not None)
@@ -123,7 +125,7 @@ def run(
         profiles: dict[str, profiling.Profile] = {}
         work_folder.prune(services.work_dir)
         corner = replace(services, work_dir=work_folder.of_run(services.work_dir, run_id))
-        with terminal.steps() as steps:
+        with step_display.steps() as steps:
             for item in made.to_export:
                 with profiling.part() as part:
                     found.append(

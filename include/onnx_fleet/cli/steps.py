@@ -12,7 +12,7 @@ from onnx_fleet import formatting, jsonio
 from onnx_fleet.bundles import bundle, channels, feed
 from onnx_fleet.bundles.manifest import Provenance
 from onnx_fleet.bundles.stage import PRIVATE, Stage
-from onnx_fleet.cli import terminal
+from onnx_fleet.cli import step_display, terminal
 from onnx_fleet.cli.options import (
     Channel,
     Cuda,
@@ -27,6 +27,7 @@ from onnx_fleet.cli.options import (
 from onnx_fleet.cli.run import new_run_id, planned, raise_refusal, recording, wanted_entries, with_profile
 from onnx_fleet.cli.settings import opened_services
 from onnx_fleet.cli.tables import show_latency, show_regression, show_validation, show_variants
+from onnx_fleet.entities.graph_info import TensorSpec
 from onnx_fleet.entities.naming import ref_of
 from onnx_fleet.processes import profiling
 from onnx_fleet.runs import record as records
@@ -46,7 +47,7 @@ def export(
     """Make the folder of one bundle: graphs, tokenizer, configuration. Nothing is published."""
     if out.exists() and any(out.iterdir()) and not (out / PRIVATE).is_dir():
         raise typer.BadParameter(f"{out} holds something else; name a new folder", param_hint="--out")
-    with recording(profile) as recorder, opened_services(store) as services, terminal.steps() as progress:
+    with recording(profile) as recorder, opened_services(store) as services, step_display.steps() as progress:
         entries, _ = wanted_entries(services, model, None, None, entry=entry)
         made = planned(entries, services=services)
         raise_refusal(made)
@@ -64,17 +65,26 @@ def export(
             [
                 (
                     graph.path,
-                    ", ".join(f"{value.name} {list(value.shape)}" for value in graph.inputs),
-                    ", ".join(f"{value.name} {list(value.shape)}" for value in graph.outputs),
+                    ", ".join(map(_tensor, graph.inputs)),
+                    ", ".join(map(_tensor, graph.outputs)),
                     str(graph.opset),
                     formatting.human_bytes((out / graph.path).stat().st_size),
                 )
                 for graph in exported.graphs
             ],
+            numbers=("opset", "size"),
+            prose=("inputs", "outputs"),
+            below=("inputs", "outputs"),
         )
         if costs:
             terminal.profile(costs)
-        terminal.say(f"next: onnx-fleet validate {out}; onnx-fleet measure {out}; onnx-fleet publish {out}")
+        terminal.paragraphs(
+            "\nnext:", *(f"  onnx-fleet {command} {out}" for command in ("validate", "measure", "publish"))
+        )
+
+
+def _tensor(spec: TensorSpec) -> str:
+    return f"{spec.name} [{', '.join(map(str, spec.shape))}]"
 
 
 def validate(folder: Folder, cuda: Cuda = False, store: Store = None, as_json: Json = False) -> None:
@@ -83,7 +93,7 @@ def validate(folder: Folder, cuda: Cuda = False, store: Store = None, as_json: J
     A folder that is not right as it was traced is exported again, every layer of it, as a run would; one that you have
     changed is left as it is. What is right gets the variants that its entry wants, each held to the fp32 graphs.
     """
-    with opened_services(store) as services, terminal.steps() as progress:
+    with opened_services(store) as services, step_display.steps() as progress:
         stage = Stage.open(folder)
         progress.begin(stage.item.model_id, "validate")
         proofs = [steps.validate(stage, services=services)]
@@ -104,7 +114,7 @@ def validate(folder: Folder, cuda: Cuda = False, store: Store = None, as_json: J
 
 def measure(folder: Folder, cuda: Cuda = False, store: Store = None, as_json: Json = False) -> None:
     """Time an exported folder's graphs beside PyTorch."""
-    with opened_services(store) as services, terminal.steps() as progress:
+    with opened_services(store) as services, step_display.steps() as progress:
         stage = Stage.open(folder)
         progress.begin(stage.item.model_id, "measure")
         found = [steps.measure(stage, services=services)]
@@ -119,7 +129,7 @@ def measure(folder: Folder, cuda: Cuda = False, store: Store = None, as_json: Js
 
 def compare(folder: Folder, channel: Channel = bundle.LATEST, store: Store = None, as_json: Json = False) -> None:
     """Compare a measured folder with the version that the channel points at; exit status 1 when its gates hold it."""
-    with opened_services(store) as services, terminal.steps() as progress:
+    with opened_services(store) as services, step_display.steps() as progress:
         stage = Stage.open(folder)
         progress.begin(stage.item.model_id, "compare")
         found = steps.compare(stage, services=services, channel=channel)
@@ -154,7 +164,7 @@ def publish(
     provenance = Provenance(dag_id="onnx-fleet publish", run_id=new_run_id(), trigger="manual", catalogue_digest=None)
     wanted = channel or bundle.LATEST
     with opened_services(store) as services:
-        with terminal.steps() as progress:
+        with step_display.steps() as progress:
             stage = Stage.open(folder)
             progress.begin(stage.item.model_id, "publish")
             done = steps.publish(
@@ -174,9 +184,9 @@ def publish(
         if done.regression and done.regression.findings:
             terminal.worse(done.model_id, done.regression.compared_with, records.told(done.regression))
     if pointer and pointer.version != done.version:
-        terminal.say(
-            f"{wanted} stays at {pointer.version}; to move it: onnx-fleet channel set {done.model_id} {wanted}"
-            f" {done.version}"
+        terminal.paragraphs(
+            f"{wanted} stays at {pointer.version}; to move it:",
+            f"  onnx-fleet channel set {done.model_id} {wanted} {done.version}",
         )
     if done.held:
         raise typer.Exit(1)

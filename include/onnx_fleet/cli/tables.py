@@ -25,17 +25,18 @@ def show_validation(found: ValidationReport) -> None:
                 output,
                 str(len(rows)),
                 f"{max((row.max_abs_diff or 0.0) for row in rows):.1e}",
-                "[green]passed[/]" if all(row.passed for row in rows) else "[red]failed[/]",
+                terminal.state_cell("passed" if all(row.passed for row in rows) else "failed"),
             )
             for (check, output), rows in by_check.items()
         ],
         numbers=("cases", "worst diff"),
+        spare=("provider", "cases"),
     )
     if not found.passed:
         try:
             validation_report.require_passed(found)
         except OnnxFleetError as err:
-            terminal.console.print(str(err), markup=False, highlight=False, soft_wrap=True)
+            terminal.paragraphs(str(err))
 
 
 def show_variants(found: VariantReport) -> None:
@@ -49,11 +50,15 @@ def show_variants(found: VariantReport) -> None:
                 f"{graph.ratio:.2f}× fp32",
                 said((graph,)),
                 ", ".join(graph.kept) or "–",
-                "[green]good[/]" if verdict.status == "published" else "[red]left out[/]",
+                terminal.state_cell("good" if verdict.status == "published" else "left out"),
             )
             for verdict in found.verdicts
             for graph in verdict.graphs
         ],
+        prose=("figures", "kept in float32"),
+        below=("figures", "kept in float32"),
+        spare=("provider",),
+        named_by=3,
     )
     for verdict in found.verdicts:
         if not verdict.graphs:
@@ -84,6 +89,7 @@ def show_latency(found: LatencyReport) -> None:
             for row in found.rows
         ],
         numbers=("batch", "length", "p50 ms", "p95 ms", "p99 ms", "rows/s", "vs torch"),
+        spare=("p99 ms", "rows/s", "provider", "p95 ms"),
     )
     if found.generation:
         terminal.table(
@@ -111,6 +117,7 @@ def show_latency(found: LatencyReport) -> None:
                 for row in found.generation
             ],
             numbers=("batch", "length", "first token ms", "tokens/s", "torch: first token ms", "torch: tokens/s"),
+            spare=("provider", "torch: first token ms", "torch: tokens/s"),
         )
     for each in found.footprints:
         peak = formatting.human_bytes(each.peak_memory_bytes)
@@ -143,6 +150,7 @@ def show_regression(found: RegressionReport) -> None:
             for row in measured.latency
         ],
         numbers=("batch", "length", "old p50 ms", "new p50 ms", "ratio"),
+        spare=("old p50 ms", "new p50 ms", "95 % interval"),
     )
     for size in measured.sizes:
         terminal.line(

@@ -18,6 +18,7 @@ from onnx_fleet.graphs.text_frame import Frame
 from onnx_fleet.measurement.noise import NoiseMeter
 from onnx_fleet.measurement.timing import Timed, take_turns
 from onnx_fleet.processes.gpu import GpuOptions
+from onnx_fleet.processes.progress import Count
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,11 +118,14 @@ class Bench:
         Args:
             budget_s: about how long PyTorch and one variant may take at one point and phase.
         """
-        for role in dict.fromkeys(info.role for info in graphs):
-            variants = tuple(info for info in graphs if info.role == role)
+        roles: dict[str, tuple[GraphInfo, ...]] = {}
+        for info in graphs:
+            roles[info.role] = (*roles.get(info.role, ()), info)
+        count = Count(sum(len(self._works(first, point)) for first, *_ in roles.values() for point in points), "points")
+        for role, variants in roles.items():
             sessions = tuple(self._open(info) for info in variants)
             for point in points:
-                for works in zip(*(self._works(info, point) for info in variants), strict=True):
+                for works in count.each(zip(*(self._works(info, point) for info in variants), strict=True)):
                     feeds = [work.feeds(info, seed=0) for work, info in zip(works, variants, strict=True)]
                     *ours, torch = take_turns(
                         *(self._call(session, own) for session, own in zip(sessions, feeds, strict=True)),

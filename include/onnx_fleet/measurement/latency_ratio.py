@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from onnx_fleet.entities.regression_report import SlowdownRow
 from onnx_fleet.measurement import timing
 from onnx_fleet.measurement.output_drift import Pair
+from onnx_fleet.processes.progress import Count
 
 if TYPE_CHECKING:
     from onnx_fleet.graphs.text_inputs import TokenSpace
@@ -45,16 +46,18 @@ def of_pair(
     threads: int,
     warmup_runs: int,
     timed_runs: int,
+    count: Count,
 ) -> tuple[SlowdownRow, ...]:
     """Time both versions at every point.
 
     Args:
         timed_runs: about how many of each version at a point, over all rounds.
+        count: of the rounds of all pairs.
     Raises:
         ValidationFailed: a version does not load or run.
     """
     taken: dict[tuple[Point, str], list[tuple[float, float, int]]] = {}
-    for number in range(ROUNDS):
+    for number in count.each(range(ROUNDS)):
         old, new = pair.open(threads=threads)
         for point in points:
             for work, feeds in pair.works(batch_size=point.batch_size, length=point.length, space=space):

@@ -30,9 +30,9 @@ from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import (
     BundleCorrupt,
     BundleNotFound,
+    FolderOccupied,
     StepCrashed,
     StepTimedOut,
-    VersionConflict,
     WorkerOutOfResources,
 )
 from onnx_fleet.measurement import gates, io_contract, version_diff
@@ -147,7 +147,7 @@ def _attempt(
         pull.pull(ref, store=store, to=folder)
         with alone():
             measured = _measure(stage, record, old=old, folder=folder, limits=limits)
-    except (BundleNotFound, BundleCorrupt, VersionConflict) as err:
+    except (BundleNotFound, BundleCorrupt, FolderOccupied) as err:
         failed = gates.of_failure(f"the version in use is not sound: {err}", holds=False)
     except (StepCrashed, StepTimedOut, WorkerOutOfResources) as err:
         # Nobody knows then whether the new version is worse, and to block is to move for what is known to be good.

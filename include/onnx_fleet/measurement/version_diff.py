@@ -24,6 +24,7 @@ from onnx_fleet.measurement import io_contract, latency_ratio, output_drift
 from onnx_fleet.measurement.latency_ratio import Point
 from onnx_fleet.measurement.output_drift import Pair
 from onnx_fleet.processes import hardware
+from onnx_fleet.processes.progress import Count
 
 _LONGEST = 13
 """Tokens to feed where no latency report says how many the model takes."""
@@ -68,6 +69,7 @@ def find(request: DifferencesRequest) -> Differences:
     )
     outputs: list[CheckRow] = []
     timed: list[SlowdownRow] = []
+    count = Count(len(pairs) * latency_ratio.ROUNDS, "rounds")
     for pair in pairs:
         rows = output_drift.of_pair(pair, space=space, longest=longest, threads=threads, tolerances=request.tolerances)
         outputs += rows
@@ -81,6 +83,7 @@ def find(request: DifferencesRequest) -> Differences:
                 threads=threads,
                 warmup_runs=request.grid.warmup_runs,
                 timed_runs=request.grid.timed_runs,
+                count=count,
             )
         except ValidationFailed as err:  # the new one was measured at these very sizes
             case = Case(check=output_drift.OLD_RUNS, graph=pair.new.path, case="latency", tolerances=request.tolerances)

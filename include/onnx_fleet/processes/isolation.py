@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import importlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -28,15 +29,18 @@ import psutil
 
 from onnx_fleet import errors, jsonio
 from onnx_fleet.errors import OnnxFleetError, StepCrashed, StepTimedOut, WorkerOutOfResources
-from onnx_fleet.processes import fork_client, peak_memory, profiling
+from onnx_fleet.processes import fork_client, peak_memory, profiling, progress
 from onnx_fleet.processes.profiling import Profile
 
 Q = TypeVar("Q")
 R = TypeVar("R")
 
 _POLL_S = 0.1
+_LOGGED_EVERY_S = 30
+"""How often the log is told how far a step is."""
 _LOG_TAIL_LINES = 15
 _PR_SET_PDEATHSIG = 1
+_PROGRESS = "progress.json"
 _PROFILED = "--profile"
 
 
@@ -83,7 +87,7 @@ class _Process(Protocol):
 
 
 def run(function: Callable[[Q], R], request: Q, *, limits: Limits, log: Path, with_torch: bool = False) -> Outcome[R]:
-    """Call ``function(request)`` in a new Python process.
+    """Call ``function(request)`` in a new Python process; progress.tell() there is told here, to whoever listens.
 
     Args:
         function: a module's own function; its parameter and result are annotated with dataclasses.
@@ -106,7 +110,7 @@ def run(function: Callable[[Q], R], request: Q, *, limits: Limits, log: Path, wi
             arguments.append(_PROFILED)
         process = _start(arguments, output=output, limits=limits, with_torch=with_torch)
         try:
-            peak_bytes = _watch(process, name=name, limits=limits, log=log)
+            peak_bytes = _watch(process, name=name, limits=limits, log=log, told=answer.with_name(_PROGRESS))
         finally:
             _kill_group(process)
         reply = json.loads(answer.read_bytes()) if answer.exists() else None
@@ -135,12 +139,21 @@ def _start(arguments: Sequence[str], *, output: BinaryIO, limits: Limits, with_t
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
 
 
-def _watch(process: _Process, *, name: str, limits: Limits, log: Path) -> int:
-    """Wait for the process, and return the most memory that was seen in it, in bytes."""
-    started, peak_bytes = time.monotonic(), 0
+def _watch(process: _Process, *, name: str, limits: Limits, log: Path, told: Path) -> int:
+    """Wait for the process, pass on how far it is, and return the most memory that was seen in it, in bytes."""
+    started, peak_bytes, has_ended = time.monotonic(), 0, False
+    passed_on, logged_at = None, started
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_POLL_S)
+            has_ended = True
+        if (now := progress.read(told)) is not None and now != passed_on:
+            passed_on = now
+            progress.tell(now)
+            if time.monotonic() - logged_at > _LOGGED_EVERY_S:
+                logged_at = time.monotonic()
+                logging.getLogger(__name__).info("%s: %s", name, now)
+        if has_ended:
             return peak_bytes
         peak_bytes = max(peak_bytes, _resident_bytes(process.pid))
         if limits.memory_bytes is not None and peak_bytes > limits.memory_bytes:
@@ -211,7 +224,8 @@ def answer(target: str, question: str, reply_file: str, *options: str) -> None:
     reply: dict[str, object]
     try:
         request = jsonio.parse(request_kind, Path(question).read_bytes())
-        with profiling.recording(from_start=True) if _PROFILED in options else nullcontext() as recorder:
+        recording = profiling.recording(from_start=True) if _PROFILED in options else nullcontext()
+        with recording as recorder, progress.listening(progress.writing(Path(reply_file).with_name(_PROGRESS))):
             value = function(request)
         reply = {"value": jsonio.to_json(value), "peak_memory_bytes": peak_memory.peak_bytes()}
         if recorder:

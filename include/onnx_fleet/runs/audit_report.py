@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Final, Literal, get_args
 
 from onnx_fleet import jsonio
+from onnx_fleet.bundles.manifest import remedy
 from onnx_fleet.entities.naming import ref_of
 from onnx_fleet.runs import audit, run_report
 from onnx_fleet.runs.audit import Audit, Target
@@ -116,7 +117,7 @@ def advice(row: AuditRow) -> str:
         return f"nothing was found out: audit it again (--only {row.model_id})"
     if row.verdict == "not_compared":
         return "nothing is wrong as far as it was seen: audit it again when the cause is gone"
-    again = f"publish {row.model_id} again with --force"
+    again = remedy(row.model_id)
     if row.changed and not row.files:
         again = f"go back to the packages that it was made with ({', '.join(row.changed)}), or {again}"
     return again if row.demotion else f"{again}; --demote moves its channel off it meanwhile"

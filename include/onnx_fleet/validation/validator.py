@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,9 +26,11 @@ from onnx_fleet.errors import GpuUnavailable, ValidationFailed
 from onnx_fleet.graphs.comparison import Case
 from onnx_fleet.graphs.session import Session, open_session, require_provider
 from onnx_fleet.processes.gpu import GpuOptions
+from onnx_fleet.processes.progress import Count
 
 if TYPE_CHECKING:
     from onnx_fleet.source.reference import Load, Reference
+    from onnx_fleet.validation.checks import Check, CheckContext
     from onnx_fleet.validation.pipelines import Said
 
 __all__ = ["validate"]
@@ -195,10 +197,9 @@ def _rows_of(
     )
     if bench.provider == "cpu":  # others round otherwise: they keep the most that is allowed
         subject = held_to_its_rounding(subject)
-    entry = bench.stage.item.model.entry
+    entry, checks = bench.stage.item.model.entry, CHECKS[bench.stage.item.family]
     if bench.provider != "cpu" or set(entry.variants) == {FP32}:
-        for check in CHECKS[bench.stage.item.family]:
-            yield from check.run(subject)
+        yield from _run(checks, subject)
         return
     from onnx_fleet.graphs import recorded_feeds
     from onnx_fleet.validation import calibration_feeds
@@ -210,8 +211,12 @@ def _rows_of(
     )
     if ask is None:
         recorder.watch(sessions)
-    for check in CHECKS[bench.stage.item.family]:
-        yield from check.run(subject)
+    yield from _run(checks, subject)
     if ask is not None:
         recorder.watch(sessions)
         ask()
+
+
+def _run(checks: Sequence[Check], subject: CheckContext) -> Iterator[CheckRow]:
+    for check in Count(len(checks), "checks").each(checks):
+        yield from check.run(subject)

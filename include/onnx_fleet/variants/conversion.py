@@ -25,6 +25,7 @@ from onnx_fleet.graphs import description, recorded_feeds
 from onnx_fleet.graphs.comparison import Outputs
 from onnx_fleet.graphs.recorded_feeds import Sample
 from onnx_fleet.graphs.session import open_session
+from onnx_fleet.processes.progress import Count
 from onnx_fleet.variants import accuracy, float16, int4, int8, mixed_precision, preprocessing, weight_size
 from onnx_fleet.variants.accuracy import Agreement
 from onnx_fleet.variants.mixed_precision import Layers
@@ -100,12 +101,14 @@ def make(request: MakingRequest) -> MakingRecord:
     scratch = stage.private / "variants"
     found, graphs = [], list(fp32)
     deadline_s = time.monotonic() + SEARCH_SECONDS
+    names = tuple(name for name in VARIANTS if name in entry.variants)
+    count = Count(len(fp32) * len(names), "variants made")
     try:
         for info in fp32:
             folder = scratch / info.role
             folder.mkdir(parents=True, exist_ok=True)
             source = preprocessing.prepare(stage_dir / info.path, folder)
-            for name in (name for name in VARIANTS if name in entry.variants):
+            for name in count.each(names):
                 gates = entry.variant_gates.get(name, VARIANTS[name].gates)
                 work = _Work(
                     stage_dir=stage_dir, info=info, source=source, variant=name, gates=gates, deadline_s=deadline_s

@@ -29,6 +29,7 @@ from onnx_fleet.errors import GpuUnavailable, ValidationFailed
 from onnx_fleet.graphs import description, recorded_feeds, session, text_inputs, workloads
 from onnx_fleet.graphs.session import Session
 from onnx_fleet.processes.gpu import GpuOptions
+from onnx_fleet.processes.progress import Count
 from onnx_fleet.variants import accuracy, conversion, preprocessing, weight_error, weight_size
 from onnx_fleet.variants.conversion import Made
 
@@ -61,7 +62,8 @@ def judge(request: JudgingRequest) -> VariantReport:
     kept = {(made.variant, made.role): made.kept for made in request.made}
     faults = {made.variant: f"{made.role}: {made.fault}" for made in request.made if made.fault}
     verdicts = []
-    for name in (name for name in VARIANTS if name in entry.variants):
+    names = tuple(name for name in VARIANTS if name in entry.variants)
+    for name in Count(len(names), "variants judged").each(names):
         gates = entry.variant_gates.get(name, VARIANTS[name].gates)
         own = [info for info in record.graphs if info.variant == name]
         if request.provider != "cpu" and not own:
