@@ -5,7 +5,7 @@
     │  ├─ HubUnavailable            the Hub did not answer, or answered 5xx
     │  ├─ HubRateLimited            429; carries retry_after_s
     │  ├─ HubFileCorrupt            a downloaded file has another size or digest than the Hub lists
-    │  ├─ StoreUnavailable          the store did not answer, or answered 5xx
+    │  ├─ StoreUnavailable          the store did not answer, or in a way that passes: 5xx, busy, keys that ran out
     │  └─ WorkerOutOfResources      memory limit, full disk
     └─ Permanent                  the same call fails again
        ├─ RefusedByRule             a rule of the catalogue keeps the model out
@@ -69,7 +69,7 @@ class HubFileCorrupt(Retryable):
 
 
 class StoreUnavailable(Retryable):
-    """The store did not answer, or answered 5xx."""
+    """The store did not answer, or its answer is one that passes: 5xx, too many requests, keys that ran out."""
 
 
 class WorkerOutOfResources(Retryable):

@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 
 from fixtures.airflow import AirflowHome
+from fixtures.quirky_s3 import Quirks, serve
+
+CONN_ID = "AIRFLOW__ONNX_FLEET__AWS_CONN_ID"
 
 pytestmark = pytest.mark.airflow
 
@@ -26,11 +29,39 @@ def test_an_aws_connection_gives_endpoint_region_and_credentials(airflow_home: A
         "service_config": {"s3": section},
         "config_kwargs": {"s3": {"addressing_style": "path"}},
     }
-    said = read(airflow_home, extra)["s3"]
+    answer = read(airflow_home, extra)
+    said = answer["s3"]
     assert (said["endpoint_url"], said["region"]) == ("https://s3.example", "eu-north-1")
-    assert (said["access_key_id"], said["secret_access_key"]) == ("key-id", "secret-key")
+    assert answer["keys"] == ["key-id", "secret-key", None]
     assert {name: said[name] for name in section} == section
     assert said["path_style"] is True
+
+
+def test_the_keys_of_a_role_are_renewed_under_a_store_that_is_open(airflow_home: AirflowHome) -> None:
+    with serve(Quirks(keys_last_one_request=True)) as server:
+        extra = {
+            "region_name": "us-east-1",
+            "role_arn": "arn:aws:iam::123456789012:role/publisher",
+            "endpoint_url": f"http://127.0.0.1:{server.port}",
+            "service_config": {"sts": {"endpoint_url": f"http://127.0.0.1:{server.port}"}},
+        }
+        answer = read(airflow_home, extra, AIRFLOW__ONNX_FLEET__STORE=server.address, **{CONN_ID: "bucket"})
+        assert answer["created"] == [True, True, True]
+        assert {key.removeprefix("prefix/") for key in server.objects} == {f"object-{number}" for number in range(3)}
+        signed = [request for request in server.quirks.requests if not request.startswith("POST")]
+        assert server.roles_assumed > len(signed) > 6
+
+
+def test_a_role_that_cannot_be_assumed_now_may_be_later(airflow_home: AirflowHome) -> None:
+    with serve(Quirks(answers=[("POST", 400, "Throttling")] * 10)) as server:
+        extra = {
+            "region_name": "us-east-1",
+            "role_arn": "arn:aws:iam::123456789012:role/publisher",
+            "endpoint_url": f"http://127.0.0.1:{server.port}",
+            "service_config": {"sts": {"endpoint_url": f"http://127.0.0.1:{server.port}"}},
+        }
+        error = read(airflow_home, extra)["error"]
+    assert error.startswith("StoreUnavailable: Airflow connection 'bucket': the server answered Throttling")
 
 
 def test_an_unknown_or_wrong_setting_of_a_connection_is_named(airflow_home: AirflowHome) -> None:

@@ -7,9 +7,11 @@ import hashlib
 import os
 import socket
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from botocore.credentials import RefreshableCredentials
 
 from fixtures.quirky_s3 import Quirks, QuirkyS3, serve
 from onnx_fleet.errors import (
@@ -193,7 +195,11 @@ def test_an_answer_of_5xx_is_retried(store: ObjectStore, quirks: Quirks) -> None
     [
         (403, "AccessDenied", StoreDenied, "credentials that may read, list and write"),
         (403, "SignatureDoesNotMatch", StoreDenied, "AWS_ACCESS_KEY_ID"),
-        (400, "ExpiredToken", StoreDenied, "AWS_ACCESS_KEY_ID"),
+        (400, "ExpiredToken", StoreUnavailable, "a retry asks for new ones"),
+        (400, "TokenRefreshRequired", StoreUnavailable, "a retry asks for new ones"),
+        (403, "RequestTimeTooSkewed", StoreUnavailable, "synchronise it"),
+        (400, "KMS.ThrottlingException", StoreUnavailable, "may work later"),
+        (400, "KMS.DisabledException", StoreDenied, "sse_kms_key_id"),
         (401, "Unauthorized", StoreDenied, "AWS_ACCESS_KEY_ID"),
         (404, "NoSuchBucket", StoreNotFound, "create the bucket"),
         (400, "AuthorizationHeaderMalformed", StoreNotFound, "set the region"),
@@ -213,6 +219,56 @@ def test_each_answer_has_its_error_and_says_what_to_do(
         store.create("channels/latest.json", b"1")
     assert "s3://quirks/prefix/channels/latest.json" in str(caught.value)
     assert code in str(caught.value)
+
+
+def test_keys_that_run_out_while_a_store_is_open_are_renewed(server: QuirkyS3, quirks: Quirks, tmp_path: Path) -> None:
+    now, keys = [datetime.now(UTC)], ["first"]
+
+    def renew() -> dict[str, str]:
+        keys.append(f"renewed-{len(keys)}")
+        until = now[0] + timedelta(hours=1)
+        return {"access_key": keys[-1], "secret_key": "s", "token": "t", "expiry_time": until.isoformat()}
+
+    def most_of_an_hour_passes(*_: object) -> None:
+        if not waits:
+            return
+        waits.pop()
+        now[0] += timedelta(minutes=50)
+        quirks.expired_keys |= set(keys[:-1])  # the last ones have ten minutes left: what is on its way may arrive
+
+    credentials = RefreshableCredentials(
+        "first", "s", "t", now[0] + timedelta(hours=1), renew, "test", time_fetcher=lambda: now[0]
+    )
+    settings = dataclasses.replace(server.settings(multipart_bytes=PART), access_key_id=None, secret_access_key=None)
+    store = open_store(server.address, s3=settings, credentials=credentials)
+    assert store.create("pointer", b"one")
+    path, digest = _file(tmp_path / "file", os.urandom(3 * PART))
+    for name in ("one", "two"):
+        waits = ["in the middle of the upload"]
+        store.upload(name, path, sha256=digest, progress=most_of_an_hour_passes)
+        waits = ["in the middle of the download"]
+        store.download(name, tmp_path / name, progress=most_of_an_hour_passes)
+    _data, etag = store.read_tagged("pointer")
+    store.replace("pointer", b"two", etag=etag)
+    assert keys == ["first", "renewed-1", "renewed-2", "renewed-3", "renewed-4"]
+    assert quirks.expired_keys == {"first", "renewed-1", "renewed-2"}
+
+
+def test_keys_that_ran_out_are_named_where_the_answer_has_no_body(server: QuirkyS3, quirks: Quirks) -> None:
+    quirks.expired_keys = {"key"}
+    with pytest.raises(StoreUnavailable, match="the server answered ExpiredToken"):
+        open_store(server.address, s3=server.settings()).stat("a")
+
+
+def test_new_keys_that_are_expired_themselves_may_be_right_later(server: QuirkyS3) -> None:
+    past = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
+    old = {"access_key": "a", "secret_key": "s", "token": "t", "expiry_time": past}
+    credentials = RefreshableCredentials.create_from_metadata(old, refresh_using=lambda: old, method="test")
+    store = open_store(
+        server.address, s3=S3Settings(endpoint_url=server.settings().endpoint_url), credentials=credentials
+    )
+    with pytest.raises(StoreUnavailable, match="still expired; the temporary credentials ran out"):
+        store.stat("a")
 
 
 @pytest.mark.parametrize(

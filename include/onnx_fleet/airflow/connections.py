@@ -9,6 +9,7 @@ from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
 from airflow.providers.amazon.aws.utils.connection_wrapper import AwsConnectionWrapper
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
+from botocore.credentials import Credentials
 from pydantic import ValidationError
 
 from onnx_fleet import jsonio
@@ -16,7 +17,7 @@ from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.errors import StoreDenied, StoreNotFound
 from onnx_fleet.jsonio import Json
 from onnx_fleet.source.hub_client import HubSettings
-from onnx_fleet.store import ObjectStore, S3Settings, open_store
+from onnx_fleet.store import ObjectStore, S3Settings, open_store, s3_errors
 
 _OWN_KEYS = ("path_style", "checksum_mode", "sse", "sse_kms_key_id", "multipart_bytes")
 """Of the connection's ``extra.service_config.s3``, handed on as S3Settings has them."""
@@ -36,14 +37,16 @@ def store(settings: FleetSettings) -> ObjectStore:
         )
     if not settings.aws_conn_id or not settings.store.startswith("s3://"):
         return open_store(settings.store)
-    return open_store(settings.store, s3=s3_settings(settings.aws_conn_id))
+    s3, credentials = s3_access(settings.aws_conn_id)
+    return open_store(settings.store, s3=s3, credentials=credentials)
 
 
-def s3_settings(conn_id: str) -> S3Settings:
-    """What an ``aws`` connection says: all that the amazon provider understands, assumed roles included.
+def s3_access(conn_id: str) -> tuple[S3Settings, Credentials | None]:
+    """What an ``aws`` connection says, and the credentials that it gives: those of a role renew themselves.
 
     Raises:
-        StoreDenied: there is no such connection, or its extra has an unknown key.
+        StoreDenied: there is no such connection, its extra has an unknown key, or its role may not be assumed.
+        StoreUnavailable: the role could not be assumed now.
     """
     try:
         BaseHook.get_connection(conn_id)
@@ -58,23 +61,23 @@ def s3_settings(conn_id: str) -> S3Settings:
         "endpoint_url": wrapper.get_service_endpoint_url("s3"),
         "region": wrapper.region_name,
         "verify_tls": True if wrapper.verify is None else wrapper.verify,
-        **_credentials(hook, wrapper),
         **_botocore(wrapper),
         **_own(wrapper),
     }
     try:
-        return jsonio.from_json(S3Settings, said)
+        found = jsonio.from_json(S3Settings, said)
     except ValidationError as err:
         faults = "; ".join(f"{detail['loc'][0]}: {detail['msg']}" for detail in err.errors())
         raise StoreDenied(f"Airflow connection {conn_id!r} is not usable: {faults}") from err
+    with s3_errors.translated(f"Airflow connection {conn_id!r}"):
+        return found, _credentials(hook, wrapper)
 
 
-def _credentials(hook: AwsGenericHook[Any], wrapper: AwsConnectionWrapper) -> Json:
-    """Nothing where the connection names none: then boto3 looks where it always does."""
+def _credentials(hook: AwsGenericHook[Any], wrapper: AwsConnectionWrapper) -> Credentials | None:
+    """None where the connection names none: then boto3 looks where it always does."""
     if not (wrapper.aws_access_key_id or wrapper.role_arn or wrapper.profile_name):
-        return {}
-    found = hook.get_credentials(region_name=wrapper.region_name)
-    return {"access_key_id": found.access_key, "secret_access_key": found.secret_key, "session_token": found.token}
+        return None
+    return hook.get_session(region_name=wrapper.region_name).get_credentials()
 
 
 def _botocore(wrapper: AwsConnectionWrapper) -> Json:

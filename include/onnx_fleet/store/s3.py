@@ -12,6 +12,7 @@ What was seen of servers, and the answer here:
 - boto3's checksums are refused (RGW 411, Swift 501) or dropped: ``checksum_mode="when_required"`` sends none, and the
   digest is then taken by reading the object back.
 - CompleteMultipartUpload answers without an ETag on RGW: nothing is taken from its answer.
+- A refused HEAD has no body, so that keys which ran out look like any other 400: the reason is asked for with a GET.
 - An answer may be lost and the request sent again by boto3: a 412 is held against what stands there.
 
 This module imports boto3; open_store imports it when an address needs it.
@@ -42,6 +43,7 @@ from onnx_fleet.store.address import S3Address, S3Settings
 from onnx_fleet.store.objects import ObjectInfo, Progress
 
 if TYPE_CHECKING:
+    from botocore.credentials import Credentials
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
 
@@ -61,11 +63,13 @@ class _BrokenOff(StoreUnavailable):
 class S3Store:
     """A store in a bucket, under a prefix."""
 
-    def __init__(self, address: S3Address, *, settings: S3Settings) -> None:
+    def __init__(self, address: S3Address, *, settings: S3Settings, credentials: Credentials | None = None) -> None:
         self._at = address
         self._settings = settings
-        self._client = s3_client.connect(address, settings=settings)
-        self._creating = s3_client.only_where_absent(s3_client.connect(address, settings=settings))
+        self._client = s3_client.connect(address, settings=settings, credentials=credentials)
+        self._creating = s3_client.only_where_absent(
+            s3_client.connect(address, settings=settings, credentials=credentials)
+        )
         self._bucket_seen = False
 
     def __repr__(self) -> str:
@@ -207,10 +211,20 @@ class S3Store:
             try:
                 found = self._client.head_object(Bucket=self._at.bucket, Key=self._key(key), **self._asking_checksums())
             except ClientError as err:
-                self._absent(key, err)
+                self._absent(key, self._explained(key, err))
                 return None
         self._bucket_seen = True
         return found
+
+    def _explained(self, key: str, err: ClientError) -> ClientError:
+        """The same refusal with its code: the answer to a HEAD has no body to name it, that to a GET has one."""
+        if s3_errors.status_of(err) in (400, 403):
+            try:
+                self._client.get_object(Bucket=self._at.bucket, Key=self._key(key), Range="bytes=0-0")["Body"].close()
+            except ClientError as told:
+                if s3_errors.status_of(told) == s3_errors.status_of(err):
+                    return told
+        return err
 
     def _absent(self, key: str, err: ClientError) -> BundleNotFound:
         """Make the error for an answer that says that there is no such object; any other answer is raised again.

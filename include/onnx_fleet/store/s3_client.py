@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import botocore.session
 from botocore.config import Config
+from botocore.credentials import CredentialProvider, CredentialResolver, Credentials
 from botocore.loaders import create_loader
 
 from onnx_fleet import __version__
@@ -21,8 +22,25 @@ _API_DESCRIPTIONS = create_loader()
 """The descriptions that all clients share: reading S3's takes a tenth of a second."""
 
 
-def connect(address: S3Address, *, settings: S3Settings) -> S3Client:
+class _Given(CredentialProvider):
+    """The one place where a session looks for credentials that its maker has brought."""
+
+    METHOD = "onnx-fleet"
+
+    def __init__(self, credentials: Credentials) -> None:
+        super().__init__()
+        self._credentials = credentials
+
+    def load(self) -> Credentials:
+        return self._credentials
+
+
+def connect(address: S3Address, *, settings: S3Settings, credentials: Credentials | None = None) -> S3Client:
     """Make a client of boto3; nothing is asked of the server yet.
+
+    Args:
+        credentials: signed with instead of those of the settings, or of boto3's own chain. Each request asks them for
+            their keys, so that those which refresh themselves do so under a client that lives long.
 
     Raises:
         StoreDenied: the settings are not usable.
@@ -42,6 +60,8 @@ def connect(address: S3Address, *, settings: S3Settings) -> S3Client:
         try:
             base = botocore.session.Session(profile=settings.profile)
             base.register_component("data_loader", _API_DESCRIPTIONS)
+            if credentials:
+                base.register_component("credential_provider", CredentialResolver([_Given(credentials)]))
             session = boto3.session.Session(botocore_session=base)
             return session.client(
                 "s3",

@@ -1,6 +1,6 @@
 """What boto3 and S3 servers say -> onnx-fleet's own errors, once.
 
-This module imports botocore; only s3.py imports it.
+This module imports botocore; only what has imported boto3 by then imports it.
 """
 
 from __future__ import annotations
@@ -12,15 +12,20 @@ from botocore import exceptions as boto
 from botocore.exceptions import BotoCoreError, ClientError
 
 from onnx_fleet.errors import OnnxFleetError, StoreDenied, StoreNotFound, StoreUnavailable
+from onnx_fleet.store import s3_codes
+from onnx_fleet.store.s3_codes import CHECK_CREDENTIALS, EXPIRED
 
-_CHECK_CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or the Airflow connection's login"
 _CHECK_ENDPOINT = "check the endpoint address and that the server runs, then try again"
 _CHECK_SETTINGS = "correct the store's settings"
+_CHECK_SOURCE = "see that what hands out the credentials (metadata service, process) answers; it is retried"
+_STILL_EXPIRED = "refreshed credentials are still expired"
+"""What botocore says, in a RuntimeError, where new credentials are as old as those that they replace."""
 
 BY_EXCEPTION: Mapping[type[BotoCoreError], tuple[type[OnnxFleetError], str]] = {
-    boto.NoCredentialsError: (StoreDenied, _CHECK_CREDENTIALS),
-    boto.PartialCredentialsError: (StoreDenied, _CHECK_CREDENTIALS),
-    boto.CredentialRetrievalError: (StoreDenied, _CHECK_CREDENTIALS),
+    boto.NoCredentialsError: (StoreDenied, CHECK_CREDENTIALS),
+    boto.PartialCredentialsError: (StoreDenied, CHECK_CREDENTIALS),
+    boto.CredentialRetrievalError: (StoreUnavailable, _CHECK_SOURCE),
+    boto.MetadataRetrievalError: (StoreUnavailable, _CHECK_SOURCE),
     boto.ProfileNotFound: (StoreDenied, "name a profile of ~/.aws/config, or none"),
     boto.TokenRetrievalError: (StoreDenied, "log in again (aws sso login)"),
     boto.SSOError: (StoreDenied, "log in again (aws sso login)"),
@@ -36,21 +41,6 @@ BY_EXCEPTION: Mapping[type[BotoCoreError], tuple[type[OnnxFleetError], str]] = {
 }
 """Our error for one of boto3's: the first class that fits among an exception's ancestors decides; any other exception
 is about the settings."""
-
-_DENIED_STATUS = {401, 403}
-_NO_BUCKET = {"NoSuchBucket", "InvalidBucketName", "InvalidBucketState"}
-_OTHER_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
-_BUSY = {"SlowDown", "RequestTimeout", "TooManyRequests", "Throttling", "ThrottlingException", "OperationAborted"}
-_DENIED = {
-    "AccessDenied",
-    "ExpiredToken",
-    "InvalidAccessKeyId",
-    "InvalidToken",
-    "RequestTimeTooSkewed",
-    "SignatureDoesNotMatch",
-    "TokenRefreshRequired",
-}
-_NO_CHECKSUMS = {411, 501}
 
 
 def code_of(err: ClientError) -> str:
@@ -83,6 +73,10 @@ def translated(where: str) -> Iterator[None]:
         raise from_client(err, where=where) from err
     except (ConnectionError, TimeoutError) as err:
         raise StoreUnavailable(f"{where}: {err}; {_CHECK_ENDPOINT}") from err
+    except RuntimeError as err:
+        if _STILL_EXPIRED not in str(err):
+            raise
+        raise EXPIRED.error(f"{where}: {_one_line(err)}; {EXPIRED.advice}") from err
 
 
 def from_client(err: BotoCoreError, *, where: str) -> OnnxFleetError:
@@ -92,24 +86,10 @@ def from_client(err: BotoCoreError, *, where: str) -> OnnxFleetError:
 
 
 def from_answer(err: ClientError, *, where: str) -> OnnxFleetError:
-    """Make the error for an answer of the server."""
+    """Make the error for an answer of the server, or of the one that gives its credentials."""
     code, status = code_of(err), status_of(err)
-    said = f"{where}: the server answered {code or status} ({_one_line(err)})"
-    if code in _NO_BUCKET:
-        return StoreNotFound(f"{said}; create the bucket, or correct the store's address")
-    if code in _OTHER_REGION or status == 301:
-        return StoreNotFound(f"{said}; set the region that the bucket is in")
-    if code in _BUSY or status == 429 or (status >= 500 and status not in _NO_CHECKSUMS):
-        return StoreUnavailable(f"{said}; it is retried, and may work later")
-    if code in _DENIED or status in _DENIED_STATUS:
-        return StoreDenied(
-            f"{said}; use credentials that may read, list and write under this prefix ({_CHECK_CREDENTIALS})"
-        )
-    if status in _NO_CHECKSUMS:
-        return StoreDenied(f"{said}; this server refuses boto3's checksums: set checksum_mode to when_required")
-    if status == 404:
-        return StoreNotFound(f"{said}; correct the store's address")
-    return StoreDenied(f"{said}; {_CHECK_SETTINGS}")
+    meaning = s3_codes.meaning_of(code, status)
+    return meaning.error(f"{where}: the server answered {code or status} ({_one_line(err)}); {meaning.advice}")
 
 
 def _settings() -> tuple[type[OnnxFleetError], str]:
