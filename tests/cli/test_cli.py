@@ -203,6 +203,22 @@ terminal.table(
     assert slim[:3] == ["model  acme/a-model-with-a-long-name", "state  failed", "size   1.2 MB"]
 
 
+@pytest.mark.parametrize(("noisy", "lines"), [((True, True, False), 1), ((True, False, False), 0), ((), 0)])
+def test_how_to_lower_the_noise_is_said_once_where_most_figures_are_noisy(noisy: tuple[bool, ...], lines: int) -> None:
+    script = f"""
+from onnx_fleet.cli import terminal
+from onnx_fleet.runs.record import Record
+terminal.records(
+    Record(model_id=f"acme/m{{number}}", state="published", latency_ms_p50=1.0, latency_noisy=noisy)
+    for number, noisy in enumerate({noisy})
+)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert done.stdout.count("1.00 (noisy)") == sum(noisy)
+    assert done.stderr.count("measure on an idle machine, or with fewer threads than it has cores") == lines
+
+
 def at_a_terminal(*arguments: str | Path, columns: int, environment: dict[str, str]) -> str:
     """Everything that onnx-fleet shows at a terminal of that width, without its colours and movements."""
     ours, theirs = os.openpty()

@@ -123,7 +123,9 @@ def show_latency(found: LatencyReport) -> None:
         peak = formatting.human_bytes(each.peak_memory_bytes)
         terminal.say(f"{each.variant} loads in {each.load_time_s:.2f} s, peak memory {peak}, threads {found.threads}")
     if found.noise:
-        terminal.say(f"{found.noise.verdict} machine: {found.noise.reason}")
+        terminal.paragraphs(f"{found.noise.verdict} machine: {found.noise.reason}")
+        if found.noise.verdict == "noisy":
+            terminal.paragraphs(terminal.QUIETER)
 
 
 def _with_interval(value: float, interval: Interval | None, *, digits: int = 2, unit: str = "") -> str:

@@ -61,6 +61,13 @@ _COLOURS = {
 }
 
 
+QUIETER = (
+    "noisy: other work took the cores meanwhile. For steadier figures measure on an idle machine, or with fewer threads"
+    " than it has cores (`latency: {threads: 1}` in the catalogue)"
+)
+"""What to do where most figures are marked so."""
+
+
 def say(text: str) -> None:
     """A line for the person at the terminal, never on stdout; with markup."""
     console.print(text, highlight=False, soft_wrap=True)
@@ -254,6 +261,9 @@ def records(found: Iterable[Record]) -> None:
         numbers=("worst diff", "p50 ms", "p95 ms", "vs torch", "size"),
         below=("where", "version", "p95 ms", "worst diff", "size", "vs torch", "p50 ms"),
     )
+    measured = [record for record in found if record.latency_ms_p50 is not None]
+    if 2 * sum(record.latency_noisy for record in measured) > len(measured):
+        paragraphs(f"\n{QUIETER}; then run with --force")
     for record in found:
         if record.variants:
             _variants(record)
