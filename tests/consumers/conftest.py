@@ -20,8 +20,8 @@ collect_ignore = [] if "CONSUMERS" in os.environ else ["test_loading.py"]
 @pytest.fixture(scope="session")
 def bundles(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundles]:
     """One bundle a case, for the tests that were asked for."""
-    needed = dict.fromkeys(case.name for case, _ in _collected(request))
-    made = Bundles(tmp_path_factory.mktemp("bundles"), list(needed))
+    needed = {case.name: case for case, _ in _collected(request)}
+    made = Bundles(tmp_path_factory.mktemp("bundles"), needed.values())
     yield made
     made.close()
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,16 +55,22 @@ class Answered:
 class Bundles:
     """Exports what the collected tests need, two at a time, and lets them wait for theirs."""
 
-    def __init__(self, root: Path, names: list[str]) -> None:
+    def __init__(self, root: Path, cases: Iterable[Case]) -> None:
         self.root = root
         self._makers = [self._maker(number) for number in range(_MAKERS)]
         self._idle = list(self._makers)
         self._pool = ThreadPoolExecutor(_MAKERS)
-        self._made: dict[str, Future[Path]] = {name: self._pool.submit(self._make, name) for name in names}
+        together: dict[str, list[str]] = {}
+        for case in cases:  # what is made of one repo of the demo's is exported and proven once
+            together.setdefault(case.repo or case.name, []).append(case.name)
+        self._made: dict[str, Future[None]] = {}
+        for names in together.values():
+            self._made |= dict.fromkeys(names, self._pool.submit(self._make, names))
 
     def folder(self, case: Case) -> Path:
         """Where ``bundle/`` and the expected answers of a case lie."""
-        return self._made[case.name].result()
+        self._made[case.name].result()
+        return self.root / case.name
 
     def close(self) -> None:
         """Stop, whatever is still being made."""
@@ -80,15 +87,12 @@ class Bundles:
         command = [sys.executable, "-m", "consumers.maker"]
         return Server(command, log=self.root / f"maker-{number}.log", environment=environment)
 
-    def _make(self, name: str) -> Path:
+    def _make(self, names: list[str]) -> None:
         maker = self._idle.pop()
         try:
-            folder = self.root / name
-            folder.mkdir()
-            maker.ask({"case": name, "folder": str(folder)})
+            maker.ask({"cases": " ".join(names), "folder": str(self.root)})
         finally:
             self._idle.append(maker)
-        return folder
 
 
 class Consumers:

@@ -5,6 +5,7 @@ python -m consumers.maker
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from mutations.surgery import change_weight
 from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities import validation_report
 from onnx_fleet.entities.variant import FP32
+from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.export import exporter
 from onnx_fleet.validation import validator
 from onnx_fleet.variants import conversion
@@ -27,25 +29,33 @@ from onnx_fleet.variants.conversion import MakingRequest
 
 
 def handle(question: Question) -> None:
-    """``<folder>/bundle`` as an export leaves it, and ``<folder>/expected-<input>.npz``."""
-    (case,) = (case for case in (*CASES, DAMAGED) if case.name == question["case"])
-    folder = Path(str(question["folder"]))
-    source = sources.make(case, folder / "source")
-    sources.draw(case, folder)
-    item = work_item(source, task=case.task, recipe=case.recipe, weights=case.weights)
-    if case.variant:
-        entry = replace(item.model.entry, variants=(FP32, case.variant))
-        item = replace(item, model=replace(item.model, entry=entry))
-    stage = Stage.make(folder / "bundle", item)
-    record = exporter.fill(exporter.ExportRequest(stage=stage, source_dir=source))
-    if case.variant:
-        stage.write_export(record)
+    """``<case>/bundle`` as an export leaves it, and ``<case>/expected-<input>.npz``, for cases of one source."""
+    names, root = str(question["cases"]).split(), Path(str(question["folder"]))
+    first, *_ = cases = [case for case in (*CASES, DAMAGED) if case.name in names]
+    source = sources.make(first, root / f"{first.name}-source")
+    variants = tuple(case.variant for case in cases if case.variant)
+    proven = wanting(work_item(source, task=first.task, recipe=first.recipe, weights=first.weights), *variants)
+    stage = Stage.make(root / f"{first.name}-proven", proven)
+    stage.write_export(exporter.fill(exporter.ExportRequest(stage=stage, source_dir=source)))
+    if variants:
         validation_report.require_passed(validator.validate(stage, source_dir=source))
-        conversion.make(MakingRequest(stage=stage))
-    for index, answer in enumerate(answers.of(case, source)):
-        np.savez(folder / f"expected-{index}.npz", **answer)
-    if case.damaged:
-        change_graph(folder / "bundle" / "onnx" / "model.onnx", damage)
+    expected = answers.of(first, source)
+    for case in cases:
+        folder = root / case.name
+        shutil.copytree(stage.folder, folder / "bundle")
+        sources.draw(case, folder)
+        for index, answer in enumerate(expected):
+            np.savez(folder / f"expected-{index}.npz", **answer)
+        if case.variant:
+            conversion.make(MakingRequest(stage=Stage.make(folder / "bundle", wanting(proven, case.variant))))
+        if case.damaged:
+            change_graph(folder / "bundle" / "onnx" / "model.onnx", damage)
+
+
+def wanting(item: WorkItem, *variants: str) -> WorkItem:
+    """The same with these beside fp32."""
+    entry = replace(item.model.entry, variants=(FP32, *variants))
+    return replace(item, model=replace(item.model, entry=entry))
 
 
 def damage(model: onnx.ModelProto) -> None:
