@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from airflow.sdk import Param, dag
 
-from onnx_fleet.airflow import settings
+from onnx_fleet.airflow import run_params, settings
 from onnx_fleet.airflow.reexport_tasks import Wanted, reexport
 from onnx_fleet.airflow.run_context import Run
 from onnx_fleet.entities.entry import OPSET_DEFAULT
@@ -38,27 +38,40 @@ SETTINGS = settings.read()
     params={
         "model": Param(
             type="string",
-            pattern=r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$",
-            description="The Hub's id: org/name.",
+            minLength=1,
+            title="Model",
+            description="The Hub's id, org/name, such as BAAI/bge-small-en-v1.5.",
         ),
-        "revision": Param("main", type="string", minLength=1, description="A branch, a tag or a commit SHA."),
+        "revision": Param(
+            "main", type="string", minLength=1, title="Revision", description="A branch, a tag or a commit SHA."
+        ),
         "task": Param(
             None,
+            title="Task",
             type=["null", "string"],
             enum=[None, *TASKS],
             description="What it is exported for. Empty takes the Hub's pipeline tag, then the architecture.",
         ),
         "recipe": Param(
             None,
+            title="Recipe",
             type=["null", "string"],
             enum=[None, *RECIPES, *names_of_files()],
             description="What changes the export: a built-in recipe, or one of recipes/. Empty leaves it as it is.",
         ),
         "variants": Param(
-            ["fp32"], type="array", items={"type": "string"}, minItems=1, description="Precisions to make."
+            ["fp32"],
+            type="array",
+            items=run_params.VARIANTS,
+            minItems=1,
+            uniqueItems=True,
+            title="Precisions",
+            examples=list(run_params.VARIANTS["enum"]),
+            description="What to make; one that is not good enough is left out of the bundle, which says so.",
         ),
         "opset": Param(
             OPSET_DEFAULT,
+            title="Opset",
             type="integer",
             minimum=schema.OPSET_MIN,
             maximum=schema.OPSET_MAX,
@@ -67,16 +80,23 @@ SETTINGS = settings.read()
         "providers": Param(
             ["cpu"],
             type="array",
-            items={"type": "string"},
+            items=run_params.PROVIDERS,
             minItems=1,
-            description="Where to validate and measure: cpu, cuda.",
+            uniqueItems=True,
+            title="Providers",
+            examples=list(run_params.PROVIDERS["enum"]),
+            description="Where to validate and measure; cuda needs a worker on the GPU queue.",
         ),
         "latency": Param(
             {},
-            type="object",
-            description="The points to measure, as in a catalogue: batch_sizes, sequence_lengths, and so on.",
+            **{
+                **run_params.LATENCY,
+                "title": "Latency",
+                "description": 'The points to measure, such as {"batch_sizes": [1, 8], "sequence_lengths": [128]}; what'
+                " is left out is as in a catalogue.",
+            },
         ),
-        "force": Param(False, type="boolean", description="Publish a new version, changed or not."),
+        "force": Param(False, type="boolean", title="Force", description="Publish a new version, changed or not."),
     },
 )
 def model_reexport() -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import Final
 
 from rich.console import Console
 
@@ -110,6 +111,16 @@ def status() -> int:
     return _print_where(found)
 
 
+_REST: Final = """\
+  AIRFLOW={airflow}
+  TOKEN=$(curl -sS --fail-with-body $AIRFLOW/auth/token -H 'Content-Type: application/json' \\
+      -d '{{"username": "{user}", "password": "{password}"}}' \\
+      | python3 -c 'import json, sys; print(json.load(sys.stdin).get("access_token") or sys.exit("wrong password"))')
+  curl -sS $AIRFLOW/api/v2/dags/model_reexport/dagRuns \\
+      -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' \\
+      -d '{{"logical_date": null, "conf": {{"model": "onnx-fleet-demo/bert-tiny-emotion", "force": true}}}}'"""
+
+
 def _print_where(found: State) -> int:
     if found.addresses is None or found.phase != "ready":
         print(f"{found.phase}: {found.doing}")
@@ -118,6 +129,8 @@ def _print_where(found: State) -> int:
     print(f"Hub       {found.addresses.hub}")
     print(f"S3        {found.addresses.s3}  bucket {s3_server.BUCKET}")
     print("stop it with: make down")
+    print("\nExport one model anew by REST:")
+    print(_REST.format(airflow=found.addresses.airflow, user=airflow_home.USER, password=airflow_home.password()))
     return 0
 
 

@@ -53,8 +53,8 @@ def environment(inherited: Mapping[str, str], addresses: Addresses) -> dict[str,
     home = folder()
     connection = {
         "conn_type": "aws",
-        "login": "onnx-fleet-demo",
-        "password": "onnx-fleet-demo",
+        "login": s3_server.LOGIN,
+        "password": s3_server.LOGIN,
         "extra": {"endpoint_url": addresses.s3, "region_name": s3_server.REGION},
     }
     sections: dict[str, dict[str, object]] = {

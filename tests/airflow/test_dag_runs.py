@@ -148,6 +148,7 @@ def test_a_model_that_asks_for_a_gpu_says_that_there_is_none(fleet: Fleet, first
 def test_the_gate_fails_a_run_with_more_failures_than_allowed(first: RunEnd, second: RunEnd) -> None:
     assert (first.state, first.states("gate")) == ("failed", ["failed"])
     assert (second.state, second.states("gate")) == ("success", ["success"])
+    assert f"{CORRUPT}: failed at export: `ModelInvalid`" in first.log, "the gate says why, too"
 
 
 def test_a_publication_is_an_event_of_its_model_and_one_of_the_fleet(first: RunEnd, second: RunEnd) -> None:
@@ -188,10 +189,16 @@ def test_a_catalogue_with_faults_stops_the_run_before_anything_is_begun(fleet: F
     assert end.state == "failed"
     assert {name: end.states(name) for name in ("plan", "report", "gate")} == {
         "plan": ["failed"],
-        "report": ["failed"],
+        "report": ["skipped"],
         "gate": ["upstream_failed"],
     }
     assert f"{faulty}:3" in end.log
+
+
+def test_a_parameter_that_no_dag_knows_stops_the_run_before_anything_is_begun(fleet: Fleet) -> None:
+    end = fleet.home.run("model_reexport", {"model": SOUND, "varients": ["fp16"]}, options=fleet.options)
+    assert (end.state, end.states("plan"), end.states("report")) == ("failed", ["failed"], ["skipped"])
+    assert "the run's conf says 'varients', which model_reexport does not know; did you mean 'variants'?" in end.log
 
 
 def test_the_feed_lists_what_was_published(fleet: Fleet, first: RunEnd) -> None:

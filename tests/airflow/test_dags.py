@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jsonschema
 import pytest
 
 from fixtures.airflow import DAGS, ROOT, AirflowHome
@@ -49,6 +50,24 @@ def test_every_param_has_a_type_and_a_description(found: dict[str, Any]) -> None
         assert schema.get("description", "").endswith("."), name
 
 
+@pytest.mark.parametrize(
+    ("name", "right", "wrong"),
+    [
+        ("variants", ["fp32", "int8"], ["fp17"]),
+        ("providers", ["cpu", "cuda"], ["gpu"]),
+        ("latency", {"batch_sizes": [1], "threads": 2}, {"batch_size": [1]}),
+        ("latency", {}, {"timed_runs": 1}),
+    ],
+)
+def test_a_wrong_value_of_a_param_is_refused_where_it_is_given(
+    found: dict[str, Any], name: str, right: object, wrong: object
+) -> None:
+    schema = found["dags"]["model_reexport"]["params"][name]
+    held = jsonschema.Draft202012Validator(schema)
+    assert held.is_valid(right)
+    assert not held.is_valid(wrong)
+
+
 def test_reading_dags_imports_nothing_heavy(found: dict[str, Any]) -> None:
     assert found["heavy"] == []
 
@@ -74,7 +93,7 @@ def test_audits_wait_in_the_pool_and_are_reported_however_they_ended(found: dict
         "audit_2": "onnx_fleet_cpu",
     }
     assert tasks["report"]["rule"] == "all_done"
-    assert tasks["gate"]["after"] == ["report"]
+    assert tasks["gate"]["after"] == ["choose", "report"], "where nothing could be chosen the run fails here"
 
 
 def test_nothing_waits_for_a_gpu_queue_that_is_not_configured(found: dict[str, Any]) -> None:
@@ -95,7 +114,7 @@ def test_the_record_comes_however_the_model_ended(found: dict[str, Any]) -> None
     assert tasks["model_2.record"]["rule"] == "all_done"
     assert tasks["report"]["rule"] == "all_done"
     assert tasks["gate"]["rule"] == "all_success"
-    assert tasks["gate"]["after"] == ["report"]
+    assert tasks["gate"]["after"] == ["plan", "report"], "where there is no plan the run fails here"
 
 
 def test_the_example_consumer_is_a_dag(airflow_home: AirflowHome) -> None:

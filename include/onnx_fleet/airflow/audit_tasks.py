@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from airflow.sdk import get_current_context, task
 from airflow.sdk.configuration import conf
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from onnx_fleet import jsonio
-from onnx_fleet.airflow import machine_lock, retries, run_context, shards
+from onnx_fleet.airflow import machine_lock, retries, run_context, run_params, shards
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.bundles import feed
 from onnx_fleet.jsonio import Json
@@ -58,11 +58,13 @@ def audits(*, settings: FleetSettings) -> None:
     for number, name in enumerate(names):
         items = retried(shard, task_id=f"{name}_items")(chosen, number)
         retried(audit_one, task_id=name, **heavy).expand(item=items) >> reported
-    retried(gate)(reported)
+    gated = retried(gate)(reported)
+    chosen >> gated
 
 
 def _choose(now: run_context.Run, *, settings: FleetSettings) -> list[Json]:
     """The bundles to audit; without a seed each day draws others."""
+    run_params.require_known()
     work_folder.prune(settings.scratch, days=settings.scratch_days)
     params: Any = now.params
     entries = reader.load(Path(params["catalogue"])).entries if params["catalogue"] else ()
@@ -107,7 +109,7 @@ def _report(now: run_context.Run, tasks: Sequence[str]) -> str:
     ti = get_current_context()["ti"]
     chosen = ti.xcom_pull(task_ids="choose")
     if chosen is None:
-        raise AirflowFailException("nothing was chosen: read the log of the choose task")
+        raise AirflowSkipException("nothing was chosen: read the log of the choose task")
     rows = {
         (row.model_id, row.version): row
         for row in (

@@ -10,10 +10,10 @@ from typing import Any
 
 from airflow.sdk import get_current_context, task
 from airflow.sdk.configuration import conf
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from onnx_fleet import jsonio
-from onnx_fleet.airflow import retries, run_context, shards
+from onnx_fleet.airflow import retries, run_context, run_params, shards
 from onnx_fleet.airflow.model_group import model_group
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.entities.entry import Entry
@@ -65,11 +65,13 @@ def reexport(
     for number, group in enumerate(groups):
         items = retried(shard, task_id=f"{group}_items")(planned, number)
         model_group(settings, group_id=group).expand(item=items) >> reported
-    retried(gate)(reported)
+    gated = retried(gate)(reported)
+    planned >> gated
 
 
 def _plan(now: run_context.Run, wanted: Callable[[run_context.Run], Wanted], *, settings: FleetSettings) -> Json:
     """Decide for every model; give every one that needs no tasks its record already."""
+    run_params.require_known()
     work_folder.prune(settings.scratch, days=settings.scratch_days)
     asked = wanted(now)
     force = now.label if now.params.get("force") else None
@@ -97,7 +99,7 @@ def _report(now: run_context.Run, groups: list[str]) -> str:
     ti = get_current_context()["ti"]
     planned = ti.xcom_pull(task_ids="plan")
     if planned is None:
-        raise AirflowFailException("there is no plan to report on: read the log of the plan task")
+        raise AirflowSkipException("there is no plan to report on: read the log of the plan task")
     told = ti.xcom_pull(task_ids=[f"{name}.record" for name in groups]) or []
     records = {
         ended.model_id: ended
@@ -131,5 +133,6 @@ def _gate(now: run_context.Run, key: str, *, max_refused: int | None) -> str:
         max_refused=now.params.get("max_refused", max_refused),  # type: ignore[arg-type]  # held by the param's schema
     )
     if not verdict.passed:
-        raise AirflowFailException(f"{verdict.reason}; the report is {now.services.store.address}/{key}")
+        where = f"the report is {now.services.store.address}/{key}"
+        raise AirflowFailException("\n".join([f"{verdict.reason}; {where}", *run_report.troubles(made)]))
     return verdict.reason

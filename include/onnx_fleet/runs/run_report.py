@@ -76,6 +76,11 @@ def gate(report: RunReport, *, max_failed: int = 0, max_refused: int | None = No
     return GateResult(passed=True, reason=f"{_models(len(report.records))}: {_counts(report)}")
 
 
+def troubles(report: RunReport) -> tuple[str, ...]:
+    """Say of each model that failed, was refused or is held why, and what to do, a line each; the worst first."""
+    return tuple(f"{record.model_id}: {_trouble(record)}" for record in report.records if record.message)
+
+
 def key(run_id: str) -> str:
     """Where a run's report lies in the store; a run id may hold characters that a key should not."""
     return f"reports/{re.sub(r'[^A-Za-z0-9._-]+', '_', run_id).strip('.') or '_'}.json"

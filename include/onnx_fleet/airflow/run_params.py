@@ -1,0 +1,34 @@
+"""What a run may be asked for: schemas for the form and for REST, and the names that no DAG knows."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from airflow.sdk import get_current_context
+
+from onnx_fleet.entities.provider import EXECUTION_PROVIDERS
+from onnx_fleet.entities.variant import NAMES
+from onnx_fleet.errors import CatalogueInvalid
+from onnx_fleet.planning.catalogue.schema import LatencySection, suggestion
+
+VARIANTS: Final[dict[str, Any]] = {"type": "string", "enum": list(NAMES)}
+PROVIDERS: Final[dict[str, Any]] = {"type": "string", "enum": sorted(EXECUTION_PROVIDERS)}
+LATENCY: Final[dict[str, Any]] = LatencySection.model_json_schema()
+"""JSON Schemas of one item of ``variants`` and of ``providers``, and of ``latency`` as a whole."""
+
+
+def require_known() -> None:
+    """Refuse what the run's conf says beside the parameters of its DAG: Airflow takes any name, and ignores it.
+
+    Raises:
+        CatalogueInvalid: the conf has names that the DAG does not know.
+    """
+    context = get_current_context()
+    known, given = set(context["dag"].params), context["dag_run"].conf or {}
+    unknown = sorted(set(given) - known)
+    if unknown:
+        dag_id = context["dag_run"].dag_id
+        raise CatalogueInvalid.of(
+            f"the run's conf says '{name}', which {dag_id} does not know{suggestion(name, sorted(known))}"
+            for name in unknown
+        )
