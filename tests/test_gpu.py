@@ -27,7 +27,7 @@ from onnx_fleet.validation import validator
 from onnx_fleet.variants import evaluation
 from onnx_fleet.variants.evaluation import JudgingRequest
 
-pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.gpu
 
 CUDA = "CUDAExecutionProvider"
 GRID = LatencyGrid(batch_sizes=(1, 4), sequence_lengths=(8, 32), warmup_runs=2, timed_runs=20)

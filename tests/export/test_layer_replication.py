@@ -23,8 +23,6 @@ from onnx_fleet.source import checkpoint, families
 from onnx_fleet.source.placeholder_weights import PlaceholderWeights
 from onnx_fleet.validation import validator
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
 ALIKE = (
     "BertForSequenceClassification",
     "GPT2LMHeadModel",

@@ -23,9 +23,6 @@ from onnx_fleet.measurement import latency
 from onnx_fleet.validation import validator
 from onnx_fleet.validation.checks import CHECKS
 
-# In the product a process of its own hears what torch and the exporter warn of.
-pytestmark = pytest.mark.filterwarnings("ignore")
-
 
 def validate(exported: Exported) -> ValidationReport:
     return validator.validate(exported.stage, source_dir=exported.source_dir)

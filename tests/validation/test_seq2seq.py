@@ -31,8 +31,7 @@ from onnx_fleet.validation.checks import CHECKS
 from zoo import ARCHITECTURES
 from zoo.repo import save
 
-# In the product a process of its own hears what torch and the exporter warn of.
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(900)]  # two graphs with two caches to trace
+pytestmark = pytest.mark.timeout(900)  # two graphs with two caches to trace
 
 BART, T5 = "BartForConditionalGeneration", "T5ForConditionalGeneration"
 LAYERS = 2

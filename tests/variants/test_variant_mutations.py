@@ -13,7 +13,7 @@ from mutations.variants import VariantMutation
 from onnx_fleet.entities.variant import VARIANTS
 from onnx_fleet.entities.variant_report import GraphVerdict
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(900)]  # the first row of a model exports it
+pytestmark = pytest.mark.timeout(900)  # the first row of a model exports it
 
 WHOLE = tuple(dict.fromkeys(row.model for row in VARIANT_MUTATIONS))
 FAULTS = {"load": "does not load", "contract": "are not those of onnx/model.onnx"}
