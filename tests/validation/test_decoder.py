@@ -97,7 +97,9 @@ def test_full_prompts_hide_a_lost_mask(gpt2: Exported, tmp_path: Path) -> None:
 
     report = validate(broken)
 
-    assert all(row.passed for row in report.rows if row.check in ("prompt", "cache") and "padded left" not in row.case)
+    full = [row for row in report.rows if row.check in ("prompt", "cache") and "padded left" not in row.case]
+    assert {row.check for row in full} == {"prompt", "cache"}
+    assert all(row.passed for row in full)
 
 
 def test_prompt_and_step_are_timed_beside_pytorch(gpt2: Exported, tmp_path: Path) -> None:
