@@ -17,6 +17,7 @@ pytest_plugins = [
     "fixtures.varied",
     "fixtures.hub",
     "fixtures.models",
+    "fixtures.photos",
     "fixtures.recipes",
     "fixtures.s3",
     "fixtures.audited",

@@ -101,5 +101,6 @@ def test_a_saved_row_loads_again_with_the_same_outputs(architecture: Architectur
     again = getattr(transformers, architecture.name).from_pretrained(tmp_path, attn_implementation="eager").eval()
     given = feeds(architecture, model)
 
-    for name, output in outputs(model, given).items():
-        torch.testing.assert_close(outputs(again, given)[name], output, rtol=0, atol=0)
+    expected = outputs(model, given)
+    assert expected
+    torch.testing.assert_close(outputs(again, given), expected, rtol=0, atol=0)

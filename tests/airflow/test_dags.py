@@ -38,8 +38,7 @@ def test_every_file_gives_one_dag_of_its_name(found: dict[str, Any]) -> None:
 
 
 def test_a_dag_says_what_to_do_when_it_fails(found: dict[str, Any]) -> None:
-    for dag_id, dag in found["dags"].items():
-        assert "When it fails" in dag["doc"], dag_id
+    assert {dag_id for dag_id, dag in found["dags"].items() if "When it fails" in dag["doc"]} == FILES.keys()
 
 
 def test_every_param_has_a_type_and_a_description(found: dict[str, Any]) -> None:
@@ -97,8 +96,8 @@ def test_audits_wait_in_the_pool_and_are_reported_however_they_ended(found: dict
 
 
 def test_nothing_waits_for_a_gpu_queue_that_is_not_configured(found: dict[str, Any]) -> None:
-    for dag in found["dags"].values():
-        assert {task["queue"] for task in dag["tasks"].values()} == {"default"}
+    queues = {dag_id: {task["queue"] for task in dag["tasks"].values()} for dag_id, dag in found["dags"].items()}
+    assert queues == {dag_id: {"default"} for dag_id in FILES}
 
 
 def test_only_the_gpu_task_goes_to_the_gpu_queue(with_gpu: dict[str, Any]) -> None:

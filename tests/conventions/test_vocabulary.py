@@ -10,7 +10,6 @@ from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES, 
 from onnx_fleet.conventions import vocabulary
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_every_class_that_transformers_maps_to_names_the_files_that_were_read_off_its_source() -> None:
     names = sorted({name for name in TOKENIZER_MAPPING_NAMES.values() if name})
     wrong, unknown = {}, set()

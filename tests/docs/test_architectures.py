@@ -10,9 +10,6 @@ from onnx_fleet.source.families import FAMILIES
 from zoo import Architecture
 from zoo.page import require_as_documented, sample
 
-# In the product a process of its own hears what torch and the exporter warn of.
-pytestmark = pytest.mark.filterwarnings("ignore")
-
 ROWS = [row for family in FAMILIES for row in sample(family)]
 
 

@@ -33,9 +33,6 @@ from benchmarks.results import (
 from benchmarks.workplace import Workplace
 from onnx_fleet import jsonio
 
-# In the product a process of its own hears what torch and the exporter warn of.
-pytestmark = pytest.mark.filterwarnings("ignore")
-
 TINY = Checkpoint(
     name="tiny",
     title="a tiny BERT",

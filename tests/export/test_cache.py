@@ -36,8 +36,6 @@ from onnx_fleet.store.local import LocalStore
 from onnx_fleet.validation import validator
 from onnx_fleet_demo.hub_server import HubServer
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
 LIMITS = Limits(memory_bytes=6 << 30, timeout_s=240)
 ROW = "BertForSequenceClassification"
 KEY, OTHER, THIRD = "a" * 64, "b" * 64, "c" * 64

@@ -17,8 +17,6 @@ from onnx_fleet.export import cache_keys, traced_model
 from onnx_fleet.export.cache_keys import WITHOUT_EFFECT
 from onnx_fleet.source import checkpoint
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
 MODELS = ("BertForSequenceClassification", "LlamaForCausalLM")
 FREE = {
     "_name_or_path": "acme/another",

@@ -11,17 +11,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from fixtures.exported import export_from_zoo
 from onnx_fleet.export import cache_keys
 from onnx_fleet.planning import fingerprint
 from onnx_fleet.source import checkpoint
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "export.json"
-
-# In the product a process of its own hears what torch and the exporter warn of.
-pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def test_the_same_model_has_the_version_the_keys_and_the_bytes_that_it_always_had(tmp_path: Path) -> None:

@@ -18,8 +18,6 @@ from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.export import graph_tracing, weight_placement
 from onnx_fleet.source.families import GraphSpec
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
 
 class _Norm(torch.nn.Module):
     """Divides each row by its length, as RMS norms do: the epsilon is all that keeps a row of zeros from 0 / 0."""
@@ -154,6 +152,7 @@ class _Remembering(torch.nn.Module):
         return {"pooled": rows + self.kept.setdefault("doubled", 2 * self.bias)}
 
 
+@pytest.mark.filterwarnings("ignore:The tensor attribute self.module.kept:UserWarning")  # what the test is about
 def test_what_a_layer_worked_out_before_is_no_constant_of_the_graph(tmp_path: Path) -> None:
     module = _Remembering().eval()
     given = torch.randn(3, 2, 12)

@@ -122,6 +122,7 @@ def test_chosen_layers_are_the_models_own(proven: Callable[[str], Proven]) -> No
 def test_added_outputs_stand_for_those_that_are_dropped(proven: Callable[[str], Proven]) -> None:
     given = _run(proven("answer-ends"))
 
+    assert len(given) == 2
     for probabilities in given.values():
         np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
         assert probabilities[1, 3:].max() == 0

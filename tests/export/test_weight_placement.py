@@ -29,8 +29,6 @@ from onnx_fleet.source import checkpoint
 from onnx_fleet.source.checkpoint import StoredTensor
 from onnx_fleet.validation import validator
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
 WIDE = {"num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 1024}
 """Few tensors, and most of their bytes in matrices: as real checkpoints are, and unlike the zoo's own sizes."""
 

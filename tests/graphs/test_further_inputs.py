@@ -12,9 +12,6 @@ from fixtures.exported import Exported
 from onnx_fleet.graphs import further_inputs, text_inputs
 from onnx_fleet.graphs.text_inputs import ModelLimits, TokenSpace
 
-# In the product a process of its own hears what torch and the exporter warn of.
-pytestmark = pytest.mark.filterwarnings("ignore")
-
 BOXES_AND_IMAGE = {"max_2d_position_embeddings": 64, "visual_embed": True, "input_size": 32, "num_channels": 3}
 
 

@@ -56,6 +56,7 @@ def test_every_point_has_figures_that_agree(report: LatencyReport) -> None:
 
 
 def test_a_median_has_an_interval_and_a_p95_of_eleven_runs_has_none(report: LatencyReport) -> None:
+    assert report.rows
     for row in report.rows:
         assert row.latency_ms_p50_interval is not None
         assert row.latency_ms_p50_interval[0] <= row.latency_ms_p50 <= row.latency_ms_p50_interval[1]

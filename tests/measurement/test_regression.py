@@ -310,7 +310,6 @@ def test_torch_is_never_imported_to_compare(timed: Exported, tmp_path: Path) -> 
     assert done.stdout == "False\n"
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("model", "phases"),
     [("gpt2", {"prompt", "step"}), ("t5", {"encode", "prompt", "step"}), ("patches", {"forward"})],

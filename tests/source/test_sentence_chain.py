@@ -25,8 +25,7 @@ from onnx_fleet.export.exporter import ExportRequest
 from onnx_fleet.source import checkpoint
 from onnx_fleet.validation import validator
 
-# In the product a process of its own hears what torch and the exporter warn of.
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 
 def _saved(folder: Path, small_repo: Path, name: str) -> Path:
@@ -181,6 +180,7 @@ def _change(path: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_bytes()), **changes}))
 
 
+@pytest.mark.filterwarnings("ignore:Implicit dimension choice for softmax:UserWarning")  # of the library's own Softmax
 @pytest.mark.parametrize(("labels", "activation"), [(1, None), (1, "Identity"), (3, "Softmax")])
 def test_a_re_rankers_scores_are_those_of_predict(
     labels: int, activation: str | None, small_repo: Path, tmp_path: Path

@@ -36,8 +36,7 @@ from onnx_fleet.source.resolve import resolve
 from onnx_fleet.validation import validator
 from onnx_fleet_demo.hub_server import HubServer
 
-# In the product a process of its own hears what torch and the exporter warn of.
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 TEXTS = ["Prices rose in the winter garden.", "Rain.", "", "a quick brown fox and a lazy dog " * 3]
 OF_THE_REPO = {"modules.json", "config_sentence_transformers.json", "README.md"}

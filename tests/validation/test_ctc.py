@@ -15,9 +15,6 @@ from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.graphs import audio_inputs
 from onnx_fleet.validation import validator
 
-# In the product a process of its own hears what torch and the exporter warn of.
-pytestmark = pytest.mark.filterwarnings("ignore")
-
 
 def test_a_waveform_of_any_length_gives_logits_of_every_frame(plain: Exported) -> None:
     assert shapes(plain) == {

@@ -16,9 +16,6 @@ from onnx_fleet.source.families import GraphSpec
 from onnx_fleet.validation import validator
 from onnx_fleet.validation.checks import CHECKS
 
-# In the product a process of its own hears what torch and the exporter warn of.
-pytestmark = pytest.mark.filterwarnings("ignore")
-
 
 def test_texts_and_images_have_batch_sizes_of_their_own(pairs: Exported) -> None:
     shapes = {

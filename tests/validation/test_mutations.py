@@ -17,8 +17,7 @@ from onnx_fleet.source.reference import Load
 from onnx_fleet.validation import validator
 from onnx_fleet.validation.checks import CHECKS
 
-# In the product a process of its own hears what torch and the exporter warn of.
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(900)]  # the first row of a model exports it
+pytestmark = pytest.mark.timeout(900)  # the first row of a model exports it
 
 WHOLE = tuple(dict.fromkeys(mutation.model for mutation in MUTATIONS))
 

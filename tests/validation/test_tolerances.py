@@ -21,7 +21,7 @@ from onnx_fleet.validation import validator
 from onnx_fleet.validation.checks import CheckContext, held_to_its_rounding, tolerances
 from onnx_fleet.validation.checks.float64 import distance
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 MOST = Tolerances()
 

@@ -25,9 +25,6 @@ from onnx_fleet.validation.checks import CHECKS
 from zoo import ARCHITECTURES
 from zoo.repo import save
 
-# In the product a process of its own hears what torch and the exporter warn of.
-pytestmark = pytest.mark.filterwarnings("ignore")
-
 
 def test_a_model_without_a_position_table_takes_images_of_any_size(convolutions: Exported) -> None:
     graph = the_graph(convolutions)

@@ -14,9 +14,6 @@ from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.validation import validator
 from onnx_fleet.validation.checks import CHECKS
 
-# In the product a process of its own hears what torch and the exporter warn of.
-pytestmark = pytest.mark.filterwarnings("ignore")
-
 
 def test_the_graphs_are_the_ones_that_consumers_put_together(sights: Exported) -> None:
     graphs = {graph.role: graph for graph in sights.stage.read_export().graphs}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +11,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from PIL import Image
 
 from fixtures.exported import Exported
 from fixtures.varied import LOOSE, Varied, vary, wanting
@@ -23,19 +20,14 @@ from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities import variant_report
 from onnx_fleet.entities.variant import VARIANTS
 from onnx_fleet.entities.variant_report import VariantReport
-from onnx_fleet.errors import ModelInvalid, ValidationFailed
+from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.graphs import recorded_feeds, session
 from onnx_fleet.graphs.recorded_feeds import Sample
-from onnx_fleet.planning import compatibility
-from onnx_fleet.planning.calibration import source as calibration_source
-from onnx_fleet.planning.calibration import texts
 from onnx_fleet.store import keys
 from onnx_fleet.variants import conversion, evaluation, float16, preprocessing
 from onnx_fleet.variants.accuracy import Agreement
 from onnx_fleet.variants.conversion import MakingRequest
 from onnx_fleet.variants.evaluation import JudgingRequest
-
-pytestmark = pytest.mark.filterwarnings("ignore")
 
 ALL = ("fp32", *VARIANTS)
 
@@ -89,8 +81,8 @@ def test_a_variant_answers_nearly_as_fp32_does_but_not_equally(encoder: Varied) 
 def test_a_decoder_is_held_to_its_prompts_its_steps_and_its_perplexity(decoder: Varied, tmp_path: Path) -> None:
     found = decoder.copy(tmp_path).judge()
 
+    assert {verdict.variant: verdict.status for verdict in found.verdicts} == dict.fromkeys(VARIANTS, "published")
     for verdict in found.verdicts:
-        assert verdict.status == "published", verdict.reason
         assert {measure.name for measure in verdict.graphs[0].measures} == {
             "weights", "finite", "masked", "cosine", "top1", "perplexity_ratio", "size",
         }  # fmt: skip
@@ -120,95 +112,6 @@ def test_pictures_are_what_the_checks_fed(patches: Exported, tmp_path: Path) -> 
     assert {measure.name for measure in found.verdicts[0].graphs[0].measures} == {
         "weights", "finite", "cosine", "top1", "size",
     }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve pictures, each of another shape and colour, as PNG and as JPEG."""
-    folder = tmp_path_factory.mktemp("corpora") / "photos"
-    folder.mkdir()
-    for index in range(12):
-        rows, columns = np.mgrid[0 : 40 + 5 * index, 0:60]
-        red = (rows * (index + 3)) % 256
-        picture = np.stack([red, (columns * 7) % 256, np.full_like(red, 20 * index)], axis=-1).astype(np.uint8)
-        Image.fromarray(picture).save(folder / f"{index:02d}.{'jpg' if index % 2 else 'png'}")
-    return folder
-
-
-def test_pictures_are_the_entrys_own_where_it_names_some(patches: Exported, photos: Path, tmp_path: Path) -> None:
-    """As the preprocessor of the bundle hands them over: resized, between -1 and 1."""
-    wanted = wanting("fp16", "int8_static", gates=LOOSE)
-    varied = vary(patches.copy(tmp_path), lambda entry: replace(wanted(entry), calibration=str(photos)))
-
-    (half_of_them, others) = (
-        list(recorded_feeds.read(varied.stage_dir, "model", half)) for half in ("calibration", "judging")
-    )
-    assert sum(len(sample.feeds["pixel_values"]) for sample in (*half_of_them, *others)) >= 12
-    with Image.open(photos / "00.png") as opened:
-        resized = np.asarray(opened.resize((32, 32), Image.Resampling.BILINEAR), dtype=np.float32)
-    expected = (resized / 255 - 0.5) / 0.5
-    np.testing.assert_allclose(half_of_them[0].feeds["pixel_values"][0], expected.transpose(2, 0, 1), atol=1e-5)
-    assert [verdict.status for verdict in varied.judge().verdicts] == ["published", "published"]
-
-
-@pytest.mark.parametrize("name", ["pairs", "sights"])
-def test_every_graph_that_sees_or_reads_beside_pictures_is_asked(
-    name: str, request: pytest.FixtureRequest, photos: Path, tmp_path: Path
-) -> None:
-    exported: Exported = request.getfixturevalue(name).copy(tmp_path).with_own_source(tmp_path)
-    settings = json.loads((exported.stage_dir / "preprocessor_config.json").read_text())
-    side = {"longest_edge": 32}  # one tile, in the words that SmolVLM's preprocessor has for a size
-    own = {"sights": {"size": side, "max_image_size": side, "do_pad": True}}
-    for folder in (exported.source_dir, exported.stage_dir):
-        told = {**settings, "do_center_crop": False, **own.get(name, {})}
-        (folder / "preprocessor_config.json").write_text(json.dumps(told))
-
-    varied = vary(exported, lambda entry: replace(wanting("fp16", gates=LOOSE)(entry), calibration=str(photos)))
-
-    roles = [graph.role for graph in varied.stage.read_export().graphs if graph.variant == "fp32"]
-    for role in roles:
-        assert list(recorded_feeds.read(varied.stage_dir, role, "calibration")), role
-    (verdict,) = varied.judge().verdicts
-    assert verdict.status == "published", verdict.reason
-
-
-def test_another_picture_is_another_calibration(photos: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(photos, tmp_path / "photos"))
-    before = calibration_source.digest("photos", root=tmp_path)
-
-    (folder / "00.png").write_bytes((folder / "02.png").read_bytes())
-
-    assert before is not None
-    assert calibration_source.digest("photos", root=tmp_path) not in (None, before)
-    assert calibration_source.digest("missing", root=tmp_path) is None
-
-
-def test_a_folder_that_cannot_calibrate_is_a_fault_of_the_catalogue(photos: Path, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    folder = Path(shutil.copytree(photos, tmp_path / "photos"))
-    assert calibration_source.fault("photos", root=tmp_path) is None
-
-    (folder / "03.jpg").write_bytes((folder / "03.jpg").read_bytes()[:200])
-
-    assert "has no pictures; put .png" in str(calibration_source.fault("empty", root=tmp_path))
-    assert "03.jpg cannot be read" in str(calibration_source.fault("photos", root=tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("name", "task", "fault"),
-    [
-        ("corpora/reviews.txt", "text-classification", None),
-        ("corpora/photos", "image-classification", None),
-        ("corpora/photos", "image-text-to-text", None),
-        ("corpora/reviews.txt", "image-classification", "is text, and image-classification is tuned with pictures"),
-        ("corpora/photos", "fill-mask", "is no text, which fill-mask is tuned with; name a .txt or .jsonl file"),
-        ("corpora/photos", "audio-classification", "is not for audio-classification, which is tuned with what its"),
-    ],
-)
-def test_what_calibrates_is_of_the_kind_that_the_model_takes(name: str, task: str, fault: str | None) -> None:
-    found = compatibility.calibration_misfit(name, task=task)
-
-    assert found is None if fault is None else fault in str(found)
 
 
 def test_what_cannot_be_converted_is_a_verdict_and_no_crash(encoder: Varied, tmp_path: Path) -> None:
@@ -345,6 +248,7 @@ def _overflowing_graph(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")  # in onnx's reference evaluator
 def test_what_overflows_in_half_precision_stays_in_float32(tmp_path: Path) -> None:
     path = _overflowing_graph(tmp_path)
     sample = Sample(role="model", predicts_next_token=False, feeds={"x": np.full((2, 8), 3.0, dtype=np.float32)})
@@ -399,16 +303,6 @@ def test_a_prepared_graph_gives_the_same_and_has_no_transposed_weights(decoder: 
     expected, found = (session.open_session(path).run(sample.feeds) for path in (decoder.exported.graph, source))
     for name, array in expected.items():
         np.testing.assert_allclose(found[name], array, atol=1e-5)
-
-
-def test_the_halves_of_a_corpus_have_no_sample_in_common(decoder: Varied) -> None:
-    halves = [
-        {sample.feeds["input_ids"].tobytes() for sample in recorded_feeds.read(decoder.stage_dir, "model", half)}
-        for half in ("calibration", "judging")
-    ]
-
-    assert all(halves)
-    assert not halves[0] & halves[1]
 
 
 def test_a_table_that_is_also_the_head_is_in_half_precision_once(gpt2: Exported, tmp_path: Path) -> None:
@@ -509,31 +403,6 @@ def test_a_text_that_becomes_impossible_has_a_figure_that_json_can_hold() -> Non
     (ratio,) = (measure for measure in found.against(LOOSE) if measure.name == "perplexity_ratio")
     assert not ratio.passed
     assert np.isfinite(ratio.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "expected"),
-    [
-        ("plain.txt", "one text\n\nanother text\n", ("one text", "another text")),
-        ("records.jsonl", '{"text": "one text", "label": 3}\n{"text": "another text"}\n', ("one text", "another text")),
-    ],
-)
-def test_texts_are_the_fleets_own_where_it_has_some(
-    name: str, content: str, expected: tuple[str, ...], tmp_path: Path
-) -> None:
-    (tmp_path / name).write_text(content, encoding="utf-8")
-
-    assert texts.of(name, root=tmp_path) == expected
-    assert texts.of(None) == texts.LINES
-    assert texts.digest(name, root=tmp_path) is not None
-    assert texts.digest("missing.txt", root=tmp_path) is None
-
-
-def test_a_calibration_file_without_texts_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "labels.jsonl").write_text(json.dumps({"label": 1}))
-
-    with pytest.raises(ModelInvalid, match="the key 'text'"):
-        texts.of("labels.jsonl", root=tmp_path)
 
 
 def test_variants_that_a_provider_does_not_run_stay_and_say_so(encoder: Varied, tmp_path: Path) -> None:
