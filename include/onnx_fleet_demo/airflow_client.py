@@ -37,7 +37,7 @@ class AirflowClient:
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def healthy(self) -> bool:
-        """Whether every component has told that it lives."""
+        """Say whether every component has reported that it lives."""
         try:
             health = self._send("GET", "/api/v2/monitor/health")
         except NotReady:
@@ -45,7 +45,7 @@ class AirflowClient:
         return all((health.get(name) or {}).get("status") == "healthy" for name in COMPONENTS)
 
     def has_dag(self, dag_id: str) -> bool:
-        """Whether the dag-processor has read a DAG."""
+        """Say whether the dag-processor has read a DAG."""
         try:
             self._call("GET", f"/api/v2/dags/{dag_id}")
         except NotReady:
@@ -53,17 +53,17 @@ class AirflowClient:
         return True
 
     def import_errors(self) -> list[str]:
-        """DAG files that could not be read, and why."""
+        """Return the DAG files that could not be read, and why."""
         found = self._call("GET", "/api/v2/importErrors")["import_errors"]
         return [f"{error['filename']}: {error['stack_trace']}" for error in found]
 
     def trigger(self, dag_id: str, conf: Mapping[str, object]) -> str:
-        """Start a run; gives its id."""
+        """Start a run; returns its id."""
         made = self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": dict(conf)})
         return str(made["dag_run_id"])
 
     def run_state(self, dag_id: str, run_id: str) -> str:
-        """``queued``, ``running``, ``success``, ``failed``."""
+        """Return a run's state: ``queued``, ``running``, ``success``, ``failed``."""
         return str(self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}")["state"])
 
     def end_runs(self, dag_id: str) -> None:
@@ -75,12 +75,12 @@ class AirflowClient:
                 self._call("PATCH", path, {"state": "failed", "note": "interrupted"})
 
     def runs(self, dag_id: str, *, since: str | None = None) -> list[str]:
-        """The states of a DAG's runs."""
+        """Return the states of a DAG's runs."""
         query = urlencode({"limit": 50, **({"run_after_gte": since} if since else {})})
         return [str(run["state"]) for run in self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns?{query}")["dag_runs"]]
 
     def tasks(self, dag_id: str, run_id: str) -> list[TaskState]:
-        """Every task instance of a run."""
+        """Return every task instance of a run."""
         found = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances?limit=1000")
         return [
             TaskState(
@@ -90,7 +90,7 @@ class AirflowClient:
         ]
 
     def result(self, dag_id: str, run_id: str, task_id: str) -> Any:
-        """What an unmapped task returned."""
+        """Return what an unmapped task returned."""
         path = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances/{task_id}/xcomEntries/return_value"
         value = self._call("GET", path)["value"]
         try:

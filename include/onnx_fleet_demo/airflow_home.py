@@ -20,17 +20,20 @@ COMPONENTS: Mapping[str, tuple[str, ...]] = {
     "dag-processor": ("dag-processor",),
     "triggerer": ("triggerer", "--skip-serve-logs"),
 }
-"""Process -> arguments of ``airflow``. The api-server reads the logs from the disk, so nobody else serves them."""
+"""The arguments of ``airflow`` by process. The api-server reads logs from the disk, so no other process serves them."""
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PARALLELISM = 4
 _POOL_SLOTS = 3
-"""All of the demo's models at once: while one waits to measure alone, the others keep both cores busy."""
+"""The slots of the pool: all of the demo's models at once.
+
+While one waits to measure alone, the others keep both cores busy.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Addresses:
-    """Where the demo's services listen."""
+    """The addresses of the demo's services."""
 
     airflow: str
     hub: str
@@ -38,17 +41,17 @@ class Addresses:
 
 
 def folder() -> Path:
-    """AIRFLOW_HOME."""
+    """Return AIRFLOW_HOME."""
     return var.root() / "airflow"
 
 
 def password() -> str:
-    """The login's, made once and kept where Airflow's SimpleAuthManager looks for it."""
+    """Return the login's password, made once and kept where Airflow's SimpleAuthManager looks for it."""
     return str(_kept("simple_auth_manager_passwords.json.generated", {USER: secrets.token_urlsafe(12)})[USER])
 
 
 def environment(inherited: Mapping[str, str], addresses: Addresses) -> dict[str, str]:
-    """What every process of Airflow gets."""
+    """Return the environment of every process of Airflow."""
     keys = _kept("keys.json", {"jwt": secrets.token_hex(32), "api": secrets.token_hex(32)})
     home = folder()
     connection = {
@@ -114,7 +117,7 @@ def environment(inherited: Mapping[str, str], addresses: Addresses) -> dict[str,
 
 
 def is_migrated() -> bool:
-    """Whether the database has this Airflow's schema; asking Airflow itself takes seconds."""
+    """Say whether the database has this Airflow's schema; asking Airflow itself takes seconds."""
     stamp = folder() / "schema.txt"
     return stamp.exists() and stamp.read_text() == _version() and (folder() / "airflow.db").exists()
 
@@ -137,12 +140,12 @@ def _version() -> str:
 
 
 def command(*arguments: str) -> list[str]:
-    """``airflow …`` of this environment."""
+    """Return the command ``airflow …`` of this environment."""
     return [sys.executable, "-m", "airflow", *arguments]
 
 
 def _kept(name: str, fresh: Mapping[str, str]) -> dict[str, str]:
-    """A private JSON file, made with these values when it is not there."""
+    """Return the values of a private JSON file, made with these when it is not there."""
     path = folder() / name
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -25,13 +25,13 @@ The command line works against this store with
 
 
 def read(text: str) -> dict[str, str]:
-    """Name -> value of every assignment; comments are left out."""
+    """Return the value of every assignment by name; comments are left out."""
     found = (_ASSIGNMENT.match(line.strip()) for line in text.splitlines())
     return {match.group(1): match.group(2) for match in found if match}
 
 
 def fill(example: str) -> str:
-    """The example with a new random value after each bare ``NAME=``."""
+    """Return the example with a new random value after each bare ``NAME=``."""
     lines = [
         f"{line}{_secret(line[:-1])}" if re.fullmatch(r"[A-Z][A-Z0-9_]*=", line) else line for line in _body(example)
     ]
@@ -39,7 +39,7 @@ def fill(example: str) -> str:
 
 
 def complete(existing: str, *, example: str) -> str:
-    """The existing text as it is, followed by what the example names and it does not."""
+    """Return the existing text as it is, followed by what the example names and it does not."""
     have = read(existing)
     missing = {name: value for name, value in read(example).items() if name not in have}
     if not missing:
@@ -49,7 +49,7 @@ def complete(existing: str, *, example: str) -> str:
 
 
 def write(root: Path) -> tuple[str, ...]:
-    """Have root/.env name everything that root/.env.example does; gives the names that were added.
+    """Make root/.env name everything that root/.env.example does; returns the names that were added.
 
     Only the owner may read a file that is made here.
     """
@@ -67,12 +67,12 @@ def write(root: Path) -> tuple[str, ...]:
 
 
 def _body(example: str) -> list[str]:
-    """The example without the paragraph at its top, which speaks of the example itself."""
+    """Return the example without the paragraph at its top, which describes the example itself."""
     return example.rstrip("\n").partition("\n\n")[2].splitlines()
 
 
 def _secret(name: str) -> str:
-    """Of characters that stand as they are in a URL, in JSON and on a command line."""
+    """Return a random value, of characters that need no escapes in a URL, in JSON and on a command line."""
     if name == _FERNET:
         return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
     return secrets.token_hex(24)
@@ -83,7 +83,7 @@ def _names(text: str | None) -> set[str]:
 
 
 def main(arguments: list[str]) -> None:
-    """Say what was done."""
+    """Write .env, and say what was done."""
     root = Path(arguments[0] if arguments else ".").absolute()
     added = write(root)
     if not added:

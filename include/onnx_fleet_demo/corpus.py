@@ -31,7 +31,7 @@ _FRAMES = (
 
 
 def sentences() -> Iterator[str]:
-    """The corpus, always the same sentences in the same order."""
+    """Iterate over the corpus, always the same sentences in the same order."""
     subjects, things, verbs, times = (words.split() for words in (_SUBJECTS, _THINGS, _VERBS, _TIMES))
     number = 0
     for feelings in FEELINGS.values():

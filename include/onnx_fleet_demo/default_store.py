@@ -11,7 +11,7 @@ from onnx_fleet_demo import s3_server, var
 
 @contextmanager
 def opened() -> Iterator[ObjectStore]:
-    """The demo's bucket, served for as long as the context is open where nobody serves it already."""
+    """Open the demo's bucket, and serve it while the context is open where nobody serves it already."""
     data_dir = var.s3_dir()
     with ExitStack() as stack:
         endpoint_url = s3_server.running(data_dir)

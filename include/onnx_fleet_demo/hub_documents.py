@@ -22,7 +22,7 @@ _CREATED = "2026-01-01T00:00:00.000Z"
 
 
 def model_info(commit: Commit, settings: Settings, *, blobs: bool) -> Document:
-    """``/api/models/<id>``: what the Hub tells of one model at one commit."""
+    """Return ``/api/models/<id>``: what the Hub tells of one model at one commit."""
     card = _card(commit)
     config = {} if settings.hidden_config else _config(commit)
     document = _summary(commit, settings, card, config)
@@ -32,7 +32,7 @@ def model_info(commit: Commit, settings: Settings, *, blobs: bool) -> Document:
 
 
 def _safetensors(commit: Commit) -> Document:
-    """How many numbers of which type a model's safetensors files hold; nothing where they cannot be read."""
+    """Count the numbers of each type in a model's safetensors files; empty where they cannot be read."""
     parameters: Counter[str] = Counter()
     for path, file in commit.files.items():
         if "/" in path or not path.endswith(".safetensors"):
@@ -70,7 +70,7 @@ def _summary(commit: Commit, settings: Settings, card: Document, config: Documen
 
 
 def tree(commit: Commit, *, under: str, recursive: bool) -> list[Document]:
-    """``/api/models/<id>/tree/<revision>/<folder>``: folders first, then files; empty where there is no such folder."""
+    """Return ``/api/models/<id>/tree/<revision>/<folder>``: folders first, then files; empty without such a folder."""
     prefix = f"{under}/" if under else ""
     inside = {path: file for path, file in commit.files.items() if path.startswith(prefix)}
     folders = {
@@ -85,7 +85,7 @@ def tree(commit: Commit, *, under: str, recursive: bool) -> list[Document]:
 
 
 def path_info(file: RepoFile) -> Document:
-    """One file in a tree."""
+    """Return one file of a tree."""
     document: Document = {"type": "file", "path": file.path, "oid": file.blob_id, "size": file.size_bytes}
     if file.sha256:
         document["lfs"] = {"oid": file.sha256, "size": file.size_bytes, "pointerSize": file.pointer_bytes}
@@ -93,7 +93,7 @@ def path_info(file: RepoFile) -> Document:
 
 
 def refs(commit: Commit, settings: Settings) -> Document:
-    """``/api/models/<id>/refs``."""
+    """Return ``/api/models/<id>/refs``."""
 
     def listed(names: Mapping[str, str], kind: str) -> list[Document]:
         return [
@@ -105,14 +105,14 @@ def refs(commit: Commit, settings: Settings) -> Document:
 
 
 def history(commit: Commit, settings: Settings) -> list[Document]:
-    """``/api/models/<id>/commits/<revision>``: of a folder, only its present state is known."""
+    """Return ``/api/models/<id>/commits/<revision>``: of a folder, only its present state is known."""
     title = "Files as they lie"
     return [{"id": commit.sha, "title": title, "message": "", "date": settings.last_modified, "authors": []}]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """What ``/api/models`` may be asked for."""
+    """The parameters that ``/api/models`` takes."""
 
     filters: Sequence[str] = ()
     author: str | None = None
@@ -134,7 +134,7 @@ _SORT_KEYS: Mapping[str, str] = {
 
 
 def model_list(repos: HubRepos, query: Query) -> list[Document]:
-    """``/api/models``: every listed model that fits, sorted; the server cuts it into pages.
+    """Return ``/api/models``: every listed model that fits, sorted; the server cuts it into pages.
 
     Raises:
         KeyError: the Hub does not sort by that.
@@ -185,7 +185,7 @@ def _sibling(file: RepoFile, *, blobs: bool) -> Document:
 
 
 def _card(commit: Commit) -> Document:
-    """The front matter of the model card; empty where there is none, or where it cannot be read."""
+    """Return the front matter of the model card; empty where there is none, or where it cannot be read."""
     matter = _FRONT_MATTER.match((commit.read("README.md") or b"").decode("utf-8", errors="replace"))
     if matter is None:
         return {}
@@ -197,7 +197,7 @@ def _card(commit: Commit) -> Document:
 
 
 def _config(commit: Commit) -> Document:
-    """The part of config.json that the Hub shows."""
+    """Return the part of config.json that the Hub shows."""
     config = _json(commit, "config.json")
     shown: Document = {
         key: config[key] for key in ("architectures", "model_type", "auto_map", "quantization_config") if key in config
@@ -214,7 +214,7 @@ def _json(commit: Commit, path: str) -> Document:
 
 
 def _pipeline_tag(card: Document, config: Document) -> str | None:
-    """The card's own, or what the architecture is for."""
+    """Return the card's own tag, or what the architecture is for."""
     if "pipeline_tag" in card:
         return str(card["pipeline_tag"])
     architectures = config.get("architectures")
@@ -228,7 +228,7 @@ def _library(card: Document, config: Document) -> str | None:
 
 
 def _tags(commit: Commit, card: Document, config: Document) -> list[str]:
-    """The card's tags and those that the Hub adds: library, task, licence, language, model type, formats."""
+    """Return the card's tags and those that the Hub adds: library, task, licence, language, model type, formats."""
     added = [
         _library(card, config),
         "safetensors" if any(path.endswith(".safetensors") for path in commit.files) else None,

@@ -30,21 +30,21 @@ class Failure:
     kind: Kind
     repo_id: str | None = None
     path: str | None = None
-    """A file of the repo; only file routes match then."""
+    """The path of a file of the repo; only file routes match then."""
     route: Route | None = None
     times: int | None = None
-    """How many requests fail; None is all, until the failures are cleared."""
+    """The number of requests that fail; None is all, until the failures are cleared."""
     status: int = 503
-    """For server_error."""
+    """The HTTP status of a server_error."""
     retry_after_s: int = 0
-    """For rate_limited and server_error."""
+    """The seconds after which rate_limited and server_error ask to come back."""
     retry_header: Literal["ratelimit", "retry-after", "none"] = "ratelimit"
-    """How the server says when to come back."""
+    """The header in which the server says when to come back."""
     after_bytes: int = 0
-    """For cut: how much of the file still comes."""
+    """The number of bytes of the file that are sent before a cut."""
 
     def hits(self, route: Route, repo_id: str | None, path: str | None) -> bool:
-        """Whether a request is to fail; ruined bodies can only be had where a file is sent."""
+        """Say whether a request is to fail; only where a file is sent can its body be ruined."""
         if self.kind in ("cut", "wrong_size", "corrupt") and route != "file-get":
             return False
         return (
@@ -70,7 +70,7 @@ class FailureBook:
             self._failures.clear()
 
     def take(self, route: Route, repo_id: str | None, path: str | None) -> Failure | None:
-        """The failure that a request meets, if any, counted down."""
+        """Return the failure that a request meets, if any, and count it down."""
         with self._lock:
             for index, failure in enumerate(self._failures):
                 if not failure.hits(route, repo_id, path):
@@ -116,5 +116,5 @@ class RequestLog:
             return tuple(self._asked)
 
     def counts(self) -> Counter[str]:
-        """Route -> number of requests."""
+        """Return the number of requests by route."""
         return Counter(asked.route for asked in self.asked)

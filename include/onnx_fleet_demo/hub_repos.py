@@ -29,23 +29,23 @@ class Settings:
     """What the Hub knows of a repo beside its files; lies in ``<name>.hub.json``."""
 
     gated: Literal["auto", "manual"] | None = None
-    """Listing stays open; files need one of tokens."""
+    """The kind of gate; listing stays open, and files need one of ``tokens``."""
     private: bool = False
-    """Everything needs one of tokens; without one the repo seems not to exist."""
+    """Whether everything needs one of ``tokens``; without one the repo seems not to exist."""
     tokens: tuple[str, ...] = ()
     """The access tokens of people who were let in."""
     aliases: tuple[str, ...] = ()
-    """Ids that redirect here, such as ``gpt2``."""
+    """The ids that redirect here, such as ``gpt2``."""
     downloads: int = 0
     likes: int = 0
     last_modified: str = "2026-11-01T00:00:00.000Z"
     branches: Mapping[str, str] = field(default_factory=dict)
-    """Name -> commit of kept states; ``main`` is always the folder itself."""
+    """The commits of kept states by branch; ``main`` is always the folder itself."""
     tags: Mapping[str, str] = field(default_factory=dict)
     listed_as: Mapping[str, str] = field(default_factory=dict)
-    """A file's real path -> the path to list it under, for names that no folder can hold (``../x``)."""
+    """The paths to list files under, by real path, for names that no folder can hold (``../x``)."""
     hidden_config: bool = False
-    """Leave the parsed config out of the model info, as the Hub does for repos that it could not parse."""
+    """Whether the parsed config is left out of the model info, as the Hub does for repos that it could not parse."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +56,9 @@ class RepoFile:
     location: Path
     size_bytes: int
     blob_id: str
-    """The git blob id; for an LFS file that of its pointer."""
+    """The git blob id; for an LFS file, its pointer's."""
     sha256: str | None
-    """For LFS files only."""
+    """The SHA-256 of an LFS file; None for any other."""
     pointer_bytes: int = 0
 
     @property
@@ -88,13 +88,13 @@ class HubRepos:
         self._lock = threading.Lock()
 
     def ids(self) -> Iterator[str]:
-        """Every repo id, sorted."""
+        """Iterate over every repo id, sorted."""
         for org in sorted(path for path in self.root.glob("*") if path.is_dir() and not path.name.startswith(".")):
             for folder in sorted(path for path in org.glob("*") if path.is_dir() and not path.name.startswith(".")):
                 yield f"{org.name}/{folder.name}"
 
     def canonical(self, repo_id: str) -> str | None:
-        """The id under which a repo really lives, or None where there is no such repo."""
+        """Return the id under which a repo really lives, or None where there is no such repo."""
         if "/" in repo_id and ".." not in repo_id and (self.root / repo_id).is_dir():
             return repo_id
         return next((known for known in self.ids() if repo_id in self.settings(known).aliases), None)
@@ -104,7 +104,7 @@ class HubRepos:
         return jsonio.parse(Settings, path.read_bytes()) if path.is_file() else Settings()
 
     def configure(self, repo_id: str, settings: Settings) -> None:
-        """Say what the Hub knows of a repo beside its files."""
+        """Set what the Hub knows of a repo beside its files."""
         (self.root / f"{repo_id}.hub.json").write_bytes(jsonio.canonical(jsonio.to_json(settings)))
 
     def keep(self, repo_id: str) -> str:
@@ -116,7 +116,7 @@ class HubRepos:
         return commit.sha
 
     def commit(self, repo_id: str, revision: str) -> Commit | None:
-        """A revision's state: a branch, a tag, or a whole commit SHA; None where there is no such revision."""
+        """Return a revision's state: a branch, a tag, or a whole commit SHA; None where there is no such revision."""
         if revision == "main":
             return self._state(repo_id, self.root / repo_id)
         settings = self.settings(repo_id)
@@ -151,12 +151,12 @@ class HubRepos:
 
 
 def is_lfs(path: str, size_bytes: int) -> bool:
-    """Whether the Hub keeps such a file in LFS."""
+    """Say whether the Hub keeps such a file in LFS."""
     return PurePosixPath(path).suffix in _LFS_SUFFIXES or size_bytes > _LFS_FROM_BYTES
 
 
 def git_blob_id(content: bytes) -> str:
-    """The id that git gives to a blob."""
+    """Return the id that git gives to a blob."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 

@@ -50,7 +50,7 @@ def parsed(path: str, method: str) -> Call:
 
 
 class Refused(Exception):
-    """The answer is an error."""
+    """The error that becomes the answer."""
 
     def __init__(self, status: int, message: str, *, code: str | None = None, **headers: str) -> None:
         super().__init__(message)

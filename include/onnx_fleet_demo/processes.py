@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 STOP_TIMEOUT_S = 5.0
-"""What a service is given to end by itself. The triggerer often takes longer; nothing is lost when it is killed."""
+"""The seconds that a service has to end by itself. The triggerer often takes longer, and may be killed."""
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -23,7 +23,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """A process, told from a later one with the same number."""
+    """The identity of a process, by which it differs from a later one with the same number."""
 
     pid: int
     created: float
@@ -33,7 +33,7 @@ class Identity:
         return cls(pid=process.pid, created=process.create_time())
 
     def find(self) -> psutil.Process | None:
-        """The process, while it runs."""
+        """Return the process, while it runs; else None."""
         try:
             process = psutil.Process(self.pid)
             same = abs(process.create_time() - self.created) < 0.01
@@ -71,7 +71,7 @@ def _end_with_parent() -> None:
 
 
 def descendants() -> list[psutil.Process]:
-    """Every process below this one."""
+    """Return every process below this one."""
     return psutil.Process().children(recursive=True)
 
 
@@ -104,7 +104,7 @@ def _runs(service: subprocess.Popen[bytes]) -> bool:
 
 
 def free_ports(count: int) -> tuple[int, ...]:
-    """Ports of loopback that nothing listens on; all are held at once, so that they differ."""
+    """Return ports of loopback that nothing listens on; all are held at once, so that they differ."""
     held = [socket.socket() for _ in range(count)]
     try:
         for probe in held:
@@ -116,7 +116,7 @@ def free_ports(count: int) -> tuple[int, ...]:
 
 
 def environment() -> dict[str, str]:
-    """What a service inherits: nothing that would lead it to another Airflow, Hub or bucket than the demo's own."""
+    """Return what a service inherits: nothing that would lead it to another Airflow, Hub or bucket than the demo's."""
     foreign = ("AIRFLOW", "AWS_", "HF_", "HUGGINGFACE_", "ONNX_FLEET_STORE", "S3_", "PYTHONWARNINGS")
     kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(foreign)}
     direct = ",".join(filter(None, [kept.get("NO_PROXY") or kept.get("no_proxy"), "127.0.0.1,localhost"]))

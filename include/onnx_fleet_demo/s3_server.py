@@ -37,7 +37,7 @@ STOP_TIMEOUT_S = 15.0
 
 _HEALTH = "/_ministack/health"
 LOGIN = "a-key-for-anybody"
-"""Airflow masks it in every log, so it is in no model's name."""
+"""The key and secret of the server: Airflow masks it in every log, so no model's name may contain it."""
 
 
 class _NotYet(Exception):
@@ -48,9 +48,11 @@ class EmbeddedS3:
     """A context manager: inside it the server runs and has a bucket; afterwards nothing of it runs."""
 
     def __init__(self, data_dir: Path, *, port: int = 0, bucket: str = BUCKET) -> None:
-        """Args:
-        data_dir: where the objects are kept; made when missing. One server at a time.
-        port: 0 takes a free one.
+        """Prepare a server; entering the context starts it.
+
+        Args:
+            data_dir: the folder of the objects, made when missing. Only one server may use it at a time.
+            port: the port to listen on; 0 takes a free one.
         """
         self.data_dir = data_dir.absolute()
         self.bucket = bucket
@@ -185,7 +187,7 @@ class EmbeddedS3:
 
 
 def settings_for(endpoint_url: str) -> S3Settings:
-    """How to reach an embedded server."""
+    """Return the settings that reach an embedded server."""
     return S3Settings(
         endpoint_url=endpoint_url,
         region=REGION,
@@ -198,7 +200,7 @@ def settings_for(endpoint_url: str) -> S3Settings:
 
 
 def running(data_dir: Path) -> str | None:
-    """The endpoint of the server that uses this folder now, started by whichever process; None when there is none."""
+    """Return the endpoint of the server that uses this folder now, whoever started it; None when there is none."""
     try:
         endpoint_url = str(json.loads(_endpoint_file(data_dir).read_text())["endpoint_url"])
     except (OSError, ValueError, KeyError):

@@ -45,25 +45,25 @@ class StackFailed(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """What var/stack.json tells."""
+    """The content of var/stack.json."""
 
     phase: Literal["starting", "ready", "failed"]
     keeper: Identity
     doing: str = ""
-    """For people, while it starts; why, when it failed."""
+    """A statement for people: what is being started, or why it failed."""
     addresses: Addresses | None = None
     started: tuple[Identity, ...] = ()
-    """Everything below the keeper, to be ended by the next keeper should this one be killed."""
+    """The processes below the keeper, to be ended by the next keeper should this one be killed."""
 
 
 def state() -> State | None:
-    """The stack that runs or starts now, by whichever command; None when there is none."""
+    """Return the stack that runs or starts now, by whichever command; None when there is none."""
     found = _read()
     return found if found is not None and found.keeper.find() is not None else None
 
 
 def client(addresses: Addresses) -> AirflowClient:
-    """A client of the demo's Airflow."""
+    """Return a client of the demo's Airflow."""
     return AirflowClient(addresses.airflow, user=airflow_home.USER, password=airflow_home.password())
 
 
@@ -88,10 +88,10 @@ def launch(*, lifeline: int | None = None) -> subprocess.Popen[bytes]:
 
 
 def progress(keeper: subprocess.Popen[bytes]) -> Iterator[State]:
-    """The keeper's states as they change, until it is ready.
+    """Iterate over the keeper's states as they change, until it is ready.
 
     Raises:
-        StackFailed: it will not be.
+        StackFailed: the services do not become ready.
     """
     last: State | None = None
     deadline = time.monotonic() + START_TIMEOUT_S
@@ -174,7 +174,7 @@ class _Keeper:
         self._state = State(phase="starting", keeper=Identity.of(psutil.Process()))
 
     def tell(self, **changes: object) -> None:
-        """Write down what is going on, whole."""
+        """Write down what the keeper does, in one step."""
         self._state = replace(self._state, **changes)  # type: ignore[arg-type]  # fields of State
         unfinished = _path().with_suffix(".tmp")
         unfinished.write_bytes(jsonio.canonical(jsonio.to_json(self._state)))
@@ -182,7 +182,7 @@ class _Keeper:
 
     @contextmanager
     def services(self) -> Iterator[None]:
-        """Everything runs inside; nothing of it afterwards."""
+        """Run all services inside the context; none of them runs afterwards."""
         with ExitStack() as running:
             self.tell(doing="starting the S3 server and the Hub")
             s3 = running.enter_context(EmbeddedS3(var.s3_dir()))

@@ -1,4 +1,4 @@
-"""Where the demo keeps what it makes: everything under ``var/``, which ``make clean`` removes."""
+"""The folder in which the demo keeps what it makes: everything under ``var/``, which ``make clean`` removes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 
 def root() -> Path:
-    """``var/`` in the project's folder; ONNX_FLEET_VAR names another one."""
+    """Return ``var/`` in the project's folder, or the folder that ONNX_FLEET_VAR names."""
     named = os.environ.get("ONNX_FLEET_VAR")
     return Path(named).absolute() if named else Path(__file__).resolve().parents[2] / "var"
 
 
 def s3_dir() -> Path:
-    """What the embedded S3 server keeps."""
+    """Return the folder of the embedded S3 server's data."""
     return root() / "s3"

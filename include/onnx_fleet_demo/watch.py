@@ -1,4 +1,4 @@
-"""Watch a run of ``fleet_reexport``: a line a model with its step and the time; plain lines where no terminal is."""
+"""Watch a run of ``fleet_reexport``: one line per model with its step and time; plain lines without a terminal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ENDED: Final = frozenset({"success", "failed", "upstream_failed", "skipped", "r
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """What is shown of one model."""
+    """The line of one model."""
 
     model_id: str
     status: str
@@ -33,7 +33,7 @@ class Line:
 
 
 def follow(client: AirflowClient, run_id: str, *, console: Console) -> str:
-    """Show a run until it ends; gives its state, ``success`` or ``failed``."""
+    """Show a run until it ends; returns its state, ``success`` or ``failed``."""
     models: Sequence[str] | None = None
     with Board(console) as board:
         while True:
@@ -118,7 +118,7 @@ class Board:
             self._live.stop()
 
     def show(self, lines: Sequence[Line]) -> None:
-        """Show these; others stay as they are."""
+        """Show these lines; others stay as they are."""
         for line in lines:
             if self._lines.get(line.model_id) == line:
                 continue

@@ -1,1 +1,1 @@
-"""The one room that knows Airflow: connections -> settings, errors -> retry or fail, the tasks that the DAGs share."""
+"""The only package that imports Airflow: connections -> settings, errors -> retry or fail, the DAGs' common tasks."""

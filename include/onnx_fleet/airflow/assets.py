@@ -1,9 +1,9 @@
 """What a publication tells other DAGs.
 
 An event with a partition key never triggers a DAG that is scheduled on the plain asset, hence the two of them:
-``schedule=PartitionedAssetTimetable(assets=BUNDLE)`` gives one run a model, with the model id in
-``dag_run.partition_key``; ``schedule=[FLEET]`` gives a run after publications, several of them in one run when they
-come close together.
+``schedule=PartitionedAssetTimetable(assets=BUNDLE)`` makes one run per model, with the model id in
+``dag_run.partition_key``; ``schedule=[FLEET]`` makes a run after publications, one run for
+several of them when they come close together.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from onnx_fleet import jsonio
 from onnx_fleet.bundles.publish import Publication
 
 BUNDLE = Asset(name="onnx_fleet_bundle", group="onnx-fleet")
-"""Partitioned by model id."""
+"""The asset of one bundle, partitioned by model id."""
 FLEET = Asset(name="onnx_fleet", group="onnx-fleet")
-"""Everything that is published."""
+"""The asset of everything that is published."""
 
 
 def emit(publication: Publication, events: OutletEventAccessorsProtocol) -> None:

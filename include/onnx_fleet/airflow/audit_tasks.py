@@ -1,4 +1,4 @@
-"""A round of audits: choose, one mapped task a bundle, report, gate."""
+"""A round of audits: choose, one mapped task per bundle, report, gate."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def audits(*, settings: FleetSettings) -> None:
 
 
 def _choose(now: run_context.Run, *, settings: FleetSettings) -> list[Json]:
-    """The bundles to audit; without a seed each day draws others."""
+    """Choose the bundles to audit; without a seed each day draws others."""
     run_params.require_known()
     work_folder.prune(settings.scratch, days=settings.scratch_days)
     params: Any = now.params
@@ -105,7 +105,7 @@ def _audit(now: run_context.Run, item: Json, *, settings: FleetSettings) -> Json
 
 
 def _report(now: run_context.Run, tasks: Sequence[str]) -> str:
-    """Gather one row a bundle, write the report, log it; gives its key in the store."""
+    """Gather one row per bundle, write the report and log it; returns its key in the store."""
     ti = get_current_context()["ti"]
     chosen = ti.xcom_pull(task_ids="choose")
     if chosen is None:

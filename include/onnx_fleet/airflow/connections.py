@@ -20,11 +20,11 @@ from onnx_fleet.source.hub_client import HubSettings
 from onnx_fleet.store import ObjectStore, S3Settings, open_store, s3_errors
 
 _OWN_KEYS = ("path_style", "checksum_mode", "sse", "sse_kms_key_id", "multipart_bytes")
-"""Of the connection's ``extra.service_config.s3``, handed on as S3Settings has them."""
+"""The keys of the connection's ``extra.service_config.s3`` that are handed on as S3Settings has them."""
 
 
 def store(settings: FleetSettings) -> ObjectStore:
-    """The deployment's store.
+    """Open the deployment's store.
 
     Raises:
         StoreNotFound: none is configured.
@@ -42,7 +42,7 @@ def store(settings: FleetSettings) -> ObjectStore:
 
 
 def s3_access(conn_id: str) -> tuple[S3Settings, Credentials | None]:
-    """What an ``aws`` connection says, and the credentials that it gives: those of a role renew themselves.
+    """Return what an ``aws`` connection says, and its credentials: those of a role renew themselves.
 
     Raises:
         StoreDenied: there is no such connection, its extra has an unknown key, or its role may not be assumed.
@@ -74,14 +74,14 @@ def s3_access(conn_id: str) -> tuple[S3Settings, Credentials | None]:
 
 
 def _credentials(hook: AwsGenericHook[Any], wrapper: AwsConnectionWrapper) -> Credentials | None:
-    """None where the connection names none: then boto3 looks where it always does."""
+    """Return the connection's credentials; None where it names none, and boto3 looks where it always does."""
     if not (wrapper.aws_access_key_id or wrapper.role_arn or wrapper.profile_name):
         return None
     return hook.get_session(region_name=wrapper.region_name).get_credentials()
 
 
 def _botocore(wrapper: AwsConnectionWrapper) -> Json:
-    """What the connection's ``extra.config_kwargs`` says in botocore's own words."""
+    """Return what the connection's ``extra.config_kwargs`` says, in botocore's terms."""
     config: Json = wrapper.extra_config.get("config_kwargs", {})
     said: Json = {}
     if config.get("s3", {}).get("addressing_style") == "path":
@@ -92,7 +92,7 @@ def _botocore(wrapper: AwsConnectionWrapper) -> Json:
 
 
 def _own(wrapper: AwsConnectionWrapper) -> Json:
-    """What the connection's ``extra.service_config.s3`` says in the words of S3Settings."""
+    """Return what the connection's ``extra.service_config.s3`` says, in S3Settings' terms."""
     section = wrapper.get_service_config("s3")
     unknown = sorted(set(section) - {*_OWN_KEYS, "endpoint_url", "bucket_name"})
     if unknown:
@@ -104,7 +104,7 @@ def _own(wrapper: AwsConnectionWrapper) -> Json:
 
 
 def hub_settings(settings: FleetSettings) -> HubSettings:
-    """The Hub that the deployment asks: a connection's host and password, or HF_ENDPOINT and HF_TOKEN."""
+    """Return the deployment's Hub: a connection's host and password, or HF_ENDPOINT and HF_TOKEN."""
     if settings.hub_conn_id is None:
         endpoint, token = os.environ.get("HF_ENDPOINT"), os.environ.get("HF_TOKEN")
     else:

@@ -25,10 +25,10 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def shared(folder: Path) -> Iterator[None]:
-    """Work that may run beside other work of its kind, and not beside a measurement.
+    """Hold the machine for work that may run beside other work of its kind, and not beside a measurement.
 
     Args:
-        folder: the one that all workers of this machine see, and no other's.
+        folder: the folder that all workers of this machine see, and no other machine's.
     """
     with ExitStack() as held:
         with _locked(folder, "door", fcntl.LOCK_EX):
@@ -38,10 +38,10 @@ def shared(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Work that nothing heavy of ours runs beside, on this machine.
+    """Hold the machine alone: no other heavy task of ours runs on it meanwhile.
 
     Args:
-        folder: as for shared.
+        folder: the same folder as for shared.
     """
     with _locked(folder, "door", fcntl.LOCK_EX), _locked(folder, "room", fcntl.LOCK_EX):
         yield

@@ -1,4 +1,4 @@
-"""The tasks of one model, a step each and then its record: the group that both DAGs map over their models."""
+"""The tasks of one model, one per step and then its record: the group that both DAGs map over their models."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LOCKS: Final[Mapping[str, Callable[[Path], AbstractContextManager[None]]]] = {
 
 
 def model_group(settings: FleetSettings, *, group_id: str) -> Any:
-    """A task group for ``.expand(item=…)``; an item is what shards.py makes of a work item.
+    """Make a task group for ``.expand(item=…)``; an item is what shards.py makes of a work item.
 
     The tasks of a model that is under way go before those of one that is not, so that few stages stand at a time.
     """
@@ -63,7 +63,7 @@ def model_group(settings: FleetSettings, *, group_id: str) -> Any:
 
 
 def _task_of(step: Step, settings: FleetSettings) -> Task[..., Any]:
-    """A step as a task in the pool, on the queue of the workers that can take it."""
+    """Make a task of a step, in the pool, on the queue of the workers that can take it."""
 
     def body(item: Json) -> Json:
         return _take(step, item, settings)
@@ -84,14 +84,14 @@ def _light(body: Body, settings: FleetSettings, **options: Any) -> Task[..., Any
 
 
 def _asking(body: Body) -> Task[..., Any]:
-    """A task that skips the one behind it, and no other, where its answer is no."""
+    """Make a task that skips the one behind it, and no other, where its answer is no."""
     return task.short_circuit(map_index_template=LABEL, ignore_downstream_trigger_rules=False, weight_rule="upstream")(
         body
     )
 
 
 def _take(step: Step, item: Json, settings: FleetSettings) -> Json:
-    """Run a step; returns the publication, of the step that makes one, with the seconds that it took."""
+    """Run a step; returns its seconds, with the publication of the step that makes one."""
     started = time.monotonic()
     with run_context.explained():
         job = run_context.current(settings).job(item, settings=settings)

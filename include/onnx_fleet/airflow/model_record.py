@@ -1,4 +1,4 @@
-"""What the tasks of one model left behind -> the one record of that model."""
+"""Make one record of what the tasks of one model left behind."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def of_model(run: Run, item: Json, *, channel: str) -> Record:
-    """The record of the mapped group that the calling task ends.
+    """Return the record of the mapped group that the calling task ends.
 
     The stage of a published model is cleared away; that of another one stays, for the tasks that a person clears, until
     its run is old enough to be pruned. The record comes however the group ended, so what of a failed model cannot be
@@ -69,7 +69,7 @@ class _Group:
         return self._states["publish"] == "success"
 
     def seconds(self) -> dict[str, float]:
-        """Step -> seconds, of the tasks that ended by themselves."""
+        """Return the seconds of each task that ended by itself, by step."""
         taken: dict[str, float] = {}
         for step in STEPS:
             result, failure = self._result(step.name), self.failure(step.name)
@@ -79,12 +79,12 @@ class _Group:
         return taken
 
     def stopped_at(self) -> Step:
-        """The step because of which there is no publication."""
+        """Return the step because of which there is no publication."""
         not_done = (step for step in STEPS if self._states[step.name] not in ("success", "skipped", None))
         return next(not_done, STEPS[-1])
 
     def failure(self, name: str) -> Failure | None:
-        """Why a task failed; None when it did not, or died without a word."""
+        """Return why a task failed; None when it did not, or died without a report."""
         told = self._pull(name, FAILURE) if self._states[name] == "failed" else None
         return None if told is None else jsonio.from_json(Failure, told)
 
@@ -104,7 +104,7 @@ def _failed(stage: Stage, made: _Group) -> Record:
 
 
 def _without_scratch(item: Json, made: _Group, *, lost: BundleNotFound) -> Record:
-    """The record of a model of which this worker has nothing: its steps said in XComs how they ended.
+    """Return the record of a model of which this worker has nothing: its steps said in XComs how they ended.
 
     Raises:
         BundleNotFound: it was published, and how is told by the work item.
@@ -134,7 +134,7 @@ def _why(model_id: str, step: Step, made: _Group) -> Failure:
 
 
 def _keep_validation(run: Run, stage: Stage) -> None:
-    """Put the report of a validation into the store: of a model that is not published nothing else would be left."""
+    """Put a validation's report into the store: nothing else would be left of a model that is not published."""
     folder = run_report.key(run.label).removesuffix(".json")
     for path in sorted((stage.folder / "reports").glob("validation*.json")):
         key = f"{folder}/{stage.item.model_id.replace('/', '--')}/{path.name}"

@@ -1,4 +1,4 @@
-"""The pool that heavy tasks run in: without it Airflow would leave them waiting for ever, without a word."""
+"""The pool that heavy tasks run in: without it Airflow would leave them waiting for ever, without a message."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class EnsurePool:
 def ensure() -> None:
     """Make the pool, or give it the slots that are configured.
 
-    An error ends up in the log of the process that starts, and starts it nevertheless.
+    An error is logged by the process that starts, and does not stop it.
     """
     wanted = settings.read()
     description = "onnx-fleet's heavy tasks; [onnx_fleet] cpu_pool_slots says how many at a time"

@@ -1,4 +1,4 @@
-"""The way of a run around its models: plan, mapped groups, report, gate; the same for both DAGs."""
+"""The tasks of a run around its models: plan, mapped groups, report, gate; the same for both DAGs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What a run is asked for."""
+    """The work that a run is asked for."""
 
     entries: tuple[Entry, ...]
     catalogue_digest: str | None = None
@@ -41,7 +41,7 @@ def reexport(
 
     Args:
         wanted: reads the run's parameters; called in the plan task.
-        max_refused: where the run has no parameter of that name.
+        max_refused: the value where the run has no parameter of that name.
     """
 
     def retried(body: Callable[..., Any], **options: Any) -> Any:
@@ -88,14 +88,14 @@ def _plan(now: run_context.Run, wanted: Callable[[run_context.Run], Wanted], *, 
 
 
 def _ended(planned: Plan, now: run_context.Run, *, channel: str) -> Iterable[Record]:
-    """The records of the models that need no tasks."""
+    """Return the records of the models that need no tasks."""
     unchanged = [item for item in planned.items if item.state == "unchanged"]
     settled = pipeline.settle_unchanged(unchanged, services=now.services, channel=channel)
     return [*(record.of_refusal(refusal) for refusal in planned.refusals), *settled]
 
 
 def _report(now: run_context.Run, groups: list[str]) -> str:
-    """Gather one record a model, write the report, log it; gives its key in the store."""
+    """Gather one record per model, write the report and log it; returns its key in the store."""
     ti = get_current_context()["ti"]
     planned = ti.xcom_pull(task_ids="plan")
     if planned is None:

@@ -33,7 +33,7 @@ class ByErrorClass(RetryPolicy):
 
 
 def options(settings: FleetSettings) -> dict[str, Any]:
-    """How a task of ours is retried, as arguments of ``@task``."""
+    """Return how a task of ours is retried, as arguments of ``@task``."""
     return {
         "retries": settings.retries,
         "retry_delay": settings.retry_delay,

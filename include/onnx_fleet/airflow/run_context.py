@@ -26,7 +26,7 @@ FAILURE = "failure"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """What a step that failed leaves for the record."""
+    """The error of a failed step, as it is left for the record."""
 
     error: str
     """The error class's name."""
@@ -47,17 +47,17 @@ class Run:
 
     @property
     def label(self) -> str:
-        """Names the run among the runs of all DAGs: in the store, and in the fingerprint of what it forces."""
+        """The name of the run among the runs of all DAGs: in the store, and in the fingerprint of what it forces."""
         return f"{self.dag_id}__{self.run_id}"
 
     def provenance(self, *, catalogue_digest: str | None) -> Provenance:
-        """What a manifest says of the run."""
+        """Return what a manifest says of the run."""
         return Provenance(
             dag_id=self.dag_id, run_id=self.run_id, trigger=self.trigger, catalogue_digest=catalogue_digest
         )
 
     def job(self, item: Json, *, settings: FleetSettings) -> Job:
-        """What the steps of a model work on and with.
+        """Return what the steps of a model work on and with.
 
         Args:
             item: what shards.py makes of a work item.
@@ -72,7 +72,7 @@ class Run:
 
 
 def current(settings: FleetSettings) -> Run:
-    """The run of the task that calls.
+    """Return the run of the task that calls.
 
     Raises:
         StoreNotFound, StoreDenied: the store is not configured, or its connection is not usable.
@@ -99,7 +99,7 @@ def current(settings: FleetSettings) -> Run:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Around a step: an error that leaves it is told to the record task, then goes on to Airflow."""
+    """Report an error that leaves a step to the record task, then let it go on to Airflow."""
     started = time.monotonic()
     try:
         yield

@@ -17,21 +17,21 @@ from onnx_fleet.runs import work_folder
 
 @dataclass(frozen=True, slots=True)
 class Scratch:
-    """One run's corner."""
+    """The subfolder of one run."""
 
     folder: Path
 
     def write_item(self, item: WorkItem) -> None:
-        """Keep what is to be made of a model, for the tasks that make it."""
+        """Write the work item of a model, for the tasks that make it."""
         path = self._item(item.model_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(jsonio.canonical(jsonio.to_json(item)))
 
     def read_item(self, model_id: str) -> WorkItem:
-        """What is to be made of a model.
+        """Read the work item of a model.
 
         Raises:
-            BundleNotFound: the run's corner is gone, or on another machine.
+            BundleNotFound: the run's subfolder is gone, or on another machine.
         """
         path = self._item(model_id)
         try:
@@ -47,5 +47,5 @@ class Scratch:
 
 
 def of_run(root: Path, *, dag_id: str, run_id: str) -> Scratch:
-    """The corner of one run."""
+    """Return the subfolder of one run."""
     return Scratch(work_folder.of_run(root, f"{dag_id}__{run_id}"))

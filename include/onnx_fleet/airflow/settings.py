@@ -30,43 +30,43 @@ class FleetSettings:
     hub_conn_id: str | None
     """The Airflow connection with the Hub's address and token; empty takes HF_ENDPOINT and HF_TOKEN."""
     catalogue: Path
-    """What fleet_reexport takes where its run does not name another one."""
+    """The catalogue that fleet_reexport takes where its run does not name another one."""
     schedule: str | None
-    """Of fleet_reexport: a cron expression or preset; empty runs it by hand only."""
+    """The schedule of fleet_reexport: a cron expression or preset; empty runs it by hand only."""
     audit_schedule: str | None
-    """Of bundle_audit, likewise."""
+    """The schedule of bundle_audit, likewise."""
     channel: str
-    """What a publication moves."""
+    """The channel that a publication moves."""
     cpu_pool: str
     cpu_pool_slots: int
-    """Heavy tasks at the same time, over all workers."""
+    """The number of heavy tasks at the same time, over all workers."""
     cpu_queue: str | None
-    """Where the heavy tasks go; empty is the executor's default queue."""
+    """The queue of the heavy tasks; empty is the executor's default queue."""
     gpu_queue: str | None
-    """Where the GPU tasks go; empty means that there is no GPU worker."""
+    """The queue of the GPU tasks; empty means that there is no GPU worker."""
     gpu: GpuOptions
-    """Of the workers on that queue: options ``gpu_id`` and ``gpu_memory_bytes``, 0 for no limit."""
+    """The GPU of the workers on that queue: options ``gpu_id`` and ``gpu_memory_bytes``, 0 for no limit."""
     scratch: Path
-    """Where bundles grow: a folder of the machine, or a volume that all workers see."""
+    """The folder in which bundles grow: a folder of the machine, or a volume that all workers see."""
     scratch_days: int
-    """How long what a run left there is kept."""
+    """The number of days for which a run's files there are kept."""
     lock_folder: Path
-    """Where a task that measures keeps others off: a folder that all workers of one machine see, and no other's."""
+    """The folder of the lock of measuring tasks: all workers of one machine see it, and no other machine does."""
     shards: int
-    """Mapped groups, each for at most ``[core] max_map_length`` models."""
+    """The number of mapped groups, each for at most ``[core] max_map_length`` models."""
     cache_bytes: int
-    """The most that what earlier exports found out takes in the store; 0 keeps nothing."""
+    """The size limit of the store's export cache, in bytes; 0 keeps nothing."""
     retries: int
     retry_delay: timedelta
-    """Option ``retry_delay_s``; doubles each time."""
+    """The wait before a first retry (option ``retry_delay_s``); it doubles each time."""
     retry_delay_max: timedelta
-    """Option ``retry_delay_max_s``."""
+    """The longest wait before a retry (option ``retry_delay_max_s``)."""
     limits: Limits
-    """Of each process that loads a model: options ``step_memory_bytes`` and ``step_timeout_s``, 0 for none."""
+    """The limits of a process that loads a model: options ``step_memory_bytes`` and ``step_timeout_s``, 0 for none."""
 
 
 def read() -> FleetSettings:
-    """The configuration as it is now.
+    """Return the configuration as it is now.
 
     Raises:
         AirflowConfigException: an option is not of its type.

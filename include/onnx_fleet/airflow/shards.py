@@ -11,7 +11,7 @@ from onnx_fleet.jsonio import Json
 
 
 def item(work: WorkItem, *, catalogue_digest: str | None) -> Json:
-    """What a mapped task is told of its model; the work item itself lies in the run's scratch."""
+    """Return what a mapped task is told of its model; the work item itself is in the run's scratch folder."""
     return {
         "model_id": work.model_id,
         "version": work.version,
@@ -21,15 +21,15 @@ def item(work: WorkItem, *, catalogue_digest: str | None) -> Json:
 
 
 def deal(items: Sequence[Json], *, shards: int, shard: int) -> list[Json]:
-    """The part of one group: every n-th item, so that each group begins with the most wanted models."""
+    """Return the items of one group: every n-th, so that each group begins with the most wanted models."""
     return list(items[shard::shards])
 
 
 def require_room(models: int, *, shards: int, per_shard: int, instead: str = "split the catalogue") -> None:
-    """Hold a plan to what the DAG can map over, before anything is begun.
+    """Refuse a plan that is larger than the DAG can map over, before anything is begun.
 
     Args:
-        instead: what else a person may do.
+        instead: the remedy that the message names.
     Raises:
         CatalogueInvalid: there are too many models.
     """

@@ -52,22 +52,22 @@ class Bundle:
     model_id: str
     version: str
     prefix: str
-    """What its keys begin with; the last character is a slash."""
+    """The beginning of all keys of its files; the last character is a slash."""
     manifest: Manifest
     manifest_json: bytes = field(repr=False)
-    """The manifest as it lies in the store."""
+    """The manifest's bytes as the store has them."""
 
     @property
     def manifest_sha256(self) -> str:
         return transfer.sha256_of(self.manifest_json)
 
     def key(self, path: str) -> str:
-        """Where a file of the bundle lies in the store."""
+        """Return the key of one of the bundle's files in the store."""
         return self.prefix + path
 
 
 def find(ref: Ref | str, *, store: ObjectStore) -> Bundle:
-    """The bundle that a ref names.
+    """Return the bundle that a ref names.
 
     Raises:
         BundleNotFound: the store has no such model, channel or version.

@@ -36,15 +36,15 @@ class Channel:
 
 
 def is_name(text: str) -> bool:
-    """Whether a channel can be called that; a version's name is none, because a ref could mean either."""
+    """Say whether a channel can have this name; a version's name cannot be one, because a ref could mean either."""
     return bool(_NAME.fullmatch(text)) and not _VERSION.fullmatch(text)
 
 
 def checked_name(channel: str) -> str:
-    """The name itself, when a channel can be called that.
+    """Return the name itself, when a channel can have it.
 
     Raises:
-        BundleNotFound: it cannot.
+        BundleNotFound: a channel cannot have the name.
     """
     if not is_name(channel):
         raise BundleNotFound(
@@ -54,15 +54,15 @@ def checked_name(channel: str) -> str:
 
 
 def key_of(model_id: str, channel: str) -> str:
-    """Where the pointer lies."""
+    """Return the key of the channel's document."""
     return layout.channel_key(model_id, checked_name(channel))
 
 
 def parse(data: bytes, *, where: str) -> Channel:
-    """A pointer's document.
+    """Parse a channel's document.
 
     Raises:
-        BundleCorrupt: it is none.
+        BundleCorrupt: it is not such a document.
     """
     try:
         return jsonio.adapter(Channel).validate_json(data, strict=True)
@@ -71,12 +71,12 @@ def parse(data: bytes, *, where: str) -> Channel:
 
 
 def find(store: ObjectStore, model_id: str, channel: str) -> Channel | None:
-    """Where a channel points; None where it is not there."""
+    """Return where a channel points; None where there is no such channel."""
     return _read(store, model_id, channel)[0]
 
 
 def read(store: ObjectStore, model_id: str, channel: str) -> Channel:
-    """Where a channel points.
+    """Return where a channel points.
 
     Raises:
         BundleNotFound: there is no such model or channel.

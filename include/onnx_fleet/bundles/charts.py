@@ -35,12 +35,12 @@ _STYLE: dict[Any, Any] = {
 }
 _GREY, _PALE, _RED, _GREEN = "#8a8f98", "#e4e6ea", "#c0392b", "#1b7f5c"
 _VARIANT_COLOURS = ("#0b5fa5", "#e08214", "#1b7f5c", "#8e44ad", "#b03060")
-"""Told apart without colour vision too, by their lightness."""
+"""The variants' colours, which differ in lightness so that they can be told apart without colour vision."""
 
 _LABELLED_SERIES = 2
-"""The figures of more would lie on each other."""
+"""The most series whose figures are written beside their points; the labels of more would overlap."""
 _MOST_BARS = 48
-"""A picture longer than that is not read; the report has every row."""
+"""The most bars in a chart: nobody reads a longer one, and the report has every row."""
 _LAYER = re.compile(r"\.\d+\.")
 _LEAST_SHARE = 1e-6
 
@@ -55,7 +55,7 @@ class _Dot:
     value: float
     interval: Interval | None = None
     tail: float | None = None
-    """p95 of a latency."""
+    """The p95 of a latency."""
     text: str = ""
 
 
@@ -65,7 +65,7 @@ class _Bar:
 
     label: str
     used: float | None
-    """The share of the tolerance; None where nothing could be subtracted."""
+    """The share of the tolerance; None where the check could not subtract the values."""
     text: str
     passed: bool
 
@@ -74,7 +74,7 @@ _EAGER = "PyTorch eager"
 
 
 def latency(report: LatencyReport) -> bytes:
-    """Latency against batch and length, one panel a phase: variants side by side, PyTorch eager beside them."""
+    """Draw latency against batch and length, one panel per phase: variants side by side, PyTorch eager beside them."""
     panels = list(_panels(report))
     series = tuple(dict.fromkeys(dot.series for _, dots in panels for dot in dots))
     points = len({(dot.batch_size, dot.sequence_length) for _, dots in panels for dot in dots})
@@ -92,7 +92,7 @@ def latency(report: LatencyReport) -> bytes:
 
 
 def validation(report: ValidationReport) -> bytes:
-    """How much of its tolerance each output used at worst, check by check."""
+    """Draw how much of its tolerance each output used at worst, check by check."""
     bars = _bars(report)
     shown = sorted(bars, key=lambda bar: (bar.passed, -(bar.used or 0.0)))[:_MOST_BARS]
     shown = [bar for bar in bars if bar in shown]
@@ -109,7 +109,7 @@ def validation(report: ValidationReport) -> bytes:
 
 @contextmanager
 def _figure(*, width: float, height: float) -> Iterator[tuple[Figure, Callable[[], bytes]]]:
-    """An empty figure in inches, and what gives its SVG."""
+    """Make an empty figure of a size in inches, together with the function that returns its SVG."""
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -131,7 +131,7 @@ def _head(figure: Figure, model_id: str, version: str, line: str) -> None:
 
 
 def _panels(report: LatencyReport) -> Iterator[tuple[str, list[_Dot]]]:
-    """Title and dots: one panel a phase of a graph; for models that generate, what their users wait for."""
+    """Return title and dots of each panel, one per phase of a graph; of models that generate, what users wait for."""
     found = dict.fromkeys((row.role, row.phase) for row in report.rows)
     phases = [phase for _, phase in found]
     for role, phase in found:
@@ -222,14 +222,14 @@ def _draw_dots(panel: Axes, title: str, dots: Sequence[_Dot], *, series: Sequenc
 def _draw_lines(
     panel: Axes, places: Sequence[float], spans: Sequence[tuple[float, float]], colour: str, *, width: float
 ) -> None:
-    """From and to at each place, all as one path: a grid of some size stays a small file."""
+    """Draw a line between two values at each place, all as one path: a grid of some size stays a small file."""
     gap = math.nan
     across = [x for place in places for x in (place, place, gap)]
     panel.plot(across, [y for low, high in spans for y in (low, high, gap)], color=colour, linewidth=width)
 
 
 def _dress(panel: Axes, title: str, points: Sequence[tuple[int, int]]) -> None:
-    """A logarithmic axis in plain numbers; below, the lengths and under them the batch that they belong to."""
+    """Set up a logarithmic axis in plain numbers; below it stand the lengths, and under them the batch of each."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     panel.set_title(title)
@@ -255,7 +255,7 @@ def _dress(panel: Axes, title: str, points: Sequence[tuple[int, int]]) -> None:
 
 
 def _circumstances(report: LatencyReport) -> str:
-    """Where and with what; and whether to believe it."""
+    """Describe where and with what the report was measured, and whether to believe it."""
     about = [
         str(report.hardware.get("gpu_model") or report.hardware.get("cpu_model", report.provider)),
         f"{report.threads} thread" + ("s" if report.threads > 1 else ""),
@@ -271,7 +271,7 @@ def _circumstances(report: LatencyReport) -> str:
 
 
 def _bars(report: ValidationReport) -> list[_Bar]:
-    """One a check, graph and output; the outputs of a cache's layers together."""
+    """Return one bar per check, graph and output; the outputs of a cache's layers share one."""
     groups: dict[tuple[str, str, str], list[CheckRow]] = {}
     for row in report.rows:
         groups.setdefault((row.check, row.graph, _LAYER.sub(".*.", row.output)), []).append(row)
@@ -291,7 +291,7 @@ def _bars(report: ValidationReport) -> list[_Bar]:
 
 
 def _used(row: CheckRow) -> float | None:
-    """Where a check judged by atol alone, its share of that."""
+    """Return the share of the tolerance that a row used; of atol, where the check judged by atol alone."""
     if row.tolerance_used is not None or row.max_abs_diff is None or not row.atol:
         return row.tolerance_used
     return row.max_abs_diff / row.atol

@@ -1,6 +1,6 @@
 """The feed's events: a publication, as it happened.
 
-feed/events/<yyyy>/<mm>/<dd>/<id>.json   one a publication, never changed
+feed/events/<yyyy>/<mm>/<dd>/<id>.json   one per publication, never changed
 
 A publication that was killed and finished by a later run may be told twice, under two days, with the same id: readers
 of the events go by the id.
@@ -31,7 +31,7 @@ class FeedEvent:
     model_id: str
     version: str
     channel: str | None
-    """The one that the publication moved; None where its gates kept it where it was."""
+    """The channel that the publication moved; None where its gates kept the channel where it was."""
     path: str
     manifest_sha256: str
     size_bytes: int
@@ -45,7 +45,7 @@ def append(
     One publication has one id, so telling it twice on a day leaves one event.
 
     Args:
-        channel: the one that the publication was to move.
+        channel: the channel that the publication was to move.
         held: whether its gates kept the channel where it was.
     """
     info, at = published.bundle, now.astimezone(UTC).replace(microsecond=0)

@@ -23,7 +23,7 @@ from onnx_fleet.store import ObjectStore, layout, transfer
 
 INDEX_KEY = "feed/index.json"
 READERS = 16
-"""Manifests that are read at the same time."""
+"""The number of manifests that are read at the same time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +73,7 @@ class FeedVersion:
     licence: str | None
     variants: tuple[str, ...]
     path: str
-    """Of the bundle's folder, relative to the store."""
+    """The path of the bundle's folder, relative to the store."""
     size_bytes: int
     manifest_sha256: str
     files: tuple[FeedFile, ...]
@@ -101,7 +101,7 @@ class FeedModel:
     channels: tuple[FeedChannel, ...]
     versions: tuple[FeedVersion, ...]
     problems: tuple[str, ...]
-    """Manifests and channels that could not be read; what they stand for is left out."""
+    """The manifests and channels that could not be read; what they stand for is left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +116,7 @@ class Feed:
 
 
 def read(store: ObjectStore) -> Feed:
-    """The feed as it was rebuilt last.
+    """Return the feed as it was rebuilt last.
 
     Raises:
         BundleNotFound: nothing was published yet.
@@ -126,7 +126,7 @@ def read(store: ObjectStore) -> Feed:
 
 
 def models(store: ObjectStore, *, model_id: str | None = None) -> tuple[FeedModel, ...]:
-    """What the store holds now, read from its manifests and channels: every model by id, or one alone."""
+    """Return what the store holds now, from its manifests and channels: every model by id, or a single one."""
     listed = publish.list_models(store, model_id=model_id)
     with ThreadPoolExecutor(READERS) as pool:
         return tuple(pool.map(lambda model: _model(store, model), listed))
@@ -158,7 +158,7 @@ def catch_up(store: ObjectStore, bundles: Iterable[tuple[str, str]], *, now: dat
     """Write the feed anew where it lacks a bundle that stands: the run that published it ended before it could.
 
     Args:
-        bundles: model ids and versions.
+        bundles: the model id and version of each.
     """
     wanted = set(bundles)
     if not wanted:

@@ -40,7 +40,7 @@ class BundleInfo:
     version: Annotated[str, Field(pattern=r"^[0-9a-f]{8}-[0-9a-f]{8}$")]
     """``<commit[:8]>-<fingerprint[:8]>``."""
     fingerprint: Sha256
-    """Over everything that decides the graphs' bytes."""
+    """The SHA-256 of everything that decides the graphs' bytes."""
     rebuild: str | None
     """The run that asked for this version although an equal one was there."""
     created_at: AwareDatetime
@@ -53,7 +53,7 @@ class Source:
     repo_id: str
     requested_revision: str
     revision: str
-    """The commit, 40 hex digits."""
+    """The source's commit, 40 hex digits."""
     licence: str | None
     gated: bool
     files: tuple[SourceFile, ...]
@@ -65,7 +65,7 @@ class BundleFile:
     """One file of the bundle."""
 
     path: str
-    """POSIX, relative to the bundle."""
+    """The file's path in the bundle, with POSIX separators."""
     size_bytes: Annotated[int, Field(ge=0)]
     sha256: Sha256
     role: FileRole
@@ -78,13 +78,13 @@ class Export:
     settings: Mapping[str, str | int | bool]
     recipe: str | None
     recipe_digest: Sha256 | None = None
-    """Of the file that the recipe is in; none of a built-in one."""
+    """The SHA-256 of the file that the recipe is in; None for a built-in recipe, or no recipe."""
     fallbacks: tuple[Fallback, ...]
     """What was tried first and did not hold, and why."""
     traced: Way = "full"
     """How the graphs came to be: traced whole, traced shallow and repeated, or taken from the cache."""
     graph_key: Sha256 | None = None
-    """Of the graphs in the cache; models that have the same one have the same graphs."""
+    """The key of the graphs in the cache; models that have the same one have the same graphs."""
     duration_s: float
     peak_memory_bytes: int
 
@@ -126,7 +126,7 @@ class Validation:
     passed: bool
     max_abs_diff: float | None
     gpu: str
-    """For people: ``validated on GPU``, or ``not validated on GPU: <reason>``."""
+    """A statement for people: ``validated on GPU``, or ``not validated on GPU: <reason>``."""
     providers: tuple[ProviderValidation, ...]
     checks: tuple[CheckSummary, ...]
 
@@ -139,13 +139,13 @@ class VariantSummary:
     status: Literal["published", "missed"]
     """``missed``: the bundle is without it."""
     reason: str
-    """For people: the figures and their gates."""
+    """A statement for people: the figures and their gates."""
     gpu: str = ""
-    """For people: its figures on a GPU, or why it was not run on one; empty where nobody asked."""
+    """A statement for people: the figures on a GPU, or why it was not run on one; empty where nobody asked."""
     layers_ratio: float | None
-    """What the layers' weights take, of their bytes in fp32; embeddings are not among them."""
+    """The bytes of the layers' weights as a share of their bytes in fp32; embeddings are left out of both."""
     kept: tuple[str, ...]
-    """What stayed in float32, since it would overflow or harm the outputs."""
+    """The nodes or kinds of layers that stayed in float32, since they would overflow or harm the outputs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,9 +163,9 @@ class ProviderLatency:
     rows: tuple[LatencyRow, ...]
     generation: tuple[GenerationRow, ...] = ()
     footprints: tuple[Footprint, ...] = ()
-    """One a variant; the first one's stand above."""
+    """The footprint of each variant; the first one's figures are repeated above."""
     noise: Noise | None = None
-    """Of the machine, while the rows were taken; None in older manifests."""
+    """The machine's noise while the rows were taken; None in older manifests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,7 +187,7 @@ class Provenance:
     dag_id: str
     run_id: str
     trigger: str
-    """``scheduled``, ``manual``, ``asset``, ``cli``, …"""
+    """What started the run: ``scheduled``, ``manual``, ``asset``, ``cli``, …"""
     catalogue_digest: str | None
     """SHA-256 of the catalogue; None for a model that was asked for by itself."""
 
@@ -208,30 +208,30 @@ class Manifest:
     files: tuple[BundleFile, ...]
     """Every file but the manifest itself, in order of their paths."""
     sentence_transformers: Settings | None = None
-    """What a consumer without that library has to do before and behind the graph; None of any other source."""
+    """What a consumer without that library has to do before and behind the graph; None for other sources."""
     toolchain: Mapping[str, str]
     export: Export
     validation: Validation
     variants: tuple[VariantSummary, ...] = ()
-    """All but fp32 that were asked for."""
+    """The variants that were asked for beside fp32."""
     latency: tuple[ProviderLatency, ...]
     regression: Regression | None = None
-    """None where no version was in use."""
+    """The comparison with the version in use; None where no version was in use."""
     provenance: Provenance
 
     @property
     def size_bytes(self) -> int:
-        """Of all files together."""
+        """The size of all files together, in bytes."""
         return sum(file.size_bytes for file in self.files)
 
 
 def write(manifest: Manifest) -> bytes:
-    """Canonical JSON: equal manifests are equal bytes."""
+    """Return the manifest as canonical JSON: equal manifests are equal bytes."""
     return jsonio.canonical(jsonio.to_json(manifest))
 
 
 def read(data: bytes, *, where: str = FILE_NAME) -> Manifest:
-    """The inverse of write; whatever is not a whole, consistent manifest is refused.
+    """Parse a manifest's bytes; whatever is not a whole, consistent manifest is refused.
 
     Args:
         where: what to call the manifest in a message.
@@ -250,12 +250,12 @@ def read(data: bytes, *, where: str = FILE_NAME) -> Manifest:
 
 
 def remedy(model_id: str) -> str:
-    """What to do about a published bundle that is not right: it is never changed, a new one takes its place."""
+    """Say what to do about a published bundle that is not right: it is never changed, a new one takes its place."""
     return f"make a new version: `onnx-fleet run {model_id} --force`, or `force` in Airflow"
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a manifest."""
+    """Return the JSON Schema of a manifest."""
     schema = jsonio.adapter(Manifest).json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "onnx-fleet bundle manifest"}
 
@@ -274,7 +274,7 @@ def _schema_fault(data: bytes, err: ValidationError) -> str:
 
 
 def _inconsistencies(manifest: Manifest) -> tuple[str, ...]:
-    """What the types alone do not say."""
+    """Return what contradicts itself in a manifest, which the types alone do not find."""
     bundle = manifest.bundle
     faults = []
     if bundle.version != f"{manifest.source.revision[:8]}-{bundle.fingerprint[:8]}":

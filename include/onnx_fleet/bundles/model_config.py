@@ -34,10 +34,10 @@ def change_tokenizer(stage: Path, settings: Mapping[str, Any]) -> None:
 def completion(
     config: Mapping[str, object], *, architecture: str, model_type: str, overrides: bool
 ) -> dict[str, object]:
-    """What config.json has to say besides, for transformers to load the class that was decided on.
+    """Return the keys that config.json lacks for transformers to load the class that was decided on.
 
     Args:
-        overrides: whether the class is the entry's word, which goes before config.json's.
+        overrides: whether the entry named the class, which overrules config.json.
     """
     said = config.get("architectures")
     changes: dict[str, object] = {}

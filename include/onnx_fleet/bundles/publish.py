@@ -36,13 +36,13 @@ class Publication:
     state: Literal["published", "unchanged"]
     """``unchanged``: it stood there before."""
     location: str
-    """The folder's address."""
+    """The address of the bundle's folder."""
     size_bytes: int
     manifest_sha256: str
     regression: Regression | None = None
-    """How it stood beside the version in use; None where there was none."""
+    """The comparison with the version in use; None where there was none."""
     held: bool = False
-    """Its gates keep the channel where it was."""
+    """Whether its gates keep the channel where it was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +101,7 @@ def publish(
 
 
 def unfinished(store: ObjectStore) -> frozenset[tuple[str, str]]:
-    """The model ids and versions whose publication somebody began and nobody got through with."""
+    """Return the model ids and versions whose publication was begun and not finished."""
     found: dict[tuple[str, str], set[str]] = {}
     for info in store.list(layout.UNFINISHED):
         if match := layout.UNFINISHED_KEY.fullmatch(info.key):
@@ -120,7 +120,7 @@ def settle(
     Args:
         begun: whether it is among the unfinished ones; of another one there is only the channel to see to.
     Returns:
-        whether its gates keep the channel from it.
+        Whether its gates keep the channel from it.
     Raises:
         VersionConflict: other writers keep moving the channel.
     """
@@ -146,7 +146,7 @@ def _is_unfinished(store: ObjectStore, model_id: str, version: str) -> bool:
 
 
 def _clear(store: ObjectStore, model_id: str, version: str) -> None:
-    """Remove what led to a bundle that stands; where this publisher may not, say that it is of no use any more."""
+    """Remove what led to a published bundle; where this publisher may not, record that it is no longer needed."""
     prefix = layout.unfinished_prefix(model_id, version)
     try:
         for info in list(store.list(prefix)):
@@ -156,7 +156,7 @@ def _clear(store: ObjectStore, model_id: str, version: str) -> None:
 
 
 def is_held(stands: Manifest, *, store: ObjectStore, channel: str) -> bool:
-    """Whether its gates keep a channel from a bundle now; where a person holds the channel it is not the gates."""
+    """Say whether its gates keep a channel from a bundle now; not so where a person holds the channel."""
     return _is_held(stands, channels.find(store, stands.bundle.model_id, channel))
 
 
@@ -167,7 +167,7 @@ def _is_held(stands: Manifest, pointer: Channel | None) -> bool:
 
 
 def list_models(store: ObjectStore, *, model_id: str | None = None) -> tuple[PublishedModel, ...]:
-    """Every model with a published version, by id; or one alone."""
+    """Return every model with a published version, by id; or a single one."""
     versions: dict[str, list[str]] = {}
     pointers: dict[str, list[str]] = {}
     for info in store.list(layout.model_prefix(model_id) if model_id else layout.MODELS):
@@ -197,7 +197,7 @@ class _Attempt:
     manifest_key: str = field(init=False)
     unfinished: str = field(init=False)
     sent: dict[str, ObjectInfo] = field(init=False, default_factory=dict)
-    """What this attempt knows to stand at a key, verified."""
+    """The objects that this attempt has verified, by key."""
 
     def __post_init__(self) -> None:
         info = self.sealed.bundle
@@ -206,7 +206,7 @@ class _Attempt:
         self.unfinished = layout.unfinished_prefix(info.model_id, info.version)
 
     def run(self) -> tuple[bytes, Literal["published", "unchanged"]]:
-        """The manifest that stands at the end, and whether it did not stand before."""
+        """Publish the bundle; returns the manifest that stands at the end, and whether it stood there before."""
         standing = self._standing()
         if standing is not None:
             return standing, "unchanged"
@@ -234,7 +234,7 @@ class _Attempt:
             return None
 
     def _send_files(self) -> None:
-        """Each file to its place; where another attempt's bytes stand, to a key that is only for these bytes."""
+        """Send each file to its place; where another attempt's bytes stand, to a key that is only for these bytes."""
         done = 0
         for file in self.sealed.files:
             key, path = self.prefix + file.path, self.folder / file.path
@@ -248,7 +248,7 @@ class _Attempt:
                 self.progress(done, self.sealed.size_bytes)
 
     def _decide(self) -> bytes:
-        """The manifest that will stand: this attempt's, or the one that another attempt decided on before."""
+        """Return the manifest that will stand: this attempt's, or the one that another attempt decided on before."""
         mine = manifest.write(self.sealed)
         if self.store.create(self._decision_key, mine):
             return mine
@@ -258,7 +258,7 @@ class _Attempt:
             return mine  # the other one is through: its manifest stands, and is found next
 
     def _settle(self, decided: Manifest) -> None:
-        """Have every file of the decision at its place, verified, and nothing else."""
+        """Put every file of the decision at its place, verified, and remove everything else."""
         mine = {file.sha256: self.folder / file.path for file in self.sealed.files}
         for file in decided.files:
             key = self.prefix + file.path
@@ -295,7 +295,7 @@ class _Attempt:
             self.store.upload(key, path, sha256=file.sha256, overwrite=True)
 
     def _remove_extras(self, decided: Manifest) -> None:
-        """Files of other attempts that are not of this bundle."""
+        """Remove files of other attempts that are not the bundle's."""
         wanted = {self.prefix + file.path for file in decided.files} | {self.manifest_key}
         for info in list(self.store.list(self.prefix)):
             if info.key not in wanted:
@@ -318,5 +318,5 @@ def _require_same(stands: Manifest, sealed: Manifest, *, where: str) -> None:
 
 
 def _identity(sealed: Manifest) -> Mapping[str, str]:
-    """Reports hold measured numbers, which no two runs have alike."""
+    """Return the digests that decide whether two bundles are the same; reports, which always differ, are left out."""
     return {file.path: file.sha256 for file in sealed.files if file.role != "report"}

@@ -20,17 +20,17 @@ from onnx_fleet.errors import BundleCorrupt, BundleNotFound, FolderOccupied, Sto
 from onnx_fleet.store import ObjectStore, Progress, keys, transfer
 
 _THIS_FOLDER: Final = -100
-"""AT_FDCWD of Linux: a path that is not absolute would start here."""
+"""The value of AT_FDCWD on Linux: relative paths would be resolved from the working directory."""
 _EXCHANGE: Final = 2
-"""RENAME_EXCHANGE of Linux, and RENAME_SWAP of macOS: both names stay, and nobody sees one of them missing."""
+"""The value of RENAME_EXCHANGE on Linux and of RENAME_SWAP on macOS: both names exist at every moment."""
 _NOT_HERE: Final = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EXDEV, errno.EBUSY}
-"""The file system has no such exchange, or the folder is where another one is mounted."""
+"""The error numbers of a file system without such an exchange, or of a folder that is a mount point."""
 
 
 def pull(
     ref: Ref | str, *, store: ObjectStore, to: Path, update: bool = False, progress: Progress | None = None
 ) -> Manifest:
-    """Have the bundle in a folder.
+    """Put the bundle into a folder.
 
     The bytes are gathered in ``.<name>.partial`` beside it; an interrupted pull leaves that folder, and the next one
     goes on from there. Nothing happens when the folder holds this very bundle already.
@@ -93,7 +93,7 @@ def _update(found: Bundle, target: Path, partial: Path, *, store: ObjectStore, p
 def _gather(
     found: Bundle, partial: Path, *, store: ObjectStore, progress: Progress | None, known: Path | None = None
 ) -> None:
-    """Every file of the bundle in the partial folder, verified, and nothing else.
+    """Gather every file of the bundle, verified, in the partial folder, and remove everything else.
 
     Args:
         known: a folder with files of another version, of which those that are the same are taken.
@@ -115,7 +115,7 @@ def _gather(
 
 
 def _take(file: BundleFile, known: Path, partial: Path) -> bool:
-    """Whether a file is in the other version too, the same: then it is here under a second name, or as a copy."""
+    """Link or copy a file from the other version where it is the same there; returns whether it is."""
     source, path = known / keys.checked(file.path), partial / keys.checked(file.path)
     if not (source.is_file() and _is(file, source)):
         return False
@@ -163,7 +163,7 @@ def _is_occupied(target: Path) -> bool:
 
 
 def _standing(found: Bundle, target: Path) -> Manifest:
-    """The manifest of what the folder holds.
+    """Return the manifest of the bundle that the folder holds.
 
     Raises:
         FolderOccupied: it holds no bundle of the model.
@@ -193,14 +193,14 @@ def _is_this(found: Bundle, target: Path) -> bool:
 
 
 def _damaged(found: Bundle, target: Path) -> list[str]:
-    """The bundle's files that are missing in a folder, or are others there."""
+    """Return the bundle's files that are missing in a folder, or differ there."""
     with transfer.local_disk(str(target)):
         files = [(file, target / keys.checked(file.path)) for file in found.manifest.files]
         return [file.path for file, path in files if not (path.is_file() and _is(file, path))]
 
 
 def _require_this(found: Bundle, target: Path) -> None:
-    """Whether the folder holds this bundle, whole: then there is nothing to do."""
+    """Refuse a folder that does not hold this bundle, whole."""
     if not _is_this(found, target):
         standing = _standing(found, target).bundle
         raise FolderOccupied(
@@ -215,7 +215,7 @@ def _require_this(found: Bundle, target: Path) -> None:
 
 
 def _require_nothing_of_others(standing: Manifest, target: Path) -> None:
-    """What goes with the old version has to be the old version's."""
+    """Refuse a folder with files that are not the old version's: they would go with it."""
     own = {file.path for file in standing.files} | {FILE_NAME}
     with transfer.local_disk(str(target)):
         paths = [path for path in sorted(target.rglob("*")) if path.is_symlink() or not path.is_dir()]
@@ -229,7 +229,7 @@ def _require_nothing_of_others(standing: Manifest, target: Path) -> None:
 
 
 def _exchange(new: Path, old: Path) -> None:
-    """Let two folders have each other's names, in one step."""
+    """Exchange the names of two folders in one step."""
     libc = ctypes.CDLL(None, use_errno=True)
     names = os.fsencode(new), os.fsencode(old)
     if sys.platform == "darwin":
@@ -259,7 +259,7 @@ def _require_room(found: Bundle, partial: Path) -> None:
 
 
 def _remove_strangers(found: Bundle, partial: Path) -> None:
-    """What an earlier pull of another version left here."""
+    """Remove what an earlier pull of another version left here."""
     wanted = {file.path for file in found.manifest.files} | {FILE_NAME}
     for path in sorted(partial.rglob("*"), reverse=True):
         if path.is_dir():

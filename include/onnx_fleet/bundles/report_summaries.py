@@ -30,7 +30,7 @@ Report = TypeVar("Report", ValidationReport, VariantReport, LatencyReport, Regre
 
 
 def validation(stage: Stage) -> Validation:
-    """What the validation reports of a stage say.
+    """Return what the validation reports of a stage say.
 
     Raises:
         ValidationFailed: no report says that the graphs passed on the CPU, or one says that they failed somewhere.
@@ -67,7 +67,7 @@ def validation(stage: Stage) -> Validation:
 
 
 def variants(stage: Stage) -> tuple[VariantSummary, ...]:
-    """What the report of a stage says of its variants.
+    """Return what the report of a stage says of its variants.
 
     Raises:
         ValidationFailed: the entry wants some, and there is no report of this very version; or one that the entry
@@ -90,7 +90,7 @@ def variants(stage: Stage) -> tuple[VariantSummary, ...]:
 
 
 def latency(stage: Stage) -> tuple[ProviderLatency, ...]:
-    """What the latency reports of a stage say; nothing where nothing was measured."""
+    """Return what the latency reports of a stage say; nothing where nothing was measured."""
     return tuple(
         ProviderLatency(
             provider=report.provider,
@@ -111,7 +111,7 @@ def latency(stage: Stage) -> tuple[ProviderLatency, ...]:
 
 
 def regression(stage: Stage) -> Regression | None:
-    """What the comparison with the version in use says; nothing where there was none."""
+    """Return what the comparison with the version in use says; None where there was none."""
     found = _reports(stage, NAME, RegressionReport)
     if not found:
         return None
@@ -125,7 +125,7 @@ def regression(stage: Stage) -> Regression | None:
 
 
 def _reports(stage: Stage, name: str, kind: type[Report]) -> tuple[Report, ...]:
-    """Each ``reports/<name>*.json``, the CPU's first, all of this very version."""
+    """Return each ``reports/<name>*.json``, the CPU's first, all of this very version."""
     reports = []
     for path in sorted((stage.folder / "reports").glob(f"{name}*.json")):
         try:
@@ -147,7 +147,7 @@ def _gpu(report: ValidationReport | None) -> str:
 
 
 def summaries(report: ValidationReport) -> Iterable[CheckSummary]:
-    """One row a check, graph and output, in the order in which the report has them."""
+    """Return one row per check, graph and output, in the report's order."""
     groups: dict[tuple[str, str, str], list[CheckRow]] = {}
     for row in report.rows:
         groups.setdefault((row.check, row.graph, row.output), []).append(row)
@@ -174,7 +174,7 @@ def _largest(values: Iterable[float | None]) -> float | None:
 
 
 def _variant(verdict: VariantVerdict, on_gpu: VariantVerdict | None) -> VariantSummary:
-    """What misses its gates on one of the two is in no bundle."""
+    """Summarise one variant on both providers: one that misses its gates on either is in no bundle."""
     missed_there = on_gpu is not None and on_gpu.status == "missed"
     here = sum(graph.weights.layers for graph in verdict.graphs)
     fp32 = sum(graph.fp32_weights.layers for graph in verdict.graphs)

@@ -50,7 +50,7 @@ def seal(stage: Stage, *, provenance: Provenance, created_at: datetime) -> Manif
     """Hash every file of a stage, once, and describe the bundle; nothing goes into the store.
 
     Args:
-        stage: has its graphs and reports.
+        stage: the stage, which has its graphs and reports.
     Raises:
         BundleNotFound: nothing was exported into the stage.
         BundleCorrupt: a graph or its weights are missing.

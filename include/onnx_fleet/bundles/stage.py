@@ -36,7 +36,7 @@ class Stage:
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """The stage that lies in a folder.
+        """Open the stage in a folder.
 
         Raises:
             BundleNotFound: the folder is not a stage.
@@ -45,18 +45,18 @@ class Stage:
 
     @classmethod
     def make(cls, folder: Path, item: WorkItem) -> Self:
-        """A stage for a work item; what the folder holds beside it stays."""
+        """Make a stage for a work item; other files of the folder stay."""
         _write(folder / PRIVATE / "work.json", item)
         return cls(folder, item)
 
     def begin(self) -> None:
-        """Have the folder empty, as an export needs it: whatever an earlier attempt left is removed."""
+        """Empty the folder, as an export needs it: whatever an earlier attempt left is removed."""
         if self.folder.exists():
             shutil.rmtree(self.folder)
         self.make(self.folder, self.item)
 
     def discard(self) -> None:
-        """Free the disk."""
+        """Delete the stage's folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
@@ -65,7 +65,7 @@ class Stage:
         return self.folder / PRIVATE
 
     def read_export(self) -> ExportRecord:
-        """How the graphs were made.
+        """Return how the graphs were made.
 
         Raises:
             BundleNotFound: nothing was exported into the folder yet.
@@ -73,32 +73,32 @@ class Stage:
         return jsonio.from_json(ExportRecord, _read(self.folder, "export.json"))
 
     def write_export(self, record: ExportRecord) -> None:
-        """Keep how the graphs were made."""
+        """Record how the graphs were made."""
         _write(self.private / "export.json", record)
 
     def is_changed(self) -> bool:
-        """Whether someone has written to a file of the bundle since the export ended, or since variants were made."""
+        """Say whether a file of the bundle was written to since the export ended, or since variants were made."""
         ended = (self.private / "export.json").stat().st_mtime_ns
         paths = (path for path in self.published_files() if not path.startswith("reports/"))
         return any((self.folder / path).stat().st_mtime_ns > ended for path in paths)
 
     def report(self, name: str) -> Path:
-        """Where a report lies: ``reports/<name>.json``."""
+        """Return a report's path: ``reports/<name>.json``."""
         return self.folder / "reports" / f"{name}.json"
 
     def read_report(self, name: str, kind: type[R]) -> R | None:
-        """A report; None where there is none that can be read."""
+        """Return a report; None where there is none that can be read."""
         try:
             return jsonio.parse(kind, self.report(name).read_bytes())
         except (FileNotFoundError, ValueError):
             return None
 
     def write_report(self, name: str, report: object) -> None:
-        """Keep a report where the bundle publishes it."""
+        """Write a report to where the bundle publishes it."""
         _write(self.report(name), report)
 
     def write_picture(self, name: str, svg: bytes | None) -> None:
-        """Keep a report's picture beside it: ``reports/<name>.svg``; None takes away what an earlier report left."""
+        """Write a report's picture beside it: ``reports/<name>.svg``; None removes what an earlier report left."""
         path = self.report(name).with_suffix(".svg")
         if svg is None:
             path.unlink(missing_ok=True)
@@ -106,7 +106,7 @@ class Stage:
             path.write_bytes(svg)
 
     def published_files(self) -> tuple[str, ...]:
-        """POSIX paths, sorted, of everything in the stage that goes into the bundle."""
+        """Return the POSIX paths, sorted, of everything in the stage that goes into the bundle."""
         paths = (path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file())
         return tuple(sorted(path.as_posix() for path in paths if path.parts[0] != PRIVATE))
 

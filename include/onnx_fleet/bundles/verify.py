@@ -72,8 +72,10 @@ def verify(ref: Ref | str, *, store: ObjectStore, progress: Progress | None = No
 
 
 def require_intact(report: VerifyReport) -> None:
-    """Raises:
-    BundleCorrupt: the report has faults; all of them are named.
+    """Refuse a bundle that has faults.
+
+    Raises:
+        BundleCorrupt: the report has faults; all of them are named.
     """
     if report.faults:
         named = "; ".join(f"{fault.path}: {fault.fault} ({fault.detail})" for fault in report.faults)

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 Kind = Literal["graphs", "tokenizers"]
 
 LIMIT_BYTES = 1 << 30
-"""Some ten thousand architectures."""
+"""The default size limit, which holds some ten thousand architectures."""
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
@@ -35,22 +35,22 @@ class CacheEntry:
     key: str
     size_bytes: int
     created_at: datetime | None
-    """None where the store does not say."""
+    """The time at which the entry was written; None where the store does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cache:
     """The cache of one store; any number of workers may use it at once.
 
-    Every method raises what the store raises where it cannot be reached; that it may not be written is no error.
+    Every method raises what the store raises where it cannot be reached; a store that may not be written is no error.
     """
 
     store: ObjectStore
     limit_bytes: int = LIMIT_BYTES
-    """Beyond it the oldest entries go; 0 turns the cache off."""
+    """The size limit in bytes, beyond which the oldest entries are removed; 0 turns the cache off."""
 
     def get(self, kind: Kind, key: str) -> bytes | None:
-        """The archive of a key, held to its digests; None where there is none that is whole."""
+        """Return the archive of a key, held to its digests; None where there is no whole one."""
         if not self.limit_bytes:
             return None
         place = layout.cache_key(kind, key)
@@ -67,7 +67,7 @@ class Cache:
         return found
 
     def put(self, kind: Kind, key: str, data: bytes) -> None:
-        """Keep an archive, unless another worker's stands there; then let the oldest go until the limit is met."""
+        """Keep an archive, unless another worker's stands there; then remove the oldest until the limit is met."""
         if len(data) > self.limit_bytes:
             return
         try:
@@ -84,11 +84,11 @@ class Cache:
             excess -= entry.size_bytes
 
     def remove(self, kind: Kind, key: str) -> None:
-        """Let one entry go; nothing happens where there is none."""
+        """Remove one entry; does nothing where there is none."""
         self._delete(layout.cache_key(kind, key))
 
     def list(self) -> tuple[CacheEntry, ...]:
-        """Every entry, the oldest first."""
+        """Return every entry, the oldest first."""
         found = [
             CacheEntry(kind=match[1], key=match[2], size_bytes=info.size_bytes, created_at=info.modified_at)
             for info in self.store.list(layout.CACHE)

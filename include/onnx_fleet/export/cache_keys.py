@@ -25,22 +25,22 @@ WITHOUT_EFFECT = frozenset(
 )
 """Keys of config.json, at any depth, that no graph depends on: weights are loaded as float32 whatever it says."""
 _LABELS = ("id2label", "label2id")
-"""How many there are is a shape; what they are called is not."""
+"""The keys of config.json whose number of labels is a shape, while the labels' names have no effect."""
 _TOKENIZER_SETTINGS = ("tokenizer*.json", "special_tokens_map.json", "added_tokens.json")
 _NOT_OF_GRAPHS = frozenset({"commit", "tokenizer"})
-"""Keys of what decides a bundle that decide no graph."""
+"""The parts of a bundle's fingerprint that have no effect on graphs."""
 _WITHOUT_EFFECT_ON_GRAPHS = (
     "config.json", "generation_config.json", "README.md", "LICENSE*", "*chat_template*", "additional_chat_templates/*",
     "*.safetensors", "*.bin", "*.index.json", "*.index.*.json",
 )  # fmt: skip
-"""Configuration and weights have their own places in the key; generation, card and tokenizer shape no graph."""
+"""The files that shape no graph, or, as configuration and weights, have their own places in the key."""
 
 
 def of_graphs(item: WorkItem, *, source_dir: Path, tensors: Mapping[str, StoredTensor]) -> str | None:
-    """64 hex digits, or None where the graphs may depend on something that no key can tell.
+    """Return the key of a model's graphs, 64 hex digits; None where they may depend on something that no key can tell.
 
     Args:
-        tensors: of the checkpoint.
+        tensors: the checkpoint's tensors by name.
     """
     entry = item.model.entry
     recipe_is_own = entry.recipe is not None and entry.recipe not in recipes.RECIPES
@@ -67,7 +67,7 @@ def of_graphs(item: WorkItem, *, source_dir: Path, tensors: Mapping[str, StoredT
 
 
 def of_tokenizer(item: WorkItem, *, source_dir: Path) -> str | None:
-    """64 hex digits, or None where the tokenizer runs code of its repo."""
+    """Return the key of a tokenizer, 64 hex digits; None where the tokenizer runs code of its repo."""
     if item.model.entry.trust_remote_code is not None:
         return None
     deciding = {
@@ -81,7 +81,7 @@ def of_tokenizer(item: WorkItem, *, source_dir: Path) -> str | None:
 
 
 def _digests(item: WorkItem, source_dir: Path) -> dict[str, str]:
-    """Of everything that is downloaded but weights: 64 hex digits each."""
+    """Return the digest, 64 hex digits, of every downloaded file except weights."""
     small = [path for path in item.model.laid_out if not path.endswith((".safetensors", ".bin"))]
     return {path: hashlib.sha256((source_dir / path).read_bytes()).hexdigest() for path in small}
 
@@ -95,7 +95,7 @@ def _matches(path: str, patterns: tuple[str, ...]) -> bool:
 
 
 def _shaping(value: Any) -> Any:
-    """A configuration without what has no effect."""
+    """Return a configuration without the keys that have no effect."""
     if isinstance(value, list):
         return [_shaping(each) for each in value]
     if not isinstance(value, dict):

@@ -34,20 +34,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportRequest:
-    """What the export's process is told."""
+    """The request that the export's process gets."""
 
     stage: Stage
     source_dir: Path
     graph_key: str | None = None
-    """None where no other model can take the graphs."""
+    """The cache's key of the graphs; None where no other model can take them."""
     graphs: Path | None = None
-    """The archive of the graphs of this key, from the cache."""
+    """The path of the cached archive of the graphs with this key."""
     tokenizer: Path | None = None
-    """The archive of what was made of the same tokenizer, from the cache."""
+    """The path of the cached archive of what was made of the same tokenizer."""
     whole: bool = False
     """Whether every layer is traced, also where one shows what the others are."""
     link: bool = False
-    """Whether the stage may have the source's files under second names."""
+    """Whether the stage may hard-link the source's files."""
 
 
 def export(
@@ -63,10 +63,10 @@ def export(
 
     Args:
         source_dir: the model's files, as hub.download gives them.
-        limits: of the process that traces.
+        limits: the limits of the process that traces.
         cached: has what exports of the same kind found out before, and gets what this one does.
         whole: trace every layer of this very model; what the cache has of it is replaced.
-        link: let the stage have the source's files under second names where it can: for a stage that is only read.
+        link: hard-link the source's files into the stage where that is possible: for a stage that is only read.
     Raises:
         ExportUnsupported: the exporter refuses the model, an axis or input would be lost, or this worker has other
             packages than the plan was made with.
@@ -112,7 +112,7 @@ def export(
 
 
 def _fetch(stage: Stage, kind: cache.Kind, key: str | None, *, cached: Cache | None) -> Path | None:
-    """The cached archive of a key, as a file; a re-export that was asked for makes its own."""
+    """Write the cached archive of a key to a file; None where there is none, or a re-export was asked for."""
     found = cached.get(kind, key) if cached and key and stage.item.rebuild is None else None
     if found is None:
         return None
@@ -125,7 +125,7 @@ def _archive(stage: Stage, kind: cache.Kind) -> Path:
 
 
 def _run(request: ExportRequest, *, limits: Limits) -> ExportRecord:
-    """Fill the stage; what the cache has and is not for this model is made anew."""
+    """Fill the stage; a cached archive that does not fit this model is ignored, and its content made anew."""
     try:
         return _attempt(request, limits=limits)
     except BundleCorrupt as err:
@@ -136,7 +136,7 @@ def _run(request: ExportRequest, *, limits: Limits) -> ExportRecord:
 
 
 def _attempt(request: ExportRequest, *, limits: Limits) -> ExportRecord:
-    """Where torch is needed, in a process of its own; where all is there, here: starting one takes longer than that."""
+    """Fill the stage in a process of its own where torch is needed; else in this one, which is faster."""
     entry = request.stage.item.model.entry
     own_recipe = entry.recipe is not None and entry.recipe not in recipes.RECIPES
     with_torch = own_recipe or not (request.graphs and request.tokenizer)
@@ -155,7 +155,7 @@ def _attempt(request: ExportRequest, *, limits: Limits) -> ExportRecord:
 
 
 def fill(request: ExportRequest) -> ExportRecord:
-    """What the export's process does; it imports torch where the graphs are not there yet."""
+    """Fill the stage, in the export's process; torch is imported where the graphs are not there yet."""
     item, entry = request.stage.item, request.stage.item.model.entry
     recipe = _recipe(item)
     earlier = request.tokenizer.read_bytes() if request.tokenizer else None
@@ -219,7 +219,7 @@ def fill(request: ExportRequest) -> ExportRecord:
 
 
 def _graphs(request: ExportRequest, recipe: Recipe | None) -> Traced:
-    """The model's graphs without weights: the cache's, else traced. Bringing both together tells whether they fit."""
+    """Return the model's graphs without weights: the cache's, else traced. Whether the weights fit, _write tells."""
     if request.graphs is not None:
         return traced_model.unpack(request.graphs.read_bytes())
     with profiling.timed("imports"):
@@ -234,7 +234,7 @@ def _graphs(request: ExportRequest, recipe: Recipe | None) -> Traced:
 def _write(
     request: ExportRequest, made: Traced, tensors: Mapping[str, StoredTensor], *, libraries: tuple[str, ...]
 ) -> tuple[GraphInfo, ...]:
-    """Bring the graphs and their weights together, in the stage."""
+    """Write the graphs and their weights into the stage."""
     entry = request.stage.item.model.entry
     if made.derived is not None:
         tensors = {**tensors, **{tensor.name: tensor for tensor in checkpoint.tensors_of(made.derived)}}
@@ -257,7 +257,7 @@ def _write(
 
 
 def _require_toolchain(item: WorkItem) -> None:
-    """The fingerprint names the packages; graphs that others made must not stand under it."""
+    """Refuse other packages than the fingerprint names: graphs that others made must not stand under it."""
     installed = toolchain.versions()
     differing = [
         f"{name} {version} (here {installed.get(name)})"
@@ -271,7 +271,7 @@ def _require_toolchain(item: WorkItem) -> None:
 
 
 def _require_recipe(item: WorkItem) -> None:
-    """The fingerprint names the recipe's file by its digest: another file here would make other graphs under it."""
+    """Refuse another recipe file than the fingerprint names by its digest: it would make other graphs."""
     name = item.model.entry.recipe
     if name is not None and recipes.digest(name) != item.recipe_digest:
         raise ExportUnsupported(
@@ -281,7 +281,7 @@ def _require_recipe(item: WorkItem) -> None:
 
 
 def _recipe(item: WorkItem) -> Recipe | None:
-    """The entry's recipe; a file's may import torch, so only the export's own process asks."""
+    """Return the entry's recipe; its file may import torch, so only the export's own process calls this."""
     name, task = item.model.entry.recipe, item.model.task
     if name is None:
         return None

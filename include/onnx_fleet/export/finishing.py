@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class AxesFrozen(ExportUnsupported):
-    """Axes that must be dynamic hold for some sizes only.
+    """The trace holds for some sizes only of axes that must be dynamic.
 
     Attributes:
         axes: the contract's symbols.
@@ -40,8 +40,8 @@ def finish(
     Args:
         inputs: every input by name, with the contract's symbol for each axis that must stay dynamic.
         outputs: every output by name, in the order that consumers rely on.
-        traced_names: input's name in the trace -> its own.
-        parameters: parameter's name in the trace -> its own.
+        traced_names: name of an input in the trace -> its own.
+        parameters: name of a parameter in the trace -> its own.
     Raises:
         ExportUnsupported: an input was traced away, or an axis that must be dynamic was frozen.
     """
@@ -90,7 +90,7 @@ def put_in_order(model: onnx.ModelProto, *, inputs: Collection[str], outputs: Co
     """Bring a graph's inputs and outputs into the order that consumers rely on.
 
     Raises:
-        ExportUnsupported: it has others than these.
+        ExportUnsupported: the graph has other inputs or outputs than these.
     """
     for kind, values, names in (("input", model.graph.input, inputs), ("output", model.graph.output, outputs)):
         known = {value.name: value for value in values}
@@ -103,7 +103,7 @@ def put_in_order(model: onnx.ModelProto, *, inputs: Collection[str], outputs: Co
 
 
 def stamp(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
-    """Write into a graph which bundle it is of, in the place of what was said before."""
+    """Write into a graph which bundle it belongs to, in place of earlier metadata."""
     del model.metadata_props[:]
     for key, value in sorted(metadata.items()):
         model.metadata_props.add(key=key, value=value)
@@ -118,7 +118,7 @@ def _require_names(kind: str, found: Sequence[str | None], *, wanted: Sequence[s
 
 
 def _symbols(value: ir.Value, wanted: Shape) -> dict[str, str]:
-    """The tracer's symbols of one input, with the contract's name for each."""
+    """Return the tracer's symbols of one input, each with the contract's name for it."""
     found = list(value.shape or ())
     symbols = {}
     for axis, (dim, name) in enumerate(zip(found, wanted, strict=True)):
@@ -135,7 +135,7 @@ def _symbols(value: ir.Value, wanted: Shape) -> dict[str, str]:
 
 
 def _name_axes(value: ir.Value, wanted: Shape) -> None:
-    """The contract's own words: the trace knows a sum of two lengths, and a number that consumers leave open."""
+    """Name a value's axes by the contract: the trace may have a sum of lengths, or a number that stays open."""
     import onnx_ir as ir
 
     value.shape = ir.Shape(
@@ -144,7 +144,7 @@ def _name_axes(value: ir.Value, wanted: Shape) -> None:
 
 
 def _rename_symbols(graph: ir.Graph, symbols: Mapping[str, str]) -> None:
-    """Everywhere that the tracer wrote them: alone, and inside expressions such as ``2*s41``."""
+    """Rename the tracer's symbols everywhere in a graph: alone, and inside expressions such as ``2*s41``."""
     pattern = re.compile(r"\b(" + "|".join(map(re.escape, symbols)) + r")\b")
     values = [*graph.inputs, *graph.initializers.values(), *(out for node in graph for out in node.outputs)]
     for value in values:
@@ -157,7 +157,7 @@ def _rename_symbols(graph: ir.Graph, symbols: Mapping[str, str]) -> None:
 
 
 def _require_shape(value: ir.Value, wanted: Shape) -> None:
-    """Rank, numbers, and that what has a symbol was not frozen; whether sizes keep their promise, validation sees."""
+    """Require rank and numbers, and that no axis with a symbol was frozen; validation tries the sizes themselves."""
     found = [dim if isinstance(dim, int) else str(dim.value) for dim in value.shape or ()]
     agree = len(found) == len(wanted) and all(
         dim == name if isinstance(name, int) else isinstance(dim, int) == (name is None)
@@ -181,7 +181,7 @@ def _rename_initializer(graph: ir.Graph, old: str, new: str) -> None:
 
 
 def _forget_origin(model: ir.Model) -> None:
-    """The tracer notes Python stack traces on every node: paths of the machine that exported, in every file."""
+    """Remove the Python stack traces that the tracer notes on every node: they hold paths of this machine."""
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
     for graph in model.graphs():

@@ -1,6 +1,6 @@
-"""What onnxruntime fuses into something else than the graph says, written so that it is left alone.
+"""Rewrite what onnxruntime would fuse into a graph with other results, so that it leaves it alone.
 
-onnx_ir only where it is called.
+onnx_ir is imported where it is called.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _PADS_AXES = 3
-"""Which input of Pad names the axes."""
+"""The index of Pad's input that names the axes."""
 
 
 def prevent(model: ir.Model) -> None:
     """Keep a MaxPool from taking over the padding before it, in place.
 
-    onnxruntime (1.31, every optimisation level but none) makes of zeros around the image, followed by a MaxPool, a
-    MaxPool with pads of its own, which are no zeros but the least of all numbers: BiT's first layers see other maxima.
-    It leaves a Pad alone that names its axes, and all axes say what none said.
+    onnxruntime (1.31, every optimisation level but none) fuses zeros around the image and a MaxPool behind them into a
+    MaxPool with pads, which count as the least of all numbers and not as zeros: BiT's first layers see other maxima.
+    It leaves a Pad alone that names its axes, and naming all axes means the same as naming none.
     """
     import numpy as np
     import onnx_ir as ir

@@ -31,9 +31,9 @@ log = logging.getLogger(__name__)
 
 _DOT = "__"
 _OPTIMIZER_ROUNDS = 2
-"""What one rule makes, another may take up; a third round finds nothing."""
+"""The number of optimizer rounds: one rule's result may be input of another, and a third round finds nothing."""
 _PARAMETER_PREFIX = "module."
-"""What the module that takes the renamed arguments puts before the parameters' names."""
+"""The prefix that the module with the renamed arguments puts before the parameters' names."""
 
 
 def trace(
@@ -52,7 +52,7 @@ def trace(
         recipe: gives its own example and translations of operators.
         may_be_fixed: symbols of graph_info.FIXABLE that the entry allows to become numbers, beside the family's own.
     Returns:
-        the graph, and what was given up for it.
+        The graph, and what was given up for it.
     Raises:
         ExportUnsupported: no way works, or the recipe is not for such a graph; the message carries the reason.
     """
@@ -82,7 +82,7 @@ def _attempt(
     recipe: Recipe | None,
     fixed: Collection[str],
 ) -> tuple[ir.Model, tuple[Fallback, ...]]:
-    """One way: optimised, else as it was traced."""
+    """Trace a graph with some axes fixed: optimised, else as it was traced."""
     taken: tuple[Fallback, ...] = ()
     _forget_what_it_ran(spec.module)
     parameters, bound = _parameters(spec.module, names)
@@ -115,15 +115,15 @@ def _attempt(
 def _forget_what_it_ran(module: torch.nn.Module) -> None:
     """Drop what layers worked out from their weights when they ran before, as LeViT does of its attention biases.
 
-    What is kept so is a constant to the trace, and of the stand-ins for the weights besides. Such layers begin anew
-    when they are put to training and back.
+    The trace would take what they keep for a constant, and it was worked out from placeholder weights besides. Such
+    layers drop it when they are put into training mode and back.
     """
     module.train()
     module.eval()
 
 
 def _as_the_recipe_wants(spec: GraphSpec, recipe: Recipe) -> GraphSpec:
-    """The graph with the recipe's example."""
+    """Return the graph's specification with the recipe's example."""
     if recipe.needs_one_pass and getattr(spec.module, "recipe", None) is not recipe:
         raise ExportUnsupported(
             f"{spec.role}: the recipe changes outputs or has cases, which only a model of one graph and one pass has; "
@@ -140,7 +140,7 @@ def _as_the_recipe_wants(spec: GraphSpec, recipe: Recipe) -> GraphSpec:
 
 
 def _require_cases(model: ir.Model, spec: GraphSpec, recipe: Recipe) -> None:
-    """A graph with a branch is proven on inputs that take each way, which only the recipe knows."""
+    """Require cases from the recipe for a graph with a branch: only it knows inputs that take each way."""
     branching = any(node.op_type == "If" for graph in (*model.graphs(), *model.functions.values()) for node in graph)
     if not branching or recipe.cases:
         return
@@ -152,12 +152,12 @@ def _require_cases(model: ir.Model, spec: GraphSpec, recipe: Recipe) -> None:
 
 
 def argument(name: str) -> str:
-    """The name that an input has while it is traced."""
+    """Return the name that an input has while it is traced."""
     return name.replace(".", _DOT)
 
 
 def _export(spec: GraphSpec, *, opset: int, recipe: Recipe | None, fixed: Collection[str]) -> ir.Model:
-    """transformers' exporter, without its optimizer: that one folds weights into transposed copies of themselves."""
+    """Trace with transformers' exporter, without its optimizer, which would fold weights into transposed copies."""
     with profiling.timed("imports"):
         import torch
         import torch._dynamo
@@ -185,7 +185,7 @@ def _export(spec: GraphSpec, *, opset: int, recipe: Recipe | None, fixed: Collec
 
 
 def _torchs_steps() -> Mapping[tuple[Any, str], profiling.Stage]:
-    """What torch.onnx.export does behind torch.export, as profiles call it."""
+    """Return the steps of torch.onnx.export behind torch.export, by their names in profiles."""
     from torch.onnx._internal.exporter import _core, _fx_passes
 
     return {
@@ -197,7 +197,7 @@ def _torchs_steps() -> Mapping[tuple[Any, str], profiling.Stage]:
 
 @contextmanager
 def _translations(recipe: Recipe | None) -> Iterator[None]:
-    """The recipe's own operators, beside those that the exporter translates; it takes them from this one table."""
+    """Add the recipe's operators to the exporter's table of translations, for the length of a with block."""
     from transformers.exporters import exporter_onnx
 
     table = exporter_onnx._ONNX_TRANSLATION_TABLE
@@ -211,7 +211,7 @@ def _translations(recipe: Recipe | None) -> Iterator[None]:
 
 
 def _positions(module: torch.nn.Module) -> int | None:
-    """The longest sequence that the model says it takes."""
+    """Return the longest sequence that the model says it takes."""
     config: Any = getattr(module, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     stated = getattr(text, "max_position_embeddings", None)
@@ -219,7 +219,7 @@ def _positions(module: torch.nn.Module) -> int | None:
 
 
 def _named(module: torch.nn.Module) -> torch.nn.Module:
-    """A module whose arguments have names that Python allows."""
+    """Wrap a module so that its arguments have names that Python allows."""
     import torch
 
     class Named(torch.nn.Module):
@@ -293,7 +293,7 @@ def _measure_once(model: ir.Model, spec: GraphSpec) -> None:
 
 
 def _parameters(module: torch.nn.Module, names: Mapping[Place, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Traced name of each parameter and buffer -> its own; and of those in the checkpoint -> the name there."""
+    """Return the names of parameters and buffers by their traced names: the model's own, and the checkpoint's."""
     from onnx_fleet.source import placeholder_weights
     from onnx_fleet.source.families import PARAMETER_PREFIX
 
@@ -308,12 +308,12 @@ def _parameters(module: torch.nn.Module, names: Mapping[Place, str]) -> tuple[di
 
 
 def _detach(model: ir.Model, bound: Mapping[str, str]) -> dict[str, ir.Value]:
-    """Take the values of the checkpoint's tensors away, and let each one be there once, by its name there.
+    """Remove the values of the checkpoint's tensors, and keep one initializer for each, by its name there.
 
-    No pass can fold, compare or drop then what the next checkpoint has another value of.
+    No pass can then fold, compare or drop values that differ in the next checkpoint.
 
     Returns:
-        name in the checkpoint -> the initializer.
+        The initializers, by their names in the checkpoint.
     """
     references: dict[str, ir.Value] = {}
     for name, value in list(model.graph.initializers.items()):
@@ -328,7 +328,7 @@ def _detach(model: ir.Model, bound: Mapping[str, str]) -> dict[str, ir.Value]:
 
 
 def _attach(model: ir.Model, references: Mapping[str, ir.Value]) -> None:
-    """Name what is left of them as the checkpoint does, and have them refer to it."""
+    """Name the initializers that are left as the checkpoint does, and have them refer to it."""
     import onnx_ir as ir
 
     initializers = model.graph.initializers
@@ -348,7 +348,7 @@ def _without(shape: Shape, fixed: Collection[str]) -> Shape:
 
 
 def _fixable(spec: GraphSpec, allowed: Collection[str]) -> frozenset[str]:
-    """The axes of a graph that may become numbers: its family's, and what its entry allows.
+    """Return the axes of a graph that may become numbers: its family's, and what its entry allows.
 
     A graph with a cache is prompt and step in one, and keeps every length.
     """
@@ -372,7 +372,7 @@ def _unsupported(spec: GraphSpec, err: Exception, *, fixed: Collection[str]) -> 
 
 
 def _place(err: BaseException) -> str | None:
-    """The last line of the model's own code that was being traced: ``modeling_bert.py, line 120, in forward: …``."""
+    """Return the last traced line of the model's own code: ``modeling_bert.py, line 120, in forward: …``."""
     frames = [
         frame
         for cause in (err, err.__cause__, err.__context__)
@@ -384,7 +384,7 @@ def _place(err: BaseException) -> str | None:
 
 
 def _first_line(err: BaseException) -> str:
-    """Of the cause where torch.onnx has only wrapped it: there it is the operator, or what its translation raised."""
+    """Return an error's first line; its cause's, which names the operator, where torch.onnx only wrapped it."""
     while type(err).__module__.startswith("torch.onnx") and err.__cause__ is not None:
         err = err.__cause__
     lines = str(err).strip().splitlines()

@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     import onnx
 
 Table = Sequence[Sequence[str]]
-"""The names of a stack's weights: of each parameter, its name in layer 0, layer 1, …"""
+"""The names of a stack's weights: one row per parameter, with its name in layer 0, layer 1, …"""
 
 _CACHE = re.compile(r"(?P<kind>past_key_values|present)\.(?P<layer>\d+)\.(?P<rest>.+)")
 _SHOWN, _REPEATED = 1, 2
-"""Layer 0 may differ from all others; layer 1 has to be what layer 2 is."""
+"""The layer that is compared, and the equal one that is repeated; layer 0 may differ from all others."""
 
 
 class Irregular(ExportUnsupported):
-    """A graph is not one layer after the other, or its layers are not alike."""
+    """The graph is not one layer after the other, or its layers are not alike."""
 
 
 def unroll(model: onnx.ModelProto, table: Table, *, path: str) -> None:
@@ -36,8 +36,8 @@ def unroll(model: onnx.ModelProto, table: Table, *, path: str) -> None:
     New inputs and outputs stand behind the others; the caller brings them into order.
 
     Args:
-        model: refers to the checkpoint's tensors.
-        path: of the stack in the model; makes new names unique.
+        model: the graph, which refers to the checkpoint's tensors.
+        path: the path of the stack in the model, which makes new names unique.
     Raises:
         Irregular: it cannot be told what another layer would be.
     """
@@ -95,13 +95,13 @@ class _Stack:
         self._constants = {tensor.name: tensor for tensor in graph.initializer if not tensor.external_data}
         self._graph_outputs = {value.name for value in graph.output}
         self._finals: dict[str, str] = {}
-        """A name inside layer 2 -> the graph's output that the last layer makes instead."""
+        """The graph outputs that the last layer makes instead of layer 2, by their names inside layer 2."""
 
     def is_weight(self, name: str) -> bool:
         return name in self._places
 
     def bounds(self) -> tuple[int, int]:
-        """Where layer 1 begins, and how many nodes it has; layer 2 follows it with as many."""
+        """Return the index of layer 1's first node, and its number of nodes; layer 2 follows it with as many."""
         nodes = list(self._graph.node)
         first: dict[int, int] = {}
         last: dict[int, int] = {}
@@ -142,7 +142,7 @@ class _Stack:
         return len(set(carried.values())) == len(carried)
 
     def _follows(self, before: str, name: str) -> bool:
-        """Whether two names are the same thing of layer 1 and of layer 2."""
+        """Say whether two names are the same thing of layer 1 and of layer 2."""
         if name in self._places:
             row, layer = self._places[name]
             return layer == _REPEATED and self._table[row][_SHOWN] == before
@@ -152,13 +152,13 @@ class _Stack:
         return one is not None and other is not None and _content(one) == _content(other)
 
     def in_layer(self, name: str, layer: int) -> str:
-        """What another layer reads where layer 2 reads this."""
+        """Return what another layer reads where layer 2 reads this."""
         if name in self._places:
             return self._table[self._places[name][0]][layer]
         return _renumbered(name, layer) if _CACHE.fullmatch(name) else name
 
     def release_outputs(self, repeated: Sequence[onnx.NodeProto]) -> None:
-        """What the graph gives and layer 2 makes, the last layer will: layer 2 gets a name of its own for it."""
+        """Give layer 2 a name of its own for each graph output that it makes: the last layer will make that output."""
         given = {name for name in _outputs(repeated) if name in self._graph_outputs and not _CACHE.fullmatch(name)}
         inner = {name: f"{name}/{self._path}.{_REPEATED}" for name in given}
         self._finals = {own: name for name, own in inner.items()}
@@ -167,7 +167,7 @@ class _Stack:
             node.input[:] = [inner.get(name, name) for name in node.input]
 
     def name_of(self, name: str, layer: int) -> str:
-        """What another layer calls what layer 2 makes under this name."""
+        """Return the name in another layer of what layer 2 makes under this name."""
         if layer == self.depth - 1 and name in self._finals:
             return self._finals[name]
         if _CACHE.fullmatch(name) and name in self._graph_outputs:
@@ -186,7 +186,7 @@ class _Stack:
                 raise Irregular(f"{self._path}: {name} is read after the last layer")
 
     def add_shapes(self, made: Iterable[str]) -> None:
-        """Every layer's values have the shapes of layer 2's."""
+        """Give every layer's values the shapes of layer 2's."""
         known = {value.name: value for value in self._graph.value_info}
         for name in made:
             value = known.get(self._finals.get(name, name))
@@ -197,7 +197,7 @@ class _Stack:
                 self._graph.value_info[-1].name = self.name_of(name, layer)
 
     def add_weights(self) -> None:
-        """References to the weights of the new layers."""
+        """Add references to the weights of the new layers."""
         for tensor in list(self._graph.initializer):
             row, layer = self._places.get(tensor.name, (0, 0))
             if layer != _REPEATED:
@@ -210,7 +210,7 @@ class _Stack:
                 added.external_data.add(key="location", value=f"{weight_placement.SCHEME}{name}")
 
     def add_caches(self) -> None:
-        """Inputs and outputs of the new layers."""
+        """Add the inputs and outputs of the new layers' caches."""
         for values in (self._graph.input, self._graph.output):
             for value in list(values):
                 match = _CACHE.fullmatch(value.name)
@@ -226,7 +226,7 @@ def _outputs(nodes: Iterable[onnx.NodeProto]) -> list[str]:
 
 
 def _kind(node: onnx.NodeProto) -> tuple[object, ...]:
-    """What a node does, whatever it reads."""
+    """Return what a node does, whatever it reads."""
     attributes = sorted(attribute.SerializeToString(deterministic=True) for attribute in node.attribute)
     return node.domain, node.op_type, len(node.input), [bool(name) for name in node.output], attributes
 
@@ -240,5 +240,5 @@ def _content(tensor: onnx.TensorProto) -> bytes:
 
 
 def _renumbered(name: str, layer: int) -> str:
-    """A cache's name in another layer."""
+    """Return a cache's name in another layer."""
     return _CACHE.sub(lambda match: f"{match['kind']}.{layer}.{match['rest']}", name)

@@ -19,7 +19,7 @@ from onnx_fleet.source import placeholder_weights
 from onnx_fleet.source.placeholder_weights import Place
 
 LAYERS = 3
-"""The first may differ from all others, and what the second shows the third has to confirm."""
+"""The depth of a shallow model: the first layer may differ from all others, and the third has to confirm the second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,10 +27,10 @@ class Stack:
     """A list of layers that are alike."""
 
     path: str
-    """Of the list in the model: ``model.layers``."""
+    """The path of the list in the model: ``model.layers``."""
     layers: nn.ModuleList
     weights: tuple[tuple[str, ...], ...]
-    """Of each parameter that all layers have, the checkpoint's name in the first layer, the second, …"""
+    """The checkpoint's names of each parameter that all layers have: in the first layer, the second, …"""
 
     @property
     def depth(self) -> int:
@@ -38,10 +38,10 @@ class Stack:
 
 
 def stacks(model: PreTrainedModel, names: Mapping[Place, str]) -> tuple[Stack, ...]:
-    """The stacks that are deeper than a shallow model's, none inside another one.
+    """Return the stacks that are deeper than a shallow model's, none inside another one.
 
     Args:
-        names: where a parameter is -> the checkpoint's tensor that it is.
+        names: the checkpoint's tensor of each parameter, by the parameter's place in memory.
     """
     found: list[Stack] = []
     for path, module in model.named_modules():
@@ -54,7 +54,7 @@ def stacks(model: PreTrainedModel, names: Mapping[Place, str]) -> tuple[Stack, .
 
 
 def _weights(layers: nn.ModuleList, names: Mapping[Place, str]) -> tuple[tuple[str, ...], ...]:
-    """As Stack.weights has them; empty where the layers are not alike, or share weights.
+    """Return the names as Stack.weights has them; empty where the layers are not alike, or share weights.
 
     The first layer may have more than the others, as T5's has the position bias for all of them.
     """
@@ -76,8 +76,10 @@ def _weights(layers: nn.ModuleList, names: Mapping[Place, str]) -> tuple[tuple[s
 
 
 def _settings_are_alike(layers: nn.ModuleList, names: Mapping[Place, str]) -> bool:
-    """Whether all layers but the first are set alike: only a few of them will be seen, and the others may be local
-    where those are global, or without positions. A number that counts the layers is alike."""
+    """Say whether all layers but the first have the same settings; a number that counts the layers is the same.
+
+    Only a few layers will be seen, and the others may be local where those are global, or without positions.
+    """
     _, *others = [_settings(layer, names) for layer in layers]
     first = others[0]
     return all(
@@ -88,7 +90,7 @@ def _settings_are_alike(layers: nn.ModuleList, names: Mapping[Place, str]) -> bo
 
 
 def _settings(layer: nn.Module, names: Mapping[Place, str]) -> dict[tuple[str, str], object]:
-    """What shapes a layer beside its weights: classes, plain attributes, and buffers that it makes by itself."""
+    """Return what shapes a layer beside its weights: classes, plain attributes, and buffers that it makes by itself."""
     found: dict[tuple[str, str], object] = {}
     for path, module in layer.named_modules():
         found[path, "class"] = type(module)
@@ -102,16 +104,16 @@ def _settings(layer: nn.Module, names: Mapping[Place, str]) -> dict[tuple[str, s
 
 
 _PLAIN = (bool, int, float, str, tuple, list, type(None))
-"""What is compared of a module's attributes; dropout is none while a model is only run."""
+"""The types of a module's attributes that are compared; dropout has no effect while a model is only run."""
 
 
 def _counts(first: object, value: object, *, by: int) -> bool:
-    """Whether it is the layer's own number."""
+    """Say whether a value is the layer's own number."""
     return type(first) is type(value) is int and value - first == by
 
 
 def _told_apart(model: PreTrainedModel, *, depth: int) -> bool:
-    """Whether a configuration has a list with something else for some layer: the model itself may look there."""
+    """Say whether a configuration has a list with something else for some layer: the model itself may look there."""
     return any(
         isinstance(value, list | tuple)
         and len(value) == depth
@@ -124,7 +126,7 @@ def _told_apart(model: PreTrainedModel, *, depth: int) -> bool:
 
 @contextmanager
 def truncated(model: PreTrainedModel, stacks: tuple[Stack, ...]) -> Iterator[None]:
-    """The model with the first layers of each stack, for the length of a with block."""
+    """Give the model only the first layers of each stack, for the length of a with block."""
     try:
         for stack in stacks:
             _set(model, stack.path, nn.ModuleList(list(stack.layers)[:LAYERS]))
@@ -136,7 +138,7 @@ def truncated(model: PreTrainedModel, stacks: tuple[Stack, ...]) -> Iterator[Non
 
 @contextmanager
 def truncated_config(model: PreTrainedModel, stacks: tuple[Stack, ...]) -> Iterator[None]:
-    """Have the configuration say how many layers there are, for caches that are made by it; not while tracing."""
+    """Set the shallow number of layers in the configuration, for caches that are made by it; not while tracing."""
     depths = {stack.depth for stack in stacks}
     changed: list[tuple[Any, str, Any]] = []
     for config in _configs(model):
@@ -155,7 +157,7 @@ def truncated_config(model: PreTrainedModel, stacks: tuple[Stack, ...]) -> Itera
 
 
 def _configs(model: PreTrainedModel) -> tuple[PretrainedConfig, ...]:
-    """Of the model and of all its parts, each once."""
+    """Return the configurations of the model and of all its parts, each once."""
     found = (getattr(module, "config", None) for module in model.modules())
     own = [config for config in found if isinstance(config, PretrainedConfig)]
     return tuple({id(each): each for config in own for each in (config, *_parts(config))}.values())

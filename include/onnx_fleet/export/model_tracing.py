@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LONGEST_WORD = 200
-"""Characters of another's message that one of ours takes up."""
+"""The number of characters of a library's message that a message of ours takes up."""
 
 
 def trace_model(
@@ -45,7 +45,7 @@ def trace_model(
     several tensors is loaded whole: which of them are the checkpoint's is then found by comparing every byte.
 
     Args:
-        derived: the file to write for weights that are not the checkpoint's.
+        derived: the file to write weights into that are not the checkpoint's.
         whole: trace every layer, also where one shows what the others are.
     Raises:
         ExportUnsupported: the exporter refuses the model, or an axis, an input or a part of the model would be lost.
@@ -79,7 +79,7 @@ def trace_model(
 
 
 def _specs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
-    """The graphs to trace.
+    """Return the graphs to trace.
 
     Raises:
         ExportUnsupported: the model's own code does not run as its family runs it, or the graphs lack an input that the
@@ -103,7 +103,7 @@ def _specs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
 
 
 def _left_out(item: WorkItem, model: PreTrainedModel, *, source_dir: Path) -> tuple[str, ...]:
-    """What the graphs are without, each with its reason.
+    """Return what the graphs leave out, each with its reason.
 
     Raises:
         ExportUnsupported: the model has no place for a tensor of the checkpoint, or is another one than the source's.
@@ -126,7 +126,7 @@ def _repeated(
     names: Mapping[Place, str],
     recipe: Recipe | None,
 ) -> Traced | None:
-    """The graphs of a deep model from those of a shallow one; None where that is not possible."""
+    """Make the graphs of a deep model from those of a shallow one; returns None where that is not possible."""
     stacks = layer_truncation.stacks(model, names)
     if not stacks:
         return None
@@ -170,7 +170,7 @@ def _trace(
 def _can_be_hollow(
     item: WorkItem, tensors: Mapping[str, StoredTensor], *, source_dir: Path, recipe: Recipe | None
 ) -> bool:
-    """Whether the model is transformers' own, as it is, with plain weights in safetensors."""
+    """Say whether the model is transformers' own, unchanged, with plain weights in safetensors."""
     config = json.loads((source_dir / "config.json").read_bytes())
     changed = recipe is not None and bool(recipe.prepare or recipe.rewrite)
     own_code = item.model.entry.trust_remote_code is not None

@@ -29,25 +29,25 @@ if TYPE_CHECKING:
 _TRACERS = re.compile(r"/(torch|transformers/exporters|onnx_fleet)/|/contextlib\.py$")
 _WRAPPERS = re.compile(r"/transformers/utils/")
 _MODELS = ("transformers.models.", "transformers_modules.")
-"""Where models' own code is: the library's, and what repos bring along."""
+"""The modules with models' own code: the library's, and what repos bring along."""
 _REFUSALS = ("assert ", "torch._check(")
-"""Lines that start so stop PyTorch itself; there is no other way to lose."""
+"""The beginnings of lines that stop PyTorch itself; they lose no other way."""
 _NARROWED = ("batch_size", "sequence_length")
 """Axes that no model may narrow; image sizes that do not fit are found by running them, and fixed."""
 _SMALLEST = 2
-"""torch itself tells sizes of 0 and 1 apart from all others; validation runs graphs at those."""
+"""The smallest size to look at: torch itself tells 0 and 1 apart from all others, and validation tries those."""
 _LONG = 512
-"""Every size up to here is looked at, and then the model's longest."""
+"""The size up to which every size is looked at; beyond it, only the model's longest."""
 _SIZE = re.compile(r"L\['(?P<input>\w+)'\]\.size\(\)\[(?P<axis>\d+)\]")
 
 
 def is_the_models(frame: FrameSummary) -> bool:
-    """Whether a line is of the model's own code, and not of what traces it."""
+    """Say whether a line is of the model's own code, and not of what traces it."""
     return not _TRACERS.search(frame.filename) and not _WRAPPERS.search(frame.filename)
 
 
 def place(frame: FrameSummary) -> str:
-    """A line for people: ``modeling_bert.py, line 120, in forward: if past_length > 0:``."""
+    """Return a line for people: ``modeling_bert.py, line 120, in forward: if past_length > 0:``."""
     return f"{Path(frame.filename).name}, line {frame.lineno}, in {frame.name}: {frame.line}"
 
 
@@ -83,7 +83,7 @@ class _Lists(type):
 
 
 class _List(list[Any], metaclass=_Lists):
-    """list, but for a tensor of any number of rows."""
+    """A list type that accepts a tensor of any number of rows."""
 
     def __new__(cls, *of: Any) -> Any:
         import torch
@@ -96,11 +96,11 @@ _OPEN: Mapping[str, Any] = {"len": _length, "list": _List}
 
 
 def exporter(inputs: Mapping[str, Shape], *, longest: int | None) -> OnnxExporter:
-    """transformers' exporter, which refuses a trace that lost one way of a branch.
+    """Return transformers' exporter, which refuses a trace that lost one way of a branch.
 
     Args:
-        inputs: name while it is traced -> the contract's symbols.
-        longest: the positions that the model has: a limit that leaves them all is none.
+        inputs: the contract's symbols of each input, by its name while it is traced.
+        longest: the number of positions that the model has: a limit that allows all of them is none.
     """
     from transformers.exporters.exporter_dynamo import DynamoExporter
     from transformers.exporters.exporter_onnx import OnnxExporter
@@ -136,7 +136,7 @@ def require_no_lost_branch(program: ExportedProgram, *, inputs: Mapping[str, Sha
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Lost:
     sizes: str
-    """``sequence_length > 4``"""
+    """The sizes that the program is correct for: ``sequence_length > 4``."""
     place: str
 
 
@@ -157,7 +157,7 @@ def _lost(program: ExportedProgram, *, inputs: Mapping[str, Shape], longest: int
 
 
 def _holds_for_all(condition: Any, *, longest: int) -> bool:
-    """Whether every size of one axis meets a condition; what relates several axes narrows none by itself."""
+    """Say whether every size of one axis meets a condition; what relates several axes narrows none by itself."""
     if len(condition.free_symbols) != 1:
         return True
     (symbol,) = condition.free_symbols
@@ -166,7 +166,7 @@ def _holds_for_all(condition: Any, *, longest: int) -> bool:
 
 
 def _axis(sources: list[Any], inputs: Mapping[str, Shape]) -> str:
-    """The contract's word for a symbol of the trace, which knows it as ``L['input_ids'].size()[1]``."""
+    """Return the contract's name for a symbol of the trace, which knows it as ``L['input_ids'].size()[1]``."""
     names = [source.name if isinstance(source.name, str) else source.name() for source in sources]
     for match in filter(None, map(_SIZE.fullmatch, names)):
         shape = inputs.get(match["input"], ())
@@ -176,7 +176,7 @@ def _axis(sources: list[Any], inputs: Mapping[str, Shape]) -> str:
 
 
 def _shape_env(program: ExportedProgram) -> ShapeEnv | None:
-    """Where the trace noted what it took for granted; none where every size is a number."""
+    """Return the environment in which the trace noted its assumptions; None where every size is a number."""
     import torch
 
     values = (node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder")

@@ -22,14 +22,16 @@ class Traced:
     """The graphs of one model."""
 
     graphs: Mapping[str, onnx.ModelProto]
-    """By role, in the family's order; they refer to the checkpoint's tensors, as weight_placement.save_all reads it."""
+    """The graphs by role, in the family's order; they refer to the checkpoint's tensors (see weight_placement)."""
     fallbacks: tuple[Fallback, ...]
     way: Way
     derived: Path | None = None
-    """A safetensors file with the weights that are not the checkpoint's own: a recipe's, or made from several of its
-    tensors. Where there is one, no other model can take the graphs."""
+    """The safetensors file with the weights that are not the checkpoint's own; None where all of them are.
+
+    A recipe makes such weights, or they are made from several tensors. No other model can take the graphs then.
+    """
     left_out: tuple[str, ...] = ()
-    """For people: tensors of the checkpoint that the graphs are without, each group with its reason."""
+    """A statement for people: tensors of the checkpoint that the graphs are without, each group with its reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,14 +43,14 @@ class _About:
 
 
 def pack(traced: Traced) -> bytes:
-    """The graphs as one archive."""
+    """Return the graphs as one archive."""
     files = {f"{role}.onnx": model.SerializeToString(deterministic=True) for role, model in traced.graphs.items()}
     about = _About(roles=tuple(traced.graphs), way=traced.way, fallbacks=traced.fallbacks, left_out=traced.left_out)
     return archive.pack(files, about=jsonio.to_json(about))
 
 
 def unpack(data: bytes) -> Traced:
-    """The inverse of pack; the graphs are cached ones now.
+    """Read an archive that pack made; the graphs are cached ones now.
 
     Raises:
         BundleCorrupt: it is not such an archive.

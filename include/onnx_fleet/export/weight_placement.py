@@ -25,21 +25,21 @@ if TYPE_CHECKING:
     import onnx
 
 SCHEME = "checkpoint:"
-"""Where a traced graph says that the data of an initializer lies; behind it stands the tensor's name."""
+"""The prefix of an initializer's data location in a traced graph, before the tensor's name in the checkpoint."""
 
 _PROTOBUF_LIMIT_BYTES = 2_000_000_000
-"""No protobuf message is larger than 2 GiB; the graph itself needs some of it."""
+"""The largest size of a graph's file: no protobuf message exceeds 2 GiB, and the graph itself needs some of it."""
 _SMALL_BYTES = 1024
-"""Shapes and scalars stay in the graph: consumers fold them before they look at external data."""
+"""The size below which weights stay in the graph: consumers fold shapes and scalars before they read external data."""
 _MOSTLY_USED = 0.9
-"""A checkpoint's file with less than this for the graphs is not carried along: what they use is written."""
+"""The share of a checkpoint's file that the graphs must use; below it, only the used part is written."""
 _ALIGNMENT_BYTES = 64
 _PIECE_BYTES = 16 << 20
-"""Copied or converted at once."""
+"""The number of bytes that are copied or converted at once."""
 
 
 def references(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """The names of the checkpoint's tensors that a traced graph refers to -> their shapes."""
+    """Return the shapes of the checkpoint's tensors that a traced graph refers to, by the tensors' names."""
     return {name: tuple(tensor.dims) for tensor in tensors_of(model) if (name := _referred(tensor))}
 
 
@@ -58,13 +58,13 @@ def save_all(
     of them: ``encoder_model.onnx_data`` holds the decoder's weights too.
 
     Args:
-        models: as they were traced; they are changed.
-        tensors: of the checkpoint, by name.
+        models: the traced graphs, which are changed.
+        tensors: the checkpoint's tensors by name.
         placement: ``inline`` gives each graph its own copy of what it shares with others.
-        link: let a data file be the checkpoint's file under a second name, where the file system can; whoever changes
-            the one then changes the other.
+        link: hard-link the checkpoint's file as a data file, where the file system can; whoever changes the one then
+            changes the other.
     Returns:
-        role -> the graph's file.
+        The graphs' files by role.
     Raises:
         ExportUnsupported: a graph with its weights inside would be larger than ONNX allows.
         BundleCorrupt: a graph refers to a tensor that is not among these, or has another shape.
@@ -91,16 +91,16 @@ class _Weight:
     tensor: onnx.TensorProto
     stored: StoredTensor
     dtype: np.dtype
-    """The graph's."""
+    """The type that the graph has the weight in."""
 
     @property
     def key(self) -> tuple[str, str]:
-        """The same for what is one weight, in whichever graphs."""
+        """The identity of the weight, the same in all graphs that use it."""
         return self.stored.name, self.dtype.name
 
     @property
     def size_bytes(self) -> int:
-        """In the graph's type."""
+        """The weight's size in the graph's type, in bytes."""
         return self.stored.count * self.dtype.itemsize
 
     @property
@@ -108,27 +108,27 @@ class _Weight:
         return self.stored.dtype == self.dtype.name
 
     def pieces(self) -> Iterator[np.ndarray]:
-        """Its values in order, in the graph's type."""
+        """Iterate over the weight's values in order, in the graph's type."""
         values = self.stored.array().reshape(-1)
         step = _PIECE_BYTES // self.dtype.itemsize
         for start in range(0, values.size, step):
             yield values[start : start + step].astype(self.dtype, copy=False)
 
     def put_inside(self) -> None:
-        """Have the graph hold the values."""
+        """Store the values inside the graph."""
         self.tensor.ClearField("data_location")
         del self.tensor.external_data[:]
         self.tensor.raw_data = self.stored.array().astype(self.dtype, copy=False).tobytes()
 
     def put_at(self, location: str, offset: int) -> None:
-        """Have the graph find the values in a file beside it."""
+        """Make the graph read the values from a file beside it."""
         del self.tensor.external_data[:]
         for key, value in (("location", location), ("offset", offset), ("length", self.size_bytes)):
             self.tensor.external_data.add(key=key, value=str(value))
 
 
 def _large_weights(model: onnx.ModelProto, tensors: Mapping[str, StoredTensor]) -> list[_Weight]:
-    """What a graph refers to; small ones are put inside at once."""
+    """Return the large weights that a graph refers to; small ones are put inside at once."""
     from onnx import helper
 
     found = []
@@ -149,7 +149,7 @@ def _large_weights(model: onnx.ModelProto, tensors: Mapping[str, StoredTensor]) 
 
 
 def _sharing(weights: Mapping[str, list[_Weight]]) -> list[tuple[str, ...]]:
-    """The roles in groups: in one are those that have a weight in common, directly or through others."""
+    """Group the roles: one group has those that share a weight, directly or through others."""
     groups: list[tuple[set[str], set[tuple[str, str]]]] = []
     for role, found in weights.items():
         roles, keys = {role}, {weight.key for weight in found}
@@ -188,7 +188,7 @@ def _put_beside(group: Mapping[str, list[_Weight]], folder: Path, *, link: bool)
 
 
 def _files_that_will_do(group: Mapping[str, list[_Weight]]) -> list[Path]:
-    """The checkpoint's files that the graphs use in their own types, and nearly all of."""
+    """Return the checkpoint's files that the graphs use in their own types, and nearly all of."""
     uses: dict[Path, dict[tuple[str, str], _Weight]] = {}
     for weight in _all(group):
         uses.setdefault(weight.stored.file, {})[weight.key] = weight
@@ -201,7 +201,7 @@ def _files_that_will_do(group: Mapping[str, list[_Weight]]) -> list[Path]:
 
 
 def _data_names(role: str) -> Iterator[str]:
-    """As transformers.js numbers them: ``model.onnx_data``, ``model.onnx_data_1``, …"""
+    """Iterate over data file names as transformers.js numbers them: ``model.onnx_data``, ``model.onnx_data_1``, …"""
     number = 0
     while True:
         yield f"{role}.onnx_data{f'_{number}' if number else ''}"
@@ -209,7 +209,7 @@ def _data_names(role: str) -> Iterator[str]:
 
 
 def _bring(file: Path, target: Path, *, link: bool) -> None:
-    """The checkpoint's file, at another place; a file system that can shares the bytes until one is changed."""
+    """Link or copy the checkpoint's file; a file system that can shares the bytes until one of the two is changed."""
     target.unlink(missing_ok=True)
     source = file.resolve()  # huggingface_hub's snapshots are symbolic links
     if link:
@@ -248,6 +248,6 @@ def _all(group: Mapping[str, list[_Weight]]) -> Iterator[_Weight]:
 
 
 def _referred(tensor: onnx.TensorProto) -> str | None:
-    """The name of the checkpoint's tensor that stands here."""
+    """Return the name of the checkpoint's tensor that an initializer refers to."""
     data = external_data(tensor)
     return data.location.removeprefix(SCHEME) if data and data.location.startswith(SCHEME) else None

@@ -36,11 +36,11 @@ class Point:
 
     batch_size: int
     sequence_length: int | None
-    """None of a model that takes no tokens."""
+    """The number of tokens; None for a model that takes no tokens."""
 
     @property
     def length(self) -> int:
-        """For graphs that ask for one."""
+        """The length for graphs that ask for one."""
         return self.sequence_length or 1
 
 
@@ -57,7 +57,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """What stays the same over all graphs and points."""
+    """The settings of a benchmark that stay the same over all graphs and points."""
 
     stage_dir: Path
     reference: Reference
@@ -68,10 +68,10 @@ class Bench:
     gpu: GpuOptions = field(default_factory=GpuOptions)
 
     def placed(self, graphs: tuple[GraphInfo, ...]) -> tuple[tuple[GraphInfo, ...], tuple[LeftOut, ...]]:
-        """The graphs of those variants whose nodes were seen to run on the provider, and the other variants.
+        """Return the graphs of those variants whose nodes were seen to run on the provider, and the other variants.
 
         Raises:
-            GpuUnavailable: of the fp32 graphs themselves some nodes that compute did not.
+            GpuUnavailable: some nodes of the fp32 graphs themselves that compute did not run there.
         """
         left_out = []
         for variant in dict.fromkeys(info.variant for info in graphs) if self.provider != "cpu" else ():
@@ -86,7 +86,7 @@ class Bench:
         return tuple(info for info in graphs if info.variant not in gone), tuple(left_out)
 
     def points(self, graphs: tuple[GraphInfo, ...]) -> tuple[tuple[Point, ...], tuple[SkippedPoint, ...]]:
-        """The points to time, smallest first, and those that are too long for the model.
+        """Return the points to time, smallest first, and those that are too long for the model.
 
         Graphs that take one length only are timed at that one, whatever lengths the grid has.
         """
@@ -141,7 +141,7 @@ class Bench:
                     )
 
     def _works(self, info: GraphInfo, point: Point) -> tuple[Workload, ...]:
-        """What a graph does at one point: full rows of random tokens, the same ones for all."""
+        """Return what a graph does at one point: full rows of random tokens, the same ones for all variants."""
         from onnx_fleet.graphs import workloads
 
         return workloads.of(info, batch_size=point.batch_size, length=point.length, space=self._space)
@@ -164,7 +164,7 @@ class Bench:
         )
 
     def _require_placed(self, info: GraphInfo) -> None:
-        """By a session that is not timed: a profiled one is slower."""
+        """Require a graph's nodes to run on the provider, by a session that is not timed: a profiled one is slower."""
         from onnx_fleet.graphs import workloads
 
         open_placed(
@@ -178,7 +178,7 @@ class Bench:
 
     @property
     def frame(self) -> Frame:
-        """What stands around a text that is fed."""
+        """The special tokens around a text that is fed."""
         return self._space.frame if self._space else Frame()
 
     @cached_property
@@ -191,5 +191,5 @@ class Bench:
 
 
 def _in_full_precision(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """PyTorch's side is float32, whatever a variant takes."""
+    """Return PyTorch's inputs with floats in float32, whatever type a variant takes."""
     return {name: array.astype("float32") if array.dtype == "float16" else array for name, array in feeds.items()}

@@ -1,4 +1,4 @@
-"""What loading a graph and running it once costs a process that serves it: time and memory.
+"""The time and memory that loading a graph and running it once costs a process that serves it.
 
 Called through onnx_fleet.processes.isolation, and torch is never imported here: the peak is the graph's, not PyTorch's.
 """
@@ -18,22 +18,22 @@ from onnx_fleet.processes.gpu import GpuOptions
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FootprintRequest:
-    """Which graphs to load, and what to run on them."""
+    """The request that names the graphs to load, and what to run on them."""
 
     stage_dir: Path
     graphs: tuple[GraphInfo, ...]
-    """Of one variant: all are held in memory together, as a consumer holds them."""
+    """The graphs of one variant: all are held in memory together, as a consumer holds them."""
     provider: str
     threads: int
     batch_size: int
     sequence_length: int
     frame: Frame = field(default_factory=Frame)
-    """What stands around a text."""
+    """The special tokens around a text."""
     gpu: GpuOptions = field(default_factory=GpuOptions)
 
 
 def take(request: FootprintRequest) -> Footprint:
-    """Load every graph, let each do every kind of its work once.
+    """Load every graph, and run each once for every kind of its work.
 
     Raises:
         GpuUnavailable, ValidationFailed: a graph does not load or run.

@@ -1,4 +1,4 @@
-"""Gates: what of a comparison with the version in use is worse, and whether the channel stays where it is for it."""
+"""Gates: which findings of a comparison with the version in use are worse, and whether the channel stays for them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.measurement.output_drift import NEW_RUNS, OLD_RUNS, SOURCE
 
 FULL_PRECISION = "fp32"
-"""Variants of less are held to this one by gates of their own: rounding alone may set two of them further apart."""
+"""The variant in full precision; others have gates of their own, since rounding alone sets two versions apart."""
 
 _SHOWN = 5
 
 
 def of_contract(changes: Iterable[ContractChange], *, gates: Gates) -> tuple[Finding, ...]:
-    """One finding for what breaks, however much it is."""
+    """Return one finding for all changes that break consumers, however many there are."""
     texts = [f"{each.graph}: {each.change}" for each in changes if each.breaking]
     if not texts:
         return ()
@@ -25,7 +25,7 @@ def of_contract(changes: Iterable[ContractChange], *, gates: Gates) -> tuple[Fin
 
 
 def of_differences(found: Differences, *, gates: Gates, full: Iterable[str], alike: bool) -> tuple[Finding, ...]:
-    """What is slower, larger or off by more than the entry allows.
+    """Return findings of what is slower, larger or off by more than the entry allows.
 
     Args:
         full: paths of the graphs in full precision.
@@ -48,7 +48,7 @@ def of_differences(found: Differences, *, gates: Gates, full: Iterable[str], ali
 
 
 def of_failure(reason: str, *, holds: bool) -> Finding:
-    """A comparison that could not be made."""
+    """Return the finding of a comparison that could not be made."""
     return Finding(gate="comparison", message=reason, holds=holds)
 
 

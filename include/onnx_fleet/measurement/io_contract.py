@@ -9,7 +9,7 @@ from onnx_fleet.entities.regression_report import ContractChange
 
 
 def changes(old: Iterable[GraphInfo], new: Iterable[GraphInfo]) -> tuple[ContractChange, ...]:
-    """Everything that changed; a graph is the same one while its role and variant are."""
+    """Return everything that changed; two graphs are the same one when role and variant are equal."""
     before, after = by_role(old), by_role(new)
     found = []
     for key, info in before.items():
@@ -26,7 +26,7 @@ def changes(old: Iterable[GraphInfo], new: Iterable[GraphInfo]) -> tuple[Contrac
 
 
 def by_role(graphs: Iterable[GraphInfo]) -> dict[tuple[str, str], GraphInfo]:
-    """Graphs by role and variant, which together name one graph of a bundle."""
+    """Return the graphs by role and variant, which together name one graph of a bundle."""
     return {(info.role, info.variant): info for info in graphs}
 
 

@@ -71,12 +71,12 @@ _CALLS = {
     False: "numpy arrays in and out",
     True: "inputs bound before it and outputs left where the graph computes, complete when it ends; PyTorch's likewise",
 }
-"""What is called, by whether inputs and outputs are bound."""
+"""The method of a timed call in words, by whether inputs and outputs are bound."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Figures:
-    """What was measured, or why nothing was."""
+    """The measured figures, or the reason why nothing was measured."""
 
     runs: tuple[Run, ...] = ()
     skipped: tuple[SkippedPoint, ...] = ()
@@ -87,7 +87,7 @@ class _Figures:
 
     @property
     def caveat(self) -> str:
-        """What the report's reason says of it."""
+        """The report's reason: what keeps the figures from being reliable, or why there are none."""
         if self.noise and self.noise.verdict == "noisy":
             return f"the machine was noisy, other runs may differ by more than the intervals say: {self.noise.reason}"
         return self.reason
@@ -108,7 +108,7 @@ def measure(
         source_dir: the source's files at the stage's commit.
         provider: ``cpu`` or ``cuda``. Where that cannot run the report says ``not_run``: the CPU never stands in.
         point_budget_s: about how long one variant may be timed at one point.
-        gpu: which one, for cuda, and how much of it; None is the first.
+        gpu: the GPU that cuda uses, and how much of it; None is the first.
     Raises:
         BundleNotFound: nothing was exported into the stage.
         ValidationFailed: a graph does not load or run; validate says more.
@@ -186,7 +186,7 @@ def _take_figures(bench: Bench, graphs: tuple[GraphInfo, ...], *, budget_s: floa
 
 
 def _footprints(bench: Bench, graphs: tuple[GraphInfo, ...], *, largest: Point) -> Iterator[Footprint]:
-    """One a variant: its graphs are loaded together, as a consumer loads them."""
+    """Take one footprint per variant: its graphs are loaded together, as a consumer loads them."""
     for variant in dict.fromkeys(info.variant for info in graphs):
         request = FootprintRequest(
             stage_dir=bench.stage_dir,
@@ -231,7 +231,7 @@ def _row(run: Run) -> LatencyRow:
 
 
 def _generation(runs: tuple[Run, ...]) -> Iterator[GenerationRow]:
-    """Of each variant that has all of its model's graphs, at each point at which a step was timed."""
+    """Return a row for each variant that has all of its model's graphs, at each point at which a step was timed."""
     roles = {run.info.role for run in runs}
     together: dict[tuple[str, Point], list[Run]] = {}
     for run in runs:
@@ -259,7 +259,7 @@ def _generation(runs: tuple[Run, ...]) -> Iterator[GenerationRow]:
 
 
 def _sum(parts: Iterable[Timed]) -> np.ndarray:
-    """Run by run, of as many runs as every part has: float64 [runs]."""
+    """Add up times run by run, over the runs that every part has: float64 [runs], in milliseconds."""
     import numpy as np
 
     times = [part.times_ms for part in parts]

@@ -26,13 +26,13 @@ ROUNDS: Final = 5
 _T_95: Final = 2.776
 """Student's t for a two-sided 95 % interval of ROUNDS values."""
 _LEAST_RUNS: Final = 10
-"""In a round; a median of fewer is moved by one of them."""
+"""The least runs in a round; one of them moves the median of fewer."""
 _POINT_BUDGET_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """A size to be timed at."""
+    """A size to time a graph at."""
 
     batch_size: int
     length: int
@@ -51,8 +51,8 @@ def of_pair(
     """Time both versions at every point.
 
     Args:
-        timed_runs: about how many of each version at a point, over all rounds.
-        count: of the rounds of all pairs.
+        timed_runs: about how many runs of each version are timed at a point, over all rounds.
+        count: is told of the rounds of all pairs.
     Raises:
         ValidationFailed: a version does not load or run.
     """
@@ -77,7 +77,7 @@ def of_pair(
 
 
 def interval(ratios: Sequence[float]) -> tuple[float, float, float]:
-    """The geometric mean of ROUNDS ratios, and the ends of its 95 % interval."""
+    """Return the geometric mean of ROUNDS ratios, and the ends of its 95 % interval."""
     logs = [math.log(ratio) for ratio in ratios]
     middle, spread = fmean(logs), _T_95 * stdev(logs) / math.sqrt(len(logs))
     return math.exp(middle), math.exp(middle - spread), math.exp(middle + spread)

@@ -15,13 +15,19 @@ from dataclasses import dataclass
 from onnx_fleet.entities.latency_report import Noise
 
 MOST_SPREAD = 0.25
-"""On two cores with one busy neighbour, one thread had a spread of 0.05 to 0.20, and two threads, which then
-lack a core, one of 0.43 to 1.1: docs/decisions/latency-method.md."""
+"""The largest spread of a quiet machine.
+
+On two cores with one busy neighbour, one thread had a spread of 0.05 to 0.20, and two threads, which then lack a core,
+one of 0.43 to 1.1: docs/decisions/latency-method.md.
+"""
 MOST_WAITING = 0.05
-"""In the same runs one thread waited for 0.2 % to 3.3 % of its time, two for 5.6 % to 44 %."""
+"""The largest share of its time that a thread waits on a quiet machine.
+
+In the same runs one thread waited for 0.2 % to 3.3 % of its time, and two threads for 5.6 % to 44 %.
+"""
 
 _KERNEL_BYTES = 8 << 20
-"""4.5 ms a thread at 1.8 GB a second: longer than a time slice, so that a neighbour has its turn in it."""
+"""The bytes to hash: 4.5 ms per thread at 1.8 GB/s, longer than a time slice, so that a neighbour has a turn in it."""
 _TIMED = 3
 
 
@@ -30,15 +36,15 @@ class KernelRun:
     """The fixed work, done once on every thread."""
 
     slowest_ms: float
-    """Of the threads."""
+    """The wall time of the slowest thread."""
     wall_ms: float
-    """Of all threads together."""
+    """The sum of all threads' wall times."""
     cpu_ms: float
-    """As wall_ms, while they were on a core."""
+    """The sum of the times that all threads were on a core."""
 
 
 class NoiseMeter:
-    """Takes the machine's pulse between measurements."""
+    """Measures the machine's noise between measurements."""
 
     def __init__(self, *, threads: int) -> None:
         self._threads = threads
@@ -52,7 +58,7 @@ class NoiseMeter:
         self._runs += runs[1:]
 
     def noise(self) -> Noise | None:
-        """Over all probes; None before the first."""
+        """Judge all probes so far; None before the first."""
         return judge(tuple(self._runs), threads=self._threads) if self._runs else None
 
     def _run(self, pool: ThreadPoolExecutor) -> KernelRun:
@@ -64,14 +70,14 @@ class NoiseMeter:
         )
 
     def _work(self, _: int) -> tuple[float, float]:
-        """Milliseconds that went by, and those on a core."""
+        """Do the fixed work; returns its wall time and its time on a core, in milliseconds."""
         cpu_ns, wall_ns = time.thread_time_ns(), time.perf_counter_ns()
         hashlib.sha256(self._data, usedforsecurity=False)
         return (time.perf_counter_ns() - wall_ns) / 1e6, (time.thread_time_ns() - cpu_ns) / 1e6
 
 
 def judge(runs: tuple[KernelRun, ...], *, threads: int) -> Noise:
-    """Quiet, or noisy and why.
+    """Judge whether the machine was quiet, or noisy and why.
 
     The spread shows what comes and goes: neighbours, stolen time, a clock that changes. Waiting shows a neighbour that
     is always there too, which makes all runs slow alike.

@@ -1,4 +1,4 @@
-"""Drift: what two versions of one graph give for the same inputs, output by output. Never imports torch."""
+"""Drift: how far the outputs of two versions of one graph are apart for the same inputs. Never imports torch."""
 
 from __future__ import annotations
 
@@ -41,23 +41,23 @@ class Pair:
     new_folder: Path
 
     def open(self, *, threads: int) -> tuple[Session, Session]:
-        """Sessions of the old and the new one, made afresh.
+        """Open new sessions of the old and the new version.
 
         Raises:
-            ValidationFailed: one does not load.
+            ValidationFailed: a version does not load.
         """
         return self.open_old(threads=threads), self.open_new(threads=threads)
 
     def open_old(self, *, threads: int) -> Session:
-        """A session of the version in use."""
+        """Open a session of the version in use."""
         return session.open_session(self.old_folder / self.old.path, threads=threads, libraries=self.old.libraries)
 
     def open_new(self, *, threads: int) -> Session:
-        """A session of the new version."""
+        """Open a session of the new version."""
         return session.open_session(self.new_folder / self.new.path, threads=threads, libraries=self.new.libraries)
 
     def works(self, *, batch_size: int, length: int, space: TokenSpace | None) -> Iterator[tuple[Workload, Arrays]]:
-        """What the graph does at one size, with inputs for whatever either version takes."""
+        """Return the graph's kinds of work at one size, with inputs for whatever either version takes."""
         from onnx_fleet.graphs import workloads
 
         both = [workloads.of(info, batch_size=batch_size, length=length, space=space) for info in (self.old, self.new)]
@@ -72,7 +72,7 @@ def of_pair(
     """Run both versions on the same inputs.
 
     Args:
-        tolerances: how far they may be apart.
+        tolerances: how far the outputs may be apart.
     Returns:
         One row for every output that both have, and one for every time that a version did not load or run.
     """
@@ -100,7 +100,7 @@ def of_pair(
 
 
 def _cases(pair: Pair, *, space: TokenSpace | None, longest: int) -> Iterator[tuple[str, Arrays]]:
-    """Inputs, with words for people: each kind of work that the graph does, and real text where it takes text alone."""
+    """Return inputs with words for people: each kind of the graph's work, and real text where it takes text alone."""
     from onnx_fleet.graphs import text_inputs
 
     length = (space.fixed_length if space else None) or min(_LENGTH, longest)
@@ -116,7 +116,7 @@ def _cases(pair: Pair, *, space: TokenSpace | None, longest: int) -> Iterator[tu
 
 
 def _compared(pair: Pair, old: Arrays, new: Arrays, *, feeds: Arrays, case: Case) -> tuple[CheckRow, ...]:
-    """Outputs of one name; those that only one version has are the contract's matter."""
+    """Compare outputs of the same name; those that only one version has are the contract's matter."""
     common = [spec.name for spec in pair.new.outputs if spec.name in old]
     sides: list[Arrays] = [{name: given[name] for name in common} for given in (old, new)]
     if case.case.endswith(_PADDED):

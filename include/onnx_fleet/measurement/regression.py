@@ -1,4 +1,4 @@
-"""Regression: a stage beside the bundle that its channel points at -> RegressionReport."""
+"""Regression: compare a stage with the bundle that its channel points at -> RegressionReport."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ Quiet = Callable[[], AbstractContextManager[None]]
 log = logging.getLogger(__name__)
 
 IN_USE = "in-use"
-"""The folder of a work folder that holds bundles while they are compared with."""
+"""The subfolder of a work folder that holds bundles in use while they are compared."""
 
 
 def compare(
@@ -60,11 +60,11 @@ def compare(
 ) -> RegressionReport | None:
     """Compare a stage with the bundle that the channel points at, and write the report into the stage.
 
-    A bundle in use that is missing, corrupt or does not run is said in the report and holds nothing up.
+    A bundle in use that is missing, corrupt or does not run is named in the report and holds nothing up.
 
     Args:
-        work_dir: takes the bundle in use, for as long as this takes.
-        limits: of the process that runs both.
+        work_dir: the folder that holds the bundle in use while it is compared.
+        limits: the limits of the process that runs both.
         alone: keeps other work away while the two are timed.
     Returns:
         None where the channel points at nothing, or at this very version.
@@ -105,7 +105,7 @@ def compare(
 
 
 def is_due(stage: Stage, *, store: ObjectStore, channel: str) -> bool:
-    """Whether a stage still has to be compared with what the channel points at now."""
+    """Say whether a stage still has to be compared with what the channel points at now."""
     item = stage.item
     pointer = channels.find(store, item.model_id, channel)
     if pointer is None or pointer.version == item.version:
@@ -116,7 +116,7 @@ def is_due(stage: Stage, *, store: ObjectStore, channel: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Made:
-    """As far as the comparison came."""
+    """What a comparison has found so far."""
 
     status: Completeness
     reason: str = ""
@@ -179,7 +179,7 @@ def _measure(stage: Stage, record: ExportRecord, *, old: Bundle, folder: Path, l
 
 
 def _alike(old: Bundle, item: WorkItem) -> bool:
-    """Whether both were made of the same weights to do the same."""
+    """Say whether both were made of the same weights to do the same."""
     made = old.manifest
     before = (made.source.revision, made.task, made.export.recipe, made.export.recipe_digest)
     return before == (item.model.commit, item.model.task, item.model.entry.recipe, item.recipe_digest)

@@ -19,26 +19,26 @@ if TYPE_CHECKING:
 
 CONFIDENCE = 0.95
 POINT_BUDGET_S = 10.0
-"""Two calls that need more than this take fewer runs than were asked for."""
+"""The time budget of two calls at one point in seconds; calls that need more take fewer runs than were asked for."""
 BLOCKS = 6
-"""Six is the least of which the smallest and the largest enclose the median with 95 % (1 - 2 / 2^6 is 96.9 %)."""
+"""The number of blocks: six values are the fewest whose range encloses the median with 95 % (1 - 2 / 2^6 is 96.9 %)."""
 WINDOW = 5
-"""Warm-up runs that are looked at together: their median shrugs off one or two that something got in the way of."""
+"""The number of warm-up runs that are looked at together: their median hides one or two runs that were disturbed."""
 STILL_FALLING = 0.02
-"""A window whose median is less by more than this is faster than the one before it."""
+"""The share by which a window's median must be less than the last one's to count as faster."""
 MOST_WARMUP_RUNS = 200
 _WARMUP_SHARE = 1 / 4
-"""Of the time that a point may take."""
+"""The share of a point's time that warm-up may take."""
 _LOOK_S = 0.01
 _BUSY_SHARE = 0.2
-"""Of one core: a process that uses less of it waits."""
+"""The share of one core below which a process counts as waiting."""
 _MOST_REST_S = 0.5
 _SETTLE_S = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarmUp:
-    """What went before the clock counted."""
+    """The warm-up runs of a call."""
 
     runs: int
     settled: bool
@@ -52,11 +52,11 @@ class Timed:
 
     warm_up: WarmUp
     blocks_ms: tuple[np.ndarray, ...]
-    """float64 [runs] of each turn, in the order in which they ran."""
+    """The times of each turn, in the order in which they ran: float64 [runs] each, in milliseconds."""
 
     @property
     def times_ms(self) -> np.ndarray:
-        """float64 [runs] of all turns."""
+        """The times of all turns: float64 [runs], in milliseconds."""
         import numpy as np
 
         return np.concatenate(self.blocks_ms)
@@ -75,8 +75,8 @@ def take_turns(
     are those of its first 10 ms: a pool that slept wakes up in them.
 
     Args:
-        warmup_runs: of each, at least; more until it stops becoming faster.
-        timed_runs: of each, at most; fewer where the budget would not do, one a block at least.
+        warmup_runs: the least warm-up runs of each call; more follow until it stops becoming faster.
+        timed_runs: the most timed runs of each call; fewer where the budget is too small, and at least one per block.
         budget_s: about how long two calls may take; more calls may take more in proportion.
         between: called before each turn, while nothing of this process runs.
     """
@@ -124,17 +124,17 @@ def time_interleaved(
     timed_runs: int,
     budget_s: float = POINT_BUDGET_S,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Two calls in turns: float64 [runs] of each, in milliseconds, in the order in which they ran."""
+    """Time two calls in turns; returns float64 [runs] of each, in milliseconds, in the order in which they ran."""
     one, other = take_turns(first, second, warmup_runs=warmup_runs, timed_runs=timed_runs, budget_s=budget_s)
     return one.times_ms, other.times_ms
 
 
 def warm_up(call: Callable[[], object], *, least: int, budget_s: float) -> WarmUp:
-    """Run until the median of a window is no less than that of the window before it.
+    """Run a call until the median of a window is no less than that of the window before it.
 
     Args:
-        least: runs, whatever they show.
-        budget_s: when to stop although they still become faster.
+        least: the number of runs that are made in any case.
+        budget_s: the seconds after which it stops although runs still become faster.
     """
     deadline = time.perf_counter() + budget_s
     times_ms: list[float] = []
@@ -147,7 +147,7 @@ def warm_up(call: Callable[[], object], *, least: int, budget_s: float) -> WarmU
 
 
 def has_settled(times_ms: list[float]) -> bool:
-    """Whether the last window is no faster than the one before it."""
+    """Say whether the last window is no faster than the one before it."""
     if len(times_ms) < 2 * WINDOW:
         return False
     before, last = sorted(times_ms[-2 * WINDOW : -WINDOW]), sorted(times_ms[-WINDOW:])
@@ -155,21 +155,21 @@ def has_settled(times_ms: list[float]) -> bool:
 
 
 def percentile(times: np.ndarray, share: float) -> float:
-    """Linear interpolation (Hyndman and Fan 7)."""
+    """Return a percentile by linear interpolation (type 7 of Hyndman and Fan 1996), in the unit of the times."""
     import numpy as np
 
     return float(np.quantile(times, share, method="linear"))
 
 
 def interval(times: np.ndarray, share: float) -> Interval | None:
-    """What encloses the percentile of all such runs, with a probability of 95 % or a little more.
+    """Return the interval that encloses a percentile of all such runs, with a probability of 95 % or a little more.
 
     Args:
-        times: [runs], which are taken to be independent.
+        times: float [runs], which are taken to be independent.
         share: 0.5 is the median.
 
     Returns:
-        two of the times; None where the runs are too few to enclose it: 6 for a median, 72 for p95.
+        Two of the times; None where the runs are too few to enclose it: 6 for a median, 72 for p95.
     """
     import numpy as np
 
@@ -182,7 +182,7 @@ def interval(times: np.ndarray, share: float) -> Interval | None:
 
 @cache
 def order_statistics(runs: int, share: float) -> tuple[int, int] | None:
-    """The ranks, from 1, of the two times that enclose a percentile: at most 2.5 % lies beyond either.
+    """Return the ranks, from 1, of the two times that enclose a percentile: at most 2.5 % lies beyond either.
 
     How many of the runs stay below the percentile is binomial, so this is exact and asks nothing of the distribution.
     """
@@ -202,7 +202,7 @@ def order_statistics(runs: int, share: float) -> tuple[int, int] | None:
 
 
 def ratio_interval(first: Timed, second: Timed) -> Interval | None:
-    """Of the ratio of two calls' medians: from the ratios turn by turn, so that what slows both does not widen it.
+    """Return an interval of the ratio of two calls' medians, turn by turn: what slows both does not widen it.
 
     Turns are further apart than runs are, and what lasts for some runs does not make this one too narrow.
     """
@@ -213,7 +213,7 @@ def ratio_interval(first: Timed, second: Timed) -> Interval | None:
 
 
 def _tail(chances: list[float], most: float) -> int:
-    """How many of the first ones come to no more than ``most`` together."""
+    """Return how many of the first chances add up to no more than ``most``."""
     total = 0.0
     for count, chance in enumerate(chances):
         total += chance
@@ -223,7 +223,7 @@ def _tail(chances: list[float], most: float) -> int:
 
 
 def _settle(call: Callable[[], object]) -> None:
-    """Once at least."""
+    """Run a call at least once, until its block may be timed."""
     until = time.perf_counter() + _SETTLE_S
     call()
     while time.perf_counter() < until:

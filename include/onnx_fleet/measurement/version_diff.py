@@ -1,5 +1,4 @@
-"""Differences: everything about two versions of a bundle that has to be measured; what is judged of it is in
-measurement/gates.py.
+"""Differences: all that has to be measured of two versions of a bundle; measurement/gates.py judges it.
 
 Called through onnx_fleet.processes.isolation; onnxruntime alone, so that the figures are those of a process that
 serves.
@@ -27,7 +26,7 @@ from onnx_fleet.processes import hardware
 from onnx_fleet.processes.progress import Count
 
 _LONGEST = 13
-"""Tokens to feed where no latency report says how many the model takes."""
+"""The number of tokens to feed where no latency report says how many the model takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,13 +39,13 @@ class Side:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DifferencesRequest:
-    """What the process that compares is told."""
+    """The request that the process which compares gets."""
 
     old: Side
     new: Side
-    """A stage that was measured: its latency report says at which sizes."""
+    """The stage that was measured: its latency report has the sizes."""
     tolerances: Tolerances
-    """How far outputs may be apart."""
+    """The tolerances of the outputs' differences."""
     grid: LatencyGrid
 
 
@@ -98,7 +97,7 @@ def find(request: DifferencesRequest) -> Differences:
 
 
 def _points(stage_dir: Path) -> dict[str, tuple[Point, ...]]:
-    """Graph -> the smallest and the largest size that it was measured at: overheads show at one, work at the other."""
+    """Return the smallest and the largest measured size of each graph: overheads show at one, work at the other."""
     path = stage_dir / "reports" / "latency.json"
     if not path.exists():
         return {}

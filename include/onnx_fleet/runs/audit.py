@@ -57,13 +57,13 @@ from onnx_fleet.store import ObjectStore, Progress, layout
 log = logging.getLogger(__name__)
 
 AuditVerdict = Literal["failed", "not_compared", "passed"]
-"""In the order that people want to read; ``not_compared``: nothing is wrong with it, and PyTorch was not asked."""
+"""The verdicts in reading order, the most urgent first; ``not_compared``: no fault was found, without PyTorch."""
 
 _UNASKED = (
     ModelNotFound, ModelGated, ModelInvalid, UnsafeModel, ExportUnsupported, CatalogueInvalid,
     HubUnavailable, HubRateLimited, HubFileCorrupt, StepCrashed, StepTimedOut,
 )  # fmt: skip
-"""What keeps a bundle from being compared without being a fault of its own; whether a crash is one, a trial says."""
+"""The errors that prevent a comparison and are not the bundle's fault; whether a crash is, a trial tells."""
 _FAULTS_IN_REASON: Final = 3
 
 
@@ -92,7 +92,7 @@ class VariantVerdict:
     variant: str
     passed: bool
     reason: str
-    """For people: the figures and their gates."""
+    """A statement for people: the figures and their gates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,25 +106,25 @@ class Audit:
     version: str
     audited_at: AwareDatetime
     manifest_sha256: str | None
-    """None where there is no manifest to read."""
+    """The manifest's SHA-256; None where there is no manifest to read."""
     verdict: AuditVerdict
     reason: str
-    """For people: what failed, or why nothing was compared."""
+    """A statement for people: what failed, or why nothing was compared."""
     files: tuple[FileFault, ...] = ()
-    """Those that are not as the manifest says."""
+    """The files that are not as the manifest says."""
     checks: tuple[CheckSummary, ...] = ()
-    """Of the fp32 graphs beside PyTorch, over all of their cases."""
+    """The comparisons of the fp32 graphs with PyTorch, over all of their cases."""
     variants: tuple[VariantVerdict, ...] = ()
     runs: tuple[GraphRun, ...] = ()
-    """Where the graphs were not compared: whether each of them runs."""
+    """Whether each graph runs, where the graphs were not compared."""
     toolchain_then: Mapping[str, str]
-    """What the bundle was made with: package -> version."""
+    """The packages that the bundle was made with: package -> version."""
     toolchain_now: Mapping[str, str]
     duration_s: float
 
     @property
     def changed(self) -> tuple[str, ...]:
-        """``onnxruntime 1.30.0 -> 1.31.1``: packages of other versions than the bundle was made with."""
+        """Return the packages of other versions than the bundle was made with: ``onnxruntime 1.30.0 -> 1.31.1``."""
         now = {name: self.toolchain_now.get(name, "none") for name in self.toolchain_then if name in toolchain.PACKAGES}
         return tuple(
             f"{name} {self.toolchain_then[name]} -> {version}"
@@ -135,7 +135,7 @@ class Audit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Finding:
-    """As far as an audit came."""
+    """What an audit has found so far."""
 
     verdict: AuditVerdict
     reason: str
@@ -155,14 +155,14 @@ def choose(
     seed: int = 0,
     entries: Iterable[Entry] = (),
 ) -> tuple[Target, ...]:
-    """The bundles to audit, by model and version.
+    """Return the bundles to audit, by model and version.
 
     Args:
-        channel: its version of each model; models without that channel are left out.
-        all_versions: every version instead.
-        only: patterns of model ids, matched without regard to case; none takes all.
-        sample: at most so many. The same seed takes the same ones, and as a fleet grows most of them stay.
-        entries: a catalogue's, for what their models' sources may run.
+        channel: the channel whose version of each model is audited; models without that channel are left out.
+        all_versions: audit every version instead.
+        only: patterns of model ids, matched without regard to case; no pattern takes all models.
+        sample: the most bundles to choose. One seed takes the same ones, and as a fleet grows most of them stay.
+        entries: a catalogue's entries, which tell what their models' sources may run.
     Raises:
         BundleNotFound: no published model matches.
         BundleCorrupt: a channel is not readable.
@@ -191,9 +191,9 @@ def audit(target: Target, *, services: Services, now: datetime, progress: Progre
     """Verify one bundle, prove it again from its own files, and keep the result beside it.
 
     Args:
-        progress: of the bytes that are hashed, and then fetched.
+        progress: is told of the bytes that are hashed, and then of those that are fetched.
     Raises:
-        StoreUnavailable, StoreDenied, WorkerOutOfResources: nothing was found out.
+        StoreUnavailable, StoreDenied, WorkerOutOfResources: the audit could not be made.
     """
     started = time.monotonic()
     ref = Ref(model_id=target.model_id, channel=None, version=target.version)
@@ -225,7 +225,7 @@ def audit(target: Target, *, services: Services, now: datetime, progress: Progre
 
 
 def key_of(made: Audit) -> str:
-    """Where the result lies in the store."""
+    """Return the key of the result in the store."""
     return layout.audit_key(made.model_id, made.version, at=made.audited_at)
 
 
@@ -262,7 +262,7 @@ def _examine(found: Bundle, target: Target, *, services: Services, progress: Pro
 
 
 def _prove(stage: Stage, made: Manifest, *, services: Services) -> _Finding:
-    """The fp32 graphs beside PyTorch, then each variant beside them."""
+    """Compare the fp32 graphs with PyTorch, then each variant with them."""
     try:
         report = steps.validate_graphs(stage, services=services)
     except ValidationFailed as err:
@@ -293,7 +293,7 @@ def _judge(stage: Stage, *, services: Services) -> tuple[VariantVerdict, ...]:
 
 
 def _try(folder: Path, made: Manifest, *, services: Services, log_file: Path, unasked: Exception) -> _Finding:
-    """What is left where PyTorch cannot be asked: whether every graph loads and runs here."""
+    """Find out whether every graph loads and runs here: all that is left where PyTorch cannot be asked."""
     from onnx_fleet.runs import smoke_test  # numpy, which readers at the command line need not wait for
 
     request = smoke_test.SmokeTestRequest(folder=folder, graphs=made.graphs)
@@ -308,7 +308,7 @@ def _try(folder: Path, made: Manifest, *, services: Services, log_file: Path, un
 
 
 def _is_newer(target: Target, *, store: ObjectStore) -> bool:
-    """Whether a manifest is one of a later onnx-fleet: then this one has no say in whether it is right."""
+    """Say whether a manifest is from a later onnx-fleet, so that this one cannot judge it."""
     try:
         data = json.loads(store.read(layout.manifest_key(target.model_id, target.version)))
     except (BundleNotFound, ValueError):
@@ -324,5 +324,5 @@ def _trust(entry: Entry | None) -> Trust:
 
 
 def _drawn(target: Target, *, seed: int) -> str:
-    """A place in a line that only the seed and the bundle itself decide."""
+    """Return a sort key that only the seed and the bundle itself decide."""
     return hashlib.sha256(f"{seed} {target.model_id}@{target.version}".encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The report of a round of audits: a row a bundle, as JSON for programs and Markdown for people; and its gate."""
+"""The report of a round of audits, one row per bundle, as JSON for programs and Markdown for people; and its gate."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from onnx_fleet.runs.run_report import GateResult
 from onnx_fleet.store import ObjectStore
 
 State = Literal["failed", "broke_off", "not_compared", "passed"]
-"""In the order that people want to read; ``broke_off``: the store or the worker gave up, and nothing was found out."""
+"""The states in reading order, the most urgent first; ``broke_off``: the store or the worker failed."""
 _STATES: Final[tuple[State, ...]] = get_args(State)
 
 
@@ -31,14 +31,14 @@ class AuditRow:
     verdict: State
     reason: str
     files: tuple[str, ...] = ()
-    """Those that are not as published."""
+    """The files that are not as published."""
     checks: tuple[str, ...] = ()
-    """Those that failed, and ``fp16`` where a variant did."""
+    """The checks that failed, and the names of the variants that failed (``fp16``)."""
     changed: tuple[str, ...] = ()
-    """``onnxruntime 1.30.0 -> 1.31.1``: packages of other versions than the bundle was made with."""
+    """The packages of other versions than the bundle was made with: ``onnxruntime 1.30.0 -> 1.31.1``."""
     worst_abs_diff: float | None = None
     key: str | None = None
-    """Where the whole result lies in the store."""
+    """The key of the whole result in the store."""
     demotion: Demotion | None = None
 
 
@@ -49,14 +49,14 @@ class AuditReport:
     schema_version: int = 1
     run_id: str
     created_at: str
-    """ISO 8601, UTC."""
+    """The time of the report: ISO 8601, UTC."""
     counts: Mapping[str, int]
-    """Verdict -> bundles; every verdict is there."""
+    """The number of bundles by verdict; every verdict is there."""
     rows: tuple[AuditRow, ...]
 
 
 def row(made: Audit) -> AuditRow:
-    """What a report says of one result."""
+    """Return the report's row for one result."""
     return AuditRow(
         model_id=made.model_id,
         version=made.version,
@@ -74,7 +74,7 @@ def row(made: Audit) -> AuditRow:
 
 
 def broken_off(target: Target, err: Exception) -> AuditRow:
-    """A bundle of which nothing is known, because of something that may pass."""
+    """Return the row of a bundle of which nothing is known, because of an error that may pass."""
     reason = f"{type(err).__name__}: {err}"
     return AuditRow(model_id=target.model_id, version=target.version, verdict="broke_off", reason=reason)
 
@@ -92,10 +92,10 @@ def build(rows: Iterable[AuditRow], *, run_id: str, now: datetime) -> AuditRepor
 
 
 def gate(rows: Sequence[AuditRow], *, max_failed: int = 0, max_not_compared: int | None = None) -> GateResult:
-    """Whether a round counts as good; a bundle whose audit broke off counts as one that failed.
+    """Judge whether a round counts as good; a bundle whose audit broke off counts as one that failed.
 
     Args:
-        max_not_compared: None lets any number be.
+        max_not_compared: the number that is allowed; None allows any number.
     """
     bad = [row for row in rows if row.verdict in ("failed", "broke_off")]
     unasked = [row for row in rows if row.verdict == "not_compared"]
@@ -110,7 +110,7 @@ def gate(rows: Sequence[AuditRow], *, max_failed: int = 0, max_not_compared: int
 
 
 def advice(row: AuditRow) -> str:
-    """What to do now; empty where there is nothing to do."""
+    """Say what to do now; empty where there is nothing to do."""
     if row.verdict == "passed":
         return ""
     if row.verdict == "broke_off":
@@ -124,7 +124,7 @@ def advice(row: AuditRow) -> str:
 
 
 def write(made: AuditReport, *, store: ObjectStore) -> str:
-    """Put the report where run reports lie, in place of an earlier one of the same run; gives the key.
+    """Put the report where run reports lie, in place of an earlier one of the same run; returns the key.
 
     Raises:
         VersionConflict: another writer put one there meanwhile.
@@ -135,7 +135,7 @@ def write(made: AuditReport, *, store: ObjectStore) -> str:
 
 
 def markdown(made: AuditReport) -> str:
-    """The report as a page: a table, then each bundle that did not pass, in full."""
+    """Return the report as a page: a table, then each bundle that did not pass, in full."""
     counts = ", ".join(f"{count} {state}" for state, count in made.counts.items() if count) or "no bundles"
     lines = [f"# Audit {made.run_id}", "", f"{made.created_at}: {counts}.", ""]
     if made.rows:

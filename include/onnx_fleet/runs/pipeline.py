@@ -30,13 +30,13 @@ from onnx_fleet.store import Progress
 log = logging.getLogger(__name__)
 
 _STORE_WORKERS: Final = 16
-"""Models that are settled at the same time."""
+"""The number of models that are settled at the same time."""
 
 
 def plan(
     entries: Iterable[Entry], *, services: Services, force: str | None = None, channel: str = bundle.LATEST
 ) -> Plan:
-    """Resolve every entry and say what is to be done with it; the Hub's refusals are among the plan's."""
+    """Resolve every entry and say what is to be done with it; what the Hub refuses is in the plan too."""
     with profiling.timed("imports"):
         from onnx_fleet.source import resolve  # huggingface_hub takes 0.2 s
 
@@ -55,7 +55,7 @@ def process(
     on_step: Callable[[StepName], None] = lambda step: None,
     progress: Progress | None = None,
 ) -> Record:
-    """Everything that a new or changed model needs; however it ends, one record comes back and nothing is raised.
+    """Take a new or changed model through all of its steps; return one record and raise nothing, however it ends.
 
     Args:
         on_step: is told when a step begins.
@@ -86,12 +86,12 @@ def process(
 
 
 def settle_unchanged(items: Iterable[WorkItem], *, services: Services, channel: str = bundle.LATEST) -> list[Record]:
-    """The records of models that are published already; what a run that was killed left of a publication is finished.
+    """Return the records of models that are published already, and finish publications that a killed run began.
 
-    Nothing is raised for one of them: a bundle that cannot be read gives the record of a failure.
+    No single model raises an error: a bundle that cannot be read gives the record of a failure.
 
     Raises:
-        StoreUnavailable, StoreDenied: nothing can be found out.
+        StoreUnavailable, StoreDenied: the store cannot be asked.
     """
     items = list(items)
     if not items:
@@ -127,14 +127,14 @@ def record_of_bundle(
     channel: str = bundle.LATEST,
     seconds: Mapping[str, float] | None = None,
 ) -> Record:
-    """The record of an item that a run published, told from its manifest."""
+    """Return the record of an item that a run published, read from its manifest."""
     found = _bundle(item, services=services)
     held = publish.is_held(found.manifest, store=services.store, channel=channel)
     return _record(item, found, services=services, state="held" if held else "published", seconds=seconds)
 
 
 def record_of_failure(stage: Stage, *, step: str, error: str, message: str, seconds: Mapping[str, float]) -> Record:
-    """The record of an item that a step failed on, with what its validation found where it came so far."""
+    """Return the record of an item that a step failed on, with the findings of its validation where there are any."""
     return record.of_failure(
         stage.item,
         step=step,

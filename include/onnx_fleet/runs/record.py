@@ -15,8 +15,10 @@ from onnx_fleet.entities.variant import FP32
 from onnx_fleet.entities.work_item import Refusal, WorkItem
 
 RecordState = Literal["failed", "refused", "held", "published", "unchanged"]
-"""In the order that people want to read; ``refused``: by a rule of the catalogue; ``held``: published, and its gates
-keep the channel from it."""
+"""The states in reading order, the most urgent first.
+
+``refused``: by a rule of the catalogue; ``held``: published, and its gates keep the channel from it.
+"""
 
 GPU_NOT_ASKED = "not asked for"
 
@@ -29,11 +31,11 @@ class VariantRecord:
     status: Literal["published", "missed"]
     """``missed``: the bundle is without it."""
     reason: str
-    """Its figures and their gates; of one that missed, the figures that did."""
+    """The variant's figures and their gates; of one that missed, the figures that did."""
     layers_ratio: float | None
-    """What the layers' weights take, of their bytes in fp32."""
+    """The bytes of the layers' weights as a share of their bytes in fp32."""
     latency_ms_p50: float | None
-    """At the point that the record's own is of."""
+    """The median latency at the point that ``latency_at`` of the record names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,46 +45,46 @@ class Record:
     model_id: str
     state: RecordState
     commit: str | None = None
-    """40 hex digits; None when the model was not resolved."""
+    """The source's commit, 40 hex digits; None when the model was not resolved."""
     version: str | None = None
     """The bundle's version; of a failed model, the one that it would have had."""
     task: str | None = None
     reason: str = ""
-    """Why the plan took it as new, changed or unchanged."""
+    """A statement of why the plan took the model as new, changed or unchanged."""
     step: str | None = None
-    """Where it was refused or failed: resolve, plan, export, validate, measure, compare, publish."""
+    """The step that refused the model or failed: resolve, plan, export, validate, measure, compare, publish."""
     error: str | None = None
     """The error class's name."""
     message: str = ""
-    """Of a refusal, a failure or a held version: what, where, what to do next."""
+    """A statement of what happened, where, and what to do next, of a refusal, a failure or a held version."""
     worst_abs_diff: float | None = None
-    """Over all comparisons with PyTorch."""
+    """The largest absolute difference of all comparisons with PyTorch."""
     latency_ms_p50: float | None = None
     latency_ms_p95: float | None = None
     latency_noisy: bool = False
-    """Whether the machine was noisy meanwhile: another run may give other figures."""
+    """Whether the machine was noisy meanwhile: another run may find other figures."""
     latency_at: str | None = None
     """The point of the grid that the percentiles are of: ``batch 1 × 128 tokens``."""
     ratio_to_torch: float | None = None
-    """p50 / PyTorch's p50 at that point: below 1 is faster than PyTorch."""
+    """The ratio of p50 to PyTorch's p50 at that point: below 1 is faster than PyTorch."""
     size_bytes: int | None = None
-    """Of the published bundle."""
+    """The size of the published bundle."""
     location: str | None = None
-    """Where the bundle lies."""
+    """The bundle's address."""
     variants: tuple[VariantRecord, ...] = ()
-    """Of those that were asked for beside fp32."""
+    """The variants that were asked for beside fp32."""
     compared_with: str | None = None
     """The version that was in use when this one was published."""
     findings: tuple[str, ...] = ()
-    """What is worse than in that one, ``latency: …``; of an unchanged model it was said when it was published."""
+    """What is worse than in that version, ``latency: …``; for an unchanged model it was told at publication."""
     gpu: str = GPU_NOT_ASKED
-    """For people: ``not asked for``, ``validated on …``, ``not validated on GPU: …``."""
+    """A statement for people: ``not asked for``, ``validated on …``, ``not validated on GPU: …``."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """Step -> wall time."""
+    """The wall time of each step."""
 
 
 def of_refusal(refusal: Refusal) -> Record:
-    """An entry without a work item: refused by a rule of the catalogue, or failed."""
+    """Return the record of an entry without a work item: refused by a rule of the catalogue, or failed."""
     return Record(
         model_id=refusal.repo_id,
         state=refusal.state,
@@ -101,7 +103,7 @@ def of_bundle(
     manifest: Manifest,
     seconds: Mapping[str, float] | None = None,
 ) -> Record:
-    """A model whose bundle stands in the store: this run published it, or found it there."""
+    """Return the record of a model whose bundle stands in the store: this run published it, or found it there."""
     regression = manifest.regression
     cpu = next((each for each in manifest.latency if each.provider == "cpu"), None)
     row = headline([row for row in cpu.rows if row.variant == FP32] if cpu else ())
@@ -131,7 +133,7 @@ def of_bundle(
 
 
 def told(regression: Regression | None) -> tuple[str, ...]:
-    """What is worse than in the version that was in use, a line each."""
+    """Return what is worse than in the version that was in use, one line for each finding."""
     return tuple(f"{finding.gate}: {finding.message}" for finding in regression.findings) if regression else ()
 
 
@@ -156,11 +158,11 @@ def of_failure(
     gpu: ValidationReport | None = None,
     seconds: Mapping[str, float] | None = None,
 ) -> Record:
-    """A model that a step failed on, or in whose files a step found what a rule of the catalogue refuses.
+    """Return the record of a model that a step failed on, or that a rule of the catalogue refused during a step.
 
     Args:
         error: the error class's name.
-        validation: on the CPU, when it came so far; a failed one tells how far the outputs are apart.
+        validation: the report of the CPU, where there is one; a failed one tells how far the outputs are apart.
     """
     return Record(
         model_id=item.model_id,
@@ -187,12 +189,12 @@ def _held(item: WorkItem, regression: Regression) -> str:
 
 
 def headline(rows: Sequence[LatencyRow]) -> LatencyRow | None:
-    """The row that stands for a whole grid: the smallest batch at the longest length; None of an empty one."""
+    """Return the row that stands for a whole grid: the smallest batch at the longest length; None for an empty grid."""
     return min(rows, key=lambda row: (row.batch_size, -(row.sequence_length or 0)), default=None)
 
 
 def gpu_statement(item: WorkItem, report: ValidationReport | ProviderValidation | None) -> str:
-    """What is known of the graphs on a GPU, said so that nobody takes a CPU run for one."""
+    """Say what is known of the graphs on a GPU, so that nobody takes a CPU run for a GPU run."""
     if "cuda" not in item.model.entry.providers:
         return GPU_NOT_ASKED
     if report is None:

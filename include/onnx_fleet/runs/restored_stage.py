@@ -35,7 +35,7 @@ _GATES: Mapping[str, str] = {
 }
 """The name of a figure in a report -> the gate that its threshold comes from."""
 _NOT_ASKED_THEN: Mapping[str, float] = {"max_layers_ratio": 1.0}
-"""Gates that older reports have no figure for: what was published without one is not held to it."""
+"""The gates that older reports have no figure for: a bundle that was published without one is not held to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +126,7 @@ def _item(folder: Path, made: Manifest, *, trust: Trust) -> WorkItem:
 
 
 def _entry(folder: Path, made: Manifest, *, trust: Trust) -> Entry:
-    """The part of an entry that decides what is compared, and how strictly."""
+    """Return the part of an entry that decides what is compared, and how strictly."""
     settings = made.export.settings
     return Entry(
         repo_id=made.source.repo_id,
@@ -149,7 +149,7 @@ def _entry(folder: Path, made: Manifest, *, trust: Trust) -> Entry:
 
 
 def _tolerances(made: Manifest) -> Tolerances:
-    """The entry's own: what was applied is less where an output's values are small, and never more."""
+    """Return the entry's tolerances: the largest applied ones, since small values are held to tighter ones."""
     rows = [row for row in made.validation.checks if row.provider == "cpu"]
     derived = made.export.settings.get("tolerances") != OWN_TOLERANCES
     if not rows:
@@ -163,7 +163,7 @@ def _tokenizer(made: Manifest) -> TokenizerForm:
 
 
 def _gates(folder: Path) -> dict[str, VariantGates]:
-    """Those that each variant passed, from the report of it; the variant's own where there is none that can be read."""
+    """Return the gates that each variant passed, from its report; empty where no report can be read."""
     try:
         report = jsonio.parse(VariantReport, (folder / "reports" / f"{REPORT_NAME}.json").read_bytes())
     except (FileNotFoundError, ValueError, ValidationError):
@@ -178,7 +178,7 @@ def _gates(folder: Path) -> dict[str, VariantGates]:
 
 
 def _require_recipe(made: Manifest) -> None:
-    """PyTorch gives what a recipe makes of it: another file of that name would be another thing to compare with."""
+    """Refuse a recipe that is not the one of the manifest: PyTorch would be compared with another model."""
     name = made.export.recipe
     if name is not None and recipes.digest(name) != made.export.recipe_digest:
         raise ExportUnsupported(

@@ -26,13 +26,13 @@ class Demotion:
     model_id: str
     channel: str
     version: str
-    """The one that failed."""
+    """The version that failed."""
     to: str | None
-    """The one that takes its place; None where the channel stays."""
+    """The version that takes its place; None where the channel stays."""
     moved: bool
-    """False of a dry run too."""
+    """Whether the channel was moved; False in a dry run too."""
     reason: str
-    """For people."""
+    """A statement for people: why the channel was moved, or stays."""
 
 
 def demote(
@@ -55,7 +55,7 @@ def demote(
         dry_run: find the version that would take its place, and move nothing.
         known: audits of this run, which are not done again.
     Returns:
-        None where there is nothing to do: it did not fail, or the channel points elsewhere.
+        None where there is nothing to do: the bundle did not fail, or the channel points elsewhere.
     Raises:
         StoreUnavailable, StoreDenied, WorkerOutOfResources: as audit.audit does.
     """
@@ -95,7 +95,7 @@ def _successor(failed: Audit, *, services: Services, now: datetime, trust: Trust
 
 
 def _older(failed: Audit, *, store: ObjectStore) -> list[Bundle]:
-    """Versions of the model from before the one that failed, newest first; all others where its manifest is gone."""
+    """Return the versions older than the one that failed, newest first; all others where its manifest is gone."""
     models = publish.list_models(store, model_id=failed.model_id)
     readable = {
         version: found for model in models for version in model.versions if (found := _find(failed, version, store))

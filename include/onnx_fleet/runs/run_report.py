@@ -24,11 +24,11 @@ class RunReport:
     schema_version: int = 1
     run_id: str
     created_at: str
-    """ISO 8601, UTC."""
+    """The time of the report: ISO 8601, UTC."""
     counts: Mapping[str, int]
-    """State -> models; every state is there."""
+    """The number of models by state; every state is there."""
     records: tuple[Record, ...]
-    """Failed first, then refused, held, published, unchanged; by id within each."""
+    """The records: failed first, then refused, held, published, unchanged; by id within each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,14 +37,14 @@ class GateResult:
 
     passed: bool
     reason: str
-    """For people."""
+    """A statement for people: why the gate is open or closed."""
 
 
 def build(records: Iterable[Record], *, run_id: str, now: datetime) -> RunReport:
     """Count and order the records of a run.
 
     Args:
-        now: with a time zone.
+        now: the time of the report, with a time zone.
     """
     ordered = tuple(sorted(records, key=lambda record: (_STATES.index(record.state), record.model_id.lower())))
     counted = Counter(record.state for record in ordered)
@@ -57,7 +57,7 @@ def build(records: Iterable[Record], *, run_id: str, now: datetime) -> RunReport
 
 
 def gate(report: RunReport, *, max_failed: int = 0, max_refused: int | None = None) -> GateResult:
-    """Whether a run counts as good; a model whose new version is held counts as one that failed.
+    """Judge whether a run counts as good; a model whose new version is held counts as one that failed.
 
     Args:
         max_refused: None lets any number of refusals pass: they are the catalogue's own rules at work. A model that
@@ -77,17 +77,17 @@ def gate(report: RunReport, *, max_failed: int = 0, max_refused: int | None = No
 
 
 def troubles(report: RunReport) -> tuple[str, ...]:
-    """Say of each model that failed, was refused or is held why, and what to do, a line each; the worst first."""
+    """Say of each model that failed, was refused or is held why, and what to do, one line each; the worst first."""
     return tuple(f"{record.model_id}: {_trouble(record)}" for record in report.records if record.message)
 
 
 def key(run_id: str) -> str:
-    """Where a run's report lies in the store; a run id may hold characters that a key should not."""
+    """Return the key of a run's report in the store; a run id may hold characters that a key should not."""
     return f"reports/{re.sub(r'[^A-Za-z0-9._-]+', '_', run_id).strip('.') or '_'}.json"
 
 
 def write(report: RunReport, *, store: ObjectStore) -> str:
-    """Put the report into the store, as JSON and Markdown, in place of an earlier one of the same run; gives the key.
+    """Put the report into the store, as JSON and Markdown, in place of an earlier one of the same run; returns the key.
 
     Raises:
         VersionConflict: another writer put one there meanwhile.
@@ -97,7 +97,7 @@ def write(report: RunReport, *, store: ObjectStore) -> str:
 
 
 def put(run_id: str, *, data: bytes, page: bytes, store: ObjectStore) -> str:
-    """Put a run's document into the store, and the page that says the same to people beside it; gives the key.
+    """Put a run's document into the store, and beside it the page that says the same to people; returns the key.
 
     Raises:
         VersionConflict: another writer put one there meanwhile.
@@ -110,7 +110,7 @@ def put(run_id: str, *, data: bytes, page: bytes, store: ObjectStore) -> str:
 
 
 def markdown(report: RunReport) -> str:
-    """The report as a page: counts, a table, and each failure in full."""
+    """Return the report as a page: counts, a table, and each failure in full."""
     lines = [f"# Run {report.run_id}", "", f"{report.created_at}: {_counts(report)}.", ""]
     if not report.records:
         return "\n".join([*lines, "No model was asked for.", ""])
@@ -145,7 +145,7 @@ VARIANT_COLUMNS: Final = ("model", "variant", "state", "layers' weights", "p50 m
 
 
 def variant_row(record: Record, variant: VariantRecord) -> tuple[str, ...]:
-    """One variant, as people read it."""
+    """Return the cells of one variant's row, as people read them."""
     return (
         record.model_id,
         variant.variant,
@@ -175,7 +175,7 @@ def _row(record: Record) -> tuple[str, ...]:
 
 
 def cell(text: str) -> str:
-    """Text from outside must not end a cell, a row, or open HTML."""
+    """Return text from outside as a table cell: it must not end a cell or a row, or open HTML."""
     return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 

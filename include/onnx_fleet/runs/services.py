@@ -35,19 +35,19 @@ class Services:
     store: ObjectStore
     hub: Hub
     work_dir: Path
-    """Holds the stages; on one machine, or on a volume that all workers of a run see."""
+    """The folder of the stages: on one machine, or on a volume that all workers of a run see."""
     limits: Limits
-    """Of each process that loads a model."""
+    """The limits of each process that loads a model."""
     cache_bytes: int = cache.LIMIT_BYTES
-    """The most that what earlier exports found out takes in the store; 0 keeps nothing."""
+    """The size limit of the store's export cache, in bytes; 0 keeps nothing."""
     gpu: GpuOptions = field(default_factory=GpuOptions)
-    """Which GPU of the machine is used where one is asked for, and how much of it."""
+    """The GPU of the machine that is used where one is asked for, and how much of it."""
 
     @property
     def step_limits(self) -> Limits:
-        """The limits of a step's process, and what it has imported where it is forked."""
+        """Return the limits of a step's process, with the modules that it has imported where it is forked."""
         return replace(self.limits, imports=STEP_IMPORTS)
 
     def stage(self, item: WorkItem) -> Stage:
-        """Where the bundle of an item grows; nothing is made yet."""
+        """Return the stage of an item's bundle; nothing is made yet."""
         return Stage(self.work_dir / "stages" / item.model_id / item.version, item)

@@ -1,6 +1,6 @@
 """A smoke test: every graph of a folder, loaded and run in onnxruntime. Nothing is compared, and torch is not imported.
 
-It is what can still be asked of a bundle whose source is gone.
+A bundle whose source is gone can still be tested in this way.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class SmokeTestRow:
     """One graph."""
 
     graph: str
-    """Its path in the bundle."""
+    """The graph's path in the bundle."""
     fault: str
-    """Why it does not load or run; empty where it does."""
+    """The reason why the graph does not load or run; empty where it does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,12 +55,12 @@ class Job:
     stage: Stage
     services: Services
     provenance: Provenance
-    """What the manifest says of the run."""
+    """The part of the manifest that says which run made the bundle."""
     channel: str = bundle.LATEST
     alone: regression.Quiet = nullcontext
-    """Keeps other work of ours away from the machine, for a step that only in part needs that."""
+    """The context manager that keeps our other work off the machine, for a step that needs that only in part."""
     progress: Progress | None = None
-    """Is told of the download and the upload, in bytes."""
+    """The callback that is told of the download and the upload, in bytes."""
 
 
 def _every_item(item: WorkItem) -> bool:
@@ -78,22 +78,25 @@ class Step:
     name: StepName
     run: Callable[[Job], Publication | None]
     leaves: tuple[str, ...]
-    """The files of the stage by which to tell that the step is through; none where what it leaves is in the store."""
+    """The files of the stage by which to tell that the step is done; empty where it leaves its result in the store."""
     machine: Literal["shared", "alone", "as_it_says"]
-    """``shared``: it may run beside others, and not beside one that measures; ``alone``: it measures all the time;
-    ``as_it_says``: it asks for the machine by Job.alone while it measures."""
+    """How the step shares its machine.
+
+    ``shared``: it may run beside others, and not beside one that measures; ``alone``: it measures all the time;
+    ``as_it_says``: it asks for the machine by Job.alone while it measures.
+    """
     needs: tuple[str, ...] = ()
-    """The files of the stage that it cannot begin without."""
+    """The files of the stage that the step cannot begin without."""
     on_gpu: bool = False
-    """Whether a worker with a GPU takes it, where there is one."""
+    """Whether a worker with a GPU takes the step, where there is one."""
     is_for: Callable[[WorkItem], bool] = _every_item
-    """Which items have it."""
+    """The test for items that have the step."""
     recorded_as: RecordedStep | None = None
-    """The step that a record names where this one fails; None is its own name."""
+    """The step that a record names where this one fails; None for this one's own name."""
 
     @property
     def in_records(self) -> str:
-        """The step that a record counts this one's seconds and its failure to."""
+        """The step in whose name a record counts this one's seconds and its failure."""
         return self.recorded_as or self.name
 
     def take(self, job: Job) -> Publication | None:
@@ -118,9 +121,9 @@ class Proof:
     """What a validation found on one provider."""
 
     graphs: ValidationReport
-    """The fp32 graphs beside PyTorch."""
+    """The comparison of the fp32 graphs with PyTorch."""
     variants: VariantReport | None = None
-    """The variants beside these; None where the entry wants none, or the fp32 graphs are not right."""
+    """The comparison of the variants with fp32; None where the entry wants none, or the fp32 graphs are wrong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +140,7 @@ def export(stage: Stage, *, services: Services, whole: bool = False, progress: P
     """Download what is needed and fill a stage; what an earlier export left in it is replaced.
 
     Args:
-        whole: trace this very model, whole, whatever the cache has.
+        whole: trace this very model with all of its layers, whatever the cache has.
     """
     from onnx_fleet.source import download
 
@@ -158,7 +161,7 @@ def validate(stage: Stage, *, services: Services) -> Proof:
 
     Graphs that were not traced from this very model, whole, and are not right get a second chance that way, unless
     someone has changed them since. A variant that misses its gates is taken out of the stage, and its report says so.
-    Of fp32 graphs that are wrong the report says so: validation_report.require_passed raises.
+    Wrong fp32 graphs raise nothing here: the report tells, and validation_report.require_passed raises.
 
     Raises:
         ValidationFailed: an entry's required variant missed its gates.
@@ -194,7 +197,7 @@ def make_variants(stage: Stage, *, services: Services) -> VariantReport | None:
     """Make the variants that a proven stage's entry wants, and judge each in a process that never saw it made.
 
     Returns:
-        None where the entry wants none.
+        None where the entry wants no variants.
     Raises:
         ValidationFailed: an entry's required variant missed its gates.
     """
@@ -213,7 +216,7 @@ def make_variants(stage: Stage, *, services: Services) -> VariantReport | None:
 
 
 def without_gpu(stage: Stage, *, reason: str) -> None:
-    """Put into a stage that nothing ran on a GPU, and why."""
+    """Record in a stage that nothing ran on a GPU, and why."""
     report = ValidationReport(
         model_id=stage.item.model_id,
         version=stage.item.version,
@@ -236,7 +239,7 @@ def measure(stage: Stage, *, services: Services, provider: Provider = "cpu") -> 
 def compare(
     stage: Stage, *, services: Services, channel: str = bundle.LATEST, alone: regression.Quiet = nullcontext
 ) -> RegressionReport | None:
-    """Compare a measured stage with the version that the channel points at; None where there is no other."""
+    """Compare a measured stage with the version that the channel points at; returns None where there is no other."""
     store, work_dir, limits = services.store, services.work_dir, services.step_limits
     with profiling.timed("compare"):
         return regression.compare(stage, store=store, work_dir=work_dir, limits=limits, channel=channel, alone=alone)
@@ -339,7 +342,7 @@ STEPS: Final = (
 
 
 def steps_of(item: WorkItem) -> tuple[Step, ...]:
-    """The steps that an item goes through; none of a model that is published already."""
+    """Return the steps that an item goes through; empty for a model that is published already."""
     return tuple(step for step in STEPS if step.is_for(item)) if item.state != "unchanged" else ()
 
 
@@ -359,7 +362,10 @@ def _judge_on_gpu(stage: Stage, *, services: Services) -> VariantReport | None:
 def _in_isolation(
     function: Callable[[ProofRequest], R], stage: Stage, *, services: Services, provider: Provider, log_name: str
 ) -> R:
-    """CUDA does not survive a fork of a process that asked it for anything: there nothing is forked."""
+    """Run a function on a stage in a process of its own.
+
+    Nothing is forked for a GPU: CUDA does not survive the fork of a process that has used it.
+    """
     from onnx_fleet.source import download
 
     source_dir = download.download(stage.item.model, hub=services.hub)

@@ -1,4 +1,4 @@
-"""The folder in which runs work: each has a corner of its own, so that two at once never share a stage."""
+"""The folder in which runs work: each run has a subfolder of its own, so that two at once never share a stage."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Final
 
 KEPT_DAYS: Final = 14
-"""How long the corner of a run is kept where nobody says otherwise: stages of models that failed stand in it."""
+"""The number of days that a run's subfolder is kept by default: it holds the stages of models that failed."""
 
 
 def of_run(root: Path, label: str) -> Path:
-    """The corner of one run.
+    """Return the subfolder of one run.
 
     Args:
         label: names the run among all runs that work in the same folder.
@@ -23,7 +23,7 @@ def of_run(root: Path, label: str) -> Path:
 
 
 def prune(root: Path, *, days: int = KEPT_DAYS) -> None:
-    """Remove the corners of runs that began that many days ago, or earlier."""
+    """Remove the subfolders of runs that began this many days ago, or earlier."""
     oldest = time.time() - days * 86_400
     for folder in (root / "runs").glob("*"):
         with suppress(FileNotFoundError):  # another run removes it at this moment

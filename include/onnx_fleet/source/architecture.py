@@ -1,6 +1,6 @@
 """Which class a repo's weights are of, and which task it is exported for: the entry's word, config.json's, the Hub's.
 
-Decided from names alone, by transformers' own tables, before anything is downloaded.
+It is decided from names alone, by transformers' own tables, before anything is downloaded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from onnx_fleet.entities.tasks import TASKS, Task
 from onnx_fleet.errors import ExportUnsupported, ModelInvalid
 
 _NAMES_SHOWN = 5
-"""No message lists more classes or tasks than a person reads."""
+"""The most classes or tasks that a message lists."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,14 +28,14 @@ class Declared:
     """The first of config.json's ``architectures``."""
     model_type: str | None
     pipeline_tag: str | None
-    """The Hub's word for what the model does."""
+    """The Hub's name for what the model does."""
     own_code: bool = False
     """Whether the class is the repo's own, and transformers' tables do not speak of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decided:
-    """What is exported."""
+    """The class, model type and task of the export."""
 
     architecture: str
     model_type: str
@@ -43,7 +43,7 @@ class Decided:
 
 
 def declared(config: Mapping[str, object], *, pipeline_tag: str | None, own_code: bool) -> Declared:
-    """What a config.json says; what is no name counts as left out."""
+    """Return what a config.json says; a value that cannot be a name counts as left out."""
     architectures, model_type = config.get("architectures"), config.get("model_type")
     first = architectures[0] if isinstance(architectures, list) and architectures else None
     return Declared(
@@ -55,7 +55,7 @@ def declared(config: Mapping[str, object], *, pipeline_tag: str | None, own_code
 
 
 def decide(entry: Entry, said: Declared, *, subject: str) -> Decided:
-    """The class, its model type and the task of a model.
+    """Decide the class, its model type and the task of a model.
 
     Raises:
         ModelInvalid: nothing says which class or which model type it is.
@@ -83,14 +83,14 @@ def decide(entry: Entry, said: Declared, *, subject: str) -> Decided:
 
 
 def fitting(architecture: str, model_type: str) -> tuple[str, ...]:
-    """The tasks whose auto class loads this very class for the model type."""
+    """Return the tasks whose auto class loads this very class for the model type."""
     return tuple(
         task.name for task in TASKS.values() if architecture in _classes(task, model_type) and _serves(task, model_type)
     )
 
 
 def _as_declared(entry: Entry, said: Declared, architecture: str | None, *, subject: str) -> Decided:
-    """For a class of the repo's own: names are all there is to go by."""
+    """Decide for a class of the repo's own, by names alone."""
     if architecture is None or said.model_type is None:
         lacking = "architectures" if architecture is None else "model_type"
         raise ModelInvalid(f"{subject}: config.json has no '{lacking}'; name a revision that has")
@@ -103,7 +103,7 @@ def _as_declared(entry: Entry, said: Declared, architecture: str | None, *, subj
 
 
 def _model_type(entry: Entry, said: Declared, architecture: str | None, *, subject: str) -> str:
-    """config.json's own, unless the entry names a class of another one; that of the class where there is none."""
+    """Return config.json's model type; the class's own, where there is none or the entry names a class of another."""
     if said.model_type is not None and not entry.architecture:
         if not auto_mappings.knows_type(said.model_type):
             raise ExportUnsupported(
@@ -128,7 +128,7 @@ def _model_type(entry: Entry, said: Declared, architecture: str | None, *, subje
 
 
 def _of_model_type(entry: Entry, said: Declared, model_type: str, *, subject: str) -> Decided:
-    """The class that the task's auto class has for a model type: config.json names none."""
+    """Decide for a model type the class that the task's auto class has, where config.json names none."""
     tag = said.pipeline_tag
     task = entry.task or (tag if tag in TASKS else None)
     serving = _serving(model_type)
@@ -146,7 +146,7 @@ def _of_model_type(entry: Entry, said: Declared, model_type: str, *, subject: st
 
 
 def _task(entry: Entry, said: Declared, architecture: str, model_type: str, *, subject: str) -> str:
-    """What the entry says, else the Hub's pipeline tag where the class serves it, else what the class is for.
+    """Return the entry's task, else the Hub's pipeline tag where the class serves it, else what the class is for.
 
     Raises:
         ExportUnsupported: none of them is a task that the class serves.
@@ -166,7 +166,7 @@ def _task(entry: Entry, said: Declared, architecture: str, model_type: str, *, s
 
 
 def _class_decides(own: Task, tagged: Task, architecture: str, model_type: str) -> bool:
-    """Whether a class with a head belies the tag: the tag's task would load another class, with a head of its own.
+    """Say whether a class with a head overrules the tag: the tag's task would load a class with another head.
 
     The Hub tags Flan-T5 ``text-generation``, whose class is an encoder-decoder's. Where the tag asks for features, any
     class has them.
@@ -177,7 +177,7 @@ def _class_decides(own: Task, tagged: Task, architecture: str, model_type: str) 
 
 
 def _own(architecture: str, model_type: str) -> Task | None:
-    """The task that a class is for: of those whose auto class loads it, the one whose ending its name has."""
+    """Return the task that a class is for: of those whose auto class loads it, the one whose ending its name has."""
     named = tasks.of_architecture(architecture)
     if named is not None and architecture in named.architectures and _serves(named, model_type):
         return named
@@ -197,35 +197,35 @@ def _own(architecture: str, model_type: str) -> Task | None:
 
 
 def _is_for_another(architecture: str, model_type: str) -> bool:
-    """Whether a class is for something that is no task here: VitsModel speaks, though it is named as a bare model."""
+    """Say whether a class is for something that is no task here: VitsModel speaks, though named as a bare model."""
     heads = [name for name in fitting(architecture, model_type) if not _is_bare(TASKS[name])]
     return not heads and bool(auto_mappings.purpose(architecture))
 
 
 def _is_bare(task: Task) -> bool:
-    """Whether a task is that of a model without a head."""
+    """Say whether a task is that of a model without a head."""
     return task.auto_classes == ("AutoModel",)
 
 
 def _serving(model_type: str) -> tuple[str, ...]:
-    """The tasks that have a class for a model type, those with a head first."""
+    """Return the tasks that have a class for a model type, those with a head first."""
     found = [task for task in TASKS.values() if _serves(task, model_type)]
     return tuple(task.name for task in sorted(found, key=_is_bare))
 
 
 def _serves(task: Task, model_type: str) -> bool:
-    """Whether a task has a class for a model type, and its family one of those that it is proven for."""
+    """Say whether a task has a class for a model type, and its family one of those that it is proven for."""
     proven = not task.model_types or model_type in task.model_types
     return proven and bool(_classes(task, model_type)) and _takes(task, model_type)
 
 
 def _classes(task: Task, model_type: str) -> tuple[str, ...]:
-    """The classes that a task's auto classes have for a model type."""
+    """Return the classes that a task's auto classes have for a model type."""
     return tuple(name for auto in task.auto_classes for name in auto_mappings.loads(auto, model_type))
 
 
 def _takes(task: Task, model_type: str) -> bool:
-    """Whether what goes into a task's model is what the class says that it takes.
+    """Say whether the inputs of a task's models are what the class says that it takes.
 
     A head's auto class says as much by itself; a bare model's loads everything, and those of sound stand among the
     encoder-decoders.
@@ -242,7 +242,7 @@ def _takes(task: Task, model_type: str) -> bool:
 
 
 def _no_task(entry: Entry, said: Declared, architecture: str, model_type: str, *, subject: str) -> ExportUnsupported:
-    """What the class is for, and which tasks fit."""
+    """Make the error that says what the class is for, and which tasks fit."""
     purpose, tag = auto_mappings.purpose(architecture), said.pipeline_tag
     what = f"{architecture}{f' (which transformers has for {purpose})' if purpose else ''}"
     wanted = entry.task or (tag if tag in TASKS else None)
@@ -272,7 +272,7 @@ def _tag(said: Declared) -> str:
 
 
 def _heads(model_type: str) -> tuple[str, ...]:
-    """The classes of a model type for the tasks here, without its bare model."""
+    """Return the classes of a model type for the tasks here, without its bare model."""
     return tuple(
         dict.fromkeys(name for task in TASKS.values() if not _is_bare(task) for name in _classes(task, model_type))
     )

@@ -1,4 +1,4 @@
-"""The checkpoint: which tensor lies where in a source's safetensors files. Only their headers are read, unless asked.
+"""The checkpoint: where each tensor lies in a source's safetensors files. Only headers are read, unless asked.
 
 The format is eight bytes of the header's length, the header in JSON, and the tensors:
 https://huggingface.co/docs/safetensors/index#format
@@ -25,7 +25,7 @@ _DTYPES: Mapping[str, str] = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32", "I32": "int32",
     "U64": "uint64", "I64": "int64", "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
 }  # fmt: skip
-"""safetensors' names -> numpy's, those of ml_dtypes among them."""
+"""The names of types in numpy and ml_dtypes, by their names in safetensors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,19 +35,19 @@ class StoredTensor:
     name: str
     file: Path
     dtype: str
-    """numpy's name, or ``bfloat16``; a type that numpy has no name for keeps safetensors'."""
+    """The type's name in numpy, or ``bfloat16``; a type that numpy has no name for keeps safetensors'."""
     shape: tuple[int, ...]
     offset: int
-    """Of its first byte in the file."""
+    """The offset of the tensor's first byte in the file."""
     size_bytes: int
 
     @property
     def count(self) -> int:
-        """Of its values."""
+        """The number of values."""
         return math.prod(self.shape)
 
     def array(self) -> np.ndarray:
-        """The values, mapped from the file: pages are read when they are touched."""
+        """Return the values, of the tensor's shape and type, mapped from the file: pages are read when touched."""
         import ml_dtypes
         import numpy as np
 
@@ -59,7 +59,7 @@ class StoredTensor:
 
 
 def read(source_dir: Path) -> dict[str, StoredTensor]:
-    """Every tensor of a source's safetensors files by name; empty where its weights are not in safetensors.
+    """Return every tensor of a source's safetensors files by name; empty where its weights are not in safetensors.
 
     Those of a sentence-transformers source's modules are among them, by ``sentence_modules.<folder>.<name>``.
 
@@ -79,10 +79,10 @@ def _of_modules(source_dir: Path) -> Iterator[StoredTensor]:
 
 
 def files(source_dir: Path) -> tuple[Path, ...]:
-    """The source's weights: its one file, or the shards that its index names, in order.
+    """Return the files with the source's weights: its one file, or the shards that its index names, in order.
 
     Raises:
-        ModelInvalid: the index is not one.
+        ModelInvalid: the index cannot be read as one.
     """
     if (source_dir / WEIGHTS).exists():
         return (source_dir / WEIGHTS,)
@@ -97,7 +97,7 @@ def files(source_dir: Path) -> tuple[Path, ...]:
 
 
 def tensors_of(path: Path) -> Iterator[StoredTensor]:
-    """The tensors of one safetensors file.
+    """Iterate over the tensors of one safetensors file.
 
     Raises:
         ModelInvalid: the file is not what its header says.
@@ -131,5 +131,5 @@ def tensors_of(path: Path) -> Iterator[StoredTensor]:
 
 
 def _item_bytes(dtype: str) -> int:
-    """``float32`` and ``bfloat16`` say it; a bool takes one byte."""
+    """Return the bytes of one value, read from a type's name; a bool takes one byte."""
     return int("".join(filter(str.isdigit, dtype)) or 8) // 8

@@ -26,19 +26,19 @@ from onnx_fleet.source.repo_files import Permits, is_index, is_native, require_p
 Progress = Callable[[int, int], None]
 
 FILE_WORKERS = 4
-"""Files of one model fetched at the same time."""
+"""The number of files of one model that are fetched at the same time."""
 
 _CHUNK_BYTES = 1 << 20
 
 
 def download(model: ResolvedModel, *, hub: Hub, progress: Progress | None = None) -> Path:
-    """Have a model's needed files in the cache; what is there and right is not fetched again.
+    """Download a model's needed files into the cache; what is there and right is not fetched again.
 
     Every file is held to the size and digest that the Hub listed. A wrong one is thrown out of the cache and fetched
     again, so a cache that another program or a crash has spoiled heals.
 
     Args:
-        progress: told (done bytes, total bytes), from several threads but never two at a time.
+        progress: is told (done bytes, total bytes), from several threads but never two at a time.
     Returns:
         The snapshot folder; where the source leaves out what its class is, or another variant of the weights is wanted,
         or the model lies in a folder of the repo, a folder beside it with the same files: config.json completed, the
@@ -82,11 +82,11 @@ class _Cache:
         self.snapshot = self.folder / "snapshots" / model.commit
 
     def holds(self, file: SourceFile) -> bool:
-        """Whether something, right or wrong, is in the file's place."""
+        """Say whether something, right or wrong, is in the file's place."""
         return (self.snapshot / file.path).exists()
 
     def have(self, file: SourceFile, meter: _Meter) -> None:
-        """Have one file, and have it right."""
+        """Bring one file into the cache, and replace a wrong one."""
         attempts = self._hub.settings.download_attempts
         for attempt in range(1, attempts + 1):
             try:
@@ -103,7 +103,7 @@ class _Cache:
                 meter.restart(file)
 
     def _fault(self, file: SourceFile) -> str | None:
-        """What is wrong with a file; its bytes are read only when no marker vouches for them."""
+        """Say what is wrong with a file; its bytes are read only when no marker vouches for them."""
         path = (self.snapshot / file.path).resolve()
         stat = path.stat()
         if stat.st_size != file.size_bytes:
@@ -179,7 +179,7 @@ def _require_space(size_bytes: int, *, hub: Hub, subject: str) -> None:
 
 
 def _require_readable(model: ResolvedModel, snapshot: Path, *, subject: str) -> None:
-    """The files are what the Hub has; now they must also be a model, and ask for nothing that was not permitted.
+    """Refuse files that are not a readable model, or ask for code that was not permitted.
 
     Raises:
         ModelInvalid: a JSON file or the header of a weights file cannot be read, or an index names other files.
@@ -212,7 +212,7 @@ def _require_readable(model: ResolvedModel, snapshot: Path, *, subject: str) -> 
 
 
 def _as_loaded(model: ResolvedModel, cache: _Cache) -> Path:
-    """The folder that transformers loads the model from: the snapshot, or links to its files where that is not enough.
+    """Return the folder to load the model from: the snapshot, or links to its files where that is not enough.
 
     Everything that reads a source then sees the same: the class that was decided on, one set of weights, and the
     transformer at the root.
@@ -246,7 +246,7 @@ def _as_loaded(model: ResolvedModel, cache: _Cache) -> Path:
 
 
 def _rewritten(model: ResolvedModel, files: Mapping[str, Path], *, subject: str) -> dict[str, str]:
-    """What the files say otherwise where the snapshot's are not enough: the text of each."""
+    """Return the text of each file that must differ from the snapshot's, where that is not enough."""
     written = {}
     if model.architecture == static_embedding.ARCHITECTURE:
         written = static_embedding.texts(files, subject=subject)
@@ -263,7 +263,7 @@ def _rewritten(model: ResolvedModel, files: Mapping[str, Path], *, subject: str)
 
 
 def _digest(path: Path, kind: str, size_bytes: int) -> str:
-    """A file's digest as the Hub lists it: SHA-256 for LFS, git's blob id for any other."""
+    """Return a file's digest as the Hub lists it: SHA-256 for LFS, git's blob id for any other."""
     digest = hashlib.sha256() if kind == "sha256" else hashlib.sha1(b"blob %d\0" % size_bytes, usedforsecurity=False)
     with path.open("rb") as stream:
         while chunk := stream.read(_CHUNK_BYTES):

@@ -39,7 +39,7 @@ DEFAULT_ENDPOINT = "https://huggingface.co"
 _RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _ROUNDING_S = 1.0
-"""Rate limit headers count whole seconds."""
+"""The seconds that are added to a wait: rate limit headers count whole seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,25 +48,25 @@ class HubSettings:
 
     endpoint: str = DEFAULT_ENDPOINT
     token: str | None = field(default=None, repr=False)
-    """None asks as nobody in particular, also where huggingface_hub has a token saved."""
+    """The access token; None asks anonymously, also where huggingface_hub has a token saved."""
     cache_dir: Path | None = None
-    """None is huggingface_hub's own place."""
+    """The folder of the cache; None is huggingface_hub's own."""
     max_workers: int = 8
-    """Models resolved at the same time."""
+    """The number of models that are resolved at the same time."""
     request_timeout_s: float = 30.0
-    """For connecting, and for each wait for more bytes."""
+    """The timeout for connecting, and for each wait for more bytes."""
     retry_attempts: int = 5
-    """How often one request is sent at most."""
+    """The most times that one request is sent."""
     retry_backoff_s: float = 1.0
-    """The wait after a first failure where the Hub does not say; doubles each time."""
+    """The wait after a first failure where the Hub does not say; it doubles each time."""
     retry_wait_limit_s: float = 330.0
     """The longest that one request waits, all retries together; the Hub's rate limit window is 300 s."""
     download_attempts: int = 3
-    """How often a file is fetched whose size or digest is wrong."""
+    """The most times that a file is fetched whose size or digest is wrong."""
 
 
 class Bar:
-    """As much of tqdm as huggingface_hub and its Xet downloads use."""
+    """A progress bar with as much of tqdm as huggingface_hub and its Xet downloads use."""
 
     def __init__(self, *_: Any, total: float | None = None, **__: Any) -> None:
         self.total = total
@@ -80,10 +80,10 @@ class Bar:
         pass
 
     def update(self, n: float | None = 1) -> None:
-        """Bytes that are in the file."""
+        """Count bytes that are in the file."""
 
     def update_transfer(self, n: float | None = 1) -> None:
-        """Bytes from the network; with Xet fewer than those in the file."""
+        """Count bytes from the network; with Xet fewer than those in the file."""
 
     def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
         pass
@@ -102,9 +102,9 @@ class Hub:
     """A Hub to resolve, search and download from.
 
     Args:
-        settings: which one, and how patiently.
-        sleep: waits for so many seconds.
-        clock: seconds that only grow.
+        settings: which Hub, and how patiently it is asked.
+        sleep: waits for a number of seconds.
+        clock: returns seconds that only grow.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Hub:
 
     @contextmanager
     def calling(self, subject: str) -> Iterator[None]:
-        """Calls of huggingface_hub inside wait as they should, and fail as one of onnx_fleet.errors.
+        """Make calls of huggingface_hub inside wait as they should, and fail as one of onnx_fleet.errors.
 
         Args:
             subject: what is asked for, to begin a message with: ``acme/tiny@main``.
@@ -148,7 +148,7 @@ class Hub:
             _patience.reset(token)
 
     def fetch(self, repo_id: str, path: str, *, commit: str, bar: type[Bar] = Bar) -> Path:
-        """Have one file of a commit in the cache; what is there already is taken as it is.
+        """Bring one file of a commit into the cache; what is there already is taken as it is.
 
         Args:
             bar: counts the bytes.
@@ -208,7 +208,7 @@ class Patience:
     def _try(
         self, request: httpx2.Request, send: Callable[[], httpx2.Response], bucket: str
     ) -> tuple[httpx2.Response | None, Retryable | None]:
-        """One attempt: an answer, or a problem that may pass."""
+        """Make one attempt; returns an answer, or a problem that may pass."""
         place = f"{request.method} {request.url.copy_with(query=None)}"
         try:
             answer = send()
@@ -229,7 +229,7 @@ class Patience:
         return None, HubUnavailable(f"{place}: the Hub failed (HTTP {answer.status_code}); try again later")
 
     def _wait_for_opening(self, bucket: str) -> float:
-        """Wait until the Hub takes requests of this kind again; the seconds waited."""
+        """Wait until the Hub takes requests of this kind again; returns the seconds waited."""
         with self._lock:
             pause_s = max(0.0, self._opens_at.get(bucket, 0.0) - self._clock())
         if pause_s > self._settings.retry_wait_limit_s:
@@ -281,7 +281,7 @@ def _install_client() -> None:
 
 
 def _asked_pause_s(answer: httpx2.Response) -> float | None:
-    """How long the Hub asks to wait, where it says so."""
+    """Return how long the Hub asks to wait, in seconds; None where it does not say."""
     limit = parse_ratelimit_headers(answer.headers)
     if answer.status_code == 429 and limit is not None and limit.remaining == 0:
         return limit.reset_in_seconds + _ROUNDING_S
@@ -290,7 +290,7 @@ def _asked_pause_s(answer: httpx2.Response) -> float | None:
 
 
 def _with_subject(err: OnnxFleetError, subject: str) -> OnnxFleetError:
-    """The same error, its message beginning with what was asked for."""
+    """Return the same error, its message beginning with what was asked for."""
     message = f"{subject}: {err}"
     if isinstance(err, HubRateLimited):
         return HubRateLimited(message, retry_after_s=err.retry_after_s)
@@ -298,7 +298,7 @@ def _with_subject(err: OnnxFleetError, subject: str) -> OnnxFleetError:
 
 
 def translate(err: Exception, *, subject: str, settings: HubSettings) -> OnnxFleetError:
-    """An exception of huggingface_hub, httpx2 or the file system as one of ours."""
+    """Return an exception of huggingface_hub, httpx2 or the file system as one of ours."""
     where = f"{subject} on {settings.endpoint}"
     token_advice = "ask for access with its token" if settings.token else "give a token (HF_TOKEN) that has access"
     match err:
@@ -332,7 +332,7 @@ def translate(err: Exception, *, subject: str, settings: HubSettings) -> OnnxFle
 
 
 def _from_status(err: errors.HfHubHTTPError, *, where: str) -> OnnxFleetError:
-    """An HTTP status without one of the Hub's own error codes."""
+    """Return an HTTP status without one of the Hub's own error codes as one of our errors."""
     status = err.response.status_code
     said = f"HTTP {status}: {err.server_message or err.response.reason_phrase}"
     if status == 429:

@@ -1,4 +1,4 @@
-"""What a loaded model takes of tokens, as the model itself says: its tables before its configuration. Imports torch."""
+"""The limits of a loaded model's tokens, as the model says: its tables before its configuration. Imports torch."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _POSITION_TABLES = ("position_embeddings", "embed_positions", "wpe", "position_e
 
 
 def of(model: Any, *, further: tuple[FurtherInput, ...] = ()) -> ModelLimits:
-    """Of a transformers model that takes tokens.
+    """Return the limits of a transformers model that takes tokens.
 
     Args:
-        further: what its family says that it takes beside them.
+        further: the inputs that its family says it takes beside them.
     """
     config = model.config.get_text_config()
     takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
@@ -35,12 +35,12 @@ def of(model: Any, *, further: tuple[FurtherInput, ...] = ()) -> ModelLimits:
 
 
 def _reads_the_end(model: Any) -> bool:
-    """Whether texts have to end with its end token: encoder-decoders are made for that, and classify there."""
+    """Say whether texts must end with the end token: encoder-decoders are trained so, and classify there."""
     return bool(getattr(model.config, "is_encoder_decoder", False))
 
 
 def _max_length(model: Any) -> int | None:
-    """From the position table where there is one: RoBERTa's keeps its first rows, up to the padding's, for padding."""
+    """Return the position table's length where there is one, without RoBERTa's first rows, which are for padding."""
     seeing = tuple(f"{name}." for name, part in model.named_modules() if name and _sees_only(part))
     for name, module in model.named_modules():
         if name.startswith(seeing):
@@ -53,7 +53,7 @@ def _max_length(model: Any) -> int | None:
 
 
 def _sees_only(part: Any) -> bool:
-    """Whether a part of a model takes pixels and no text."""
+    """Say whether a part of a model takes pixels and no text."""
     modalities = tuple(getattr(part, "input_modalities", None) or ())
     sees = "image" in modalities or getattr(part, "main_input_name", None) == "pixel_values"
     return sees and "text" not in modalities

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Place = tuple[int, tuple[int, ...], tuple[int, ...]]
-"""Where a tensor's values are in memory: address, shape and strides. A part or a transpose of one is another."""
+"""The place of a tensor's values in memory: address, shape and strides. A part or a transpose has another one."""
 
 _EXACT = ("float32", "float16", "bfloat16")
-"""Types that float32 holds every value of."""
+"""The types of which float32 holds every value."""
 _AS_THEY_ARE = ("bool", "uint8", "int8", "int16", "int32", "int64")
 
 
@@ -34,24 +34,25 @@ class PlaceholderWeights:
     """A checkpoint without its bytes.
 
     Args:
-        tensors: of the checkpoint, of types for which can_stand_for holds.
+        tensors: the checkpoint's tensors, of types for which can_stand_for holds.
     """
 
     def __init__(self, tensors: Iterable[StoredTensor]) -> None:
         everything = {tensor.name: _stand_in(tensor, number) for number, tensor in enumerate(tensors, start=1)}
         self.of_modules = {name: each for name, each in everything.items() if name.startswith(f"{PREFIX}.")}
-        """As state, of the modules that a sentence-transformers source has behind its transformer."""
+        """The placeholders of the modules that a sentence-transformers source has behind its transformer, by name."""
         self.state = {name: each for name, each in everything.items() if name not in self.of_modules}
-        """Name in the checkpoint -> a tensor of zeros, or nearly; floats are float32, as they are loaded."""
+        """The placeholders by name in the checkpoint: nearly all zeros; floats are float32, as they are loaded."""
         self.names = {place(tensor): name for name, tensor in everything.items() if tensor.numel()}
-        """Where each one is -> its name in the checkpoint."""
+        """The names in the checkpoint, by the places of the placeholders."""
         self.missing: frozenset[str] = frozenset()
-        """Parameters that the checkpoint lacks and the model makes up by itself; set by whoever loads it."""
+        """The parameters that the checkpoint lacks and the model makes up by itself; set by whoever loads it."""
 
     def accounts_for(self, model: PreTrainedModel) -> bool:
-        """Whether every parameter is a tensor of the checkpoint, and none is made from several of them.
+        """Say whether every parameter is a tensor of the checkpoint, and none is made from several of them.
 
-        transformers copies the bias of a head that is tied to the embeddings: what has all its numbers is the same.
+        transformers copies the bias of a head that is tied to the embeddings: a parameter with all
+        of its numbers counts as the same.
         """
         lists = {
             name: tensor
@@ -70,20 +71,20 @@ class PlaceholderWeights:
 
 
 def place(tensor: torch.Tensor) -> Place:
-    """Where a tensor is; two that are alike in all of it are one."""
+    """Return where a tensor is in memory; two tensors with equal places are one."""
     return tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
 
 
 def can_stand_for(tensors: Mapping[str, StoredTensor]) -> bool:
-    """Whether there is a checkpoint, whose values float32 holds."""
+    """Say whether there is a checkpoint, and float32 holds its values."""
     return bool(tensors) and all(tensor.dtype in (*_EXACT, *_AS_THEY_ARE) for tensor in tensors.values())
 
 
 def write_derived(model: PreTrainedModel, tensors: Mapping[str, StoredTensor], path: Path) -> dict[Place, str]:
-    """Of a model that is loaded whole, write those weights that are not the checkpoint's tensor of their name.
+    """Write those weights of a wholly loaded model that are not the checkpoint's tensor of their name.
 
     Returns:
-        where each parameter is -> its name, in the checkpoint or, if that is another tensor, in the file.
+        The name of each parameter by its place: in the checkpoint or, if that is another tensor, in the file.
     """
     names: dict[Place, str] = {}
     derived: dict[str, torch.Tensor] = {}
@@ -99,7 +100,7 @@ def write_derived(model: PreTrainedModel, tensors: Mapping[str, StoredTensor], p
 
 
 def _same(stored: StoredTensor, loaded: np.ndarray) -> bool:
-    """Compared as bytes: NaN is NaN, and -0 is not 0."""
+    """Say whether two tensors are equal as bytes: NaN is NaN, and -0 is not 0."""
     if stored.shape != loaded.shape or stored.dtype not in (*_EXACT, *_AS_THEY_ARE):
         return False
     flat, values = stored.array().reshape(-1), np.ascontiguousarray(loaded).reshape(-1)
@@ -111,12 +112,15 @@ def _same(stored: StoredTensor, loaded: np.ndarray) -> bool:
 
 
 _PIECE = 1 << 22
-"""Values compared at once."""
+"""The number of values that are compared at once."""
 
 
 def _stand_in(tensor: StoredTensor, number: int) -> torch.Tensor:
-    """Zeros that no other tensor's are: transformers ties two that the checkpoint has if they are equal, and the next
-    checkpoint's are not. numpy's zeros come from the system untouched, and torch's are written."""
+    """Make a tensor of zeros, but for values that no other placeholder has.
+
+    transformers ties two tensors of the checkpoint if they are equal, and the next checkpoint's are not. numpy's zeros
+    come from the system untouched, while torch's are written.
+    """
     dtype = np.float32 if tensor.dtype in _EXACT else np.dtype(tensor.dtype)
     values = np.zeros(tensor.shape, dtype)
     if dtype == np.float32 and values.size:

@@ -1,4 +1,4 @@
-"""What a model's preprocessor does to images and sound: its preprocessor_config.json. Standard library only."""
+"""The settings of a model's image or sound preprocessor: its preprocessor_config.json. Standard library only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def settings(folder: Path) -> Mapping[str, Any]:
-    """A source's or a stage's preprocessor_config.json; empty where it has none."""
+    """Return a source's or a stage's preprocessor_config.json; empty where it has none."""
     path = folder / "preprocessor_config.json"
     found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return found

@@ -30,28 +30,28 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _FLOAT64_BYTES = 2 << 30
-"""Of a model's copy in double precision: an explanation must not be what a proof runs out of memory for."""
+"""The largest model, in bytes of its float64 copy: an explanation must not exhaust the memory of a proof."""
 
 TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reach:
-    """Which parameters outputs are made with, by the record that PyTorch keeps for gradients."""
+    """The parameters that each output depends on, by the record that PyTorch keeps for gradients."""
 
     graphs: Mapping[str, frozenset[str]]
-    """Output of the graphs -> the parameters' names."""
+    """The names of the parameters behind each output of the graphs."""
     own: Mapping[str, frozenset[str]]
-    """Output of the source's own forward -> the same."""
+    """The names of the parameters behind each output of the source's own forward."""
     names: Mapping[str, frozenset[str]]
-    """Every parameter's name -> all of its names: tied ones have several."""
+    """All names of each parameter, by each of its names: tied ones have several."""
 
     def unloaded(self, loaded: Iterable[str], made: Iterable[str]) -> frozenset[str]:
-        """Parameters that nothing was loaded into.
+        """Return the parameters that nothing was loaded into.
 
         Args:
-            loaded: names that a tensor of the checkpoint was loaded into.
-            made: parts of the names of those that others are turned into.
+            loaded: the names that a tensor of the checkpoint was loaded into.
+            made: parts of the names of parameters that transformers makes of other tensors.
         """
         there, parts = set(loaded), tuple(made)
         return frozenset(
@@ -62,7 +62,7 @@ class Reach:
 
 
 class Reference:
-    """PyTorch eager on one model. Make it with load."""
+    """The outputs of PyTorch eager on one model. Make it with load."""
 
     def __init__(
         self,
@@ -80,17 +80,17 @@ class Reference:
         self._graph_modules = graph_modules
         self._further = further
         self.parameters = frozenset(inspect.signature(model.forward).parameters)
-        """The names that the source model takes."""
+        """The names of the inputs that the source model takes."""
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """What a model of text takes; a graph has to take as much. Masks of images and of sound are others."""
+        """The inputs of a model of text, all of which its graphs must take; masks of images and sound are left out."""
         tokens = (name for name in TOKEN_INPUTS if {name, "input_ids"} <= self.parameters)
         return (*tokens, *(each.name for each in self._further))
 
     @property
     def answer(self) -> str | None:
-        """The output that a sentence-transformers source's own modules give; None of any other source."""
+        """The output of a sentence-transformers source's own modules; None of any other source."""
         from onnx_fleet.source.families import chain  # imports torch
 
         modules = chain.of(self.model)
@@ -98,7 +98,7 @@ class Reference:
 
     @cached_property
     def limits(self) -> ModelLimits:
-        """Of a model that takes tokens."""
+        """The limits of a model that takes tokens."""
         from onnx_fleet.source import model_limits
 
         return model_limits.of(self.model, further=self._further)
@@ -113,7 +113,7 @@ class Reference:
         return {name: tensor.detach().cpu().numpy() for name, tensor in known.items()}
 
     def __call__(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The whole model's outputs by name. Feeds that it does not take are left out.
+        """Return the whole model's outputs by name. Feeds that it does not take are left out.
 
         Raises:
             ValidationFailed: PyTorch itself cannot run them.
@@ -121,13 +121,13 @@ class Reference:
         return self._run(self._whole, self._taken(feeds))
 
     def in_float64(self, feeds: Mapping[str, np.ndarray], *, role: str | None = None) -> dict[str, np.ndarray]:
-        """The same in double precision, to see who is off; empty for a model that is too large for it, or cannot.
+        """Return the outputs in double precision, to see who is off; empty where the model is too large, or fails.
 
         Some models compute parts of themselves in float32 whatever their weights are: it is the best word there is,
         not the last one.
 
         Args:
-            role: of one graph whose work alone is wanted; None for the whole model.
+            role: the graph whose work alone is wanted; None for the whole model.
         """
         if sum(tensor.nbytes for tensor in self._whole.parameters()) > _FLOAT64_BYTES // 2:
             return {}
@@ -140,8 +140,10 @@ class Reference:
             return {}
 
     def _taken(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """What it takes of feeds. Types of tokens that are all one are left out, as tokenizers do: GPT-2 would add a
-        word's vector for them."""
+        """Return the feeds that the model takes.
+
+        Token types that are all one are left out, as tokenizers do: GPT-2 would add a word's vector for them.
+        """
         typed = "input_ids" not in self.parameters or self.limits.token_types > 1
         return {
             name: array
@@ -150,7 +152,7 @@ class Reference:
         }
 
     def reach(self, feeds: Mapping[str, np.ndarray]) -> Reach:
-        """What its outputs are made with. Nothing is differentiated: the record of a forward pass is read.
+        """Return the parameters that the outputs depend on. Nothing is differentiated: a forward pass's record is read.
 
         Raises:
             ValidationFailed: PyTorch keeps no such record of this model.
@@ -176,10 +178,10 @@ class Reference:
         )
 
     def with_noise(self, names: Iterable[str], feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The outputs of the same model with some of its parameters far from what they are.
+        """Return the outputs of the same model with some of its parameters far from what they are.
 
         Args:
-            names: of parameters.
+            names: the names of these parameters.
         """
         import torch
 
@@ -199,7 +201,7 @@ class Reference:
                     parameter.copy_(before[name])
 
     def graph(self, role: str, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The work of one graph alone in PyTorch eager, its inputs and outputs by the contract's names: to time it.
+        """Run one graph's work alone in PyTorch eager, its inputs and outputs by the contract's names, to time it.
 
         Raises:
             ValidationFailed: PyTorch itself cannot run them.
@@ -207,9 +209,7 @@ class Reference:
         return self._run(self._graph_modules[role], feeds)
 
     def bind(self, role: str, feeds: Mapping[str, np.ndarray]) -> Callable[[], None]:
-        """As graph, with inputs that are on the device already, and outputs that stay there: it returns when they are
-        complete.
-        """
+        """Return a run of one graph's work, with inputs and outputs on the device, that ends when they are complete."""
         import torch
 
         module, tensors = self._graph_modules[role], self._tensors(feeds)
@@ -224,12 +224,12 @@ class Reference:
         return call
 
     def generate(self, feeds: Mapping[str, np.ndarray], **settings: Any) -> np.ndarray:
-        """transformers' own generate with these settings alone: int64 [rows, tokens], prompt or start token first.
+        """Run transformers' own generate with these settings alone: int64 [rows, tokens], prompt or start token first.
 
         The source's generation_config would add its own (forced tokens, penalties), and Whisper's class its own loop.
 
         Args:
-            settings: of transformers' GenerationConfig.
+            settings: the settings of transformers' GenerationConfig.
         """
         import torch
         from transformers import GenerationConfig, GenerationMixin
@@ -262,13 +262,13 @@ class Reference:
 
 
 def load(item: WorkItem, *, source_dir: Path, device: str = "cpu") -> Reference:
-    """The source model in float32, in evaluation mode, with eager attention, and the outputs of its task and recipe.
+    """Load the source model in float32, in evaluation mode, with eager attention, and its task's and recipe's outputs.
 
     Remote code and pickle weights are loaded only for the commit that the entry names.
 
     Args:
         source_dir: the files of the source at the item's commit.
-        device: torch's name of it.
+        device: torch's name of the device.
     Raises:
         ModelInvalid: the weights cannot be read, or lack what the task needs.
         ExportUnsupported: transformers has no such model for the task.
@@ -279,7 +279,7 @@ def load(item: WorkItem, *, source_dir: Path, device: str = "cpu") -> Reference:
 
 
 def of(item: WorkItem, model: PreTrainedModel, *, device: str = "cpu") -> Reference:
-    """A model that is loaded already, with the outputs of the item's task and recipe."""
+    """Return the reference of a model that is loaded already, with the outputs of the item's task and recipe."""
     family = families.family(item.family)
     whole = family.whole(item, model)
     modules = {spec.role: spec.module for spec in family.graphs(item, model)}
@@ -288,14 +288,14 @@ def of(item: WorkItem, model: PreTrainedModel, *, device: str = "cpu") -> Refere
 
 
 class Load(Protocol):
-    """What loads a reference."""
+    """The type of a function that loads a reference."""
 
     def __call__(self, item: WorkItem, *, source_dir: Path) -> Reference:
-        """The source's model, from its files."""
+        """Load the source's model from its files."""
 
 
 def _behind(output: Any) -> set[int]:
-    """The identities of the parameters that an output, or one of several in it, is made with."""
+    """Return the identities of the parameters that an output, or one of several in it, depends on."""
     import torch
 
     if isinstance(output, Mapping):
@@ -318,7 +318,7 @@ def _behind(output: Any) -> set[int]:
 
 
 def _forbid_tf32() -> None:
-    """onnxruntime computes in float32 here too: one side alone in TF32 is another computation, and a faster one."""
+    """Turn TF32 off, as it is off in onnxruntime here: one side alone in TF32 is another computation, and faster."""
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -343,7 +343,7 @@ def _on(tensors: Mapping[str, Any]) -> str:
 
 
 def threads(count: int) -> AbstractContextManager[None]:
-    """PyTorch's intra-op threads, for the length of a with block: they are the process's, not a model's."""
+    """Set PyTorch's intra-op threads for the length of a with block: they are the process's, not a model's."""
     return _threads(count)
 
 
@@ -360,6 +360,6 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def longest(stage_dir: Path, reference: Reference, *, bound: int = text_inputs.LENGTH_BOUND) -> int | None:
-    """The most tokens that may be fed; None for a model that takes none."""
+    """Return the most tokens that may be fed; None for a model that takes none."""
     takes_tokens = "input_ids" in reference.parameters
     return text_inputs.token_space(stage_dir, reference.limits, bound=bound).max_length if takes_tokens else None

@@ -44,25 +44,25 @@ _ROOT_FILES = (
 _CHAT_TEMPLATES = "additional_chat_templates/*.jinja"
 
 _OF_OWN_CODE = ("vocab*.txt", "vocab*.json")
-"""What a tokenizer of a repo's own code commonly reads, beside the names that its code spells out."""
+"""The files that a tokenizer of a repo's own code commonly reads, beside the names that its code spells out."""
 
 NOTHING_PUBLISHED = (
     f"the entry says tokenizer: as-published, and the repo has no {vocabulary.TOKENIZER_JSON} that could be taken so;"
     " leave the option out"
 )
 _PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
-"""Any one of them tells how to turn an image or a sound into numbers."""
+"""The files of which any one tells how to turn an image or a sound into numbers."""
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".pickle")
 _VARIANT = re.compile(r"model\.(?P<file>[\w-]+)\.safetensors|model\.safetensors\.index\.(?P<index>[\w-]+)\.json")
 _PART = re.compile(r"-\d+-of-\d+$")
-"""What is behind the name of one file of several: their index says which are the model's."""
+"""The ending of the name of one file of several: their index says which are the model's."""
 
 _SMALLEST_MODEL_BYTES = 1024
-"""A pointer of Git LFS has 130 bytes, and the smallest model that anybody trained some thousands."""
+"""The size below which weights are a stub: a Git LFS pointer has 130 bytes, the smallest model some thousands."""
 
 _SHOWN = 5
-"""No message lists all files of a large model."""
+"""The most files that a message lists."""
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -73,13 +73,13 @@ class Permits:
     """What an entry allows at the commit that it was resolved to."""
 
     commit: str
-    """40 hex digits; a permit is written down as this, so that it ends with the next commit."""
+    """The commit, 40 hex digits; a permit names it, so that it ends with the next commit."""
     pickle: bool = False
     remote_code: bool = False
 
 
 def require_safe_paths(paths: Iterable[str], *, subject: str) -> None:
-    """Hold file names from the Hub to the folder meant for them.
+    """Refuse file names from the Hub that leave the folder meant for them.
 
     Raises:
         UnsafeModel: a name is absolute, climbs, has a drive, a backslash, a control character or an empty part.
@@ -106,14 +106,14 @@ def needed(
     made: Collection[str] = (),
     vocabularies: Iterable[str] = (),
 ) -> tuple[str, ...]:
-    """The paths that an export downloads, sorted: configuration, tokenizer, one set of weights, licence, card.
+    """Return the paths that an export downloads, sorted: configuration, tokenizer, one set of weights, licence, card.
 
     Args:
-        paths: of the repo's files, as they stand in what is loaded.
-        read: gives a JSON file of the repo; asked for the index of a model in several files, which names them.
-        variant: of the weights, as transformers has it: ``fp16``.
-        modules: that a sentence-transformers source has behind its transformer; their folders come with it.
-        made: files that are written where the repo lacks them.
+        paths: the paths of the repo's files, as they stand in what is loaded.
+        read: returns a JSON file of the repo; asked for the index of a model in several files, which names them.
+        variant: the variant of the weights, as transformers has it: ``fp16``.
+        modules: the modules that a sentence-transformers source has behind its transformer, whose folders are needed.
+        made: the files that are written where the repo lacks them.
         vocabularies: the names of files that the repo's own tokenizer reads.
     Raises:
         ModelInvalid: config.json, the weights or a file that their index names is missing.
@@ -135,41 +135,41 @@ def needed(
 
 
 def has_weights(paths: Collection[str]) -> bool:
-    """Whether a set of weights that transformers loads lies at the root, of whichever variant, pickle or not."""
+    """Say whether a set of weights that transformers loads lies at the root, of whichever variant, pickle or not."""
     return bool({WEIGHTS, WEIGHTS_INDEX, PICKLE, PICKLE_INDEX} & set(paths)) or bool(variants(paths))
 
 
 def variants(paths: Iterable[str]) -> tuple[str, ...]:
-    """The variants of the weights that are there beside, or in place of, the plain ones: ``fp16``."""
+    """Return the variants of the weights beside, or in place of, the plain ones: ``fp16``."""
     found = {match["file"] or match["index"] for path in paths if (match := _VARIANT.fullmatch(path))}
     return tuple(sorted(name for name in found if name and not _PART.search(name)))
 
 
 def of_variant(name: str, variant: str | None) -> str:
-    """A weights file's name for a variant, as transformers has it: ``model.safetensors.index.fp16.json``."""
+    """Return a weights file's name for a variant, as transformers has it: ``model.safetensors.index.fp16.json``."""
     stem, _, suffix = name.rpartition(".")
     return f"{stem}.{variant}.{suffix}" if variant else name
 
 
 def without_variant(path: str, variant: str | None) -> str:
-    """The plain name of a file of some variant's weights; any other stays as it is."""
+    """Return the plain name of a file of some variant's weights; any other stays as it is."""
     plain = {of_variant(name, variant): name for name in (WEIGHTS, WEIGHTS_INDEX, PICKLE, PICKLE_INDEX)}
     return plain.get(path, path)
 
 
 def is_index(path: str) -> bool:
-    """Whether a file names the files of a model in several files."""
+    """Say whether a file names the files of a model in several files."""
     return ".index." in path and path.endswith(".json")
 
 
 def weights_beside(index: str, paths: Iterable[str]) -> dict[str, str]:
-    """A weight map of every file that an index may name, for whoever has only what was downloaded by it."""
+    """Return a weight map of every file that an index may name, for whoever has only the files that it selected."""
     suffix = ".safetensors" if ".safetensors." in index else ".bin"
     return {path: path for path in paths if "/" not in path and path.endswith(suffix)}
 
 
 def _weights(paths: set[str], *, permits: Permits, read: Read, variant: str | None, subject: str) -> set[str]:
-    """One whole set of weights, chosen as transformers chooses: a file, else an index, else pickle where permitted."""
+    """Return one set of weights, chosen as transformers chooses: a file, else an index, else pickle where permitted."""
     root = {path for path in paths if "/" not in path}
     if of_variant(WEIGHTS, variant) in root:
         return {of_variant(WEIGHTS, variant)}
@@ -201,10 +201,10 @@ def _weights(paths: set[str], *, permits: Permits, read: Read, variant: str | No
 
 
 def _indexed(index: str, paths: set[str], *, suffix: str, read: Read, subject: str) -> set[str]:
-    """The index and the files that it names, whatever they are called; others that lie beside them are not the model's.
+    """Return the index and the files that it names, whatever their names; others beside them are not the model's.
 
     Args:
-        suffix: that each of them has to have: another is opened in another way.
+        suffix: the ending that each file must have: another is opened in another way.
     """
     weight_map = read(index).get("weight_map")
     names = list(weight_map.values()) if isinstance(weight_map, dict) else []
@@ -235,11 +235,11 @@ def require_inputs(
     tokenizer: TokenizerForm = "exact",
     reader: TokenizerClass | None = None,
 ) -> None:
-    """A model that nothing can feed is not worth its download.
+    """Refuse a model that nothing can feed: it is not worth its download.
 
     Args:
-        tokenizer: what the entry says of it.
-        reader: the tokenizer class that reads the repo's files; None of one that is not known.
+        tokenizer: what the entry says of the tokenizer.
+        reader: the tokenizer class that reads the repo's files; None where it is not known.
     Raises:
         ModelInvalid: the task takes text and the repo has no tokenizer, or images or sound and it has no preprocessor.
     """
@@ -256,10 +256,10 @@ def require_inputs(
 
 
 def require_more_than_a_stub(sizes: Mapping[str, int], *, architecture: str, subject: str) -> None:
-    """A pointer of Git LFS that was committed as the file itself looks like weights until it is read.
+    """Refuse weights that are a stub: a committed Git LFS pointer looks like weights until it is read.
 
     Args:
-        sizes: of the files that an export downloads, in bytes.
+        sizes: the sizes of the files that an export downloads, in bytes.
     Raises:
         ModelInvalid: all weights together are smaller than any model.
     """
@@ -275,7 +275,7 @@ def require_more_than_a_stub(sizes: Mapping[str, int], *, architecture: str, sub
 
 
 def without_tokenizer(*, task: Task, reader: TokenizerClass | None) -> str:
-    """What is to be said of a repo whose files turn no text into ids."""
+    """Say what is missing in a repo whose files turn no text into ids."""
     reads = f"{', '.join(reader.files)}, which {reader.name} reads" if reader else "the files that tokenizers have"
     return (
         f"no tokenizer: none of {reads}; {task.name} takes text: name a revision that has one, or publish the model"
@@ -284,7 +284,7 @@ def without_tokenizer(*, task: Task, reader: TokenizerClass | None) -> str:
 
 
 def require_pinned_code(auto_map: Mapping[str, object], *, permits: Permits, subject: str) -> None:
-    """Code comes from the commit that was trusted, or not at all.
+    """Refuse code that does not come from the commit that was trusted.
 
     Args:
         auto_map: config.json's or tokenizer_config.json's: class -> where its code is, ``[repo--]module.Class``.
@@ -307,7 +307,7 @@ def require_pinned_code(auto_map: Mapping[str, object], *, permits: Permits, sub
 
 
 def is_native(auto_map: Mapping[str, object], *, architecture: str, model_type: str) -> bool:
-    """Whether transformers has the class itself that a repo brings code for: then that is used, and no code is run.
+    """Say whether transformers has the class itself that a repo brings code for: then that is used, and no code is run.
 
     The class has to have the same name: Jina's BERT says ``model_type: bert`` and is another model.
     """
@@ -316,7 +316,7 @@ def is_native(auto_map: Mapping[str, object], *, architecture: str, model_type: 
 
 
 def _places(values: Iterable[object]) -> Iterable[str]:
-    """An auto_map's value is a name, or a list of names and nulls (slow and fast tokenizer)."""
+    """Iterate over the names in auto_map values: a name, or a list of names and nulls (slow and fast tokenizer)."""
     for value in values:
         if isinstance(value, str):
             yield value

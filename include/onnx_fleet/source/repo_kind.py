@@ -1,6 +1,6 @@
-"""What a repo is, where it is no model that transformers loads by itself: said by name, before a weight is downloaded.
+"""The kind of a repo that transformers does not load by itself: told by name, before a weight is downloaded.
 
-Judged from the file list, the model card and config.json. What is said is what the repo is and what to do instead.
+It is judged from the file list, the model card and config.json. Messages say what the repo is and what to do instead.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from onnx_fleet.conventions import auto_mappings
 from onnx_fleet.errors import ExportUnsupported, ModelInvalid
 
 Read = Callable[[str], Mapping[str, object]]
-"""A JSON file of the repo by its path."""
+"""The function that reads a JSON file of the repo by its path."""
 
 _SHOWN = 3
 
@@ -24,7 +24,7 @@ class _Format:
     """Another way to keep a model."""
 
     files: tuple[str, ...]
-    """Patterns of paths; one of them is enough."""
+    """The patterns of paths; one of them is enough."""
     what: str
     advice: str
 
@@ -56,7 +56,7 @@ _FORMATS = (
     _Format(files=("meta.json",), what="a spaCy pipeline", advice="serve it with spaCy"),
 )
 _QUANTISED = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
-"""What the packages that quantise leave beside the weights, where config.json does not say it."""
+"""The files that quantising packages leave beside the weights, where config.json does not say it."""
 
 
 def require_transformers(
@@ -73,9 +73,9 @@ def require_transformers(
     Folders of sentence-transformers that have no config.json at their root are for others to judge.
 
     Args:
-        base_models: what the model card says that this one was made from.
+        base_models: the models that the card says this one was made from.
         has_weights: whether a set of weights that transformers loads lies at the root.
-        library: what the Hub says that loads it.
+        library: the library that loads it, as the Hub says.
     Raises:
         ExportUnsupported: it is an adapter, a diffusion pipeline, quantised, or in another format.
         ModelInvalid: it has no weights, or no config.json.
@@ -141,7 +141,7 @@ def require_packages(config: Mapping[str, object], *, model_type: str, subject: 
 
 
 def may_need_packages(model_type: str) -> bool:
-    """Whether a model type's config.json has to be read to know that nothing is missing for it."""
+    """Say whether a model type's config.json has to be read to know that no package is missing for it."""
     return importlib.util.find_spec("timm") is None and auto_mappings.mentions(model_type, "timm")
 
 
@@ -161,7 +161,7 @@ def require_no_timm_repo(config: Mapping[str, object], *, subject: str) -> None:
 
 
 def _adapter(config: Mapping[str, object]) -> str:
-    """What an adapter is of, and what to do with it."""
+    """Say which model an adapter is for, and what to do with it."""
     kind, base, revision = (config.get(key) for key in ("peft_type", "base_model_name_or_path", "revision"))
     at = f"@{revision}" if isinstance(revision, str) and revision else ""
     of = f"{base}{at}" if isinstance(base, str) and base else "a base model that adapter_config.json does not name"
@@ -183,7 +183,7 @@ def _base(base_models: Sequence[str]) -> str:
 
 
 def _settings(config: Mapping[str, object], names: Collection[str]) -> Iterator[Mapping[str, object]]:
-    """Sections of a configuration by name, those of its parts included."""
+    """Iterate over sections of a configuration by name, those of its parts included."""
     for key, value in config.items():
         if isinstance(value, dict):
             if key in names:
@@ -193,7 +193,7 @@ def _settings(config: Mapping[str, object], names: Collection[str]) -> Iterator[
 
 
 def _timm_backbone(config: Mapping[str, object], model_type: str) -> str | None:
-    """The part of a model that timm makes; None where there is none."""
+    """Return the part of a model that timm makes; None where there is none."""
     if _is_of_timm(model_type):
         return "class"
     for key, value in config.items():

@@ -53,7 +53,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 _PLAIN_TYPES = frozenset({"F64", "F32", "F16", "BF16", "I64", "BOOL"})
-"""Of tensors, as the Hub counts them, that nobody packs other weights into."""
+"""The tensor types, as the Hub counts them, that nobody packs other weights into."""
 
 
 OnDone = Callable[[Entry, ResolvedModel | OnnxFleetError], None]
@@ -135,25 +135,25 @@ class _Repo:
     permits: Permits
     files: tuple[SourceFile, ...]
     modules: tuple[SentenceModule, ...]
-    """Of a sentence-transformers source; none of any other."""
+    """The modules of a sentence-transformers source; none of any other."""
     places: Mapping[str, str]
-    """Where a file stands in what is loaded -> its path in the repo."""
+    """The path in the repo of each file, by where it stands in what is loaded."""
     subject: str
     """The repo and its commit, for people."""
     was_read: dict[str, Mapping[str, object]] = field(default_factory=dict)
 
     @property
     def folder(self) -> str:
-        """Where in the repo its model lies: empty for the root."""
+        """The folder of the repo that its model lies in: empty for the root."""
         return self.modules[0].path if self.modules else ""
 
     @property
     def is_static(self) -> bool:
-        """Whether the model is a table of vectors, and none of transformers."""
+        """Whether the model is a table of vectors, and not a model of transformers."""
         return bool(self.modules) and self.modules[0].is_own and self.modules[0].kind == sentence_modules.STATIC
 
     def fetch(self, path: str) -> Path:
-        """A file by where it stands, downloaded.
+        """Download a file, by where it stands.
 
         Raises:
             HubUnavailable, HubRateLimited, ModelNotFound, ModelGated: see Hub.calling.
@@ -161,10 +161,10 @@ class _Repo:
         return self.hub.fetch(self.info.id, self.places.get(path, path), commit=self.permits.commit)
 
     def read(self, path: str) -> Mapping[str, object]:
-        """A JSON object by where its file stands; each is downloaded once.
+        """Read a JSON object, by where its file stands; each is downloaded once.
 
         Raises:
-            ModelInvalid: it is none.
+            ModelInvalid: the file is not a JSON object.
         """
         if path not in self.was_read:
             self.was_read[path] = jsonio.read_object(self.fetch(path), subject=self.subject)
@@ -172,7 +172,7 @@ class _Repo:
 
 
 def _found(entry: Entry, *, hub: Hub) -> _Repo:
-    """The repo at the entry's revision, with its files' names checked and its modules read.
+    """Find the repo at the entry's revision, check its files' names and read its modules.
 
     Raises:
         ModelNotFound, ModelGated, HubUnavailable, HubRateLimited: see Hub.calling.
@@ -204,7 +204,7 @@ def _found(entry: Entry, *, hub: Hub) -> _Repo:
 
 
 def _decided(entry: Entry, config: Mapping[str, object], repo: _Repo) -> Decided:
-    """The class and the task, from an architecture that can be loaded here.
+    """Decide the class and the task, of an architecture that can be loaded here.
 
     Raises:
         UnsafeModel: the class is code of the repo's that is not permitted.
@@ -230,7 +230,8 @@ def _decided(entry: Entry, config: Mapping[str, object], repo: _Repo) -> Decided
 
 
 def _require_size(model: ResolvedModel, *, subject: str) -> None:
-    """
+    """Refuse a model whose weights are a stub, or which is larger than its entry allows.
+
     Raises:
         ModelInvalid: the weights are a stub.
         ModelTooLarge: there is more to download than the entry allows.
@@ -253,7 +254,7 @@ def resolve_all(
     """Resolve many entries at once; one that fails becomes a refusal and stops none of the others.
 
     Args:
-        on_done: told of each entry as it is done, in no particular order, from the calling thread.
+        on_done: is told of each entry as it is done, in no particular order, from the calling thread.
     Returns:
         The models and the refusals, each in the entries' order.
     Raises:
@@ -275,7 +276,7 @@ def resolve_all(
 
 
 def search(discover: Discover, *, hub: Hub) -> tuple[str, ...]:
-    """The repo ids that a catalogue's search finds now, in the Hub's order, at most ``discover.limit``.
+    """Return the repo ids that a catalogue's search finds now, in the Hub's order, at most ``discover.limit``.
 
     Raises:
         HubUnavailable, HubRateLimited, ModelGated: see Hub.calling.
@@ -305,7 +306,7 @@ def search(discover: Discover, *, hub: Hub) -> tuple[str, ...]:
 def _outcomes(
     entries: Sequence[Entry], *, hub: Hub, on_done: OnDone | None
 ) -> tuple[ResolvedModel | OnnxFleetError, ...]:
-    """What becomes of each entry, in the entries' order."""
+    """Return what becomes of each entry, in the entries' order."""
     with ThreadPoolExecutor(hub.settings.max_workers, thread_name_prefix="hub-resolve") as pool:
         entry_of = {pool.submit(_outcome, entry, hub): entry for entry in entries}
         try:
@@ -326,7 +327,7 @@ def _outcome(entry: Entry, hub: Hub) -> ResolvedModel | OnnxFleetError:
 
 
 def _listed(info: ModelInfo, *, subject: str) -> tuple[SourceFile, ...]:
-    """The repo's files, names checked before anything is done with them.
+    """Return the repo's files; names are checked before anything is done with them.
 
     Raises:
         UnsafeModel: a name leaves its folder.
@@ -349,14 +350,15 @@ def _listed(info: ModelInfo, *, subject: str) -> tuple[SourceFile, ...]:
 
 
 def _licence(info: ModelInfo) -> str | None:
-    """What the model card says; the Hub's own tag where it says nothing."""
+    """Return the licence that the model card names; the Hub's own tag where it names none."""
     if info.card_data is not None and isinstance(info.card_data.license, str):
         return info.card_data.license
     return next((tag.partition(":")[2] for tag in info.tags or () if tag.startswith("license:")), None)
 
 
 def _require_licence(licence: str | None, entry: Entry, *, subject: str) -> None:
-    """
+    """Refuse a licence that is not among the entry's.
+
     Raises:
         LicenceRefused: the entry allows others only.
     """
@@ -371,10 +373,10 @@ def _require_licence(licence: str | None, entry: Entry, *, subject: str) -> None
 
 
 def _require_access(info: ModelInfo, *, hub: Hub, subject: str) -> None:
-    """A gated repo lists its files to everyone, and serves them to those who accepted its terms.
+    """Refuse a gated repo whose terms we did not accept: it lists its files to everyone, and serves them to others.
 
     Raises:
-        ModelGated: to others than us.
+        ModelGated: the token has no access.
     """
     if not info.gated:
         return
@@ -387,13 +389,13 @@ def _require_access(info: ModelInfo, *, hub: Hub, subject: str) -> None:
 
 
 def _base_models(info: ModelInfo) -> tuple[str, ...]:
-    """What the model card says that this model was made from."""
+    """Return the models that the model card says this one was made from."""
     said = info.card_data.base_model if info.card_data is not None else None
     return (said,) if isinstance(said, str) else tuple(said or ())
 
 
 def _config(repo: _Repo) -> Mapping[str, object]:
-    """config.json as far as resolving needs it: the Hub's excerpt, or the whole file where that may not be enough."""
+    """Return config.json as far as resolving needs it: the Hub's excerpt, or the whole file where that may not do."""
     if repo.is_static and "config.json" not in repo.places:
         return {}
     info = repo.info
@@ -414,7 +416,7 @@ def _config(repo: _Repo) -> Mapping[str, object]:
 
 
 def _completed(config: Mapping[str, object], decided: Decided, entry: Entry) -> tuple[str, ...]:
-    """The keys that config.json lacks, or that the entry overrides."""
+    """Return the keys that config.json lacks, or that the entry overrides."""
     changes = model_config.completion(
         config,
         architecture=decided.architecture,
@@ -425,10 +427,10 @@ def _completed(config: Mapping[str, object], decided: Decided, entry: Entry) -> 
 
 
 def _brings_code(config: Mapping[str, object], *, entry: Entry, permits: Permits, subject: str) -> bool:
-    """Whether the model's class is code of the repo's, which then has to be permitted.
+    """Say whether the model's class is code of the repo's, which then has to be permitted.
 
     Raises:
-        UnsafeModel: it is not.
+        UnsafeModel: it is not permitted.
     """
     auto_map, names, model_type = (config.get(key) for key in ("auto_map", "architectures", "model_type"))
     if not isinstance(auto_map, dict) or not auto_map or entry.architecture:
@@ -441,12 +443,12 @@ def _brings_code(config: Mapping[str, object], *, entry: Entry, permits: Permits
 
 
 def _tokenizer_settings(repo: _Repo) -> Mapping[str, object]:
-    """What tokenizer_config.json says; nothing where there is none."""
+    """Return what tokenizer_config.json says; empty where there is none."""
     return repo.read(_TOKENIZER_CONFIG) if _TOKENIZER_CONFIG in repo.places else {}
 
 
 def _reader(decided: Decided, repo: _Repo, wanted: Collection[str]) -> TokenizerClass | None:
-    """The class of transformers that reads the repo's vocabulary; None where nothing has to."""
+    """Return the class of transformers that reads the repo's vocabulary; None where nothing has to."""
     if "text" not in TASKS[decided.task].takes or vocabulary.TOKENIZER_JSON in wanted:
         return None
     named = _tokenizer_settings(repo).get("tokenizer_class")
@@ -454,7 +456,7 @@ def _reader(decided: Decided, repo: _Repo, wanted: Collection[str]) -> Tokenizer
 
 
 def _reader_of_code(repo: _Repo) -> TokenizerClass | None:
-    """The tokenizer class of a trusted repo's own code; None where transformers' classes read the repo's files."""
+    """Return the tokenizer class of a trusted repo's code; None where transformers' classes read the repo's files."""
     auto_map = _tokenizer_settings(repo).get("auto_map")
     places = auto_map.get("AutoTokenizer") if isinstance(auto_map, dict) else auto_map
     place = next((each for each in (places if isinstance(places, list) else [places]) if isinstance(each, str)), "")

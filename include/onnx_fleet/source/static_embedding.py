@@ -19,32 +19,32 @@ from onnx_fleet.source import checkpoint
 from onnx_fleet.source.architecture import Decided
 
 ARCHITECTURE = sentence_modules.STATIC
-"""The class's name in sentence-transformers; config.json gets it, whatever it said."""
+"""The class's name in sentence-transformers, which config.json gets in any case."""
 MODEL_TYPE = "static-embedding"
 TASKS = ("sentence-similarity", "feature-extraction")
 TABLES = ("embedding.weight", "embeddings")
-"""The name of the table in the checkpoint: as sentence-transformers saves it, and as model2vec does."""
+"""The names of the table in the checkpoint: as sentence-transformers saves it, and as model2vec does."""
 COMPLETED = ("architectures", "hidden_size", "model_type", "table", "vocab_size")
-"""Keys that config.json gets."""
+"""The keys that config.json gets."""
 
 CONFIG, TOKENIZER, TOKENIZER_CONFIG, _WEIGHTS = (
     "config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors",
 )  # fmt: skip
 _PADDING, _UNKNOWN = ("[PAD]", "<pad>", "<|endoftext|>"), ("[UNK]", "<unk>")
 _NO_LIMIT = 1_000_000
-"""Tokens of a text where nothing cuts it: every consumer takes the number, and none reaches it."""
+"""The number of tokens of a text that nothing cuts: every consumer takes the number, and none reaches it."""
 
 
 def made(paths: Collection[str]) -> tuple[str, ...]:
-    """The files that the repo lacks and that are written in their place."""
+    """Return the files that the repo lacks and that are written in their place."""
     return tuple(path for path in (CONFIG, TOKENIZER_CONFIG) if path not in paths)
 
 
 def decide(entry: Entry, *, tag: str | None, subject: str) -> Decided:
-    """The class, its model type and its task.
+    """Decide the class, its model type and its task.
 
     Args:
-        tag: the Hub's word for what the model does.
+        tag: the Hub's name for what the model does.
     Raises:
         ExportUnsupported: the entry asks for another task than an embedding.
     """
@@ -59,13 +59,13 @@ def decide(entry: Entry, *, tag: str | None, subject: str) -> Decided:
 
 
 def texts(files: Mapping[str, Path], *, subject: str) -> dict[str, str]:
-    """The files that are written where the repo's own are not enough: the text of each.
+    """Return the text of each file that is written where the repo's own are not enough.
 
     The class adds no special tokens and pads nothing, whatever tokenizer.json says. Consumers do as that file says, so
     it has to say so.
 
     Args:
-        files: of the repo, by where they stand in what is loaded.
+        files: the repo's files, by where they stand in what is loaded.
     Raises:
         ModelInvalid: the table or the tokenizer cannot be read.
     """
@@ -83,7 +83,7 @@ def texts(files: Mapping[str, Path], *, subject: str) -> dict[str, str]:
 
 
 def _table(path: Path | None, *, subject: str) -> tuple[int, int, str]:
-    """Rows, numbers in a row, and the name of the table."""
+    """Return the number of rows, the numbers in a row, and the name of the table."""
     if path is None:
         raise ModelInvalid(f"{subject}: its table is not in {_WEIGHTS}; name a revision where it is")
     for tensor in checkpoint.tensors_of(path):
@@ -93,7 +93,7 @@ def _table(path: Path | None, *, subject: str) -> tuple[int, int, str]:
 
 
 def _settings(tokenizer: Mapping[str, Any], *, subject: str) -> dict[str, object]:
-    """A tokenizer_config.json: which token pads a batch, and where a text is cut."""
+    """Make a tokenizer_config.json: which token pads a batch, and where a text is cut."""
     from tokenizers import Tokenizer
 
     try:

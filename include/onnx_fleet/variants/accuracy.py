@@ -17,25 +17,25 @@ from onnx_fleet.graphs.session import Session
 
 _CACHE = "present."
 _SPANS = ("start_logits", "end_logits")
-"""[batch_size, sequence_length]: what is chosen is a position."""
+"""The outputs [batch_size, sequence_length] in which what is chosen is a position."""
 _MAX_LEAK, _MASKED_SAMPLES = 0.25, 4
 _NOTHING = 1e-5
 _MAX_NATS = 100.0
-"""A loss that is larger by so much is as wrong as any; JSON has no infinity."""
+"""The largest loss in nats: a larger one is as wrong, and JSON has no infinity."""
 _ROUNDING = Tolerances(atol=0.0, rtol=5e-4)
-"""How far rounding may take a logit: which of two classes within a thousandth of the largest comes first is a tie."""
+"""The tolerances of rounding for a logit: which of two classes comes first within them is a tie."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Masked:
-    """How far the vectors of one padded batch turn: means of 1 - cosine."""
+    """How far the vectors of one padded batch turn, as means of 1 - cosine."""
 
     leaked: float
-    """The variant's, when other tokens stand under the mask."""
+    """The variant's outputs, when other tokens stand under the mask."""
     ignored: float
-    """fp32's, when beside that the mask says that these tokens are real."""
+    """The fp32 graph's outputs, when the mask also says that these tokens are real."""
     rounded: float
-    """The variant's from fp32's, of rows without padding."""
+    """The variant's outputs beside the fp32 graph's, of rows without padding."""
 
 
 @dataclass(slots=True)
@@ -46,13 +46,13 @@ class Agreement:
     same: int = 0
     choices: int = 0
     losses: tuple[float, float] = (0.0, 0.0)
-    """Of the fp32 graph and of the variant, summed over tokens, in nats."""
+    """The losses of the fp32 graph and of the variant, summed over tokens, in nats."""
     tokens: int = 0
     broken: int = 0
-    """Values that are finite in fp32 alone."""
+    """The number of values that are finite in fp32 alone."""
     values: int = 0
     masked: list[_Masked] = field(default_factory=list)
-    """Of samples with padding."""
+    """The figures of the samples with padding."""
 
     def add(self, expected: Outputs, actual: Outputs, sample: Sample) -> None:
         """Take in one call's outputs; caches are judged by what comes of them."""
@@ -62,16 +62,16 @@ class Agreement:
 
     @property
     def cosine(self) -> float:
-        """The mean; 1 where there is nothing to compare."""
+        """The mean cosine; 1 where there is nothing to compare."""
         return float(np.concatenate(self.cosines).mean()) if self.cosines else 1.0
 
     @property
     def perplexity_ratio(self) -> float:
-        """The variant's perplexity by fp32's; 1 where no text was foretold."""
+        """The ratio of the variant's perplexity to fp32's; 1 where no text was predicted."""
         return math.exp(min((self.losses[1] - self.losses[0]) / self.tokens, _MAX_NATS)) if self.tokens else 1.0
 
     def against(self, gates: VariantGates) -> tuple[Measure, ...]:
-        """Every figure that there is, with its gate."""
+        """Return every figure that there is, with its gate."""
         found = [_measure("finite", 1.0 - self.broken / max(self.values, 1), at_least=1.0, count=self.values)]
         if sum(each.ignored for each in self.masked) > 0:
             leak = _leak(self.masked)
@@ -130,7 +130,7 @@ class Agreement:
         self.same += int((expected.argmax(axis=-1) == actual.argmax(axis=-1))[clear].sum())
 
     def _foretell(self, expected: np.ndarray, actual: np.ndarray, tokens: np.ndarray, real: np.ndarray) -> None:
-        """Add the cross entropy of each real token, given those before it; one vector a token is asked for."""
+        """Add the cross entropy of each real token, given those before it."""
         if expected.ndim != 3 or expected.shape[:2] != tokens.shape or tokens.max() >= expected.shape[2]:
             return
         known = real[:, 1:] & real[:, :-1]
@@ -140,12 +140,12 @@ class Agreement:
 
 
 def is_cache(name: str) -> bool:
-    """Whether an output is no answer but what the next call is given."""
+    """Say whether an output is a cache, which only the next call reads."""
     return name.startswith(_CACHE)
 
 
 def between(fp32: Session, other: Session, samples: Iterable[Sample]) -> Agreement:
-    """Run both on every sample.
+    """Run both graphs on every sample.
 
     Raises:
         ValidationFailed: one of them does not run.
@@ -173,7 +173,7 @@ def between(fp32: Session, other: Session, samples: Iterable[Sample]) -> Agreeme
 
 
 def _with_noise(sample: Sample) -> Sample | None:
-    """Other tokens under the mask; None where nothing is masked, or where the mask is of what is cached."""
+    """Put other tokens under the mask; None where nothing is masked, or where the mask covers the cache too."""
     tokens, mask = sample.feeds.get("input_ids"), sample.feeds.get("attention_mask")
     if tokens is None or mask is None or tokens.shape != mask.shape or mask.all():
         return None
@@ -183,10 +183,10 @@ def _with_noise(sample: Sample) -> Sample | None:
 
 
 def _turned(before: Outputs, after: Outputs, sample: Sample, *, rows: np.ndarray) -> float:
-    """How far vectors turn, some rows' alone: the mean of 1 - cosine.
+    """Return how far the vectors of some rows turn: the mean of 1 - cosine.
 
     Args:
-        rows: bool [batch_size].
+        rows: bool [batch_size], True for the rows to compare.
     """
     found = Agreement()
     feeds = {name: array[rows] for name, array in sample.feeds.items() if len(array) == len(rows)}
@@ -198,7 +198,7 @@ def _turned(before: Outputs, after: Outputs, sample: Sample, *, rows: np.ndarray
 
 
 def _leak(masked: Sequence[_Masked]) -> float:
-    """What masked tokens do beyond rounding, of what they would do without a mask.
+    """Return the effect of masked tokens beyond rounding, as a share of their effect without a mask.
 
     The range of a whole batch's activations, by which int8 rounds, has masked tokens in it: other tokens, other
     rounding. Two results of which each is rounded are as far apart as both roundings at most.
@@ -212,7 +212,10 @@ def _measure(name: str, value: float, *, at_least: float, count: int) -> Measure
 
 
 def _real(output: np.ndarray, feeds: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    """bool [batch_size, tokens] for outputs per token; None for others. A decoder's mask covers its cache too."""
+    """Return which positions are real: bool [batch_size, tokens] for outputs per token; None for others.
+
+    A decoder's mask covers its cache too.
+    """
     tokens = feeds.get("input_ids")
     if tokens is None or tokens.ndim != 2 or output.shape[:2] != tokens.shape:
         return None
@@ -224,7 +227,7 @@ def _real(output: np.ndarray, feeds: Mapping[str, np.ndarray]) -> np.ndarray | N
 
 
 def _cosines(expected: np.ndarray, actual: np.ndarray, *, centred: bool) -> np.ndarray:
-    """[rows]; what is not finite in fp32 (masked positions) is left out of both."""
+    """Return the cosine of each pair of vectors: [rows]; what is not finite in fp32 (masked positions) is left out."""
     known = np.isfinite(expected)
     expected, actual = (np.where(known, np.nan_to_num(array), 0.0) for array in (expected, actual))
     if centred:

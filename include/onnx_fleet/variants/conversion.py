@@ -33,19 +33,21 @@ from onnx_fleet.variants.mixed_precision import Layers
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 24
-"""Graphs that are tried for one graph of one variant: all of it, ten kinds, eight bands of one, and some by halving."""
+"""The most attempts at one graph of one variant: all of it, ten kinds, eight bands of one, and some by halving."""
 SEARCH_SECONDS = 1800.0
-"""From when the making begins; behind that no attempt is begun but the first one of every graph. A step may take an
-hour, and what is right by then should not be lost for what might be better."""
+"""The time in seconds from the start, after which only the first attempt of every graph is begun.
+
+A step may take an hour, and a variant that is right by then should not be lost to the search for a better one.
+"""
 _RANKING_SAMPLES = 4
-"""What a kind of layer costs is told by a few samples; whether the gates hold, by all."""
+"""The number of samples that rank kinds of layers by their harm; the gates are judged on all samples."""
 _SMALL_BYTES = 1024
 _PROTOBUF_LIMIT_BYTES = 2_000_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MakingRequest:
-    """What the process that makes variants is told."""
+    """The request that the process which makes variants gets."""
 
     stage: Stage
 
@@ -57,16 +59,16 @@ class Made:
     variant: str
     role: str
     kept: tuple[str, ...]
-    """What stayed in float32, since it would overflow or harm the outputs: kinds of layers, or nodes."""
+    """The kinds of layers, or nodes, that stayed in float32, since they would overflow or harm the outputs."""
     attempts: int
-    """Graphs that were tried."""
+    """The number of graphs that were tried."""
     fault: str = ""
-    """Why there is no graph."""
+    """The reason why there is no graph."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MakingRecord:
-    """Every variant that was made; whether any is good is another process's to say."""
+    """Every variant that was made; another process judges whether it is good."""
 
     made: tuple[Made, ...]
 
@@ -78,11 +80,11 @@ class _Work:
     stage_dir: Path
     info: GraphInfo
     source: Path
-    """As prepared.prepare writes it."""
+    """The path of the graph, as preprocessing.prepare writes it."""
     variant: str
     gates: VariantGates
     deadline_s: float
-    """On the monotonic clock: nothing more is searched for then."""
+    """The time on the monotonic clock after which nothing more is searched for."""
 
     def samples(self) -> Iterator[Sample]:
         return recorded_feeds.read(self.stage_dir, self.info.role, "calibration")
@@ -152,7 +154,7 @@ def remove(stage: Stage, record: ExportRecord, names: Iterable[str]) -> None:
 
 
 def _converted(work: _Work) -> tuple[onnx.ModelProto, Made]:
-    """Everything converted where the gates bear it; else with the layers that hurt most left in float32."""
+    """Convert everything where the gates hold; else leave the layers that hurt most in float32."""
     always = float16.overflowing(work.source, samples=work.samples()) if work.variant == "fp16" else frozenset()
     layers = mixed_precision.kinds(onnx.load(work.source, load_external_data=False))
     trials = _Trials(work=work, always=always, every=frozenset(node for kind in layers for node in kind.nodes))
@@ -172,14 +174,14 @@ class _Trials:
 
     work: _Work
     always: frozenset[str]
-    """Nodes that are never converted."""
+    """The nodes that are never converted."""
     every: frozenset[str]
-    """Nodes that may be."""
+    """The nodes that may be converted."""
     attempts: int = 0
     kept: Path = field(init=False)
-    """The last graph that passed; the first one where none did."""
+    """The path of the last graph that passed; of the first one where none did."""
     room_bytes: float = 0.0
-    """What the first graph, of everything converted, leaves of its size for float32 weights."""
+    """The bytes that the size gate leaves for float32 weights, once everything is converted."""
     _remembered: list[tuple[Sample, Outputs]] = field(default_factory=list)
 
     @property
@@ -187,7 +189,7 @@ class _Trials:
         return self.attempts < MAX_ATTEMPTS and time.monotonic() < self.work.deadline_s
 
     def harm(self, nodes: Iterable[str]) -> float:
-        """1 - cosine, on a few samples of which fp32's outputs are remembered."""
+        """Return 1 - cosine on a few samples, of which fp32's outputs are remembered."""
         if not self._remembered:
             session = open_session(self.work.source, threads=1)
             for sample, _ in zip(self.work.samples(), range(_RANKING_SAMPLES), strict=False):
@@ -208,7 +210,7 @@ class _Trials:
         return 1.0 - found.cosine
 
     def passes(self, spared: Iterable[str]) -> bool:
-        """Every gate, on the calibration half; a graph that does not run misses."""
+        """Say whether every gate holds on the calibration half; a graph that does not run misses them."""
         path = self._attempt(frozenset(spared))
         source, gates = onnx.load(self.work.source, load_external_data=False).graph, self.work.gates
         tables = preprocessing.embeddings(source)
@@ -249,7 +251,7 @@ def _remove(path: Path) -> None:
 
 
 def _convert(work: _Work, always: frozenset[str], excluded: frozenset[str]) -> onnx.ModelProto:
-    """A graph in the variant's precision, but for some nodes."""
+    """Convert a graph to the variant's precision, but for some nodes."""
     match work.variant:
         case "fp16":
             return float16.convert(work.source, excluded=always | excluded)
@@ -263,7 +265,7 @@ def _convert(work: _Work, always: frozenset[str], excluded: frozenset[str]) -> o
 
 
 def _write(model: onnx.ModelProto, path: Path, *, inside: bool, inline_max_bytes: int) -> None:
-    """A variant is whole by itself: a consumer fetches its one or two files, and nothing of the fp32 graph."""
+    """Write a variant whole by itself: a consumer fetches its one or two files, and nothing of the fp32 graph."""
     size = model.ByteSize()
     data = path.with_name(f"{path.name}_data")
     data.unlink(missing_ok=True)

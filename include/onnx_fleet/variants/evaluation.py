@@ -38,13 +38,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgingRequest:
-    """What the process that judges is told."""
+    """The request that the process which judges gets."""
 
     stage: Stage
     made: tuple[Made, ...] = ()
-    """What is known of how they were made."""
+    """The known facts of how the variants were made."""
     provider: str = "cpu"
-    """Of both sides; the fp32 graphs were proven on it before."""
+    """The provider of both sides; the fp32 graphs were proven on it before."""
     gpu: GpuOptions = field(default_factory=GpuOptions)
 
 
@@ -105,7 +105,11 @@ def judge(request: JudgingRequest) -> VariantReport:
 def _judge(
     request: JudgingRequest, info: GraphInfo, fp32: GraphInfo, *, gates: VariantGates, kept: tuple[str, ...]
 ) -> GraphVerdict:
-    """Raises GpuUnavailable where nodes of the variant that compute do not run on the provider."""
+    """Judge one graph of a variant.
+
+    Raises:
+        GpuUnavailable: nodes of the variant that compute do not run on the provider.
+    """
     stage_dir = request.stage.folder
     source = preprocessing.load(stage_dir / fp32.path)
     tables = preprocessing.embeddings(source.graph)
@@ -154,7 +158,7 @@ def _open(request: JudgingRequest, info: GraphInfo) -> Session:
 
 
 def _differing(stage_dir: Path, info: GraphInfo, fp32: GraphInfo) -> str:
-    """Consumers exchange one file for the other: names, types and axes are the same, or it is another model."""
+    """Say what differs in names, types and axes from the fp32 graph, as consumers exchange one file for the other."""
     found = description.describe(stage_dir / info.path, role=info.role, variant=info.variant, bundle=stage_dir)
     for what in ("inputs", "outputs"):
         ours, other = getattr(fp32, what), getattr(found, what)

@@ -1,6 +1,6 @@
 """fp16: half the bytes, with float32 kept where half precision overflows or means something else.
 
-onnxruntime's converter does the work; here stands which nodes it has to leave alone. A CPU computes most of a half
+onnxruntime's converter does the work; this module says which nodes it has to leave alone. A CPU computes most of a half
 graph in float32 and shows no overflow, so what overflows is read off the fp32 graph's own values on the corpus, and a
 variant that passes here passes on an accelerator too.
 """
@@ -24,24 +24,24 @@ from onnx_fleet.variants import preprocessing
 
 _LARGEST = float(np.finfo(np.float16).max)
 _HEADROOM = 0.5
-"""Inputs of the corpus are few: a value of half the largest float16 may be all of it on others."""
+"""The share of float16's range that values of the corpus may use: other inputs may reach further."""
 _MASK_VALUE = 1e8
-"""What is larger than this is no activation but a mask's minus infinity, which the converter cuts to _MASK_IN_HALF."""
+"""The magnitude beyond which a value is a mask's minus infinity, which the converter cuts to _MASK_IN_HALF."""
 _MASK_IN_HALF = 1e4
-"""Two masks added to each other are still finite, so a row of padding alone is no row of NaN."""
+"""The magnitude of a mask in float16: the sum of two masks stays finite, so a row of padding is no row of NaN."""
 _KEPT_OPERATORS = ("Pow", "ReduceMean", "ReduceSum", "ReduceL2", "Sqrt", "Reciprocal", "CumSum", "Range")
-"""Squares overflow from 256 on and vanish below 0.0002: norms are computed in float32, as transformers does it."""
+"""The operators of norms, kept in float32 as in transformers: squares overflow from 256 on and vanish below 0.0002."""
 _SIZES = ("Shape", "Size")
-"""What a tensor's size leads to, such as the distance of two positions, is not about its values."""
+"""The operators that read a tensor's size: what follows, such as a distance of positions, is not about values."""
 _SAMPLES = 4
 _MIN_WEIGHT_AXES = 2
 
 
 def convert(path: Path, *, excluded: Iterable[str] = ()) -> onnx.ModelProto:
-    """A graph in half precision, its inputs and outputs still float32: consumers feed what they always did.
+    """Convert a graph to half precision with float32 inputs and outputs, so that consumers feed what they always did.
 
     Args:
-        path: the graph, as prepared.prepare writes it.
+        path: the graph, as preprocessing.prepare writes it.
         excluded: names of nodes to leave in float32.
     """
     model = onnx.load(path)
@@ -58,11 +58,11 @@ def convert(path: Path, *, excluded: Iterable[str] = ()) -> onnx.ModelProto:
 
 
 def overflowing(path: Path, *, samples: Iterable[Sample]) -> frozenset[str]:
-    """The nodes of a fp32 graph that read or give values which float16 cannot hold.
+    """Return the nodes of a fp32 graph that read or write values which float16 cannot hold.
 
     Args:
-        path: the graph, as prepared.prepare writes it.
-        samples: what to feed it; the first few are used.
+        path: the graph, as preprocessing.prepare writes it.
+        samples: the inputs to run it on; the first few are used.
     """
     probe = path.with_name(f"every-value-of-{path.name}")
     probe.write_bytes(_with_all_outputs(path))
@@ -75,8 +75,10 @@ def overflowing(path: Path, *, samples: Iterable[Sample]) -> frozenset[str]:
 
 
 def _mend_casts(model: onnx.ModelProto) -> None:
-    """The converter casts every value between two float32 nodes to half and back, so that they might as well be half;
-    puts its casts behind all other nodes; and one that two nodes want there twice.
+    """Remove needless casts, share equal ones, and order the nodes.
+
+    The converter casts every value between two float32 nodes to half and back, so that they might as well be half; it
+    puts its casts behind all other nodes, and makes two of a cast that two nodes want.
     """
     nodes = {node.output[0]: node for node in model.graph.node}  # of two that are the same, one
     for node in nodes.values():
@@ -96,7 +98,7 @@ def _casts(node: onnx.NodeProto, *, to: int) -> bool:
 
 
 def _before_weights(graph: onnx.GraphProto) -> set[str]:
-    """Nodes that no weight and no float input has a part in: masks, and positions, whose angles half would spoil."""
+    """Return the nodes that no weight and no float input reaches: masks, and positions, whose angles half spoils."""
     large = {
         name
         for name, tensor in preprocessing.weights(graph).items()
@@ -115,7 +117,7 @@ def _before_weights(graph: onnx.GraphProto) -> set[str]:
 
 
 def _with_all_outputs(path: Path) -> bytes:
-    """The graph with every float value an output, under its own name."""
+    """Return the graph with every float value as an output, under its own name."""
     model = onnx.shape_inference.infer_shapes(onnx.load(path, load_external_data=False))
     model.graph.output.extend(
         value for value in model.graph.value_info if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT

@@ -9,16 +9,16 @@ import onnx
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer  # type: ignore[import-untyped]
 
 BLOCK_SIZE = 32
-"""Weights that share a scale: 5 bits a weight with it."""
+"""The number of weights that share a scale: 5 bits a weight with it."""
 _ACCURACY_LEVEL = 4
-"""Activations may be quantised to 8 bits inside the kernel, which makes it several times as fast on a CPU."""
+"""The level at which activations may be quantised to 8 bits inside the kernel, several times as fast on a CPU."""
 
 
 def convert(path: Path, *, excluded: Iterable[str] = ()) -> onnx.ModelProto:
-    """Every MatMul by a constant as MatMulNBits, symmetric around zero; embeddings stay float32.
+    """Convert every MatMul by a constant to MatMulNBits, symmetric around zero; embeddings stay float32.
 
     Args:
-        path: the graph, as prepared.prepare writes it.
+        path: the graph, as preprocessing.prepare writes it.
         excluded: names of nodes to leave as they are.
     """
     quantiser = MatMulNBitsQuantizer(

@@ -20,18 +20,18 @@ from onnxruntime.quantization import (  # type: ignore[import-untyped]
 from onnx_fleet.graphs.recorded_feeds import Sample
 
 _DYNAMIC = ("MatMul", "Gather")
-"""Not Conv: onnxruntime has no ConvInteger of signed weights on the CPU, and the one that it has is slow."""
+"""The operators that are quantised; not Conv: the CPU's ConvInteger is slow and takes no signed weights."""
 _STATIC = ("Conv", "MatMul", "Gemm", "Gather")
 
 
 def dynamic(path: Path, *, excluded: Iterable[str] = ()) -> onnx.ModelProto:
-    """8-bit weights; each call finds its activations' own range.
+    """Quantise weights to 8 bits; each call finds the ranges of its own activations.
 
     Seven bits of the eight are used: without VNNI instructions the products of two larger ones overflow 16 bits, and
     one file has to be right on every machine.
 
     Args:
-        path: the graph, as prepared.prepare writes it.
+        path: the graph, as preprocessing.prepare writes it.
         excluded: names of nodes to leave as they are.
     """
     with TemporaryDirectory(prefix="onnx-fleet-") as folder:
@@ -52,11 +52,12 @@ def dynamic(path: Path, *, excluded: Iterable[str] = ()) -> onnx.ModelProto:
 def static(
     path: Path, *, samples: Iterable[Sample], ranges: Path | None = None, excluded: Iterable[str] = ()
 ) -> onnx.ModelProto:
-    """8-bit weights and activations, these in ranges that were seen on samples, between QuantizeLinear and
-    DequantizeLinear nodes: what accelerators and mobile runtimes compile.
+    """Quantise weights and activations to 8 bits, between QuantizeLinear and DequantizeLinear nodes.
+
+    The activations' ranges are those seen on samples. Accelerators and mobile runtimes compile such graphs.
 
     Args:
-        path: the graph, as prepared.prepare writes it.
+        path: the graph, as preprocessing.prepare writes it.
         samples: to calibrate with.
         ranges: a file that keeps what was calibrated; where it is there, nothing is calibrated anew.
         excluded: names of nodes to leave as they are.
@@ -89,7 +90,7 @@ def static(
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    """Samples as onnxruntime's calibration asks for them."""
+    """Read samples as onnxruntime's calibration asks for them."""
 
     def __init__(self, samples: Iterable[Sample], names: set[str]) -> None:
         self._feeds: Iterator[Mapping[str, np.ndarray]] = (
@@ -97,5 +98,5 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
         )
 
     def get_next(self) -> Mapping[str, np.ndarray] | None:
-        """One call's inputs; None at the end."""
+        """Return one call's inputs; None at the end."""
         return next(self._feeds, None)

@@ -20,28 +20,28 @@ from onnx_fleet.variants import preprocessing, weight_size
 
 _OPERATORS: Final = ("MatMul", "Gather", "Conv", "Gemm")
 _MAX_RANKED: Final = 16
-"""Kinds that are measured, the largest; models have about ten."""
+"""The number of kinds that are measured, the largest ones; models have about ten."""
 _MAX_BANDS: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layers:
-    """Layers that are converted together, or left."""
+    """Layers that are converted together, or left together."""
 
     names: tuple[str, ...]
-    """For people: what the weight is called in all of them, or the weights."""
+    """The names of the weights, for people: one name for all layers of a kind, or several."""
     weights: tuple[str, ...]
-    """One a node."""
+    """The name of each node's weight."""
     nodes: tuple[str, ...]
-    """In the graph's order."""
+    """The nodes' names, in the graph's order."""
     size_bytes: tuple[int, ...]
-    """Of each node's weight, in float32."""
+    """The size of each node's weight in float32, in bytes."""
     is_table: bool
-    """Whether it counts with the embeddings, whose bytes are not judged."""
+    """Whether the layers count with the embeddings, whose bytes are not judged."""
 
     @property
     def bands(self) -> tuple[Layers, ...]:
-        """The same in several pieces, from the first layers to the last."""
+        """The same layers in several pieces, from the first to the last."""
         count = min(len(self.nodes), _MAX_BANDS)
         edges = [index * len(self.nodes) // count for index in range(count + 1)]
         return tuple(
@@ -57,7 +57,7 @@ class Layers:
 
     @property
     def judged_bytes(self) -> int:
-        """What is judged of its bytes in float32."""
+        """The float32 bytes that the size gate judges."""
         return 0 if self.is_table else sum(self.size_bytes)
 
 
@@ -66,20 +66,20 @@ class Trials(Protocol):
 
     @property
     def are_left(self) -> bool:
-        """Whether one more may be tried."""
+        """Whether one more graph may be tried."""
 
     def harm(self, nodes: Iterable[str]) -> float:
-        """What converting only these costs: 1 - cosine of the outputs."""
+        """Return what converting only these nodes costs: 1 - cosine of the outputs."""
 
     def passes(self, spared: Iterable[str]) -> bool:
-        """Whether the gates hold with these in float32; the last graph that passed is kept."""
+        """Say whether the gates hold with these nodes in float32; the last graph that passed is kept."""
 
 
 def kinds(model: onnx.ModelProto) -> tuple[Layers, ...]:
-    """Nodes that multiply by a weight or gather from one, by what the weight is called in every layer.
+    """Group the nodes that multiply by a weight or gather from one, by what the weight is called in every layer.
 
     Args:
-        model: as prepared.prepare writes it; its weights may lie outside.
+        model: the graph, as preprocessing.prepare writes it; its weights may lie outside.
     """
     weights, tables = preprocessing.weights(model.graph), preprocessing.embeddings(model.graph)
     found: dict[str, dict[str, str]] = {}
@@ -101,10 +101,10 @@ def kinds(model: onnx.ModelProto) -> tuple[Layers, ...]:
 
 
 def spare(layers: Iterable[Layers], trials: Trials, *, room_bytes: float) -> tuple[Layers, ...]:
-    """The layers that stay in float32, so that the gates hold; none where that does not help, or takes too long.
+    """Return the layers that stay in float32, so that the gates hold; none where that does not help, or takes too long.
 
     Args:
-        room_bytes: of float32 weights that the variant's size allows.
+        room_bytes: the bytes of float32 weights that the variant's size allows.
     """
     largest = sorted(layers, key=lambda each: -sum(each.size_bytes))[:_MAX_RANKED]
     harm = {each: trials.harm(each.nodes) for each in largest if trials.are_left}
@@ -126,7 +126,7 @@ def spare(layers: Iterable[Layers], trials: Trials, *, room_bytes: float) -> tup
 
 
 def _cost(layers: Layers, harm: dict[Layers, float]) -> float:
-    """By the byte: sparing a large matrix that hurts as much as a small one is a waste."""
+    """Return the harm per byte: sparing a large matrix that hurts as much as a small one is a waste."""
     return harm[layers] / max(sum(layers.size_bytes), 1)
 
 
@@ -140,7 +140,7 @@ def _that_fit(worst_first: Sequence[Layers], room_bytes: float) -> tuple[Layers,
 
 
 def _fewest(chosen: tuple[Layers, ...], trials: Trials) -> tuple[Layers, ...]:
-    """All of them pass, none of them misses: somewhere between, found by halving."""
+    """Find by halving the fewest layers that pass, given that all of them pass and none of them misses."""
     missing, passing = 0, len(chosen)
     while passing - missing > 1 and trials.are_left:
         middle = (missing + passing) // 2

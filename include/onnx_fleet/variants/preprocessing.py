@@ -1,4 +1,4 @@
-"""A fp32 graph as the converters want it: all weights in memory, and each as the second factor of a MatMul.
+"""A fp32 graph as the converters need it: all weights in memory, each as the second factor of a MatMul.
 
 The exporter leaves a linear layer's weight as the checkpoint has it, [out, in], and transposes it in the graph: bound
 to the checkpoint's own file it costs nothing. Converters look for MatMul with a constant [in, out], so here the
@@ -20,11 +20,11 @@ from onnx_fleet.graphs.initializers import array, external_data
 _SMALL_BYTES = 1024
 _MATRIX_AXES = 2
 TRANSPOSED = "_transposed"
-"""Behind the name of a weight that was; quantizers put their own endings behind that."""
+"""The ending of a transposed weight's name; quantizers append their own endings to it."""
 
 
 def prepare(path: Path, folder: Path) -> Path:
-    """Write a graph as load gives it, with a data file beside it."""
+    """Write a graph as load returns it, with a data file beside it."""
     written = folder / path.name
     data = f"{path.name}_data"
     onnx.save(load(path), written, save_as_external_data=True, location=data, size_threshold=_SMALL_BYTES)
@@ -32,10 +32,10 @@ def prepare(path: Path, folder: Path) -> Path:
 
 
 def load(path: Path) -> onnx.ModelProto:
-    """A graph with all weights in memory, its transpositions done and every Gemm of constants a MatMul.
+    """Load a graph with all weights in memory, its transpositions done and every Gemm of constants a MatMul.
 
     Args:
-        path: the fp32 graph, with its data beside it.
+        path: the path of the fp32 graph, with its data beside it.
     """
     model = onnx.load(path, load_external_data=False)
     read_weights(model.graph, path.parent)
@@ -48,18 +48,18 @@ def load(path: Path) -> onnx.ModelProto:
 
 
 def weights(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
-    """The float matrices and kernels that nodes multiply by, and the tables that they gather from."""
+    """Return the float matrices and kernels that nodes multiply by, and the tables that they gather from."""
     return {tensor.name: tensor for tensor in graph.initializer if len(tensor.dims) >= 2}
 
 
 def embeddings(graph: onnx.GraphProto) -> frozenset[str]:
-    """The names of the tables that tokens and positions are looked up in."""
+    """Return the names of the tables that tokens and positions are looked up in."""
     tables = weights(graph)
     return frozenset(node.input[0] for node in graph.node if node.op_type == "Gather" and node.input[0] in tables)
 
 
 def read_weights(graph: onnx.GraphProto, folder: Path) -> None:
-    """Bring what lies beside a graph into memory."""
+    """Read the weights that lie beside a graph into memory."""
     for tensor in graph.initializer:
         if external_data(tensor):
             tensor.raw_data = array(tensor, folder).tobytes()
@@ -68,8 +68,9 @@ def read_weights(graph: onnx.GraphProto, folder: Path) -> None:
 
 
 def unfold_transposes(graph: onnx.GraphProto) -> None:
-    """Where a table is there as it is and transposed too, as of an output layer that shares it with the embeddings,
-    keep it once, and transpose it in the graph: onnxruntime does that once, when it loads it.
+    """Keep a table that a graph has both as it is and transposed only once, and transpose it in the graph.
+
+    An output layer shares such a table with the embeddings; onnxruntime transposes it once, when it loads the graph.
     """
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     for name, tensor in tensors.items():
@@ -106,6 +107,6 @@ def _transposed(tensor: onnx.TensorProto, node: onnx.NodeProto) -> onnx.TensorPr
 
 
 def _has_subgraphs(graph: onnx.GraphProto) -> bool:
-    """Whose nodes may use initializers of the graph around them."""
+    """Say whether a graph has subgraphs, whose nodes may use initializers of the graph around them."""
     kinds = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
     return any(attribute.type in kinds for node in graph.node for attribute in node.attribute)

@@ -14,18 +14,20 @@ from onnx_fleet.entities.variant_report import Measure
 from onnx_fleet.variants import int4, preprocessing
 
 _MAX_ERRORS: Mapping[str, float] = {"fp16": 0.001, "int8": 0.05, "int8_static": 0.05, "q4": 0.20}
-"""Of ||fp32 - rounded|| / ||fp32||, for one matrix. Rounding to n bits by channel costs a normal matrix 2**-n times
-about 2 (7 bits: 0.015, 4 bits in blocks: 0.10)."""
+"""The largest allowed ||fp32 - rounded|| / ||fp32|| of one matrix, by variant.
+
+Rounding to n bits by channel costs a normal matrix about 2 * 2**-n (7 bits: 0.015, 4 bits in blocks: 0.10).
+"""
 _MAX_ERROR_OF_TABLE = 0.30
-"""Embeddings have one scale for all rows: one large row costs all others (all-MiniLM's positions: 0.19)."""
+"""The largest allowed error of an embedding table: one scale for all rows lets a large row spoil the others."""
 
 
 def measure(path: Path, *, fp32: onnx.ModelProto, variant: str) -> Measure:
-    """The largest relative error of one weight; its name where that is too large.
+    """Measure the largest relative error of one weight; the weight is named where that is too large.
 
     Args:
-        path: the variant's graph, its data beside it.
-        fp32: as prepared.load gives it.
+        path: the path of the variant's graph, with its data beside it.
+        fp32: the fp32 graph, as preprocessing.load returns it.
     """
     model = onnx.load(path, load_external_data=False)
     preprocessing.read_weights(model.graph, path.parent)
@@ -49,7 +51,7 @@ def measure(path: Path, *, fp32: onnx.ModelProto, variant: str) -> Measure:
 
 
 def _error(expected: np.ndarray, found: np.ndarray | None) -> float:
-    """A matrix that is not there at all, has another shape, or numbers that are none, is all error."""
+    """Return the relative error; all of it for a matrix that is missing, has another shape or is not finite."""
     if found is None or found.shape != expected.shape:
         return 1.0
     norm = float(np.linalg.norm(expected.astype(np.float64)))
@@ -58,7 +60,7 @@ def _error(expected: np.ndarray, found: np.ndarray | None) -> float:
 
 
 def _found(name: str, tensors: Mapping[str, onnx.TensorProto], *, rows: int) -> np.ndarray | None:
-    """What a weight has become, as float32, by the names that onnxruntime's converters give."""
+    """Return what a weight has become, as float32, by the names that onnxruntime's converters give."""
     if name in tensors:
         return numpy_helper.to_array(tensors[name]).astype(np.float32)
     found = _by_block(name, tensors)
@@ -83,7 +85,7 @@ def _by_channel(name: str, tensors: Mapping[str, onnx.TensorProto]) -> np.ndarra
 
 
 def _broadcastable(shape: tuple[int, ...], size: int) -> Iterator[tuple[int, ...]]:
-    """Scales are for everything, or along one axis: of a matrix its columns, of a kernel its first axis."""
+    """Return the shapes that scales may have: one scale in all, or along a matrix's axes or a kernel's first."""
     if size == 1:
         yield (1,) * len(shape)
     for axis in (len(shape) - 1, 0) if len(shape) == 2 else (0,):
@@ -92,7 +94,10 @@ def _broadcastable(shape: tuple[int, ...], size: int) -> Iterator[tuple[int, ...
 
 
 def _by_block(name: str, tensors: Mapping[str, onnx.TensorProto]) -> np.ndarray | None:
-    """MatMulNBits: [out, blocks, block / 2] bytes of two numbers from 0 to 15, [out * blocks] scales, zero at 8."""
+    """Dequantise a weight of MatMulNBits, rows of which are packed by block.
+
+    It has uint8 [out, blocks, block / 2], two numbers from 0 to 15 per byte, and scales [out * blocks]; zero is 8.
+    """
     values, scales = tensors.get(f"{name}_Q4"), tensors.get(f"{name}_scales")
     if values is None or scales is None:
         return None

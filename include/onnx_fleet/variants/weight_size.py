@@ -1,4 +1,4 @@
-"""What a graph's weights take, and whether a variant is as small as its name promises."""
+"""The size of a graph's weights, and whether a variant is as small as its name promises."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from onnx_fleet.entities.variant_report import Measure, WeightBytes
 from onnx_fleet.variants import preprocessing
 
 _BYTES_A_CHANNEL = 16
-"""What no bits of a weight can save: of each output channel of a layer a scale, a zero point and a bias, or the vectors
-of a norm. In a layer that takes 32 numbers it is an eighth of its bytes in fp32, of one that takes 4,096 a thousandth.
+"""The bytes of each output channel that fewer bits do not save: a scale, a zero point and a bias, or a norm's vectors.
+
+In a layer that takes 32 numbers they are an eighth of its bytes in fp32, in one that takes 4,096 a thousandth.
 """
 _MATRIX_AXES = 2
 
 
 def weight_bytes(path: Path, *, tables: frozenset[str]) -> WeightBytes:
-    """What the initializers of a graph take.
+    """Return the bytes of a graph's initializers.
 
     Args:
-        tables: the fp32 graph's embeddings; what converters made of one keeps its name, and adds to it.
+        tables: the names of the fp32 graph's embeddings; converters keep such a name, and append to it.
     """
     layers = embeddings = 0
     for tensor in onnx.load(path, load_external_data=False).graph.initializer:
@@ -34,10 +35,10 @@ def weight_bytes(path: Path, *, tables: frozenset[str]) -> WeightBytes:
 
 
 def unavoidable_bytes(fp32: onnx.GraphProto) -> int:
-    """What a variant's layers take beside their matrices, whatever a converter does.
+    """Return the bytes that a variant's layers take beside their matrices, whatever a converter does.
 
     Args:
-        fp32: as prepared.load gives it.
+        fp32: the fp32 graph, as preprocessing.load returns it.
     """
     tables = preprocessing.embeddings(fp32)
     matrices = (tensor.dims for name, tensor in preprocessing.weights(fp32).items() if name not in tables)
@@ -47,13 +48,13 @@ def unavoidable_bytes(fp32: onnx.GraphProto) -> int:
 
 
 def measure(found: WeightBytes, *, fp32: WeightBytes, unavoidable: int, gates: VariantGates) -> Measure:
-    """The layers' bytes, less what is unavoidable, of those in fp32: embeddings are said apart, and not judged."""
+    """Measure the layers' bytes less the unavoidable ones, as a share of fp32's; embeddings are not judged."""
     ratio = max(found.layers - unavoidable, 0) / max(fp32.layers, 1)
     limit = gates.max_layers_ratio
     return Measure(name="size", value=ratio, threshold=limit, passed=ratio <= limit, count=found.layers)
 
 
 def size_of(tensor: onnx.TensorProto) -> int:
-    """Bytes of one initializer's numbers, wherever they lie; its name, which can be longer, is no weight."""
+    """Return the bytes of one initializer's numbers, wherever they lie, without its name, which can be longer."""
     width: int = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     return width * math.prod(map(int, tensor.dims))

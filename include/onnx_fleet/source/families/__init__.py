@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 FAMILIES = ("encoder", "decoder", "seq2seq", "vision", "speech", "dual", "vlm")
 
 Shape = tuple[str | int | None, ...]
-"""Of an input or output: the contract's symbols; None is a number that the model decides."""
+"""The axes of an input or output: the contract's symbols; None is a number that the model decides."""
 
 PARAMETER_PREFIX = "model."
-"""A graph's module keeps the source's model as its attribute ``model``: behind this, parameters have its names."""
+"""The prefix of parameters' names: a graph's module keeps the source's model as its attribute ``model``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +34,16 @@ class GraphSpec:
     role: str
     """The file's stem: ``model``, ``encoder_model``, …"""
     module: Module
-    """forward(**inputs) -> {output: Tensor}, both flat and by the contract's names (``past_key_values.0.key``)."""
+    """The module: forward(**inputs) -> {output: Tensor}, flat, by the contract's names (``past_key_values.0.key``)."""
     example_inputs: Mapping[str, Tensor]
-    """With real padding, and sizes of 2 and more that differ: an axis or a mask that looks constant is traced away."""
+    """The inputs to trace with, which have real padding, and sizes of 2 and more that differ.
+
+    An axis or a mask that looks constant is traced away.
+    """
     inputs: Mapping[str, Shape]
     outputs: Mapping[str, Shape]
     fixable: tuple[str, ...] = ()
-    """Symbols that may become numbers, the example's sizes, where the model cannot keep them: said as a fallback.
+    """The symbols that may become the example's sizes, where the model cannot keep them; a fallback tells so.
 
     An entry may allow others: ``may_be_fixed``.
     """
@@ -52,17 +55,20 @@ class Family:
 
     name: str
     load: Callable[[WorkItem, Path, PlaceholderWeights | None], PreTrainedModel]
-    """(item, folder of the source's files, what stands for its weights) -> the source's model: float32, evaluation
-    mode, eager attention; whole where nothing stands for its weights."""
+    """The function that loads the source's model: float32, evaluation mode, eager attention.
+
+    It takes the item, the folder of the source's files, and what stands for its weights; where nothing does, it loads
+    the model whole.
+    """
     whole: Callable[[WorkItem, PreTrainedModel], Module]
-    """The model in one call, forward(**feeds) -> {output: Tensor}: what the graphs together are compared with."""
+    """The model in one call, forward(**feeds) -> {output: Tensor}: the graphs together are compared with it."""
     graphs: Callable[[WorkItem, PreTrainedModel], tuple[GraphSpec, ...]]
     further: Callable[[PreTrainedModel], tuple[FurtherInput, ...]] = lambda _: ()
-    """What its models take beside tokens, mask and token types; of families that take other things, nothing."""
+    """The inputs beside tokens, mask and token types; none in families that take other things."""
 
 
 def family(name: str) -> Family:
-    """A family by its name; this imports torch and transformers.
+    """Return a family by its name; this imports torch and transformers.
 
     Raises:
         KeyError: there is no such family; catalogue and plan have checked the name.

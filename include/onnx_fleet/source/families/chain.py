@@ -30,26 +30,26 @@ if TYPE_CHECKING:
 
 EMBEDDING, SCORES = "sentence_embedding", "scores"
 _MEAN = "mean"
-"""What the pooling is called that a table has in itself."""
+"""The name of the pooling that a table has built in."""
 _AUTO_CLASSES: Mapping[str, str] = {
     "feature-extraction": "AutoModel",
     "fill-mask": "AutoModelForMaskedLM",
     "sequence-classification": "AutoModelForSequenceClassification",
 }
-"""What sentence-transformers calls a transformer's task -> the class that loads it."""
+"""The auto class that loads a transformer, by sentence-transformers' name of its task."""
 _DEFAULT_OUTPUTS: Mapping[str, tuple[str, str]] = {
     "feature-extraction": ("last_hidden_state", "token_embeddings"),
     "fill-mask": ("logits", "token_embeddings"),
     "sequence-classification": ("logits", SCORES),
 }
-"""Of a transformer's task: the model's output that is read, and what the modules behind it know it as."""
+"""The model's output that is read, and its name in the modules behind it, by the transformer's task."""
 
 Features = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Reading:
-    """What of the model's outputs the modules read."""
+    """The outputs of the model that the modules read."""
 
     output: str
     feature: str
@@ -65,7 +65,7 @@ class Chain(nn.Module):
         self.kinds = dict(kinds)
         self.reading = reading
         self.answer = answer
-        """What the last module gives, and the graph's output: ``sentence_embedding``, or a re-ranker's ``scores``."""
+        """The output of the last module and the graph: ``sentence_embedding``, or a re-ranker's ``scores``."""
 
     @property
     def reads_layers(self) -> bool:
@@ -73,10 +73,11 @@ class Chain(nn.Module):
         return "WeightedLayerPooling" in self.kinds.values()
 
     def forward(self, inputs: Mapping[str, Tensor], given: Mapping[str, Any]) -> Tensor:
-        """One row's answer each: [batch_size, numbers].
+        """Return one row's answer each: float32 [batch_size, numbers].
 
         Args:
-            given: the transformer's outputs.
+            inputs: the transformer's inputs by name.
+            given: the transformer's outputs by name.
         """
         features: Features = {**inputs, self.reading.feature: given[self.reading.output]}
         if given.get("hidden_states") is not None:
@@ -90,10 +91,10 @@ class Chain(nn.Module):
 def attach(
     item: WorkItem, model: PreTrainedModel, *, source_dir: Path, placeholders: PlaceholderWeights | None = None
 ) -> None:
-    """Give a loaded model the modules of its source, where it has some that its task's outputs go through.
+    """Give a loaded model its source's modules, where the task's outputs go through some.
 
     Args:
-        placeholders: stands for the weights of the checkpoint, the modules' own among them.
+        placeholders: stand for the weights of the checkpoint, the modules' own among them.
     Raises:
         ModelInvalid, UnsafeModel: the source's modules cannot be read.
         ExportUnsupported: a module cannot be exported, or the entry's recipe pools otherwise than they do.
@@ -120,13 +121,13 @@ def attach(
 
 
 def of(model: nn.Module) -> Chain | None:
-    """The modules that a model was given."""
+    """Return the modules that a model was given; None where it has none."""
     found = getattr(model, PREFIX, None)
     return found if isinstance(found, Chain) else None
 
 
 def _reading(task: str, source_dir: Path, *, subject: str) -> _Reading:
-    """The model's output that the first module takes, as its own settings have it."""
+    """Return the model's output that the first module takes, as the module's own settings have it."""
     settings = sentence_modules.transformer_settings(source_dir)
     output, feature = _DEFAULT_OUTPUTS[task]
     modalities = settings.get("modality_config")
@@ -156,10 +157,10 @@ def _built(
     trusted: bool,
     mean_of: int | None,
 ) -> Chain:
-    """The library's own modules with their weights.
+    """Build the library's own modules with their weights.
 
     Args:
-        mean_of: how many numbers a token's vector has whose mean the first module gives: it is a table.
+        mean_of: the size of a token's vector, where the first module is a table and returns their mean; else None.
     """
     from sentence_transformers.sentence_transformer.modules import Pooling
     from sentence_transformers.util.misc import import_module_class
@@ -189,7 +190,7 @@ def _built(
 
 
 def _require_exportable(module: SentenceModule, source_dir: Path, *, subject: str, trusted: bool) -> None:
-    """Hold a module's settings to what a graph can have.
+    """Refuse module settings that a graph cannot have.
 
     Raises:
         ExportUnsupported: it leaves out the prompt, or runs a function that is none of torch's.
@@ -210,7 +211,7 @@ def _require_exportable(module: SentenceModule, source_dir: Path, *, subject: st
 
 
 def _is_torchs(name: object) -> bool:
-    """Whether it is a layer of torch.nn: another name would run whatever it means."""
+    """Say whether a name is a layer of torch.nn: another name would run whatever it means."""
     if not isinstance(name, str) or not name.startswith("torch.nn."):
         return False
     found = getattr(nn, name.rpartition(".")[2], None)
@@ -232,10 +233,10 @@ def _require_answer(chain: Chain, listed: tuple[SentenceModule, ...], *, subject
 
 
 def _require_agreement(chain: Chain, recipe: str, *, subject: str) -> None:
-    """A recipe that pools must pool as the source does, or one of the two is wrong.
+    """Refuse a recipe that pools otherwise than the source does: one of the two is wrong.
 
     Raises:
-        ExportUnsupported: it does not.
+        ExportUnsupported: they pool differently.
     """
     wanted = recipes.POOLINGS.get(recipe)
     if wanted is None:
@@ -260,7 +261,7 @@ def _told(kind: str, module: nn.Module) -> str:
 
 
 def _fill_with_placeholders(chain: Chain, placeholders: PlaceholderWeights) -> None:
-    """Have the stand-ins of the checkpoint's tensors where the values are, by any of the names that a module has."""
+    """Put the placeholders of the checkpoint's tensors where the values are, by any of the names that a module has."""
     for path, module in chain.named_modules(remove_duplicate=False):
         for name, own in list(module.named_parameters(recurse=False)):
             stand_in = placeholders.of_modules.get(".".join(part for part in (PREFIX, path, name) if part))
@@ -274,7 +275,7 @@ def _as_the_library_does(module: nn.Module, features: Features) -> Features:
 
 
 def _splade(module: nn.Module, features: Features) -> Features:
-    """SpladePooling in one piece: the library's own takes it in chunks, by a loop over the length."""
+    """Compute SpladePooling in one piece: the library's own takes it in chunks, by a loop over the length."""
     scores = features["token_embeddings"]
     weights = (scores * features["attention_mask"].unsqueeze(-1).to(scores.dtype)).relu().log1p()
     if module.activation_function == "log1p_relu":
@@ -284,7 +285,7 @@ def _splade(module: nn.Module, features: Features) -> Features:
 
 
 def _sparse_code(module: nn.Module, features: Features) -> Features:
-    """SparseAutoEncoder as it encodes: the library's own counts in a buffer which of its numbers were ever used."""
+    """Encode as SparseAutoEncoder does: the library's own also counts in a buffer which numbers were ever used."""
     prepared, _ = module.prepare(features[EMBEDDING])  # type: ignore[operator]
     latents = module.encode_pre_act(prepared)  # type: ignore[operator]
     largest = torch.topk(latents, k=module.k, dim=-1)  # type: ignore[arg-type]

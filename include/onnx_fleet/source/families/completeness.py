@@ -32,10 +32,10 @@ _PICKLES = "pytorch_model*.bin"
 _COUNTED = re.compile(
     r"(^|\.)(position_ids|token_type_ids|relative_position_index|num_batches_tracked|bbox_coord_\w+)$"
 )
-"""Buffers of whole numbers that older versions of transformers saved."""
+"""The names of integer buffers that older versions of transformers saved."""
 _FREQUENCIES = re.compile(r"(^|[._])inv_freq$")
 _MASKS = re.compile(r"(^|\.)(attn|attention|crossattention|self_attn)\.(bias|masked_bias)$")
-"""GPT-2's kind keeps its causal mask under a bias' name: [1, 1, length, length], or one number."""
+"""The names of causal masks that GPT-2's kind keeps as a bias: [1, 1, length, length], or one number."""
 _POOLER = re.compile(r"(^|\.)pooler\.")
 
 
@@ -52,17 +52,17 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """Every tensor of a checkpoint, and where it is."""
+    """The account of every tensor of a checkpoint: where it is."""
 
     placed: Mapping[str, str]
-    """Name in the checkpoint -> name in the loaded model, or the first of those that it became part of."""
+    """The name in the loaded model of each checkpoint tensor, or the first name of those that it became part of."""
     converted: frozenset[str]
-    """Names in the checkpoint of those that became part of others, or were turned."""
+    """The names in the checkpoint of tensors that became part of others, or were transposed."""
     made: frozenset[str]
-    """Parts of the names of what those become."""
+    """The parts of names of what those tensors become."""
     left_out: tuple[LeftOut, ...]
     unexplained: tuple[str, ...]
-    """Names in the checkpoint of those that nothing accounts for."""
+    """The names in the checkpoint of tensors that nothing accounts for."""
     fault: str
     """Why the loaded class is not the source's, for people; empty where it is, or may stand for it."""
 
@@ -73,21 +73,21 @@ class Account:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Source:
-    """What is known of the source when a tensor is judged."""
+    """The facts about a source by which a tensor is judged."""
 
     item: WorkItem
     model: PreTrainedModel
     source_dir: Path
     tensors: Mapping[str, StoredTensor]
-    """Of safetensors files; empty where the weights are in pickle."""
+    """The tensors of safetensors files; empty where the weights are in pickle."""
     placed: Mapping[str, str]
     named: PreTrainedModel | None
-    """Without weights: of the class that the source names, where that is another one than the loaded one's."""
+    """The model without weights of the class that the source names; None where the loaded class is that one."""
     narrowing: str
 
 
 def account(item: WorkItem, model: PreTrainedModel, *, source_dir: Path) -> Account:
-    """Hold a loaded model, with its weights or placeholders, to its checkpoint's names and its source's class."""
+    """Account for a loaded model, with weights or placeholders, by its checkpoint's names and its source's class."""
     tensors = checkpoint.read(source_dir)
     names = _names(tensors, source_dir)
     placed, converted = places(model, names)
@@ -137,7 +137,7 @@ def require_complete(item: WorkItem, found: Account, *, model: PreTrainedModel) 
 
 
 def complaint(item: WorkItem, found: Account, *, model: PreTrainedModel) -> str:
-    """What is missing, which class the source wants, and what to do, for people."""
+    """Say for people what is missing, which class the source wants, and what to do."""
     if found.fault:
         return found.fault
     loaded, wanted = type(model).__name__, item.model.architecture
@@ -161,17 +161,22 @@ def complaint(item: WorkItem, found: Account, *, model: PreTrainedModel) -> str:
 
 
 def contradicted(model: PreTrainedModel, source_dir: Path, *, unexpected: Iterable[str]) -> list[str]:
-    """Tensors that account would call placed, and that the loader says it did not load.
+    """Return the tensors that account would call placed, and that the loader says it did not load.
 
     Args:
-        unexpected: from the loader's own report, by the names that it gave them.
+        unexpected: the tensors in the loader's own report, by the names that it gave them.
     """
     placed, _ = places(model, _names(checkpoint.read(source_dir), source_dir))
     return sorted(set(unexpected) & set(placed.values()))
 
 
 def places(model: PreTrainedModel, names: Sequence[str]) -> tuple[dict[str, str], frozenset[str]]:
-    """(name in a checkpoint -> name in the model, those of them that transformers merges, splits or turns)"""
+    """Return where checkpoint tensors go in a model.
+
+    Returns:
+        The name in the model by the name in the checkpoint, and the names in the checkpoint of tensors that
+        transformers merges, splits or transposes.
+    """
     state = model.state_dict()
     mapping = get_model_conversion_mapping(model)
     renamings = [each for each in mapping if isinstance(each, WeightRenaming)]
@@ -189,7 +194,7 @@ def places(model: PreTrainedModel, names: Sequence[str]) -> tuple[dict[str, str]
 
 
 def _made(model: PreTrainedModel) -> frozenset[str]:
-    """The plain ends of what transformers merges, splits and turns tensors into."""
+    """Return the plain ends of the names of what transformers merges, splits and transposes tensors into."""
     converters = (each for each in get_model_conversion_mapping(model) if isinstance(each, WeightConverter))
     patterns = (pattern.replace("\\.", ".") for each in converters for pattern in each.target_patterns)
     ends = (re.split(r"[^\w.]", pattern.rstrip("$"))[-1].lstrip("0123456789.") for pattern in patterns)
@@ -197,7 +202,7 @@ def _made(model: PreTrainedModel) -> frozenset[str]:
 
 
 def _fault(source: _Source, *, lacks: bool) -> str:
-    """Whether the class that was loaded is another model than the one that the source names."""
+    """Say why the loaded class is another model than the one that the source names; empty where it is not."""
     if source.named is None:
         return ""
     loaded, named = type(source.model), type(source.named)
@@ -214,7 +219,7 @@ def _fault(source: _Source, *, lacks: bool) -> str:
 
 
 def _bare(model: PreTrainedModel) -> type | None:
-    """The class of the model without its head."""
+    """Return the class of the model without its head."""
     return type(getattr(model, model.base_model_prefix, None)) if model.base_model_prefix else None
 
 
@@ -230,7 +235,7 @@ def _buffer(name: str, source: _Source) -> str:
 
 
 def _ignored(name: str, source: _Source) -> str:
-    """What transformers' own class leaves aside; a class that only stands for the source's has no say in it."""
+    """Explain a tensor that transformers' own class ignores; a class that only replaces the source's is not asked."""
     judge = source.named if source.named is not None and not source.narrowing else source.model
     patterns = getattr(judge, "_keys_to_ignore_on_load_unexpected", None) or ()
     if any(re.search(pattern, name) for pattern in patterns):
@@ -243,7 +248,7 @@ def _pooler(name: str, source: _Source) -> str:
 
 
 def _head_of_pretraining(name: str, source: _Source) -> str:
-    """Where the source itself names the loaded class, or a class of pre-training, whose other head is the task's."""
+    """Explain another head of pre-training, where the source names the loaded class or a class of pre-training."""
     is_own = type(source.model).__name__ == source.item.model.architecture
     if not (is_own or _is_of_pretraining(source)) or model_class.uses(source.source_dir) == "head":
         return ""
@@ -254,7 +259,7 @@ def _head_of_pretraining(name: str, source: _Source) -> str:
 
 
 def _not_asked_for(name: str, source: _Source) -> str:
-    """A part of the class that the source names, where the entry or the source asks for less than the whole."""
+    """Explain a part of the class that the source names, where the entry or the source asks for less than the whole."""
     if not source.narrowing:
         return ""
     if source.named is not None:
@@ -268,13 +273,13 @@ def _not_asked_for(name: str, source: _Source) -> str:
 
 
 def _module_not_asked_for(name: str, source: _Source) -> str:
-    """A module behind the transformer of a source whose entry asks for another head, which no module reads."""
+    """Explain a module behind the transformer that no one reads, because the entry asks for another head."""
     asked = source.item.model.entry.task is not None and chain.of(source.model) is None
     return f"a module behind the transformer, and {source.narrowing}" if asked and name.startswith(PREFIX) else ""
 
 
 def _duplicate(name: str, source: _Source) -> str:
-    """A tensor that is saved twice, as tied weights were."""
+    """Explain a tensor that is saved twice, as tied weights were."""
     tensor = source.tensors.get(name)
     if tensor is None or tensor.count < 2:
         return ""
@@ -296,7 +301,7 @@ def _pretraining(model: PreTrainedModel) -> type[PreTrainedModel] | None:
 
 
 def _is_of_pretraining(source: _Source) -> bool:
-    """Whether the source's class has several heads of which the task's is one: BERT's, as it was trained first."""
+    """Say whether the source's class has several heads of which the task's is one, as BERT's of pre-training has."""
     if source.named is None or TASKS[source.item.model.task].auto_classes == ("AutoModel",):
         return False
     return type(source.named) is _pretraining(source.model) and type(source.named).__name__.endswith("ForPreTraining")
@@ -314,7 +319,7 @@ _EXCUSES: tuple[Callable[[str, _Source], str], ...] = (
 
 
 def _pickled(source_dir: Path) -> Iterator[str]:
-    """The names of the model's own tensors that lie in pickle; their values are not read."""
+    """Iterate over the names of the model's own tensors that lie in pickle; their values are not read."""
     from transformers.modeling_utils import load_state_dict
 
     for path in sorted(source_dir.glob(_PICKLES)):
@@ -322,7 +327,7 @@ def _pickled(source_dir: Path) -> Iterator[str]:
 
 
 def _pickled_of_modules(source_dir: Path) -> Iterator[str]:
-    """The same of a sentence-transformers source's modules, which may lie in pickle beside a safetensors model."""
+    """Iterate over the same of a sentence-transformers source's modules, in pickle beside a safetensors model."""
     from transformers.modeling_utils import load_state_dict
 
     for module in sentence_modules.listed(source_dir):
@@ -333,7 +338,7 @@ def _pickled_of_modules(source_dir: Path) -> Iterator[str]:
 
 
 def _names(tensors: Mapping[str, StoredTensor], source_dir: Path) -> tuple[str, ...]:
-    """The name of every tensor that the source's files hold, in safetensors or in pickle."""
+    """Return the name of every tensor that the source's files hold, in safetensors or in pickle."""
     return (*(tensors or _pickled(source_dir)), *_pickled_of_modules(source_dir))
 
 

@@ -25,22 +25,25 @@ OUTPUTS: dict[str, dict[str, Shape]] = {
 }
 
 _ONE_LENGTH = ("audio-spectrogram-transformer", "whisper")
-"""Model types whose spectrograms are always padded or cut to the same length."""
+"""The model types whose spectrograms are always padded or cut to the same length."""
 _WIDTHS = ("feature_projection_input_dim", "input_feat_per_channel", "num_mel_bins")
-"""How configurations call the size of one frame of a spectrogram."""
+"""The keys by which configurations call the size of one frame of a spectrogram."""
 
 _EXAMPLE_BATCH, _EXAMPLE_SAMPLES, _EXAMPLE_FRAMES = 2, 6301, 47
-"""6,301 samples give 19 frames. Both numbers of frames are odd, so that a model which squeezes them in pairs has to pad
-what is missing: that holds for even numbers too, and the way without padding holds for no others."""
+"""The example's sizes; 6,301 samples make 19 frames.
+
+Both numbers of frames are odd, so that a model which squeezes them in pairs has to pad what is missing: that holds for
+even numbers too, and the way without padding holds for no others.
+"""
 
 
 def whole(item: WorkItem, model: PreTrainedModel) -> Forward:
-    """The model with the outputs of its task, and its recipe's."""
+    """Return the model with the outputs of its task, and its recipe's."""
     return Forward(item, model, outputs=OUTPUTS[item.model.task]).eval()
 
 
 def graphs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
-    """The one graph of a model of sound."""
+    """Return the one graph of a model of sound."""
     module, name = whole(item, model), model.main_input_name
     size, axes = _input(model)
     values = torch.from_numpy(audio_inputs.batch(_EXAMPLE_BATCH, *size, seed=0, kind="noise"))
@@ -54,7 +57,7 @@ def graphs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
 
 
 def takes_mask(model: PreTrainedModel) -> bool:
-    """Whether its feature extractor says what is padding.
+    """Say whether the feature extractor marks padding.
 
     Models that normalise each group of features over the whole sound were trained on zeros behind it and without a
     mask; for them it would be wrong.
@@ -68,7 +71,7 @@ def takes_mask(model: PreTrainedModel) -> bool:
 
 
 def _input(model: PreTrainedModel) -> tuple[tuple[int, ...], Shape]:
-    """The example's size without the batch, and the names of all axes."""
+    """Return the example's size without the batch, and the names of all axes."""
     config = model.config
     if config.model_type == "whisper":
         return (config.num_mel_bins, 2 * config.max_source_positions), ("batch_size", None, None)

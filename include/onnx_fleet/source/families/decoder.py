@@ -63,12 +63,12 @@ class Whole(torch.nn.Module):
 
 
 def whole(item: WorkItem, model: PreTrainedModel) -> Whole:
-    """Every position's logits at once."""
+    """Return the model in one pass, with every position's logits."""
     return Whole(model).eval()
 
 
 def graphs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
-    """The one graph of a decoder.
+    """Return the one graph of a decoder.
 
     Raises:
         ExportUnsupported: what the model keeps between steps is not keys and values per layer.
@@ -98,15 +98,15 @@ def graphs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
 
 
 def takes_positions(model: PreTrainedModel) -> bool:
-    """Bloom and MPT bias their attention by distance, and take none."""
+    """Say whether the model takes positions: Bloom and MPT bias their attention by distance, and take none."""
     return "position_ids" in inspect.signature(model.forward).parameters
 
 
 def cache_sizes(item: WorkItem, model: PreTrainedModel) -> tuple[tuple[tuple[int, int], tuple[int, int]], ...]:
-    """(heads, head size) of each layer's keys and values, as the model itself fills a cache.
+    """Return (heads, head size) of each layer's keys and values, as the model itself fills a cache.
 
     Raises:
-        ExportUnsupported: what it keeps is something else, as in state-space models.
+        ExportUnsupported: the cache holds something else, as in state-space models.
     """
     tokens = torch.ones(1, 2, dtype=torch.int64)
     with torch.inference_mode():
@@ -129,7 +129,7 @@ def cache_sizes(item: WorkItem, model: PreTrainedModel) -> tuple[tuple[tuple[int
 
 
 def _beside(layer: object) -> Iterator[str]:
-    """What a layer keeps of each row beside keys and values: an indexer's keys, the states of a convolution."""
+    """Iterate over what a layer keeps of each row beside keys and values: an indexer's keys, a convolution's states."""
     for name, value in vars(layer).items():
         of_rows = any(isinstance(each, Tensor) and each.dim() > 1 for each in tree_leaves(value))
         if of_rows and name not in ("keys", "values"):
@@ -137,7 +137,7 @@ def _beside(layer: object) -> Iterator[str]:
 
 
 def _sizes(cached: object) -> tuple[int, int] | None:
-    """[batch_size, heads, tokens, head size] -> (heads, head size)"""
+    """Return (heads, head size) of a cached tensor [batch_size, heads, tokens, head size]; None for any other."""
     return (cached.shape[1], cached.shape[3]) if isinstance(cached, Tensor) and cached.dim() == 4 else None
 
 

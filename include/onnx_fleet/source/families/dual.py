@@ -24,16 +24,16 @@ OUTPUTS: dict[str, Shape] = {
     "image_embeds": ("image_batch_size", None),
 }
 _UNMASKED = frozenset({"siglip"})
-"""Model types whose texts are always padded to the same length, and read with their padding."""
+"""The model types whose texts are always padded to the same length, and read with their padding."""
 _PROJECTED = ("text_embeds", "image_embeds")
 _POOLED = ("pooler_output", "pooler_output")
-"""SigLIP has no projection: its sides alone are plain models, and consumers read their pooled vector."""
+"""The outputs of SigLIP's sides: it has no projection, and consumers read their pooled vector."""
 
 _IMAGES, _TEXTS, _LENGTH, _PADDING = 2, 3, 7, 3
 
 
 class _Part(torch.nn.Module):
-    """Some work of the whole model."""
+    """A part of the whole model's work."""
 
     def __init__(self, model: PreTrainedModel, *, seen: Sight) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class _Part(torch.nn.Module):
 
 
 class Both(_Part):
-    """Texts against images."""
+    """Texts and images together, with their similarities."""
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
         self.seen.require(inputs["pixel_values"])
@@ -52,7 +52,7 @@ class Both(_Part):
 
 
 class Text(_Part):
-    """Texts alone, projected and not normalised."""
+    """Texts alone, projected and not normalised: float32 [batch_size, size]."""
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
         given = self.model.get_text_features(**inputs, return_dict=True)  # type: ignore[operator]
@@ -60,7 +60,7 @@ class Text(_Part):
 
 
 class Vision(_Part):
-    """Images alone, projected and not normalised."""
+    """Images alone, projected and not normalised: float32 [batch_size, size]."""
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
         self.seen.require(inputs["pixel_values"])
@@ -69,12 +69,12 @@ class Vision(_Part):
 
 
 def whole(item: WorkItem, model: PreTrainedModel) -> Both:
-    """Both sides at once."""
+    """Return both sides in one call."""
     return Both(model, seen=_sight(item, model)).eval()
 
 
 def graphs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
-    """The whole, then each side.
+    """Return the graphs of the whole, then of each side.
 
     Raises:
         ExportUnsupported: the model's images are no images but patches in rows, each with a shape of its own.
@@ -124,7 +124,7 @@ def _sight(item: WorkItem, model: PreTrainedModel) -> Sight:
 
 
 def _texts(model: PreTrainedModel) -> Mapping[str, Tensor]:
-    """Rows of different lengths, each with its end token, which CLIP pools."""
+    """Make rows of different lengths, each with its end token, which CLIP pools."""
     config = model.config.get_text_config()
     mask = torch.ones(_TEXTS, _LENGTH, dtype=torch.int64)
     mask[-1, -_PADDING:] = 0
@@ -138,7 +138,7 @@ def _texts(model: PreTrainedModel) -> Mapping[str, Tensor]:
 
 
 def _names(model: PreTrainedModel) -> tuple[str, str]:
-    """What the outputs of text alone and of images alone are called."""
+    """Return the names of the outputs of text alone and of images alone."""
     return _POOLED if model.config.model_type in _UNMASKED else _PROJECTED
 
 

@@ -46,19 +46,19 @@ _EXAMPLE_BATCH, _EXAMPLE_CHOICES, _EXAMPLE_LENGTH, _EXAMPLE_PADDING = 2, 3, 7, 3
 
 
 def load(item: WorkItem, source_dir: Path, placeholders: PlaceholderWeights | None = None) -> PreTrainedModel:
-    """The model, with the modules that a sentence-transformers source has behind it: see loading and chain."""
+    """Load the model, with the modules that a sentence-transformers source has behind it: see loading and chain."""
     model = loading.load(item, source_dir, placeholders)
     chain.attach(item, model, source_dir=source_dir, placeholders=placeholders)
     return model
 
 
 def whole(item: WorkItem, model: PreTrainedModel) -> Forward:
-    """The model with the outputs of its task, its source's modules and its recipe."""
+    """Return the model with the outputs of its task, its source's modules and its recipe."""
     return Forward(item, model, outputs=outputs(item, model)).eval()
 
 
 class _OfAnyBatch(Forward):
-    """mBART's kind, which shifts its input to the right and loses the axis of a batch of one row on the way."""
+    """A model of mBART's kind, which shifts its input to the right and would lose the axis of a batch of one row."""
 
     def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         code: Any = sys.modules[type(self.model).__module__]
@@ -70,20 +70,20 @@ class _OfAnyBatch(Forward):
 
 
 def _shifted(input_ids: torch.Tensor, pad_token_id: int) -> torch.Tensor:
-    """The last token that is no padding comes first, and all others one place later, at any number of rows."""
+    """Put the last token that is no padding first, and all others one place later, at any number of rows."""
     last = input_ids.ne(pad_token_id).sum(dim=1, keepdim=True) - 1
     return torch.cat([input_ids.gather(1, last), input_ids[:, :-1]], dim=1)
 
 
 def _traced(item: WorkItem, model: PreTrainedModel) -> Forward:
-    """What the graph is traced from: whole, but for functions of its own code that no open batch goes through."""
+    """Return the model that is traced: whole, but for functions of its own code that fix the batch."""
     shift = getattr(sys.modules[type(model).__module__], "shift_tokens_right", None)
     wraps = shift is not None and list(inspect.signature(shift).parameters) == ["input_ids", "pad_token_id"]
     return (_OfAnyBatch if wraps else Forward)(item, model, outputs=outputs(item, model)).eval()
 
 
 def graphs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
-    """The one graph of an encoder.
+    """Return the one graph of an encoder.
 
     Raises:
         ExportUnsupported: the model reads an input that no graph takes.
@@ -110,17 +110,17 @@ def graphs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
 
 
 def further_of(model: PreTrainedModel) -> tuple[FurtherInput, ...]:
-    """What it takes beside tokens, mask and token types."""
+    """Return what the model takes beside tokens, mask and token types."""
     return further_inputs.of_model(_parameters(model), model.config.to_dict())
 
 
 def takes_token_types(model: PreTrainedModel) -> bool:
-    """Whether sentence A and B are told apart: RoBERTa has the argument, and one type only."""
+    """Say whether sentence A and B are told apart: RoBERTa has the argument, and one type only."""
     return "token_type_ids" in _parameters(model) and getattr(model.config, "type_vocab_size", 0) > 1
 
 
 def _example(model: PreTrainedModel, further: Iterable[FurtherInput], *, choices: bool) -> dict[str, Tensor]:
-    """Rows of unequal lengths, with a valid value of everything that the model takes."""
+    """Make rows of unequal lengths, with a valid value of everything that the model takes."""
     shape = (_EXAMPLE_BATCH, _EXAMPLE_CHOICES, _EXAMPLE_LENGTH) if choices else (_EXAMPLE_BATCH, _EXAMPLE_LENGTH)
     example = _rows(model, shape)
     if takes_token_types(model):
@@ -130,7 +130,7 @@ def _example(model: PreTrainedModel, further: Iterable[FurtherInput], *, choices
 
 
 def outputs(item: WorkItem, model: PreTrainedModel) -> dict[str, Shape]:
-    """The task's; a text model with a projection gives the projected text too, behind the hidden states.
+    """Return the task's outputs; behind the hidden states, the projected text where a text model has a projection.
 
     Consumers that know no names take the first output.
     """
@@ -140,7 +140,7 @@ def outputs(item: WorkItem, model: PreTrainedModel) -> dict[str, Shape]:
 
 
 def _rows(model: PreTrainedModel, shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
-    """Texts as the source's tokenizer frames them, the last of the batch shorter and padded."""
+    """Make texts as the source's tokenizer frames them, the last of the batch shorter and padded."""
     rng, space = (
         np.random.default_rng(0),
         text_inputs.token_space(Path(str(model.name_or_path)), model_limits.of(model)),
@@ -157,7 +157,7 @@ def _axes(each: FurtherInput, *, tokens: Shape) -> Shape:
 
 
 def _outputs(module: Forward, example: Mapping[str, Tensor], further: Iterable[FurtherInput]) -> dict[str, Shape]:
-    """An image of a page is tokens behind those of the text: outputs that have a value for each of both say so."""
+    """Return the outputs; those with values for both text tokens and a page image's tokens get the joint length."""
     if all(each.per == "token" for each in further):
         return module.outputs
     with torch.inference_mode():

@@ -21,7 +21,7 @@ class Forward(torch.nn.Module):
         self.model = model
         self.config: PretrainedConfig = model.config
         self.given_outputs = tuple(outputs)
-        """What the model itself gives."""
+        """The names of the model's own outputs."""
         name = item.model.entry.recipe
         self.recipe = recipes.find(name) if name else None
         self._own = self.recipe.of(item.model.task, model) if self.recipe else None
@@ -30,7 +30,7 @@ class Forward(torch.nn.Module):
             outputs = {**outputs, modules.answer: ("batch_size", None)}
         self.own_outputs = tuple(outputs)
         self.outputs = self.recipe.output_shapes(outputs) if self.recipe else dict(outputs)
-        """What forward gives: name -> the contract's symbols."""
+        """The outputs of forward: name -> the contract's symbols."""
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
         wanted = {"output_hidden_states": True} if self._own and self._own.hidden_states else {}

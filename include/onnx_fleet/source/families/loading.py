@@ -17,18 +17,18 @@ from onnx_fleet.source.families import completeness, model_class
 from onnx_fleet.source.placeholder_weights import PlaceholderWeights
 
 _LONGEST_WORD = 300
-"""Characters of another's message that one of ours takes up."""
+"""The number of characters of a library's message that a message of ours takes up."""
 _UNUSED_PARAMETERS = ("pooler.",)
-"""Parameters that no output of ours depends on for a bare model: a checkpoint may lack them."""
+"""The parameters that no output of ours depends on for a bare model: a checkpoint may lack them."""
 
 
 def load(item: WorkItem, source_dir: Path, placeholders: PlaceholderWeights | None = None) -> PreTrainedModel:
-    """The checkpoint in float32, in evaluation mode, with eager attention, prepared as its recipe wants it.
+    """Load the checkpoint in float32, in evaluation mode, with eager attention, prepared as its recipe wants it.
 
     What the loaded class has no place for is left out here, and judged by families.completeness.
 
     Args:
-        placeholders: stands for the checkpoint's weights; only for classes of transformers' own.
+        placeholders: stand for the checkpoint's weights; only for classes of transformers' own.
     Raises:
         ModelInvalid: the checkpoint lacks weights that the task's outputs depend on, or its files cannot be read.
         ExportUnsupported: transformers has no such model for the task.
@@ -90,7 +90,7 @@ def load(item: WorkItem, source_dir: Path, placeholders: PlaceholderWeights | No
 
 
 def _brief(err: Exception) -> str:
-    """The beginning of what transformers says: behind it come lists of every class that it has."""
+    """Return the beginning of transformers' message: behind it come lists of every class that it has."""
     said = str(err).strip().split("\n")[0].partition(" Model type should be one of")[0]
     return said if len(said) <= _LONGEST_WORD else f"{said[:_LONGEST_WORD]} …"
 

@@ -33,7 +33,7 @@ class ModelClass:
     """How a source is loaded."""
 
     auto: Any
-    """The auto class of its task: it loads what is none of transformers' own."""
+    """The auto class of the task, which also loads classes that are not transformers' own."""
     own: type[PreTrainedModel] | None
     """The class that loads it; None where only the auto class can tell, as with code of the source's own."""
     named: type[PreTrainedModel] | None
@@ -41,7 +41,7 @@ class ModelClass:
 
 
 def config_of(item: WorkItem, source_dir: Path) -> PretrainedConfig:
-    """The source's config.json, as transformers reads it; code of the source's own runs at the entry's commit only."""
+    """Read the source's config.json with transformers; code of the source's own runs at the entry's commit only."""
     static_embedding.register()
     config: PretrainedConfig = transformers.AutoConfig.from_pretrained(
         source_dir, trust_remote_code=item.model.entry.trust_remote_code == item.model.commit
@@ -50,7 +50,7 @@ def config_of(item: WorkItem, source_dir: Path) -> PretrainedConfig:
 
 
 def choose(item: WorkItem, config: PretrainedConfig, *, source_dir: Path) -> ModelClass:
-    """The source's own class where it serves the task, else the task's for the source's configuration."""
+    """Choose the source's own class where it serves the task, else the task's for the source's configuration."""
     auto = auto_class(item.model.task, config)
     named = of_name(item.model.architecture, config)
     if _is_remote(item, config, auto):
@@ -67,13 +67,13 @@ def choose(item: WorkItem, config: PretrainedConfig, *, source_dir: Path) -> Mod
 
 
 def auto_class(task: str, config: PretrainedConfig) -> Any:
-    """The first of the task's auto classes that knows the configuration."""
+    """Return the first of the task's auto classes that knows the configuration."""
     classes = [getattr(transformers, name) for name in TASKS[task].auto_classes]
     return next((known for known in classes if type(config) in known._model_mapping), classes[0])
 
 
 def of_name(name: str, config: PretrainedConfig) -> type[PreTrainedModel] | None:
-    """transformers' class of that name, if it is one for such a configuration."""
+    """Return transformers' class of that name, if it is one for such a configuration."""
     found = getattr(transformers, name, None) if name else None
     if not (inspect.isclass(found) and issubclass(found, PreTrainedModel)):
         return None
@@ -81,9 +81,9 @@ def of_name(name: str, config: PretrainedConfig) -> type[PreTrainedModel] | None
 
 
 def narrowing(item: WorkItem, *, source_dir: Path) -> str:
-    """Who says that less is wanted than the source's class gives, for people; empty where nobody does.
+    """Say who wants less than the source's class offers, for people; empty where nobody does.
 
-    The Hub's tag is no such word: it is often set by a program, and says what a model is near to.
+    The Hub's tag does not count: it is often set by a program, and says what a model is near to.
     """
     if item.model.entry.task is not None:
         return f"the entry asks for {item.model.task}"
@@ -93,7 +93,7 @@ def narrowing(item: WorkItem, *, source_dir: Path) -> str:
 
 
 def uses(source_dir: Path) -> Use | None:
-    """What a sentence-transformers source takes of its transformer, by its own files; None of any other source."""
+    """Return what a sentence-transformers source uses of its transformer, by its own files; None for other sources."""
     modules = sentence_modules.listed(source_dir)
     if not modules or modules[0].kind not in sentence_modules.TRANSFORMERS:
         return None
@@ -102,7 +102,7 @@ def uses(source_dir: Path) -> Use | None:
 
 
 def output_names(cls: type[PreTrainedModel]) -> frozenset[str]:
-    """What its forward says that it gives."""
+    """Return the outputs that the class's forward declares."""
     try:
         said = typing.get_type_hints(inspect.unwrap(cls.forward)).get("return")
     except (NameError, TypeError, AttributeError):
@@ -112,13 +112,13 @@ def output_names(cls: type[PreTrainedModel]) -> frozenset[str]:
 
 
 def blank(cls: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:
-    """A model without memory for its weights: to ask for the names of its tensors."""
+    """Make a model without memory for its weights, to ask for the names of its tensors."""
     with torch.device("meta"):
         return cls(config)
 
 
 def _serves(named: type[PreTrainedModel], task: str, config: PretrainedConfig) -> bool:
-    """Whether transformers loads it for the task, or, where hidden states are asked for, whether it gives them."""
+    """Say whether transformers loads the class for the task or, where hidden states are asked for, it returns them."""
     for name in TASKS[task].auto_classes:
         mapping = getattr(transformers, name)._model_mapping
         known = mapping.get(type(config), ())
@@ -132,6 +132,6 @@ def _takes_tokens_alone(task: str) -> bool:
 
 
 def _is_remote(item: WorkItem, config: PretrainedConfig, auto: Any) -> bool:
-    """Whether the class is the source's own code, which the entry allows at this commit."""
+    """Say whether the class is the source's own code, which the entry allows at this commit."""
     allowed = item.model.entry.trust_remote_code == item.model.commit
     return allowed and auto.__name__ in (getattr(config, "auto_map", None) or {})

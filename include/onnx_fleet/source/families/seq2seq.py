@@ -40,7 +40,7 @@ _EXAMPLE_LENGTH, _EXAMPLE_PADDING, _EXAMPLE_NEW = 7, 2, 4
 _EXAMPLE_PAST = {"decoder": 3, "encoder": 5}
 
 _PLAIN_MASKS = ("fsmt", "prophetnet")
-"""Model types whose decoders take no prepared mask, and do not look at how many states it is for."""
+"""The model types whose decoders take no prepared mask, and do not look at how many states it is for."""
 
 
 class Encoder(torch.nn.Module):
@@ -69,7 +69,7 @@ class Whole(torch.nn.Module):
 
 
 class Plain(Whole):
-    """The same as one graph, which gives the logits."""
+    """The model as one graph in one pass, which returns the logits."""
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
         return {"logits": super().forward(**inputs)["logits"]}
@@ -93,14 +93,14 @@ class Decoder(torch.nn.Module):
         return {"logits": given.logits}
 
     def decode(self, tokens: Tensor, *, states: Tensor, mask: Tensor | None, cache: EncoderDecoderCache | None) -> Any:
-        """The model's own decoder and head.
+        """Run the model's own decoder and head.
 
         Args:
             tokens: int64 [batch_size, new tokens].
-            states: of the encoder, those that the cache does not hold.
-            mask: as mask() gives it, over all states.
+            states: float32 [batch_size, states, hidden], those of the encoder that the cache does not hold.
+            mask: the mask over all states, as mask() returns it.
         Returns:
-            an object with ``logits`` and ``past_key_values``.
+            An object with ``logits`` and ``past_key_values``.
         """
         return self.model(
             encoder_outputs=BaseModelOutput(last_hidden_state=states),
@@ -112,7 +112,7 @@ class Decoder(torch.nn.Module):
         )
 
     def mask(self, inputs: Mapping[str, Tensor]) -> Tensor | None:
-        """The encoder's mask as attention adds it: the model would make one for the states that it is given."""
+        """Return the encoder's mask as attention adds it: the model would make one for the given states alone."""
         given = inputs.get("encoder_attention_mask")
         if given is None or self.config.model_type in _PLAIN_MASKS:
             return given
@@ -153,35 +153,43 @@ class CachedDecoder(Decoder):
 
 
 def additive(mask: Tensor, *, like: Tensor) -> Tensor:
-    """int64 [batch_size, states] -> [batch_size, 1, 1, states], of the dtype of another: 0, or the least number."""
+    """Return what attention adds for a mask: 0 where it is set, else the least number of a tensor's type.
+
+    Args:
+        mask: int64 [batch_size, states].
+        like: the tensor whose type the result has.
+
+    Returns:
+        [batch_size, 1, 1, states], of the type of ``like``.
+    """
     least = torch.finfo(like.dtype).min
     return torch.where(mask[:, None, None, :] != 0, 0.0, least).to(like.dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """What goes into an encoder, and how its states are masked."""
+    """The encoder's inputs, and the mask of its states."""
 
     example: Mapping[str, Tensor]
     """The encoder's inputs."""
     inputs: Mapping[str, Shape]
     states: Shape
-    """Of ``last_hidden_state``."""
+    """The axes of ``last_hidden_state``."""
     mask: tuple[Tensor, Shape] | None
     """The decoder's ``encoder_attention_mask`` for the states of example_states; None where it takes none."""
     states_length: int
-    """Of the decoder's example: no state count of a real encoder has to be traced."""
+    """The number of states in the decoder's example: no count of a real encoder has to be traced."""
     decoder: type[Decoder]
     cached_decoder: type[CachedDecoder]
 
 
 def whole(item: WorkItem, model: PreTrainedModel) -> Whole:
-    """Every position's logits at once."""
+    """Return the model in one pass, with every position's logits."""
     return Whole(model).eval()
 
 
 def graphs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
-    """The model in the form that its entry asks for.
+    """Return the graphs in the form that the entry asks for.
 
     Raises:
         ExportUnsupported: what the decoder keeps is not keys and values per layer, of itself and of the encoder.
@@ -190,7 +198,7 @@ def graphs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
 
 
 def source(model: PreTrainedModel) -> Source:
-    """Tokens with padding on the right."""
+    """Return an example source of tokens, with padding on the right."""
     attention_mask = torch.ones(EXAMPLE_BATCH, _EXAMPLE_LENGTH, dtype=torch.int64)
     attention_mask[-1, -_EXAMPLE_PADDING:] = 0
     padding = getattr(model.config, "pad_token_id", None) or 0
@@ -207,7 +215,7 @@ def source(model: PreTrainedModel) -> Source:
 
 
 def merged(item: WorkItem, model: PreTrainedModel, *, source: Source) -> tuple[GraphSpec, ...]:
-    """``encoder_model``, and ``decoder_model_merged`` for every step: what optimum and transformers.js load."""
+    """Return ``encoder_model``, and ``decoder_model_merged`` for every step: what optimum and transformers.js load."""
     sizes = cache_sizes(item, model, source=source)
     example, inputs = _decoder_inputs(model, source=source)
     outputs: dict[str, Shape] = {"logits": _LOGITS}
@@ -225,7 +233,7 @@ def merged(item: WorkItem, model: PreTrainedModel, *, source: Source) -> tuple[G
 
 
 def without_past(item: WorkItem, model: PreTrainedModel, *, source: Source) -> tuple[GraphSpec, ...]:
-    """``encoder_model`` and ``decoder_model``, which is given all tokens at every step."""
+    """Return ``encoder_model`` and ``decoder_model``, which is given all tokens at every step."""
     example, inputs = _decoder_inputs(model, source=source)
     decoder = GraphSpec(
         role=DECODER_WITHOUT_PAST,
@@ -238,7 +246,7 @@ def without_past(item: WorkItem, model: PreTrainedModel, *, source: Source) -> t
 
 
 def plain(item: WorkItem, model: PreTrainedModel, *, source: Source) -> tuple[GraphSpec, ...]:
-    """``model``: source and target in one pass, with padding on either: for scoring and further training."""
+    """Return ``model``: source and target in one pass, with padding on either, for scoring and further training."""
     target_mask = torch.ones(EXAMPLE_BATCH, _EXAMPLE_NEW, dtype=torch.int64)
     target_mask[0, -1:] = 0
     target = {
@@ -261,14 +269,14 @@ FORMS: Mapping[str, Callable[..., tuple[GraphSpec, ...]]] = {
     "without-past": without_past,
     "plain": plain,
 }
-"""How a model may be cut, by its entry's ``decoder_form``: (item, model, source=) -> its graphs."""
+"""The functions that cut a model, by the entry's ``decoder_form``: (item, model, source=) -> its graphs."""
 
 
 def cache_sizes(item: WorkItem, model: PreTrainedModel, *, source: Source) -> tuple[Mapping[str, tuple[int, int]], ...]:
-    """Of each layer ``decoder.key``, … -> (heads, head size), as the model itself fills its caches.
+    """Return (heads, head size) of each layer by ``decoder.key``, …, as the model itself fills its caches.
 
     Raises:
-        ExportUnsupported: what it keeps is something else.
+        ExportUnsupported: a cache holds something else.
     """
     with torch.inference_mode():
         given = model(
@@ -299,7 +307,7 @@ def cache_sizes(item: WorkItem, model: PreTrainedModel, *, source: Source) -> tu
 
 
 def example_tokens(model: PreTrainedModel, *, length: int) -> Tensor:
-    """int64 [EXAMPLE_BATCH, length]: ids from all over the vocabulary, no two of them alike."""
+    """Return ids from all over the vocabulary, no two of them alike: int64 [EXAMPLE_BATCH, length]."""
     vocabulary = int(model.config.get_text_config(decoder=True).vocab_size)
     tokens = torch.arange(EXAMPLE_BATCH * length).reshape(EXAMPLE_BATCH, length)
     return (tokens * 31 + vocabulary // 2) % vocabulary
@@ -316,7 +324,7 @@ def _encoder(model: PreTrainedModel, *, source: Source) -> GraphSpec:
 
 
 def _decoder_inputs(model: PreTrainedModel, *, source: Source) -> tuple[dict[str, Tensor], dict[str, Shape]]:
-    """The example and the shapes of what a decoder takes beside its caches."""
+    """Return the example and the shapes of what a decoder takes beside its caches."""
     width = _states_width(model, source=source)
     generator = torch.Generator().manual_seed(1)
     example = {
@@ -330,7 +338,7 @@ def _decoder_inputs(model: PreTrainedModel, *, source: Source) -> tuple[dict[str
 
 
 def _states_width(model: PreTrainedModel, *, source: Source) -> int:
-    """As the encoder itself gives them: configurations name it in many ways."""
+    """Return the states' width as the encoder itself has it: configurations name it in many ways."""
     with torch.inference_mode():
         states: Tensor = Encoder(model)(**source.example)["last_hidden_state"]
     return int(states.shape[-1])

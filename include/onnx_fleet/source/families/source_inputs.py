@@ -1,4 +1,4 @@
-"""The tensors that a source's class takes, by its own word, and those of them that its graphs may do without.
+"""The tensors that a source's class takes, as the class declares, and those that its graphs may do without.
 
 Imports torch and transformers. Nothing here is asked of the family that cuts the graphs: an input that it forgot is
 found by the class's signature. A name that is not in the table is an input that the graphs need.
@@ -18,14 +18,14 @@ from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ExportUnsupported
 
 _NO_TENSORS = ("output_", "return_", "use_")
-"""How flags begin whose type nobody wrote down."""
+"""The beginnings of flags' names that have no type annotation."""
 _BEHIND_AN_ENCODER: Mapping[str, str] = {
     "decoder_input_ids": "input_ids",
     "attention_mask": "encoder_attention_mask",
 }
-"""The whole model's name of an input -> what the graph of its decoder calls it."""
+"""The name in the decoder's graph of an input of the whole model."""
 _OF_THE_TARGET = ("decoder_input_ids", "decoder_inputs_embeds")
-"""What classifiers and readers among encoder-decoders make for themselves."""
+"""The inputs that classifiers and readers among encoder-decoders make for themselves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +34,13 @@ class Unfed:
 
     name: str
     reason: str
-    """Why the graphs may do without it, for people; empty where nothing says so."""
+    """The reason why the graphs may do without it, for people; empty where nothing says so."""
     doubtful: bool = False
     """Whether the class may take it and make no use of it: only trying it tells."""
 
 
 def taken(model: PreTrainedModel) -> tuple[str, ...]:
-    """Every parameter of its forward that is a tensor, or may be one; those that it hands on to its bare model, too."""
+    """Return every parameter of forward that is or may be a tensor; those that it hands on to its bare model, too."""
     parameters = dict(inspect.signature(model.forward).parameters)
     hands_on = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
     bare = inspect.signature(model.base_model.forward).parameters
@@ -52,11 +52,11 @@ def taken(model: PreTrainedModel) -> tuple[str, ...]:
 def unfed(
     item: WorkItem, model: PreTrainedModel, *, fed: Iterable[str], made: Collection[str] | None = None
 ) -> tuple[Unfed, ...]:
-    """What the class takes beside the graphs' inputs.
+    """Return what the class takes beside the graphs' inputs.
 
     Args:
         fed: the names of all inputs of all graphs.
-        made: what the source's own tokenizer and preprocessor make; None where they were not asked.
+        made: the inputs that the source's own tokenizer and preprocessor make; None where they were not asked.
     """
     given = set(fed)
     if "encoder_hidden_states" in given:
@@ -66,7 +66,7 @@ def unfed(
 
 
 def _told(found: Unfed, made: Collection[str] | None) -> Unfed:
-    """What the source's own tokenizer says of it: what that makes is tried, whatever the table of all models says."""
+    """Take account of the source's own tokenizer: what that makes is tried, whatever the table of all models says."""
     if made is None:
         return found
     if found.name in _OF_THE_MODEL and found.name in made:
@@ -88,7 +88,7 @@ def require_fed(item: WorkItem, model: PreTrainedModel, *, fed: Iterable[str]) -
 
 
 def complaint(model: PreTrainedModel, lost: Iterable[str]) -> str:
-    """What is lost, and what to do, for people."""
+    """Say for people what is lost, and what to do."""
     return (
         f"{type(model).__name__} takes {', '.join(lost)}, and the graphs of this task have no such input: they would "
         f"be right only where nobody gives it; serve it with PyTorch, or remove the entry"
@@ -140,7 +140,7 @@ def _token_types(item: WorkItem, config: PretrainedConfig) -> Unfed:
 
 
 def makes_no_mask(source_dir: Path) -> bool:
-    """Whether the source's feature extractor says nothing of what is padding; of sound only."""
+    """Say whether a source's feature extractor of sound does not mark padding."""
     if not (source_dir / "preprocessor_config.json").is_file():
         return False
     extractor = AutoFeatureExtractor.from_pretrained(source_dir)  # type: ignore[no-untyped-call]
@@ -187,7 +187,7 @@ _OF_THE_MODEL: Mapping[str, str] = {
     "lengths": "it says what attention_mask says, in numbers",
     "sequence_id": "it says which of several chains in one row a token is of, and no tokenizer makes it",
 }  # fmt: skip
-"""Inputs that the model fills in by itself, or that no user of an exported model has."""
+"""The inputs that the model fills in by itself, or that no user of an exported model has."""
 
 _INSTEAD: Mapping[str, tuple[tuple[str, ...], str]] = {
     "inputs_embeds": (("input_ids", "inputs", "pixel_values"), "it stands for what it is made of"),
@@ -196,7 +196,7 @@ _INSTEAD: Mapping[str, tuple[tuple[str, ...], str]] = {
     "subsampled_output_points": (("input_ids", "pixel_values"), "it picks points of several kinds of input at once"),
     "image_grid_hw": (("pixel_values",), "it is for images that are cut into patches already"),
 }
-"""Inputs that stand for others which the graphs take."""
+"""The inputs that stand for others which the graphs take."""
 
 
 def _of(name: str, value: Any) -> Callable[[PretrainedConfig], bool]:
@@ -204,7 +204,7 @@ def _of(name: str, value: Any) -> Callable[[PretrainedConfig], bool]:
 
 
 def _sees_one_size(config: PretrainedConfig) -> bool:
-    """LLaVA hands sizes on to the one kind of tower that takes images of several."""
+    """Say whether a model of LLaVA's kind sees one size only, because its tower takes no images of several."""
     sight = getattr(config, "vision_config", None)
     return config.model_type == "llava" and getattr(sight, "model_type", None) != "pixtral"
 
@@ -224,7 +224,7 @@ _BY_CONFIGURATION: Mapping[str, tuple[Callable[[PretrainedConfig], bool], str]] 
     "input_shape_ids": (_of("enable_shape", False), "its configuration has no shapes of characters"),
     "input_pronunciation_ids": (_of("enable_pronunciation", False), "its configuration has no pronunciations"),
 }
-"""Inputs that some configurations make no use of."""
+"""The inputs that some configurations make no use of."""
 
 _DOUBTFUL = frozenset({"attention_mask", "pixel_mask", "image_sizes"})
-"""Inputs that some classes take for the sake of others, and never read."""
+"""The inputs that some classes take for the sake of others, and never read."""

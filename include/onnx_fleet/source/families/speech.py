@@ -24,7 +24,7 @@ _FRAMES: Shape = ("batch_size", "num_frames")
 _SAMPLES: Shape = ("batch_size", "num_samples")
 _EXAMPLE_FRAMES, _EXAMPLE_SAMPLES, _EXAMPLE_STATES = 27, 2899, 7
 _MOONSHINE_STRIDE = 64 * 3 * 2
-"""Samples to one state of Moonshine's encoder."""
+"""The number of samples for each state of Moonshine's encoder."""
 
 
 class SpeechDecoder(Decoder):
@@ -44,7 +44,7 @@ class SpeechDecoder(Decoder):
         return given
 
     def mask(self, inputs: Mapping[str, Tensor]) -> Tensor | None:
-        """Of the encoder's states, from the one of its input: what consumers have, and feed to both graphs."""
+        """Return the mask of the encoder's states, made of its input's mask, which consumers feed to both graphs."""
         given = inputs.get("encoder_attention_mask")
         if given is None:
             return None
@@ -53,11 +53,11 @@ class SpeechDecoder(Decoder):
 
 
 class CachedSpeechDecoder(SpeechDecoder, CachedDecoder):
-    """The same with caches."""
+    """A decoder behind an encoder of sound, with caches that go in and come out."""
 
 
 def _of_frames(model: PreTrainedModel, mask: Tensor, states: int) -> Tensor:
-    """Speech2Text: every convolution halves the real frames."""
+    """Return Speech2Text's mask of states: every convolution halves the number of real frames."""
     real = mask.sum(dim=1)
     for _ in range(model.config.num_conv_layers):
         real = (real - 1) // 2 + 1
@@ -65,7 +65,7 @@ def _of_frames(model: PreTrainedModel, mask: Tensor, states: int) -> Tensor:
 
 
 def _of_samples(model: PreTrainedModel, mask: Tensor, states: int) -> Tensor:
-    """Moonshine: every so many samples one is asked."""
+    """Return Moonshine's mask of states: one sample in _MOONSHINE_STRIDE decides."""
     return mask[:, ::_MOONSHINE_STRIDE][:, :states]
 
 
@@ -73,7 +73,7 @@ _MASKS = {"speech_to_text": _of_frames, "moonshine": _of_samples}
 
 
 def load(item: WorkItem, source_dir: Path, placeholders: PlaceholderWeights | None = None) -> PreTrainedModel:
-    """As any model, with Moonshine's own count of states in whole numbers, which tracing keeps open."""
+    """Load a model, with Moonshine's count of states in whole numbers, which tracing keeps open."""
     model = loading.load(item, source_dir, placeholders)
     if model.config.model_type == "moonshine":
         model.get_encoder()._get_feat_extract_output_lengths = _moonshine_states
@@ -81,7 +81,7 @@ def load(item: WorkItem, source_dir: Path, placeholders: PlaceholderWeights | No
 
 
 def whole(item: WorkItem, model: PreTrainedModel) -> Module:
-    """Every position's logits at once."""
+    """Return the model in one pass, with every position's logits."""
     if has_decoder(model):
         return seq2seq.whole(item, model)
 
@@ -89,7 +89,7 @@ def whole(item: WorkItem, model: PreTrainedModel) -> Module:
 
 
 def graphs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
-    """Encoder and cached decoder, or the one graph of a model without a decoder.
+    """Return encoder and cached decoder, or the one graph of a model without a decoder.
 
     Raises:
         ExportUnsupported: as the decoder's family says.
@@ -101,12 +101,12 @@ def graphs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
 
 
 def has_decoder(model: PreTrainedModel) -> bool:
-    """Whether it writes tokens one after the other. Whisper's classifier has an encoder's part of the configuration."""
+    """Say whether the model writes tokens one after the other; Whisper's classifier has an encoder only."""
     return bool(model.config.is_encoder_decoder) and model.can_generate()
 
 
 def source(model: PreTrainedModel) -> Source:
-    """What the feature extractor of the model's type makes; only Whisper's sound is always of one length."""
+    """Return an example of the feature extractor's output; only Whisper's sound is always of one length."""
     config, generator = model.config, torch.Generator().manual_seed(0)
     if config.model_type == "whisper":
         frames = 2 * config.max_source_positions
@@ -141,7 +141,7 @@ def source(model: PreTrainedModel) -> Source:
 
 
 def _moonshine_states(samples: int) -> int:
-    """The lengths after three convolutions; the model's own goes through fractions."""
+    """Return the length after three convolutions in whole numbers; the model's own count goes through fractions."""
     states = samples
     for kernel, stride in ((127, 64), (7, 3), (3, 2)):
         states = (states - kernel) // stride + 1

@@ -51,12 +51,13 @@ class StaticEmbedding(PreTrainedModel):  # type: ignore[no-untyped-call]
         self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Every weight comes from the checkpoint."""
+        """Do nothing: every weight comes from the checkpoint."""
 
     def forward(
         self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None, **_: Any
     ) -> StaticEmbeddingOutput:
-        """
+        """Return the vector of each token.
+
         Args:
             input_ids: int64 [batch_size, sequence_length].
             attention_mask: int64 [batch_size, sequence_length]; what pools the vectors reads it.
@@ -67,6 +68,6 @@ class StaticEmbedding(PreTrainedModel):  # type: ignore[no-untyped-call]
 
 @cache
 def register() -> None:
-    """Have transformers' AutoConfig and AutoModel know the class."""
+    """Make the class known to transformers' AutoConfig and AutoModel."""
     AutoConfig.register(static_embedding.MODEL_TYPE, StaticEmbeddingConfig)
     AutoModel.register(StaticEmbeddingConfig, StaticEmbedding)

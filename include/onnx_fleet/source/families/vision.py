@@ -26,7 +26,10 @@ from onnx_fleet.source.families.loading import load
 
 _PIXELS: Shape = ("batch_size", None, "height", "width")
 _PIXEL_MASK: Shape = ("batch_size", "mask_height", "mask_width")
-"""Of its own size: it is scaled to the feature map, and consumers send 64 x 64 ones for an image of any size."""
+"""The axes of the pixel mask, which has a size of its own: it is scaled to the feature map.
+
+Consumers send 64 x 64 ones for an image of any size.
+"""
 
 OUTPUTS: dict[str, dict[str, Shape]] = {
     "image-classification": {"logits": ("batch_size", None)},
@@ -35,9 +38,9 @@ OUTPUTS: dict[str, dict[str, Shape]] = {
     "depth-estimation": {"predicted_depth": ("batch_size", "output_height", "output_width")},
     "image-to-image": {"reconstruction": ("batch_size", None, "output_height", "output_width")},
 }
-"""Of feature extractors the outputs depend on the model, and so do some of the other tasks'."""
+"""The outputs of each task; those of feature extractors, and some of other tasks, depend on the model."""
 _BESIDES = re.compile(r"(?!enc_|intermediate_)\w+_(logits|masks)|pred_boxes|field_of_view")
-"""What post-processing reads of models that say more: in what order a page is read, what a mask shows, and where."""
+"""The further outputs that post-processing reads: in what order a page is read, what a mask shows, and where."""
 
 ANY_SIZE = frozenset(
     {
@@ -45,7 +48,7 @@ ANY_SIZE = frozenset(
         "efficientnet", "glpn", "poolformer", "regnet", "resnet", "segformer", "table-transformer", "yolos",
     }
 )  # fmt: skip
-"""Model types whose graphs were proven at sizes that were never traced, odd ones included.
+"""The model types whose graphs were proven at sizes that were never traced, odd ones included.
 
 Of those that are not here some pad what does not divide (MobileNet, FocalNet, MobileViT), and some keep the traced
 sizes as numbers (Deformable DETR, Depth Anything, DINOv2 with registers): their graphs hold for such sizes only.
@@ -54,22 +57,22 @@ sizes as numbers (Deformable DETR, Depth Anything, DINOv2 with registers): their
 _MASKED = frozenset(
     {"conditional_detr", "dab-detr", "deformable_detr", "detr", "lw_detr", "rf_detr", "table-transformer"}
 )
-"""Detectors that look where pixel_mask is 1 only; the others' forward takes one and ignores it."""
+"""The detectors that look only where pixel_mask is 1; the others' forward takes one and ignores it."""
 
 _EXAMPLE_BATCH = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sight:
-    """At what image size a model is traced."""
+    """The image size at which a model is traced."""
 
     height: int
     width: int
     fixed: str = ""
-    """Why it takes no other size; empty where it takes any."""
+    """The reason why the model takes no other size; empty where it takes any."""
 
     def require(self, pixel_values: Tensor) -> None:
-        """Refuse at once to be traced at any size where only one will do.
+        """Refuse to be traced at any size where the model takes only one.
 
         Raises:
             ValueError: a size is open.
@@ -91,12 +94,12 @@ class Seeing(Forward):
 
 
 def whole(item: WorkItem, model: PreTrainedModel) -> Seeing:
-    """The model with the outputs of its task, and its recipe's."""
+    """Return the model with the outputs of its task, and its recipe's."""
     return Seeing(item, model, seen=sight(item, model)).eval()
 
 
 def graphs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
-    """The one graph of a vision model.
+    """Return the one graph of a vision model.
 
     Raises:
         ExportUnsupported: its outputs are random, or it runs at no size that is known.
@@ -123,7 +126,7 @@ def graphs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
 
 
 def outputs(item: WorkItem, model: PreTrainedModel, seen: Sight) -> dict[str, Shape]:
-    """The contract's outputs; what follows from the image's size is a number where that is one.
+    """Return the contract's outputs; an axis that follows from the image's size is a number where that is one.
 
     Raises:
         ExportUnsupported: a feature extractor's outputs change from call to call.
@@ -137,9 +140,9 @@ def outputs(item: WorkItem, model: PreTrainedModel, seen: Sight) -> dict[str, Sh
 
 
 def _and_besides(model: PreTrainedModel, seen: Sight, *, own: Mapping[str, Shape]) -> dict[str, Shape]:
-    """The task's outputs and what goes with them; of one that gives no such output the map that all is read from.
+    """Return the task's outputs and those that belong with them; without such outputs, the map that all is read from.
 
-    PP-OCR's detectors give such a map, and MaskFormer's kin classes and masks of queries instead of a class a pixel.
+    PP-OCR's detectors return such a map; MaskFormer's kin return classes and masks of queries, not a class per pixel.
     """
     given = {name: found for name, found in _given(model, seen).items() if isinstance(found, Tensor)}
     named = [name for name in given if name in own or _BESIDES.fullmatch(name)]
@@ -150,13 +153,13 @@ def _and_besides(model: PreTrainedModel, seen: Sight, *, own: Mapping[str, Shape
 
 
 def _given(model: PreTrainedModel, seen: Sight) -> Mapping[str, Any]:
-    """All that the model says of one image."""
+    """Return all of the model's outputs for one image."""
     with torch.inference_mode():
         return dict(model(pixel_values=pixels(model, 1, seen), return_dict=True))
 
 
 def _features(item: WorkItem, model: PreTrainedModel, seen: Sight) -> dict[str, Shape]:
-    """Tokens or a map, and a pooled vector where the model has a trained one."""
+    """Return tokens or a map, and a pooled vector where the model has a trained one."""
     before = torch.get_rng_state()
     first = _given(model, seen)
     if not torch.equal(before, torch.get_rng_state()):
@@ -174,10 +177,10 @@ def _features(item: WorkItem, model: PreTrainedModel, seen: Sight) -> dict[str, 
 
 
 def sight(item: WorkItem, model: PreTrainedModel, *, see: Callable[..., object] | None = None) -> Sight:
-    """The size to trace a model at: one of its own where any will do, else the one that its images have.
+    """Return the size to trace a model at: one of its own where any is right, else the one that its images have.
 
     Args:
-        see: what takes pixel_values, where it is not the model itself.
+        see: the function that takes pixel_values, where it is not the model itself.
     Raises:
         ExportUnsupported: it runs at none.
     """
@@ -208,7 +211,7 @@ def sight(item: WorkItem, model: PreTrainedModel, *, see: Callable[..., object] 
 
 
 def pixels(model: PreTrainedModel, count: int, seen: Sight) -> Tensor:
-    """Images of the size that the model is traced at."""
+    """Make images of the size that the model is traced at: float32 [count, channels, height, width]."""
     channels = getattr(model.config, "num_channels", None) or 3
     made = image_inputs.batch(
         count, channels=channels, size=(seen.height, seen.width), seed=0, kind="noise", settings={}
@@ -226,7 +229,7 @@ def _runs(see: Callable[..., object], pixel_values: Tensor) -> bool:
 
 
 def _has_trained_pooler(model: PreTrainedModel) -> bool:
-    """A bare model loaded from a classifier's checkpoint has a pooler of random weights."""
+    """Say whether the pooler was trained: a bare model from a classifier's checkpoint has one of random weights."""
     own = any("pooler." in name for name, _ in model.named_parameters())
     return not own or any("pooler." in name for name in checkpoint.read(Path(str(model.name_or_path))))
 

@@ -28,11 +28,11 @@ from onnx_fleet.source.families.vision import pixels, sight
 from onnx_fleet.source.placeholder_weights import PlaceholderWeights
 
 _MASKED = frozenset({"smolvlm", "idefics3"})
-"""Model types that take rows of images, filled up with masks: [batch_size, num_images, …]."""
+"""The model types that take rows of images, filled up with masks: [batch_size, num_images, …]."""
 _SIZES = "image_sizes"
-"""LLaVA hands them on to a tower that takes them, as Pixtral's does; to the others they are nothing."""
+"""The input that LLaVA hands on to a tower that takes it, as Pixtral's does; to the others it is nothing."""
 _MARKS = ("token_type_ids", "mm_token_type_ids")
-"""Marks of a prompt's image tokens, with which a decoder looks at them otherwise: the cut has no place for them."""
+"""The inputs that mark a prompt's image tokens, by which a decoder attends otherwise: the cut has no place for them."""
 
 _TOKENS: Shape = ("batch_size", "sequence_length")
 _FLAT_IMAGES: Shape = ("image_batch_size", None, None, None)
@@ -42,7 +42,7 @@ _EXAMPLE_BATCH, _EXAMPLE_IMAGES, _EXAMPLE_LENGTH = 2, 3, 5
 
 
 class _Part(torch.nn.Module):
-    """Some work of the whole model."""
+    """A part of the whole model's work."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Whole(_Part):
 
 
 class Embed(_Part):
-    """Tokens to vectors."""
+    """Tokens to vectors: float32 [batch_size, sequence_length, size]."""
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
         return {"inputs_embeds": self.model.get_input_embeddings()(inputs["input_ids"])}
@@ -91,7 +91,7 @@ class LookThroughMasks(_Part):
 
 
 def load(item: WorkItem, source_dir: Path, placeholders: PlaceholderWeights | None = None) -> PreTrainedModel:
-    """As every family, for models that look at images in a way that is known here.
+    """Load a model that looks at images in a way that is known here.
 
     Raises:
         ExportUnsupported: how many tokens an image takes, or where they go, is otherwise in this model.
@@ -106,7 +106,7 @@ def load(item: WorkItem, source_dir: Path, placeholders: PlaceholderWeights | No
 
 
 def obstacles(model: PreTrainedModel) -> Iterator[str]:
-    """What keeps a model from being cut into prompt, images and decoder."""
+    """Say what keeps a model from being cut into prompt, images and decoder."""
     look = getattr(_looker(model), "get_image_features", None)
     if look is None:
         yield "it has no get_image_features"
@@ -122,7 +122,7 @@ def obstacles(model: PreTrainedModel) -> Iterator[str]:
 
 
 def _looker(model: PreTrainedModel) -> Any:
-    """What looks at images: the model itself, or, as of Janus, what is behind its language head."""
+    """Return the part that looks at images: the model itself, or, as in Janus, what is behind its language head."""
     return model if hasattr(model, "get_image_features") else getattr(model, "model", model)
 
 
@@ -132,12 +132,12 @@ def _reaches_a_part(model: PreTrainedModel, name: str) -> bool:
 
 
 def whole(item: WorkItem, model: PreTrainedModel) -> Whole:
-    """Every position's logits at once."""
+    """Return the model in one pass, with every position's logits."""
     return Whole(model).eval()
 
 
 def graphs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
-    """The prompt's vectors, the images' vectors, and the decoder."""
+    """Return the graphs of the prompt's vectors, the images' vectors, and the decoder."""
     (plain,) = decoder.graphs(item, model)
     tokens = plain.example_inputs["input_ids"]
     with torch.inference_mode():
@@ -163,7 +163,7 @@ def graphs(item: WorkItem, model: PreTrainedModel) -> tuple[GraphSpec, ...]:
 
 
 def _looking(item: WorkItem, model: PreTrainedModel) -> GraphSpec:
-    """The graph that sees: images in rows with masks, or one after the other, all of the model's one size."""
+    """Return the graph that sees: images in rows with masks, or one after the other, all of the model's one size."""
     features: dict[str, Shape] = {"image_features": ("image_batch_size", None, None)}
     if model.config.model_type in _MASKED:
         return GraphSpec(
@@ -184,7 +184,7 @@ def _looking(item: WorkItem, model: PreTrainedModel) -> GraphSpec:
 
 
 def _example_images(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Rows of unequally many images, one of them not filled to its edge."""
+    """Make rows of unequally many images, one of them not filled to its edge."""
     sight = model.config.vision_config
     size = (int(sight.image_size), int(sight.image_size))
     made = image_inputs.batch(

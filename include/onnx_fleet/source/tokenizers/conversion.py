@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _TARGET_ONLY = "\ue000"
-"""Private use: keeps a piece of the target language out of the source language's way, and goes in decoding."""
+"""A character of private use that keeps the target language's pieces apart, and is removed in decoding."""
 
 
 def is_ctc(source: PreTrainedTokenizerBase) -> bool:
-    """The tokenizer turns a CTC model's output into text; the model itself takes none."""
+    """Say whether the tokenizer turns a CTC model's output into text; the model itself takes none."""
     return type(source).__name__ == "Wav2Vec2CTCTokenizer"
 
 
 def covers(source: PreTrainedTokenizerBase, text: str) -> bool:
-    """Whether a made tokenizer.json can be exact on a text.
+    """Say whether a made tokenizer.json can be exact on a text.
 
     MarianTokenizer looks up what its source language does not know in the target language's pieces, a run of letters
     at a time; no tokenizer.json does that.
@@ -37,7 +37,7 @@ def write(source: PreTrainedTokenizerBase, path: Path) -> str:
     """Write the fast form of a tokenizer.
 
     Returns:
-        why there is none, or an empty text.
+        The reason why there is none, or an empty text.
     """
     name = type(source).__name__
     backend: Tokenizer | None = getattr(source, "backend_tokenizer", None)
@@ -64,7 +64,7 @@ def _of_python(source: Any) -> Tokenizer | None:
 
 
 def _reads_bytes(source: Any) -> bool:
-    """Each byte of a text is a token of its own: ByT5, Perceiver."""
+    """Say whether each byte of a text is a token of its own: ByT5, Perceiver."""
     text = "né\u6771"
     try:
         return not source.vocab_files_names and list(source._tokenize(text)) == [chr(one) for one in text.encode()]
@@ -73,7 +73,7 @@ def _reads_bytes(source: Any) -> bool:
 
 
 def _bytes(source: Any) -> Tokenizer:
-    """Every byte has the place that the class gives it, and no two are ever joined."""
+    """Make a tokenizer in which every byte has the id that the class has for it, and no two are ever joined."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     names: dict[int, str] = bytes_to_unicode()  # type: ignore[no-untyped-call]
@@ -92,7 +92,7 @@ def _bytes(source: Any) -> Tokenizer:
 
 
 def _wordpiece(source: Any) -> Tokenizer:
-    """BERT's own way under another class's name: RoCBert, ProphetNet, Tapas."""
+    """Make a WordPiece tokenizer for BERT's method under another class's name: RoCBert, ProphetNet, Tapas."""
     basic = source.basic_tokenizer
     return _from(
         source,
@@ -110,7 +110,7 @@ def _wordpiece(source: Any) -> Tokenizer:
 
 
 def _words(source: Any) -> Tokenizer:
-    """Tokens are found wherever they stand, the longest first, and what is left is unknown: ESM's amino acids."""
+    """Make a tokenizer that finds tokens anywhere, the longest first; what is left is unknown: ESM's amino acids."""
     tokens = sorted(source.unique_no_split_tokens, key=lambda token: (-len(token), token))
     split = {"type": "Split", "pattern": {"Regex": "|".join(map(re.escape, tokens))}, "behavior": "Isolated",
              "invert": False}  # fmt: skip
@@ -123,7 +123,7 @@ def _words(source: Any) -> Tokenizer:
 
 
 def _from(source: Any, *, model: Any, pre_tokenizer: Any, decoder: Any, normalizer: Any = None) -> Tokenizer:
-    """A tokenizer with the source's added tokens, and special tokens around a text where the source puts them."""
+    """Make a tokenizer with the source's added tokens, and special tokens around a text where the source puts them."""
     from tokenizers import Tokenizer
 
     data = {
@@ -137,7 +137,7 @@ def _from(source: Any, *, model: Any, pre_tokenizer: Any, decoder: Any, normaliz
 
 
 def _added(source: Any, *, special: set[str]) -> list[dict[str, Any]]:
-    """The source's added tokens, by their ids."""
+    """Return the source's added tokens, by their ids."""
     return [
         {"id": id_, "content": token.content, "single_word": token.single_word, "lstrip": token.lstrip,
          "rstrip": token.rstrip, "normalized": False, "special": token.content in special}
@@ -146,7 +146,7 @@ def _added(source: Any, *, special: set[str]) -> list[dict[str, Any]]:
 
 
 def _around(source: Any) -> dict[str, Any]:
-    """What the source puts around one text and around two, asked with numbers that stand for them."""
+    """Return what the source puts around one text and around two, found with numbers that stand for them."""
     texts = {-1: "A", -2: "B"}
     special: dict[str, dict[str, Any]] = {}
 
@@ -165,7 +165,7 @@ def _around(source: Any) -> dict[str, Any]:
 
 
 def _ctc(source: Any) -> Tokenizer:
-    """A letter a token; decoding joins repeats and drops the blank.
+    """Make a tokenizer of one token per letter; decoding joins repeats and drops the blank.
 
     The letters are a WordPiece vocabulary, because transformers.js and tokenizers both read that; the blank is no
     special token, or skipping those would take it away before repeats are joined.
@@ -193,7 +193,7 @@ def _ctc(source: Any) -> Tokenizer:
 
 
 def _marian(source: Any) -> Tokenizer:
-    """One vocabulary over two languages, of which only the source language's pieces may be found in a text."""
+    """Make a tokenizer of one vocabulary over two languages that finds only the source language's pieces in a text."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
     spm = source.spm_source
@@ -223,7 +223,7 @@ def _marian(source: Any) -> Tokenizer:
 
 
 def _charsmap(spm_file: str) -> bytes:
-    """How sentencepiece normalises text; empty where it does not."""
+    """Return how sentencepiece normalises text; empty where it does not."""
     from transformers.convert_slow_tokenizer import import_protobuf
 
     proto = import_protobuf().ModelProto()  # type: ignore[no-untyped-call]

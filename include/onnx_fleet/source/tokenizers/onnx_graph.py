@@ -35,23 +35,23 @@ FILE_NAME = "tokenizer.onnx"
 _OPSETS = {"": 20, "ai.onnx.ml": 3, DOMAIN: 1}
 _IR_VERSION = 10
 _CHARACTERS = (range(1, 0xD800), range(0xE000, 0x323B0), range(0xE0000, 0xE01F0))
-"""All that Unicode has given a meaning; 0 ends a text."""
+"""The characters that Unicode has given a meaning; 0 ends a text."""
 
 _RANDOM_TEXTS = 100
 _SPECIAL_TEXTS = 64
-"""Of the tokenizer's own added tokens, so many are tried inside a text."""
+"""The number of the tokenizer's own added tokens that are tried inside a text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerGraph:
-    """What came of it."""
+    """The result of making a tokenizer graph."""
 
     path: str | None
-    """Relative to the stage; None where no graph is exact."""
+    """The graph's path relative to the stage; None where no graph is exact."""
     texts: int
-    """On so many texts, alone and in one padded batch, the graph was held to tokenizer.json."""
+    """The number of texts on which the graph was held to tokenizer.json, alone and in one padded batch."""
     reason: str
-    """Why there is none."""
+    """The reason why there is no graph."""
 
 
 def write(stage: Path) -> TokenizerGraph:
@@ -76,7 +76,7 @@ def write(stage: Path) -> TokenizerGraph:
 
 
 def build(stage: Path, out: Path, *, way: Way) -> None:
-    """Write the graph for one way; whether it is exact is for prove to say.
+    """Write the graph for one way of using the op; prove tells whether it is exact.
 
     Inputs: ``text`` string [batch_size]. Outputs: ``input_ids``, ``attention_mask`` and ``token_type_ids``, int64
     [batch_size, sequence_length], padded on the side that tokenizer_config.json names.
@@ -125,7 +125,7 @@ def prove(path: Path, stage: Path) -> tuple[str, ...]:
     """Hold the graph to the stage's tokenizer.json, text by text and all texts in one batch.
 
     Returns:
-        what differs; nothing where the graph is exact.
+        The differences; none where the graph is exact.
     """
     import onnxruntime  # type: ignore[import-untyped]
 
@@ -142,7 +142,7 @@ def prove(path: Path, stage: Path) -> tuple[str, ...]:
 
 
 def texts(stage: Path) -> tuple[str, ...]:
-    """The corpus without U+0000; the tokenizer's own added tokens inside a text, whole and begun; and random text."""
+    """Return the corpus without U+0000, added tokens inside a text, whole and begun, and random text."""
     data = json.loads((stage / "tokenizer.json").read_text(encoding="utf-8"))
     added = [each["content"] for each in data.get("added_tokens") or ()][:_SPECIAL_TEXTS]
     return (
@@ -154,7 +154,7 @@ def texts(stage: Path) -> tuple[str, ...]:
 
 
 def _random_texts() -> Iterator[str]:
-    """Short texts that glue together what people do not: always the same ones."""
+    """Iterate over short texts that glue together what people do not: always the same ones."""
     draw = random.Random(0)
     plain = [*map(chr, range(0x20, 0x7F)), " ", " ", "\n", "\t"]
     seen = sorted(set("".join(CORPUS)) - {"\0"})
@@ -178,7 +178,7 @@ def _differences(session: Any, tokenizer: Tokenizer, texts: Sequence[str]) -> It
 
 
 def _ways(data: Mapping[str, Any]) -> Iterator[Way]:
-    """The ways that may fit a tokenizer.json, the plainest first."""
+    """Iterate over the ways that may fit a tokenizer.json, the plainest first."""
     kind = data["model"].get("type")
     if kind == "WordPiece" and _is_bert(data):
         yield Way(op="BertTokenizer", read_as="BertTokenizer", segmented=bool(data.get("added_tokens")))
@@ -188,13 +188,13 @@ def _ways(data: Mapping[str, Any]) -> Iterator[Way]:
 
 
 def _is_bert(data: Mapping[str, Any]) -> bool:
-    """WordPiece over words that are split as BERT does; a CTC tokenizer has it over letters."""
+    """Say whether it is WordPiece over words that are split as BERT does; a CTC tokenizer has it over letters."""
     steps = [(data.get(step) or {}).get("type") for step in ("normalizer", "pre_tokenizer")]
     return steps == ["BertNormalizer", "BertPreTokenizer"]
 
 
 def _attributes(data: Mapping[str, Any], settings: Mapping[str, Any], *, way: Way) -> dict[str, Any]:
-    """What the op is told: the tokenizer's files themselves, without what the graph adds around the text."""
+    """Return the op's attributes: the tokenizer's files, without what the graph adds around the text."""
     if way.op == "HfJsonTokenizer":
         told = {**settings, "tokenizer_class": way.read_as, "add_bos_token": False, "add_eos_token": False}
         bare = {**data, "post_processor": None, "padding": None, "truncation": None}
@@ -210,7 +210,7 @@ def _attributes(data: Mapping[str, Any], settings: Mapping[str, Any], *, way: Wa
 
 
 def _characters(tokenizer: Tokenizer, *, way: Way) -> dict[str, str]:
-    """BERT normalizes a character at a time, so that a table says all of it.
+    """Return the table of what BERT's normalizer makes of each character, as it takes one at a time.
 
     Not in the table: private use, which goes as a whole, and characters that only get spaces around them, which the op
     sees to.
@@ -227,7 +227,7 @@ def _characters(tokenizer: Tokenizer, *, way: Way) -> dict[str, str]:
 
 
 def _alone(tokenizer: Tokenizer) -> str:
-    """The characters that are words of their own, punctuation and ideographs, as ranges of RE2."""
+    """Return the characters that are words of their own, punctuation and ideographs, as ranges of RE2."""
     ranges: list[list[int]] = []
     for number in chain(*_CHARACTERS):
         text = f"a{chr(number)}a"
@@ -252,7 +252,7 @@ def _tokenizer(stage: Path) -> Tokenizer:
 
 
 def _template(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """The ids that stand before and after every text."""
+    """Return the ids that stand before and after every text."""
     encoding = tokenizer.encode("a")
     own = [index for index, added in enumerate(encoding.special_tokens_mask) if not added]
     return encoding.ids[: own[0]], encoding.ids[own[-1] + 1 :]
@@ -265,7 +265,7 @@ def _settings(stage: Path) -> dict[str, Any]:
 
 
 def _pad_id(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> int:
-    """What fills a row; the mask says that it is nothing."""
+    """Return the id that fills a row; the mask says that it is no token."""
     token = settings.get("pad_token") or settings.get("eos_token")
     content = token.get("content") if isinstance(token, dict) else token
     found = tokenizer.token_to_id(content) if content else None
@@ -273,7 +273,7 @@ def _pad_id(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> int:
 
 
 def _runtime_errors() -> tuple[type[Exception], ...]:
-    """What a session raises; the classes have no base in common but Exception."""
+    """Return the errors that a session raises; the classes have no base in common but Exception."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state  # type: ignore[import-untyped]
 
     return tuple(each for each in vars(state).values() if isinstance(each, type) and issubclass(each, Exception))

@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     import onnx
 
 DOMAIN = "ai.onnx.contrib"
-"""Of onnxruntime-extensions."""
+"""The domain of onnxruntime-extensions' operators."""
 
 TEXTS = {"any_character": r"(?s)(.)", "private_use": r"\p{Co}", "no_text": "", "unchanged": "\ufdd0"}
-"""What the normalization of a WordPiece text is written with; U+FDD0 stands in no text."""
+"""The texts that the normalization of a WordPiece text is written with; U+FDD0 stands in no text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class Way:
     read_as: str
     """The class of transformers as which HfJsonTokenizer takes the file."""
     segmented: bool
-    """Special tokens inside a text are found by the graph, because the op does not know them."""
+    """Whether the graph finds special tokens inside a text, because the op does not know them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,11 +34,11 @@ class Op:
     way: Way
     attributes: Mapping[str, Any]
     characters: Mapping[str, str]
-    """What normalization makes of a character, where the op's own is not the tokenizer's."""
+    """The result of normalization for each character for which the op's own is not the tokenizer's."""
 
 
 def nodes_of(op: Op, *, left: bool) -> list[onnx.NodeProto]:
-    """Everything between ``text`` and the three outputs; its constants are the graph's initializers."""
+    """Return the nodes between ``text`` and the three outputs; their constants are the graph's initializers."""
     import onnx
     from onnx import helper
 
@@ -108,7 +108,7 @@ def _mask(*, left: bool) -> list[onnx.NodeProto]:
 
 
 def _plain(text: str, ids: str, op: Op) -> list[onnx.NodeProto]:
-    """One text -> the ids of all that is in it, int64 [count]."""
+    """Return the nodes that turn one text into the ids of all that is in it, int64 [count]."""
     from onnx import helper
 
     node = helper.make_node
@@ -128,7 +128,7 @@ def _plain(text: str, ids: str, op: Op) -> list[onnx.NodeProto]:
 
 
 def _word(op: Op) -> onnx.GraphProto:
-    """A word of which any part is unknown is unknown as a whole; the op would give the parts that it knows."""
+    """Make the graph of one word, unknown as a whole if any part is; the op would return the parts that it knows."""
     import onnx
     from onnx import helper
 
@@ -163,7 +163,7 @@ def _word(op: Op) -> onnx.GraphProto:
 
 
 def _normalized(text: str, normalized: str, characters: Mapping[str, str]) -> list[onnx.NodeProto]:
-    """Look up every character; one that the table does not have stays."""
+    """Return the nodes that look up every character; one that the table does not have stays."""
     from onnx import helper
 
     node = helper.make_node
@@ -227,7 +227,7 @@ def _segmented(op: Op) -> list[onnx.NodeProto]:
 
 
 def value_info(name: str, kind: int, shape: Sequence[str | int]) -> onnx.ValueInfoProto:
-    """An input or output."""
+    """Describe an input or output."""
     from onnx import helper
 
     return helper.make_tensor_value_info(name, kind, shape)

@@ -39,38 +39,38 @@ if TYPE_CHECKING:
 __all__ = ["NO_TOKEN_TYPES", "Packed", "load", "lost_token_types", "not_exact", "pack"]
 
 _NOT_PACKED = (".safetensors", ".bin", ".py")
-"""Weights become graphs, and code is not run from a bundle."""
+"""The endings of files that are not packed: weights become graphs, and code is not run from a bundle."""
 
 _MADE = ("tokenizer.json", "special_tokens_map.json")
-"""What is written here where the source lacks it."""
+"""The files that are written here where the source lacks them."""
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 NO_TOKEN_TYPES = "token types in transformers.js -> none"
-"""What lost_token_types calls it."""
+"""The name of what lost_token_types finds, in a record's fallbacks."""
 _SETTINGS = ("model_max_length", "padding_side", "truncation_side", "model_input_names", "clean_up_tokenization_spaces")
-"""What tokenizer_config.json says to transformers that is not in tokenizer.json."""
+"""The settings in tokenizer_config.json that transformers reads and that are not in tokenizer.json."""
 _OF_NO_MODEL = (None, "PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend")
-"""Classes that say nothing of the model: transformers.js makes token types for those that it knows to have them."""
+"""The classes that say nothing of the model: transformers.js makes token types for those that it knows to have them."""
 
 Origin = Literal["source", "converted", "none"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packed:
-    """What lies in a bundle beside its graphs, and how its tokenizer.json was held to the source's tokenizer."""
+    """The files beside a bundle's graphs, and how its tokenizer.json was held to the source's tokenizer."""
 
     tokenizer_json: Origin
-    """The source's own file, one made from its vocabulary files, or none."""
+    """The origin of tokenizer.json: the source's own file, one made from its vocabulary files, or none."""
     tokenizer_class: str | None
     """The class of transformers that reads the source's files."""
     proof: Proof | None
-    """None where there is no tokenizer.json."""
+    """The proof of tokenizer.json; None where there is none."""
     reason: str
-    """Why there is no tokenizer.json, or no proof of one that is taken as published; empty where all is well."""
+    """The reason why there is no tokenizer.json, or no proof of a published one; empty where all is well."""
     form: TokenizerForm = "exact"
-    """What the entry says: whether differences from the class are a reason to refuse, or something to know."""
+    """The entry's rule: whether differences from the class are a reason to refuse, or something to know."""
     files: tuple[str, ...] = ()
-    """Every path written, relative to the stage."""
+    """The path of every file written, relative to the stage."""
 
 
 def pack(stage: Stage, *, source_dir: Path, earlier: bytes | None = None) -> Packed:
@@ -79,9 +79,9 @@ def pack(stage: Stage, *, source_dir: Path, earlier: bytes | None = None) -> Pac
     The outcome is also written to ``reports/tokenizer.json``.
 
     Args:
-        earlier: what archived gave for the very same tokenizer files; nothing is proven again then.
+        earlier: the archive of the very same tokenizer files, as archived returns it; nothing is proven again then.
     Raises:
-        BundleCorrupt: earlier is nothing of the kind.
+        BundleCorrupt: earlier is not such an archive.
         ModelInvalid: the task needs a tokenizer and there is none that can be used, or the packed one encodes or
             decodes differently from the source's.
     """
@@ -99,7 +99,7 @@ def pack(stage: Stage, *, source_dir: Path, earlier: bytes | None = None) -> Pac
 
 
 def load(model: ResolvedModel, source_dir: Path) -> PreTrainedTokenizerBase:
-    """The source's own tokenizer: as transformers' class reads its files, or its tokenizer.json as it is published.
+    """Load the source's own tokenizer: as transformers' class reads its files, or its tokenizer.json as published.
 
     Raises:
         ModelInvalid: they cannot be read.
@@ -110,7 +110,7 @@ def load(model: ResolvedModel, source_dir: Path) -> PreTrainedTokenizerBase:
 
 
 def _published(model: ResolvedModel, source_dir: Path) -> PreTrainedTokenizerBase:
-    """The source's tokenizer.json in transformers, with the settings that are not in it; no class has a say in it."""
+    """Load the source's tokenizer.json in transformers, with the settings that are not in it, and without its class."""
     from tokenizers import Tokenizer
     from transformers import TokenizersBackend
 
@@ -148,7 +148,7 @@ def _of_class(model: ResolvedModel, source_dir: Path) -> PreTrainedTokenizerBase
 
 
 def not_exact(packed: Packed) -> tuple[Fallback, ...]:
-    """What is to be said of a bundle whose tokenizer is not proven equal to the class's, as its entry allows."""
+    """Return the fallbacks of a bundle whose tokenizer is not proven equal to the class's, as its entry allows."""
     if packed.form == "none":
         return (Fallback(what="tokenizer.json -> none", why=packed.reason),)
     if packed.form == "as-published" and (packed.proof is None or packed.proof.differences):
@@ -159,7 +159,7 @@ def not_exact(packed: Packed) -> tuple[Fallback, ...]:
 
 
 def lost_token_types(folder: Path, graphs: Iterable[GraphInfo]) -> tuple[Fallback, ...]:
-    """What is to be said where a graph takes token types and one consumer feeds zeros for them, without an error."""
+    """Return the fallbacks where a graph takes token types and one consumer feeds zeros for them, without an error."""
     settings = folder / "tokenizer_config.json"
     takes_them = any(spec.name == "token_type_ids" for info in graphs for spec in info.inputs)
     if not takes_them or not settings.exists():
@@ -175,7 +175,7 @@ def lost_token_types(folder: Path, graphs: Iterable[GraphInfo]) -> tuple[Fallbac
 
 
 def archived(packed: Packed, *, source_dir: Path, folder: Path) -> bytes:
-    """What was made of a tokenizer, for the next model that has the same files."""
+    """Return an archive of what was made of a tokenizer, for the next model that has the same files."""
     now = {name: path.read_bytes() for name in _MADE if (path := folder / name).exists()}
     before = {name: path.read_bytes() for name in _MADE if (path := source_dir / name).exists()}
     made = {name: data for name, data in now.items() if before.get(name) != data}
@@ -219,7 +219,7 @@ def _pack_tokenizer(model: ResolvedModel, *, source_dir: Path, folder: Path) -> 
 
 
 def _as_published(model: ResolvedModel, *, source_dir: Path, folder: Path) -> Packed:
-    """The source's file, and in what the class differs from it."""
+    """Pack the source's file as it is, and record in what the class differs from it."""
     if not (folder / TOKENIZER_JSON).exists():
         raise ModelInvalid(f"{model.at_commit}: {repo_files.NOTHING_PUBLISHED}")
     published, source, proof, reason = _published(model, source_dir), None, None, ""
@@ -240,7 +240,7 @@ def _as_published(model: ResolvedModel, *, source_dir: Path, folder: Path) -> Pa
 
 
 def _reader(model: ResolvedModel, source_dir: Path) -> TokenizerClass | None:
-    """The class that reads the files; a trusted repo's own too."""
+    """Return the class that reads the files; a trusted repo's own too."""
     path = source_dir / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     name = settings.get("tokenizer_class")
@@ -284,10 +284,10 @@ def _proven_tokenizer(model: ResolvedModel, *, source_dir: Path, folder: Path, n
 
 
 def _require_words(model: ResolvedModel, source: PreTrainedTokenizerBase) -> None:
-    """transformers loads some classes without their vocabulary: they make nothing of any text.
+    """Refuse a tokenizer that transformers loads without its vocabulary: it makes nothing of any text.
 
     Raises:
-        ModelInvalid: this is one of them.
+        ModelInvalid: the tokenizer has no vocabulary.
     """
     if not set(source.get_vocab()) - set(source.all_special_tokens):
         raise ModelInvalid(
@@ -306,19 +306,19 @@ def _without_tokenizer(folder: Path, source: PreTrainedTokenizerBase | None, *, 
 
 
 def _content(token: object) -> str | None:
-    """A special token as tokenizer_config.json writes it: a text, or an object around one."""
+    """Return the text of a special token as tokenizer_config.json writes it: a text, or an object around one."""
     said = token.get("content") if isinstance(token, dict) else token
     return said if isinstance(said, str) else None
 
 
 def _write_special_tokens(source: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Older fastembed asks for the file (qdrant/fastembed#686)."""
+    """Write special_tokens_map.json, which older fastembed asks for (qdrant/fastembed#686)."""
     tokens = {name: str(token) for name in _SPECIAL_TOKENS if (token := getattr(source, name, None)) is not None}
     _write_json(folder / "special_tokens_map.json", tokens)
 
 
 def _complete_preprocessor(folder: Path) -> None:
-    """transformers 5 may save a whole processor into one file; transformers.js reads preprocessor_config.json alone."""
+    """Write preprocessor_config.json, which transformers.js needs, where a processor's single file holds it."""
     target, whole = folder / "preprocessor_config.json", folder / "processor_config.json"
     if target.exists() or not whole.exists():
         return

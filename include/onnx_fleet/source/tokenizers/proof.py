@@ -25,7 +25,7 @@ PLAIN = (
     "",
     "long " * 700,
 )
-"""Text as people write it, in several scripts; empty and very long."""
+"""The texts as people write them, in several scripts; empty and very long ones too."""
 
 HARD = (
     "emoji 👍🏽 👨‍👩‍👧 🇩🇪 done",
@@ -34,7 +34,7 @@ HARD = (
     "[CLS] special [SEP] tokens <s> in text </s> [MASK] <mask>",
     "<|endoftext|>a<pad>b<unk>c<extra_id_0>",
 )
-"""Where implementations of one tokenizer part ways: joined emoji, control characters, special tokens inside a text."""
+"""The texts on which implementations differ: joined emoji, control characters, special tokens inside a text."""
 
 CORPUS = (*PLAIN, *HARD)
 
@@ -56,25 +56,25 @@ class Difference:
 
     what: What
     text: str
-    """Its first 80 characters."""
+    """The first 80 characters of the text."""
     expected: str
-    """The source's: its first ids, or its text."""
+    """The result of the source's tokenizer: its first ids, or its text."""
     found: str
     expected_tokens: str = ""
-    """Of an encoding or a pair: tokens and their ids from a little before the first that differs."""
+    """The tokens of an encoding or a pair and their ids, from a little before the first that differs."""
     found_tokens: str = ""
     grave: bool
-    """Such text is read as people write it, and more than spaces around special tokens differs: a reason to refuse."""
+    """Whether to refuse: people write such text, and more than spaces around special tokens differs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
-    """What was compared, and every difference."""
+    """The number of comparisons, and every difference."""
 
     texts: int
-    """Encoded and decoded again, with and without special tokens."""
+    """The number of texts that were encoded and decoded again, with and without special tokens."""
     pairs: int
-    """0 where the source's tokenizer makes none."""
+    """The number of text pairs; 0 where the source's tokenizer makes none."""
     differences: tuple[Difference, ...]
 
 
@@ -82,9 +82,10 @@ def prove(path: Path, source: PreTrainedTokenizerBase, *, own_file: bool) -> Pro
     """Compare a tokenizer.json with the source's tokenizer; padding and truncation baked into either do not count.
 
     Args:
-        own_file: tokenizer.json is the source's own. transformers 5 builds some classes anew instead of reading it, and
-            then splits around special tokens and control characters in another way; every other consumer reads the
-            file. Such differences are kept in the proof, and are not grave. In a file that was made, they are.
+        own_file: whether tokenizer.json is the source's own. transformers 5 builds some classes anew instead of
+            reading it, and then splits around special tokens and control characters in another way; every other
+            consumer reads the file. Such differences are kept in the proof, and are not grave. In a file that was
+            made, they are.
     """
     from tokenizers import Tokenizer
 
@@ -121,7 +122,7 @@ def require(proof: Proof, *, subject: str, own_file: bool) -> None:
 
 
 def summary(proof: Proof) -> str:
-    """In how much tokenizer.json and the source's class differ, and what each makes of a few texts."""
+    """Say in how much tokenizer.json and the source's class differ, and what each makes of a few texts."""
     count, examples = len(proof.differences), "; ".join(map(_said, proof.differences[:_EXAMPLES]))
     every = proof.texts * 3 + proof.pairs
     return f"tokenizer.json differs from the source's tokenizer in {count} of {every} comparisons; {examples}"
@@ -166,7 +167,7 @@ def _pairs(
 
 
 def _decodings(packed: Tokenizer, source: PreTrainedTokenizerBase) -> Iterator[Difference]:
-    """The ids of every text, and for CTC what a model gives out: repeats, and blanks between them."""
+    """Compare decodings of every text's ids, and for CTC of a model's output: repeats, and blanks between them."""
     for text in CORPUS:
         ids = ids_of(source, text)
         if is_ctc(source):
@@ -181,15 +182,15 @@ def _decodings(packed: Tokenizer, source: PreTrainedTokenizerBase) -> Iterator[D
 
 
 def reads_alike(found: str, wanted: str, *, source: PreTrainedTokenizerBase, ids: Sequence[int]) -> bool:
-    """Whether two texts of the same tokens are one, but for spaces around special tokens."""
+    """Say whether two texts of the same tokens are equal, but for spaces around special tokens."""
     return found == wanted or (_spaceless(found) == _spaceless(wanted) and _holds_special(source, ids))
 
 
 def decoded(source: PreTrainedTokenizerBase, ids: list[int], *, skip: bool) -> str:
-    """What the source's tokenizer makes of tokens.
+    """Return the text that the source's tokenizer makes of tokens.
 
     Args:
-        skip: leave special tokens out.
+        skip: whether to leave special tokens out.
     """
     if skip and is_ctc(source):
         # The blank is a special token, and what repeats around it must stay apart: it goes when repeats are joined.
@@ -199,13 +200,13 @@ def decoded(source: PreTrainedTokenizerBase, ids: list[int], *, skip: bool) -> s
 
 
 def ids_of(source: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """A text as the source's tokenizer encodes it, special tokens and all."""
+    """Return the ids of a text as the source's tokenizer encodes it, special tokens and all."""
     ids: list[int] = word_tokenizers.encode(source, text, truncation=False, padding=False, verbose=False)["input_ids"]
     return ids
 
 
 def _holds_special(source: PreTrainedTokenizerBase, ids: Sequence[int]) -> bool:
-    """Unknown and special tokens get spaces of their own from tokenizers in Python."""
+    """Say whether there are unknown or special tokens, around which tokenizers in Python put spaces."""
     return bool(set(ids) & set(source.all_special_ids))
 
 
@@ -223,7 +224,7 @@ def _of_ids(
     source: PreTrainedTokenizerBase,
     grave: bool,
 ) -> Difference:
-    """Two encodings, and the tokens of each where they part."""
+    """Describe how two encodings differ, with the tokens of each where they part."""
     shared = min(len(expected), len(found))
     parted = next((index for index in range(shared) if expected[index] != found[index]), shared)
     window = slice(max(0, parted - _TOKENS_BEFORE), parted - _TOKENS_BEFORE + _TOKENS_SHOWN)

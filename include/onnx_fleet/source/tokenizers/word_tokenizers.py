@@ -15,22 +15,22 @@ if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 _PLACES: Mapping[str, object] = {"boxes": [0, 0, 0, 0], "xpaths": "/html/body"}
-"""The argument for words' places -> a place; which one it is has no effect on the tokens."""
+"""The place to pass for each argument of words' places; which one it is has no effect on the tokens."""
 _QUESTIONS_WHOLE = frozenset({"xpaths"})
-"""MarkupLM's takes the first text of a pair as one word, LayoutLM's in words as the second."""
+"""The place arguments of tokenizers that take the first text of a pair as one word: MarkupLM's."""
 
 
 def place_argument(source: PreTrainedTokenizerBase) -> str | None:
-    """What a tokenizer calls the places of words; None where it takes plain text."""
+    """Return a tokenizer's name for the places of words; None where it takes plain text."""
     taken = inspect.signature(type(source).__call__).parameters
     return next((name for name in _PLACES if name in taken), None)
 
 
 def encode(source: PreTrainedTokenizerBase, text: str, pair: str | None = None, **settings: Any) -> BatchEncoding:
-    """What the source's tokenizer makes of a text, or of two.
+    """Encode a text, or two, with the source's tokenizer.
 
     Args:
-        settings: of the tokenizer's call.
+        settings: the arguments of the tokenizer's call.
     """
     places = place_argument(source)
     if places is None:
@@ -43,10 +43,10 @@ def encode(source: PreTrainedTokenizerBase, text: str, pair: str | None = None, 
 
 
 def encode_packed(packed: Tokenizer, text: str, pair: str | None = None, *, places: str | None) -> Encoding:
-    """What a tokenizer.json makes of the same, read by plain tokenizers.
+    """Encode the same with a tokenizer.json, read by plain tokenizers.
 
     Args:
-        places: place_argument of the source's tokenizer.
+        places: the place_argument of the source's tokenizer.
     """
     if places is None:
         return packed.encode(text, pair)
