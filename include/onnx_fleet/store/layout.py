@@ -21,9 +21,13 @@ MANIFEST_KEY: Final = re.compile(rf"{MODELS}([^/]+/[^/]+)/([0-9a-f]{{8}}-[0-9a-f
 CHANNEL_KEY: Final = re.compile(rf"{MODELS}([^/]+/[^/]+)/channels/([^/]+)\.json")
 """Model id and channel."""
 
+UNFINISHED: Final = "unfinished/"
 CACHE: Final = "cache/"
 CACHE_KEY: Final = re.compile(rf"{CACHE}(graphs|tokenizers)/([0-9a-f]{{64}})\.zip")
 """Kind and key."""
+
+IN_PARTS: Final = (MODELS, UNFINISHED, CACHE)
+"""How the keys begin of all that may be large enough to go up in parts."""
 
 
 def cache_key(kind: str, key: str) -> str:
@@ -48,7 +52,7 @@ def channel_key(model_id: str, channel: str) -> str:
 
 def unfinished_prefix(model_id: str, version: str) -> str:
     """Of what publishing keeps until the manifest stands, with a slash at the end."""
-    return f"unfinished/{model_id}/{version}/"
+    return f"{UNFINISHED}{model_id}/{version}/"
 
 
 def model_prefix(model_id: str) -> str:
