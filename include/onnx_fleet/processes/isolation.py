@@ -28,7 +28,7 @@ import psutil
 
 from onnx_fleet import errors, jsonio
 from onnx_fleet.errors import OnnxFleetError, StepCrashed, StepTimedOut, WorkerOutOfResources
-from onnx_fleet.processes import fork_client, peak_memory, profiling
+from onnx_fleet.processes import fork_client, hardware, peak_memory, profiling
 from onnx_fleet.processes.profiling import Profile
 
 Q = TypeVar("Q")
@@ -54,12 +54,12 @@ class Limits:
 
 STEP_TIMEOUT_S = 3600
 STEP_MEMORY_SHARE = 0.8
-"""Of the machine's memory: past that the system would choose what to kill."""
+"""Of the memory of the machine or the container: past that the system would choose what to kill."""
 
 
 def machine_limits() -> Limits:
-    """What a step may use on this machine where nobody says otherwise."""
-    memory_bytes = int(psutil.virtual_memory().total * STEP_MEMORY_SHARE)
+    """What a step may use on this machine, or in this container of it, where nobody says otherwise."""
+    memory_bytes = int(hardware.usable_memory_bytes() * STEP_MEMORY_SHARE)
     return Limits(memory_bytes=memory_bytes, timeout_s=STEP_TIMEOUT_S)
 
 
