@@ -555,3 +555,21 @@ def test_a_setting_of_the_environment_that_is_no_number_is_named(command: Comman
 
     assert done.returncode == 2
     assert "ONNX_FLEET_GPU_ID is 'first'; write a whole number" in done.stderr
+
+
+def test_what_killed_writers_left_is_shown_before_it_is_swept(command: Command, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    left = [store / ".onnx-fleet-store" / name for name in ("of-long-ago.unfinished", "under-way.unfinished")]
+    left[0].parent.mkdir(parents=True)
+    for path in left:
+        path.write_bytes(b"half of a graph")
+    os.utime(left[0], (0, 0))
+
+    shown = command("sweep", "--dry-run", "--store", store)
+    assert "of-long-ago.unfinished" in shown.stdout
+    assert "under-way" not in shown.stdout
+    assert all(path.exists() for path in left)
+
+    swept = json.loads(command("sweep", "--store", store, "--json").stdout)
+    assert [found["name"] for found in swept] == ["of-long-ago.unfinished"]
+    assert [path.exists() for path in left] == [False, True]

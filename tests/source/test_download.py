@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -245,3 +249,63 @@ def test_a_cache_that_cannot_be_written_is_the_workers_fault(hub: Hub, model: Re
     (hub.cache_dir / "models--acme--sound").write_text("a file where a folder should be")
     with pytest.raises(WorkerOutOfResources, match=r"the Hub cache .* cannot be used"):
         download(model, hub=hub)
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """A folder that may be read and not written inside, by root as little as by anyone."""
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(0o555 if path.is_dir() else 0o444)
+    was_root = os.geteuid() == 0
+    if was_root:
+        os.seteuid(65534)
+    try:
+        with pytest.raises(PermissionError):
+            (folder / "anything").touch()
+        yield
+    finally:
+        if was_root:
+            os.seteuid(0)
+        for path in (folder, *folder.rglob("*")):
+            if not path.is_symlink():
+                path.chmod(0o755)
+
+
+@pytest.fixture
+def shared_cache(hub_server: HubServer) -> Iterator[Hub]:
+    """A Hub whose cache lies where every user may read it."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        (Path(folder) / "cache").mkdir()
+        yield Hub(HubSettings(endpoint=hub_server.url, cache_dir=Path(folder) / "cache", retry_attempts=1))
+
+
+def test_a_cache_that_others_filled_and_may_not_be_written_is_enough(shared_cache: Hub, model: ResolvedModel) -> None:
+    for file in model.sources.values():
+        shared_cache.fetch(model.repo_id, file.path, commit=model.commit)
+    with read_only(shared_cache.cache_dir):
+        folder = download(model, hub=shared_cache)
+        assert _files(folder) == set(model.needed)
+
+
+def test_a_cache_that_nobody_may_write_is_told_with_the_setting_to_change(
+    hub_server: HubServer, model: ResolvedModel
+) -> None:
+    hub = Hub(HubSettings(endpoint=hub_server.url, cache_dir=Path("/sys/onnx-fleet")))
+    with pytest.raises(WorkerOutOfResources, match=r"/sys/onnx-fleet cannot be used: .*let HF_HOME name a folder"):
+        hub.fetch(model.repo_id, WEIGHTS, commit=model.commit)
+
+
+def test_a_folder_beside_a_snapshot_that_may_not_be_made_is_told_alike(
+    shared_cache: Hub, hub: Hub, repo_maker: RepoMaker
+) -> None:
+    completed = resolve(Entry(repo_id=repo_maker.with_config("acme/bare", architectures=None)), hub=hub)
+    assert completed.completed
+    for file in completed.sources.values():
+        shared_cache.fetch(completed.repo_id, file.path, commit=completed.commit)
+    with (
+        read_only(shared_cache.cache_dir),
+        pytest.raises(WorkerOutOfResources, match=r"onnx-fleet-completed.*let HF_HOME name a folder"),
+    ):
+        download(completed, hub=shared_cache)

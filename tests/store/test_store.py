@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import resource
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,7 @@ from onnx_fleet.errors import (
     VersionConflict,
     WorkerOutOfResources,
 )
-from onnx_fleet.store import ObjectStore, open_store
+from onnx_fleet.store import ObjectStore, leftovers, open_store
 
 MIB = 1024 * 1024
 
@@ -294,3 +296,31 @@ def test_a_crash_in_the_middle_of_a_write_shows_nothing(local_store: ObjectStore
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(local_store.list("")) == []
     assert local_store.create("a", b"whole")
+
+
+def test_what_a_killed_writer_left_is_shown_and_swept_by_its_age(any_store: ObjectStore, tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    any_store.create("models/acme/tiny/1/config.json", b"{}")
+    assert list(any_store.leftovers()) == []
+    _killed_while_it_uploads(any_store, "models/acme/tiny/1/model.onnx", tmp_path / "file")
+    assert leftovers.find(any_store, days=1, now=now) == ()
+    assert leftovers.sweep(any_store, days=1, now=now + timedelta(hours=23)) == ()
+
+    (found,) = leftovers.find(any_store, days=1, now=now + timedelta(days=2))
+    assert found.key == (None if any_store.address.startswith("/") else "models/acme/tiny/1/model.onnx")
+    assert leftovers.sweep(any_store, days=1, now=now + timedelta(days=2)) == (found,)
+    assert list(any_store.leftovers()) == []
+    any_store.discard(found)
+    assert [info.key for info in any_store.list("")] == ["models/acme/tiny/1/config.json"]
+
+
+def test_a_store_that_nobody_has_written_to_has_no_leftovers(any_store: ObjectStore) -> None:
+    assert list(any_store.leftovers()) == []
+
+
+def _killed_while_it_uploads(store: ObjectStore, key: str, path: Path) -> None:
+    path, digest = _file(path, os.urandom(20 * MIB))
+    if (child := os.fork()) == 0:
+        store.upload(key, path, sha256=digest, progress=lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL

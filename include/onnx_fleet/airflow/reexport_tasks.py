@@ -18,10 +18,12 @@ from onnx_fleet.airflow.model_group import model_group
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.work_item import Plan
+from onnx_fleet.errors import OnnxFleetError
 from onnx_fleet.jsonio import Json
 from onnx_fleet.runs import pipeline, record, run_report, work_folder
 from onnx_fleet.runs.record import Record
 from onnx_fleet.runs.run_report import RunReport
+from onnx_fleet.store import ObjectStore, leftovers
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +75,7 @@ def _plan(now: run_context.Run, wanted: Callable[[run_context.Run], Wanted], *, 
     """Decide for every model; give every one that needs no tasks its record already."""
     run_params.require_known()
     work_folder.prune(settings.scratch, days=settings.scratch_days)
+    _sweep(now.services.store, days=settings.scratch_days)
     asked = wanted(now)
     force = now.label if now.params.get("force") else None
     planned = pipeline.plan(asked.entries, services=now.services, force=force, channel=settings.channel)
@@ -85,6 +88,15 @@ def _plan(now: run_context.Run, wanted: Callable[[run_context.Run], Wanted], *, 
         "items": [shards.item(item, catalogue_digest=asked.catalogue_digest) for item in work],
         "records": [jsonio.to_json(ended) for ended in _ended(planned, now, channel=settings.channel)],
     }
+
+
+def _sweep(store: ObjectStore, *, days: int) -> None:
+    """Clear the store of what killed writers left there; a store that does not let us is as good as it was."""
+    try:
+        for left in leftovers.sweep(store, days=days, now=datetime.now(UTC)):
+            log.info("swept %s (%s), begun at %s", left.name, left.key or "a file", left.began_at)
+    except OnnxFleetError as err:
+        log.warning("what killed writers left in the store stays there: %s", err)
 
 
 def _ended(planned: Plan, now: run_context.Run, *, channel: str) -> Iterable[Record]:

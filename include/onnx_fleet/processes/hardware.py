@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import re
 from importlib import metadata
 from pathlib import Path
 
-from onnx_fleet.processes import gpu
+from onnx_fleet.processes import cgroups, gpu
 
 
 def usable_cores() -> int:
-    """Count the cores that this process may use: by its affinity or its cgroup's quota, whichever is less."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota, _, period = _read_text("/sys/fs/cgroup/cpu.max").partition(" ")
-    if quota.isdigit() and period.strip().isdigit():
-        cores = min(cores, max(1, math.ceil(int(quota) / int(period))))
-    return cores
+    """Count the cores that this process may use: its affinity and its cgroups' quota, whichever is less."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(count, cgroups.cores() or count)
+
+
+def usable_memory_bytes() -> int:
+    """Return the bytes of memory that this process may use: the machine's or its cgroups' limit, whichever is less."""
+    import psutil
+
+    total = int(psutil.virtual_memory().total)
+    return min(total, cgroups.memory_limit_bytes() or total)
 
 
 def hardware(*, gpu_id: int | None = None) -> dict[str, str | int]:
@@ -27,17 +31,13 @@ def hardware(*, gpu_id: int | None = None) -> dict[str, str | int]:
     Args:
         gpu_id: the number of the GPU that computes; None where none does.
     """
-    import psutil
-
     model = re.search(r"^model name\s*:\s*(.+)$", _read_text("/proc/cpuinfo"), re.MULTILINE)
-    memory = int(psutil.virtual_memory().total)
-    limit = _read_text("/sys/fs/cgroup/memory.max").strip()
     facts: dict[str, str | int] = {
         "cpu_model": model[1] if model else platform.processor() or platform.machine(),
         "cpu_architecture": platform.machine(),
         "cores_usable": usable_cores(),
         "cores_total": os.cpu_count() or 1,
-        "memory_bytes": min(memory, int(limit)) if limit.isdigit() else memory,
+        "memory_bytes": usable_memory_bytes(),
         "system": f"{platform.system()} {platform.release()}",
     }
     return facts if gpu_id is None else {**facts, **gpu.facts(gpu_id)}

@@ -29,7 +29,7 @@ import psutil
 
 from onnx_fleet import errors, jsonio
 from onnx_fleet.errors import OnnxFleetError, StepCrashed, StepTimedOut, WorkerOutOfResources
-from onnx_fleet.processes import fork_client, peak_memory, profiling, progress
+from onnx_fleet.processes import fork_client, hardware, peak_memory, profiling, progress
 from onnx_fleet.processes.profiling import Profile
 
 Q = TypeVar("Q")
@@ -59,12 +59,12 @@ class Limits:
 
 STEP_TIMEOUT_S = 3600
 STEP_MEMORY_SHARE = 0.8
-"""The share of the machine's memory that a step may use: past that the system would choose what to kill."""
+"""The share of the machine's or the container's memory that a step may use: past that the kernel chooses what to kill."""
 
 
 def machine_limits() -> Limits:
-    """Return what a step may use on this machine where nobody says otherwise."""
-    memory_bytes = int(psutil.virtual_memory().total * STEP_MEMORY_SHARE)
+    """Return what a step may use on this machine, or in this container of it, where nobody says otherwise."""
+    memory_bytes = int(hardware.usable_memory_bytes() * STEP_MEMORY_SHARE)
     return Limits(memory_bytes=memory_bytes, timeout_s=STEP_TIMEOUT_S)
 
 

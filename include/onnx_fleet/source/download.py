@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from pathlib import Path
 
 from huggingface_hub import constants
@@ -63,7 +64,8 @@ def download(model: ResolvedModel, *, hub: Hub, progress: Progress | None = None
             pool.shutdown(wait=False, cancel_futures=True)  # the other files would be fetched for nothing
             raise
     _require_readable(model, cache.snapshot, subject=cache.subject)
-    return _as_loaded(model, cache)
+    with hub.caching(cache.subject):
+        return _as_loaded(model, cache)
 
 
 class _Cache:
@@ -116,16 +118,18 @@ class _Cache:
         found = _digest(path, kind, stat.st_size)
         if found != expected:
             return f"has {kind} {found} where the Hub lists {expected}"
-        marker.parent.mkdir(exist_ok=True)
-        marker.write_text(state)
+        with suppress(OSError):  # a cache that others filled may be read-only: its files are hashed each time
+            marker.parent.mkdir(exist_ok=True)
+            marker.write_text(state)
         return None
 
     def _discard(self, file: SourceFile) -> None:
         """Take a wrong file out of the cache: its place in the snapshot, and the blob that it points to."""
         pointer = self.snapshot / file.path
         blob = self.folder / "blobs" / file.digest.partition(":")[2]
-        pointer.unlink(missing_ok=True)
-        blob.unlink(missing_ok=True)
+        with self._hub.caching(f"{self.subject}: {file.path} is damaged and cannot be replaced"):
+            pointer.unlink(missing_ok=True)
+            blob.unlink(missing_ok=True)
 
 
 class _Meter:

@@ -147,6 +147,18 @@ class Hub:
         finally:
             _patience.reset(token)
 
+    @contextmanager
+    def caching(self, subject: str) -> Iterator[None]:
+        """What is written to the cache inside fails as what huggingface_hub writes there.
+
+        Raises:
+            WorkerOutOfResources: the cache is full, or may not be written.
+        """
+        try:
+            yield
+        except OSError as err:
+            raise _from_file_system(err, subject=subject, settings=self.settings) from err
+
     def fetch(self, repo_id: str, path: str, *, commit: str, bar: type[Bar] = Bar) -> Path:
         """Bring one file of a commit into the cache; what is there already is taken as it is.
 
@@ -353,4 +365,7 @@ def _from_file_system(err: OSError, *, subject: str, settings: HubSettings) -> O
     if err.errno is None:
         # huggingface_hub's consistency check after a download has no class of its own.
         return HubFileCorrupt(f"{subject}: {err}")
-    return WorkerOutOfResources(f"{subject}: the Hub cache {cache_dir} cannot be used: {err}; make it writable")
+    return WorkerOutOfResources(
+        f"{subject}: the Hub cache {cache_dir} cannot be used: {err}; make it writable, or let HF_HOME name a folder"
+        " that this user may write"
+    )

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from onnx_fleet.errors import StoreNotFound
 from onnx_fleet.store.address import S3Settings, is_s3, parse_s3
-from onnx_fleet.store.objects import ObjectInfo, ObjectStore, Progress
+from onnx_fleet.store.objects import Leftover, ObjectInfo, ObjectStore, Progress
 
 if TYPE_CHECKING:
     from botocore.credentials import Credentials
 
-__all__ = ["ObjectInfo", "ObjectStore", "Progress", "S3Settings", "open_store"]
+__all__ = ["Leftover", "ObjectInfo", "ObjectStore", "Progress", "S3Settings", "open_store"]
 
 
 def open_store(address: str, *, s3: S3Settings | None = None, credentials: Credentials | None = None) -> ObjectStore:

@@ -29,6 +29,9 @@ CACHE: Final = "cache/"
 CACHE_KEY: Final = re.compile(rf"{CACHE}(graphs|tokenizers)/([0-9a-f]{{64}})\.zip")
 """The pattern of a cache entry's key, whose groups are its kind and its own key."""
 
+IN_PARTS: Final = (MODELS, UNFINISHED, CACHE)
+"""How the keys begin of all that may be large enough to go up in parts."""
+
 
 def cache_key(kind: str, key: str) -> str:
     """Return where an entry of the cache lies."""

@@ -26,10 +26,12 @@ from onnx_fleet.errors import (
     VersionConflict,
 )
 from onnx_fleet.store import keys, transfer
-from onnx_fleet.store.objects import ObjectInfo, Progress
+from onnx_fleet.store.objects import Leftover, ObjectInfo, Progress
 
 PRIVATE = ".onnx-fleet-store"
 LOCK_TIMEOUT_S = 60.0
+
+_UNFINISHED = ".unfinished"
 
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS, errno.EXDEV}
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
@@ -142,6 +144,20 @@ class LocalStore:
         with self._locked(), transfer.local_disk(str(path)), suppress(FileNotFoundError, NotADirectoryError):
             path.unlink()
 
+    def leftovers(self) -> Iterator[Leftover]:
+        with transfer.local_disk(str(self._private())):
+            self._require_parent()
+            for path in sorted(self._private().glob(f"*{_UNFINISHED}")):
+                with suppress(FileNotFoundError):
+                    found = path.stat()
+                    began_at = datetime.fromtimestamp(found.st_mtime, UTC)
+                    yield Leftover(name=path.name, key=None, began_at=began_at, size_bytes=found.st_size)
+
+    def discard(self, leftover: Leftover) -> None:
+        path = self._private() / Path(leftover.name).name
+        with transfer.local_disk(str(path)):
+            path.unlink(missing_ok=True)
+
     def _path(self, key: str) -> Path:
         path = self._root.joinpath(*keys.checked(key).split("/"))
         if key.split("/")[0] == PRIVATE or not path.resolve().is_relative_to(self._root.resolve()):
@@ -173,7 +189,7 @@ class LocalStore:
     def _written(self, chunks: Iterable[bytes], *, key: str) -> Iterator[tuple[Path, Path, str]]:
         """Write an unfinished file with these bytes, on disk for good; yield it, where it will go, and its digest."""
         target = self._path(key)
-        unfinished = self._private() / f"{uuid.uuid4().hex}.unfinished"
+        unfinished = self._private() / f"{uuid.uuid4().hex}{_UNFINISHED}"
         try:
             with transfer.local_disk(str(target)):
                 self._private().mkdir(parents=True, exist_ok=True)

@@ -28,6 +28,20 @@ class ObjectInfo:
     """The hexadecimal digest of the bytes that are held; None where only reading them would tell."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leftover:
+    """What a writer has begun to put into a store: under way, or left by one that was killed."""
+
+    name: str
+    """An upload's id in a bucket, a file's name in a folder."""
+    key: str | None
+    """The object that it would have become, where the store knows."""
+    began_at: datetime
+    """When the upload began, or the file was last written to."""
+    size_bytes: int | None
+    """None where asking would take a request for each."""
+
+
 class ObjectStore(Protocol):
     """A bucket, or a folder with the same semantics.
 
@@ -107,3 +121,9 @@ class ObjectStore(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens when there is none."""
+
+    def leftovers(self) -> Iterator[Leftover]:
+        """What writers have begun and not finished, which no listing shows; some may be under way."""
+
+    def discard(self, leftover: Leftover) -> None:
+        """Remove one; nothing happens where its writer has finished meanwhile, or it was removed before."""

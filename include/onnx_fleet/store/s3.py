@@ -38,9 +38,9 @@ from onnx_fleet.errors import (
     StoreUnavailable,
     VersionConflict,
 )
-from onnx_fleet.store import keys, s3_checksums, s3_client, s3_errors, transfer
+from onnx_fleet.store import keys, layout, s3_checksums, s3_client, s3_errors, transfer
 from onnx_fleet.store.address import S3Address, S3Settings
-from onnx_fleet.store.objects import ObjectInfo, Progress
+from onnx_fleet.store.objects import Leftover, ObjectInfo, Progress
 
 if TYPE_CHECKING:
     from botocore.credentials import Credentials
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 _LOST = {"PreconditionFailed", "412"}
 _RACED = {"ConditionalRequestConflict", "409"}
-_ABSENT = {"NoSuchKey", "404", "NotFound"}
+_ABSENT = {"NoSuchKey", "NoSuchUpload", "404", "NotFound"}
 
 
 class _Raced(Exception):
@@ -181,7 +181,7 @@ class S3Store:
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         keys.checked_prefix(prefix)
-        base = f"{self._at.prefix}/" if self._at.prefix else ""
+        base = self._base()
         with s3_errors.translated(self._where(prefix)):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._at.bucket, Prefix=base + prefix)
             for page in pages:
@@ -199,9 +199,33 @@ class S3Store:
         with s3_errors.translated(self._where(key)):
             self._client.delete_object(Bucket=self._at.bucket, Key=self._key(key))
 
+    def leftovers(self) -> Iterator[Leftover]:
+        base = self._base()
+        with s3_errors.translated(self._where("")):
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._at.bucket, Prefix=base)
+            for page in pages:
+                for upload in page.get("Uploads", ()):
+                    key = upload["Key"].removeprefix(base)
+                    if key.startswith(layout.IN_PARTS):  # a store that has no prefix shares its bucket
+                        yield Leftover(name=upload["UploadId"], key=key, began_at=upload["Initiated"], size_bytes=None)
+
+    def discard(self, leftover: Leftover) -> None:
+        if leftover.key is None:
+            return
+        with s3_errors.translated(self._where(leftover.key)):
+            try:
+                self._client.abort_multipart_upload(
+                    Bucket=self._at.bucket, Key=self._key(leftover.key), UploadId=leftover.name
+                )
+            except ClientError as err:
+                if s3_errors.code_of(err) not in _ABSENT:
+                    raise
+
+    def _base(self) -> str:
+        return f"{self._at.prefix}/" if self._at.prefix else ""
+
     def _key(self, key: str) -> str:
-        keys.checked(key)
-        return f"{self._at.prefix}/{key}" if self._at.prefix else key
+        return self._base() + keys.checked(key)
 
     def _where(self, key: str) -> str:
         return f"{self._at}/{key}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from transformers import PreTrainedModel
 from onnx_fleet import recipes
 from onnx_fleet.entities.tasks import TASKS
 from onnx_fleet.entities.work_item import WorkItem
-from onnx_fleet.errors import ExportUnsupported, ModelInvalid
+from onnx_fleet.errors import ExportUnsupported, ModelInvalid, WorkerOutOfResources
 from onnx_fleet.source.families import completeness, model_class
 from onnx_fleet.source.placeholder_weights import PlaceholderWeights
 
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _LONGEST_WORD = 300
 """The number of characters of a library's message that a message of ours takes up."""
 _UNUSED_PARAMETERS = ("pooler.",)
@@ -32,6 +34,7 @@ def load(item: WorkItem, source_dir: Path, placeholders: PlaceholderWeights | No
     Raises:
         ModelInvalid: the checkpoint lacks weights that the task's outputs depend on, or its files cannot be read.
         ExportUnsupported: transformers has no such model for the task.
+        WorkerOutOfResources: transformers may not write where it copies a repo's code.
     """
     model, entry = item.model, item.model.entry
     subject = model.at_commit
@@ -66,6 +69,11 @@ def load(item: WorkItem, source_dir: Path, placeholders: PlaceholderWeights | No
             f"({lines[0] if lines else err.name}); install it on every worker, or remove the entry"
         ) from err
     except (OSError, RuntimeError) as err:
+        if isinstance(err, OSError) and err.errno in _REFUSED:
+            raise WorkerOutOfResources(
+                f"{subject}: transformers may not write {err.filename} ({err.strerror}), where it copies a repo's code;"
+                f" let HF_HOME name a folder that this user may write"
+            ) from err
         raise ModelInvalid(f"{subject}: the weights cannot be loaded ({_brief(err)}); publish them again") from err
     faults = [*map(str, info["error_msgs"]), *(f"{name} of another shape" for name, *_ in info["mismatched_keys"])]
     if faults:
