@@ -136,7 +136,7 @@ def _print_where(found: State) -> int:
 
 @contextmanager
 def _stack() -> Iterator[Addresses]:
-    """Running services: those that run already, or ones for the time being."""
+    """Provide running services: those that run already, or ones for the length of a with block."""
     found = stack.state()
     if found is not None and found.phase == "ready" and found.addresses is not None:
         console.print(f"using the services that are running already ({found.addresses.airflow})", highlight=False)
@@ -181,7 +181,7 @@ def _report(addresses: Addresses, *, key: str) -> RunReport:
 
 
 def _log(run_id: str, record: Record) -> str:
-    """The newest log of the task that a model failed in."""
+    """Return the newest log of the task that a model failed in."""
     logs = airflow_home.folder() / "logs" / f"dag_id={watch.DAG_ID}" / f"run_id={run_id}"
     tasks = {"validate": ("model.validate", "model.prove_on_gpu")}.get(record.step or "", (f"model.{record.step}",))
     found = [

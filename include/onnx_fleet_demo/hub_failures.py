@@ -25,7 +25,7 @@ Kind = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """What goes wrong, where, and how often. None matches everything."""
+    """A failure: what goes wrong, where, and how often. None matches everything."""
 
     kind: Kind
     repo_id: str | None = None

@@ -26,7 +26,7 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the Hub knows of a repo beside its files; lies in ``<name>.hub.json``."""
+    """The Hub's settings of a repo, beside its files; they lie in ``<name>.hub.json``."""
 
     gated: Literal["auto", "manual"] | None = None
     """The kind of gate; listing stays open, and files need one of ``tokens``."""

@@ -1,4 +1,4 @@
-"""What a request to the local Hub asks for, and how the Hub refuses it."""
+"""The requests to the local Hub, taken apart, and its refusals."""
 
 from __future__ import annotations
 

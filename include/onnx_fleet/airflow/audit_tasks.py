@@ -29,7 +29,7 @@ LABEL: Final = "{{ item['model_id'] }}@{{ item['version'] }}"
 
 
 def audits(*, settings: FleetSettings) -> None:
-    """Wire the tasks into the DAG that is being defined; what they are asked for are the run's parameters."""
+    """Wire the tasks into the DAG that is being defined; the run's parameters say what to audit."""
 
     def retried(body: Callable[..., Any], **options: Any) -> Any:
         return task(**retries.options(settings), **options)(body)

@@ -28,7 +28,7 @@ _LOCKS: Final[Mapping[str, Callable[[Path], AbstractContextManager[None]]]] = {
     "alone": machine_lock.exclusive,
     "as_it_says": lambda folder: nullcontext(),
 }
-"""How each kind of step takes the machine that it runs on."""
+"""The lock with which each kind of step takes the machine that it runs on."""
 
 
 def model_group(settings: FleetSettings, *, group_id: str) -> Any:

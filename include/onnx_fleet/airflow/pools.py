@@ -20,7 +20,7 @@ class EnsurePool:
 
     @hookimpl
     def on_starting(self, component: object) -> None:
-        """Called in every Airflow process; schedulers, triggerers and dag-processors hand in their Job."""
+        """Make the pool when a scheduler starts; every Airflow process calls this, with its Job where it has one."""
         if isinstance(component, Job):
             ensure()
 

@@ -1,4 +1,4 @@
-"""Which failures Airflow tries again, and when."""
+"""The rule by which Airflow retries failed tasks: which failures, and when."""
 
 from __future__ import annotations
 

@@ -21,10 +21,10 @@ _INCLUDE = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetSettings:
-    """One option an attribute, under the attribute's name unless its text says otherwise."""
+    """The options, each under its attribute's name unless the attribute's text says otherwise."""
 
     store: str
-    """``s3://bucket/prefix`` or a folder; empty stops every run with a message that says so."""
+    """The store, ``s3://bucket/prefix`` or a folder; empty stops every run with a message that says so."""
     aws_conn_id: str | None
     """The Airflow connection with the store's endpoint and credentials; empty leaves both to boto3's own chain."""
     hub_conn_id: str | None

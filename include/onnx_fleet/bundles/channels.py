@@ -20,7 +20,7 @@ _VERSION = re.compile(r"[0-9a-f]{8}-[0-9a-f]{8}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Channel:
-    """Where a channel points."""
+    """A channel, and the version that it points to."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
@@ -32,7 +32,7 @@ class Channel:
     """The version that it pointed to before."""
     moved_at: AwareDatetime
     held: bool = False
-    """A person holds it where it is: runs leave it alone, and only move() moves it."""
+    """Whether a person holds the channel where it is: runs leave it alone, and only move() moves it."""
 
 
 def is_name(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Charts: a report as an SVG that a person reads at a glance. The same report gives the same bytes.
+"""Charts: a report as an SVG that a person reads at a glance. Equal reports make equal bytes.
 
 matplotlib is imported when something is drawn, and its pyplot, which keeps figures for the whole process, never.
 """
@@ -61,7 +61,7 @@ class _Dot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Bar:
-    """How far one output came to its tolerance in one check."""
+    """The share of its tolerance that one output used in one check."""
 
     label: str
     used: float | None

@@ -37,7 +37,7 @@ class FeedFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeedValidation:
-    """How equal to PyTorch the graphs are."""
+    """The feed's summary of how close the graphs are to PyTorch."""
 
     passed: bool
     max_abs_diff: float | None
@@ -46,7 +46,7 @@ class FeedValidation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeedLatency:
-    """One measured point."""
+    """The latency at one measured point."""
 
     provider: str
     graph: str
@@ -61,7 +61,7 @@ class FeedLatency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeedVersion:
-    """One bundle."""
+    """One published version of a model, which is a bundle."""
 
     version: str
     revision: str
@@ -80,12 +80,12 @@ class FeedVersion:
     validation: FeedValidation
     latency: tuple[FeedLatency, ...]
     held: bool = False
-    """It is worse than the version that was in use, by its gates, and no channel points at it."""
+    """Whether its gates found it worse than the version that was in use, and no channel points at it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeedChannel:
-    """One pointer."""
+    """One channel of a model, a pointer to a version."""
 
     channel: str
     version: str

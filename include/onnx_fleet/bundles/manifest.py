@@ -33,12 +33,12 @@ FileRole = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundleInfo:
-    """Which bundle this is."""
+    """The identity of the bundle."""
 
     model_id: str
-    """``org/name``."""
+    """The model's id, ``org/name``."""
     version: Annotated[str, Field(pattern=r"^[0-9a-f]{8}-[0-9a-f]{8}$")]
-    """``<commit[:8]>-<fingerprint[:8]>``."""
+    """The bundle's version, ``<commit[:8]>-<fingerprint[:8]>``."""
     fingerprint: Sha256
     """The SHA-256 of everything that decides the graphs' bytes."""
     rebuild: str | None
@@ -48,7 +48,7 @@ class BundleInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where the model comes from."""
+    """The repo and commit that the model comes from."""
 
     repo_id: str
     requested_revision: str
@@ -73,16 +73,16 @@ class BundleFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
-    """How the graphs were made."""
+    """The settings and tools with which the graphs were made."""
 
     settings: Mapping[str, str | int | bool]
     recipe: str | None
     recipe_digest: Sha256 | None = None
     """The SHA-256 of the file that the recipe is in; None for a built-in recipe, or no recipe."""
     fallbacks: tuple[Fallback, ...]
-    """What was tried first and did not hold, and why."""
+    """The attempts that came first and failed, each with its reason."""
     traced: Way = "full"
-    """How the graphs came to be: traced whole, traced shallow and repeated, or taken from the cache."""
+    """The way in which the graphs were made: traced whole, traced shallow and repeated, or taken from the cache."""
     graph_key: Sha256 | None = None
     """The key of the graphs in the cache; models that have the same one have the same graphs."""
     duration_s: float
@@ -91,13 +91,13 @@ class Export:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderValidation:
-    """Where the graphs were compared with PyTorch, and where not."""
+    """The comparison with PyTorch on one provider, or the reason why there is none."""
 
     provider: str
     status: Literal["passed", "failed", "not_run"]
     reason: str
     nodes_by_provider: Mapping[str, int]
-    """Where the nodes really ran, from the session's profile."""
+    """The number of nodes that really ran on each provider, from the session's profile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +121,7 @@ class CheckSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validation:
-    """What was compared with PyTorch, and how equal it is."""
+    """The comparisons with PyTorch, and how close the outputs are."""
 
     passed: bool
     max_abs_diff: float | None
@@ -133,11 +133,11 @@ class Validation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VariantSummary:
-    """What became of one variant that was asked for; the report in the bundle has every graph's figures."""
+    """The outcome of one variant that was asked for; the report in the bundle has every graph's figures."""
 
     variant: str
     status: Literal["published", "missed"]
-    """``missed``: the bundle is without it."""
+    """Whether the variant is in the bundle; ``missed``: it is not."""
     reason: str
     """A statement for people: the figures and their gates."""
     gpu: str = ""
@@ -150,7 +150,7 @@ class VariantSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderLatency:
-    """What was measured on one provider, on which hardware."""
+    """The latency on one provider, and the hardware."""
 
     provider: str
     status: Literal["measured", "not_run"]
@@ -170,19 +170,19 @@ class ProviderLatency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Regression:
-    """How the bundle stood beside the one in use when it was published; the report in the bundle has every figure."""
+    """The comparison with the version in use at publication; the report in the bundle has every figure."""
 
     channel: str
     compared_with: str
     """The version that the channel pointed at."""
     verdict: RegressionVerdict
-    """``held``: no run moves a channel from another version to this one; a person may."""
+    """The gates' verdict; ``held``: no run moves a channel from another version to this one; a person may."""
     findings: tuple[Finding, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Which run made the bundle."""
+    """The run that made the bundle."""
 
     dag_id: str
     run_id: str

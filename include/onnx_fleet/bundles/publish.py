@@ -34,7 +34,7 @@ class Publication:
     model_id: str
     version: str
     state: Literal["published", "unchanged"]
-    """``unchanged``: it stood there before."""
+    """Whether this publication put the bundle there; ``unchanged``: it stood there before."""
     location: str
     """The address of the bundle's folder."""
     size_bytes: int
@@ -47,7 +47,7 @@ class Publication:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedModel:
-    """What a store has of one model."""
+    """The published versions of one model."""
 
     model_id: str
     versions: tuple[str, ...]

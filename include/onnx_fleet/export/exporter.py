@@ -62,7 +62,7 @@ def export(
     """Fill a stage; whatever an earlier attempt left in it is removed first.
 
     Args:
-        source_dir: the model's files, as hub.download gives them.
+        source_dir: the model's files, as download.download returns them.
         limits: the limits of the process that traces.
         cached: has what exports of the same kind found out before, and gets what this one does.
         whole: trace every layer of this very model; what the cache has of it is replaced.

@@ -49,7 +49,7 @@ def trace(
     Args:
         names: where a parameter is in memory -> the tensor of the checkpoint that it is. The graph has no values of
             these, it refers to them: weight_placement.save_all brings them together.
-        recipe: gives its own example and translations of operators.
+        recipe: has its own example and translations of operators.
         may_be_fixed: symbols of graph_info.FIXABLE that the entry allows to become numbers, beside the family's own.
     Returns:
         The graph, and what was given up for it.

@@ -1,4 +1,4 @@
-"""Traced graphs: what a trace gives, without weights, and the archive in which they wait for the next checkpoint."""
+"""Traced graphs: the result of a trace, without weights, and the archive in which they wait for the next checkpoint."""
 
 from __future__ import annotations
 

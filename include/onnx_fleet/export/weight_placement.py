@@ -1,4 +1,4 @@
-"""Where the graphs' weights lie: inside a graph's file, or beside it; what several graphs use, once for all of them.
+"""The place of the graphs' weights: inside a graph's file, or beside it; what several graphs use, once for all of them.
 
 A traced graph refers to the checkpoint's tensors by their names and has no values of them. Here it gets them: where
 the checkpoint's own file will do, that very file becomes the graph's external data, and nothing is converted.

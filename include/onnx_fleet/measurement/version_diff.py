@@ -50,7 +50,7 @@ class DifferencesRequest:
 
 
 def find(request: DifferencesRequest) -> Differences:
-    """Compare graph by graph; a version that does not load or run gives a row that says so, and no figures."""
+    """Compare graph by graph; a version that does not load or run gets a row that says so, and no figures."""
     from onnx_fleet.graphs import text_inputs, workloads
 
     old, new = io_contract.by_role(request.old.graphs), io_contract.by_role(request.new.graphs)

@@ -97,7 +97,7 @@ class VariantVerdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """What was found in one bundle."""
+    """The result of the audit of one bundle."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
@@ -135,7 +135,7 @@ class Audit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Finding:
-    """What an audit has found so far."""
+    """The findings of an audit so far."""
 
     verdict: AuditVerdict
     reason: str

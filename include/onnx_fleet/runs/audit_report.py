@@ -24,7 +24,7 @@ _STATES: Final[tuple[State, ...]] = get_args(State)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditRow:
-    """How the audit of one bundle ended."""
+    """The outcome of the audit of one bundle."""
 
     model_id: str
     version: str

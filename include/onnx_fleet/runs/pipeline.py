@@ -88,7 +88,7 @@ def process(
 def settle_unchanged(items: Iterable[WorkItem], *, services: Services, channel: str = bundle.LATEST) -> list[Record]:
     """Return the records of models that are published already, and finish publications that a killed run began.
 
-    No single model raises an error: a bundle that cannot be read gives the record of a failure.
+    No single model raises an error: a bundle that cannot be read gets the record of a failure.
 
     Raises:
         StoreUnavailable, StoreDenied: the store cannot be asked.

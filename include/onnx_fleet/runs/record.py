@@ -25,11 +25,11 @@ GPU_NOT_ASKED = "not asked for"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VariantRecord:
-    """What became of one variant of a bundle."""
+    """The outcome of one variant of a bundle."""
 
     variant: str
     status: Literal["published", "missed"]
-    """``missed``: the bundle is without it."""
+    """Whether the variant is in the bundle; ``missed``: it is not."""
     reason: str
     """The variant's figures and their gates; of one that missed, the figures that did."""
     layers_ratio: float | None
@@ -40,7 +40,7 @@ class VariantRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """How one model ended."""
+    """The outcome of one model in one run."""
 
     model_id: str
     state: RecordState
@@ -76,7 +76,7 @@ class Record:
     compared_with: str | None = None
     """The version that was in use when this one was published."""
     findings: tuple[str, ...] = ()
-    """What is worse than in that version, ``latency: …``; for an unchanged model it was told at publication."""
+    """The findings that are worse than in that version, ``latency: …``; empty for an unchanged model."""
     gpu: str = GPU_NOT_ASKED
     """A statement for people: ``not asked for``, ``validated on …``, ``not validated on GPU: …``."""
     seconds: Mapping[str, float] = field(default_factory=dict)

@@ -40,7 +40,7 @@ _NOT_ASKED_THEN: Mapping[str, float] = {"max_layers_ratio": 1.0}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trust:
-    """What a catalogue allows for one model."""
+    """The permissions that a catalogue has for one model."""
 
     trust_remote_code: str | None = None
     """The commit whose Python code may be run."""

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demotion:
-    """What becomes of a channel that points at a version that failed."""
+    """The outcome for a channel that points at a version that failed."""
 
     model_id: str
     channel: str

@@ -33,7 +33,7 @@ class RunReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateResult:
-    """What the gate says of a run."""
+    """The gate's judgement of a run."""
 
     passed: bool
     reason: str

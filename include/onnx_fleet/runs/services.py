@@ -30,7 +30,7 @@ STEP_IMPORTS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """What every step of a run is given."""
+    """The services that every step of a run gets."""
 
     store: ObjectStore
     hub: Hub

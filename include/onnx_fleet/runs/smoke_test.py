@@ -23,7 +23,7 @@ _SEED = 0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SmokeTestRequest:
-    """What the process that runs the graphs is told."""
+    """The request that the process which runs the graphs gets."""
 
     folder: Path
     graphs: tuple[GraphInfo, ...]
@@ -31,7 +31,7 @@ class SmokeTestRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SmokeTestRow:
-    """One graph."""
+    """The result for one graph."""
 
     graph: str
     """The graph's path in the bundle."""
@@ -41,7 +41,7 @@ class SmokeTestRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SmokeTestReport:
-    """Every graph."""
+    """The results for all graphs of a folder."""
 
     rows: tuple[SmokeTestRow, ...]
 

@@ -118,7 +118,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
-    """What a validation found on one provider."""
+    """The findings of a validation on one provider."""
 
     graphs: ValidationReport
     """The comparison of the fp32 graphs with PyTorch."""
@@ -128,7 +128,7 @@ class Proof:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProofRequest:
-    """What the process that validates or measures is told."""
+    """The request that the process which validates or measures gets."""
 
     stage: Stage
     source_dir: Path

@@ -1,4 +1,4 @@
-"""Which class a repo's weights are of, and which task it is exported for: the entry's word, config.json's, the Hub's.
+"""The class and the task of a repo, from the entry, config.json and the Hub's tag.
 
 It is decided from names alone, by transformers' own tables, before anything is downloaded.
 """
@@ -22,7 +22,7 @@ _NAMES_SHOWN = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declared:
-    """What a repo says of its model."""
+    """The architecture and tag that a repo declares."""
 
     architecture: str | None
     """The first of config.json's ``architectures``."""

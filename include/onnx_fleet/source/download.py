@@ -157,7 +157,7 @@ class _Meter:
                 self._progress(sum(self._done.values()), self._total)
 
     def bar(self, file: SourceFile) -> type[Bar]:
-        """A progress bar class, as huggingface_hub wants one, that shows nothing and counts here."""
+        """Make a progress bar class, as huggingface_hub wants one, that shows nothing and counts here."""
 
         class Counting(Bar):
             def update(self, n: float | None = 1) -> None:

@@ -44,7 +44,7 @@ _ROUNDING_S = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubSettings:
-    """Which Hub to ask, and how patiently."""
+    """The Hub to ask, and how patiently it is asked."""
 
     endpoint: str = DEFAULT_ENDPOINT
     token: str | None = field(default=None, repr=False)

@@ -70,7 +70,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Permits:
-    """What an entry allows at the commit that it was resolved to."""
+    """The permissions of an entry at the commit that it was resolved to."""
 
     commit: str
     """The commit, 40 hex digits; a permit names it, so that it ends with the next commit."""

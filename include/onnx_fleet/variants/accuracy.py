@@ -1,4 +1,4 @@
-"""How far a variant's answers are from the fp32 graph's, over a corpus: cosine, choices, perplexity. numpy only."""
+"""Compare a variant's outputs with the fp32 graph's over a corpus: cosine, choices, perplexity. numpy only."""
 
 from __future__ import annotations
 

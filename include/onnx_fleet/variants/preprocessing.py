@@ -2,7 +2,7 @@
 
 The exporter leaves a linear layer's weight as the checkpoint has it, [out, in], and transposes it in the graph: bound
 to the checkpoint's own file it costs nothing. Converters look for MatMul with a constant [in, out], so here the
-transposition is done once and for all; what it gives has no place in a file that others share.
+transposition is done once and for all; its result has no place in a file that others share.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class Account:
     unexplained: tuple[str, ...]
     """The names in the checkpoint of tensors that nothing accounts for."""
     fault: str
-    """Why the loaded class is not the source's, for people; empty where it is, or may stand for it."""
+    """The reason why the loaded class is not the source's, for people; empty where it is, or may stand for it."""
 
     @property
     def complete(self) -> bool:

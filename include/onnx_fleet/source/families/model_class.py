@@ -30,7 +30,7 @@ _HIDDEN_STATES = "last_hidden_state"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelClass:
-    """How a source is loaded."""
+    """The classes with which a source can be loaded."""
 
     auto: Any
     """The auto class of the task, which also loads classes that are not transformers' own."""

@@ -19,7 +19,7 @@ from onnx_fleet.source import static_embedding
 
 
 class StaticEmbeddingConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
-    """What the table is: ``vocab_size`` rows of ``hidden_size`` numbers, and its name in the checkpoint."""
+    """The table's configuration: ``vocab_size`` rows of ``hidden_size`` numbers, and its name in the checkpoint."""
 
     model_type = static_embedding.MODEL_TYPE
 
@@ -30,7 +30,7 @@ class StaticEmbeddingConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
 
 @dataclass
 class StaticEmbeddingOutput(ModelOutput):
-    """One vector a token, float32 [batch_size, sequence_length, hidden_size]."""
+    """The output: one vector per token, float32 [batch_size, sequence_length, hidden_size]."""
 
     last_hidden_state: torch.Tensor | None = None
 

@@ -18,7 +18,7 @@ TEXTS = {"any_character": r"(?s)(.)", "private_use": r"\p{Co}", "no_text": "", "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """How the custom op is used; which way is exact depends on the tokenizer, and is found out by trying."""
+    """The way in which the custom op is used; which way is exact depends on the tokenizer: trying tells."""
 
     op: Literal["HfJsonTokenizer", "BertTokenizer"]
     read_as: str
