@@ -108,7 +108,7 @@ class _Weight:
         return self.stored.dtype == self.dtype.name
 
     def pieces(self) -> Iterator[np.ndarray]:
-        """Iterate over the weight's values in order, in the graph's type."""
+        """Iterate over the weight's values in order, in the graph's type: [values of one piece] each."""
         values = self.stored.array().reshape(-1)
         step = _PIECE_BYTES // self.dtype.itemsize
         for start in range(0, values.size, step):

@@ -155,7 +155,12 @@ def has_settled(times_ms: list[float]) -> bool:
 
 
 def percentile(times: np.ndarray, share: float) -> float:
-    """Return a percentile by linear interpolation (type 7 of Hyndman and Fan 1996), in the unit of the times."""
+    """Return a percentile by linear interpolation (type 7 of Hyndman and Fan 1996), in the unit of the times.
+
+    Args:
+        times: float64 [runs].
+        share: 0.5 is the median.
+    """
     import numpy as np
 
     return float(np.quantile(times, share, method="linear"))

@@ -62,7 +62,12 @@ class Reach:
 
 
 class Reference:
-    """The outputs of PyTorch eager on one model. Make it with load."""
+    """The outputs of PyTorch eager on one model. Make it with load.
+
+    Feeds and outputs are arrays by the contract's names, with the axes and types of the graphs' inputs and outputs:
+    ``input_ids`` int64 [batch_size, sequence_length], ``last_hidden_state`` float32 [batch_size, sequence_length,
+    hidden_size].
+    """
 
     def __init__(
         self,
@@ -121,7 +126,7 @@ class Reference:
         return self._run(self._whole, self._taken(feeds))
 
     def in_float64(self, feeds: Mapping[str, np.ndarray], *, role: str | None = None) -> dict[str, np.ndarray]:
-        """Return the outputs in double precision, to see who is off; empty where the model is too large, or fails.
+        """Return the outputs in float64, to see which side is off; empty where the model is too large, or fails.
 
         Some models compute parts of themselves in float32 whatever their weights are: it is the best word there is,
         not the last one.

@@ -112,7 +112,14 @@ class Decoder(torch.nn.Module):
         )
 
     def mask(self, inputs: Mapping[str, Tensor]) -> Tensor | None:
-        """Return the encoder's mask as attention adds it: the model would make one for the given states alone."""
+        """Return the encoder's mask as attention adds it: the model would make one for the given states alone.
+
+        Args:
+            inputs: ``encoder_attention_mask``, int64 [batch_size, states], and ``encoder_hidden_states``, float32
+                [batch_size, states, hidden].
+        Returns:
+            float32 [batch_size, 1, 1, states]; the given mask for decoders that take it plain; None without one.
+        """
         given = inputs.get("encoder_attention_mask")
         if given is None or self.config.model_type in _PLAIN_MASKS:
             return given

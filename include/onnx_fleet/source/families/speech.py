@@ -44,7 +44,14 @@ class SpeechDecoder(Decoder):
         return given
 
     def mask(self, inputs: Mapping[str, Tensor]) -> Tensor | None:
-        """Return the mask of the encoder's states, made of its input's mask, which consumers feed to both graphs."""
+        """Return the mask of the encoder's states, made of its input's mask, which consumers feed to both graphs.
+
+        Args:
+            inputs: ``encoder_attention_mask``, int64 [batch_size, frames or samples], and ``encoder_hidden_states``,
+                float32 [batch_size, states, hidden].
+        Returns:
+            float32 [batch_size, 1, 1, states]; None without a mask.
+        """
         given = inputs.get("encoder_attention_mask")
         if given is None:
             return None

@@ -74,6 +74,8 @@ class Sight:
     def require(self, pixel_values: Tensor) -> None:
         """Refuse to be traced at any size where the model takes only one.
 
+        Args:
+            pixel_values: float32 [batch_size, channels, height, width].
         Raises:
             ValueError: a size is open.
         """
