@@ -59,7 +59,7 @@ class Limits:
 
 STEP_TIMEOUT_S = 3600
 STEP_MEMORY_SHARE = 0.8
-"""The share of the machine's or the container's memory that a step may use: past that the kernel chooses what to kill."""
+"""The share of the machine's or the container's memory a step may use: past that the kernel chooses what to kill."""
 
 
 def machine_limits() -> Limits:
