@@ -12,6 +12,7 @@
        │  ├─ ModelTooLarge            more bytes than the entry allows
        │  ├─ LicenceRefused           licence not among allowed_licences
        │  ├─ UnsafeModel              pickle weights, remote code, a file name that leaves its folder
+       │  ├─ ModelRenamed             the Hub has another id for it, and the entry does not follow
        │  └─ DuplicateModel           another entry is the same model to the Hub
        ├─ CatalogueInvalid          every fault of a catalogue file, listed
        ├─ ModelNotFound             no such repo or revision
@@ -94,6 +95,10 @@ class LicenceRefused(RefusedByRule):
 
 class UnsafeModel(RefusedByRule):
     """Pickle weights, remote code, or a file name that leaves the folder meant for it."""
+
+
+class ModelRenamed(RefusedByRule):
+    """The Hub has the repo under another id by now, and its entry says not to follow."""
 
 
 class DuplicateModel(RefusedByRule):

@@ -11,7 +11,7 @@ import pytest
 
 from fixtures.faulty_stores import SteppedStore
 from fixtures.stages import NOW, PROVENANCE, tiny_stage, work_item
-from onnx_fleet.bundles import bundle, channels, events, feed
+from onnx_fleet.bundles import bundle, channels, events, feed, renames
 from onnx_fleet.bundles.publish import Publication, publish
 from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound
@@ -43,6 +43,33 @@ def test_the_feed_has_everything_that_a_registry_needs(tmp_path: Path, any_store
     sealed = bundle.find("acme/tiny", store=any_store).manifest
     assert {file.path: file.sha256 for file in version.files} == {file.path: file.sha256 for file in sealed.files}
     assert feed.read(any_store).models == (model,)
+
+
+def test_a_model_that_the_hub_renamed_says_where_it_is_published_now(tmp_path: Path, any_store: ObjectStore) -> None:
+    _publish(tmp_path, any_store, model_id="acme/old")
+    _publish(tmp_path, any_store, model_id="acme/new")
+    feed.rebuild(any_store, now=NOW)
+    since = NOW + timedelta(days=1)
+    for day in (1, 2):  # each run leaves the note, and the first one stays
+        renames.leave(any_store, "acme/old", renamed_to="acme/new", now=NOW + timedelta(days=day))
+    new, old = feed.rebuild(any_store, now=since).models
+    assert (old.model_id, old.renamed_to, old.renamed_since) == ("acme/old", "acme/new", since)
+    assert (new.renamed_to, new.renamed_since) == (None, None)
+    assert bundle.find("acme/old", store=any_store)
+
+    with pytest.raises(BundleNotFound, match="renamed acme/old to acme/new: what is new is published there since 20"):
+        bundle.find("acme/old@stable", store=any_store)
+    renames.leave(any_store, "acme/old", renamed_to="acme/newer", now=since)
+    found = renames.find(any_store, "acme/old")
+    assert found
+    assert found.renamed_to == "acme/newer"
+
+
+def test_an_id_that_another_repo_got_since_is_not_told_as_renamed(tmp_path: Path, any_store: ObjectStore) -> None:
+    renames.leave(any_store, "acme/old", renamed_to="acme/new", now=NOW)
+    assert renames.find(any_store, "acme/old")
+    _publish(tmp_path, any_store, model_id="acme/old", digit="f")
+    assert renames.find(any_store, "acme/old") is None
 
 
 def test_the_newest_version_comes_first_and_models_by_id(tmp_path: Path, local_store: ObjectStore) -> None:

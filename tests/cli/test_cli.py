@@ -22,13 +22,17 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
+from fixtures.stages import NOW, PROVENANCE, tiny_stage, work_item
 from fixtures.worse_stages import next_version, slower
 from onnx_fleet import __version__
+from onnx_fleet.bundles import renames
+from onnx_fleet.bundles.publish import publish
 from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.cli import app
 from onnx_fleet.entities.entry import Gates, LatencyGrid
 from onnx_fleet.formatting import human_bytes
 from onnx_fleet.runs.steps import STEPS
+from onnx_fleet.store import open_store
 from onnx_fleet_demo.hub_server import HubServer
 from onnx_fleet_demo.models import CLASSIFIER
 
@@ -573,3 +577,23 @@ def test_what_killed_writers_left_is_shown_before_it_is_swept(command: Command, 
     swept = json.loads(command("sweep", "--store", store, "--json").stdout)
     assert [found["name"] for found in swept] == ["of-long-ago.unfinished"]
     assert [path.exists() for path in left] == [False, True]
+
+
+def test_whoever_reads_an_id_that_the_hub_renamed_is_told(command: Command, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    stage = tiny_stage(tmp_path / "stage", item=work_item(model_id="acme/old"))
+    publish(Stage.open(stage), store=store, provenance=PROVENANCE, created_at=NOW)
+    renames.leave(store, "acme/old", renamed_to="acme/new", now=NOW)
+    said = "the Hub has renamed acme/old to acme/new"
+    to = tmp_path / "pulled"
+    for arguments in (
+        ("list",),
+        ("list", "acme/old"),
+        ("pull", "acme/old", "--to", to),
+        ("pull", "acme/old@stable", "--to", to),
+    ):
+        done = command(*arguments, "--store", store.address)
+        assert said in done.stdout + done.stderr, arguments
+        assert done.returncode == (1 if "acme/old@stable" in arguments else 0)
+    (listed,) = json.loads(command("list", "--json", "--store", store.address).stdout)
+    assert (listed["model_id"], listed["renamed_to"]) == ("acme/old", "acme/new")

@@ -90,7 +90,7 @@ def test_no_key_of_a_model_is_read_and_forgotten() -> None:
         "tokenizer": "none", "tokenizer_graph": True, "tolerances": {"atol": 1e-6}, "latency": {"timed_runs": 3},
         "gates": {"policy": "block"}, "providers": ["cpu", "cuda"], "allowed_licences": ["mit"], "max_bytes": 7,
         "priority": 1, "architecture": "BertForMaskedLM", "weights_variant": "fp16", "trust_remote_code": SHA,
-        "allow_pickle": SHA,
+        "allow_pickle": SHA, "follow_renames": False,
     }  # fmt: skip
     assert set(told) == set(catalogue_schema.ModelSection.model_fields)
     plain = reader.entry({"repo_id": "acme/tiny"}, source="fleet.yaml")

@@ -44,6 +44,15 @@ def resolved(
     )
 
 
+def test_a_model_that_the_hub_renamed_is_planned_with_both_ids(store: ObjectStore) -> None:
+    model = replace(resolved("acme/new"), entry=Entry(repo_id="acme/old"))
+    (item,) = plan.plan([model], store=store, versions=VERSIONS).items
+    assert item.model_id == "acme/new"
+    assert item.reason == "nothing is published yet; the Hub has renamed acme/old to acme/new"
+    (same,) = plan.plan([resolved("acme/new")], store=store, versions=VERSIONS).items
+    assert (same.version, same.reason) == (item.version, "nothing is published yet")
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> ObjectStore:
     (tmp_path / "store").mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -63,6 +64,12 @@ def test_records_are_counted_and_what_went_wrong_comes_first() -> None:
         "acme/wrong", "acme/closed", "acme/slow", "acme/tiny", "acme/same",
     ]  # fmt: skip
     assert built(*ALL[::-1]) == made
+
+
+def test_a_model_that_the_hub_renamed_is_told_with_both_ids() -> None:
+    page = run_report.markdown(built(PUBLISHED, replace(UNCHANGED, renamed_from="acme/before")))
+    assert "- **acme/before** is **acme/same** now: write that in the catalogue" in page
+    assert "renamed" not in run_report.markdown(built(PUBLISHED, UNCHANGED))
 
 
 def test_times_are_kept_in_utc() -> None:

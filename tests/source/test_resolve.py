@@ -23,6 +23,7 @@ from onnx_fleet.errors import (
     ModelGated,
     ModelInvalid,
     ModelNotFound,
+    ModelRenamed,
     ModelTooLarge,
     OnnxFleetError,
     Permanent,
@@ -94,6 +95,21 @@ def test_a_one_part_id_becomes_the_canonical_one(hub: Hub, hub_server: HubServer
     repo = repo_maker.sound("acme/gpt-tiny")
     hub_server.repos.configure(repo, Settings(aliases=("gpt-tiny",)))
     assert resolve(Entry(repo_id="gpt-tiny"), hub=hub).repo_id == repo
+
+
+def test_a_repo_that_was_renamed_is_known_by_both_ids_or_refused(
+    hub: Hub, hub_server: HubServer, repo_maker: RepoMaker
+) -> None:
+    repo = repo_maker.sound("acme/new")
+    hub_server.repos.configure(repo, Settings(aliases=("acme/old", "new")))
+    followed = resolve(Entry(repo_id="acme/old"), hub=hub)
+    assert (followed.repo_id, followed.renamed_from) == (repo, "acme/old")
+    assert [asked.status for asked in hub_server.log.asked if asked.route == "info"] == [307, 200]
+    for same in ("acme/new", "ACME/New", "new"):
+        hub_server.repos.configure(repo, Settings(aliases=("acme/old", "new", "ACME/New")))
+        assert resolve(Entry(repo_id=same, follow_renames=False), hub=hub).renamed_from is None
+    with pytest.raises(ModelRenamed, match="acme/old: the Hub has it as acme/new now; write that id"):
+        resolve(Entry(repo_id="acme/old", follow_renames=False), hub=hub)
 
 
 def test_config_json_is_fetched_when_the_hub_did_not_parse_it(

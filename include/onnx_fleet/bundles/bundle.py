@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Self
 
-from onnx_fleet.bundles import channels, manifest
+from onnx_fleet.bundles import channels, manifest, renames
 from onnx_fleet.bundles.manifest import Manifest
 from onnx_fleet.entities.naming import ref_of
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound
@@ -74,6 +74,15 @@ def find(ref: Ref | str, *, store: ObjectStore) -> Bundle:
         BundleCorrupt: its manifest is not readable, or is another bundle's.
     """
     ref = Ref.parse(ref) if isinstance(ref, str) else ref
+    try:
+        return _find(ref, store=store)
+    except BundleNotFound as err:
+        if note := renames.find(store, ref.model_id):
+            raise BundleNotFound(f"{ref}: {store.address} has no such bundle; {note}") from err
+        raise
+
+
+def _find(ref: Ref, *, store: ObjectStore) -> Bundle:
     version = ref.version or channels.read(store, ref.model_id, ref.channel or LATEST).version
     key = layout.manifest_key(ref.model_id, version)
     try:

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 from pydantic import AwareDatetime, ConfigDict, ValidationError
 
 from onnx_fleet import jsonio
-from onnx_fleet.bundles import channels, manifest, publish
+from onnx_fleet.bundles import channels, manifest, publish, renames
 from onnx_fleet.bundles.channels import Channel
 from onnx_fleet.bundles.manifest import Manifest
 from onnx_fleet.bundles.publish import PublishedModel
@@ -102,6 +102,10 @@ class FeedModel:
     versions: tuple[FeedVersion, ...]
     problems: tuple[str, ...]
     """The manifests and channels that could not be read; what they stand for is left out."""
+    renamed_to: str | None = None
+    """The id that the Hub has for the model now, under which new versions are published."""
+    renamed_since: AwareDatetime | None = None
+    """When a run first published the model under that id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,11 +220,14 @@ def _model(store: ObjectStore, listed: PublishedModel) -> FeedModel:
             versions.append(_version(sealed, digest=transfer.sha256_of(data), in_use=version in in_use))
         except (BundleCorrupt, BundleNotFound) as err:
             problems.append(str(err))
+    note = renames.find(store, listed.model_id) if listed.renamed else None
     return FeedModel(
         model_id=listed.model_id,
         channels=tuple(_channel(pointer) for pointer in pointers),
         versions=tuple(sorted(versions, key=lambda row: (row.created_at, row.version), reverse=True)),
         problems=tuple(problems),
+        renamed_to=note.renamed_to if note else None,
+        renamed_since=note.since if note else None,
     )
 
 

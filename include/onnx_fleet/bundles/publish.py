@@ -52,6 +52,8 @@ class PublishedModel:
     model_id: str
     versions: tuple[str, ...]
     channels: tuple[str, ...]
+    renamed: bool = False
+    """Whether a note under its id says that the Hub has another one for it: see renames.find."""
 
 
 def publish(
@@ -170,16 +172,20 @@ def list_models(store: ObjectStore, *, model_id: str | None = None) -> tuple[Pub
     """Return every model with a published version, by id; or a single one."""
     versions: dict[str, list[str]] = {}
     pointers: dict[str, list[str]] = {}
+    noted: set[str] = set()
     for info in store.list(layout.model_prefix(model_id) if model_id else layout.MODELS):
         if match := layout.MANIFEST_KEY.fullmatch(info.key):
             versions.setdefault(match[1], []).append(match[2])
         elif match := layout.CHANNEL_KEY.fullmatch(info.key):
             pointers.setdefault(match[1], []).append(match[2])
+        elif match := layout.RENAMED_KEY.fullmatch(info.key):
+            noted.add(match[1])
     return tuple(
         PublishedModel(
             model_id=name,
             versions=tuple(sorted(versions[name])),
             channels=tuple(sorted(pointers.get(name, ()))),
+            renamed=name in noted,
         )
         for name in sorted(versions)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,7 @@ import typer
 from rich.text import Text
 
 from onnx_fleet import jsonio
-from onnx_fleet.bundles import feed, manifest
+from onnx_fleet.bundles import feed, manifest, renames
 from onnx_fleet.bundles import pull as pulling
 from onnx_fleet.bundles import verify as verifying
 from onnx_fleet.bundles.bundle import Ref
@@ -35,11 +36,13 @@ def list_(
     """What is published, the newest first: each version's date, task, precisions and size, and which channel has it."""
     with opened_store(store) as opened, terminal.console.status("reading the store"):
         found = sorted(feed.models(opened, model_id=model), key=_last_published, reverse=True)
+        note = renames.find(opened, model) if model and not found else None
     if as_json:
         terminal.dataclasses_as_json(found)
         return
     if not found:
         terminal.say(f"nothing is published in {opened.address}" + (f" for {model}" if model else ""))
+        _say_renames([note] if note else [])
         return
     terminal.table(
         ("model", "version", "published", "channels", "size", "task", "precisions"),
@@ -62,6 +65,18 @@ def list_(
     )
     for problem in (problem for each in found for problem in each.problems):
         terminal.paragraphs(f"not listed: {problem}")
+    _say_renames(filter(None, map(_renamed, found)))
+
+
+def _say_renames(notes: Iterable[renames.Rename]) -> None:
+    for note in notes:
+        terminal.say(str(note))
+
+
+def _renamed(model: FeedModel) -> renames.Rename | None:
+    if model.renamed_to is None or model.renamed_since is None:
+        return None
+    return renames.Rename(model_id=model.model_id, renamed_to=model.renamed_to, since=model.renamed_since)
 
 
 def _last_published(model: FeedModel) -> datetime:
@@ -116,10 +131,19 @@ def pull(
     with opened_store(store) as opened, step_display.steps() as steps:
         steps.begin(ref, "pull")
         found = pulling.pull(Ref.parse(ref), store=opened, to=to, update=update, progress=steps.bytes_moved)
+        note = renames.find(opened, found.bundle.model_id)
     if as_json:
-        terminal.as_json({"model_id": found.bundle.model_id, "version": found.bundle.version, "to": str(to)})
+        terminal.as_json(
+            {
+                "model_id": found.bundle.model_id,
+                "version": found.bundle.version,
+                "to": str(to),
+                "renamed_to": note.renamed_to if note else None,
+            }
+        )
     else:
         size = human_bytes(found.size_bytes)
         terminal.line(
             f"{ref_of(found.bundle)}: {len(found.files)} files, {size}, verified, in {to}",
         )
+        _say_renames([note] if note else [])

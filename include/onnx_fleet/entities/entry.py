@@ -124,6 +124,8 @@ class Entry:
     """Where to validate and measure: "cpu", "cuda"."""
     allowed_licences: tuple[str, ...] | None = None
     """The Hub's ids of licences that a model may have; None allows every licence."""
+    follow_renames: bool = True
+    """Whether a repo that the Hub has renamed is taken, and published under its new id."""
     trust_remote_code: str | None = None
     """The commit SHA whose Python code may be run; None runs none."""
     allow_pickle: str | None = None

@@ -60,6 +60,11 @@ class ResolvedModel:
         return naming.at_commit(self.repo_id, self.commit)
 
     @property
+    def renamed_from(self) -> str | None:
+        """The id that the entry names, where the Hub has another one for that repo now; ``gpt2`` is only short."""
+        return self.entry.repo_id if is_renamed(self.entry.repo_id, to=self.repo_id) else None
+
+    @property
     def sources(self) -> dict[str, SourceFile]:
         """The files that an export downloads: where one stands in what is loaded -> the file of the repo."""
         files = {file.path: file for file in self.files}
@@ -75,6 +80,11 @@ class ResolvedModel:
     def size_bytes(self) -> int:
         """The bytes that an export downloads."""
         return sum(file.size_bytes for file in self.sources.values())
+
+
+def is_renamed(asked: str, *, to: str) -> bool:
+    """Say whether the Hub's own id of a repo is another than the one asked for, and not just its whole form."""
+    return "/" in asked and asked.lower() != to.lower()
 
 
 def laid_out(paths: Iterable[str], *, folder: str) -> Mapping[str, str]:

@@ -55,7 +55,7 @@ def plan(
     with ThreadPoolExecutor(max_workers=STORE_WORKERS, thread_name_prefix="plan") as pool:
         items = tuple(
             pool.map(
-                lambda model: _item(model, store=store, force=force, channel=channel, tools=tools),
+                lambda model: _with_both_ids(_item(model, store=store, force=force, channel=channel, tools=tools)),
                 accepted.values(),
             )
         )
@@ -137,6 +137,12 @@ def _item(
         return replace(wanted, state="changed", reason=f"a re-export was asked for: {force}")
     why = _differences(current, wanted) if current is not None else [f"the manifest of {latest.version} is unreadable"]
     return replace(wanted, state="changed", reason="; ".join(why) or "the way of exporting changed")
+
+
+def _with_both_ids(item: WorkItem) -> WorkItem:
+    """Return the item, its reason telling both ids where the Hub has another one than the entry names."""
+    old = item.model.renamed_from
+    return replace(item, reason=f"{item.reason}; the Hub has renamed {old} to {item.model_id}") if old else item
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Final, Literal
 
-from onnx_fleet.bundles import bundle, feed, publish
+from onnx_fleet.bundles import bundle, feed, publish, renames
 from onnx_fleet.bundles.bundle import Bundle, Ref
 from onnx_fleet.bundles.manifest import Provenance
 from onnx_fleet.bundles.stage import Stage
@@ -115,6 +115,7 @@ def _settle(item: WorkItem, unfinished: frozenset[tuple[str, str]], *, services:
             now=datetime.now(UTC),
             begun=(found.model_id, found.version) in unfinished,
         )
+        renames.leave_for(item.model, store=services.store, now=datetime.now(UTC))
     except OnnxFleetError as err:
         return record.of_failure(item, step="publish", error=type(err).__name__, message=str(err))
     return _record(item, found, services=services, state="held" if held else "unchanged")

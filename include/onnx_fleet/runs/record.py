@@ -48,6 +48,8 @@ class Record:
     """The source's commit, 40 hex digits; None when the model was not resolved."""
     version: str | None = None
     """The bundle's version; of a failed model, the one that it would have had."""
+    renamed_from: str | None = None
+    """The id that the entry names, where the Hub has another one by now: what was published stays under that one."""
     task: str | None = None
     reason: str = ""
     """A statement of why the plan took the model as new, changed or unchanged."""
@@ -113,6 +115,7 @@ def of_bundle(
         state=state,
         commit=item.model.commit,
         version=item.version,
+        renamed_from=item.model.renamed_from,
         task=item.model.task,
         reason=item.reason,
         message=_held(item, regression) if state == "held" and regression else "",
@@ -169,6 +172,7 @@ def of_failure(
         state=errors.ending(error),
         commit=item.model.commit,
         version=item.version,
+        renamed_from=item.model.renamed_from,
         task=item.model.task,
         reason=item.reason,
         step=step,

@@ -130,6 +130,14 @@ def markdown(report: RunReport) -> str:
     if troubled:
         lines += ["", "## What failed, was refused or is held", ""]
         lines += [f"- **{record.model_id}**: {_trouble(record)}" for record in troubled]
+    renamed = [record for record in report.records if record.renamed_from]
+    if renamed:
+        lines += ["", "## What the Hub has renamed", ""]
+        lines += [
+            f"- **{record.renamed_from}** is **{record.model_id}** now: write that in the catalogue; what was published"
+            " under the old id stays, and gets no more versions"
+            for record in renamed
+        ]
     worse = [record for record in report.records if record.findings]
     if worse:
         lines += ["", "## What is worse than the version in use", ""]

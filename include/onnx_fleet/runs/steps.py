@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal, TypeVar
 
-from onnx_fleet.bundles import bundle
+from onnx_fleet.bundles import bundle, renames
 from onnx_fleet.bundles import publish as publishing
 from onnx_fleet.bundles.manifest import Provenance
 from onnx_fleet.bundles.publish import Publication
@@ -264,7 +264,7 @@ def publish(
     if regression.is_due(stage, store=services.store, channel=channel):
         compare(stage, services=services, channel=channel)
     with profiling.timed("publish"):
-        return publishing.publish(
+        published = publishing.publish(
             stage,
             store=services.store,
             provenance=provenance,
@@ -273,6 +273,8 @@ def publish(
             move=move,
             progress=progress,
         )
+        renames.leave_for(stage.item.model, store=services.store, now=datetime.now(UTC))
+    return published
 
 
 def _take_export(job: Job) -> None:

@@ -17,7 +17,7 @@ from onnx_fleet.conventions.sentence_modules import SentenceModule
 from onnx_fleet.conventions.vocabulary import TokenizerClass
 from onnx_fleet.entities.entry import Discover, Entry
 from onnx_fleet.entities.naming import at_commit
-from onnx_fleet.entities.resolved_model import ResolvedModel, SourceFile, laid_out
+from onnx_fleet.entities.resolved_model import ResolvedModel, SourceFile, is_renamed, laid_out
 from onnx_fleet.entities.tasks import TASKS
 from onnx_fleet.entities.work_item import Refusal
 from onnx_fleet.errors import (
@@ -25,6 +25,7 @@ from onnx_fleet.errors import (
     LicenceRefused,
     ModelGated,
     ModelInvalid,
+    ModelRenamed,
     ModelTooLarge,
     OnnxFleetError,
     Retryable,
@@ -72,6 +73,7 @@ def resolve(entry: Entry, *, hub: Hub) -> ResolvedModel:
         ModelNotFound, ModelGated, HubUnavailable, HubRateLimited: see Hub.calling.
         UnsafeModel: a file name leaves its folder, weights are pickle, or code would be run.
         LicenceRefused: the licence is not among the entry's.
+        ModelRenamed: the Hub has the repo under another id, and the entry does not follow.
         ModelInvalid: no architecture, no weights but a stub of them, or no tokenizer or preprocessor where the task
             needs one.
         ModelTooLarge: more to download than the entry's max_bytes.
@@ -176,11 +178,16 @@ def _found(entry: Entry, *, hub: Hub) -> _Repo:
 
     Raises:
         ModelNotFound, ModelGated, HubUnavailable, HubRateLimited: see Hub.calling.
+        ModelRenamed: the Hub has it under another id, and the entry does not follow.
         UnsafeModel, ModelInvalid, ExportUnsupported: see _listed and sentence_modules.parse.
     """
     with hub.calling(f"{entry.repo_id}@{entry.revision}"):
         info = hub.api.model_info(
             entry.repo_id, revision=entry.revision, files_metadata=True, timeout=hub.settings.request_timeout_s
+        )
+    if is_renamed(entry.repo_id, to=info.id) and not entry.follow_renames:
+        raise ModelRenamed(
+            f"{entry.repo_id}: the Hub has it as {info.id} now; write that id, or let follow_renames be true"
         )
     commit = info.sha or ""
     if not _COMMIT.fullmatch(commit):

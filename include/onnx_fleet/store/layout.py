@@ -2,6 +2,7 @@
 
 models/<org>/<name>/<version>/…                 a bundle; without its manifest.json it does not exist
 models/<org>/<name>/channels/<channel>.json     a channel
+models/<org>/<name>/renamed.json                the id that the model is published under now
 unfinished/<org>/<name>/<version>/…             what publishing keeps until it is through
 audits/<org>/<name>/<version>/<time>.json       what an audit of a published bundle found
 cache/<kind>/<key>.zip                          what one export leaves for the next one of the same kind
@@ -20,6 +21,8 @@ MANIFEST_KEY: Final = re.compile(rf"{MODELS}([^/]+/[^/]+)/([0-9a-f]{{8}}-[0-9a-f
 """The pattern of a manifest's key, whose groups are the model id and the version."""
 CHANNEL_KEY: Final = re.compile(rf"{MODELS}([^/]+/[^/]+)/channels/([^/]+)\.json")
 """The pattern of a channel's key, whose groups are the model id and the channel."""
+RENAMED_KEY: Final = re.compile(rf"{MODELS}([^/]+/[^/]+)/renamed\.json")
+"""The pattern of the key of a note that a model was renamed, whose group is the id that it had."""
 
 UNFINISHED: Final = "unfinished/"
 UNFINISHED_KEY: Final = re.compile(rf"{UNFINISHED}([^/]+/[^/]+)/([0-9a-f]{{8}}-[0-9a-f]{{8}})/(.+)")
@@ -51,6 +54,11 @@ def manifest_key(model_id: str, version: str) -> str:
 def channel_key(model_id: str, channel: str) -> str:
     """Return where a channel lies; its name has been checked."""
     return f"{MODELS}{model_id}/channels/{channel}.json"
+
+
+def renamed_key(model_id: str) -> str:
+    """Return where the note lies that says what a model is called now."""
+    return f"{MODELS}{model_id}/renamed.json"
 
 
 def unfinished_prefix(model_id: str, version: str) -> str:

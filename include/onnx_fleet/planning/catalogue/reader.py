@@ -205,6 +205,7 @@ def _with_settings(section: SettingsSection, *, repo_id: str) -> Entry:
         may_be_fixed=tuple(section.may_be_fixed),
         tokenizer=section.tokenizer,
         tokenizer_graph=section.tokenizer_graph,
+        follow_renames=section.follow_renames,
         tolerances=None if tolerances is None else Tolerances(atol=tolerances.atol, rtol=tolerances.rtol),
         latency=LatencyGrid(
             batch_sizes=tuple(section.latency.batch_sizes),

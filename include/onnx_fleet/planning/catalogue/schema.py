@@ -334,6 +334,8 @@ class SettingsSection(_Section):
     """Where to validate and measure; cuda needs a worker on the GPU queue."""
     allowed_licences: Annotated[list[Word], Field(min_length=1), AfterValidator(_check_distinct)] | None = None
     """The Hub's licence ids, such as apache-2.0; left out, every licence is allowed."""
+    follow_renames: bool = True
+    """Take a repo that the Hub has renamed, and publish it under its new id; false refuses it."""
     max_bytes: Size | None = None
     """The most that may be downloaded: a number of bytes, or 2 GB."""
     priority: int = 0
