@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -137,11 +138,55 @@ def test_text_from_outside_cannot_break_the_table_or_bring_html() -> None:
     assert "| x\\|y \\| &lt;script> |" in page
 
 
+def test_the_page_for_a_browser_says_first_what_went_wrong_why_and_where_to_look() -> None:
+    kept = {"reports/manual__2026-11-21T23_30_00_00_00/acme--wrong/validation.svg"}
+    page = run_report.html(built(*ALL), kept=kept)
+    assert page.index('id="acme--wrong"') < page.index('id="acme--closed"') < page.index('id="acme--slow"')
+    assert page.index('id="acme--slow"') < page.index("<table>")
+    assert "failed at validate ValidationFailed" in page
+    assert 'href="manual__2026-11-21T23_30_00_00_00/acme--wrong/validation.svg"' in page
+    assert page.count("href=") == 1, "nothing else is there to be looked at"
+    assert "acme/tiny" in page
+    assert 'href="../models/acme/tiny/3f2a1c00-abababab/manifest.json"' in run_report.html(built(PUBLISHED))
+
+
+def test_the_page_for_a_browser_runs_and_loads_nothing_whatever_a_record_says() -> None:
+    hostile = "<script src=//x.example/a.js></script><img src=x onerror=alert(1)>\"' onmouseover='alert(2)"
+    page = run_report.html(
+        built(
+            Record(model_id=hostile, state="failed", step=hostile, error=hostile, message=hostile, findings=(hostile,)),
+            Record(model_id="a/b", state="published", version=hostile, location=hostile),
+        )
+    )
+    found = Elements(page)
+    assert found.names <= {
+        "html", "meta", "title", "style", "h1", "h2", "h3", "p", "section", "span", "a",
+        "table", "thead", "tbody", "tr", "th", "td",
+    }  # fmt: skip
+    assert found.attributes <= {"lang", "charset", "name", "content", "class", "id", "data-column", "href"}
+    assert "url(" not in page
+    assert "@import" not in page
+
+
+class Elements(HTMLParser):
+    """The names of the elements of a page, and of their attributes."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self.attributes: set[str] = set()
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.add(tag)
+        self.attributes.update(name for name, _ in attrs)
+
+
 def test_a_run_without_models_says_so() -> None:
     assert "No model was asked for." in run_report.markdown(built())
 
 
-def test_a_report_lies_in_the_store_as_json_and_markdown_and_a_rerun_takes_its_place(tmp_path: Path) -> None:
+def test_a_report_lies_in_the_store_as_json_and_pages_and_a_rerun_takes_its_place(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     place = run_report.write(built(FAILED), store=store)
     assert place == "reports/manual__2026-11-21T23_30_00_00_00.json"
@@ -149,6 +194,7 @@ def test_a_report_lies_in_the_store_as_json_and_markdown_and_a_rerun_takes_its_p
     kept = jsonio.parse(run_report.RunReport, store.read(place))
     assert kept == built(PUBLISHED)
     assert store.read(place.removesuffix(".json") + ".md").decode() == run_report.markdown(kept)
+    assert store.read(place.removesuffix(".json") + ".html").decode() == run_report.html(kept)
 
 
 @pytest.mark.parametrize("run_id", ["../../etc/passwd", "a/b", "", "..", "наш run"])

@@ -134,10 +134,10 @@ def _why(model_id: str, step: Step, made: _Group) -> Failure:
 
 
 def _keep_validation(run: Run, stage: Stage) -> None:
-    """Put a validation's report into the store: nothing else would be left of a model that is not published."""
-    folder = run_report.key(run.label).removesuffix(".json")
-    for path in sorted((stage.folder / "reports").glob("validation*.json")):
-        key = f"{folder}/{stage.item.model_id.replace('/', '--')}/{path.name}"
+    """Put a validation's report and picture into the store: no more would be left of a model that is not published."""
+    prefix = run_report.kept_prefix(run.label, stage.item.model_id)
+    for path in sorted((stage.folder / "reports").glob("validation*")):
+        key = f"{prefix}{path.name}"
         try:
             standing = run.services.store.stat(key)
             run.services.store.replace(key, path.read_bytes(), etag=standing.etag if standing else None)

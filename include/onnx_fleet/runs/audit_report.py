@@ -1,4 +1,4 @@
-"""The report of a round of audits, one row per bundle, as JSON for programs and Markdown for people; and its gate."""
+"""The report of a round of audits, one row per bundle, as JSON for programs, pages for people; and its gate."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Final, Literal, get_args
 from onnx_fleet import jsonio
 from onnx_fleet.bundles.manifest import remedy
 from onnx_fleet.entities.naming import ref_of
-from onnx_fleet.runs import audit, run_report
+from onnx_fleet.runs import audit, report_page, run_report
 from onnx_fleet.runs.audit import Audit, Target
 from onnx_fleet.runs.rollback import Demotion
 from onnx_fleet.runs.run_report import GateResult
-from onnx_fleet.store import ObjectStore
+from onnx_fleet.store import ObjectStore, layout
 
 State = Literal["failed", "broke_off", "not_compared", "passed"]
 """The states in reading order, the most urgent first; ``broke_off``: the store or the worker failed."""
@@ -104,9 +104,7 @@ def gate(rows: Sequence[AuditRow], *, max_failed: int = 0, max_not_compared: int
         faults.append(f"{len(bad)} failed or broke off and {max_failed} may: {_names(bad)}")
     if max_not_compared is not None and len(unasked) > max_not_compared:
         faults.append(f"{len(unasked)} were not compared and {max_not_compared} may be: {_names(unasked)}")
-    counted = Counter(row.verdict for row in rows)
-    said = ", ".join(f"{counted[state]} {state}" for state in _STATES if counted[state]) or "no bundles"
-    return GateResult(passed=not faults, reason="; ".join(faults) or said)
+    return GateResult(passed=not faults, reason="; ".join(faults) or _counts(rows))
 
 
 def advice(row: AuditRow) -> str:
@@ -129,18 +127,39 @@ def write(made: AuditReport, *, store: ObjectStore) -> str:
     Raises:
         VersionConflict: another writer put one there meanwhile.
     """
-    return run_report.put(
-        made.run_id, data=jsonio.canonical(jsonio.to_json(made)), page=markdown(made).encode(), store=store
+    data = jsonio.canonical(jsonio.to_json(made))
+    return run_report.put(made.run_id, data=data, markdown=markdown(made), html=html(made), store=store)
+
+
+def html(made: AuditReport) -> str:
+    """Return the report as a page for a browser: each bundle that did not pass, then a table of all."""
+    return report_page.page(
+        key=report_page.key_of(run_report.key(made.run_id)),
+        title=f"Audit: {_counts(made.rows)}",
+        lead=f"{made.run_id}, {made.created_at}",
+        cards=[_card(row) for row in made.rows if row.verdict != "passed" or row.demotion],
+        tables=[report_page.Table(title="Bundles", columns=_COLUMNS, rows=[_cells(row) for row in made.rows])],
+    )
+
+
+def _card(row: AuditRow) -> report_page.Card:
+    return report_page.Card(
+        name=ref_of(row),
+        state=row.verdict,
+        heading=row.verdict,
+        paragraphs=(row.reason, advice(row), row.demotion.reason if row.demotion else ""),
+        links={
+            "Bundle": layout.manifest_key(row.model_id, row.version),
+            **({"Result": row.key} if row.key else {}),
+        },
     )
 
 
 def markdown(made: AuditReport) -> str:
     """Return the report as a page: a table, then each bundle that did not pass, in full."""
-    counts = ", ".join(f"{count} {state}" for state, count in made.counts.items() if count) or "no bundles"
-    lines = [f"# Audit {made.run_id}", "", f"{made.created_at}: {counts}.", ""]
+    lines = [f"# Audit {made.run_id}", "", f"{made.created_at}: {_counts(made.rows)}.", ""]
     if made.rows:
-        columns = ("model", "version", "verdict", "made with others", "worst difference", "where")
-        lines += ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+        lines += ["| " + " | ".join(_COLUMNS) + " |", "|" + " --- |" * len(_COLUMNS)]
         lines += ["| " + " | ".join(run_report.cell(text) for text in _cells(row)) + " |" for row in made.rows]
     troubled = [row for row in made.rows if row.verdict != "passed"]
     if troubled:
@@ -155,9 +174,17 @@ def markdown(made: AuditReport) -> str:
     return "\n".join([*lines, ""])
 
 
+_COLUMNS: Final = ("model", "version", "verdict", "made with others", "worst difference", "where")
+
+
 def _cells(row: AuditRow) -> tuple[str, ...]:
     worst = "–" if row.worst_abs_diff is None else f"{row.worst_abs_diff:.1e}"
     return (row.model_id, row.version, row.verdict, ", ".join(row.changed) or "–", worst, row.key or "–")
+
+
+def _counts(rows: Sequence[AuditRow]) -> str:
+    counted = Counter(row.verdict for row in rows)
+    return ", ".join(f"{counted[state]} {state}" for state in _STATES if counted[state]) or "no bundles"
 
 
 def _names(rows: Sequence[AuditRow], *, shown: int = 10) -> str:

@@ -1,18 +1,20 @@
-"""The run report: every model's record, counted, as JSON for programs and Markdown for people; and the gate."""
+"""The run report: every model's record, counted, as JSON for programs, Markdown and HTML for people; and the gate."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, get_args
 
 from onnx_fleet import jsonio
+from onnx_fleet.entities.provider import CPU, CUDA, report_name
 from onnx_fleet.formatting import human_bytes, human_ms
+from onnx_fleet.runs import report_page
 from onnx_fleet.runs.record import GPU_NOT_ASKED, Record, RecordState, VariantRecord
-from onnx_fleet.store import ObjectStore
+from onnx_fleet.store import ObjectStore, layout
 
 _STATES: Final[tuple[RecordState, ...]] = get_args(RecordState)
 
@@ -86,27 +88,75 @@ def key(run_id: str) -> str:
     return f"reports/{re.sub(r'[^A-Za-z0-9._-]+', '_', run_id).strip('.') or '_'}.json"
 
 
+def kept_prefix(run_id: str, model_id: str) -> str:
+    """Return what the keys begin with of the validation that is kept of a model which a run did not publish."""
+    return f"{key(run_id).removesuffix('.json')}/{model_id.replace('/', '--')}/"
+
+
 def write(report: RunReport, *, store: ObjectStore) -> str:
-    """Put the report into the store, as JSON and Markdown, in place of an earlier one of the same run; returns the key.
+    """Put the report and its pages into the store, in place of earlier ones of the same run; returns the report's key.
 
     Raises:
         VersionConflict: another writer put one there meanwhile.
     """
     data = jsonio.canonical(jsonio.to_json(report))
-    return put(report.run_id, data=data, page=markdown(report).encode(), store=store)
+    kept = {found.key for found in store.list(f"{key(report.run_id).removesuffix('.json')}/")}
+    return put(report.run_id, data=data, markdown=markdown(report), html=html(report, kept=kept), store=store)
 
 
-def put(run_id: str, *, data: bytes, page: bytes, store: ObjectStore) -> str:
-    """Put a run's document into the store, and beside it the page that says the same to people; returns the key.
+def put(run_id: str, *, data: bytes, markdown: str, html: str, store: ObjectStore) -> str:
+    """Put a run's document into the store, and beside it the pages that say the same to people; returns the key.
 
     Raises:
         VersionConflict: another writer put one there meanwhile.
     """
     place = key(run_id)
-    for name, content in ((place, data), (f"{place.removesuffix('.json')}.md", page)):
+    pages = {f"{place.removesuffix('.json')}.md": markdown.encode(), report_page.key_of(place): html.encode()}
+    for name, content in {place: data, **pages}.items():
         standing = store.stat(name)
         store.replace(name, content, etag=standing.etag if standing else None)
     return place
+
+
+def html(report: RunReport, *, kept: Collection[str] = ()) -> str:
+    """Return the report as a page for a browser: what went wrong first, then a table of all models.
+
+    Args:
+        kept: the keys of the validations that are kept of models which were not published.
+    """
+    told = report.records if len(report.records) == 1 else [record for record in report.records if record.message]
+    return report_page.page(
+        key=report_page.key_of(key(report.run_id)),
+        title=f"{_models(len(report.records))}: {_counts(report)}",
+        lead=f"{report.run_id}, {report.created_at}",
+        cards=[_card(record, run_id=report.run_id, kept=kept) for record in told],
+        tables=(
+            report_page.Table(title="Models", columns=_COLUMNS, rows=[_row(record) for record in report.records]),
+            report_page.Table(
+                title="Variants",
+                columns=VARIANT_COLUMNS,
+                rows=[variant_row(record, each) for record in report.records for each in record.variants],
+            ),
+        ),
+    )
+
+
+def _card(record: Record, *, run_id: str, kept: Collection[str]) -> report_page.Card:
+    if record.location and record.version:
+        prefix = layout.bundle_prefix(record.model_id, record.version)
+        links = {"Bundle": f"{prefix}{layout.MANIFEST}", "Validation": f"{prefix}reports/validation.svg"}
+    else:
+        prefix = kept_prefix(run_id, record.model_id)
+        pictures = {"Validation": CPU, "Validation on the GPU": CUDA}
+        placed = {text: f"{prefix}{report_name('validation', where)}.svg" for text, where in pictures.items()}
+        links = {text: place for text, place in placed.items() if place in kept}
+    return report_page.Card(
+        name=record.model_id,
+        state=record.state,
+        heading=" ".join(filter(None, (_state(record), record.error))),
+        paragraphs=(record.message or record.version or "", *record.findings),
+        links=links,
+    )
 
 
 def markdown(report: RunReport) -> str:
@@ -167,11 +217,14 @@ def variant_row(record: Record, variant: VariantRecord) -> tuple[str, ...]:
 _COLUMNS: Final = ("model", "state", "version", "worst difference", "p50 ms", "p95 ms", "size", "GPU", "where")
 
 
+def _state(record: Record) -> str:
+    return f"{record.state} at {record.step}" if record.step else record.state
+
+
 def _row(record: Record) -> tuple[str, ...]:
-    state = f"{record.state} at {record.step}" if record.step else record.state
     return (
         record.model_id,
-        state,
+        _state(record),
         record.version or "–",
         "–" if record.worst_abs_diff is None else f"{record.worst_abs_diff:.1e}",
         human_ms(record.latency_ms_p50, noisy=record.latency_noisy),
@@ -188,7 +241,7 @@ def cell(text: str) -> str:
 
 
 def _trouble(record: Record) -> str:
-    where = f"{record.state} at {record.step}: " if record.step else ""
+    where = f"{_state(record)}: " if record.step else ""
     error = f"`{record.error}` " if record.error else ""
     return f"{where}{error}{cell(record.message)}"
 
