@@ -61,12 +61,8 @@ SETTINGS = settings.read()
         ),
         "variants": Param(
             ["fp32"],
-            type="array",
-            items=run_params.VARIANTS,
-            minItems=1,
-            uniqueItems=True,
+            **run_params.VARIANTS,
             title="Precisions",
-            examples=list(run_params.VARIANTS["enum"]),
             description="What to make; one that is not good enough is left out of the bundle, which says so.",
         ),
         "opset": Param(
@@ -79,12 +75,8 @@ SETTINGS = settings.read()
         ),
         "providers": Param(
             ["cpu"],
-            type="array",
-            items=run_params.PROVIDERS,
-            minItems=1,
-            uniqueItems=True,
+            **run_params.PROVIDERS,
             title="Providers",
-            examples=list(run_params.PROVIDERS["enum"]),
             description="Where to validate and measure; cuda needs a worker on the GPU queue.",
         ),
         "latency": Param(

@@ -41,7 +41,7 @@ def from_json(kind: type[T], data: object) -> T:
 
 
 def parse(kind: type[T], data: bytes | str) -> T:
-    """As from_json, of JSON as it lies in a file or a store.
+    """Read a value from JSON as it lies in a file or a store, as from_json does from plain values.
 
     Raises:
         ValueError: data is not JSON, or does not describe a ``kind``.
@@ -64,7 +64,7 @@ def read(path: Path, *, subject: str) -> Any:
 
 
 def read_object(path: Path, *, subject: str) -> Json:
-    """As read; the value is an object.
+    """Read the object in a JSON file of a model's author, as read does any value.
 
     Raises:
         ModelInvalid: the file is not JSON, or holds something else.

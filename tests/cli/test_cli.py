@@ -137,7 +137,7 @@ def first_run(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Ran
 
 
 def longest_line(text: str) -> int:
-    """Of the lines that could be shorter: a path, which nobody may break, can be longer than a terminal is wide."""
+    """Return the length of the longest line that could be shorter: a path, which nobody may break, may be longer."""
     return max(len(line.rstrip()) for line in text.splitlines() if " " in line.strip())
 
 

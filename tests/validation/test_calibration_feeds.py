@@ -16,7 +16,7 @@ from onnx_fleet.graphs import recorded_feeds
 
 
 def test_pictures_are_the_entrys_own_where_it_names_some(patches: Exported, photos: Path, tmp_path: Path) -> None:
-    """As the preprocessor of the bundle hands them over: resized, between -1 and 1."""
+    """They are fed as the bundle's preprocessor hands them over: resized, between -1 and 1."""
     wanted = wanting("fp16", "int8_static", gates=LOOSE)
     varied = vary(patches.copy(tmp_path), lambda entry: replace(wanted(entry), calibration=str(photos)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from airflow.sdk import get_current_context
@@ -11,10 +12,18 @@ from onnx_fleet.entities.variant import NAMES
 from onnx_fleet.errors import CatalogueInvalid
 from onnx_fleet.planning.catalogue.schema import LatencySection, suggestion
 
-VARIANTS: Final[dict[str, Any]] = {"type": "string", "enum": list(NAMES)}
-PROVIDERS: Final[dict[str, Any]] = {"type": "string", "enum": sorted(EXECUTION_PROVIDERS)}
+
+def _some_of(names: Iterable[str]) -> dict[str, Any]:
+    """Return the JSON Schema of a list of these names, which the form offers as choices."""
+    known = list(names)
+    items = {"type": "string", "enum": known}
+    return {"type": "array", "items": items, "minItems": 1, "uniqueItems": True, "examples": known}
+
+
+VARIANTS: Final = _some_of(NAMES)
+PROVIDERS: Final = _some_of(sorted(EXECUTION_PROVIDERS))
 LATENCY: Final[dict[str, Any]] = LatencySection.model_json_schema()
-"""JSON Schemas of one item of ``variants`` and of ``providers``, and of ``latency`` as a whole."""
+"""The JSON Schemas of ``variants``, ``providers`` and ``latency``."""
 
 
 def require_known() -> None:

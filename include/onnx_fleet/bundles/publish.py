@@ -84,7 +84,7 @@ def publish(
     standing, state = attempt.run()
     info, sha256 = sealed.bundle, transfer.sha256_of(standing)
     stands = manifest.read(standing, where=f"{store.address}/{attempt.manifest_key}")
-    begun = state == "published" or _is_unfinished(store, info.model_id, info.version)
+    begun = state == "published" or bool(unfinished(store, under=attempt.unfinished))
     if begun:
         held = settle(stands, manifest_sha256=sha256, store=store, channel=channel, now=created_at, begun=True)
     _require_same(stands, sealed, where=f"{store.address}/{attempt.prefix}")
@@ -102,10 +102,14 @@ def publish(
     )
 
 
-def unfinished(store: ObjectStore) -> frozenset[tuple[str, str]]:
-    """Return the model ids and versions whose publication was begun and not finished."""
+def unfinished(store: ObjectStore, *, under: str = layout.UNFINISHED) -> frozenset[tuple[str, str]]:
+    """Return the model ids and versions whose publication was begun and not finished.
+
+    Args:
+        under: what the keys begin with that are looked at: those of all publications, or of one.
+    """
     found: dict[tuple[str, str], set[str]] = {}
-    for info in store.list(layout.UNFINISHED):
+    for info in store.list(under):
         if match := layout.UNFINISHED_KEY.fullmatch(info.key):
             found.setdefault((match[1], match[2]), set()).add(match[3])
     return frozenset(about for about, names in found.items() if _THROUGH not in names)
@@ -139,12 +143,6 @@ def _point(stands: Manifest, store: ObjectStore, channel: str, *, now: datetime)
     stay = stands.regression is not None and stands.regression.verdict == "held"
     pointer = channels.ensure(store, info.model_id, channel, info.version, now=now, stay=stay)
     return _is_held(stands, pointer)
-
-
-def _is_unfinished(store: ObjectStore, model_id: str, version: str) -> bool:
-    prefix = layout.unfinished_prefix(model_id, version)
-    names = {info.key.removeprefix(prefix) for info in store.list(prefix)}
-    return bool(names) and _THROUGH not in names
 
 
 def _clear(store: ObjectStore, model_id: str, version: str) -> None:

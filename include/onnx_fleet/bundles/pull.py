@@ -180,7 +180,7 @@ def _standing(found: Bundle, target: Path) -> Manifest:
         ) from err
     if standing.bundle.model_id != found.model_id:
         raise FolderOccupied(
-            f"{target}: holds {standing.bundle.model_id}@{standing.bundle.version}, which is another model than"
+            f"{target}: holds {ref_of(standing.bundle)}, which is another model than"
             f" {found.model_id}; name another folder"
         )
     return standing
@@ -202,9 +202,8 @@ def _damaged(found: Bundle, target: Path) -> list[str]:
 def _require_this(found: Bundle, target: Path) -> None:
     """Refuse a folder that does not hold this bundle, whole."""
     if not _is_this(found, target):
-        standing = _standing(found, target).bundle
         raise FolderOccupied(
-            f"{target}: holds {standing.model_id}@{standing.version}; to have {found.version} in its place, pull it"
+            f"{target}: holds {ref_of(_standing(found, target).bundle)}; to have {found.version} in its place, pull it"
             " with --update, or name another folder"
         )
     if bad := _damaged(found, target):
@@ -223,7 +222,7 @@ def _require_nothing_of_others(standing: Manifest, target: Path) -> None:
     others = [path for path in others if path not in own]
     if others:
         raise FolderOccupied(
-            f"{target}: holds files that are not of {standing.bundle.model_id}@{standing.bundle.version}, and would be"
+            f"{target}: holds files that are not of {ref_of(standing.bundle)}, and would be"
             f" lost ({', '.join(others[:5])}); move them to another folder, then update this one"
         )
 

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +40,7 @@ class Stage:
         Raises:
             BundleNotFound: the folder is not a stage.
         """
-        return cls(folder, jsonio.from_json(WorkItem, _read(folder, "work.json")))
+        return cls(folder, _read(WorkItem, folder, "work.json"))
 
     @classmethod
     def make(cls, folder: Path, item: WorkItem) -> Self:
@@ -70,7 +69,7 @@ class Stage:
         Raises:
             BundleNotFound: nothing was exported into the folder yet.
         """
-        return jsonio.from_json(ExportRecord, _read(self.folder, "export.json"))
+        return _read(ExportRecord, self.folder, "export.json")
 
     def write_export(self, record: ExportRecord) -> None:
         """Record how the graphs were made."""
@@ -116,10 +115,10 @@ def _write(path: Path, value: object) -> None:
     path.write_bytes(jsonio.canonical(jsonio.to_json(value)))
 
 
-def _read(folder: Path, name: str) -> object:
+def _read(kind: type[R], folder: Path, name: str) -> R:
     path = folder / PRIVATE / name
     try:
-        return json.loads(path.read_bytes())
+        return jsonio.parse(kind, path.read_bytes())
     except FileNotFoundError as err:
         raise BundleNotFound(
             f"{folder}: no {PRIVATE}/{name}; make the folder with `onnx-fleet export MODEL --out {folder}`"

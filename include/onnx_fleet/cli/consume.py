@@ -80,12 +80,12 @@ def _renamed(model: FeedModel) -> renames.Rename | None:
 
 
 def _last_published(model: FeedModel) -> datetime:
-    """Of its newest version; long ago where none can be read."""
+    """Return when its newest version was published; long ago where none can be read."""
     return max((version.created_at for version in model.versions), default=datetime.min.replace(tzinfo=UTC))
 
 
 def _standing(model: FeedModel, version: FeedVersion) -> Text:
-    """The channels that point at a version, or that its gates keep them from it."""
+    """Say which channels point at a version, or that its gates hold it back."""
     if version.held:
         return Text("held back", style="yellow")
     own = (each for each in model.channels if each.version == version.version)

@@ -141,9 +141,7 @@ def run(
                     if part:
                         profiles[item.model_id] = part.profile()
                 steps.end()
-        left = {
-            item.model_id: corner.stage(item).folder for item in made.to_export if corner.stage(item).folder.exists()
-        }
+        left = [stage for stage in map(corner.stage, made.to_export) if stage.folder.exists()]
         if not left:
             shutil.rmtree(corner.work_dir, ignore_errors=True)
         summary = run_report.build(found, run_id=run_id, now=datetime.now(UTC))
@@ -157,8 +155,9 @@ def run(
         terminal.as_json(with_profile(jsonio.to_json(summary), costs))
     else:
         terminal.records(summary.records)
-        for model_id, folder in left.items():
-            terminal.say(f"{model_id}: its graphs and reports, as far as they came, are kept for now in {folder}")
+        for stage in left:
+            said = "its graphs and reports, as far as they came, are kept for now in"
+            terminal.say(f"{stage.item.model_id}: {said} {stage.folder}")
         if costs:
             terminal.profile(costs.whole)
     _require_passed(summary, max_failed=max_failed, max_refused=max_refused, one_model=model is not None)

@@ -281,14 +281,9 @@ def _prove(stage: Stage, made: Manifest, *, services: Services) -> _Finding:
 
 
 def _judge(stage: Stage, *, services: Services) -> tuple[VariantVerdict, ...]:
-    from onnx_fleet.variants import evaluation
-
-    request = evaluation.JudgingRequest(stage=stage)
-    log_file = stage.folder.parent / "variants.log"
-    report = isolation.run(evaluation.judge, request, limits=services.limits, log=log_file).value
     return tuple(
         VariantVerdict(variant=each.variant, passed=each.status == "published", reason=each.reason)
-        for each in report.verdicts
+        for each in steps.judge_variants(stage, services=services).verdicts
     )
 
 

@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from onnx_fleet.bundles import bundle, renames
 from onnx_fleet.bundles import publish as publishing
@@ -39,6 +39,9 @@ from onnx_fleet.processes.gpu import GpuOptions
 from onnx_fleet.runs.services import Services
 from onnx_fleet.store import Progress
 from onnx_fleet.validation import validator
+
+if TYPE_CHECKING:
+    from onnx_fleet.variants.conversion import Made
 
 log = logging.getLogger(__name__)
 
@@ -201,18 +204,35 @@ def make_variants(stage: Stage, *, services: Services) -> VariantReport | None:
     Raises:
         ValidationFailed: an entry's required variant missed its gates.
     """
-    from onnx_fleet.variants import conversion, evaluation
+    from onnx_fleet.variants import conversion
 
     if set(stage.item.model.entry.variants) == {FP32}:
         return None
     stage.report(report_name(REPORT_NAME, "cuda")).unlink(missing_ok=True)  # it is about those before
     with profiling.timed("variants"):
-        log_file, limits = _log(stage, "variants", "cpu"), services.step_limits
-        made = isolation.run(conversion.make, conversion.MakingRequest(stage=stage), limits=limits, log=log_file).value
-        request = evaluation.JudgingRequest(stage=stage, made=made.made)
-        report = isolation.run(evaluation.judge, request, limits=limits, log=log_file).value
+        log_file, request = _log(stage, "variants", "cpu"), conversion.MakingRequest(stage=stage)
+        made = isolation.run(conversion.make, request, limits=services.step_limits, log=log_file).value.made
+    report = judge_variants(stage, services=services, made=made)
     require(report)
     return report
+
+
+def judge_variants(
+    stage: Stage, *, services: Services, made: tuple[Made, ...] = (), provider: Provider = "cpu"
+) -> VariantReport:
+    """Hold the variants of a stage to its fp32 graphs, in a process that never saw them made.
+
+    One that misses its gates is taken out of the stage, and the report says so.
+
+    Args:
+        made: what is known of how they were made.
+    """
+    from onnx_fleet.variants import evaluation
+
+    with profiling.timed("variants"):
+        request = evaluation.JudgingRequest(stage=stage, made=made, provider=provider, gpu=services.gpu)
+        log_file = _log(stage, "variants", provider)
+        return isolation.run(evaluation.judge, request, limits=services.step_limits, log=log_file).value
 
 
 def without_gpu(stage: Stage, *, reason: str) -> None:
@@ -349,14 +369,9 @@ def steps_of(item: WorkItem) -> tuple[Step, ...]:
 
 
 def _judge_on_gpu(stage: Stage, *, services: Services) -> VariantReport | None:
-    from onnx_fleet.variants import evaluation
-
     if {info.variant for info in stage.read_export().graphs} == {FP32}:
         return None
-    with profiling.timed("variants"):
-        request = evaluation.JudgingRequest(stage=stage, provider="cuda", gpu=services.gpu)
-        log_file = _log(stage, "variants", "cuda")
-        report = isolation.run(evaluation.judge, request, limits=services.step_limits, log=log_file).value
+    report = judge_variants(stage, services=services, provider="cuda")
     require(report)
     return report
 
