@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import shutil
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fixtures.exported import export_from_zoo
-from fixtures.recipes import Proven
+from fixtures.recipes import Proven, recipe_file
 from mutations.encoder import mask_dropped
 from mutations.mutation import change_graph
 from onnx_fleet.bundles.stage import Stage
@@ -71,15 +69,11 @@ LENGTH = 7
 
 
 @pytest.fixture(scope="module")
-def fading(tmp_path_factory: pytest.TempPathFactory) -> Entry:
+def fading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Entry]:
     """An entry of a model whose length is a number once it is traced."""
-    folder = tmp_path_factory.mktemp("fixed") / "recipes"
-    folder.mkdir()
-    (folder / "fixed.py").write_text(RECIPE)
-    sys.path.insert(0, str(folder.parent))
-    importlib.invalidate_caches()
     grid = LatencyGrid(batch_sizes=(1, 2), sequence_lengths=(16, 128), warmup_runs=1, timed_runs=5, threads=1)
-    return Entry(repo_id="acme/fading", task="feature-extraction", recipe="recipes.fixed:fading", latency=grid)
+    with recipe_file(tmp_path_factory.mktemp("fixed"), "fixed", RECIPE):
+        yield Entry(repo_id="acme/fading", task="feature-extraction", recipe="recipes.fixed:fading", latency=grid)
 
 
 @pytest.fixture(scope="module")

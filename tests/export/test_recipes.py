@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import onnxruntime
 import pytest
 
 from fixtures import recipes as page
-from fixtures.recipes import Proven, page_entries
+from fixtures.recipes import Proven, page_entries, recipe_file
 from onnx_fleet import recipes
 from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.entry import Entry, Tolerances
@@ -318,14 +318,10 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="module")
-def faulty(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Entry]:
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Entry]]:
     """Entries with the recipes of a faulty file."""
-    folder = tmp_path_factory.mktemp("faulty") / "recipes"
-    folder.mkdir()
-    (folder / "faulty.py").write_text(FAULTY)
-    sys.path.insert(0, str(folder.parent))
-    importlib.invalidate_caches()
-    return lambda name: Entry(repo_id=f"acme/{name}", task="feature-extraction", recipe=f"recipes.faulty:{name}")
+    with recipe_file(tmp_path_factory.mktemp("faulty"), "faulty", FAULTY):
+        yield lambda name: Entry(repo_id=f"acme/{name}", task="feature-extraction", recipe=f"recipes.faulty:{name}")
 
 
 @pytest.mark.parametrize(
