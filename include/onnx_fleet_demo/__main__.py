@@ -112,13 +112,17 @@ def status() -> int:
 
 
 _REST: Final = """\
-  AIRFLOW={airflow}
-  TOKEN=$(curl -sS --fail-with-body $AIRFLOW/auth/token -H 'Content-Type: application/json' \\
-      -d '{{"username": "{user}", "password": "{password}"}}' \\
-      | python3 -c 'import json, sys; print(json.load(sys.stdin).get("access_token") or sys.exit("wrong password"))')
-  curl -sS $AIRFLOW/api/v2/dags/model_reexport/dagRuns \\
-      -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' \\
-      -d '{{"logical_date": null, "conf": {{"model": "onnx-fleet-demo/bert-tiny-emotion", "force": true}}}}'"""
+AIRFLOW={airflow}
+TOKEN=$(curl -sSf $AIRFLOW/auth/token -H 'Content-Type: application/json' \\
+    -d '{{"username": "{user}", "password": "{password}"}}' | sed -n 's/.*"access_token": *"\\([^"]*\\)".*/\\1/p')
+curl -sS --fail-with-body $AIRFLOW/api/v2/dags/model_reexport/dagRuns -H 'Content-Type: application/json' \\
+    -H "Authorization: Bearer ${{TOKEN:?Airflow gave no token. Is it running, and is this its password?}}" \\
+    -d '{{"logical_date": null, "conf": {{"model": "onnx-fleet-demo/bert-tiny-emotion", "force": true}}}}'"""
+
+
+def rest_lines(*, airflow: str, user: str, password: str) -> str:
+    """Return lines for a shell that start a run of ``model_reexport``; they need curl and sed alone."""
+    return _REST.format(airflow=airflow, user=user, password=password)
 
 
 def _print_where(found: State) -> int:
@@ -129,8 +133,8 @@ def _print_where(found: State) -> int:
     print(f"Hub       {found.addresses.hub}")
     print(f"S3        {found.addresses.s3}  bucket {s3_server.BUCKET}")
     print("stop it with: make down")
-    print("\nExport one model anew by REST:")
-    print(_REST.format(airflow=found.addresses.airflow, user=airflow_home.USER, password=airflow_home.password()))
+    print("\nRe-export one model by REST:")
+    print(rest_lines(airflow=found.addresses.airflow, user=airflow_home.USER, password=airflow_home.password()))
     return 0
 
 

@@ -15,6 +15,7 @@ from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.export import exporter
 from onnx_fleet.planning.catalogue import reader
 from onnx_fleet.processes.isolation import Limits
+from onnx_fleet_demo.__main__ import rest_lines
 from onnx_fleet_demo.models import MINILM
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +58,11 @@ def test_the_catalogue_is_one_that_loads() -> None:
         "distilbert/distilbert-base-uncased-finetuned-sst-2-english",
     ]
     assert len(made.discover) == 1
+
+
+def test_the_rest_lines_are_those_that_make_up_prints() -> None:
+    """tests/demo/test_demo.py runs what it prints, with Airflow there and without."""
+    assert rest_lines(airflow="http://127.0.0.1:8080", user="admin", password="…") + "\n" in code_blocks("sh")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
