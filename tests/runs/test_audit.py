@@ -390,7 +390,7 @@ def test_the_command_line_tells_a_failure_and_moves_the_channel_when_asked(
     nothing = command("--channel", "stable")
     assert (nothing.returncode, nothing.stderr) == (
         0,
-        f"nothing that 'stable' points at is published in {services.store.address}\n",
+        f"{services.store.address} has no channel 'stable' that points to a version\n",
     )
     moved = command("--demote", "--all-versions")
     assert moved.returncode == 1
