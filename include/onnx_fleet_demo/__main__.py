@@ -71,7 +71,7 @@ def demo() -> int:
         if record.state == "failed":
             console.print(f"log of {record.model_id}: {_log(run_id, record)}", highlight=False, soft_wrap=True)
     if not fed:
-        console.print("[yellow]the feed was not rebuilt in time; the next publication rebuilds it[/]")
+        console.print("[yellow]the feed was not rebuilt in time; the next publication will rebuild it[/]")
     _next_steps(took_s=time.monotonic() - began)
     return 0 if ended == "success" else 1
 
@@ -202,10 +202,13 @@ def _next_steps(*, took_s: float) -> None:
     folder = MINILM.rpartition("/")[2]
     console.print(f"\n{took_s:.0f} s. Next:", highlight=False)
     for command, why in (
-        ("make up", "leave it running, and open Airflow's pages: prints URL and login"),
-        (f"{bin_dir}/onnx-fleet list", "what the bucket holds"),
-        (f"{bin_dir}/onnx-fleet pull {MINILM} --to {folder}", "a verified copy"),
-        (f"{bin_dir}/python docs/examples/embed.py {folder} 'a cat' 'a kitten' 'a car'", "run it"),
+        ("make up", "starts the services again and leaves them running; prints URL and login"),
+        (f"{bin_dir}/onnx-fleet list", "shows what is published in the demo's bucket"),
+        (f"{bin_dir}/onnx-fleet pull {MINILM} --to {folder}", "downloads a bundle and verifies it"),
+        (
+            f"{bin_dir}/python docs/examples/embed.py {folder} 'a cat' 'a kitten' 'a car'",
+            "runs the bundle with onnxruntime",
+        ),
     ):
         console.print(f"  {command}\n      {why}", highlight=False, soft_wrap=True)
 
