@@ -166,7 +166,7 @@ def test_a_function_beside_the_configuration_comes_first(classifier: Any) -> Non
 def test_a_re_ranker_that_names_no_module_of_torch_is_refused(classifier: Any) -> None:
     folder = classifier({"num_labels": 1, "sentence_transformers": {"activation_fn": "torch.hub.load"}})
 
-    with pytest.raises(ExportUnsupported, match=r"activation_fn torch\.hub\.load is no module"):
+    with pytest.raises(ExportUnsupported, match=r"activation_fn torch\.hub\.load is not a module"):
         _probabilities(folder, _tokens(folder, [("a", "b")]), task="text-ranking")
 
 

@@ -37,8 +37,8 @@ def test_old_and_new_names_of_classes_are_one_kind() -> None:
         ("Asym", r"Asym \(1_Asym\) sends queries and documents"),
         ("LSTM", r"LSTM \(1_LSTM\) packs rows by their lengths"),
         ("LogitScore", r"LogitScore \(1_LogitScore\) scores by the next token"),
-        ("Transformer", r"Transformer \(1_Transformer\) is none that can be exported"),
-        ("Novelty", r"Novelty \(1_Novelty\) is none that can be exported"),
+        ("Transformer", r"Transformer \(1_Transformer\) cannot be exported"),
+        ("Novelty", r"Novelty \(1_Novelty\) cannot be exported"),
     ],
 )
 def test_a_module_that_no_graph_can_have_is_refused_by_its_name(kind: str, why: str) -> None:
@@ -57,7 +57,7 @@ def test_a_source_without_a_transformer_is_refused_by_its_name(kind: str) -> Non
 def test_a_transformer_or_a_table_may_lie_in_a_folder_and_nothing_may_stand_before_it() -> None:
     for kind in ("Transformer", "StaticEmbedding"):
         assert _parse(_module(kind, f"0_{kind}"), _module("Normalize", "1_Normalize"))[0] == (kind, f"0_{kind}")
-    with pytest.raises(ExportUnsupported, match=r"its module StaticEmbedding \(1_StaticEmbedding\) is none that"):
+    with pytest.raises(ExportUnsupported, match=r"its module StaticEmbedding \(1_StaticEmbedding\) cannot be exported"):
         _parse(ROOT, _module("StaticEmbedding", "1_StaticEmbedding"))
 
 

@@ -90,8 +90,8 @@ def test_the_same_bytes_in_two_places_are_found_whatever_they_are_called(tmp_pat
 
     assert inspect(tmp_path).warnings == ()
     (warning,) = inspect(tmp_path, digests=True).warnings
-    assert warning.startswith("the same 16.4 kB lie in 2 places (a.weight in onnx/a.onnx")
-    assert warning.endswith("16.4 kB could go")
+    assert warning.startswith("the same 16.4 kB are stored in 2 places (a.weight in onnx/a.onnx")
+    assert warning.endswith("16.4 kB could be saved")
 
 
 def test_equal_names_are_no_copy_when_the_bytes_differ(tmp_path: Path) -> None:
@@ -107,8 +107,8 @@ def test_equal_names_are_no_copy_when_the_bytes_differ(tmp_path: Path) -> None:
     ("change", "warning"),
     [
         (lambda data: data.unlink(), "onnx/m.onnx_data: is missing, and 1 weights are in it"),
-        (lambda data: data.write_bytes(b"short"), "onnx/m.onnx_data: ends at byte 5, and weights lie up to byte 16384"),
-        (lambda data: data.write_bytes(data.read_bytes() + bytes(1 << 20)), "1.0 MB of its 1.1 MB are read by no gr"),
+        (lambda data: data.write_bytes(b"short"), "onnx/m.onnx_data: ends at byte 5, and weights are stored up to byte 16384"),
+        (lambda data: data.write_bytes(data.read_bytes() + bytes(1 << 20)), "1.0 MB of its 1.1 MB are not read by any graph"),
     ],
 )
 def test_a_data_file_that_does_not_fit_is_named(tmp_path: Path, change: object, warning: str) -> None:

@@ -174,7 +174,7 @@ def test_a_held_version_fails_the_gate_of_its_run_and_the_report_says_why(
     made = run_report.build([ended], run_id="r", now=NOW)
 
     assert made.counts["held"] == 1
-    assert run_report.gate(made).reason == f"1 model held back and 0 may: {in_use.model_id}"
+    assert run_report.gate(made).reason == f"1 model held back (allowed: 0): {in_use.model_id}"
     assert run_report.gate(made, max_failed=1).passed
     page = run_report.markdown(made)
     assert f"beside {in_use.version}: size: fp32: graphs and weights are" in page

@@ -88,19 +88,19 @@ def test_a_report_survives_json() -> None:
     [
         ((), 0, None, True, "0 models: no models"),
         ((PUBLISHED, UNCHANGED), 0, None, True, "2 models: 1 published, 1 unchanged"),
-        ((FAILED, PUBLISHED), 0, None, False, "1 model failed and 0 may: acme/wrong"),
+        ((FAILED, PUBLISHED), 0, None, False, "1 model failed (allowed: 0): acme/wrong"),
         ((FAILED, PUBLISHED), 1, None, True, "2 models: 1 failed, 1 published"),
-        ((HELD, PUBLISHED), 0, None, False, "1 model held back and 0 may: acme/slow"),
-        ((HELD, FAILED), 1, None, False, "1 model failed, 1 model held back and 1 may: acme/wrong, acme/slow"),
+        ((HELD, PUBLISHED), 0, None, False, "1 model held back (allowed: 0): acme/slow"),
+        ((HELD, FAILED), 1, None, False, "1 model failed, 1 model held back (allowed: 1): acme/wrong, acme/slow"),
         ((HELD, FAILED), 2, None, True, "2 models: 1 failed, 1 held"),
         ((REFUSED,), 0, None, True, "1 model: 1 refused"),
-        ((REFUSED,), 0, 0, False, "1 model refused and 0 may be: acme/closed"),
+        ((REFUSED,), 0, 0, False, "1 model refused (allowed: 0): acme/closed"),
         (
             (REFUSED, FAILED),
             0,
             0,
             False,
-            "1 model failed and 0 may: acme/wrong; 1 model refused and 0 may be: acme/closed",
+            "1 model failed (allowed: 0): acme/wrong; 1 model refused (allowed: 0): acme/closed",
         ),
     ],
 )
@@ -114,14 +114,14 @@ def test_the_gate_goes_by_policy(
 def test_the_gate_names_ten_models_and_counts_the_rest() -> None:
     many = [Record(model_id=f"acme/m{number:02}", state="failed") for number in range(12)]
     reason = run_report.gate(built(*many)).reason
-    assert reason.startswith("12 models failed and 0 may: acme/m00, ")
+    assert reason.startswith("12 models failed (allowed: 0): acme/m00, ")
     assert reason.endswith("acme/m09 and 2 more")
 
 
 def test_the_page_has_one_row_a_model_and_each_failure_in_full() -> None:
     page = run_report.markdown(built(*ALL))
     assert page.startswith("# Run manual__2026-11-21T23:30:00+00:00\n\n2026-11-21T23:30:00+00:00: 1 failed, 1 refused,")
-    assert "- **acme/slow**, 33333333-44444444 beside 11111111-22222222: latency: 2.00 times; 1.25 \\| may be" in page
+    assert "- **acme/slow**, 33333333-44444444 compared with 11111111-22222222: latency: 2.00 times; 1.25 \\| may be" in page
     assert "- **acme/slow**: acme/slow@33333333-44444444 is published, but latest does not point to it" in page
     assert (
         "| acme/tiny | published | 3f2a1c00-abababab | 2.4e-06 | 5.01 | 6.50 | 90.9 MB | – "

@@ -117,7 +117,7 @@ def test_an_upload_of_what_stands_there_does_nothing(any_store: ObjectStore, tmp
 def test_an_upload_over_other_bytes_is_a_conflict_unless_it_is_meant(any_store: ObjectStore, tmp_path: Path) -> None:
     any_store.create("big", b"other bytes")
     path, digest = _file(tmp_path / "file", b"bytes")
-    with pytest.raises(VersionConflict, match="other bytes stand there"):
+    with pytest.raises(VersionConflict, match="exists already with other bytes"):
         any_store.upload("big", path, sha256=digest)
     assert any_store.read("big") == b"other bytes"
 

@@ -101,9 +101,9 @@ def gate(rows: Sequence[AuditRow], *, max_failed: int = 0, max_not_compared: int
     unasked = [row for row in rows if row.verdict == "not_compared"]
     faults = []
     if len(bad) > max_failed:
-        faults.append(f"{len(bad)} failed or broke off, and {max_failed} may: {_names(bad)}")
+        faults.append(f"{len(bad)} failed or broke off (allowed: {max_failed}): {_names(bad)}")
     if max_not_compared is not None and len(unasked) > max_not_compared:
-        faults.append(f"{len(unasked)} were not compared, and {max_not_compared} may be: {_names(unasked)}")
+        faults.append(f"{len(unasked)} were not compared (allowed: {max_not_compared}): {_names(unasked)}")
     return GateResult(passed=not faults, reason="; ".join(faults) or _counts(rows))
 
 

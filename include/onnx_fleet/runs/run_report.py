@@ -70,9 +70,9 @@ def gate(report: RunReport, *, max_failed: int = 0, max_refused: int | None = No
     if failed + held > max_failed:
         said = [f"{_models(failed)} failed"] if failed else []
         said += [f"{_models(held)} held back"] if held else []
-        faults.append(f"{', '.join(said)}, and {max_failed} may: {_names(report, 'failed', 'held')}")
+        faults.append(f"{', '.join(said)} (allowed: {max_failed}): {_names(report, 'failed', 'held')}")
     if max_refused is not None and refused > max_refused:
-        faults.append(f"{_models(refused)} refused, and {max_refused} may be: {_names(report, 'refused')}")
+        faults.append(f"{_models(refused)} refused (allowed: {max_refused}): {_names(report, 'refused')}")
     if faults:
         return GateResult(passed=False, reason="; ".join(faults))
     return GateResult(passed=True, reason=f"{_models(len(report.records))}: {_counts(report)}")
