@@ -93,8 +93,7 @@ def _asking(body: Body) -> Task[..., Any]:
 def _take(step: Step, item: Json, settings: FleetSettings) -> Json:
     """Run a step; returns its seconds, with the publication of the step that makes one."""
     started = time.monotonic()
-    with run_context.explained():
-        job = run_context.current(settings).job(item, settings=settings)
+    with run_context.explained(), run_context.current(settings).job(item, step, settings=settings) as job:
         with _LOCKS[step.machine](settings.lock_folder):
             publication = step.take(job)
         if step.name == "validate" and item["gpu"] and not settings.gpu_queue:

@@ -20,7 +20,7 @@ def sweep(
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Remove what killed writers left half written: a bucket's open multipart uploads, a folder's unfinished files."""
+    """Remove what killed writers and failed runs left: open multipart uploads, unfinished files, stages of models."""
     take = leftovers.find if dry_run else leftovers.sweep
     with opened_store(store) as opened:
         found = take(opened, days=days, now=datetime.now(UTC))
