@@ -26,4 +26,4 @@ COPY include /opt/airflow/include
 ENV PYTHONPATH=/opt/airflow/fleet
 RUN mkdir -p /opt/airflow/fleet && ln -s ../include/recipes ../include/corpora /opt/airflow/fleet/
 # A new named volume takes the owner of the folder that it is mounted on.
-RUN mkdir -p /opt/airflow/auth /opt/airflow/work /opt/airflow/hub-cache
+RUN mkdir -p /opt/airflow/work /opt/airflow/lock /opt/airflow/hub-cache

@@ -211,8 +211,10 @@ def test_the_feed_lists_what_was_published(fleet: Fleet, first: RunEnd) -> None:
 
 def test_one_model_is_exported_anew_by_force(fleet: Fleet, first: RunEnd) -> None:
     asked = {"model": SOUND, "force": True, "latency": LATENCY}
-    end = fleet.home.run("model_reexport", asked, options=fleet.options)
+    end = fleet.home.run("model_reexport", asked, options={**fleet.options, "AIRFLOW__ONNX_FLEET__GPU_QUEUE": "gpu"})
     assert end.state == "success"
+    [on_gpu] = [task for task in end.tasks if task.task_id.endswith(".prove_on_gpu") and task.map_index >= 0]
+    assert on_gpu.state == "skipped", "there is a GPU worker, and the model does not ask for it"
     [record] = fleet.report(end).records
     assert record.state == "published"
     [model] = publish.list_models(fleet.store)

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from airflow.sdk import get_current_context, task, task_group
 from airflow.sdk.bases.decorator import Task
+from airflow.sdk.exceptions import AirflowSkipException
 
 from onnx_fleet import jsonio
 from onnx_fleet.airflow import assets, machine_lock, model_record, retries, run_context
@@ -53,8 +54,9 @@ def model_group(settings: FleetSettings, *, group_id: str) -> Any:
                 before = [made]
         before >> _light(record, settings, trigger_rule="all_done")(item=item)
 
-    def asks_for_gpu(item: Json) -> bool:
-        return bool(item["gpu"])
+    def asks_for_gpu(item: Json) -> None:
+        if not item["gpu"]:
+            raise AirflowSkipException("the entry does not name cuda among its providers")
 
     def record(item: Json) -> Json:
         return jsonio.to_json(model_record.of_model(run_context.current(settings), item, channel=settings.channel))
@@ -84,10 +86,12 @@ def _light(body: Body, settings: FleetSettings, **options: Any) -> Task[..., Any
 
 
 def _asking(body: Body) -> Task[..., Any]:
-    """Make a task that skips the one behind it, and no other, where its answer is no."""
-    return task.short_circuit(map_index_template=LABEL, ignore_downstream_trigger_rules=False, weight_rule="upstream")(
-        body
-    )
+    """Make a task that skips itself, and with it the one behind it, where its answer is no.
+
+    A short circuit would not do: Airflow 3.3.2 looks for its word under map index -1, where no task of a mapped group
+    leaves one, and runs the task behind it.
+    """
+    return task(map_index_template=LABEL, weight_rule="upstream")(body)
 
 
 def _take(step: Step, item: Json, settings: FleetSettings) -> Json:
