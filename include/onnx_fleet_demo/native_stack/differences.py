@@ -34,7 +34,7 @@ TOPOLOGY: Final[Mapping[str, str]] = {
 }
 """The variables of .env that make two CPU workers and a GPU worker, which has no GPU here."""
 
-SEPARATE_VOLUMES: Final = frozenset({"airflow-logs", "hub-cache"})
+SEPARATE_VOLUMES: Final = frozenset({"airflow-logs", "hub-cache", "machine-lock"})
 """The volumes that containers of one host may share. Here every service has its own, as workers of several hosts have;
 the api-server asks workers for their logs."""
 
