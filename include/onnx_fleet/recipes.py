@@ -87,7 +87,7 @@ class Recipe:
         if self.head_of is None:
             return self
         if self.head is not None:
-            raise ExportUnsupported("the recipe has a head and a head_of; keep the one that is meant")
+            raise ExportUnsupported("the recipe has both head and head_of; keep one of them")
         return replace(self, head=self.head_of(task, model), head_of=None)
 
     def output_shapes(self, own: Mapping[str, Shape]) -> dict[str, Shape]:
@@ -122,8 +122,8 @@ class Recipe:
         added = dict(self.head(inputs, given)) if self.head else {}
         if set(added) != set(self.outputs):
             raise ExportUnsupported(
-                f"the recipe's head gives {', '.join(added) or 'nothing'}, and its outputs declare "
-                f"{', '.join(self.outputs) or 'nothing'}; let both name the same"
+                f"the recipe's head returns {', '.join(added) or 'nothing'}, and its outputs declare "
+                f"{', '.join(self.outputs) or 'nothing'}; both have to name the same"
             )
         kept = {self.rename.get(name, name): tensor for name, tensor in own.items() if name not in self.drop}
         return {**kept, **{name: added[name] for name in self.outputs}}
@@ -205,7 +205,7 @@ def _locate(name: str) -> tuple[Path, str]:
     if path is None:
         raise CatalogueInvalid(
             f"recipe '{name}': there is no {module.replace('.', '/')}.py; the folder that holds recipes/ must be "
-            f"on PYTHONPATH of whoever plans and exports"
+            f"on PYTHONPATH wherever models are planned or exported"
         )
     if attribute not in _assigned(path):
         known = ", ".join(_assigned(path)) or "none"

@@ -71,7 +71,7 @@ def demo() -> int:
         if record.state == "failed":
             console.print(f"log of {record.model_id}: {_log(run_id, record)}", highlight=False, soft_wrap=True)
     if not fed:
-        console.print("[yellow]the feed was not rebuilt in time; the next publication rebuilds it[/]")
+        console.print("[yellow]the feed was not rebuilt in time; the next publication will rebuild it[/]")
     _next_steps(took_s=time.monotonic() - began)
     return 0 if ended == "success" else 1
 
@@ -112,13 +112,17 @@ def status() -> int:
 
 
 _REST: Final = """\
-  AIRFLOW={airflow}
-  TOKEN=$(curl -sS --fail-with-body $AIRFLOW/auth/token -H 'Content-Type: application/json' \\
-      -d '{{"username": "{user}", "password": "{password}"}}' \\
-      | python3 -c 'import json, sys; print(json.load(sys.stdin).get("access_token") or sys.exit("wrong password"))')
-  curl -sS $AIRFLOW/api/v2/dags/model_reexport/dagRuns \\
-      -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' \\
-      -d '{{"logical_date": null, "conf": {{"model": "onnx-fleet-demo/bert-tiny-emotion", "force": true}}}}'"""
+AIRFLOW={airflow}
+TOKEN=$(curl -sSf $AIRFLOW/auth/token -H 'Content-Type: application/json' \\
+    -d '{{"username": "{user}", "password": "{password}"}}' | sed -n 's/.*"access_token": *"\\([^"]*\\)".*/\\1/p')
+curl -sS --fail-with-body $AIRFLOW/api/v2/dags/model_reexport/dagRuns -H 'Content-Type: application/json' \\
+    -H "Authorization: Bearer ${{TOKEN:?Airflow gave no token. Is it running, and is this its password?}}" \\
+    -d '{{"logical_date": null, "conf": {{"model": "onnx-fleet-demo/bert-tiny-emotion", "force": true}}}}'"""
+
+
+def rest_lines(*, airflow: str, user: str, password: str) -> str:
+    """Return lines for a shell that start a run of ``model_reexport``; they need curl and sed alone."""
+    return _REST.format(airflow=airflow, user=user, password=password)
 
 
 def _print_where(found: State) -> int:
@@ -129,8 +133,8 @@ def _print_where(found: State) -> int:
     print(f"Hub       {found.addresses.hub}")
     print(f"S3        {found.addresses.s3}  bucket {s3_server.BUCKET}")
     print("stop it with: make down")
-    print("\nExport one model anew by REST:")
-    print(_REST.format(airflow=found.addresses.airflow, user=airflow_home.USER, password=airflow_home.password()))
+    print("\nRe-export one model by REST:")
+    print(rest_lines(airflow=found.addresses.airflow, user=airflow_home.USER, password=airflow_home.password()))
     return 0
 
 
@@ -198,10 +202,13 @@ def _next_steps(*, took_s: float) -> None:
     folder = MINILM.rpartition("/")[2]
     console.print(f"\n{took_s:.0f} s. Next:", highlight=False)
     for command, why in (
-        ("make up", "leave it running, and open Airflow's pages: prints URL and login"),
-        (f"{bin_dir}/onnx-fleet list", "what the bucket holds"),
-        (f"{bin_dir}/onnx-fleet pull {MINILM} --to {folder}", "a verified copy"),
-        (f"{bin_dir}/python docs/examples/embed.py {folder} 'a cat' 'a kitten' 'a car'", "run it"),
+        ("make up", "starts the services again and leaves them running; prints URL and login"),
+        (f"{bin_dir}/onnx-fleet list", "shows what is published in the demo's bucket"),
+        (f"{bin_dir}/onnx-fleet pull {MINILM} --to {folder}", "downloads a bundle and verifies it"),
+        (
+            f"{bin_dir}/python docs/examples/embed.py {folder} 'a cat' 'a kitten' 'a car'",
+            "runs the bundle with onnxruntime",
+        ),
     ):
         console.print(f"  {command}\n      {why}", highlight=False, soft_wrap=True)
 

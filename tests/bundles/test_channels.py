@@ -85,7 +85,7 @@ def test_a_damaged_channel_is_told(store: ObjectStore) -> None:
 def test_a_name_that_no_channel_can_have_is_told_before_anything_is_written(
     tmp_path: Path, local_store: ObjectStore, name: str
 ) -> None:
-    with pytest.raises(BundleNotFound, match="no channel can be called that"):
+    with pytest.raises(BundleNotFound, match="is not a valid channel name"):
         publish(
             Stage.open(tiny_stage(tmp_path / "stage")),
             store=local_store,

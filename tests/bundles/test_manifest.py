@@ -177,7 +177,7 @@ def test_a_stage_that_is_not_ready_is_not_sealed(
         ("validation", {"status": "not_run", "reason": "no time"}, "validation on cpu is not_run"),
         ("validation_cuda", {"status": "failed", "reason": "NaN", "provider": "cuda"}, "validation on cuda is failed"),
         ("validation", {"version": "01234567-00000000"}, "is about acme/tiny@01234567-00000000"),
-        ("validation", {"provider": "cuda"}, "no validation report of the CPU"),
+        ("validation", {"provider": "cuda"}, "no validation report for the CPU"),
     ],
 )
 def test_a_stage_whose_reports_do_not_prove_it_is_not_sealed(

@@ -89,7 +89,7 @@ def test_an_empty_folder_is_taken(store: ObjectStore, home: Path) -> None:
 def test_a_folder_that_holds_something_else_is_left_alone(store: ObjectStore, home: Path) -> None:
     (home / "notes.txt").write_text("mine")
     for update in (False, True):
-        with pytest.raises(FolderOccupied, match="does not hold a bundle of acme/tiny; name another folder"):
+        with pytest.raises(FolderOccupied, match="does not contain a bundle of acme/tiny; name another folder"):
             pull(MODEL, store=store, to=home, update=update)
         assert [entry.name for entry in home.iterdir()] == ["notes.txt"]
         with pytest.raises(FolderOccupied):
@@ -101,7 +101,7 @@ def test_a_folder_that_holds_another_version_is_left_alone_unless_it_is_to_be_up
     store: ObjectStore, home: Path, newer: str
 ) -> None:
     pull(OLD, store=store, to=home / "tiny")
-    with pytest.raises(FolderOccupied, match=f"holds {OLD}; to have {newer} in its place, pull it with --update"):
+    with pytest.raises(FolderOccupied, match=f"holds {OLD}; to replace it with {newer}, pull it with --update"):
         pull(MODEL, store=store, to=home / "tiny")
     assert holds(home / "tiny") == OLD
 
@@ -166,7 +166,7 @@ def test_an_update_takes_no_folder_of_another_model(store: ObjectStore, home: Pa
     other = tiny_stage(tmp_path / "other", item=work_item(model_id="acme/other"))
     publish(Stage.open(other), store=store, provenance=PROVENANCE, created_at=NOW)
     pull("acme/other", store=store, to=home / "tiny")
-    with pytest.raises(FolderOccupied, match="which is another model than acme/tiny"):
+    with pytest.raises(FolderOccupied, match="a different model than acme/tiny"):
         pull(MODEL, store=store, to=home / "tiny", update=True)
 
 
@@ -261,7 +261,7 @@ def test_a_full_disk_gives_no_folder_and_the_next_pull_goes_on(store: ObjectStor
 
 
 def test_two_pulls_into_one_folder_do_not_mix(store: ObjectStore, home: Path) -> None:
-    with FileLock(home / ".tiny.partial.lock"), pytest.raises(StoreUnavailable, match="another pull fills it"):
+    with FileLock(home / ".tiny.partial.lock"), pytest.raises(StoreUnavailable, match="another pull is writing to it"):
         pull(MODEL, store=store, to=home / "tiny")
     pull(MODEL, store=store, to=home / "tiny")
 

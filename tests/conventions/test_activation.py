@@ -173,5 +173,5 @@ def test_a_re_ranker_that_names_no_module_of_torch_is_refused(classifier: Any) -
 def test_a_recipe_of_two_heads_is_refused() -> None:
     both = Recipe(summary="two", head=lambda inputs, outputs: {}, head_of=lambda task, model: lambda own, given: {})
 
-    with pytest.raises(ExportUnsupported, match="a head and a head_of"):
+    with pytest.raises(ExportUnsupported, match="both head and head_of"):
         both.of("text-classification", transformers.BertModel(transformers.BertConfig(**_BERT)))

@@ -50,7 +50,7 @@ def test_a_module_that_no_graph_can_have_is_refused_by_its_name(kind: str, why: 
 def test_a_source_without_a_transformer_is_refused_by_its_name(kind: str) -> None:
     with pytest.raises(ExportUnsupported, match=rf"^acme/tiny: its module {kind} \(0_{kind}\) "):
         _parse(_module(kind, f"0_{kind}"), _module("Normalize", "1_Normalize"))
-    with pytest.raises(ExportUnsupported, match=r"begins with Pooling \(0_Pooling\), and not with a transformer"):
+    with pytest.raises(ExportUnsupported, match=r"begins with Pooling \(0_Pooling\) instead of a transformer"):
         _parse(_module("Pooling", "0_Pooling"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,7 +18,8 @@ import psutil
 import pytest
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
-from onnx_fleet_demo import models
+from onnx_fleet_demo import airflow_home, models
+from onnx_fleet_demo.airflow_client import AirflowClient
 
 pytestmark = [pytest.mark.demo, pytest.mark.timeout(1200)]
 
@@ -116,15 +118,36 @@ def test_the_demo_publishes_the_fleet(demo: Demo, tmp_path: Path) -> None:
     assert (tmp_path / "copy" / "onnx" / "model.onnx").is_file()
 
 
+def in_a_shell(lines: str) -> subprocess.CompletedProcess[str]:
+    """Run lines that were printed to be pasted."""
+    return subprocess.run(["sh", "-c", lines], capture_output=True, text=True, check=False)
+
+
 def test_services_that_are_left_running_are_used_and_stopped(demo: Demo) -> None:
     """They start where the fleet is published already, and the demo then finds it unchanged."""
     status, output = demo.run("up")
     assert status == 0, output
     assert "http://127.0.0.1:" in output
-    assert "password" in output
     addresses = demo.stack()["addresses"]
     assert isinstance(addresses, dict)
     assert demo.run("up")[1].splitlines()[0] in output
+
+    (password,) = re.findall(r"password (\S+)$", output, flags=re.MULTILINE)
+    lines = output.partition("by REST:\n")[2]
+    started = in_a_shell(lines)
+    assert started.returncode == 0, started.stderr
+    AirflowClient(addresses["airflow"], user=airflow_home.USER, password=password).end_runs("model_reexport")
+    run = json.loads(started.stdout)
+    assert (run["dag_id"], run["state"], run["triggered_by"]) == ("model_reexport", "queued", "rest_api")
+    assert run["conf"] == {"model": models.CLASSIFIER, "force": True}
+    with_another_password = in_a_shell(lines.replace(password, "…"))
+    assert with_another_password.returncode != 0
+    assert with_another_password.stdout == ""
+    assert "401" in with_another_password.stderr
+    assert "Airflow gave no token" in with_another_password.stderr
+    refused = in_a_shell(lines.replace('"force": true', '"force": "yes"'))
+    assert refused.returncode != 0
+    assert "force" in refused.stdout, "the answer that says why is shown"
 
     status, output = demo.run("demo")
     assert status == 0, output
@@ -138,6 +161,11 @@ def test_services_that_are_left_running_are_used_and_stopped(demo: Demo) -> None
     for address in addresses.values():
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", int(address.rpartition(":")[2]))) != 0
+    with_nothing_there = in_a_shell(lines)
+    assert with_nothing_there.returncode != 0
+    first, second = with_nothing_there.stderr.splitlines()
+    assert "Failed to connect" in first
+    assert "Airflow gave no token" in second
 
 
 def test_an_interrupted_demo_leaves_nothing_running(demo: Demo) -> None:

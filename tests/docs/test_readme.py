@@ -10,12 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fixtures.items import work_item
-from onnx_fleet.bundles.stage import Stage
-from onnx_fleet.export import exporter
+from fixtures.exported import Exported
 from onnx_fleet.planning.catalogue import reader
-from onnx_fleet.processes.isolation import Limits
-from onnx_fleet_demo.models import MINILM
+from onnx_fleet_demo.__main__ import rest_lines
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -26,10 +23,8 @@ def code_blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_the_embedding_lines_give_what_sentence_transformers_gives(demo_repos: Path, tmp_path: Path) -> None:
-    source = demo_repos / MINILM
-    item = work_item(source, task="sentence-similarity")
-    exporter.export(Stage(tmp_path / "minilm", item), source_dir=source, limits=Limits(timeout_s=300))
+def test_the_embedding_lines_give_what_sentence_transformers_gives(minilm: Exported, tmp_path: Path) -> None:
+    (tmp_path / "minilm").symlink_to(minilm.stage_dir)
     (lines,) = code_blocks("python")
     lines += "np.save('embeddings.npy', embeddings)\n"
     subprocess.run([sys.executable, "-c", lines], cwd=tmp_path, check=True)
@@ -39,7 +34,7 @@ def test_the_embedding_lines_give_what_sentence_transformers_gives(demo_repos: P
         "model = SentenceTransformer(sys.argv[1], device='cpu');"
         "numpy.save('reference.npy', model.encode(sys.argv[2:], normalize_embeddings=True))"
     )
-    subprocess.run([sys.executable, "-c", reference, source, *sentences], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "-c", reference, minilm.source_dir, *sentences], cwd=tmp_path, check=True)
 
     ours, theirs = np.load(tmp_path / "embeddings.npy"), np.load(tmp_path / "reference.npy")
     assert ours.shape == theirs.shape == (3, 384)
@@ -59,13 +54,28 @@ def test_the_catalogue_is_one_that_loads() -> None:
     assert len(made.discover) == 1
 
 
+def test_the_rest_lines_are_those_that_make_up_prints() -> None:
+    """tests/demo/test_demo.py runs what it prints, with Airflow there and without."""
+    assert rest_lines(airflow="http://127.0.0.1:8080", user="admin", password="…") + "\n" in code_blocks("sh")
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(document: Path) -> None:
-    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", document.read_text())
-    missing = [
-        target for target in targets if "://" not in target and not (document.parent / target).resolve().exists()
-    ]
-    assert missing == []
+    targets = [target for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()) if "://" not in target]
+    assert [target for target in targets if not leads_somewhere(target, document=document)] == []
+
+
+def leads_somewhere(target: str, *, document: Path) -> bool:
+    """Say whether a link's file is there and has the heading that the link names."""
+    path, _, anchor = target.partition("#")
+    page = (document.parent / path).resolve() if path else document
+    return page.exists() and (not anchor or anchor in anchors(page))
+
+
+def anchors(page: Path) -> set[str]:
+    """Return what GitHub calls the headings of a page: small letters, no punctuation, hyphens for spaces."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_every_option_of_the_airflow_section_is_in_the_operations_page() -> None:

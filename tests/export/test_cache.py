@@ -98,7 +98,7 @@ def test_an_archive_that_was_changed_and_packed_well_has_wrong_digests() -> None
         new.writestr("about.json", old.read("about.json"))
         new.writestr("file", b"something else")
 
-    with pytest.raises(BundleCorrupt, match="file is not what was packed"):
+    with pytest.raises(BundleCorrupt, match="content of file has changed"):
         archive.unpack(buffer.getvalue())
 
 

@@ -360,7 +360,7 @@ def test_outputs_of_a_model_with_a_cache_cannot_be_changed(own_folder: Path, tmp
     item = work_item(source, task="text-generation", recipe="recipes.decoding:scores")
     Stage.make(tmp_path / "stage", item)
 
-    with pytest.raises(ExportUnsupported, match="which only a model of one graph and one pass has"):
+    with pytest.raises(ExportUnsupported, match="which needs a model of one graph and one pass"):
         exporter.fill(ExportRequest(source_dir=source, stage=Stage(tmp_path / "stage", item)))
 
 
@@ -401,6 +401,6 @@ def test_a_worker_with_another_file_than_the_plan_had_exports_nothing(
     found = proven("swish")
     item = replace(found.stage.item, recipe_digest="0" * 64)
 
-    with pytest.raises(ExportUnsupported, match=r"bring the same recipes/ to every worker"):
+    with pytest.raises(ExportUnsupported, match=r"put the same recipes/ on every worker"):
         exporter.export(Stage(tmp_path / "stage", item), source_dir=found.source_dir, limits=Limits(timeout_s=240))
     assert not (tmp_path / "stage").exists()

@@ -65,5 +65,5 @@ def test_a_mask_grows_by_what_stands_behind_the_prompt() -> None:
 def test_a_cache_that_has_lost_some_of_the_prompt_is_an_error() -> None:
     cache = {"past_key_values.0.key": np.zeros((1, 2, 1, 3))}
 
-    with pytest.raises(ValidationFailed, match="the cache holds 1 tokens behind a prompt of 3"):
+    with pytest.raises(ValidationFailed, match="the cache has 1 tokens after a prompt of 3"):
         extended(np.array([[1, 1, 1]]), np.array([[5]]), cache=cache)

@@ -99,14 +99,14 @@ def test_equal_names_are_no_copy_when_the_bytes_differ(tmp_path: Path) -> None:
     save(tmp_path / "b.onnx", weight=WEIGHT + 1)
 
     (warning,) = inspect(tmp_path).warnings
-    assert "may lie in 2 places" in warning
+    assert "may be stored in 2 places" in warning
     assert inspect(tmp_path, digests=True).warnings == ()
 
 
 @pytest.mark.parametrize(
     ("change", "warning"),
     [
-        (lambda data: data.unlink(), "onnx/m.onnx_data: is missing, and 1 weights lie in it"),
+        (lambda data: data.unlink(), "onnx/m.onnx_data: is missing, and 1 weights are in it"),
         (lambda data: data.write_bytes(b"short"), "onnx/m.onnx_data: ends at byte 5, and weights lie up to byte 16384"),
         (lambda data: data.write_bytes(data.read_bytes() + bytes(1 << 20)), "1.0 MB of its 1.1 MB are read by no gr"),
     ],
@@ -127,7 +127,7 @@ def test_a_data_file_outside_the_bundle_is_named_and_never_read(tmp_path: Path) 
     (tmp_path / "secret").write_bytes(bytes(1 << 15))
 
     (found,) = inspect(tmp_path / "bundle", digests=True).warnings
-    assert found.startswith("../secret: weights lie outside the bundle")
+    assert found.startswith("../secret: weights are outside the bundle")
 
 
 def test_what_is_odd_in_one_graph_is_said(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_what_is_odd_in_one_graph_is_said(tmp_path: Path) -> None:
     assert "frozen to 3" in only(save(tmp_path / "frozen.onnx", batch=3)).warnings[0]
     assert "symbol s43 of x and 1 more" in only(save(tmp_path / "symbol.onnx", batch="s43")).warnings[0]
     assert only(save(tmp_path / "expression.onnx", batch="2*batch_size")).warnings == ()
-    assert "1 weights (16.4 kB) have no name" in only(save(tmp_path / "named.onnx", name="val_69")).warnings[0]
+    assert "1 weights (16.4 kB) do not have the name" in only(save(tmp_path / "named.onnx", name="val_69")).warnings[0]
     assert "float64: 1 weights (layer.weight)" in only(save(tmp_path / "double.onnx", weight=double)).warnings[0]
 
 

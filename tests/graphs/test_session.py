@@ -119,7 +119,7 @@ def test_cuda_without_cuda_says_what_to_install(graph: Path) -> None:
 
 
 def test_an_unknown_provider_is_refused_by_name(graph: Path) -> None:
-    with pytest.raises(GpuUnavailable, match=r"no provider is called 'tpu'; write one of cpu, cuda"):
+    with pytest.raises(GpuUnavailable, match=r"unknown provider 'tpu'; write one of cpu, cuda"):
         open_session(graph, provider="tpu")
 
 

@@ -74,10 +74,10 @@ def test_nothing_changed_between_equal_graphs() -> None:
         ),
         (
             replace(MODEL, outputs=(POOLED, HIDDEN)),
-            "outputs stand in another order: sentence_embedding, last_hidden_state",
+            "outputs are in another order: sentence_embedding, last_hidden_state",
             True,
         ),
-        (replace(MODEL, path="model.onnx"), "it lay at onnx/model.onnx", True),
+        (replace(MODEL, path="model.onnx"), "it was at onnx/model.onnx", True),
         (replace(MODEL, onnxruntime_min="1.21"), "onnxruntime 1.21 is needed, 1.18 was", True),
         (
             replace(MODEL, libraries=("onnxruntime_extensions",)),
@@ -98,7 +98,7 @@ def test_another_output_that_stands_first_breaks_who_takes_the_first() -> None:
     logits = replace(POOLED, name="logits")
     assert changed(replace(MODEL, outputs=(logits, HIDDEN, POOLED))) == [
         ("output logits is new", False),
-        ("output logits stands first, last_hidden_state did", True),
+        ("output logits is first, last_hidden_state was", True),
     ]
 
 

@@ -245,7 +245,7 @@ def test_a_corrupt_bundle_in_use_is_said_and_stops_nothing(
     assert (done.state, done.held, latest(services, done)) == ("published", False, done.version)
     (finding,) = kept(stage_dir).findings
     assert (finding.gate, finding.holds) == ("comparison", False)
-    assert "the version in use is not sound" in finding.message
+    assert "the version in use cannot be run" in finding.message
 
 
 def test_a_version_in_use_that_takes_less_is_compared_as_far_as_it_goes(

@@ -32,7 +32,7 @@ def test_a_folder_that_cannot_calibrate_is_a_fault_of_the_catalogue(photos: Path
 
     (folder / "03.jpg").write_bytes((folder / "03.jpg").read_bytes()[:200])
 
-    assert "has no pictures; put .png" in str(calibration_source.fault("empty", root=tmp_path))
+    assert "contains no pictures; put .png" in str(calibration_source.fault("empty", root=tmp_path))
     assert "03.jpg cannot be read" in str(calibration_source.fault("photos", root=tmp_path))
 
 

@@ -201,16 +201,16 @@ def test_sizes_are_for_people(size: str, size_bytes: int) -> None:
             "decoder_form 'plain' is for text2text-generation, summarization, translation, not for fill-mask; leave it",
         ),
         ("recipe: cls\n    task: fill-mask", "recipe 'cls' is for feature-extraction, sentence-similarity, not for"),
-        ("variants: [fp16]", "variants has no fp32, which all others are made from and held to; write [fp32, …]"),
+        ("variants: [fp16]", "variants lacks fp32, from which all others are made; write [fp32, …]"),
         ("variants: [fp32, fp61]", "variant 'fp61' is not known; did you mean 'fp16'?"),
-        ("required_variants: [fp32]", "fp32 is always made, and always right; write any of fp16, int8"),
+        ("required_variants: [fp32]", "fp32 is always made; write any of fp16, int8"),
         ("variant_gates: {int9: {min_cosine: 0.9}}", "variant 'int9' is not known; did you mean 'int8'?"),
         ("variant_gates: {int8: {min_cosin: 0.9}}", "unknown key 'min_cosin'; did you mean 'min_cosine'?"),
         ("variant_gates: {int8: {min_cosine: 2}}", "min_cosine is 2; write a number from -1 to 1"),
         ("variant_gates: {int8: {max_layers_ratio: 3}}", "max_layers_ratio is 3; write a number from 0.05 to 1"),
         ("calibration: /etc/passwd", "calibration '/etc/passwd' is not a .txt or .jsonl file, nor a folder"),
-        ("calibration: corpora/none.txt", "calibration 'corpora/none.txt' is not there; put the file or folder beside"),
-        ("calibration: corpora/photos", "calibration 'corpora/photos' is not there; put the file or folder beside"),
+        ("calibration: corpora/none.txt", "calibration 'corpora/none.txt' does not exist; put the file or folder beside"),
+        ("calibration: corpora/photos", "calibration 'corpora/photos' does not exist; put the file or folder beside"),
         ("calibration: corpora/table.csv", "calibration 'corpora/table.csv' is not a .txt or .jsonl file, nor a"),
         ("variants: [fp32, fp32]", "fp32 is listed twice; list each once"),
         ("variants: fp32", "variants must be a list, not 'fp32'; write [fp32]"),
@@ -243,7 +243,7 @@ def test_sizes_are_for_people(size: str, size_bytes: int) -> None:
         ("max_bytes: 0", "max_bytes is 0; write 1 or more"),
         ("priority: high", "priority must be a whole number, not 'high'; write a whole number"),
         ("opset: 20\n    opset: 21", "'opset' is given twice, first on line 4; remove one of them"),
-        ("<<: {opset: 21}", "merge keys ('<<') are not read; write the keys out, or put them under 'defaults'"),
+        ("<<: {opset: 21}", "merge keys ('<<') are not supported; write the keys out, or put them under 'defaults'"),
     ],
 )  # fmt: skip
 def test_a_fault_says_what_and_what_to_write_instead(setting: str, fault: str) -> None:
@@ -294,7 +294,7 @@ def test_a_model_must_be_a_repo_id_or_a_mapping_with_one(item: str, fault: str) 
             "{repo_id: acme/tiny, revision: v1}",
             "'acme/tiny' has other settings on line 2; a repo has one entry, so keep",
         ),
-        ("Acme/Tiny", "'Acme/Tiny' is 'acme/tiny' of line 2 in other letters; keep one of the two"),
+        ("Acme/Tiny", "'Acme/Tiny' is 'acme/tiny' of line 2 in a different case; keep one of the two"),
     ],
 )
 def test_a_repo_has_one_entry(second: str, fault: str) -> None:
@@ -334,7 +334,7 @@ def test_a_search_is_checked(search: str, fault: str) -> None:
         ("models: [a/b]\ndefaults: {revision: v1}", "2: unknown key 'revision'; write one of"),
         ("models: [a/b", "1: the YAML cannot be read: "),
         ("models:\n\t- a/b", "2: the YAML cannot be read: a tab; indent with spaces"),
-        ("models: [a/b]\n---\nmodels: [a/c]", "2: a second YAML document starts here; write one document a file"),
+        ("models: [a/b]\n---\nmodels: [a/c]", "2: a second YAML document starts here; write one document in a file"),
         ("models:\n- *gone", "2: the YAML cannot be read: found undefined alias"),
         ("models:\n- a/b\x00", "2: the character '\\x00' is not allowed in YAML; remove it"),
         ("models: [a/b]\nmodels: [a/c]", "2: 'models' is given twice, first on line 1; remove one of them"),
@@ -366,13 +366,13 @@ extra: 1
 
 
 def test_an_anchor_that_holds_itself_is_a_fault() -> None:
-    assert "fleet.yaml:1: the anchor 'a' holds itself; write the values out" in faults("models: &a [*a]")
+    assert "fleet.yaml:1: the anchor 'a' contains itself; write the values out" in faults("models: &a [*a]")
 
 
 def test_aliases_cannot_blow_up() -> None:
     levels = "".join(f"b{n}: &b{n} [{', '.join([f'*b{n - 1}'] * 9)}]\n" for n in range(1, 30))
     told = faults(f"b0: &b0 [x]\n{levels}models: *b29\n")
-    assert any("aliases make more than 1,000,000 values of this; write less" in line for line in told)
+    assert any("aliases expand to more than 1,000,000 values; write fewer" in line for line in told)
     assert max(map(len, told)) < 200
 
 
@@ -380,7 +380,9 @@ def test_aliases_cannot_blow_up() -> None:
     "value", ["!!python/object/apply:os.system [echo]", "!!python/name:os.system x", "!!set {a/b}"]
 )
 def test_tags_are_not_read(value: str) -> None:
-    assert any("is not read; write the plain value without a tag" in line for line in faults(f"models:\n- {value}\n"))
+    assert any(
+        "is not supported; write the plain value without a tag" in line for line in faults(f"models:\n- {value}\n")
+    )
 
 
 def test_a_file_in_another_encoding_is_told_its_line(tmp_path: Path) -> None:

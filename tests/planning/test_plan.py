@@ -147,7 +147,7 @@ def test_a_bundle_without_a_manifest_does_not_count(store: ObjectStore) -> None:
             "commit 3f2a1c0 -> 9be01d2; opset 20 -> 18; toolchain: torch 2.13.0 -> 2.14.0",
         ),
         (resolved(may_be_fixed=("sequence_length",)), {}, "may_be_fixed none -> sequence_length"),
-        (resolved(allow_pickle=COMMIT), {}, "the way of exporting changed"),
+        (resolved(allow_pickle=COMMIT), {}, "the export settings have changed"),
     ],
 )
 def test_a_change_is_named(store: ObjectStore, model: ResolvedModel, versions: dict[str, str], reason: str) -> None:
@@ -276,7 +276,7 @@ def test_two_entries_that_the_hub_knows_as_one_model_give_one_item(store: Object
     assert len(made.items) == 1
     (refusal,) = made.refusals
     assert (refusal.error, refusal.state) == ("DuplicateModel", "refused")
-    assert "'gpt2' and 'openai-community/gpt2' are one model to the Hub" in refusal.message
+    assert "'gpt2' and 'openai-community/gpt2' are the same model on the Hub" in refusal.message
 
 
 def test_a_plan_of_nothing_is_empty(store: ObjectStore) -> None:

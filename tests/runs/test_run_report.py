@@ -47,7 +47,7 @@ HELD = Record(
     model_id="acme/slow",
     state="held",
     version="33333333-44444444",
-    message="acme/slow@33333333-44444444 is published, and latest does not point at it",
+    message="acme/slow@33333333-44444444 is published, but latest does not point to it",
     compared_with="11111111-22222222",
     findings=("latency: 2.00 times; 1.25 | may be",),
 )
@@ -69,7 +69,7 @@ def test_records_are_counted_and_what_went_wrong_comes_first() -> None:
 
 def test_a_model_that_the_hub_renamed_is_told_with_both_ids() -> None:
     page = run_report.markdown(built(PUBLISHED, replace(UNCHANGED, renamed_from="acme/before")))
-    assert "- **acme/before** is **acme/same** now: write that in the catalogue" in page
+    assert "- **acme/before** is **acme/same** now: write the new id into the catalogue" in page
     assert "renamed" not in run_report.markdown(built(PUBLISHED, UNCHANGED))
 
 
@@ -122,7 +122,7 @@ def test_the_page_has_one_row_a_model_and_each_failure_in_full() -> None:
     page = run_report.markdown(built(*ALL))
     assert page.startswith("# Run manual__2026-11-21T23:30:00+00:00\n\n2026-11-21T23:30:00+00:00: 1 failed, 1 refused,")
     assert "- **acme/slow**, 33333333-44444444 beside 11111111-22222222: latency: 2.00 times; 1.25 \\| may be" in page
-    assert "- **acme/slow**: acme/slow@33333333-44444444 is published, and latest does not point at it" in page
+    assert "- **acme/slow**: acme/slow@33333333-44444444 is published, but latest does not point to it" in page
     assert (
         "| acme/tiny | published | 3f2a1c00-abababab | 2.4e-06 | 5.01 | 6.50 | 90.9 MB | – "
         "| s3://fleet/models/acme/tiny/3f2a1c00-abababab |"

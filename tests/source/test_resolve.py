@@ -108,7 +108,7 @@ def test_a_repo_that_was_renamed_is_known_by_both_ids_or_refused(
     for same in ("acme/new", "ACME/New", "new"):
         hub_server.repos.configure(repo, Settings(aliases=("acme/old", "new", "ACME/New")))
         assert resolve(Entry(repo_id=same, follow_renames=False), hub=hub).renamed_from is None
-    with pytest.raises(ModelRenamed, match="acme/old: the Hub has it as acme/new now; write that id"):
+    with pytest.raises(ModelRenamed, match="acme/old: the Hub has renamed it to acme/new; write that id"):
         resolve(Entry(repo_id="acme/old", follow_renames=False), hub=hub)
 
 

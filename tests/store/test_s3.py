@@ -71,7 +71,7 @@ def test_one_writer_alone_gets_the_same_answers_from_every_server(changes: dict[
         assert not store.create("pointer", b"two")
         _data, old = store.read_tagged("pointer")
         store.replace("pointer", b"three", etag=old)
-        with pytest.raises(VersionConflict, match="another writer moved it"):
+        with pytest.raises(VersionConflict, match="another writer changed it"):
             store.replace("pointer", b"four", etag=old)
         assert store.read("pointer") == b"three"
 
@@ -154,7 +154,7 @@ def test_bytes_that_change_on_their_way_are_noticed(server: QuirkyS3, quirks: Qu
     def damage(_done: int, _total: int) -> None:
         server.objects["prefix/file"].body = b"bytfs"
 
-    with pytest.raises(StoreUnavailable, match="other bytes than were sent"):
+    with pytest.raises(StoreUnavailable, match="other bytes after the upload than were sent"):
         store.upload("file", path, sha256=digest, progress=damage)
 
 

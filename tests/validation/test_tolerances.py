@@ -121,7 +121,7 @@ def test_where_pytorch_itself_rounds_by_more_than_the_tolerance_the_graph_may_to
     assert rounded, "some rows differ by more than the most that is allowed"
     assert all(row.passed and (row.tolerance_used or 0) > 1 for row in rounded)
     assert all("against PyTorch in float64 the graph is off by" in row.detail for row in rounded)
-    assert f"{len(rounded)} of them by what PyTorch itself rounds" in report.reason
+    assert f"{len(rounded)} of them within PyTorch's own rounding" in report.reason
 
     own = rough.copy(tmp_path / "own").with_entry(lambda entry: replace(entry, tolerances=MOST))
     strict = validate(own)

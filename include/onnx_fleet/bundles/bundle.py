@@ -36,7 +36,9 @@ class Ref:
         model_id, at, name = text.partition("@")
         is_version = bool(_VERSION.fullmatch(name))
         if not _MODEL_ID.fullmatch(model_id) or (at and not is_version and not channels.is_name(name)):
-            raise BundleNotFound(f"{text!r}: names no bundle; write ORG/NAME, ORG/NAME@CHANNEL or ORG/NAME@VERSION")
+            raise BundleNotFound(
+                f"{text!r}: does not name a bundle; write ORG/NAME, ORG/NAME@CHANNEL or ORG/NAME@VERSION"
+            )
         if is_version:
             return cls(model_id=model_id, channel=None, version=name)
         return cls(model_id=model_id, channel=name or LATEST, version=None)
@@ -89,11 +91,13 @@ def _find(ref: Ref, *, store: ObjectStore) -> Bundle:
         data = store.read(key)
     except BundleNotFound as err:
         raise BundleNotFound(
-            f"{ref}: {store.address} has no version {version} of it; see `onnx-fleet list` for what there is"
+            f"{ref}: {store.address} has no version {version} of it; `onnx-fleet list` shows what is there"
         ) from err
     found = manifest.read(data, where=f"{store.address}/{key}")
     if (found.bundle.model_id, found.bundle.version) != (ref.model_id, version):
-        raise BundleCorrupt(f"{store.address}/{key}: is the manifest of {ref_of(found.bundle)}; publish again")
+        raise BundleCorrupt(
+            f"{store.address}/{key}: is the manifest of {ref_of(found.bundle)}; publish the model again"
+        )
     return Bundle(
         model_id=ref.model_id,
         version=version,

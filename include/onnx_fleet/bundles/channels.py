@@ -48,7 +48,7 @@ def checked_name(channel: str) -> str:
     """
     if not is_name(channel):
         raise BundleNotFound(
-            f"{channel!r}: no channel can be called that; use small letters, digits, '-' and '_', such as latest"
+            f"{channel!r}: is not a valid channel name; use lower-case letters, digits, '-' and '_', as in latest"
         )
     return channel
 
@@ -84,7 +84,7 @@ def read(store: ObjectStore, model_id: str, channel: str) -> Channel:
     found, _etag = _read(store, model_id, channel)
     if found is None:
         raise BundleNotFound(
-            f"{model_id}@{channel}: {store.address} has no such channel; see `onnx-fleet list` for what there is"
+            f"{model_id}@{channel}: {store.address} has no such channel; `onnx-fleet list` shows what is there"
         )
     return found
 
@@ -113,7 +113,7 @@ def move(
     if expected is not None and (current is None or current.version != expected):
         raise VersionConflict(
             f"{model_id}@{channel}: points to {current.version if current else 'nothing'}, not to {expected};"
-            " look at it and decide again"
+            " run `onnx-fleet channel show` and decide again"
         )
     if current is not None and (current.version, current.held) == (version, held):
         return current

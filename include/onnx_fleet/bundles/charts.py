@@ -102,7 +102,7 @@ def validation(report: ValidationReport) -> bytes:
         failed = sum(not row.passed for row in report.rows)
         said = f"on {report.provider}: {len(report.rows)} comparisons, {failed} failed"
         if len(shown) < len(bars):
-            said += f"; the {len(shown)} outputs that came closest of {len(bars)}"
+            said += f"; the {len(shown)} of {len(bars)} outputs that are closest to their limits"
         _head(figure, report.model_id, report.version, said)
         return save()
 
@@ -266,7 +266,7 @@ def _circumstances(report: LatencyReport) -> str:
     counted = f"{min(runs)}" if len(runs) == 1 else f"{min(runs)} to {max(runs)}"
     return (
         " · ".join(about) + f"\nmedian of {counted} runs, with its 95 % interval; – p95; "
-        "× the time of PyTorch eager, in turns with it"
+        "× the time of PyTorch eager, measured in turn with it"
     )
 
 
@@ -321,7 +321,7 @@ def _draw_bars(panel: Axes, bars: Sequence[_Bar]) -> None:
     panel.set_ylim(len(bars) - 0.4, -0.6)
     panel.grid(axis="x", color=_PALE)
     panel.set_axisbelow(True)
-    panel.set_xlabel("share of its tolerance that the worst value uses; beside the dot, the worst absolute difference")
+    panel.set_xlabel("share of its tolerance that the worst value uses; beside each dot, the worst absolute difference")
 
 
 def _of_limit(share: float) -> str:

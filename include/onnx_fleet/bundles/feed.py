@@ -199,7 +199,7 @@ def _parse(data: bytes, *, where: str) -> Feed:
     try:
         return jsonio.adapter(Feed).validate_json(data, strict=True)
     except ValidationError as err:
-        raise BundleCorrupt(f"{where}: is not a feed; run the DAG registry_feed to rebuild it") from err
+        raise BundleCorrupt(f"{where}: is not a feed; run the DAG registry_feed, which rebuilds it") from err
 
 
 def _model(store: ObjectStore, listed: PublishedModel) -> FeedModel:

@@ -264,10 +264,10 @@ def _schema_fault(data: bytes, err: ValidationError) -> str:
     try:
         found = json.loads(data)
     except ValueError:
-        return f"is not JSON; it may be cut off: {remedy('MODEL')}"
+        return f"is not valid JSON and may be truncated: {remedy('MODEL')}"
     version = found.get("schema_version") if isinstance(found, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
-        return f"has schema_version {version}, this onnx-fleet reads up to {SCHEMA_VERSION}; upgrade onnx-fleet"
+        return f"has schema_version {version}, and this onnx-fleet reads up to {SCHEMA_VERSION}; upgrade onnx-fleet"
     first = err.errors(include_url=False, include_input=False)[0]
     place = ".".join(str(part) for part in first["loc"]) or "the document"
     return f"is not a manifest: {place}: {first['msg']} ({err.error_count()} faults); {remedy('MODEL')}"

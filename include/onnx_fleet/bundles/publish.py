@@ -316,8 +316,8 @@ class _Attempt:
                 if self._standing() is not None:
                     return  # the other one is through meanwhile
                 raise StoreUnavailable(
-                    f"{self.store.address}/{self.unfinished}: another attempt decided on a {file.path} that is not"
-                    " there; delete this folder when no other run publishes this version, then publish again"
+                    f"{self.store.address}/{self.unfinished}: another attempt decided on a {file.path} that is"
+                    " missing; if no other run is publishing this version, delete this folder and publish again"
                 ) from err
             self.store.upload(key, path, sha256=file.sha256, overwrite=True)
 
@@ -339,7 +339,7 @@ def _require_same(stands: Manifest, sealed: Manifest, *, where: str) -> None:
     differing = sorted(path for path in ours.keys() | theirs.keys() if ours.get(path) != theirs.get(path))
     if differing:
         raise VersionConflict(
-            f"{where}: other bytes stand under this version already ({', '.join(differing[:5])});"
+            f"{where}: this version is already published with other bytes ({', '.join(differing[:5])});"
             f" a published bundle never changes: {manifest.remedy(stands.bundle.model_id)}"
         )
 

@@ -74,7 +74,9 @@ def pull(
             finally:
                 lock.unlink(missing_ok=True)
     except Timeout as err:
-        raise StoreUnavailable(f"{target}: another pull fills it right now; wait for it, then try again") from err
+        raise StoreUnavailable(
+            f"{target}: another pull is writing to it; wait until that has ended, then try again"
+        ) from err
     return found.manifest
 
 
@@ -146,7 +148,7 @@ def _fetch(found: Bundle, file: BundleFile, partial: Path, *, store: ObjectStore
             path.unlink()
             raise BundleCorrupt(
                 f"{ref_of(found)}: {file.path} has other bytes in {store.address} than its manifest"
-                f" says; `onnx-fleet verify` names all such files; {manifest.remedy(found.model_id)}"
+                f" lists; `onnx-fleet verify` names all such files; {manifest.remedy(found.model_id)}"
             )
         transfer.discard_parts(path)
 
@@ -175,13 +177,12 @@ def _standing(found: Bundle, target: Path) -> Manifest:
         standing = manifest.read(data, where=str(known))
     except BundleCorrupt as err:
         raise FolderOccupied(
-            f"{target}: is not empty, and does not hold a bundle of {found.model_id}; name another folder, or an empty"
-            " one"
+            f"{target}: is not empty and does not contain a bundle of {found.model_id}; name another folder,"
+            " or an empty one"
         ) from err
     if standing.bundle.model_id != found.model_id:
         raise FolderOccupied(
-            f"{target}: holds {ref_of(standing.bundle)}, which is another model than"
-            f" {found.model_id}; name another folder"
+            f"{target}: holds {ref_of(standing.bundle)}, a different model than {found.model_id}; name another folder"
         )
     return standing
 
@@ -203,13 +204,13 @@ def _require_this(found: Bundle, target: Path) -> None:
     """Refuse a folder that does not hold this bundle, whole."""
     if not _is_this(found, target):
         raise FolderOccupied(
-            f"{target}: holds {ref_of(_standing(found, target).bundle)}; to have {found.version} in its place, pull it"
+            f"{target}: holds {ref_of(_standing(found, target).bundle)}; to replace it with {found.version}, pull it"
             " with --update, or name another folder"
         )
     if bad := _damaged(found, target):
         raise BundleCorrupt(
             f"{target}: holds {ref_of(found)} with missing or changed files ({', '.join(bad[:5])});"
-            " pull it with --update to have them as published"
+            " pull it with --update to restore them"
         )
 
 
@@ -222,7 +223,7 @@ def _require_nothing_of_others(standing: Manifest, target: Path) -> None:
     others = [path for path in others if path not in own]
     if others:
         raise FolderOccupied(
-            f"{target}: holds files that are not of {ref_of(standing.bundle)}, and would be"
+            f"{target}: holds files that do not belong to {ref_of(standing.bundle)} and would be"
             f" lost ({', '.join(others[:5])}); move them to another folder, then update this one"
         )
 
@@ -240,8 +241,8 @@ def _exchange(new: Path, old: Path) -> None:
     fault = OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     if fault.errno in _NOT_HERE:
         raise FolderOccupied(
-            f"{old}: cannot be exchanged in one step here ({fault.strerror}): it has to be a folder of its own on a"
-            " local disk, and no mount point; pull into a new folder and let your server use that one"
+            f"{old}: cannot be exchanged in one step here ({fault.strerror}): it has to be a folder on a local disk,"
+            " and not a mount point; pull into a new folder and let your server use that one"
         ) from fault
     with transfer.local_disk(str(old)):
         raise fault

@@ -35,7 +35,7 @@ class Rename:
 
     def __str__(self) -> str:
         return (
-            f"the Hub has renamed {self.model_id} to {self.renamed_to}: what is new is published there since"
+            f"the Hub has renamed {self.model_id} to {self.renamed_to}: new versions have been published there since"
             f" {self.since:%Y-%m-%d}"
         )
 

@@ -40,7 +40,7 @@ def validation(stage: Stage) -> Validation:
     required = by_provider.get(CPU)
     if required is None:
         raise ValidationFailed(
-            f"{ref_of(stage.item)}: there is no validation report of the CPU; run `onnx-fleet validate {stage.folder}`"
+            f"{ref_of(stage.item)}: there is no validation report for the CPU; run `onnx-fleet validate {stage.folder}`"
             " before it is published"
         )
     for report in (required, *reports):
@@ -79,7 +79,7 @@ def variants(stage: Stage) -> tuple[VariantSummary, ...]:
     judged = {verdict.variant for verdict in on_cpu.verdicts} if on_cpu else set()
     if wanted - judged:
         raise ValidationFailed(
-            f"{ref_of(stage.item)}: {', '.join(sorted(wanted - judged))} was not judged; run"
+            f"{ref_of(stage.item)}: {', '.join(sorted(wanted - judged))} was not evaluated; run"
             f" `onnx-fleet validate {stage.folder}` before it is published"
         )
     for report in reports:

@@ -89,7 +89,7 @@ def _fault(found: Bundle, file: BundleFile, *, store: ObjectStore) -> FileFault 
             digest.update(chunk)
             size += len(chunk)
     except BundleNotFound:
-        return FileFault(path=file.path, fault="missing", detail=f"{file.size_bytes} bytes are gone")
+        return FileFault(path=file.path, fault="missing", detail=f"{file.size_bytes} bytes are missing")
     if size != file.size_bytes:
         return FileFault(path=file.path, fault="changed", detail=f"{size} bytes instead of {file.size_bytes}")
     if digest.hexdigest() != file.sha256:

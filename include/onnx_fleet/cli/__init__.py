@@ -46,7 +46,7 @@ def _options(
     version: bool = typer.Option(
         False, "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
     ),
-    verbose: bool = typer.Option(False, "--verbose", "-v", help="Print a log line a step."),
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Print a log line for each step."),
 ) -> None:
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(asctime)s %(name)s %(message)s")
 

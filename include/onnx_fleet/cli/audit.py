@@ -28,28 +28,32 @@ def audit(
     only: Annotated[
         list[str] | None, typer.Option(help="Only models that match this pattern, such as BAAI/*; may be repeated.")
     ] = None,
-    channel: Annotated[str, typer.Option(help="Audit what this channel of each model points at.")] = bundle.LATEST,
+    channel: Annotated[
+        str, typer.Option(help="Audit the version that this channel of each model points to.")
+    ] = bundle.LATEST,
     all_versions: Annotated[bool, typer.Option("--all-versions", help="Audit every version instead.")] = False,
-    sample: Annotated[int | None, typer.Option(min=1, help="Audit at most so many, drawn by the seed.")] = None,
-    seed: Annotated[int, typer.Option(help="Another one draws others.")] = 0,
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="Audit at most this many bundles, chosen by --seed.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Another seed chooses other bundles.")] = 0,
     catalogue_file: CatalogueFile = None,
     demote: Annotated[
         bool,
-        typer.Option("--demote", help="Move the channel off a version that failed, to an older one that passes."),
+        typer.Option("--demote", help="If a version fails, move its channel to an older one that passes."),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="With --demote: say which channels would move, and move none.")
+        bool, typer.Option("--dry-run", help="With --demote: show which channels would move, and move none.")
     ] = False,
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Hash and prove published bundles again with the onnxruntime that is installed here; exit status 1 when one fails.
+    """Hash and validate published bundles again with the currently installed packages; exit status 1 if one fails.
 
-    Results stand under audits/ in the store; bundles are left as they are. The catalogue says whose source's code and
-    pickles may be run to compare with.
+    Results are written under audits/ in the store; bundles are not changed. The catalogue decides which sources' code
+    and pickle files may be run for the comparison.
     """
     if dry_run and not demote:
-        raise typer.BadParameter("it goes with --demote", param_hint="--dry-run")
+        raise typer.BadParameter("it needs --demote", param_hint="--dry-run")
     with opened_services(store, many_steps=True) as services:
         entries = reader.load(catalogue_file).entries if catalogue_file else ()
         targets = auditing.choose(
@@ -62,7 +66,7 @@ def audit(
             entries=entries,
         )
         if not targets and not as_json:
-            terminal.say(f"nothing that {channel!r} points at is published in {services.store.address}")
+            terminal.say(f"{services.store.address} has no channel {channel!r} that points to a version")
         made, rows = _audit(targets, services=services)
         if demote:
             rows = _demote(rows, targets, services=services, channel=channel, dry_run=dry_run, known=made)
@@ -131,7 +135,7 @@ def _demote(
 
 def _show(rows: Sequence[AuditRow], *, where: str) -> None:
     terminal.table(
-        ("model", "version", "verdict", "made with others", "worst diff"),
+        ("model", "version", "verdict", "packages changed", "worst diff"),
         [
             (
                 row.model_id,
@@ -143,8 +147,8 @@ def _show(rows: Sequence[AuditRow], *, where: str) -> None:
             for row in rows
         ],
         numbers=("worst diff",),
-        prose=("made with others",),
-        below=("made with others", "worst diff", "version"),
+        prose=("packages changed",),
+        below=("packages changed", "worst diff", "version"),
     )
     for row in rows:
         if row.verdict != "passed":

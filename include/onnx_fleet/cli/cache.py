@@ -14,13 +14,13 @@ from onnx_fleet.export.cache import Cache, CacheEntry
 from onnx_fleet.formatting import human_bytes
 
 cache_app = typer.Typer(
-    help="Look at what exports keep in the store for the next model of the same kind.", no_args_is_help=True
+    help="List or clear the export cache, from which a model takes the graphs of one like it.", no_args_is_help=True
 )
 
 
 @cache_app.command("list")
 def list_(store: Store = None, as_json: Json = False) -> None:
-    """What is in the store's cache, the oldest first."""
+    """List the export cache of the store, oldest first."""
     with opened_store(store) as opened:
         found = Cache(store=opened).list()
     if as_json:
@@ -39,16 +39,16 @@ def list_(store: Store = None, as_json: Json = False) -> None:
         ],
         numbers=("size",),
     )
-    terminal.say(f"{len(found)} kept, {human_bytes(_size_bytes(found))}")
+    terminal.say(f"{len(found)} entries, {human_bytes(_size_bytes(found))}")
 
 
 @cache_app.command("clear")
 def clear(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")] = False,
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Remove everything from the store's cache; the next export of each kind starts anew. Bundles stay."""
+    """Clear the export cache of the store. The next export of each kind traces again; bundles are not touched."""
     with opened_store(store) as opened:
         cache = Cache(store=opened)
         found = cache.list()

@@ -16,7 +16,7 @@ from onnx_fleet.cli.settings import opened_store
 from onnx_fleet.errors import BundleNotFound
 from onnx_fleet.runs.record import told
 
-channel_app = typer.Typer(help="Look at the named pointers to versions, and move them.", no_args_is_help=True)
+channel_app = typer.Typer(help="Show or move channels, the named pointers to versions.", no_args_is_help=True)
 
 
 @channel_app.command("show")
@@ -25,11 +25,11 @@ def show(
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Where the channels of a model point, since when, and where they pointed before."""
+    """Show where the channels of a model point, since when, and where they pointed before."""
     with opened_store(store) as opened:
         (listed,) = publish.list_models(opened, model_id=model) or (None,)
         if listed is None:
-            raise BundleNotFound(f"{model}: nothing of it is published in {opened.address}; see `onnx-fleet list`")
+            raise BundleNotFound(f"{model}: no version of it is published in {opened.address}; see `onnx-fleet list`")
         found = [channels.read(opened, model, name) for name in listed.channels]
     if as_json:
         terminal.dataclasses_as_json(found)
@@ -42,7 +42,7 @@ def show(
                 each.version,
                 f"{each.moved_at:%Y-%m-%d %H:%M}",
                 each.previous or "–",
-                "runs leave it there" if each.held else "–",
+                "runs do not move it" if each.held else "–",
             )
             for each in found
         ],
@@ -55,13 +55,13 @@ def set_(
     model: Annotated[str, typer.Argument(help="ORG/NAME.", show_default=False)],
     channel: Annotated[str, typer.Argument(help="Such as latest.", show_default=False)],
     version: Annotated[str, typer.Argument(help="A published version, as `onnx-fleet list` names it.")],
-    hold: Annotated[bool, typer.Option("--hold", help="Runs leave the channel there until it is set again.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would move, and move nothing.")] = False,
+    hold: Annotated[bool, typer.Option("--hold", help="Runs do not move the channel until it is set again.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would move, and move nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Point a channel at a published version: to use one that its gates hold back, or to go back to an earlier one."""
+    """Move a channel to a published version: one that its gates held back, or an earlier one."""
     with opened_store(store) as opened:
         found = bundle.find(Ref(model_id=model, channel=None, version=version), store=opened)
         now = channels.find(opened, model, channels.checked_name(channel))

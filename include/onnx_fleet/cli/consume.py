@@ -33,7 +33,7 @@ def list_(
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """What is published, the newest first: each version's date, task, precisions and size, and which channel has it."""
+    """List what is published, newest first: each version's date, task, precisions, size and channels."""
     with opened_store(store) as opened, terminal.console.status("reading the store"):
         found = sorted(feed.models(opened, model_id=model), key=_last_published, reverse=True)
         note = renames.find(opened, model) if model and not found else None
@@ -93,7 +93,7 @@ def _standing(model: FeedModel, version: FeedVersion) -> Text:
 
 
 def verify(ref: RefText, store: Store = None, as_json: Json = False) -> None:
-    """Re-hash every file of a bundle against its manifest; exit status 1 names each bad file."""
+    """Hash every file of a published bundle and compare it with the manifest; the exit status is 1 if one differs."""
     with opened_store(store) as opened, step_display.steps() as steps:
         steps.begin(ref, "verify")
         found = verifying.verify(Ref.parse(ref), store=opened, progress=steps.bytes_moved)
@@ -117,17 +117,20 @@ def verify(ref: RefText, store: Store = None, as_json: Json = False) -> None:
 
 def pull(
     ref: RefText,
-    to: Annotated[Path, typer.Option(help="The folder to make.")],
+    to: Annotated[Path, typer.Option(help="The folder to write.")],
     update: Annotated[
         bool,
         typer.Option(
-            "--update", help="Put it in the place of another version of the model, in one step; what is the same stays."
+            "--update", help="Replace another version of the model in that folder, in one step; equal files are kept."
         ),
     ] = False,
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Have a bundle in a folder, whole and verified, or not at all; an interrupted pull goes on where it was."""
+    """Download a bundle into a folder, which appears complete and verified, or not at all.
+
+    An interrupted pull continues where it stopped.
+    """
     with opened_store(store) as opened, step_display.steps() as steps:
         steps.begin(ref, "pull")
         found = pulling.pull(Ref.parse(ref), store=opened, to=to, update=update, progress=steps.bytes_moved)

@@ -26,14 +26,14 @@ def inspect(
         Path, typer.Argument(help="A bundle's folder, an exported folder, or an .onnx file.", show_default=False)
     ],
     digests: Annotated[
-        bool, typer.Option("--digests", help="Read every weight, to find those that lie there twice by their bytes.")
+        bool, typer.Option("--digests", help="Read every weight, to find those that are stored twice.")
     ] = False,
     netron: Annotated[
-        bool, typer.Option("--netron", help="Open the graphs in the netron viewer, on this machine alone.")
+        bool, typer.Option("--netron", help="Open the graphs in the netron viewer, served to this machine alone.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show the graphs: inputs, outputs, ops, weights, and what is odd about them."""
+    """Show the graphs of a bundle: inputs, outputs, operators, weights, and warnings."""
     found = inspection.inspect(bundle, digests=digests)
     if as_json:
         terminal.as_json(jsonio.to_json(found))
@@ -50,7 +50,7 @@ def _show_graph(view: GraphView) -> None:
     opsets = ", ".join(f"{domain} {version}" for domain, version in view.opsets.items())
     terminal.output.print(f"\n{view.path}", style="bold")
     terminal.line(
-        f"opset {opsets}; IR {view.ir_version}; {human_bytes(view.size_bytes)}; by {view.producer or 'nobody'}"
+        f"opset {opsets}; IR {view.ir_version}; {human_bytes(view.size_bytes)}; producer {view.producer or 'not named'}"
     )
     rows = [("in", each) for each in view.inputs] + [("out", each) for each in view.outputs]
     terminal.table(
@@ -62,7 +62,7 @@ def _show_graph(view: GraphView) -> None:
     )
     tops = [f"{op} {count}" for op, count in list(view.ops.items())[:_TOP_OPS]]
     more = f", {len(view.ops) - _TOP_OPS} more kinds" if len(view.ops) > _TOP_OPS else ""
-    inside = f", {view.subgraphs} graphs inside" if view.subgraphs else ""
+    inside = f", {view.subgraphs} subgraphs" if view.subgraphs else ""
     inside += f", functions {', '.join(view.functions)}" if view.functions else ""
     terminal.sentence(f"{view.nodes} nodes{inside}: {', '.join(tops)}{more}")
     sizes = ", ".join(f"{dtype} {human_bytes(size)}" for dtype, size in view.bytes_by_dtype.items())

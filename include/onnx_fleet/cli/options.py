@@ -20,35 +20,42 @@ Folder = Annotated[Path, typer.Argument(help="A folder that `onnx-fleet export` 
 CatalogueFile = Annotated[Path | None, typer.Option("--catalogue", "-c", help="A catalogue file instead of one model.")]
 Store = Annotated[
     str | None,
-    typer.Option(help="s3://BUCKET/PREFIX or a folder; default: ONNX_FLEET_STORE, then the demo's own bucket."),
+    typer.Option(help="s3://BUCKET/PREFIX or a folder; default: ONNX_FLEET_STORE, then the bucket of the demo."),
 ]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit; default: main.")]
-Task = Annotated[str | None, typer.Option(help="Such as text-classification; default: what the Hub says.")]
+Revision = Annotated[str | None, typer.Option(help="A branch, tag or commit; default: main.")]
+Task = Annotated[
+    str | None, typer.Option(help="The task, such as text-classification; default: the one that the Hub names.")
+]
 Architecture = Annotated[
-    str | None, typer.Option(help="The class that the weights are of, such as BertForMaskedLM; default: config.json's.")
+    str | None, typer.Option(help="The class of the weights, such as BertForMaskedLM; default: the one in config.json.")
 ]
 WeightsVariant = Annotated[
-    str | None, typer.Option(help="Such as fp16, for model.fp16.safetensors; default: model.safetensors.")
+    str | None,
+    typer.Option(help="The set of weights, such as fp16 for model.fp16.safetensors; default: model.safetensors."),
 ]
-RecipeName = Annotated[str | None, typer.Option("--recipe", help="A built-in recipe, such as mean-normalized.")]
+RecipeName = Annotated[str | None, typer.Option("--recipe", help="A recipe: mean-normalized, …, or recipes.FILE:NAME.")]
 Variants = Annotated[
-    list[str] | None, typer.Option("--variant", help="A precision beside fp32: fp16, int8, q4, …; may be given again.")
+    list[str] | None, typer.Option("--variant", help="A precision beside fp32: fp16, int8, q4, …; may be repeated.")
 ]
-Opset = Annotated[int | None, typer.Option(help="ONNX opset version.")]
-Only = Annotated[list[str] | None, typer.Option(help="Only entries that match this pattern; may be repeated.")]
-Force = Annotated[bool, typer.Option("--force", help="Export again what is published already, as a new version.")]
-Channel = Annotated[str, typer.Option(help="The channel to point at what is published.")]
-MaxFailed = Annotated[int, typer.Option(min=0, help="How many models may fail or be held; more is exit status 1.")]
+Opset = Annotated[int | None, typer.Option(help="The ONNX opset version.")]
+Only = Annotated[
+    list[str] | None, typer.Option(help="Only models that match this pattern, such as BAAI/*; may be repeated.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Export published models again, as new versions.")]
+Channel = Annotated[str, typer.Option(help="The channel to move to the published version.")]
+MaxFailed = Annotated[
+    int, typer.Option(min=0, help="The number of models that may fail or be held; with more, the exit status is 1.")
+]
 MaxRefused = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="How many models the catalogue's rules may refuse; default: no MODEL given alone, any of a catalogue.",
+        help="The number of models that may be refused; default: any number of a catalogue, none if MODEL is given.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
-Profile = Annotated[bool, typer.Option("--profile", help="Say at the end where the time went, stage by stage.")]
-Cuda = Annotated[bool, typer.Option("--cuda", help="On the GPU too.")]
+Profile = Annotated[bool, typer.Option("--profile", help="Print at the end how the time was spent, by stage.")]
+Cuda = Annotated[bool, typer.Option("--cuda", help="Run on the GPU, too.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

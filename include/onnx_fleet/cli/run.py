@@ -42,19 +42,19 @@ from onnx_fleet.runs import pipeline, run_report, work_folder
 from onnx_fleet.runs import record as records
 from onnx_fleet.runs.services import Services
 
-catalogue_app = typer.Typer(help="Look at a catalogue file.", no_args_is_help=True)
+catalogue_app = typer.Typer(help="Check a catalogue file.", no_args_is_help=True)
 
 
 @catalogue_app.command("check")
 def check(
     file: Annotated[Path, typer.Argument(help="A catalogue file.", show_default=False)], as_json: Json = False
 ) -> None:
-    """Name every fault of a catalogue file by its line; exit status 1 when there is one."""
+    """Check a catalogue file, and report every fault with its line. The exit status is 1 if there is one."""
     found = reader.load(file)
     if as_json:
         terminal.as_json({"models": len(found.entries), "discover": len(found.discover), "digest": found.digest})
     else:
-        terminal.line(f"{file}: {len(found.entries)} models and {len(found.discover)} Hub searches, no fault")
+        terminal.line(f"{file}: {len(found.entries)} models and {len(found.discover)} Hub searches, no faults")
 
 
 @with_entry_options
@@ -70,9 +70,9 @@ def plan(
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Say what a run would do, and why; nothing is exported or published.
+    """Show what a run would do, and why. Nothing is exported or published.
 
-    The exit status is 1 where the run's would be: a model failed to resolve, or too many are refused.
+    The exit status is 1 if that of the run would be: a model cannot be resolved, or too many are refused.
     """
     with opened_services(store) as services:
         entries, _ = wanted_entries(services, model, catalogue_file, only, entry=entry)
@@ -111,7 +111,7 @@ def run(
     profile: Profile = False,
     as_json: Json = False,
 ) -> None:
-    """The whole flow: resolve, plan, export, validate, measure, compare, publish."""
+    """Run the whole flow: resolve, plan, export, validate, measure, compare, publish."""
     run_id = new_run_id()
     with recording(profile) as recorder, opened_services(store, many_steps=True) as services:
         entries, digest = wanted_entries(services, model, catalogue_file, only, entry=entry)
@@ -156,8 +156,7 @@ def run(
     else:
         terminal.records(summary.records)
         for stage in left:
-            said = "its graphs and reports, as far as they came, are kept for now in"
-            terminal.say(f"{stage.item.model_id}: {said} {stage.folder}")
+            terminal.say(f"{stage.item.model_id}: the graphs and reports made so far are kept in {stage.folder}")
         if costs:
             terminal.profile(costs.whole)
     _require_passed(summary, max_failed=max_failed, max_refused=max_refused, one_model=model is not None)
@@ -178,7 +177,9 @@ def wanted_entries(
     if file is None:
         return (reader.entry({"repo_id": model, **given}, source=str(model)),), None
     if given:
-        raise typer.BadParameter("a catalogue says this itself", param_hint=f"--{next(iter(given))}")
+        raise typer.BadParameter(
+            "this option is for one model; write it into the catalogue", param_hint=f"--{next(iter(given))}"
+        )
     found = reader.load(file)
     from onnx_fleet.source import resolve
 

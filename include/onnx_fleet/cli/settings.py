@@ -46,7 +46,7 @@ def opened_store(address: str | None) -> Iterator[ObjectStore]:
         except ImportError:  # what the package itself needs is not installed
             continue
         with opened() as store:
-            terminal.say(f"no store is named: this is {store.address}, the default of {default.name}")
+            terminal.say(f"no store is named; using {store.address}, the default of {default.name}")
             yield store
         return
     raise StoreNotFound(

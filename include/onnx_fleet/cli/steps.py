@@ -44,9 +44,9 @@ def export(
     profile: Profile = False,
     as_json: Json = False,
 ) -> None:
-    """Make the folder of one bundle: graphs, tokenizer, configuration. Nothing is published."""
+    """Export one model into a folder: graphs, tokenizer, configuration. Nothing is published."""
     if out.exists() and any(out.iterdir()) and not (out / PRIVATE).is_dir():
-        raise typer.BadParameter(f"{out} holds something else; name a new folder", param_hint="--out")
+        raise typer.BadParameter(f"{out} has files of something else; name a new folder", param_hint="--out")
     with recording(profile) as recorder, opened_services(store) as services, step_display.steps() as progress:
         entries, _ = wanted_entries(services, model, None, None, entry=entry)
         made = planned(entries, services=services)
@@ -88,10 +88,11 @@ def _tensor(spec: TensorSpec) -> str:
 
 
 def validate(folder: Folder, cuda: Cuda = False, store: Store = None, as_json: Json = False) -> None:
-    """Compare an exported folder with its source in PyTorch; exit status 1 and the failed checks when it is wrong.
+    """Compare an exported folder with PyTorch. If a check fails, it is printed and the exit status is 1.
 
-    A folder that is not right as it was traced is exported again, every layer of it, as a run would; one that you have
-    changed is left as it is. What is right gets the variants that its entry wants, each held to the fp32 graphs.
+    If a check fails and the graphs were taken from the cache, or traced with a few layers, the model is exported again
+    with every layer traced, as a run does; a folder that you have changed is left as it is. If every check passes, the
+    variants that the entry asks for are made and compared with the fp32 graphs.
     """
     with opened_services(store) as services, step_display.steps() as progress:
         stage = Stage.open(folder)
@@ -113,7 +114,7 @@ def validate(folder: Folder, cuda: Cuda = False, store: Store = None, as_json: J
 
 
 def measure(folder: Folder, cuda: Cuda = False, store: Store = None, as_json: Json = False) -> None:
-    """Time an exported folder's graphs beside PyTorch."""
+    """Measure the latency of an exported folder beside PyTorch."""
     with opened_services(store) as services, step_display.steps() as progress:
         stage = Stage.open(folder)
         progress.begin(stage.item.model_id, "measure")
@@ -128,7 +129,7 @@ def measure(folder: Folder, cuda: Cuda = False, store: Store = None, as_json: Js
 
 
 def compare(folder: Folder, channel: Channel = bundle.LATEST, store: Store = None, as_json: Json = False) -> None:
-    """Compare a measured folder with the version that the channel points at; exit status 1 when its gates hold it."""
+    """Compare a measured folder with the version in use; the exit status is 1 if its gates hold it back."""
     with opened_services(store) as services, step_display.steps() as progress:
         stage = Stage.open(folder)
         progress.begin(stage.item.model_id, "compare")
@@ -136,7 +137,7 @@ def compare(folder: Folder, channel: Channel = bundle.LATEST, store: Store = Non
     if as_json:
         terminal.as_json(jsonio.to_json(found) if found else None)
     elif found is None:
-        terminal.say(f"{channel} points at no other version")
+        terminal.say(f"{channel} points to no other version")
     else:
         show_regression(found)
     if found and found.verdict == "held":
@@ -148,18 +149,18 @@ def publish(
     channel: Annotated[
         str | None,
         typer.Option(
-            help="The channel to point at it; default: latest, and none where this version is published already.",
+            help="The channel to move to it; default: latest, or none if this version is already published.",
             show_default=False,
         ),
     ] = None,
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Put a validated folder into the store as an immutable version, then point the channel at it.
+    """Publish a validated folder as an immutable version, then move the channel to it.
 
-    A version that is published already stays as it is, and no channel moves but one that you name with --channel.
-    A folder that was not compared with the version in use is compared first. Where its gates keep the channel where it
-    is, the version is published all the same, and the exit status is 1.
+    If the version is already published, nothing changes, and no channel moves unless you name one with --channel.
+    A folder that was not compared with the version in use is compared first. If its gates hold it back, the version is
+    published, the channel does not move, and the exit status is 1.
     """
     provenance = Provenance(dag_id="onnx-fleet publish", run_id=new_run_id(), trigger="manual", catalogue_digest=None)
     wanted = channel or bundle.LATEST

@@ -15,12 +15,14 @@ from onnx_fleet.store import leftovers
 
 
 def sweep(
-    days: Annotated[int, typer.Option(min=1, help="Only what began at least this many days ago.")] = leftovers.DAYS,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
+    days: Annotated[
+        int, typer.Option(min=1, help="Only those that were begun at least this many days ago.")
+    ] = leftovers.DAYS,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")] = False,
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Remove what killed writers and failed runs left: open multipart uploads, unfinished files, stages of models."""
+    """Remove what killed writers and failed runs have left: multipart uploads, unfinished files, stages of models."""
     take = leftovers.find if dry_run else leftovers.sweep
     with opened_store(store) as opened:
         found = take(opened, days=days, now=datetime.now(UTC))

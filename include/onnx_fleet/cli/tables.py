@@ -163,13 +163,13 @@ def show_regression(found: RegressionReport) -> None:
         changed = ", ".join(f"{op} {old} -> {new}" for op, (old, new) in ops.changed.items())
         terminal.line(f"{ops.graph}: {ops.old_nodes} -> {ops.new_nodes} nodes" + (f" ({changed})" if changed else ""))
     worst = max((row.max_abs_diff or 0.0 for row in measured.outputs), default=0.0)
-    terminal.line(
-        f"outputs differ by up to {worst:.1e}" + ("" if found.alike else "; they are of another commit or recipe")
-    )
+    terminal.line(f"outputs differ by up to {worst:.1e}" + ("" if found.alike else "; their commits or recipes differ"))
     for change in found.contract:
         terminal.line(f"{change.graph}: {change.change}" + (" [red](breaking)[/]" if change.breaking else ""))
     if found.reason:
         terminal.say(found.reason)
     if found.findings:
         terminal.worse(found.model_id, found.compared_with, (f"{each.gate}: {each.message}" for each in found.findings))
-    terminal.line(f"{found.version} beside {found.compared_with}, which {found.channel} points at: {found.verdict}")
+    terminal.line(
+        f"{found.version} compared with {found.compared_with}, to which {found.channel} points: {found.verdict}"
+    )

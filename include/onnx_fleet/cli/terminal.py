@@ -62,8 +62,8 @@ _COLOURS = {
 
 
 QUIETER = (
-    "noisy: other work took the cores meanwhile. For steadier figures measure on an idle machine, or with fewer threads"
-    " than it has cores (`latency: {threads: 1}` in the catalogue)"
+    "noisy: other processes used the cores during the measurement. For steadier figures, measure on an idle machine, or"
+    " with fewer threads than it has cores (`latency: {threads: 1}` in the catalogue)"
 )
 """What to do where most figures are marked so."""
 

@@ -72,8 +72,8 @@ def _of_re_ranker(config: PretrainedConfig, *, folder: Path) -> Function:
         found = None
     if not (isinstance(found, type) and issubclass(found, Module)):
         raise ExportUnsupported(
-            f"the re-ranker's activation_fn {named} is no module of this torch; leave the recipe probabilities out of "
-            f"its entry, and apply the function to the logits"
+            f"the re-ranker's activation_fn {named} is not a module of the installed torch; leave the recipe "
+            f"probabilities out of its entry, and apply the function to the logits"
         )
     function: Function = found()
     return function

@@ -36,9 +36,9 @@ SUPPORTED = _WITH_WEIGHTS | _WITHOUT_WEIGHTS
 _OWN_NAMESPACE = "sentence_transformers."
 
 _REFUSED: Mapping[str, str] = {
-    "Router": "sends queries and documents through different modules, and a graph has one way only; publish each route "
-    "as a repo of its own",
-    "SparseStaticEmbedding": "looks its tokens up without any transformer, which sentence-transformers runs as fast by "
+    "Router": "sends queries and documents through different modules, and a graph has one path only; publish each "
+    "route as a repo of its own",
+    "SparseStaticEmbedding": "looks its tokens up without a transformer, which sentence-transformers does as fast by "
     "itself; remove the entry",
     "WordEmbeddings": "has a tokenizer of its own and no transformer; remove the entry",
     "BoW": "counts words and has no transformer; remove the entry",
@@ -133,10 +133,10 @@ def parse(data: object, *, subject: str, trusted: bool = False) -> tuple[Sentenc
             raise ExportUnsupported(f"{subject}: its module {module} {_REFUSED[kind]}")
     first, *others = modules
     if first.is_own and first.kind not in (*TRANSFORMERS, STATIC):
-        raise ExportUnsupported(f"{subject}: {FILE_NAME} begins with {first}, and not with a transformer; {_REMOVE}")
+        raise ExportUnsupported(f"{subject}: {FILE_NAME} begins with {first} instead of a transformer; {_REMOVE}")
     for module in others:
         if module.is_own and module.kind not in SUPPORTED:
-            raise ExportUnsupported(f"{subject}: its module {module} is none that can be exported; {_REMOVE}")
+            raise ExportUnsupported(f"{subject}: its module {module} cannot be exported; {_REMOVE}")
     return modules
 
 

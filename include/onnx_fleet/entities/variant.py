@@ -47,19 +47,19 @@ VARIANTS: Mapping[str, Variant] = {
         Variant(
             name="fp16",
             suffix="_fp16",
-            summary="half precision; what would overflow or lose its meaning in it stays in float32",
+            summary="half precision; values that would overflow or lose their meaning stay in float32",
             gates=VariantGates(min_cosine=0.999, min_top1=0.99, max_perplexity_ratio=1.01, max_layers_ratio=0.51),
         ),
         Variant(
             name="int8",
             suffix="_quantized",
-            summary="8-bit weights by channel, activations quantised as they come",
+            summary="8-bit weights by channel, activations quantised at run time",
             gates=VariantGates(min_cosine=0.97, min_top1=0.90, max_perplexity_ratio=1.10, max_layers_ratio=0.30),
         ),
         Variant(
             name="int8_static",
             suffix="_int8",
-            summary="8-bit weights by channel, activations by ranges that were calibrated",
+            summary="8-bit weights by channel, activations quantised in calibrated ranges",
             gates=VariantGates(min_cosine=0.97, min_top1=0.90, max_perplexity_ratio=1.10, max_layers_ratio=0.30),
         ),
         Variant(

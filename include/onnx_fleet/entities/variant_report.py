@@ -106,10 +106,10 @@ def require(report: VariantReport) -> None:
         raise ValidationFailed(
             "\n".join(
                 (
-                    f"{ref_of(report)} on {report.provider}: a variant that is required is not good "
+                    f"{ref_of(report)} on {report.provider}: a required variant is not good "
                     f"enough; every figure is in the stage's reports/{report_name(REPORT_NAME, report.provider)}.json",
                     *(f"  {verdict.variant}: {verdict.reason}" for verdict in missed),
-                    "take it out of required_variants, or give it gates that its users can live with (variant_gates)",
+                    "take it out of required_variants, or give it gates that its users accept (variant_gates)",
                 )
             )
         )

@@ -61,7 +61,7 @@ class Cache:
         try:
             archive.unpack(found)
         except BundleCorrupt as err:
-            log.warning("%s/%s is damaged and is removed: %s", self.store.address, place, err)
+            log.warning("%s/%s is damaged and was removed: %s", self.store.address, place, err)
             self.remove(kind, key)
             return None
         return found
@@ -73,7 +73,7 @@ class Cache:
         try:
             self.store.create(layout.cache_key(kind, key), data)
         except StoreDenied as err:
-            log.warning("nothing is kept for the next model: %s", err)
+            log.warning("the export cache was not written: %s", err)
             return
         entries = self.list()
         excess = sum(entry.size_bytes for entry in entries) - self.limit_bytes

@@ -131,7 +131,7 @@ def _run(request: ExportRequest, *, limits: Limits) -> ExportRecord:
     except BundleCorrupt as err:
         if not (request.graphs or request.tokenizer):
             raise
-        log.warning("%s: what the cache has is not for it: %s", request.stage.item.model_id, err)
+        log.warning("%s: the cached graphs do not fit it: %s", request.stage.item.model_id, err)
     return _attempt(replace(request, graphs=None, tokenizer=None), limits=limits)
 
 
@@ -275,8 +275,8 @@ def _require_recipe(item: WorkItem) -> None:
     name = item.model.entry.recipe
     if name is not None and recipes.digest(name) != item.recipe_digest:
         raise ExportUnsupported(
-            f"{item.model_id}: the file of recipe '{name}' is not the one that the plan was made with; bring the same "
-            f"recipes/ to every worker"
+            f"{item.model_id}: the file of recipe '{name}' is not the one that the plan was made with; put the same "
+            f"recipes/ on every worker"
         )
 
 

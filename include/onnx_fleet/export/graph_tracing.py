@@ -126,7 +126,7 @@ def _as_the_recipe_wants(spec: GraphSpec, recipe: Recipe) -> GraphSpec:
     """Return the graph's specification with the recipe's example."""
     if recipe.needs_one_pass and getattr(spec.module, "recipe", None) is not recipe:
         raise ExportUnsupported(
-            f"{spec.role}: the recipe changes outputs or has cases, which only a model of one graph and one pass has; "
+            f"{spec.role}: the recipe changes outputs or has cases, which needs a model of one graph and one pass; "
             f"use prepare, rewrite, translations or example here"
         )
     if recipe.example is None:

@@ -63,11 +63,11 @@ def compare(
     rows = [
         _compare_one(name, expected[name], actual[name], case=case, detail=detail, source=source)
         if name in actual
-        else case.row("missing", output=name, detail=f"{source} gives it, the graph does not")
+        else case.row("missing", output=name, detail=f"{source} returns it, the graph does not")
         for name in expected
     ]
     rows += [
-        case.row("unexpected", output=name, detail=f"the graph gives it, {source} does not")
+        case.row("unexpected", output=name, detail=f"the graph returns it, {source} does not")
         for name in actual
         if name not in expected
     ]
@@ -170,10 +170,10 @@ def _compare_one(
     import numpy as np
 
     if actual.shape != expected.shape:
-        found = f"{list(actual.shape)} where {source} gives {list(expected.shape)}"
+        found = f"{list(actual.shape)} where {source} returns {list(expected.shape)}"
         return case.row("shape", output=name, detail=found)
     if actual.dtype != expected.dtype:
-        return case.row("dtype", output=name, detail=f"{actual.dtype} where {source} gives {expected.dtype}")
+        return case.row("dtype", output=name, detail=f"{actual.dtype} where {source} returns {expected.dtype}")
     odd = ~np.isfinite(actual) & ~(actual == expected)
     if odd.any():
         return case.row("nan", output=name, detail=f"{int(odd.sum())} of {odd.size} values are not finite")

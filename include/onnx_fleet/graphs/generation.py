@@ -125,7 +125,7 @@ def extended(attention_mask: np.ndarray, new: np.ndarray, *, cache: Mapping[str,
     cached = next(iter(cache.values())).shape[2] if cache else 0
     missing = cached + new.shape[1] - attention_mask.shape[1]
     if missing < 0:
-        raise ValidationFailed(f"the cache holds {cached} tokens behind a prompt of {attention_mask.shape[1]}")
+        raise ValidationFailed(f"the cache has {cached} tokens after a prompt of {attention_mask.shape[1]}")
     return np.pad(attention_mask, ((0, 0), (0, missing)), constant_values=1)
 
 

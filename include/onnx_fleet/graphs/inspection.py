@@ -100,7 +100,7 @@ def _files(path: Path) -> tuple[Path, tuple[Path, ...]]:
     files = tuple(each for each in found if each.relative_to(path).parts[0] != stage.PRIVATE)
     if not files:
         raise BundleNotFound(
-            f"{path}: no .onnx file in it; fetch a bundle with `onnx-fleet pull REF --to DIR`, or export into it"
+            f"{path}: no .onnx file in it; pull a bundle with `onnx-fleet pull REF --to DIR`, or export into it"
         )
     return path, files
 
@@ -112,9 +112,9 @@ def _load(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(path, load_external_data=False)
     except DecodeError as err:
-        raise BundleCorrupt(f"{path}: is not an ONNX model ({err}); fetch or export it again") from err
+        raise BundleCorrupt(f"{path}: is not an ONNX model ({err}); pull or export it again") from err
     if not model.opset_import:
-        raise BundleCorrupt(f"{path}: is not an ONNX model (it names no opset); fetch or export it again")
+        raise BundleCorrupt(f"{path}: is not an ONNX model (it names no opset); pull or export it again")
     return model
 
 

@@ -52,18 +52,18 @@ def of_files(weights: Mapping[str, Sequence[Weight]], *, bundle: Path) -> Iterat
                 by_file.setdefault(weight.file, set()).add((weight.offset, weight.size_bytes))
     for name, ranges in sorted(by_file.items()):
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            yield f"{name}: weights lie outside the bundle; runtimes refuse such a path: export the model again"
+            yield f"{name}: weights are outside the bundle, and runtimes refuse such a path; export the model again"
             continue
         if not (bundle / name).is_file():
-            yield f"{name}: is missing, and {len(ranges)} weights lie in it; fetch the bundle again"
+            yield f"{name}: is missing, and {len(ranges)} weights are in it; pull the bundle again"
             continue
         size = (bundle / name).stat().st_size
         end = max(offset + length for offset, length in ranges)
         unused = size - _covered(ranges)
         if end > size:
-            yield f"{name}: ends at byte {size}, and weights lie up to byte {end}; fetch the bundle again"
+            yield f"{name}: ends at byte {size}, and weights are stored up to byte {end}; pull the bundle again"
         elif unused > _ALIGNMENT_BYTES * (len(ranges) + 1) or size - end > _ALIGNMENT_BYTES:
-            yield f"{name}: {human_bytes(unused)} of its {human_bytes(size)} are read by no graph"
+            yield f"{name}: {human_bytes(unused)} of its {human_bytes(size)} are not read by any graph"
 
 
 def of_copies(
@@ -92,9 +92,10 @@ def of_copies(
         where = ", ".join(f"{each.name} in {each.file}" for each in (first, *others))
         size = human_bytes(sum(each.size_bytes for each in others))
         if digests:
-            yield f"the same {human_bytes(first.size_bytes)} lie in {len(others) + 1} places ({where}); {size} could go"
+            same = human_bytes(first.size_bytes)
+            yield f"the same {same} are stored in {len(others) + 1} places ({where}); {size} could be saved"
         else:
-            yield f"may lie in {len(others) + 1} places, by name and shape ({where}); --digests compares the bytes"
+            yield f"may be stored in {len(others) + 1} places, by name and shape ({where}); --digests compares bytes"
 
 
 def _frozen_batch(inputs: Sequence[TensorSpec]) -> Iterator[str]:
@@ -112,7 +113,7 @@ def _foreign_symbols(specs: Sequence[TensorSpec]) -> Iterator[str]:
                     foreign.setdefault(word, []).append(spec.name)
     for word, names in foreign.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        yield f"symbol {word} of {names[0]}{more} is not one of the bundle contract's"
+        yield f"symbol {word} of {names[0]}{more} is not part of the bundle contract"
 
 
 def _double_precision(nodes: Sequence[onnx.NodeProto], weights: Sequence[Weight]) -> Iterator[str]:
@@ -130,7 +131,7 @@ def _double_precision(nodes: Sequence[onnx.NodeProto], weights: Sequence[Weight]
         said = f" ({', '.join(tensors[:3])})" if tensors else ""
         yield (
             f"computes in float64: {len(tensors)} weights{said}, {casts} casts, {constants} constants; GPUs are slow at"
-            " it and browsers have none"
+            " it, and browsers do not have it"
         )
 
 
@@ -151,7 +152,7 @@ def _unnamed(weights: Sequence[Weight]) -> Iterator[str]:
     if found:
         names = ", ".join(each.name for each in found[:3]) + (", …" if len(found) > 3 else "")
         size = human_bytes(sum(each.size_bytes for each in found))
-        yield f"{len(found)} weights ({size}) have no name of the checkpoint: {names}"
+        yield f"{len(found)} weights ({size}) do not have the name of a tensor in the checkpoint: {names}"
 
 
 def _covered(ranges: set[tuple[int, int]]) -> int:

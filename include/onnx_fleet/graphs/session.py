@@ -218,7 +218,7 @@ def open_session(
     load_time_s = time.perf_counter() - started
     if wanted.execution_provider not in native.get_providers():
         raise GpuUnavailable(
-            f"{graph.name}: onnxruntime dropped {wanted.execution_provider} and made a session on "
+            f"{graph.name}: onnxruntime did not use {wanted.execution_provider} and made a session on "
             f"{', '.join(native.get_providers())}; {wanted.remedy}"
         )
     device_id = gpu.device_id if wanted.memory == "cuda" else 0
@@ -255,12 +255,12 @@ def require_provider(name: str) -> ExecutionProvider:
     import onnxruntime
 
     if name not in PROVIDERS:
-        raise GpuUnavailable(f"no provider is called {name!r}; write one of {', '.join(PROVIDERS)}")
+        raise GpuUnavailable(f"unknown provider {name!r}; write one of {', '.join(PROVIDERS)}")
     provider, offered = PROVIDERS[name], onnxruntime.get_available_providers()
     if provider.execution_provider not in offered:
         raise GpuUnavailable(
-            f"{provider.execution_provider} was asked for, and onnxruntime {onnxruntime.__version__} here offers "
-            f"{', '.join(offered)}; {provider.remedy}"
+            f"{provider.execution_provider} was asked for, and the installed onnxruntime {onnxruntime.__version__} "
+            f"offers {', '.join(offered)}; {provider.remedy}"
         )
     if provider.memory == "cuda":
         # Its libraries lie in Python packages, where the system's loader does not look unless torch was imported.
@@ -300,7 +300,8 @@ def _library(package: str) -> str:
         path: str = importlib.import_module(package).get_library_path()
     except (ImportError, AttributeError) as err:
         raise ValidationFailed(
-            f"the graph uses operators of {package}, which gives no library here ({err}); run: pip install {package}"
+            f"the graph uses operators of {package}, whose library cannot be loaded here ({err}); "
+            f"run: pip install {package}"
         ) from err
     return path
 

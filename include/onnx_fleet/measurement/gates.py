@@ -63,7 +63,7 @@ def _of_outputs(rows: Iterable[CheckRow], *, gates: Gates, full: set[str], alike
         worst = max(differing, key=lambda row: row.max_abs_diff or 0.0)
         yield (
             f"{graph}: {output} differs from {SOURCE} by up to {worst.max_abs_diff or 0.0:.1e} (on {worst.case});"
-            f" {gates.max_drift:g} tolerances, {worst.atol:.1e} + {worst.rtol:.1e} of the value, may be"
+            f" allowed are {gates.max_drift:g} tolerances, {worst.atol:.1e} + {worst.rtol:.1e} of the value"
         )
 
 
@@ -72,7 +72,7 @@ def _of_sizes(found: Differences, *, gates: Gates) -> Iterator[str]:
         if row.ratio > gates.max_growth:
             yield (
                 f"{row.variant}: graphs and weights are {row.new_bytes:,} bytes, {row.ratio:.2f} times the"
-                f" {row.old_bytes:,} of {SOURCE}; {gates.max_growth:.2f} times may be"
+                f" {row.old_bytes:,} of {SOURCE}; allowed are {gates.max_growth:.2f} times"
             )
 
 
@@ -82,7 +82,7 @@ def _of_latency(found: Differences, *, gates: Gates) -> Iterator[str]:
             yield (
                 f"{row.graph} at {row.at}: {row.new_latency_ms_p50:.2f} ms where {SOURCE} takes"
                 f" {row.old_latency_ms_p50:.2f} ms, {row.ratio:.2f} times (95 % interval {row.ratio_low:.2f} to"
-                f" {row.ratio_high:.2f}); {gates.max_slowdown:.2f} times may be"
+                f" {row.ratio_high:.2f}); allowed are {gates.max_slowdown:.2f} times"
             )
 
 

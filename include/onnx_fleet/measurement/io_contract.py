@@ -39,7 +39,7 @@ def _of_graph(old: GraphInfo, new: GraphInfo) -> Iterator[ContractChange]:
         return ContractChange(graph=new.path, change=change, breaking=breaking)
 
     if old.path != new.path:
-        yield changed(f"it lay at {old.path}", breaking=True)
+        yield changed(f"it was at {old.path}", breaking=True)
     if _release(new.onnxruntime_min) > _release(old.onnxruntime_min):
         yield changed(f"onnxruntime {new.onnxruntime_min} is needed, {old.onnxruntime_min} was", breaking=True)
     if more := sorted(set(new.libraries) - set(old.libraries)):
@@ -67,9 +67,9 @@ def _of_outputs(old: Sequence[TensorSpec], new: Sequence[TensorSpec]) -> Iterato
     kept, still = [name for name in before if name in after], [name for name in after if name in before]
     first = next(iter(after), "")
     if kept != still:  # optimum pairs a cache's outputs with its inputs by their order
-        yield f"outputs stand in another order: {', '.join(still)}", True
+        yield f"outputs are in another order: {', '.join(still)}", True
     elif kept and first != kept[0]:  # fastembed takes output 0
-        yield f"output {first} stands first, {kept[0]} did", True
+        yield f"output {first} is first, {kept[0]} was", True
 
 
 def _of_tensor(kind: str, old: TensorSpec, new: TensorSpec, *, narrowing_breaks: bool) -> Iterator[tuple[str, bool]]:

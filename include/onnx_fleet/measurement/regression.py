@@ -148,14 +148,18 @@ def _attempt(
         with alone():
             measured = _measure(stage, record, old=old, folder=folder, limits=limits)
     except (BundleNotFound, BundleCorrupt, FolderOccupied) as err:
-        failed = gates.of_failure(f"the version in use is not sound: {err}", holds=False)
+        failed = gates.of_failure(f"the version in use cannot be run: {err}", holds=False)
     except (StepCrashed, StepTimedOut, WorkerOutOfResources) as err:
         # Nobody knows then whether the new version is worse, and to block is to move for what is known to be good.
-        failed = gates.of_failure(f"comparing broke off: {type(err).__name__}: {err}", holds=wanted.policy == "block")
+        failed = gates.of_failure(f"the comparison failed: {type(err).__name__}: {err}", holds=wanted.policy == "block")
     else:
         full = [info.path for info in record.graphs if info.variant == gates.FULL_PRECISION]
         findings = (*broken, *gates.of_differences(measured, gates=wanted, full=full, alike=alike))
-        reason = "" if measured.latency else "latency was not compared: there is no size that both ran at"
+        reason = (
+            ""
+            if measured.latency
+            else "latency was not compared: the two versions were not measured at any common size"
+        )
         return _Made(
             status="compared", reason=reason, findings=findings, alike=alike, contract=changes, measured=measured
         )

@@ -73,8 +73,8 @@ def _refuse(model: ResolvedModel, *, same: ResolvedModel | None) -> Refusal | No
         error = ExportUnsupported(f"{where}: {why}")
     elif same is not None:
         error = DuplicateModel(
-            f"{where}: '{model.entry.repo_id}' and '{same.entry.repo_id}' are one model to the Hub; remove one of the "
-            f"two entries"
+            f"{where}: '{model.entry.repo_id}' and '{same.entry.repo_id}' are the same model on the Hub; remove one "
+            f"of the two entries"
         )
     else:
         return None
@@ -124,19 +124,21 @@ def _item(
     if current is not None and force is None and current.bundle.rebuild is not None:
         # Without this the next run would move the channel back from a forced re-export to the version before it.
         again = item(
-            "unchanged", f"a re-export that is up to date: {current.bundle.rebuild}", rebuild=current.bundle.rebuild
+            "unchanged",
+            f"it is up to date since the re-export {current.bundle.rebuild}",
+            rebuild=current.bundle.rebuild,
         )
         if again.fingerprint == current.bundle.fingerprint:
             return again
     if published_state.exists(store, model.repo_id, version=wanted.version):
-        elsewhere = f"; {channel} points at {latest.version}" if latest and latest.version != wanted.version else ""
+        elsewhere = f"; {channel} points to {latest.version}" if latest and latest.version != wanted.version else ""
         return replace(wanted, state="unchanged", reason=f"{wanted.version} is published{elsewhere}")
     if latest is None:
         return wanted
     if force is not None:
         return replace(wanted, state="changed", reason=f"a re-export was asked for: {force}")
     why = _differences(current, wanted) if current is not None else [f"the manifest of {latest.version} is unreadable"]
-    return replace(wanted, state="changed", reason="; ".join(why) or "the way of exporting changed")
+    return replace(wanted, state="changed", reason="; ".join(why) or "the export settings have changed")
 
 
 def _with_both_ids(item: WorkItem) -> WorkItem:

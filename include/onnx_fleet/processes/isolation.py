@@ -187,10 +187,10 @@ def _death(returncode: int, *, name: str, log: Path) -> OnnxFleetError:
     if returncode == -signal.SIGKILL:
         return WorkerOutOfResources(
             f"{name} was killed from outside, as the system does when memory runs out; "
-            f"run fewer at once or use a larger worker (log: {log})"
+            f"run fewer at the same time or use a larger worker (log: {log})"
         )
     cause = signal.Signals(-returncode).name if returncode < 0 else f"exit status {returncode}"
-    return StepCrashed(f"{name} died of {cause}; the log is {log} and ends:\n{_tail(log)}")
+    return StepCrashed(f"{name} ended with {cause}; the log is {log} and ends:\n{_tail(log)}")
 
 
 def _revive(error: dict[str, Any], *, name: str, log: Path) -> OnnxFleetError:

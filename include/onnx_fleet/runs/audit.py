@@ -233,7 +233,7 @@ def _keep(made: Audit, *, store: ObjectStore) -> None:
     data = jsonio.canonical(jsonio.to_json(made))
     key = key_of(made)
     if not store.create(key, data) and store.read(key) != data:
-        raise VersionConflict(f"{store.address}/{key}: another audit's result stands there; audit it again")
+        raise VersionConflict(f"{store.address}/{key}: the result of another audit is there; audit it again")
 
 
 def _examine(found: Bundle, target: Target, *, services: Services, progress: Progress | None) -> _Finding:
@@ -243,7 +243,9 @@ def _examine(found: Bundle, target: Target, *, services: Services, progress: Pro
         named = [f"{fault.path}: {fault.fault} ({fault.detail})" for fault in verified.faults]
         more = f" and {len(named) - _FAULTS_IN_REASON} more" if len(named) > _FAULTS_IN_REASON else ""
         said = "; ".join(named[:_FAULTS_IN_REASON])
-        return _Finding(verdict="failed", reason=f"its bytes are not as published: {said}{more}", files=verified.faults)
+        return _Finding(
+            verdict="failed", reason=f"its bytes are not those that were published: {said}{more}", files=verified.faults
+        )
     root = services.work_dir / "audits"
     root.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f"{found.version}-", dir=root) as corner:
@@ -295,7 +297,7 @@ def _try(folder: Path, made: Manifest, *, services: Services, log_file: Path, un
     try:
         rows = isolation.run(smoke_test.run, request, limits=services.limits, log=log_file).value.rows
     except (StepCrashed, StepTimedOut) as err:
-        return _Finding(verdict="failed", reason=f"onnxruntime does not get through its graphs: {err}")
+        return _Finding(verdict="failed", reason=f"onnxruntime cannot run its graphs: {err}")
     runs = tuple(GraphRun(graph=row.graph, passed=not row.fault, detail=row.fault) for row in rows)
     faults = [f"{row.graph}: {row.fault}" for row in rows if row.fault]
     why = f"not compared with PyTorch: {type(unasked).__name__}: {unasked}"

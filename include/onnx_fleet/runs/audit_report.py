@@ -101,9 +101,9 @@ def gate(rows: Sequence[AuditRow], *, max_failed: int = 0, max_not_compared: int
     unasked = [row for row in rows if row.verdict == "not_compared"]
     faults = []
     if len(bad) > max_failed:
-        faults.append(f"{len(bad)} failed or broke off and {max_failed} may: {_names(bad)}")
+        faults.append(f"{len(bad)} failed or broke off, and {max_failed} may: {_names(bad)}")
     if max_not_compared is not None and len(unasked) > max_not_compared:
-        faults.append(f"{len(unasked)} were not compared and {max_not_compared} may be: {_names(unasked)}")
+        faults.append(f"{len(unasked)} were not compared, and {max_not_compared} may be: {_names(unasked)}")
     return GateResult(passed=not faults, reason="; ".join(faults) or _counts(rows))
 
 
@@ -112,13 +112,13 @@ def advice(row: AuditRow) -> str:
     if row.verdict == "passed":
         return ""
     if row.verdict == "broke_off":
-        return f"nothing was found out: audit it again (--only {row.model_id})"
+        return f"the audit has no result; audit it again (--only {row.model_id})"
     if row.verdict == "not_compared":
-        return "nothing is wrong as far as it was seen: audit it again when the cause is gone"
+        return "no fault was found; audit it again when the reason no longer holds"
     again = remedy(row.model_id)
     if row.changed and not row.files:
-        again = f"go back to the packages that it was made with ({', '.join(row.changed)}), or {again}"
-    return again if row.demotion else f"{again}; --demote moves its channel off it meanwhile"
+        again = f"go back to the package versions that it was made with ({', '.join(row.changed)}), or {again}"
+    return again if row.demotion else f"{again}; --demote moves its channel to an older version meanwhile"
 
 
 def write(made: AuditReport, *, store: ObjectStore) -> str:
@@ -174,7 +174,7 @@ def markdown(made: AuditReport) -> str:
     return "\n".join([*lines, ""])
 
 
-_COLUMNS: Final = ("model", "version", "verdict", "made with others", "worst difference", "where")
+_COLUMNS: Final = ("model", "version", "verdict", "packages changed", "worst difference", "where")
 
 
 def _cells(row: AuditRow) -> tuple[str, ...]:

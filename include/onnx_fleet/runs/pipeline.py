@@ -71,7 +71,7 @@ def process(
             step.take(job)
         except Exception as err:
             if not isinstance(err, OnnxFleetError):
-                log.exception("%s: %s failed in a way that is not foreseen", ref_of(item), step.name)
+                log.exception("%s: %s failed with an unexpected error", ref_of(item), step.name)
             seconds[step.in_records] += time.monotonic() - started
             error, message = type(err).__name__, str(err)
             return record_of_failure(stage, step=step.in_records, error=error, message=message, seconds=seconds)

@@ -191,8 +191,8 @@ def of_failure(
 
 def _held(item: WorkItem, regression: Regression) -> str:
     return (
-        f"{ref_of(item)} is published, and {regression.channel} does not point at it: it is worse than"
-        f" {regression.compared_with}. Look at its reports/regression.json; to use it all the same, run"
+        f"{ref_of(item)} is published, but {regression.channel} does not point to it, because it is worse than"
+        f" {regression.compared_with}. Read its reports/regression.json; to use it nevertheless, run"
         f" `onnx-fleet channel set {item.model_id} {regression.channel} {item.version}`"
     )
 

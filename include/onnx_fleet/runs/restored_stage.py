@@ -182,6 +182,6 @@ def _require_recipe(made: Manifest) -> None:
     name = made.export.recipe
     if name is not None and recipes.digest(name) != made.export.recipe_digest:
         raise ExportUnsupported(
-            f"{ref_of(made.bundle)}: the file of recipe '{name}' is not the one that it was made"
-            " with; bring that one here to compare it with PyTorch again"
+            f"{ref_of(made.bundle)}: the file of recipe '{name}' has changed since the"
+            " export; put the earlier file here to compare the bundle with PyTorch again"
         )

@@ -70,16 +70,16 @@ def demote(
         )
 
     if pointer.held:
-        return outcome("a person holds the channel there; nothing was moved")
+        return outcome("a person holds the channel; it was not moved")
     to = _successor(failed, services=services, now=now, trust=trust or Trust(), known=known)
     if to is None:
-        return outcome("no older version passes its audit; the channel stays")
+        return outcome("no older version passes its audit; the channel was not moved")
     if dry_run:
         return outcome(f"would move to {to} and be held there", to=to)
     try:
         channels.move(services.store, failed.model_id, channel, to, now=now, expected=failed.version, held=True)
     except VersionConflict:
-        return outcome("the channel was moved by another writer meanwhile; it stays where that put it")
+        return outcome("another writer moved the channel meanwhile; it was not moved again")
     return outcome(f"moved to {to} and held there", to=to, moved=True)
 
 

@@ -70,9 +70,9 @@ def gate(report: RunReport, *, max_failed: int = 0, max_refused: int | None = No
     if failed + held > max_failed:
         said = [f"{_models(failed)} failed"] if failed else []
         said += [f"{_models(held)} held back"] if held else []
-        faults.append(f"{', '.join(said)} and {max_failed} may: {_names(report, 'failed', 'held')}")
+        faults.append(f"{', '.join(said)}, and {max_failed} may: {_names(report, 'failed', 'held')}")
     if max_refused is not None and refused > max_refused:
-        faults.append(f"{_models(refused)} refused and {max_refused} may be: {_names(report, 'refused')}")
+        faults.append(f"{_models(refused)} refused, and {max_refused} may be: {_names(report, 'refused')}")
     if faults:
         return GateResult(passed=False, reason="; ".join(faults))
     return GateResult(passed=True, reason=f"{_models(len(report.records))}: {_counts(report)}")
@@ -191,28 +191,28 @@ def markdown(report: RunReport) -> str:
         lines += ["| " + " | ".join(map(cell, variant_row(record, each))) + " |" for record, each in varied]
     found = causes.of(report.records)
     if found:
-        lines += ["", "## What failed, was refused or is held", ""]
+        lines += ["", "## Failed, refused or held", ""]
         lines += [f"- **{_names_of(cause)}**: {_told(cause)}" for cause in found]
     renamed = [record for record in report.records if record.renamed_from]
     if renamed:
-        lines += ["", "## What the Hub has renamed", ""]
+        lines += ["", "## Renamed on the Hub", ""]
         lines += [
-            f"- **{record.renamed_from}** is **{record.model_id}** now: write that in the catalogue; what was published"
-            " under the old id stays, and gets no more versions"
+            f"- **{record.renamed_from}** is **{record.model_id}** now: write the new id into the catalogue; bundles"
+            " under the old id stay, and get no more versions"
             for record in renamed
         ]
     worse = [record for record in report.records if record.findings]
     if worse:
-        lines += ["", "## What is worse than the version in use", ""]
+        lines += ["", "## Worse than the version in use", ""]
         lines += [
-            f"- **{record.model_id}**, {record.version} beside {record.compared_with}: {cell(finding)}"
+            f"- **{record.model_id}**, {record.version} compared with {record.compared_with}: {cell(finding)}"
             for record in worse
             for finding in record.findings
         ]
     return "\n".join([*lines, ""])
 
 
-VARIANT_COLUMNS: Final = ("model", "variant", "state", "layers' weights", "p50 ms", "figures, and what they have to be")
+VARIANT_COLUMNS: Final = ("model", "variant", "state", "layers' weights", "p50 ms", "figures and their limits")
 
 
 def variant_row(record: Record, variant: VariantRecord) -> tuple[str, ...]:

@@ -115,8 +115,8 @@ class Step:
             if not (job.stage.folder / path).exists():
                 earlier = next(step.name for step in STEPS if path in step.leaves)
                 raise BundleNotFound(
-                    f"{job.stage.item.model_id}: {job.stage.folder} has no {path}, which the step {earlier} leaves: run"
-                    f" {earlier} again, and the steps behind it"
+                    f"{job.stage.item.model_id}: {job.stage.folder} has no {path}, which the step {earlier} writes; run"
+                    f" {earlier} and the steps after it again"
                 )
         return self.run(job)
 
@@ -174,7 +174,7 @@ def validate(stage: Stage, *, services: Services) -> Proof:
     report = validate_graphs(stage, services=services)
     if not report.passed and stage.read_export().traced != "full" and not stage.is_changed():
         item, traced = stage.item, stage.read_export().traced
-        log.warning("%s: its %s graphs are not right; tracing it whole", ref_of(item), traced)
+        log.warning("%s: its %s graphs do not match PyTorch; tracing it whole", ref_of(item), traced)
         export(stage, services=services, whole=True)
         report = validate_graphs(stage, services=services)
     return Proof(graphs=report, variants=make_variants(stage, services=services) if report.passed else None)

@@ -101,7 +101,7 @@ class _Cache:
                 raise HubFileCorrupt(f"{self.subject}: {file.path} {fault}")
             except HubFileCorrupt as err:
                 if attempt == attempts:
-                    raise HubFileCorrupt(f"{err}; fetched {attempts} times, try again later") from err
+                    raise HubFileCorrupt(f"{err}; downloaded {attempts} times; try again later") from err
                 meter.restart(file)
 
     def _fault(self, file: SourceFile) -> str | None:

@@ -187,7 +187,7 @@ def _found(entry: Entry, *, hub: Hub) -> _Repo:
         )
     if is_renamed(entry.repo_id, to=info.id) and not entry.follow_renames:
         raise ModelRenamed(
-            f"{entry.repo_id}: the Hub has it as {info.id} now; write that id, or let follow_renames be true"
+            f"{entry.repo_id}: the Hub has renamed it to {info.id}; write that id, or set follow_renames to true"
         )
     commit = info.sha or ""
     if not _COMMIT.fullmatch(commit):

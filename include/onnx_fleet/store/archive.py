@@ -40,8 +40,8 @@ def unpack(archive: bytes) -> tuple[dict[str, bytes], Json]:
             files = {name: opened.read(name) for name in told["digests"]}
             for name, data in files.items():
                 if hashlib.sha256(data).hexdigest() != told["digests"][name]:
-                    raise ValueError(f"{name} is not what was packed")
+                    raise ValueError(f"the content of {name} has changed")
             about: Json = told["about"]
     except (zipfile.BadZipFile, KeyError, TypeError, ValueError, EOFError) as err:
-        raise BundleCorrupt(f"not a whole archive: {type(err).__name__}: {err}") from err
+        raise BundleCorrupt(f"the archive is incomplete: {type(err).__name__}: {err}") from err
     return files, about

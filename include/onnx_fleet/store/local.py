@@ -87,12 +87,14 @@ class LocalStore:
     def replace(self, key: str, data: bytes, *, etag: str | None) -> None:
         if etag is None:
             if not self.create(key, data):
-                raise VersionConflict(f"{self._path(key)}: something stands there already; read it and decide again")
+                raise VersionConflict(f"{self._path(key)}: exists already; read it and decide again")
             return
         with self._locked():
             found = self.stat(key)
             if found is None or found.etag != etag:
-                raise VersionConflict(f"{self._path(key)}: another writer moved it meanwhile; read it and decide again")
+                raise VersionConflict(
+                    f"{self._path(key)}: another writer changed it meanwhile; read it and decide again"
+                )
             with self._written([data], key=key) as (unfinished, path, _digest), transfer.local_disk(str(path)):
                 unfinished.replace(path)
 
@@ -110,7 +112,7 @@ class LocalStore:
         if found is not None and found.sha256 == sha256:
             return found
         if found is not None and not overwrite:
-            raise VersionConflict(f"{self._path(key)}: other bytes stand there already; read them and decide again")
+            raise VersionConflict(f"{self._path(key)}: exists already with other bytes; read them and decide again")
         with transfer.local_disk(str(path)):
             size = path.stat().st_size
         with self._written(_told(transfer.file_chunks(path), size, progress), key=key) as (unfinished, target, digest):
@@ -186,7 +188,8 @@ class LocalStore:
                 yield
         except Timeout as err:
             raise StoreUnavailable(
-                f"{self._root}: another writer has held the lock for {LOCK_TIMEOUT_S:.0f} s; see what hangs, try again"
+                f"{self._root}: another writer has held the lock for {LOCK_TIMEOUT_S:.0f} s; find out which "
+                f"process hangs, then try again"
             ) from err
 
     def _private(self) -> Path:

@@ -130,7 +130,7 @@ class S3Store:
     def replace(self, key: str, data: bytes, *, etag: str | None) -> None:
         if etag is None:
             if not self.create(key, data):
-                raise VersionConflict(f"{self._where(key)}: something stands there already; read it and decide again")
+                raise VersionConflict(f"{self._where(key)}: exists already; read it and decide again")
             return
         for condition in (f'"{etag}"', etag):
             try:
@@ -161,7 +161,7 @@ class S3Store:
         with transfer.local_disk(str(path)):
             size = path.stat().st_size
             if transfer.hash_file(path) != sha256:
-                raise BundleCorrupt(f"{path}: its bytes do not have the digest {sha256}; make it again")
+                raise BundleCorrupt(f"{path}: its bytes do not have the digest {sha256}; export the model again")
         head = self._head(key)
         if head is not None:
             if head["ContentLength"] == size and self._holds(key, head, path, sha256):
@@ -176,7 +176,7 @@ class S3Store:
             if not sent:
                 raise self._taken(key)
             raise StoreUnavailable(
-                f"{self._where(key)}: other bytes than were sent stand there after the upload; another writer, or a"
+                f"{self._where(key)}: has other bytes after the upload than were sent, by another writer or a"
                 " damaged transfer; run it again"
             )
         return _verified(key, head, sha256)
@@ -342,10 +342,10 @@ class S3Store:
             raise self._moved(key)
 
     def _taken(self, key: str) -> VersionConflict:
-        return VersionConflict(f"{self._where(key)}: other bytes stand there already; read them and decide again")
+        return VersionConflict(f"{self._where(key)}: exists already with other bytes; read them and decide again")
 
     def _moved(self, key: str) -> VersionConflict:
-        return VersionConflict(f"{self._where(key)}: another writer moved it meanwhile; read it and decide again")
+        return VersionConflict(f"{self._where(key)}: another writer changed it meanwhile; read it and decide again")
 
     def _send(self, key: str, path: Path, *, size: int, overwrite: bool, progress: Progress | None) -> bool:
         """Put the bytes there; return False when something stands there by now, and it is not to be overwritten."""

@@ -27,7 +27,7 @@ class Meaning:
 
 
 BUSY: Final = Meaning(StoreUnavailable, "it is retried, and may work later")
-DAMAGED: Final = Meaning(StoreUnavailable, "the bytes were damaged or cut short on their way; it is retried")
+DAMAGED: Final = Meaning(StoreUnavailable, "the bytes were damaged or truncated in transfer; it is retried")
 ABORTED: Final = Meaning(StoreUnavailable, "the upload was aborted meanwhile; it is retried from its start")
 EXPIRED: Final = Meaning(
     StoreUnavailable,
@@ -35,7 +35,7 @@ EXPIRED: Final = Meaning(
     f" hand ({CHECK_CREDENTIALS})",
 )
 CLOCK: Final = Meaning(
-    StoreUnavailable, "this machine's clock and the server's differ; synchronise it (NTP), it is retried"
+    StoreUnavailable, "this machine's clock and the server's differ; synchronise it (NTP); it is retried"
 )
 KEY_BUSY: Final = Meaning(StoreUnavailable, "the KMS key cannot be used at the moment; it is retried")
 DENIED: Final = Meaning(
@@ -44,11 +44,9 @@ DENIED: Final = Meaning(
 ROLE: Final = Meaning(StoreDenied, "correct the role that is assumed, its trust and its session policy")
 KEY: Final = Meaning(
     StoreDenied,
-    "see that the KMS key exists, is enabled and may be used with these credentials, or change sse_kms_key_id",
+    "make sure that the KMS key exists, is enabled and may be used with these credentials, or change sse_kms_key_id",
 )
-ARCHIVED: Final = Meaning(
-    StoreDenied, "the object lies in an archive class: restore it, and keep lifecycle rules off here"
-)
+ARCHIVED: Final = Meaning(StoreDenied, "the object is in an archive class; restore it, and remove the lifecycle rule")
 NO_BUCKET: Final = Meaning(StoreNotFound, "create the bucket, or correct the store's address")
 REGION: Final = Meaning(StoreNotFound, "set the region that the bucket is in")
 NO_OBJECT: Final = Meaning(StoreNotFound, "correct the store's address")

@@ -15,9 +15,9 @@ from onnx_fleet.errors import OnnxFleetError, StoreDenied, StoreNotFound, StoreU
 from onnx_fleet.store import s3_codes
 from onnx_fleet.store.s3_codes import CHECK_CREDENTIALS, EXPIRED
 
-_CHECK_ENDPOINT = "check the endpoint address and that the server runs, then try again"
+_CHECK_ENDPOINT = "check the endpoint address, and that the server is running, then try again"
 _CHECK_SETTINGS = "correct the store's settings"
-_CHECK_SOURCE = "see that what hands out the credentials (metadata service, process) answers; it is retried"
+_CHECK_SOURCE = "make sure that the source of the credentials (metadata service, process) answers; it is retried"
 _STILL_EXPIRED = "refreshed credentials are still expired"
 """What botocore says, in a RuntimeError, where new credentials are as old as those that they replace."""
 
@@ -36,8 +36,8 @@ BY_EXCEPTION: Mapping[type[BotoCoreError], tuple[type[OnnxFleetError], str]] = {
     boto.ConnectionError: (StoreUnavailable, _CHECK_ENDPOINT),
     boto.HTTPClientError: (StoreUnavailable, _CHECK_ENDPOINT),
     boto.IncompleteReadError: (StoreUnavailable, "the connection was cut; try again"),
-    boto.FlexibleChecksumError: (StoreUnavailable, "the bytes were damaged on their way; try again"),
-    boto.ChecksumError: (StoreUnavailable, "the bytes were damaged on their way; try again"),
+    boto.FlexibleChecksumError: (StoreUnavailable, "the bytes were damaged in transfer; try again"),
+    boto.ChecksumError: (StoreUnavailable, "the bytes were damaged in transfer; try again"),
 }
 """Our error for one of boto3's: the first class that fits among an exception's ancestors decides; any other exception
 is about the settings."""

@@ -58,10 +58,12 @@ def local_disk(where: str) -> Iterator[None]:
     except OSError as err:
         why = err.strerror or str(err)
         if err.errno in _FULL:
-            raise WorkerOutOfResources(f"{where}: {why}; free some space and run it again, it resumes") from err
+            raise WorkerOutOfResources(f"{where}: {why}; free some space and run it again; it resumes") from err
         if err.errno in _REFUSED:
             raise StoreDenied(f"{where}: {why}; let this user write there, or choose another folder") from err
-        raise StoreUnavailable(f"{where}: {why}; see that the path is mounted and is a folder, then try again") from err
+        raise StoreUnavailable(
+            f"{where}: {why}; make sure that the path is mounted and is a folder, then try again"
+        ) from err
 
 
 def part_path(path: Path, etag: str) -> Path:
@@ -96,7 +98,7 @@ def receive(
                     progress(done, info.size_bytes)
         if done != info.size_bytes:
             raise StoreUnavailable(
-                f"{info.key}: {done} of {info.size_bytes} bytes came; run it again, it goes on from there"
+                f"{info.key}: {done} of {info.size_bytes} bytes arrived; run it again, and it continues there"
             )
         part.replace(path)
 

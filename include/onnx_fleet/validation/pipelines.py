@@ -112,9 +112,9 @@ def _unanswerable(item: WorkItem, graphs: Sequence[GraphInfo]) -> str:
     task, entry = item.model.task, item.model.entry
     whole = next((info for info in graphs if info.role == "model"), None)
     if whole is None or "decoder_input_ids" in {spec.name for spec in whole.inputs}:
-        return "what the model writes token by token is held to transformers' generate by other checks"
+        return "other checks compare the generated tokens with transformers' generate"
     if task not in ASKING:
-        return f"transformers has no pipeline for {task} that a text or a picture by itself could be put to"
+        return f"transformers has no pipeline for {task} that takes a text or a picture alone"
     if entry.trust_remote_code is not None:
         return "the source runs code of its own, which a bundle does not have"
     recipe = recipes.find(entry.recipe) if entry.recipe else None

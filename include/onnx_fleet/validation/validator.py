@@ -79,7 +79,7 @@ class _Proof:
             return "nothing was compared: the export recorded no graph"
         if not self.failed:
             rounding = sum(row.finding == "rounding" for row in self.rows)
-            said = f", {rounding} of them by what PyTorch itself rounds against float64" if rounding else ""
+            said = f", {rounding} of them within PyTorch's own rounding against float64" if rounding else ""
             return f"{len(self.rows)} comparisons, all within tolerance{said}"
         checks = ", ".join(dict.fromkeys(row.check for row in self.rows if not row.passed))
         return (

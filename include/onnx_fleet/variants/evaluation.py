@@ -119,7 +119,7 @@ def _judge(
         WeightBytes(layers=0, embeddings=0),
         weight_size.weight_bytes(stage_dir / fp32.path, tables=tables),
     )
-    fault = "" if samples else "nothing was fed to its fp32 graph: there is nothing to hold it to"
+    fault = "" if samples else "nothing was fed to its fp32 graph, so there is nothing to compare it with"
     try:
         sessions = [_open(request, each) for each in (fp32, info)]
         fault = fault or _differing(stage_dir, info, fp32)

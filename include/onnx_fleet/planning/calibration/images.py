@@ -30,7 +30,9 @@ def of(name: str, *, root: Path = ROOT) -> tuple[Path, ...]:
     folder = root / name
     found = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not found:
-        raise ModelInvalid(f"calibration '{name}': has no pictures; put {', '.join(SUFFIXES)} files into that folder")
+        raise ModelInvalid(
+            f"calibration '{name}': contains no pictures; put {', '.join(SUFFIXES)} files into that folder"
+        )
     return tuple(found[:MAX_PICTURES])
 
 
@@ -47,8 +49,8 @@ def read(path: Path) -> Image:
             return opened.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as err:  # SyntaxError: a broken PNG
         raise ModelInvalid(
-            f"calibration '{path.parent.name}': {path.name} cannot be read ({type(err).__name__}); mend it, or take it "
-            f"out of the folder"
+            f"calibration '{path.parent.name}': {path.name} cannot be read ({type(err).__name__}); repair it, or "
+            f"remove it from the folder"
         ) from err
 
 

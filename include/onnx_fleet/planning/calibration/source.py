@@ -57,7 +57,7 @@ def fault(name: str, *, root: Path = ROOT) -> str | None:
             f"corpora/reviews.txt, or corpora/photos"
         )
     if not (root / name).exists():
-        return f"calibration '{name}' is not there; put the file or folder beside recipes/, on every worker"
+        return f"calibration '{name}' does not exist; put the file or folder beside recipes/, on every worker"
     try:
         if kind(name) == "text":
             texts.of(name, root=root)

@@ -88,11 +88,11 @@ def of(name: str | None, *, root: Path = ROOT) -> tuple[str, ...]:
         found = [json.loads(line)[_KEY] if path.suffix == ".jsonl" else line for line in lines if line.strip()]
     except (OSError, ValueError, KeyError, TypeError) as err:
         raise ModelInvalid(
-            f"calibration '{name}': cannot be read ({type(err).__name__}: {err}); write a line a text, or a JSON "
-            f"object with the key '{_KEY}' a line in a .jsonl file"
+            f"calibration '{name}': cannot be read ({type(err).__name__}: {err}); write one text on each line, or in a "
+            f".jsonl file one JSON object with the key '{_KEY}' on each line"
         ) from err
     if not found:
-        raise ModelInvalid(f"calibration '{name}': has no text; write a line a text")
+        raise ModelInvalid(f"calibration '{name}': contains no text; write one text on each line")
     return tuple(found[:MAX_TEXTS])
 
 

@@ -49,7 +49,7 @@ def _repeated(document: Document) -> Iterator[Fault]:
         if earlier == settings:
             yield line, f"'{repo_id}' is listed twice, first on line {earlier_line}; remove one of the two"
         elif earlier_id != repo_id:
-            yield line, f"'{repo_id}' is '{earlier_id}' of line {earlier_line} in other letters; keep one of the two"
+            yield line, f"'{repo_id}' is '{earlier_id}' of line {earlier_line} in a different case; keep one of the two"
         else:
             yield line, f"'{repo_id}' has other settings on line {earlier_line}; a repo has one entry, so keep one"
 

@@ -108,7 +108,7 @@ def _check_task(name: str) -> str:
 
 def _check_architecture(name: str) -> str:
     if not name.isidentifier():
-        raise _fault(f"'{name}' is not a class; write its name in transformers, such as BertForMaskedLM")
+        raise _fault(f"'{name}' is not a class name; write its name in transformers, such as BertForMaskedLM")
     return name
 
 
@@ -134,13 +134,13 @@ def _check_variant(name: str) -> str:
 
 def _check_made(name: str) -> str:
     if name == FP32:
-        raise _fault(f"{FP32} is always made, and always right; write any of {', '.join(VARIANTS)}")
+        raise _fault(f"{FP32} is always made; write any of {', '.join(VARIANTS)}")
     return _check_variant(name)
 
 
 def _check_variants(names: list[str]) -> list[str]:
     if FP32 not in names:
-        raise _fault(f"variants has no {FP32}, which all others are made from and held to; write [{FP32}, …]")
+        raise _fault(f"variants lacks {FP32}, from which all others are made; write [{FP32}, …]")
     return names
 
 

@@ -99,7 +99,7 @@ def read(text: str) -> Document:
 
 def _reason(err: MarkedYAMLError) -> str:
     if err.problem == "but found another document":
-        return "a second YAML document starts here; write one document a file, without '---' in the middle"
+        return "a second YAML document starts here; write one document in a file, without '---' in the middle"
     if "that cannot start any token" in (err.problem or "") and "\\t" in (err.problem or ""):
         return "the YAML cannot be read: a tab; indent with spaces"
     context = f" ({err.context})" if err.context else ""
@@ -118,7 +118,7 @@ class _Builder:
 
     def build(self, node: Node) -> Plain:
         if id(node) in self._open:
-            return self._refuse(node, f"the anchor '{node.anchor}' holds itself; write the values out")
+            return self._refuse(node, f"the anchor '{node.anchor}' contains itself; write the values out")
         if id(node) in self._built:
             value, count = self._built[id(node)]
         else:
@@ -131,7 +131,7 @@ class _Builder:
             self._built[id(node)] = value, count
         if self._count + count > MAX_VALUES:
             return self._refuse(
-                node, f"aliases make more than {MAX_VALUES:,} values of this; write less, or several files"
+                node, f"aliases expand to more than {MAX_VALUES:,} values; write fewer, or several files"
             )
         self._count += count
         return value
@@ -140,7 +140,7 @@ class _Builder:
         if isinstance(node, ScalarNode):
             return self._scalar(node)
         if str(node.tag) not in _COLLECTIONS:
-            return self._refuse(node, f"the tag '{node.tag}' is not read; write the plain value without a tag")
+            return self._refuse(node, f"the tag '{node.tag}' is not supported; write the plain value without a tag")
         if isinstance(node, MappingNode):
             return self._mapping(node)
         return [self.build(item) for item in node.value]
@@ -150,7 +150,9 @@ class _Builder:
         lines: dict[str, int] = {}
         for key, value in node.value:
             if str(key.tag) == _MERGE or key.value == "<<":
-                self._refuse(key, "merge keys ('<<') are not read; write the keys out, or put them under 'defaults'")
+                self._refuse(
+                    key, "merge keys ('<<') are not supported; write the keys out, or put them under 'defaults'"
+                )
             elif not isinstance(key, ScalarNode):
                 self._refuse(key, "a key must be a word; write key: value")
             elif key.value in mapping:
@@ -166,7 +168,7 @@ class _Builder:
         try:
             value: Plain = self._scalars.construct_object(node)
         except (ConstructorError, ValueError):
-            return self._refuse(node, f"the tag '{node.tag}' is not read; write the plain value without a tag")
+            return self._refuse(node, f"the tag '{node.tag}' is not supported; write the plain value without a tag")
         return value
 
     def _refuse(self, node: Node, message: str) -> Plain:

@@ -63,7 +63,7 @@ def tokenizer(subject: CheckContext) -> Iterator[CheckRow]:
         minor = len(proof.differences)
         said = f"{minor} known ones differ" if minor else ""
         if subject.item.model.entry.tokenizer == "as-published":
-            said = f"held to the source's file as it is published; {_TOKENIZER_REPORT} has what its class makes of it"
+            said = f"compared with the source's published file; {_TOKENIZER_REPORT} has what its class makes of it"
         yield case.row("equal", output=path.name, passed=True, detail=said)
 
 
