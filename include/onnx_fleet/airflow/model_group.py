@@ -12,7 +12,7 @@ from airflow.sdk import get_current_context, task, task_group
 from airflow.sdk.bases.decorator import Task
 
 from onnx_fleet import jsonio
-from onnx_fleet.airflow import assets, machine_lock, model_record, retries, run_context
+from onnx_fleet.airflow import assets, machine_lock, model_record, pod_overrides, retries, run_context
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.jsonio import Json
 from onnx_fleet.runs import steps
@@ -76,6 +76,7 @@ def _task_of(step: Step, settings: FleetSettings) -> Task[..., Any]:
         options["trigger_rule"] = "none_failed"  # the step before it, on the GPU, is skipped where nobody asked for it
     if step.name == "publish":
         options["outlets"] = [assets.BUNDLE, assets.FLEET]
+    options |= pod_overrides.options(settings, alone=step.machine != "shared", on_gpu=step.on_gpu)
     return _light(body, settings, **options)
 
 
