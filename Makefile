@@ -88,6 +88,8 @@ lock: $(STAMP) ## Refresh the pinned files from requirements*.in (LOCK=--upgrade
 	$(COMPILE) $(LOCK) $(if $(TORCH_CPU_INDEX),--extra-index-url $(TORCH_CPU_INDEX)) \
 		--output-file requirements.txt requirements.in
 	@$(PLAIN_TORCH) requirements.txt
+	$(COMPILE) $(LOCK) --constraint requirements.txt --output-file requirements-kubernetes.txt requirements-kubernetes.in
+	@sed -i '/# via -c requirements.txt/d' requirements-kubernetes.txt  # it is installed beside one that has those
 	$(COMPILE) $(LOCK) $(if $(TORCH_CPU_INDEX),--extra-index-url $(TORCH_CPU_INDEX)) \
 		--constraint requirements.txt --output-file requirements-dev.txt requirements-dev.in
 	@$(PLAIN_TORCH) requirements-dev.txt

@@ -11,7 +11,6 @@ import shutil
 import stat
 import subprocess
 import sys
-from dataclasses import fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from fixtures import fleet_options
 from onnx_fleet import recipes
 from onnx_fleet.planning.catalogue import reader
 from onnx_fleet.processes import isolation
@@ -175,9 +175,7 @@ def test_a_task_may_wait_for_a_worker_for_days(services: dict[str, dict[str, Any
 
 
 def test_airflow_or_onnx_fleet_knows_every_option(airflow: dict[str, Any], services: dict[str, dict[str, Any]]) -> None:
-    from onnx_fleet.airflow.settings import FleetSettings
-
-    ours = {f"AIRFLOW__ONNX_FLEET__{field.name.upper()}" for field in fields(FleetSettings)}
+    ours = {f"AIRFLOW__ONNX_FLEET__{name.upper()}" for name in fleet_options.names()}
     used = {name for service in services.values() for name in service.get("environment", {}) if "__" in name}
     assert used - set(airflow["options"]) - ours == set()
     assert {"AIRFLOW__API_AUTH__JWT_SECRET", "AIRFLOW__CORE__FERNET_KEY", "AIRFLOW__API__SECRET_KEY"} <= used

@@ -209,7 +209,7 @@ def test_sizes_are_for_people(size: str, size_bytes: int) -> None:
         ("variant_gates: {int8: {min_cosine: 2}}", "min_cosine is 2; write a number from -1 to 1"),
         ("variant_gates: {int8: {max_layers_ratio: 3}}", "max_layers_ratio is 3; write a number from 0.05 to 1"),
         ("calibration: /etc/passwd", "calibration '/etc/passwd' is not a .txt or .jsonl file, nor a folder"),
-        ("calibration: corpora/none.txt", "calibration 'corpora/none.txt' does not exist; put the file or folder beside"),
+        ("calibration: corpora/none.txt", "calibration 'corpora/none.txt' does not exist; put the file or folder"),
         ("calibration: corpora/photos", "calibration 'corpora/photos' does not exist; put the file or folder beside"),
         ("calibration: corpora/table.csv", "calibration 'corpora/table.csv' is not a .txt or .jsonl file, nor a"),
         ("variants: [fp32, fp32]", "fp32 is listed twice; list each once"),

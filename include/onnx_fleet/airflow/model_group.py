@@ -13,7 +13,7 @@ from airflow.sdk.bases.decorator import Task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from onnx_fleet import jsonio
-from onnx_fleet.airflow import assets, machine_lock, model_record, retries, run_context
+from onnx_fleet.airflow import assets, machine_lock, model_record, pod_overrides, retries, run_context
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.jsonio import Json
 from onnx_fleet.runs import steps
@@ -78,6 +78,7 @@ def _task_of(step: Step, settings: FleetSettings) -> Task[..., Any]:
         options["trigger_rule"] = "none_failed"  # the step before it, on the GPU, is skipped where nobody asked for it
     if step.name == "publish":
         options["outlets"] = [assets.BUNDLE, assets.FLEET]
+    options |= pod_overrides.options(settings, alone=step.machine != "shared", on_gpu=step.on_gpu)
     return _light(body, settings, **options)
 
 

@@ -22,6 +22,20 @@ _INCLUDE = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PodSettings:
+    """The pods of heavy tasks: the options ``pod_memory_bytes``, ``pod_cpus`` and so on."""
+
+    memory_bytes: int
+    """The memory that a pod asks for, which is also its limit."""
+    cpus: int
+    """The number of cores that a pod asks for; it may use what else its node has."""
+    gpu_resource: str
+    """The name under which the cluster hands out GPUs, such as ``nvidia.com/gpu``."""
+    gpu_image: str | None
+    """The image of the GPU task's pod; None takes the image of the others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FleetSettings:
     """The options, each under its attribute's name unless the attribute's text says otherwise."""
 
@@ -74,6 +88,8 @@ class FleetSettings:
     """The longest wait before a retry (option ``retry_delay_max_s``)."""
     limits: Limits
     """The limits of a process that loads a model: options ``step_memory_bytes`` and ``step_timeout_s``, 0 for none."""
+    pods: PodSettings | None
+    """The pods of heavy tasks; None where ``[core] executor`` names no KubernetesExecutor."""
 
 
 def read() -> FleetSettings:
@@ -107,6 +123,7 @@ def read() -> FleetSettings:
         retry_delay=timedelta(seconds=_number("retry_delay_s", 60)),
         retry_delay_max=timedelta(seconds=_number("retry_delay_max_s", 1800)),
         limits=_limits(),
+        pods=_pods(),
     )
 
 
@@ -127,6 +144,17 @@ def _limits() -> Limits:
     timeout_s = _number("step_timeout_s", int(usual.timeout_s or 0))
     # Every task is a new process, and runs one step.
     return Limits(memory_bytes=memory_bytes or None, timeout_s=float(timeout_s) or None, may_be_forked=False)
+
+
+def _pods() -> PodSettings | None:
+    if "KubernetesExecutor" not in conf.get("core", "executor"):
+        return None
+    return PodSettings(
+        memory_bytes=max(1, _number("pod_memory_bytes", 8 * 1024**3)),
+        cpus=max(1, _number("pod_cpus", 2)),
+        gpu_resource=_text("pod_gpu_resource", "nvidia.com/gpu"),
+        gpu_image=_text("pod_gpu_image") or None,
+    )
 
 
 def _text(option: str, default: str = "") -> str:
