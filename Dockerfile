@@ -1,7 +1,8 @@
 # syntax=docker/dockerfile:1
 #
-# Airflow with onnx-fleet, for every service of docker-compose.yaml. The slim image holds Airflow alone, so that what is
-# installed is what requirements.txt pins, and no provider of the full image is left beside versions it cannot use.
+# Airflow with onnx-fleet, for every service of docker-compose.yaml and every pod of deploy/kubernetes. The slim image holds
+# Airflow alone, so that what is installed is what requirements.txt pins, and no provider of the full image is left beside
+# versions it cannot use.
 FROM apache/airflow:slim-3.3.2-python3.11
 
 # requirements-gpu.txt makes the image of GPU workers.
@@ -9,9 +10,12 @@ ARG REQUIREMENTS=requirements.txt
 # Where torch comes from: this index has it without CUDA. For GPU workers leave it empty: PyPI's torch brings CUDA.
 ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
 
-COPY requirements.txt requirements-gpu.txt /tmp/onnx-fleet/
+# requirements-kubernetes.txt brings the KubernetesExecutor, beside the others.
+ARG EXECUTOR_REQUIREMENTS=
+
+COPY requirements.txt requirements-gpu.txt requirements-kubernetes.txt /tmp/onnx-fleet/
 RUN pip install --no-cache-dir ${TORCH_INDEX_URL:+--extra-index-url ${TORCH_INDEX_URL}} \
-      -r /tmp/onnx-fleet/${REQUIREMENTS}
+      -r /tmp/onnx-fleet/${REQUIREMENTS} ${EXECUTOR_REQUIREMENTS:+-r /tmp/onnx-fleet/${EXECUTOR_REQUIREMENTS}}
 
 COPY --chown=airflow:root pyproject.toml README.md LICENSE /tmp/onnx-fleet/
 COPY --chown=airflow:root include/onnx_fleet /tmp/onnx-fleet/include/onnx_fleet
@@ -26,4 +30,4 @@ COPY include /opt/airflow/include
 ENV PYTHONPATH=/opt/airflow/fleet
 RUN mkdir -p /opt/airflow/fleet && ln -s ../include/recipes ../include/corpora /opt/airflow/fleet/
 # A new named volume takes the owner of the folder that it is mounted on.
-RUN mkdir -p /opt/airflow/auth /opt/airflow/work /opt/airflow/hub-cache
+RUN mkdir -p /opt/airflow/work /opt/airflow/lock /opt/airflow/hub-cache

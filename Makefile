@@ -16,7 +16,7 @@ POOL = OMP_NUM_THREADS=$$(( $(CORES) > $(WORKERS) ? $(CORES) / $(WORKERS) : 1 ))
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status install test test-fast test-consumers test-gpu check fmt lint types architectures bench lock schemas env clean distclean
+.PHONY: help demo up down status stack install test test-fast test-consumers test-gpu check fmt lint types architectures bench lock schemas env clean distclean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -32,6 +32,9 @@ down: ## Stop what `make up` started
 
 status: ## Say what is running, and where
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m onnx_fleet_demo status; else echo "not installed: run make demo"; fi
+
+stack: $(STAMP) ## Run docker-compose.yaml's services without Docker until Ctrl+C (needs PostgreSQL and Redis)
+	@$(BIN)/python -m onnx_fleet_demo.native_stack
 
 test: $(STAMP) ## Run every test (WORKERS=1 for one at a time, PYTEST="-k name" for some)
 	@$(POOL) $(PYTEST)
@@ -85,6 +88,8 @@ lock: $(STAMP) ## Refresh the pinned files from requirements*.in (LOCK=--upgrade
 	$(COMPILE) $(LOCK) $(if $(TORCH_CPU_INDEX),--extra-index-url $(TORCH_CPU_INDEX)) \
 		--output-file requirements.txt requirements.in
 	@$(PLAIN_TORCH) requirements.txt
+	$(COMPILE) $(LOCK) --constraint requirements.txt --output-file requirements-kubernetes.txt requirements-kubernetes.in
+	@sed -i '/# via -c requirements.txt/d' requirements-kubernetes.txt  # it is installed beside one that has those
 	$(COMPILE) $(LOCK) $(if $(TORCH_CPU_INDEX),--extra-index-url $(TORCH_CPU_INDEX)) \
 		--constraint requirements.txt --output-file requirements-dev.txt requirements-dev.in
 	@$(PLAIN_TORCH) requirements-dev.txt

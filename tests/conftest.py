@@ -43,6 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 LONGEST_FIRST = (
     "demo/test_demo.py",
+    "stack/test_stack.py",
     "validation/test_mutations.py",
     "consumers/test_loading.py",
     "airflow/test_dag_runs.py",

@@ -25,6 +25,8 @@ class TaskState:
     map_index: int
     state: str | None
     tries: int
+    hostname: str
+    """The worker that ran it last; empty before its first try."""
 
 
 class AirflowClient:
@@ -47,44 +49,52 @@ class AirflowClient:
     def has_dag(self, dag_id: str) -> bool:
         """Say whether the dag-processor has read a DAG."""
         try:
-            self._call("GET", f"/api/v2/dags/{dag_id}")
+            self.call("GET", f"/api/v2/dags/{dag_id}")
         except NotReady:
             return False
         return True
 
     def import_errors(self) -> list[str]:
         """Return the DAG files that could not be read, and why."""
-        found = self._call("GET", "/api/v2/importErrors")["import_errors"]
+        found = self.call("GET", "/api/v2/importErrors")["import_errors"]
         return [f"{error['filename']}: {error['stack_trace']}" for error in found]
+
+    def unpause(self, dag_id: str) -> None:
+        """Let a DAG's runs begin: an Airflow of which nobody says otherwise has every new DAG wait."""
+        self.call("PATCH", f"/api/v2/dags/{dag_id}", {"is_paused": False})
 
     def trigger(self, dag_id: str, conf: Mapping[str, object]) -> str:
         """Start a run; returns its id."""
-        made = self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": dict(conf)})
+        made = self.call("POST", f"/api/v2/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": dict(conf)})
         return str(made["dag_run_id"])
 
     def run_state(self, dag_id: str, run_id: str) -> str:
         """Return a run's state: ``queued``, ``running``, ``success``, ``failed``."""
-        return str(self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}")["state"])
+        return str(self.call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}")["state"])
 
     def end_runs(self, dag_id: str) -> None:
         """Fail what an Airflow that was stopped has left in the middle; the DAG runs once at a time."""
         for state in ("running", "queued"):
-            found = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns?state={state}")
+            found = self.call("GET", f"/api/v2/dags/{dag_id}/dagRuns?state={state}")
             for run in found["dag_runs"]:
                 path = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run['dag_run_id'])}"
-                self._call("PATCH", path, {"state": "failed", "note": "interrupted"})
+                self.call("PATCH", path, {"state": "failed", "note": "interrupted"})
 
     def runs(self, dag_id: str, *, since: str | None = None) -> list[str]:
         """Return the states of a DAG's runs."""
         query = urlencode({"limit": 50, **({"run_after_gte": since} if since else {})})
-        return [str(run["state"]) for run in self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns?{query}")["dag_runs"]]
+        return [str(run["state"]) for run in self.call("GET", f"/api/v2/dags/{dag_id}/dagRuns?{query}")["dag_runs"]]
 
     def tasks(self, dag_id: str, run_id: str) -> list[TaskState]:
         """Return every task instance of a run."""
-        found = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances?limit=1000")
+        found = self.call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances?limit=1000")
         return [
             TaskState(
-                task_id=task["task_id"], map_index=task["map_index"], state=task["state"], tries=task["try_number"]
+                task_id=task["task_id"],
+                map_index=task["map_index"],
+                state=task["state"],
+                tries=task["try_number"],
+                hostname=task["hostname"] or "",
             )
             for task in found["task_instances"]
         ]
@@ -92,13 +102,24 @@ class AirflowClient:
     def result(self, dag_id: str, run_id: str, task_id: str) -> Any:
         """Return what an unmapped task returned."""
         path = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances/{task_id}/xcomEntries/return_value"
-        value = self._call("GET", path)["value"]
+        value = self.call("GET", path)["value"]
         try:
             return json.loads(value) if isinstance(value, str) else value
         except ValueError:
             return value
 
-    def _call(self, method: str, path: str, body: object = None) -> Any:
+    def log(self, dag_id: str, run_id: str, task: TaskState) -> str:
+        """Return the log of a task's last try, wherever Airflow finds it."""
+        where = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances/{task.task_id}/logs/{task.tries}"
+        found = self.call("GET", f"{where}?map_index={task.map_index}")["content"]
+        return "\n".join(line["event"] if isinstance(line, dict) else line for line in found)
+
+    def call(self, method: str, path: str, body: object = None) -> Any:
+        """Return the answer to any other call.
+
+        Raises:
+            NotReady: Airflow does not answer, or refuses; the message has the status.
+        """
         if self._token is None:
             self._token = str(self._send("POST", "/auth/token", self._login)["access_token"])
         return self._send(method, path, body, token=self._token)

@@ -48,17 +48,20 @@ def complete(existing: str, *, example: str) -> str:
     return "\n".join([existing.rstrip("\n"), "", "# Added by `make env`", *added, ""])
 
 
-def write(root: Path) -> tuple[str, ...]:
-    """Make root/.env name everything that root/.env.example does; returns the names that were added.
+def write(root: Path, *, folder: Path | None = None) -> tuple[str, ...]:
+    """Make .env name everything that root/.env.example does; returns the names that were added.
 
     Only the owner may read a file that is made here.
+
+    Args:
+        folder: the folder of .env; root where it is None.
     """
     example = (root / ".env.example").read_text(encoding="utf-8")
-    target = root / ".env"
+    target = (folder or root) / ".env"
     before = target.read_text(encoding="utf-8") if target.exists() else None
     after = fill(example) if before is None else complete(before, example=example)
     if after != before:
-        unfinished = root / ".env.unfinished"
+        unfinished = target.with_name(".env.unfinished")
         unfinished.unlink(missing_ok=True)
         with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             file.write(after)

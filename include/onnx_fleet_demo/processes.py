@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -87,15 +88,44 @@ def stop(services: Iterable[subprocess.Popen[bytes]]) -> None:
         service.wait()
 
 
+def kill_tree(root: psutil.Process, *, spare_root: bool = False) -> None:
+    """Kill a process and everything below it at one moment, as the end of a container does.
+
+    All of them are halted first, so that none can start another one, notice the end of the others, or lose its parent.
+
+    Args:
+        spare_root: kill only what is below.
+    """
+    halted: set[psutil.Process] = set()
+    while True:
+        found = {root, *_below(root)} - ({root} if spare_root else set())
+        if found <= halted:
+            break
+        for process in found - halted:
+            _send(process, signal.SIGSTOP)
+        halted |= found
+    for process in halted:
+        _send(process, signal.SIGKILL)
+
+
+def _below(root: psutil.Process) -> list[psutil.Process]:
+    try:
+        return root.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _send(process: psutil.Process, number: int) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.send_signal(number)
+
+
 def end(identities: Iterable[Identity]) -> None:
     """Kill processes that should not be there any more."""
     found = [process for identity in identities if (process := identity.find()) is not None]
     for number in (signal.SIGTERM, signal.SIGKILL):
         for process in found:
-            try:
-                process.send_signal(number)
-            except psutil.NoSuchProcess:
-                continue
+            _send(process, number)
         _, found = psutil.wait_procs(found, timeout=3.0)
 
 

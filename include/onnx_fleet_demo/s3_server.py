@@ -1,5 +1,7 @@
 """An S3 server for one machine: ministack as a child process on loopback, its data in a folder.
 
+    python -m onnx_fleet_demo.s3_server --data DIR --port 8333 --bucket onnx-fleet
+
 What ministack (1.4) keeps, seen running: every object's body and metadata are on disk, by rename, before its PUT is
 answered, so neither SIGTERM nor SIGKILL loses an answered write. A SIGKILL in the middle of a write leaves a ``.tmp``
 file, which the next start would list as an object, or a body that is newer than its metadata, which would then be
@@ -9,12 +11,14 @@ only. It checks no signature, so it belongs on loopback.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from pathlib import Path
 from types import TracebackType
@@ -270,3 +274,22 @@ def _mend(objects: Path) -> None:
             body = path.with_name(path.name.removesuffix(".meta.json"))
             if not body.exists() or body.stat().st_mtime_ns > path.stat().st_mtime_ns:
                 path.unlink()
+
+
+def main() -> None:
+    """Serve until SIGINT or SIGTERM."""
+    parser = argparse.ArgumentParser(prog="python -m onnx_fleet_demo.s3_server", description="An S3 server.")
+    parser.add_argument("--data", type=Path, required=True, help="the folder of the objects")
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one; the address is printed")
+    parser.add_argument("--bucket", default=BUCKET)
+    options = parser.parse_args()
+    done = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: done.set())
+    with EmbeddedS3(options.data, port=options.port, bucket=options.bucket) as server:
+        print(f"S3 at {server.endpoint_url}", flush=True)
+        done.wait()
+
+
+if __name__ == "__main__":
+    main()

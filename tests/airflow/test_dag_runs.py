@@ -29,6 +29,7 @@ CORRUPT = "acme/corrupt-weights"
 PICKLE = "acme/pickle-only"
 NOWHERE = "acme/nowhere"
 MENDED = "acme/mended"
+MENDED_ELSEWHERE = "acme/mended-elsewhere"
 LATENCY = {"batch_sizes": [1], "sequence_lengths": [8], "warmup_runs": 1, "timed_runs": 3}
 CATALOGUE = f"""
 defaults:
@@ -68,6 +69,7 @@ def fleet(
     maker = RepoMaker(folder / "hub", small_repo)
     maker.sound(SOUND)
     maker.sound(MENDED)
+    maker.sound(MENDED_ELSEWHERE)
     maker.corrupt_weights(CORRUPT)
     maker.pickle_only(PICKLE)
     (folder / "catalogue.yaml").write_text(CATALOGUE)
@@ -209,8 +211,10 @@ def test_the_feed_lists_what_was_published(fleet: Fleet, first: RunEnd) -> None:
 
 def test_one_model_is_exported_anew_by_force(fleet: Fleet, first: RunEnd) -> None:
     asked = {"model": SOUND, "force": True, "latency": LATENCY}
-    end = fleet.home.run("model_reexport", asked, options=fleet.options)
+    end = fleet.home.run("model_reexport", asked, options={**fleet.options, "AIRFLOW__ONNX_FLEET__GPU_QUEUE": "gpu"})
     assert end.state == "success"
+    [on_gpu] = [task for task in end.tasks if task.task_id.endswith(".prove_on_gpu") and task.map_index >= 0]
+    assert on_gpu.state == "skipped", "there is a GPU worker, and the model does not ask for it"
     [record] = fleet.report(end).records
     assert record.state == "published"
     [model] = publish.list_models(fleet.store)
@@ -226,18 +230,25 @@ def test_one_model_that_is_refused_fails_its_run(fleet: Fleet) -> None:
     assert fleet.report(end).counts["refused"] == 1
 
 
-def test_where_a_cause_is_mended_only_the_cleared_task_and_what_follows_run_again(fleet: Fleet) -> None:
-    blocking = layout.channel_key(MENDED, "latest")
+@pytest.mark.parametrize(("stages", "model"), [("shared", MENDED), ("store", MENDED_ELSEWHERE)])
+def test_where_a_cause_is_mended_only_the_cleared_task_and_what_follows_run_again(
+    fleet: Fleet, stages: str, model: str
+) -> None:
+    options = {**fleet.options, "AIRFLOW__ONNX_FLEET__STAGES": stages}
+    blocking = layout.channel_key(model, "latest")
     fleet.store.create(blocking, b"not a channel")
-    end = fleet.home.run("model_reexport", {"model": MENDED, "latency": LATENCY}, options=fleet.options)
+    end = fleet.home.run("model_reexport", {"model": model, "latency": LATENCY}, options=options)
     [record] = fleet.report(end).records
     assert (record.state, record.step, record.error) == ("failed", "compare", "BundleCorrupt")
     assert "delete it" in record.message
     [failed] = [task for task in end.tasks if task.task_id.endswith(".compare") and task.state == "failed"]
 
     fleet.store.delete(blocking)
+    if stages == "store":  # the rest is done by a worker that has nothing of it on its disk
+        shutil.rmtree(fleet.options["AIRFLOW__ONNX_FLEET__SCRATCH"])
+        shutil.rmtree(fleet.options["HF_HOME"])
     cleared = [(failed.task_id, failed.map_index)]
-    again = fleet.home.clear("model_reexport", end.run_id, cleared, options=fleet.options)
+    again = fleet.home.clear("model_reexport", end.run_id, cleared, options=options)
     assert again.state == "success", again.log
     assert [record.state for record in fleet.report(again).records] == ["published"]
     before = {(task.task_id, task.map_index): task.start for task in end.tasks if task.start}
@@ -249,7 +260,9 @@ def test_where_a_cause_is_mended_only_the_cleared_task_and_what_follows_run_agai
     assert ran == {"compare", "publish", "record", "report", "gate"}
 
     shutil.rmtree(fleet.options["AIRFLOW__ONNX_FLEET__SCRATCH"])
-    lost = fleet.home.clear("model_reexport", end.run_id, cleared, options=fleet.options)
+    for info in list(fleet.store.list(layout.SCRATCH)):
+        fleet.store.delete(info.key)
+    lost = fleet.home.clear("model_reexport", end.run_id, cleared, options=options)
     [record] = fleet.report(lost).records
     assert (record.state, record.step, record.error) == ("failed", "compare", "BundleNotFound")
     assert "clear the run's plan task" in record.message

@@ -57,7 +57,9 @@ def test_a_model_that_the_hub_renamed_says_where_it_is_published_now(tmp_path: P
     assert (new.renamed_to, new.renamed_since) == (None, None)
     assert bundle.find("acme/old", store=any_store)
 
-    with pytest.raises(BundleNotFound, match="renamed acme/old to acme/new: new versions have been published there since 20"):
+    with pytest.raises(
+        BundleNotFound, match="renamed acme/old to acme/new: new versions have been published there since 20"
+    ):
         bundle.find("acme/old@stable", store=any_store)
     renames.leave(any_store, "acme/old", renamed_to="acme/newer", now=since)
     found = renames.find(any_store, "acme/old")

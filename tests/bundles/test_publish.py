@@ -14,6 +14,7 @@ import pytest
 from fixtures.faulty_stores import Interrupted, SteppedStore, interrupted
 from fixtures.quirky_s3 import serve
 from fixtures.stages import NOW, PROVENANCE, tiny_stage, work_item
+from fixtures.watched_store import WatchedStore
 from onnx_fleet.bundles import bundle, channels, manifest
 from onnx_fleet.bundles.publish import Publication, list_models, publish, unfinished
 from onnx_fleet.bundles.stage import Stage
@@ -91,6 +92,16 @@ def test_other_graphs_under_the_same_version_are_a_conflict(tmp_path: Path, any_
 
     assert bundle.find(MODEL, store=any_store).manifest_sha256 == first.manifest_sha256
     assert verify(MODEL, store=any_store).passed
+
+
+def test_a_new_version_with_the_same_weights_sends_the_rest(tmp_path: Path, any_store: ObjectStore) -> None:
+    _publish(tiny_stage(tmp_path / "one", weight_bytes=2 << 20), any_store)
+    watched = WatchedStore(any_store)
+    item = work_item(fingerprint="e" * 64)
+    done = _publish(tiny_stage(tmp_path / "two", item=item, weight_bytes=2 << 20, scale=3.0), watched)
+    assert [key.rpartition("/")[2] for key in watched.copied] == ["model.onnx_data"]
+    assert "model.onnx_data" not in {key.rpartition("/")[2] for key in watched.sent}
+    assert verify(f"{MODEL}@{done.version}", store=any_store).passed
 
 
 def test_progress_ends_at_the_size_of_the_bundle(tmp_path: Path, any_store: ObjectStore) -> None:

@@ -11,18 +11,19 @@ import shutil
 import stat
 import subprocess
 import sys
-from dataclasses import fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
-from ruamel.yaml import YAML
 
+from fixtures import fleet_options
 from onnx_fleet import recipes
 from onnx_fleet.planning.catalogue import reader
+from onnx_fleet.processes import isolation
 from onnx_fleet_demo import compose_env
+from onnx_fleet_demo.native_stack import compose_file
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docker-compose.yaml").read_text()
@@ -30,7 +31,8 @@ EXAMPLE = (ROOT / ".env.example").read_text()
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 VARIABLE = re.compile(r"(?<!\$)\$\{(?P<name>\w+)(?:(?P<operator>:\?|:-)(?P<word>[^}]*))?\}")
 ASK_AIRFLOW = """
-import json, sys
+import inspect, json, sys
+UNDOCUMENTED = ["num_stuck_in_queued_retries"]
 from airflow.cli.cli_parser import get_parser
 from airflow.configuration import conf
 conf.load_providers_configuration()
@@ -40,29 +42,18 @@ for command in json.load(sys.stdin):
     accepted.append(command)
 described = conf.configuration_description
 options = {f"AIRFLOW__{section}__{option}".upper() for section in described for option in described[section]["options"]}
+from airflow.jobs import scheduler_job_runner
 from airflow.providers.celery.executors.celery_executor import app
-print(json.dumps({"accepted": accepted, "options": sorted(options), "celery_app": app.main}))
+seen = inspect.getsource(scheduler_job_runner)
+options |= {f"AIRFLOW__SCHEDULER__{name}".upper() for name in UNDOCUMENTED if f'key="{name}"' in seen}
+celery = {name: app.conf[name] for name in ("task_acks_late", "worker_prefetch_multiplier", "broker_transport_options")}
+print(json.dumps({"accepted": accepted, "options": sorted(options), "celery": celery}))
 """
-
-
-def interpolated(values: dict[str, str]) -> dict[str, Any]:
-    """The file as compose reads it with these variables set."""
-
-    def value_of(match: re.Match[str]) -> str:
-        name, operator, word = match["name"], match["operator"], match["word"]
-        if values.get(name):
-            return values[name]
-        if operator == ":?":
-            raise KeyError(f"{name} {word}")
-        return word if operator == ":-" else ""
-
-    made: dict[str, Any] = YAML(typ="safe", pure=True).load(VARIABLE.sub(value_of, TEXT).replace("$$", "$"))
-    return made
 
 
 @pytest.fixture(scope="module")
 def compose() -> dict[str, Any]:
-    return interpolated(compose_env.read(compose_env.fill(EXAMPLE)))
+    return compose_file.document(TEXT, compose_env.read(compose_env.fill(EXAMPLE)))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +66,9 @@ def services(compose: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def airflow(services: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the installed Airflow says of the commands that the services run, and all of its options."""
     home = tmp_path_factory.mktemp("airflow")
-    environment = {"AIRFLOW_HOME": str(home), "PATH": "/usr/bin:/bin", "HOME": str(home)}
+    said = services["airflow-scheduler"]["environment"]
+    needed = {name: said[name] for name in said if name.startswith(("AIRFLOW__CELERY", "AIRFLOW__CORE__AUTH_MANAGER"))}
+    environment = {**needed, "AIRFLOW_HOME": str(home), "PATH": "/usr/bin:/bin", "HOME": str(home)}
     answer = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", ASK_AIRFLOW],
         input=json.dumps(airflow_commands(services)),
@@ -85,8 +78,8 @@ def airflow(services: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPa
         check=False,
     )
     assert answer.returncode == 0, answer.stderr
-    said: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
-    return said
+    answered: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
+    return answered
 
 
 def airflow_commands(services: dict[str, dict[str, Any]]) -> list[list[str]]:
@@ -97,7 +90,7 @@ def airflow_commands(services: dict[str, dict[str, Any]]) -> list[list[str]]:
     scripts = [service["healthcheck"]["test"][-1] for service in services.values() if "healthcheck" in service]
     scripts.append(services["airflow-init"]["command"][-1])
     for script in scripts:
-        commands += [shlex.split(found) for found in re.findall(r"\bairflow ([a-z][^&|>\n]*)", script)]
+        commands += [shlex.split(found) for found in re.findall(r"\bairflow ([a-z][^&|<>\n]*)", script)]
     return commands
 
 
@@ -116,8 +109,8 @@ def test_the_official_services_and_ours_are_there(services: dict[str, dict[str, 
 
 
 def test_nothing_starts_without_env_and_the_message_says_what_to_run() -> None:
-    with pytest.raises(KeyError, match="is not set, run make env"):
-        interpolated({})
+    with pytest.raises(compose_file.ComposeFileInvalid, match="is not set, run make env"):
+        compose_file.document(TEXT, {})
 
 
 def test_every_secret_comes_from_env_and_has_no_default() -> None:
@@ -151,22 +144,38 @@ def test_airflow_knows_every_command(airflow: dict[str, Any], services: dict[str
     lines = [" ".join(command) for command in airflow["accepted"]]
     for command in ("api-server", "scheduler", "dag-processor", "triggerer", "db migrate"):
         assert command in lines
+    assert any(line.startswith("users create --username admin --role Admin") for line in lines)
     assert "celery worker --queues default,cpu --concurrency 4" in lines
     assert "celery worker --queues gpu --concurrency 1" in lines
 
 
-def test_the_celery_app_that_workers_are_asked_through_can_be_loaded(
-    airflow: dict[str, Any], services: dict[str, dict[str, Any]]
-) -> None:
+def test_a_task_is_with_one_worker_until_it_ends(airflow: dict[str, Any], services: dict[str, dict[str, Any]]) -> None:
     """A new Celery may break the provider's executor while pip finds nothing wrong: 5.7.0 did."""
-    for name in ("airflow-worker-cpu", "airflow-worker-gpu"):
-        assert f"celery --app {airflow['celery_app']}.app inspect ping" in services[name]["healthcheck"]["test"][-1]
+    celery = airflow["celery"]
+    assert celery["task_acks_late"] is True, "a message that is confirmed at its start is lost with the worker"
+    assert celery["worker_prefetch_multiplier"] == 1, "a worker that is busy leaves what waits to the others"
+    longest_s = 10 * (isolation.machine_limits().timeout_s or 0)
+    assert celery["broker_transport_options"]["visibility_timeout"] > longest_s > 0
+
+
+def test_a_worker_gives_a_task_up_no_sooner_than_the_scheduler_does(services: dict[str, dict[str, Any]]) -> None:
+    """A task of which the api-server hears nothing: both sides end it, and the scheduler has to be the first."""
+    environment = services["airflow-worker-cpu"]["environment"]
+    timeout_s = int(environment["AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT"])
+    shortest_interval_s = 5  # [workers] min_heartbeat_interval
+    assert int(environment["AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS"]) * shortest_interval_s >= timeout_s
+    assert "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL" not in environment
+
+
+def test_a_task_may_wait_for_a_worker_for_days(services: dict[str, dict[str, Any]]) -> None:
+    """It is sent anew each time that it has waited too long, and fails when that was done too often."""
+    environment = services["airflow-scheduler"]["environment"]
+    waits = int(environment["AIRFLOW__SCHEDULER__NUM_STUCK_IN_QUEUED_RETRIES"])
+    assert waits * int(environment["AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT"]) > 5 * 24 * 3600
 
 
 def test_airflow_or_onnx_fleet_knows_every_option(airflow: dict[str, Any], services: dict[str, dict[str, Any]]) -> None:
-    from onnx_fleet.airflow.settings import FleetSettings
-
-    ours = {f"AIRFLOW__ONNX_FLEET__{field.name.upper()}" for field in fields(FleetSettings)}
+    ours = {f"AIRFLOW__ONNX_FLEET__{name.upper()}" for name in fleet_options.names()}
     used = {name for service in services.values() for name in service.get("environment", {}) if "__" in name}
     assert used - set(airflow["options"]) - ours == set()
     assert {"AIRFLOW__API_AUTH__JWT_SECRET", "AIRFLOW__CORE__FERNET_KEY", "AIRFLOW__API__SECRET_KEY"} <= used
@@ -177,7 +186,8 @@ def test_queues_are_those_that_tasks_are_sent_to(services: dict[str, dict[str, A
     served = services["airflow-worker-cpu"]["command"].split()[3].split(",")
     assert served == ["default", environment["AIRFLOW__ONNX_FLEET__CPU_QUEUE"]]
     assert environment["AIRFLOW__ONNX_FLEET__GPU_QUEUE"] in (None, "")
-    with_gpu = interpolated({**compose_env.read(compose_env.fill(EXAMPLE)), "GPU_QUEUE": "gpu"})["services"]
+    values = {**compose_env.read(compose_env.fill(EXAMPLE)), "GPU_QUEUE": "gpu"}
+    with_gpu = compose_file.document(TEXT, values)["services"]
     assert with_gpu["airflow-scheduler"]["environment"]["AIRFLOW__ONNX_FLEET__GPU_QUEUE"] == "gpu"
 
 
@@ -217,10 +227,11 @@ def test_mounts_name_declared_volumes_and_files_that_exist(compose: dict[str, An
     assert used == set(compose["volumes"])
 
 
-def test_workers_share_the_stages_and_the_hubs_cache(services: dict[str, dict[str, Any]]) -> None:
+def test_workers_share_the_hubs_cache_and_no_stages(services: dict[str, dict[str, Any]]) -> None:
     for name in ("airflow-worker-cpu", "airflow-worker-gpu"):
         environment, volumes = services[name]["environment"], services[name]["volumes"]
-        assert f"fleet-work:{environment['AIRFLOW__ONNX_FLEET__SCRATCH']}" in volumes
+        assert "AIRFLOW__ONNX_FLEET__STAGES" not in environment, "they go through the store with this executor"
+        assert not [volume for volume in volumes if volume.endswith(environment["AIRFLOW__ONNX_FLEET__SCRATCH"])]
         assert f"hub-cache:{environment['HF_HOME']}" in volumes
 
 
@@ -234,24 +245,27 @@ def test_tasks_reach_the_s3_server_with_its_own_keys(services: dict[str, dict[st
     assert environment["AIRFLOW__ONNX_FLEET__STORE"] == f"s3://{server['S3_BUCKET']}/fleet"
 
 
-def test_the_first_run_writes_the_passwords_that_the_api_server_reads(
+def test_the_first_run_makes_the_admin_and_shows_the_password_to_nobody(
     services: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
-    script = services["airflow-init"]["command"][-1]
-    target = services["airflow-apiserver"]["environment"]["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE"]
-    volume = f"airflow-auth:{Path(target).parent}"
-    assert script.endswith(f"> {target}")
-    assert volume in services["airflow-init"]["volumes"]
-    assert volume in services["airflow-apiserver"]["volumes"]
-    here = tmp_path / "passwords.json"
-    adapted = (
-        script.replace("airflow db migrate", "true")
-        .replace(target, str(here))
-        .replace("python -c", f"{sys.executable} -c")
+    """Its script with a program in airflow's place that says how it was called, and what it could read."""
+    init = services["airflow-init"]
+    fake = tmp_path / "airflow"
+    fake.write_text('#!/bin/bash\necho "airflow $*"; [ "$1" = users ] && cat\nexit 0\n')
+    fake.chmod(0o755)
+    done = subprocess.run(
+        init["command"],
+        env={"ADMIN_PASSWORD": "open sesame", "PATH": f"{tmp_path}:/usr/bin:/bin"},
+        check=True,
+        capture_output=True,
+        text=True,
     )
-    subprocess.run(["bash", "-c", adapted], env={"ADMIN_PASSWORD": "sesame"}, check=True)
-    assert json.loads(here.read_text()) == {"admin": "sesame"}
-    assert stat.S_IMODE(here.stat().st_mode) == 0o600
+    migrated, created, *typed = done.stdout.splitlines()
+    assert migrated == "airflow db migrate"
+    assert created.startswith("airflow users create --username admin --role Admin")
+    assert "sesame" not in created
+    assert typed == ["open sesame"] * 2
+    assert init["environment"]["AIRFLOW__CORE__AUTH_MANAGER"].endswith(".FabAuthManager")
 
 
 def test_the_image_is_built_from_what_exists_and_from_the_airflow_that_is_pinned() -> None:
@@ -316,6 +330,7 @@ import onnx_fleet
 from onnx_fleet import recipes
 from onnx_fleet.planning.calibration import source
 from onnx_fleet.planning.catalogue import reader
+from onnx_fleet.processes import isolation
 print(json.dumps([onnx_fleet.__file__, recipes.names_of_files(), source.digest("corpora/reviews.txt"),
                   len(reader.load(__import__("pathlib").Path(sys.argv[3])).entries)]))
 """
@@ -331,7 +346,7 @@ print(json.dumps([onnx_fleet.__file__, recipes.names_of_files(), source.digest("
 def test_containers_of_one_host_share_the_folder_of_the_measuring_lock(services: dict[str, dict[str, Any]]) -> None:
     for name in ("airflow-worker-cpu", "airflow-worker-gpu"):
         folder = services[name]["environment"]["AIRFLOW__ONNX_FLEET__LOCK_FOLDER"]
-        assert f"fleet-work:{folder}" in services[name]["volumes"]
+        assert f"machine-lock:{folder}" in services[name]["volumes"]
 
 
 def test_the_janitor_removes_old_logs_and_keeps_the_others(services: dict[str, dict[str, Any]], tmp_path: Path) -> None:

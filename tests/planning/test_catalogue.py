@@ -209,7 +209,7 @@ def test_sizes_are_for_people(size: str, size_bytes: int) -> None:
         ("variant_gates: {int8: {min_cosine: 2}}", "min_cosine is 2; write a number from -1 to 1"),
         ("variant_gates: {int8: {max_layers_ratio: 3}}", "max_layers_ratio is 3; write a number from 0.05 to 1"),
         ("calibration: /etc/passwd", "calibration '/etc/passwd' is not a .txt or .jsonl file, nor a folder"),
-        ("calibration: corpora/none.txt", "calibration 'corpora/none.txt' does not exist; put the file or folder beside"),
+        ("calibration: corpora/none.txt", "calibration 'corpora/none.txt' does not exist; put the file or folder"),
         ("calibration: corpora/photos", "calibration 'corpora/photos' does not exist; put the file or folder beside"),
         ("calibration: corpora/table.csv", "calibration 'corpora/table.csv' is not a .txt or .jsonl file, nor a"),
         ("variants: [fp32, fp32]", "fp32 is listed twice; list each once"),
@@ -380,7 +380,9 @@ def test_aliases_cannot_blow_up() -> None:
     "value", ["!!python/object/apply:os.system [echo]", "!!python/name:os.system x", "!!set {a/b}"]
 )
 def test_tags_are_not_read(value: str) -> None:
-    assert any("is not supported; write the plain value without a tag" in line for line in faults(f"models:\n- {value}\n"))
+    assert any(
+        "is not supported; write the plain value without a tag" in line for line in faults(f"models:\n- {value}\n")
+    )
 
 
 def test_a_file_in_another_encoding_is_told_its_line(tmp_path: Path) -> None:

@@ -86,6 +86,37 @@ def test_one_writer_alone_gets_the_same_answers_from_every_server(changes: dict[
             assert store.upload(f"{size}", other, sha256=other_digest, overwrite=True).sha256 == other_digest
 
 
+@pytest.mark.parametrize("size", [10, PART + 10])
+def test_a_copy_sends_nothing_and_takes_no_ones_place(
+    server: QuirkyS3, quirks: Quirks, tmp_path: Path, size: int
+) -> None:
+    store = open_store(server.address, s3=server.settings(multipart_bytes=PART))
+    path, digest = _file(tmp_path / "file", os.urandom(size))
+    store.upload("first", path, sha256=digest)
+    quirks.requests.clear()
+    assert store.upload("second", path, sha256=digest, copy_of="first").sha256 == digest
+    assert [told for told in quirks.requests if told.startswith(("PUT", "POST", "COPY"))] == ["COPY prefix/second"]
+
+    quirks.answers = [("HEAD", 404, "NoSuchKey")]  # another writer puts it there after it was looked for
+    other, other_digest = _file(tmp_path / "other", os.urandom(size))
+    store.upload("third", other, sha256=other_digest)
+    with pytest.raises(VersionConflict):
+        store.upload("second", other, sha256=other_digest, copy_of="third")
+    assert store.read("second") == path.read_bytes()
+
+
+@pytest.mark.parametrize("refusal", [(501, "NotImplemented"), (403, "AccessDenied"), (404, "NoSuchKey")])
+def test_what_a_server_does_not_copy_is_sent(
+    server: QuirkyS3, quirks: Quirks, tmp_path: Path, refusal: tuple[int, str]
+) -> None:
+    store = open_store(server.address, s3=server.settings())
+    path, digest = _file(tmp_path / "file", b"bytes")
+    store.upload("first", path, sha256=digest)
+    quirks.refuses_copies = refusal
+    assert store.upload("second", path, sha256=digest, copy_of="first").sha256 == digest
+    assert store.read("second") == b"bytes"
+
+
 @pytest.mark.parametrize("status", [411, 501])
 def test_a_server_that_refuses_checksums_is_told_by_the_setting_to_change(
     server: QuirkyS3, quirks: Quirks, status: int

@@ -125,6 +125,32 @@ def test_an_upload_over_other_bytes_is_a_conflict_unless_it_is_meant(any_store: 
     assert any_store.read("big") == b"bytes"
 
 
+@pytest.mark.parametrize("size", [10, 3 * MIB])
+def test_a_copy_of_what_the_store_has_is_verified_as_an_upload_is(
+    any_store: ObjectStore, tmp_path: Path, size: int
+) -> None:
+    path, digest = _file(tmp_path / "file", os.urandom(size))
+    any_store.upload("first", path, sha256=digest)
+    assert any_store.upload("second", path, sha256=digest, copy_of="first").sha256 == digest
+    any_store.delete("first")
+    assert any_store.read("second") == path.read_bytes()
+
+    other, other_digest = _file(tmp_path / "other", os.urandom(size))
+    with pytest.raises(VersionConflict):
+        any_store.upload("second", other, sha256=other_digest, copy_of="second")
+
+
+@pytest.mark.parametrize("there", [None, b"other bytes", b"no bytes"])
+def test_a_copy_of_what_is_gone_or_differs_is_sent_instead(
+    any_store: ObjectStore, tmp_path: Path, there: bytes | None
+) -> None:
+    path, digest = _file(tmp_path / "file", b"my bytes")
+    if there is not None:
+        any_store.create("first", there)
+    assert any_store.upload("second", path, sha256=digest, copy_of="first").sha256 == digest
+    assert any_store.read("second") == b"my bytes"
+
+
 def test_a_file_that_is_not_what_its_digest_says_is_not_uploaded(any_store: ObjectStore, tmp_path: Path) -> None:
     path, _ = _file(tmp_path / "file", b"bytes")
     with pytest.raises(BundleCorrupt, match="file"):

@@ -152,7 +152,9 @@ def test_what_is_required_and_misses_stops_the_model(encoder: Varied, tmp_path: 
 def test_variants_that_nobody_judged_are_not_published(encoder: Varied, tmp_path: Path) -> None:
     unjudged = encoder.copy(tmp_path)
 
-    with pytest.raises(ValidationFailed, match=r"fp16, int8, int8_static, q4 was not evaluated; run `onnx-fleet validate"):
+    with pytest.raises(
+        ValidationFailed, match=r"fp16, int8, int8_static, q4 was not evaluated; run `onnx-fleet validate"
+    ):
         report_summaries.variants(unjudged.stage)
 
 

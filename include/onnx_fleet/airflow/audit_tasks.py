@@ -14,7 +14,7 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from onnx_fleet import jsonio
-from onnx_fleet.airflow import machine_lock, retries, run_context, run_params, shards
+from onnx_fleet.airflow import machine_lock, pod_overrides, retries, run_context, run_params, shards
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.bundles import feed
 from onnx_fleet.jsonio import Json
@@ -52,7 +52,7 @@ def audits(*, settings: FleetSettings) -> None:
     chosen = retried(choose)()
     names = ["audit"] if settings.shards == 1 else [f"audit_{number + 1}" for number in range(settings.shards)]
     reported = retried(write_report, task_id="report", trigger_rule="all_done")(names)
-    heavy = {"pool": settings.cpu_pool, "map_index_template": LABEL}
+    heavy = {"pool": settings.cpu_pool, "map_index_template": LABEL, **pod_overrides.options(settings, alone=False)}
     if settings.cpu_queue:
         heavy["queue"] = settings.cpu_queue
     for number, name in enumerate(names):

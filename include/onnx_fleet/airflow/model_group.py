@@ -10,9 +10,10 @@ from typing import Any, Final
 
 from airflow.sdk import get_current_context, task, task_group
 from airflow.sdk.bases.decorator import Task
+from airflow.sdk.exceptions import AirflowSkipException
 
 from onnx_fleet import jsonio
-from onnx_fleet.airflow import assets, machine_lock, model_record, retries, run_context
+from onnx_fleet.airflow import assets, machine_lock, model_record, pod_overrides, retries, run_context
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.jsonio import Json
 from onnx_fleet.runs import steps
@@ -53,8 +54,9 @@ def model_group(settings: FleetSettings, *, group_id: str) -> Any:
                 before = [made]
         before >> _light(record, settings, trigger_rule="all_done")(item=item)
 
-    def asks_for_gpu(item: Json) -> bool:
-        return bool(item["gpu"])
+    def asks_for_gpu(item: Json) -> None:
+        if not item["gpu"]:
+            raise AirflowSkipException("the entry does not name cuda among its providers")
 
     def record(item: Json) -> Json:
         return jsonio.to_json(model_record.of_model(run_context.current(settings), item, channel=settings.channel))
@@ -76,6 +78,7 @@ def _task_of(step: Step, settings: FleetSettings) -> Task[..., Any]:
         options["trigger_rule"] = "none_failed"  # the step before it, on the GPU, is skipped where nobody asked for it
     if step.name == "publish":
         options["outlets"] = [assets.BUNDLE, assets.FLEET]
+    options |= pod_overrides.options(settings, alone=step.machine != "shared", on_gpu=step.on_gpu)
     return _light(body, settings, **options)
 
 
@@ -84,17 +87,18 @@ def _light(body: Body, settings: FleetSettings, **options: Any) -> Task[..., Any
 
 
 def _asking(body: Body) -> Task[..., Any]:
-    """Make a task that skips the one behind it, and no other, where its answer is no."""
-    return task.short_circuit(map_index_template=LABEL, ignore_downstream_trigger_rules=False, weight_rule="upstream")(
-        body
-    )
+    """Make a task that skips itself, and with it the one behind it, where its answer is no.
+
+    A short circuit would not do: Airflow 3.3.2 looks for its word under map index -1, where no task of a mapped group
+    leaves one, and runs the task behind it.
+    """
+    return task(map_index_template=LABEL, weight_rule="upstream")(body)
 
 
 def _take(step: Step, item: Json, settings: FleetSettings) -> Json:
     """Run a step; returns its seconds, with the publication of the step that makes one."""
     started = time.monotonic()
-    with run_context.explained():
-        job = run_context.current(settings).job(item, settings=settings)
+    with run_context.explained(), run_context.current(settings).job(item, step, settings=settings) as job:
         with _LOCKS[step.machine](settings.lock_folder):
             publication = step.take(job)
         if step.name == "validate" and item["gpu"] and not settings.gpu_queue:

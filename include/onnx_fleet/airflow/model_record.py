@@ -32,16 +32,17 @@ def of_model(run: Run, item: Json, *, channel: str) -> Record:
     """
     made = _Group()
     try:
-        stage = run.services.stage(run.scratch.read_item(item["model_id"]))
+        work = run.handover.read_item(item["model_id"])
     except BundleNotFound as err:
         return _without_scratch(item, made, lost=err)
     if made.published():
-        ended = pipeline.record_of_bundle(stage.item, services=run.services, channel=channel, seconds=made.seconds())
-        stage.discard()
+        ended = pipeline.record_of_bundle(work, services=run.services, channel=channel, seconds=made.seconds())
+        run.handover.discard(work)
     else:
-        ended = _failed(stage, made)
-        _keep_validation(run, stage)
-    log.info("%s: %s", stage.item.model.at_commit, ended.state)
+        with run.handover.ended(work, made.stopped_at().name) as stage:
+            ended = _failed(stage, made)
+            _keep_validation(run, stage)
+    log.info("%s: %s", work.model.at_commit, ended.state)
     return ended
 
 

@@ -82,7 +82,7 @@ def _plan(now: run_context.Run, wanted: Callable[[run_context.Run], Wanted], *, 
     work = planned.to_export
     shards.require_room(len(work), shards=settings.shards, per_shard=conf.getint("core", "max_map_length"))
     for item in work:
-        now.scratch.write_item(item)
+        now.handover.write_item(item)
         log.info("%s: %s: %s", item.model.at_commit, item.state, item.reason)
     return {
         "items": [shards.item(item, catalogue_digest=asked.catalogue_digest) for item in work],

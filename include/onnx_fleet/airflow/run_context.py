@@ -11,14 +11,17 @@ from functools import partial
 from airflow.sdk import get_current_context
 
 from onnx_fleet import jsonio
-from onnx_fleet.airflow import connections, machine_lock, scratch
-from onnx_fleet.airflow.scratch import Scratch
+from onnx_fleet.airflow import connections, machine_lock
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.bundles.manifest import Provenance
 from onnx_fleet.jsonio import Json
+from onnx_fleet.runs import work_folder
+from onnx_fleet.runs.handover import Handover, SharedFolder
 from onnx_fleet.runs.services import Services
-from onnx_fleet.runs.steps import Job
+from onnx_fleet.runs.stage_transfer import ThroughStore
+from onnx_fleet.runs.steps import Job, Step
 from onnx_fleet.source.hub_client import Hub
+from onnx_fleet.store.blob_cache import BlobCache
 
 FAILURE = "failure"
 """The XCom key under which a step tells why it failed."""
@@ -42,7 +45,7 @@ class Run:
     run_id: str
     trigger: str
     params: Mapping[str, object]
-    scratch: Scratch
+    handover: Handover
     services: Services
 
     @property
@@ -56,19 +59,23 @@ class Run:
             dag_id=self.dag_id, run_id=self.run_id, trigger=self.trigger, catalogue_digest=catalogue_digest
         )
 
-    def job(self, item: Json, *, settings: FleetSettings) -> Job:
-        """Return what the steps of a model work on and with.
+    @contextmanager
+    def job(self, item: Json, step: Step, *, settings: FleetSettings) -> Iterator[Job]:
+        """Open what a step of a model works on and with; afterwards it is there for the steps behind.
 
         Args:
             item: what shards.py makes of a work item.
         """
-        return Job(
-            stage=self.services.stage(self.scratch.read_item(item["model_id"])),
-            services=self.services,
-            provenance=self.provenance(catalogue_digest=item["catalogue_digest"]),
-            channel=settings.channel,
-            alone=partial(machine_lock.exclusive, settings.lock_folder),
-        )
+        work = self.handover.read_item(item["model_id"])
+        with self.handover.opened(work, step.name) as stage:
+            yield Job(
+                stage=stage,
+                services=self.services,
+                provenance=self.provenance(catalogue_digest=item["catalogue_digest"]),
+                channel=settings.channel,
+                alone=partial(machine_lock.exclusive, settings.lock_folder),
+                stored=self.handover.stored(work) if step.name == "publish" else {},
+            )
 
 
 def current(settings: FleetSettings) -> Run:
@@ -79,22 +86,31 @@ def current(settings: FleetSettings) -> Run:
     """
     context = get_current_context()
     dag_run = context["dag_run"]
-    corner = scratch.of_run(settings.scratch, dag_id=dag_run.dag_id, run_id=dag_run.run_id)
+    label = f"{dag_run.dag_id}__{dag_run.run_id}"
+    services = Services(
+        store=connections.store(settings),
+        hub=Hub(connections.hub_settings(settings)),
+        work_dir=work_folder.of_run(settings.scratch, label),
+        limits=settings.limits,
+        cache_bytes=settings.cache_bytes,
+        gpu=settings.gpu,
+    )
     return Run(
         dag_id=dag_run.dag_id,
         run_id=dag_run.run_id,
         trigger=str(getattr(dag_run.run_type, "value", dag_run.run_type)),
         params=dict(context["params"]),
-        scratch=corner,
-        services=Services(
-            store=connections.store(settings),
-            hub=Hub(connections.hub_settings(settings)),
-            work_dir=corner.folder,
-            limits=settings.limits,
-            cache_bytes=settings.cache_bytes,
-            gpu=settings.gpu,
-        ),
+        handover=_handover(label, services, settings),
+        services=services,
     )
+
+
+def _handover(label: str, services: Services, settings: FleetSettings) -> Handover:
+    if settings.stages == "shared":
+        return SharedFolder(folder=services.work_dir, services=services)
+    work_folder.prune(settings.scratch, days=settings.scratch_days)  # of this worker, which may never plan a run
+    kept = BlobCache(folder=settings.scratch / "blobs", limit_bytes=settings.scratch_bytes)
+    return ThroughStore(run=label, services=services, blobs=kept)
 
 
 @contextmanager

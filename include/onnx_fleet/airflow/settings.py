@@ -7,8 +7,10 @@ import tempfile
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal
 
 from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowConfigException
 
 from onnx_fleet.export import cache
 from onnx_fleet.processes.gpu import GpuOptions
@@ -17,6 +19,20 @@ from onnx_fleet.processes.isolation import Limits, machine_limits
 SECTION = "onnx_fleet"
 
 _INCLUDE = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodSettings:
+    """The pods of heavy tasks: the options ``pod_memory_bytes``, ``pod_cpus`` and so on."""
+
+    memory_bytes: int
+    """The memory that a pod asks for, which is also its limit."""
+    cpus: int
+    """The number of cores that a pod asks for; it may use what else its node has."""
+    gpu_resource: str
+    """The name under which the cluster hands out GPUs, such as ``nvidia.com/gpu``."""
+    gpu_image: str | None
+    """The image of the GPU task's pod; None takes the image of the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,10 +62,19 @@ class FleetSettings:
     """The queue of the GPU tasks; empty means that there is no GPU worker."""
     gpu: GpuOptions
     """The GPU of the workers on that queue: options ``gpu_id`` and ``gpu_memory_bytes``, 0 for no limit."""
+    stages: Literal["shared", "store"]
+    """How a model's stage passes from task to task.
+
+    ``shared``: in the scratch folder, which all workers see; ``store``: through the store, each worker with a scratch
+    folder of its own. Empty takes ``shared`` for the LocalExecutor, whose tasks are all on one machine, and ``store``
+    for any other.
+    """
     scratch: Path
     """The folder in which bundles grow: a folder of the machine, or a volume that all workers see."""
     scratch_days: int
-    """The number of days for which a run's files there are kept."""
+    """The number of days for which a run's files there, and in the store, are kept."""
+    scratch_bytes: int
+    """The size limit of what a worker keeps there of stages that pass through the store, in bytes."""
     lock_folder: Path
     """The folder of the lock of measuring tasks: all workers of one machine see it, and no other machine does."""
     shards: int
@@ -63,6 +88,8 @@ class FleetSettings:
     """The longest wait before a retry (option ``retry_delay_max_s``)."""
     limits: Limits
     """The limits of a process that loads a model: options ``step_memory_bytes`` and ``step_timeout_s``, 0 for none."""
+    pods: PodSettings | None
+    """The pods of heavy tasks; None where ``[core] executor`` names no KubernetesExecutor."""
 
 
 def read() -> FleetSettings:
@@ -85,8 +112,10 @@ def read() -> FleetSettings:
         cpu_queue=_text("cpu_queue") or None,
         gpu_queue=_text("gpu_queue") or None,
         gpu=GpuOptions(device_id=_number("gpu_id", 0), memory_bytes=_number("gpu_memory_bytes", 0) or None),
+        stages=_stages(),
         scratch=Path(_text("scratch", default_scratch)),
         scratch_days=max(1, _number("scratch_days", 14)),
+        scratch_bytes=max(0, _number("scratch_bytes", 20 * 1024**3)),
         lock_folder=Path(_text("lock_folder", tempfile.gettempdir())),
         shards=max(1, _number("shards", 4)),
         cache_bytes=max(0, _number("cache_bytes", cache.LIMIT_BYTES)),
@@ -94,7 +123,19 @@ def read() -> FleetSettings:
         retry_delay=timedelta(seconds=_number("retry_delay_s", 60)),
         retry_delay_max=timedelta(seconds=_number("retry_delay_max_s", 1800)),
         limits=_limits(),
+        pods=_pods(),
     )
+
+
+def _stages() -> Literal["shared", "store"]:
+    usual = "shared" if conf.get("core", "executor") == "LocalExecutor" else "store"
+    match _text("stages", usual) or usual:
+        case "shared":
+            return "shared"
+        case "store":
+            return "store"
+        case other:
+            raise AirflowConfigException(f"[{SECTION}] stages is {other!r}: write shared or store, or leave it empty")
 
 
 def _limits() -> Limits:
@@ -103,6 +144,17 @@ def _limits() -> Limits:
     timeout_s = _number("step_timeout_s", int(usual.timeout_s or 0))
     # Every task is a new process, and runs one step.
     return Limits(memory_bytes=memory_bytes or None, timeout_s=float(timeout_s) or None, may_be_forked=False)
+
+
+def _pods() -> PodSettings | None:
+    if "KubernetesExecutor" not in conf.get("core", "executor"):
+        return None
+    return PodSettings(
+        memory_bytes=max(1, _number("pod_memory_bytes", 8 * 1024**3)),
+        cpus=max(1, _number("pod_cpus", 2)),
+        gpu_resource=_text("pod_gpu_resource", "nvidia.com/gpu"),
+        gpu_image=_text("pod_gpu_image") or None,
+    )
 
 
 def _text(option: str, default: str = "") -> str:

@@ -18,13 +18,16 @@ from pathlib import Path
 from typing import Final, Literal
 
 from onnx_fleet.bundles import bundle, channels, events, manifest, seal
+from onnx_fleet.bundles.bundle import Ref
 from onnx_fleet.bundles.channels import Channel
 from onnx_fleet.bundles.manifest import BundleFile, Manifest, Provenance, Regression
 from onnx_fleet.bundles.stage import Stage
-from onnx_fleet.errors import BundleNotFound, StoreDenied, StoreUnavailable, VersionConflict
+from onnx_fleet.errors import BundleCorrupt, BundleNotFound, StoreDenied, StoreUnavailable, VersionConflict
 from onnx_fleet.store import ObjectInfo, ObjectStore, Progress, layout, transfer
 
 _THROUGH: Final = "through"
+_WORTH_COPYING: Final = 1024 * 1024
+"""The size in bytes from which on a file is looked for in the store: to ask for a copy takes two requests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,15 +67,18 @@ def publish(
     created_at: datetime,
     channel: str = bundle.LATEST,
     move: bool = False,
+    stored: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Publication:
     """Seal a stage and put it into the store, whole or not at all; then the channel points at it, if its gates let it.
 
     The same bundle twice does nothing, also to the channel: files but for the reports decide whether it is the same.
-    A publication that another writer did not get through with is finished first.
+    A publication that another writer did not get through with is finished first. A large file that the store has
+    already, in the version in use or among what is said to be stored, is copied there and not sent again.
 
     Args:
         move: have the channel point at it also where the bundle stands already.
+        stored: where else the store has files: SHA-256 -> key.
     Raises:
         ValidationFailed: the stage's reports do not say that its graphs are right.
         VersionConflict: other graphs stand under the same version.
@@ -80,7 +86,9 @@ def publish(
     """
     channels.checked_name(channel)
     sealed = seal.seal(stage, provenance=provenance, created_at=created_at)
-    attempt = _Attempt(folder=stage.folder, store=store, sealed=sealed, progress=progress)
+    attempt = _Attempt(
+        folder=stage.folder, store=store, sealed=sealed, channel=channel, stored=stored or {}, progress=progress
+    )
     standing, state = attempt.run()
     info, sha256 = sealed.bundle, transfer.sha256_of(standing)
     stands = manifest.read(standing, where=f"{store.address}/{attempt.manifest_key}")
@@ -196,6 +204,9 @@ class _Attempt:
     folder: Path
     store: ObjectStore
     sealed: Manifest
+    channel: str
+    stored: Mapping[str, str]
+    """Where else than in the version in use the store has files: SHA-256 -> key."""
     progress: Progress | None
     prefix: str = field(init=False)
     manifest_key: str = field(init=False)
@@ -240,16 +251,28 @@ class _Attempt:
     def _send_files(self) -> None:
         """Send each file to its place; where another attempt's bytes stand, to a key that is only for these bytes."""
         done = 0
+        large = any(file.size_bytes >= _WORTH_COPYING for file in self.sealed.files)
+        stored = {**(self._stored_in_use() if large else {}), **self.stored}
         for file in self.sealed.files:
             key, path = self.prefix + file.path, self.folder / file.path
             progress = self._progress_from(done)
+            known = stored.get(file.sha256) if file.size_bytes >= _WORTH_COPYING else None
             try:
-                self.sent[key] = self.store.upload(key, path, sha256=file.sha256, progress=progress)
+                self.sent[key] = self.store.upload(key, path, sha256=file.sha256, copy_of=known, progress=progress)
             except VersionConflict:
                 self.store.upload(self._kept_key(file), path, sha256=file.sha256, progress=progress)
             done += file.size_bytes
             if self.progress:
                 self.progress(done, self.sealed.size_bytes)
+
+    def _stored_in_use(self) -> dict[str, str]:
+        """Return where the version that the channel points at keeps its files; nothing where it cannot be read."""
+        ref = Ref(model_id=self.sealed.bundle.model_id, channel=self.channel, version=None)
+        try:
+            found = bundle.find(ref, store=self.store)
+        except (BundleNotFound, BundleCorrupt):
+            return {}
+        return {file.sha256: found.key(file.path) for file in found.manifest.files}
 
     def _decide(self) -> bytes:
         """Return the manifest that will stand: this attempt's, or the one that another attempt decided on before."""

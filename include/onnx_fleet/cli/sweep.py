@@ -22,7 +22,7 @@ def sweep(
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Remove what killed writers have left: open multipart uploads in a bucket, unfinished files in a folder."""
+    """Remove what killed writers and failed runs have left: multipart uploads, unfinished files, stages of models."""
     take = leftovers.find if dry_run else leftovers.sweep
     with opened_store(store) as opened:
         found = take(opened, days=days, now=datetime.now(UTC))

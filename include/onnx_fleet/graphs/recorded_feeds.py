@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from onnx_fleet.bundles import stage
 from onnx_fleet.graphs.session import Session
 
 Half = Literal["calibration", "judging"]
+
+FOLDER: Final = "corpus"
+"""The name of the folder in the private part of a stage."""
 
 _MAX_BYTES = 256 << 20
 """How large all samples of one graph may be; a decoder's caches are most of them."""
@@ -69,7 +72,7 @@ class FeedRecorder:
 
 def folder(stage_dir: Path) -> Path:
     """Return where a stage keeps its corpus; it is never published."""
-    return stage_dir / stage.PRIVATE / "corpus"
+    return stage_dir / stage.PRIVATE / FOLDER
 
 
 def read(stage_dir: Path, role: str, half: Half) -> Iterator[Sample]:

@@ -84,6 +84,11 @@ class Record:
     seconds: Mapping[str, float] = field(default_factory=dict)
     """The wall time of each step."""
 
+    @property
+    def ended_as(self) -> str:
+        """The state, with the step that it ended at: ``failed at export``."""
+        return f"{self.state} at {self.step}" if self.step else self.state
+
 
 def of_refusal(refusal: Refusal) -> Record:
     """Return the record of an entry without a work item: refused by a rule of the catalogue, or failed."""

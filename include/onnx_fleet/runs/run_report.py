@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from typing import Final, get_args
 from onnx_fleet import jsonio
 from onnx_fleet.entities.provider import CPU, CUDA, report_name
 from onnx_fleet.formatting import human_bytes, human_ms
-from onnx_fleet.runs import report_page
+from onnx_fleet.runs import causes, report_page
+from onnx_fleet.runs.causes import Cause
 from onnx_fleet.runs.record import GPU_NOT_ASKED, Record, RecordState, VariantRecord
 from onnx_fleet.store import ObjectStore, layout
 
@@ -79,13 +79,13 @@ def gate(report: RunReport, *, max_failed: int = 0, max_refused: int | None = No
 
 
 def troubles(report: RunReport) -> tuple[str, ...]:
-    """Say of each model that failed, was refused or is held why, and what to do, one line each; the worst first."""
-    return tuple(f"{record.model_id}: {_trouble(record)}" for record in report.records if record.message)
+    """Say what models failed of, were refused or are held for, and what to do; one line a cause, the worst first."""
+    return tuple(f"{_names_of(cause)}: {_told(cause)}" for cause in causes.of(report.records))
 
 
 def key(run_id: str) -> str:
-    """Return the key of a run's report in the store; a run id may hold characters that a key should not."""
-    return f"reports/{re.sub(r'[^A-Za-z0-9._-]+', '_', run_id).strip('.') or '_'}.json"
+    """Return the key of a run's report in the store."""
+    return f"reports/{layout.run_name(run_id)}.json"
 
 
 def kept_prefix(run_id: str, model_id: str) -> str:
@@ -124,12 +124,14 @@ def html(report: RunReport, *, kept: Collection[str] = ()) -> str:
     Args:
         kept: the keys of the validations that are kept of models which were not published.
     """
-    told = report.records if len(report.records) == 1 else [record for record in report.records if record.message]
+    told = causes.of(report.records)
+    if not told and len(report.records) == 1:
+        told = (Cause(records=report.records, message=""),)
     return report_page.page(
         key=report_page.key_of(key(report.run_id)),
         title=f"{_models(len(report.records))}: {_counts(report)}",
         lead=f"{report.run_id}, {report.created_at}",
-        cards=[_card(record, run_id=report.run_id, kept=kept) for record in told],
+        cards=[_card(each, run_id=report.run_id, kept=kept) for each in told],
         tables=(
             report_page.Table(title="Models", columns=_COLUMNS, rows=[_row(record) for record in report.records]),
             report_page.Table(
@@ -141,22 +143,33 @@ def html(report: RunReport, *, kept: Collection[str] = ()) -> str:
     )
 
 
-def _card(record: Record, *, run_id: str, kept: Collection[str]) -> report_page.Card:
+def _card(cause: Cause, *, run_id: str, kept: Collection[str]) -> report_page.Card:
+    record, several = cause.records[0], len(cause.records) > 1
+    return report_page.Card(
+        name=_models(len(cause.records)) if several else record.model_id,
+        state=record.state,
+        heading=" ".join(filter(None, (record.ended_as, record.error))),
+        paragraphs=(
+            *([_names_of(cause)] if several else []),
+            cause.message or record.version or "",
+            *record.findings,
+        ),
+        links={
+            f"{text} of {each.model_id}" if several else text: place
+            for each in cause.records
+            for text, place in _links(each, run_id=run_id, kept=kept).items()
+        },
+    )
+
+
+def _links(record: Record, *, run_id: str, kept: Collection[str]) -> dict[str, str]:
     if record.location and record.version:
         prefix = layout.bundle_prefix(record.model_id, record.version)
-        links = {"Bundle": f"{prefix}{layout.MANIFEST}", "Validation": f"{prefix}reports/validation.svg"}
-    else:
-        prefix = kept_prefix(run_id, record.model_id)
-        pictures = {"Validation": CPU, "Validation on the GPU": CUDA}
-        placed = {text: f"{prefix}{report_name('validation', where)}.svg" for text, where in pictures.items()}
-        links = {text: place for text, place in placed.items() if place in kept}
-    return report_page.Card(
-        name=record.model_id,
-        state=record.state,
-        heading=" ".join(filter(None, (_state(record), record.error))),
-        paragraphs=(record.message or record.version or "", *record.findings),
-        links=links,
-    )
+        return {"Bundle": f"{prefix}{layout.MANIFEST}", "Validation": f"{prefix}reports/validation.svg"}
+    prefix = kept_prefix(run_id, record.model_id)
+    pictures = {"Validation": CPU, "Validation on the GPU": CUDA}
+    placed = {text: f"{prefix}{report_name('validation', where)}.svg" for text, where in pictures.items()}
+    return {text: place for text, place in placed.items() if place in kept}
 
 
 def markdown(report: RunReport) -> str:
@@ -176,10 +189,10 @@ def markdown(report: RunReport) -> str:
             "|" + " --- |" * len(VARIANT_COLUMNS),
         ]
         lines += ["| " + " | ".join(map(cell, variant_row(record, each))) + " |" for record, each in varied]
-    troubled = [record for record in report.records if record.message]
-    if troubled:
+    found = causes.of(report.records)
+    if found:
         lines += ["", "## Failed, refused or held", ""]
-        lines += [f"- **{record.model_id}**: {_trouble(record)}" for record in troubled]
+        lines += [f"- **{_names_of(cause)}**: {_told(cause)}" for cause in found]
     renamed = [record for record in report.records if record.renamed_from]
     if renamed:
         lines += ["", "## Renamed on the Hub", ""]
@@ -217,14 +230,10 @@ def variant_row(record: Record, variant: VariantRecord) -> tuple[str, ...]:
 _COLUMNS: Final = ("model", "state", "version", "worst difference", "p50 ms", "p95 ms", "size", "GPU", "where")
 
 
-def _state(record: Record) -> str:
-    return f"{record.state} at {record.step}" if record.step else record.state
-
-
 def _row(record: Record) -> tuple[str, ...]:
     return (
         record.model_id,
-        _state(record),
+        record.ended_as,
         record.version or "–",
         "–" if record.worst_abs_diff is None else f"{record.worst_abs_diff:.1e}",
         human_ms(record.latency_ms_p50, noisy=record.latency_noisy),
@@ -240,10 +249,16 @@ def cell(text: str) -> str:
     return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 
-def _trouble(record: Record) -> str:
-    where = f"{_state(record)}: " if record.step else ""
+def _names_of(cause: Cause) -> str:
+    names = ", ".join(record.model_id for record in cause.records)
+    return names if len(cause.records) == 1 else f"{_models(len(cause.records))} ({names})"
+
+
+def _told(cause: Cause) -> str:
+    record = cause.records[0]
+    where = f"{record.ended_as}: " if record.step else ""
     error = f"`{record.error}` " if record.error else ""
-    return f"{where}{error}{cell(record.message)}"
+    return f"{where}{error}{cell(cause.message)}"
 
 
 def _counts(report: RunReport) -> str:

@@ -8,9 +8,9 @@ worker that sees the stage, and again after a kill.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
@@ -64,6 +64,8 @@ class Job:
     """The context manager that keeps our other work off the machine, for a step that needs that only in part."""
     progress: Progress | None = None
     """The callback that is told of the download and the upload, in bytes."""
+    stored: Mapping[str, str] = field(default_factory=dict)
+    """The files of the stage that the store has already: SHA-256 -> key."""
 
 
 def _every_item(item: WorkItem) -> bool:
@@ -272,6 +274,7 @@ def publish(
     provenance: Provenance,
     channel: str = bundle.LATEST,
     move: bool = False,
+    stored: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Publication:
     """Put a stage's bundle into the store, point the channel at it if its gates let it, and keep the feed's event.
@@ -280,6 +283,7 @@ def publish(
 
     Args:
         move: have the channel point at it also where the bundle stands already.
+        stored: where the store has files of the stage already: SHA-256 -> key.
     """
     if regression.is_due(stage, store=services.store, channel=channel):
         compare(stage, services=services, channel=channel)
@@ -291,6 +295,7 @@ def publish(
             created_at=datetime.now(UTC),
             channel=channel,
             move=move,
+            stored=stored,
             progress=progress,
         )
         renames.leave_for(stage.item.model, store=services.store, now=datetime.now(UTC))
@@ -331,6 +336,7 @@ def _take_publish(job: Job) -> Publication:
         services=job.services,
         provenance=job.provenance,
         channel=job.channel,
+        stored=job.stored,
         progress=job.progress,
     )
 

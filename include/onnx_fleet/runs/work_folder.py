@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
+
+from onnx_fleet.store import layout
 
 KEPT_DAYS: Final = 14
 """The number of days that a run's subfolder is kept by default: it holds the stages of models that failed."""
@@ -19,7 +20,7 @@ def of_run(root: Path, label: str) -> Path:
     Args:
         label: names the run among all runs that work in the same folder.
     """
-    return root / "runs" / re.sub(r"[^A-Za-z0-9._-]+", "_", label)
+    return root / "runs" / layout.run_name(label)
 
 
 def prune(root: Path, *, days: int = KEPT_DAYS) -> None:

@@ -6,6 +6,7 @@ models/<org>/<name>/renamed.json                the id that the model is publish
 unfinished/<org>/<name>/<version>/…             what publishing keeps until it is through
 audits/<org>/<name>/<version>/<time>.json       what an audit of a published bundle found
 cache/<kind>/<key>.zip                          what one export leaves for the next one of the same kind
+scratch/<run>/<org>/<name>/…                    what the tasks of one run hand on to each other, on several machines
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ CACHE: Final = "cache/"
 CACHE_KEY: Final = re.compile(rf"{CACHE}(graphs|tokenizers)/([0-9a-f]{{64}})\.zip")
 """The pattern of a cache entry's key, whose groups are its kind and its own key."""
 
-IN_PARTS: Final = (MODELS, UNFINISHED, CACHE)
+SCRATCH: Final = "scratch/"
+
+IN_PARTS: Final = (MODELS, UNFINISHED, CACHE, SCRATCH)
 """How the keys begin of all that may be large enough to go up in parts."""
 
 
@@ -69,6 +72,16 @@ def unfinished_prefix(model_id: str, version: str) -> str:
 def model_prefix(model_id: str) -> str:
     """Return what the keys of all that is published of one model begin with, a slash at its end."""
     return f"{MODELS}{model_id}/"
+
+
+def scratch_prefix(run: str, model_id: str) -> str:
+    """Return what the keys begin with of what a run's tasks hand on about one model, a slash at its end."""
+    return f"{SCRATCH}{run_name(run)}/{model_id}/"
+
+
+def run_name(label: str) -> str:
+    """Return a run's label as the name of a file or a folder; it may hold characters that such a name should not."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", label).strip(".") or "_"
 
 
 def audit_key(model_id: str, version: str, *, at: datetime) -> str:

@@ -99,7 +99,14 @@ class LocalStore:
                 unfinished.replace(path)
 
     def upload(
-        self, key: str, path: Path, *, sha256: str, overwrite: bool = False, progress: Progress | None = None
+        self,
+        key: str,
+        path: Path,
+        *,
+        sha256: str,
+        overwrite: bool = False,
+        copy_of: str | None = None,
+        progress: Progress | None = None,
     ) -> ObjectInfo:
         found = self.stat(key)
         if found is not None and found.sha256 == sha256:

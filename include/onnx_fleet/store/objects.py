@@ -91,7 +91,14 @@ class ObjectStore(Protocol):
         """
 
     def upload(
-        self, key: str, path: Path, *, sha256: str, overwrite: bool = False, progress: Progress | None = None
+        self,
+        key: str,
+        path: Path,
+        *,
+        sha256: str,
+        overwrite: bool = False,
+        copy_of: str | None = None,
+        progress: Progress | None = None,
     ) -> ObjectInfo:
         """Put a large file, verified: afterwards the object is known to hold the bytes with this digest.
 
@@ -100,6 +107,8 @@ class ObjectStore(Protocol):
         Args:
             sha256: the file's digest in hexadecimal.
             overwrite: take the place of other bytes, in one step.
+            copy_of: the key of an object that is said to hold these bytes: a server that can copies it, and nothing is
+                sent. Where it is gone, or holds other bytes, the file is sent.
 
         Raises:
             VersionConflict: other bytes stand there, and overwrite is False.

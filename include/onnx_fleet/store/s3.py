@@ -7,8 +7,9 @@ What was seen of servers, and the answer here:
 - ``If-Match`` is not implemented (501) on OpenStack Swift, and a quoted ETag never matches on RGW 16: replace() then
   tries the bare ETag, then compares, writes and reads back. Two writers in the same instant can both believe that they
   won there: run one publisher a model on such servers.
-- CompleteMultipartUpload ignores ``If-None-Match`` on RGW 16 and moto: upload() looks first, and verifies size and
-  digest of what stands there afterwards.
+- CompleteMultipartUpload ignores ``If-None-Match`` on RGW 16 and moto, CopyObject on most servers but AWS: upload()
+  looks first, and verifies size and digest of what stands there afterwards.
+- CopyObject is refused where a policy lets nobody read, or not implemented: the bytes are sent, then.
 - boto3's checksums are refused (RGW 411, Swift 501) or dropped: ``checksum_mode="when_required"`` sends none, and the
   digest is then taken by reading the object back.
 - CompleteMultipartUpload answers without an ETag on RGW: nothing is taken from its answer.
@@ -20,15 +21,13 @@ This module imports boto3; open_store imports it when an address needs it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import BotoCoreError, ClientError
-from s3transfer.utils import ChunksizeAdjuster
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from onnx_fleet.errors import (
@@ -38,14 +37,15 @@ from onnx_fleet.errors import (
     StoreUnavailable,
     VersionConflict,
 )
-from onnx_fleet.store import keys, layout, s3_checksums, s3_client, s3_errors, transfer
+from onnx_fleet.store import keys, layout, s3_checksums, s3_client, s3_errors, s3_parts, transfer
 from onnx_fleet.store.address import S3Address, S3Settings
 from onnx_fleet.store.objects import Leftover, ObjectInfo, Progress
 
 if TYPE_CHECKING:
     from botocore.credentials import Credentials
-    from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
+
+log = logging.getLogger(__name__)
 
 _LOST = {"PreconditionFailed", "412"}
 _RACED = {"ConditionalRequestConflict", "409"}
@@ -149,7 +149,14 @@ class S3Store:
             raise self._moved(key)
 
     def upload(
-        self, key: str, path: Path, *, sha256: str, overwrite: bool = False, progress: Progress | None = None
+        self,
+        key: str,
+        path: Path,
+        *,
+        sha256: str,
+        overwrite: bool = False,
+        copy_of: str | None = None,
+        progress: Progress | None = None,
     ) -> ObjectInfo:
         with transfer.local_disk(str(path)):
             size = path.stat().st_size
@@ -161,7 +168,9 @@ class S3Store:
                 return _verified(key, head, sha256)
             if not overwrite:
                 raise self._taken(key)
-        sent = self._send(key, path, size=size, overwrite=overwrite, progress=progress)
+        sent = self._copy(copy_of, key, path, size=size, sha256=sha256, overwrite=overwrite) if copy_of else None
+        if sent is None:
+            sent = self._send(key, path, size=size, overwrite=overwrite, progress=progress)
         head = self._head(key)
         if head is None or head["ContentLength"] != size or not self._holds(key, head, path, sha256):
             if not sent:
@@ -348,7 +357,9 @@ class S3Store:
                 if progress:
                     progress(size, size)
             else:
-                self._send_parts(self._client if overwrite else self._creating, key, path, size, progress)
+                client, part = self._client if overwrite else self._creating, self._part_bytes(size)
+                at, extra = {"bucket": self._at.bucket, "key": self._key(key)}, self._of_a_large_one()
+                s3_parts.send(client, path, **at, size=size, part=part, extra=extra, progress=progress)
         except ClientError as err:
             if s3_errors.code_of(err) in _LOST:
                 return False
@@ -356,38 +367,46 @@ class S3Store:
                 # no conditional writes here: it was looked at before, and is looked at afterwards
                 return self._send(key, path, size=size, overwrite=True, progress=progress)
             raise s3_errors.from_answer(err, where=self._where(key)) from err
-        return True
-
-    def _send_parts(self, client: S3Client, key: str, path: Path, size: int, progress: Progress | None) -> None:
-        extra: dict[str, Any] = dict(self._encryption())
-        if self._settings.checksum_mode == "when_supported":
-            extra["ChecksumAlgorithm"] = "SHA256"
-        part_bytes = self._part_bytes(size)
-        try:
-            with path.open("rb") as file:
-                client.upload_fileobj(
-                    file,
-                    self._at.bucket,
-                    self._key(key),
-                    ExtraArgs=extra,
-                    Callback=_Counted(progress, size) if progress else None,
-                    Config=TransferConfig(multipart_threshold=1, multipart_chunksize=part_bytes),
-                )
         except BotoCoreError as err:
             raise s3_errors.from_client(err, where=self._where(key)) from err
+        return True
+
+    def _copy(self, source: str, key: str, path: Path, *, size: int, sha256: str, overwrite: bool) -> bool | None:
+        """Have the server put the bytes of another object there; as _send, and None where they are to be sent."""
+        head = self._head(source)
+        if head is None or head["ContentLength"] != size or self._holds_by_digest(head, path, sha256) is False:
+            return None
+        client, part = self._client if overwrite else self._creating, self._part_bytes(size)
+        at, extra = {"bucket": self._at.bucket, "key": self._key(key)}, self._of_a_large_one()
+        try:
+            s3_parts.copy(client, self._key(source), **at, part=part, extra=extra)
+        except ClientError as err:
+            if s3_errors.code_of(err) in _LOST:
+                return False
+            log.debug("%s: the server does not copy %s: %s", self._where(key), source, err)
+            return None
+        except BotoCoreError as err:
+            raise s3_errors.from_client(err, where=self._where(key)) from err
+        return True
 
     def _part_bytes(self, size: int) -> int:
-        adjusted: int = ChunksizeAdjuster().adjust_chunksize(self._settings.multipart_bytes, size)
-        return adjusted
+        return s3_parts.part_bytes(size, wanted=self._settings.multipart_bytes)
+
+    def _of_a_large_one(self) -> dict[str, Any]:
+        digested = self._settings.checksum_mode == "when_supported"
+        return {**self._encryption(), **({"ChecksumAlgorithm": "SHA256"} if digested else {})}
 
     def _holds(self, key: str, head: HeadObjectOutputTypeDef, path: Path, sha256: str) -> bool:
         """Tell whether the object has these bytes: by the digest that the server keeps, or else by reading it back."""
+        found = self._holds_by_digest(head, path, sha256)
+        return transfer.hash_chunks(self.chunks(key)) == sha256 if found is None else found
+
+    def _holds_by_digest(self, head: HeadObjectOutputTypeDef, path: Path, sha256: str) -> bool | None:
+        """Tell by the digest that the server keeps whether an object has these bytes; None where that does not tell."""
         kept = head.get("ChecksumSHA256")
         if kept and "-" not in kept:
             return s3_checksums.whole(kept) == sha256
-        if kept and kept == s3_checksums.of_parts(path, self._part_bytes(head["ContentLength"])):
-            return True
-        return transfer.hash_chunks(self.chunks(key)) == sha256
+        return True if kept and kept == s3_checksums.of_parts(path, self._part_bytes(head["ContentLength"])) else None
 
     def _encryption(self) -> dict[str, str]:
         sse = {"ServerSideEncryption": self._settings.sse, "SSEKMSKeyId": self._settings.sse_kms_key_id}
@@ -395,18 +414,6 @@ class S3Store:
 
     def _asking_checksums(self) -> dict[str, Any]:
         return {"ChecksumMode": "ENABLED"} if self._settings.checksum_mode == "when_supported" else {}
-
-
-class _Counted:
-    """boto3 tells how many more bytes went, from many threads; onnx-fleet tells how many there are by now."""
-
-    def __init__(self, progress: Progress, total: int) -> None:
-        self._progress, self._total, self._done, self._lock = progress, total, 0, Lock()
-
-    def __call__(self, more: int) -> None:
-        with self._lock:
-            self._done += more
-            self._progress(min(self._done, self._total), self._total)
 
 
 def _again_on(kind: type[Exception]) -> Retrying:

@@ -78,11 +78,12 @@ def connect(address: S3Address, *, settings: S3Settings, credentials: Credential
 
 
 def only_where_absent(client: S3Client) -> S3Client:
-    """Make every multipart upload of a client create-only: boto3's transfer manager does not take IfNoneMatch."""
-    client.meta.events.register(
-        "provide-client-params.s3.CompleteMultipartUpload",
-        _with_condition,  # type: ignore[arg-type]  # this event takes what its handler returns
-    )
+    """Make a client's multipart uploads and copies create-only: boto3's transfer manager does not take IfNoneMatch."""
+    for operation in ("CompleteMultipartUpload", "CopyObject"):
+        client.meta.events.register(
+            f"provide-client-params.s3.{operation}",
+            _with_condition,  # type: ignore[arg-type]  # this event takes what its handler returns
+        )
     return client
 
 

@@ -18,6 +18,7 @@ from onnx_fleet.graphs.session import Session
 from onnx_fleet.graphs.text_inputs import Batch, Side
 from onnx_fleet.planning.calibration import images, texts
 from onnx_fleet.planning.calibration import source as calibration_source
+from onnx_fleet.planning.calibration.texts import ROOT
 
 if TYPE_CHECKING:
     from onnx_fleet.validation.checks.context import CheckContext
@@ -30,7 +31,7 @@ MAX_LENGTH = 64
 """Tokens of a text: attention and caches grow with it, and ranges and rates hardly change."""
 
 
-def question(subject: CheckContext, source: str | None) -> Callable[[], None] | None:
+def question(subject: CheckContext, source: str | None, *, root: Path = ROOT) -> Callable[[], None] | None:
     """Return what feeds an entry's own texts or pictures, or the built-in texts, to every graph.
 
     Every fourth batch is one row alone. It returns None where what their checks fed is all that there is. What it
@@ -38,14 +39,15 @@ def question(subject: CheckContext, source: str | None) -> Callable[[], None] | 
 
     Args:
         source: the entry's calibration; None takes the built-in texts.
+        root: the folder that it is relative to.
     Raises:
         ModelInvalid: the texts or pictures are not there.
     """
     family = subject.item.family
     if source is not None and calibration_source.kind(source) == "image" and family in LOOKING:
-        return partial(LOOKING[family], subject, images.of(source))
+        return partial(LOOKING[family], subject, images.of(source, root=root))
     if family in ASKING and (subject.stage_dir / "tokenizer.json").exists():
-        return partial(ASKING[family], subject, texts.of(source))
+        return partial(ASKING[family], subject, texts.of(source, root=root))
     return None
 
 

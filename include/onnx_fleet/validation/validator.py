@@ -202,9 +202,11 @@ def _rows_of(
         yield from _run(checks, subject)
         return
     from onnx_fleet.graphs import recorded_feeds
+    from onnx_fleet.planning.calibration import source as calibration_source
     from onnx_fleet.validation import calibration_feeds
 
-    ask = calibration_feeds.question(subject, entry.calibration)
+    root = calibration_source.root_of(bench.stage)
+    ask = calibration_feeds.question(subject, entry.calibration, root=root)
     recorder = recorded_feeds.FeedRecorder(
         recorded_feeds.folder(bench.stage.folder),
         predicts_next_token=ask is not None and calibration_feeds.predicts_next_token(subject),

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Final, Literal
 
-from onnx_fleet.errors import ModelInvalid
+from onnx_fleet.bundles.stage import Stage
+from onnx_fleet.errors import ExportUnsupported, ModelInvalid
 from onnx_fleet.planning.calibration import images, texts
 from onnx_fleet.planning.calibration.texts import ROOT
 
 Kind = Literal["text", "image"]
+
+CAME_WITH: Final = "calibration"
+"""The subfolder of a stage's private part with what came with it from the worker that planned."""
 
 
 def kind(name: str) -> Kind:
@@ -20,6 +24,28 @@ def kind(name: str) -> Kind:
 def digest(name: str, *, root: Path = ROOT) -> str | None:
     """Return the SHA-256 of what lies there, 64 hexadecimal digits; None where there is nothing."""
     return texts.digest(name, root=root) if kind(name) == "text" else images.digest(name, root=root)
+
+
+def files(name: str) -> dict[str, Path]:
+    """Return the file, or the pictures that count, of this machine: POSIX path beside recipes/ -> path."""
+    found = (ROOT / name,) if kind(name) == "text" else images.of(name, root=ROOT)
+    return {path.relative_to(ROOT).as_posix(): path for path in found}
+
+
+def root_of(stage: Stage) -> Path:
+    """Return the folder in which a worker has what a stage's entry names: what came with the stage, or its own.
+
+    Raises:
+        ExportUnsupported: what is there is not what the plan was made with.
+    """
+    name, came = stage.item.model.entry.calibration, stage.private / CAME_WITH
+    root = came if came.is_dir() else ROOT
+    if name is not None and digest(name, root=root) != stage.item.calibration_digest:
+        raise ExportUnsupported(
+            f"{stage.item.model_id}: calibration '{name}' is not the one that the plan was made with; bring the same"
+            " file or folder to every worker, and plan again"
+        )
+    return root
 
 
 def fault(name: str, *, root: Path = ROOT) -> str | None:
