@@ -54,6 +54,32 @@ def test_the_catalogue_is_one_that_loads() -> None:
     assert len(made.discover) == 1
 
 
+def test_the_figures_are_those_of_the_benchmarks() -> None:
+    page = (ROOT / "docs/benchmarks.md").read_text()
+    rows = {tuple(cells[:2]): cells[2:] for cells in map(cells_of, page.splitlines()) if len(cells) > 2}
+    (bert,) = {checkpoint for checkpoint, _ in rows if checkpoint.startswith("BERT-base (")}
+    first, repeated, validated, peer = (
+        rows[bert, process]
+        for process in (
+            "onnx-fleet export, first", "onnx-fleet export, repeated", "onnx-fleet validate", "optimum-cli export onnx",
+        )
+    )  # fmt: skip
+    peer_gb = float(peer[2].replace(",", "")) / 1000
+    readme = " ".join(README.split())
+    assert f"**{repeated[0]} s and {repeated[2]} MB**" in readme
+    assert f"`optimum-cli` takes {peer[0]} s and {peer_gb:.1f} GB" in readme
+    assert f"The first export takes {first[0]} s." in readme
+    assert f"validated, which takes {float(validated[0]):.0f} s" in readme
+    (fleet,) = {cells_of(line)[1] for line in page.splitlines() if line.startswith("| onnx-fleet run, 50 models")}
+    (loop,) = {cells_of(line)[1] for line in page.splitlines() if line.startswith("| optimum-cli in a loop")}
+    assert f"take {float(fleet):.1f} s each" in readme
+    assert f"`optimum-cli` exports one in {float(loop):.1f} s" in readme
+
+
+def cells_of(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
 def test_the_rest_lines_are_those_that_make_up_prints() -> None:
     """tests/demo/test_demo.py runs what it prints, with Airflow there and without."""
     assert rest_lines(airflow="http://127.0.0.1:8080", user="admin", password="…") + "\n" in code_blocks("sh")
