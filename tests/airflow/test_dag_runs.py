@@ -158,6 +158,19 @@ def test_a_publication_is_an_event_of_its_model_and_one_of_the_fleet(first: RunE
     assert second.events == ()
 
 
+def test_a_publication_that_a_later_run_finishes_is_an_event_too(fleet: Fleet, second: RunEnd) -> None:
+    version = channels.read(fleet.store, SOUND, "latest").version
+    # What is left where a publisher is killed behind the manifest, before its task has ended.
+    fleet.store.create(f"{layout.unfinished_prefix(SOUND, version)}decision.json", b"{}")
+    end = fleet.run(only=[SOUND])
+    assert (end.state, fleet.report(end).counts["unchanged"]) == ("success", 1)
+    assert sorted(end.events) == [("onnx_fleet", None), ("onnx_fleet_bundle", SOUND)]
+    assert [task.label for task in end.tasks if task.task_id == "announce"] == [SOUND]
+    assert not list(fleet.store.list("unfinished/"))
+    again = fleet.run(only=[SOUND])
+    assert (again.state, again.events, again.states("announce")) == ("success", (), ["skipped"])
+
+
 def test_an_unchanged_model_runs_no_tasks(fleet: Fleet, second: RunEnd) -> None:
     records = {record.model_id: record.state for record in fleet.report(second).records}
     assert records == {SOUND: "unchanged", CORRUPT: "failed", PICKLE: "refused", NOWHERE: "failed"}
