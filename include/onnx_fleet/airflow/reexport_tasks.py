@@ -13,7 +13,7 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from onnx_fleet import jsonio
-from onnx_fleet.airflow import assets, retries, run_context, run_params, shards
+from onnx_fleet.airflow import assets, retries, run_context, run_notes, run_params, shards, store_links
 from onnx_fleet.airflow.model_group import model_group
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.bundles.publish import Publication
@@ -21,7 +21,7 @@ from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.work_item import Plan
 from onnx_fleet.errors import OnnxFleetError
 from onnx_fleet.jsonio import Json
-from onnx_fleet.runs import pipeline, record, run_report, work_folder
+from onnx_fleet.runs import pipeline, record, run_note, run_report, work_folder
 from onnx_fleet.runs.record import Record
 from onnx_fleet.runs.run_report import RunReport
 from onnx_fleet.store import ObjectStore, leftovers
@@ -53,7 +53,8 @@ def reexport(
         return task(**retries.options(settings), **options)(body)
 
     def plan() -> Json:
-        return _plan(run_context.current(settings), wanted, settings=settings)
+        with run_notes.of_failure():
+            return _plan(run_context.current(settings), wanted, settings=settings)
 
     def finished(planned: Json) -> list[Json]:
         return list(planned["finished"])
@@ -65,7 +66,8 @@ def reexport(
         return shards.deal(planned["items"], shards=settings.shards, shard=number)
 
     def write_report(groups: list[str]) -> str:
-        return _report(run_context.current(settings), groups)
+        with run_notes.of_failure():
+            return _report(run_context.current(settings), groups)
 
     def gate(key: str) -> str:
         return _gate(run_context.current(settings), key, max_refused=max_refused)
@@ -81,6 +83,8 @@ def reexport(
         model_group(settings, group_id=group).expand(item=items) >> reported
     gated = retried(gate)(reported)
     planned >> gated
+    for made in (reported, gated):
+        store_links.attach(made, (store_links.REPORT,))
 
 
 def _plan(now: run_context.Run, wanted: Callable[[run_context.Run], Wanted], *, settings: FleetSettings) -> Json:
@@ -139,6 +143,7 @@ def _report(now: run_context.Run, groups: list[str]) -> str:
     made = run_report.build(records.values(), run_id=now.label, now=datetime.now(UTC))
     key = run_report.write(made, store=now.services.store)
     log.info("%s/%s\n%s", now.services.store.address, key, run_report.markdown(made))
+    run_notes.leave(run_note.of_run(made, page=store_links.report_address(now.dag_id, now.run_id)))
     return key
 
 
