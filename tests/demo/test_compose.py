@@ -422,5 +422,6 @@ def test_make_env_says_what_it_did_and_shows_no_secret(tmp_path: Path) -> None:
     made = compose_env.read((tmp_path / ".env").read_text())
     assert "AIRFLOW_FERNET_KEY" in first
     assert "docker compose up --build --detach" in first
+    assert "docker compose exec airflow-scheduler airflow dags unpause fleet_reexport" in first
     assert "nothing was changed" in again
     assert not [name for name, value in made.items() if len(value) > 20 and value in first + again]

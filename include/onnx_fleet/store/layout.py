@@ -29,6 +29,8 @@ UNFINISHED: Final = "unfinished/"
 UNFINISHED_KEY: Final = re.compile(rf"{UNFINISHED}([^/]+/[^/]+)/([0-9a-f]{{8}}-[0-9a-f]{{8}})/(.+)")
 """The pattern of a key that publishing keeps, whose groups are the model id, the version and the rest."""
 
+AUDITS: Final = "audits/"
+
 CACHE: Final = "cache/"
 CACHE_KEY: Final = re.compile(rf"{CACHE}(graphs|tokenizers)/([0-9a-f]{{64}})\.zip")
 """The pattern of a cache entry's key, whose groups are its kind and its own key."""
@@ -86,4 +88,4 @@ def run_name(label: str) -> str:
 
 def audit_key(model_id: str, version: str, *, at: datetime) -> str:
     """Return where one audit's result lies; keys stand in the order of their times."""
-    return f"audits/{model_id}/{version}/{at.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}.json"
+    return f"{AUDITS}{model_id}/{version}/{at.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}.json"
