@@ -32,7 +32,7 @@ from onnx_fleet.airflow import settings
 from onnx_fleet.airflow.reexport_tasks import Wanted, reexport
 from onnx_fleet.airflow.run_context import Run
 from onnx_fleet.planning.catalogue import reader
-from onnx_fleet.source import resolve
+from onnx_fleet.source import search
 
 SETTINGS = settings.read()
 
@@ -68,7 +68,7 @@ SETTINGS = settings.read()
 def fleet_reexport() -> None:
     def wanted(run: Run) -> Wanted:
         file = reader.load(Path(str(run.params["catalogue"])))
-        entries = reader.expand(file, lambda discover: resolve.search(discover, hub=run.services.hub))
+        entries = reader.expand(file, lambda discover: search.search(discover, hub=run.services.hub))
         only = [str(pattern) for pattern in run.params["only"]]  # type: ignore[attr-defined]  # held by its schema
         return Wanted(entries=reader.select(entries, only), catalogue_digest=file.digest)
 

@@ -180,9 +180,9 @@ def wanted_entries(
     if given:
         raise typer.BadParameter("a catalogue says this itself", param_hint=f"--{next(iter(given))}")
     found = reader.load(file)
-    from onnx_fleet.source import resolve
+    from onnx_fleet.source import search
 
-    entries = reader.expand(found, partial(resolve.search, hub=services.hub))
+    entries = reader.expand(found, partial(search.search, hub=services.hub))
     return reader.select(entries, only or ()), found.digest
 
 
