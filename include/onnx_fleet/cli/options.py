@@ -7,6 +7,7 @@ import inspect
 import typing
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,6 +37,15 @@ Variants = Annotated[
 ]
 Opset = Annotated[int | None, typer.Option(help="ONNX opset version.")]
 Only = Annotated[list[str] | None, typer.Option(help="Only entries that match this pattern; may be repeated.")]
+Since = Annotated[
+    datetime | None,
+    typer.Option(formats=["%Y-%m-%d"], help="Only models whose Hub repo has had a commit since this day (UTC)."),
+]
+RetryFailed = Annotated[
+    str | None,
+    typer.Option(metavar="RUN", help="Only models that failed or were held in a run, as its report is named."),
+]
+Changed = Annotated[bool, typer.Option("--changed", help="Leave out models that are unchanged.")]
 Force = Annotated[bool, typer.Option("--force", help="Export again what is published already, as a new version.")]
 Channel = Annotated[str, typer.Option(help="The channel to point at what is published.")]
 MaxFailed = Annotated[int, typer.Option(min=0, help="How many models may fail or be held; more is exit status 1.")]

@@ -6,6 +6,7 @@ models/<org>/<name>/renamed.json                the id that the model is publish
 unfinished/<org>/<name>/<version>/…             what publishing keeps until it is through
 audits/<org>/<name>/<version>/<time>.json       what an audit of a published bundle found
 cache/<kind>/<key>.zip                          what one export leaves for the next one of the same kind
+watch/state.json                                what the last poll of the Hub has seen, and the runs that it asks for
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ UNFINISHED_KEY: Final = re.compile(rf"{UNFINISHED}([^/]+/[^/]+)/([0-9a-f]{{8}}-[
 CACHE: Final = "cache/"
 CACHE_KEY: Final = re.compile(rf"{CACHE}(graphs|tokenizers)/([0-9a-f]{{64}})\.zip")
 """The pattern of a cache entry's key, whose groups are its kind and its own key."""
+
+WATCH_KEY: Final = "watch/state.json"
 
 IN_PARTS: Final = (MODELS, UNFINISHED, CACHE)
 """How the keys begin of all that may be large enough to go up in parts."""
