@@ -4,10 +4,11 @@
 Takes every model of the catalogue, and exports, proves, measures and publishes those whose bundle would differ from
 the published one. A model that is unchanged costs one call of the Hub and one of the store.
 
-**Trigger it** with other parameters to take part of the catalogue (`only`), to publish everything anew (`force`), or
-to let some models fail (`max_failed`). A model that does not exist, is gated or cannot be read fails. What a rule of
-the catalogue keeps out (licence, size, pickle, code) is refused, and any number may be, unless `max_refused` says
-otherwise.
+**Trigger it** with other parameters to take part of the catalogue (`only`, `since`, `retry_failed`), to leave what is
+unchanged out of the report (`changed`), to publish everything anew (`force`), or to let some models fail
+(`max_failed`). A model that does not exist, is gated or cannot be read fails. What a rule of the catalogue keeps out
+(licence, size, pickle, code) is refused, and any number may be, unless `max_refused` says otherwise. The DAG
+`hub_watch` triggers it for models that have a new commit.
 
 **When it fails**, open the run: the note below its name has the models that failed and why, and its link opens the
 report, which lists every model with the step that failed and what to do next. The tasks `report` and `gate` have a
@@ -26,15 +27,10 @@ Models never touch each other: those that are right are published, whatever beco
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from airflow.sdk import Param, dag
 
-from onnx_fleet.airflow import run_params, settings
-from onnx_fleet.airflow.reexport_tasks import Wanted, reexport
-from onnx_fleet.airflow.run_context import Run
-from onnx_fleet.planning.catalogue import reader
-from onnx_fleet.source import resolve
+from onnx_fleet.airflow import fleet_selection, run_params, settings
+from onnx_fleet.airflow.reexport_tasks import reexport
 
 SETTINGS = settings.read()
 
@@ -66,6 +62,32 @@ SETTINGS = settings.read()
             title="Force",
             description="Publish a new version of every model that is taken, changed or not.",
         ),
+        "allow_unmatched": Param(
+            False,
+            type="boolean",
+            title="Unmatched patterns allowed",
+            description="Let a pattern that matches no model be; else it fails the run before anything is begun.",
+        ),
+        "since": Param(
+            None,
+            type=["null", "string"],
+            format="date",
+            title="Since",
+            description="Take models alone whose Hub repo has had a commit since this day (UTC). Empty takes all.",
+        ),
+        "retry_failed": Param(
+            None,
+            type=["null", "string"],
+            title="Retry what failed in",
+            description="Take models alone that failed or were held in this run: its id, such as"
+            " scheduled__2026-01-31T00:00:00+00:00. Empty takes all.",
+        ),
+        "changed": Param(
+            False,
+            type="boolean",
+            title="Changed models alone",
+            description="Leave models that are unchanged out of the run and its report.",
+        ),
         "max_failed": Param(
             0,
             type="integer",
@@ -84,13 +106,7 @@ SETTINGS = settings.read()
     },
 )
 def fleet_reexport() -> None:
-    def wanted(run: Run) -> Wanted:
-        file = reader.load(Path(str(run.params["catalogue"])))
-        entries = reader.expand(file, lambda discover: resolve.search(discover, hub=run.services.hub))
-        only = run_params.patterns(run.params["only"])
-        return Wanted(entries=reader.select(entries, only), catalogue_digest=file.digest)
-
-    reexport(wanted, settings=SETTINGS)
+    reexport(fleet_selection.wanted, settings=SETTINGS)
 
 
 fleet_reexport()

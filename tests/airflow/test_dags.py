@@ -14,6 +14,7 @@ pytestmark = pytest.mark.airflow
 FILES = {
     "bundle_audit": "bundle_audit.py",
     "fleet_reexport": "fleet_reexport.py",
+    "hub_watch": "hub_watch.py",
     "model_reexport": "model_reexport.py",
     "registry_feed": "registry_feed.py",
 }
@@ -43,7 +44,7 @@ def test_a_dag_says_what_to_do_when_it_fails(found: dict[str, Any]) -> None:
 
 def test_every_param_has_a_type_and_a_description(found: dict[str, Any]) -> None:
     params = {(dag_id, name): schema for dag_id, dag in found["dags"].items() for name, schema in dag["params"].items()}
-    assert len(params) == 24
+    assert len(params) == 30
     for name, schema in params.items():
         assert schema.get("type"), name
         assert schema.get("description", "").endswith("."), name

@@ -37,6 +37,8 @@ class Wanted:
 
     entries: tuple[Entry, ...]
     catalogue_digest: str | None = None
+    only_changed: bool = False
+    """Whether models that are unchanged are left out of the run, and of its report."""
 
 
 def reexport(
@@ -95,6 +97,7 @@ def _plan(now: run_context.Run, wanted: Callable[[run_context.Run], Wanted], *, 
     asked = wanted(now)
     force = now.label if now.params.get("force") else None
     planned = pipeline.plan(asked.entries, services=now.services, force=force, channel=settings.channel)
+    planned = planned.changed() if asked.only_changed else planned
     work = planned.to_export
     shards.require_room(len(work), shards=settings.shards, per_shard=conf.getint("core", "max_map_length"))
     for item in work:

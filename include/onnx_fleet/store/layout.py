@@ -7,6 +7,7 @@ unfinished/<org>/<name>/<version>/…             what publishing keeps until it
 audits/<org>/<name>/<version>/<time>.json       what an audit of a published bundle found
 cache/<kind>/<key>.zip                          what one export leaves for the next one of the same kind
 scratch/<run>/<org>/<name>/…                    what the tasks of one run hand on to each other, on several machines
+watch/state.json                                what the last poll of the Hub has seen, and the runs that it asks for
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ CACHE_KEY: Final = re.compile(rf"{CACHE}(graphs|tokenizers)/([0-9a-f]{{64}})\.zi
 """The pattern of a cache entry's key, whose groups are its kind and its own key."""
 
 SCRATCH: Final = "scratch/"
+WATCH_KEY: Final = "watch/state.json"
 
 IN_PARTS: Final = (MODELS, UNFINISHED, CACHE, SCRATCH)
 """How the keys begin of all that may be large enough to go up in parts."""
