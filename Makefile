@@ -40,10 +40,10 @@ test: $(STAMP) ## Run every test (WORKERS=1 for one at a time, PYTEST="-k name" 
 	@$(POOL) $(PYTEST)
 
 # The tests of what needs no torch; one that imports it fails here.
-FAST := bundles store planning $(addprefix runs/,test_record.py test_run_report.py test_steps.py) \
+FAST := bundles store planning $(addprefix runs/,test_record.py test_run_report.py test_steps.py test_watch.py) \
 	$(addprefix graphs/,test_comparison.py test_session.py test_text_inputs.py test_workloads.py) \
 	$(addprefix measurement/,test_io_contract.py test_noise.py test_timing.py) \
-	$(addprefix source/,test_hub_client.py test_repo_files.py test_repo_kind.py) \
+	$(addprefix source/,test_hub_client.py test_poll.py test_repo_files.py test_repo_kind.py) \
 	airflow/test_shards.py demo/test_hub_server.py
 
 test-fast: $(STAMP) ## Run the tests of the rooms that need no torch, in less than a minute

@@ -10,7 +10,9 @@ then and now.
 `demote` a channel whose version failed goes back to the newest older version that passes, and is held there. `dry_run`
 says which would, and moves none.
 
-**When it fails**, open the log of `report`: it lists every bundle with its verdict and the packages that changed.
+**When it fails**, open the run: the note below its name has the bundles that failed and why, and its link opens the
+report, which lists every bundle with its verdict and the packages that changed. The tasks `report` and `gate` have a
+button to it, too.
 
 - `failed` with files named: the store's bytes are not the published ones; publish the model again with `force`.
 - `failed` with checks named: the graphs are not right with what is installed now. Go back to the packages that the
@@ -26,7 +28,7 @@ from __future__ import annotations
 
 from airflow.sdk import Param, dag
 
-from onnx_fleet.airflow import settings
+from onnx_fleet.airflow import run_params, settings
 from onnx_fleet.airflow.audit_tasks import audits
 
 SETTINGS = settings.read()
@@ -40,38 +42,64 @@ SETTINGS = settings.read()
     tags=["onnx-fleet"],
     params={
         "channel": Param(
-            SETTINGS.channel, type="string", minLength=1, description="Audit what this channel points at."
+            SETTINGS.channel,
+            type="string",
+            minLength=1,
+            title="Channel",
+            description="Audit what this channel points at, such as latest.",
         ),
-        "all_versions": Param(False, type="boolean", description="Audit every version instead."),
+        "all_versions": Param(
+            False, type="boolean", title="All versions", description="Audit every published version instead."
+        ),
         "only": Param(
             [],
-            type="array",
-            items={"type": "string", "minLength": 1},
-            description="Take these models alone: ids, or patterns such as BAAI/*. Empty takes all.",
+            **run_params.ONLY,
+            title="Only these models",
+            description="Model ids such as BAAI/bge-small-en-v1.5, or patterns such as BAAI/*, one on each line. Empty"
+            " takes all.",
         ),
         "sample": Param(
-            None, type=["null", "integer"], minimum=1, description="Audit at most so many. Empty audits all."
+            None,
+            type=["null", "integer"],
+            minimum=1,
+            title="Sample",
+            description="Audit at most so many bundles, such as 20. Empty audits all.",
         ),
         "seed": Param(
-            None, type=["null", "integer"], description="Draws the sample. Empty draws another one each day."
+            None,
+            type=["null", "integer"],
+            title="Seed",
+            description="The same number, such as 7, draws the same sample. Empty draws another one each day.",
         ),
         "catalogue": Param(
             str(SETTINGS.catalogue),
             type=["null", "string"],
-            description="Says whose source may run code or pickles. Empty lets none.",
+            title="Catalogue",
+            description="The catalogue file that says whose source may run code or pickles. Empty lets none.",
         ),
         "demote": Param(
-            False, type="boolean", description="Move the channel off a version that failed, to one that passes."
+            False,
+            type="boolean",
+            title="Demote",
+            description="Move the channel off a version that failed, to one that passes.",
         ),
-        "dry_run": Param(False, type="boolean", description="With demote: say which channels would move."),
+        "dry_run": Param(
+            False, type="boolean", title="Dry run", description="With demote, say which channels would move."
+        ),
         "max_failed": Param(
-            0, type="integer", minimum=0, description="The run fails when more bundles than this fail."
+            0,
+            type="integer",
+            minimum=0,
+            title="Failures allowed",
+            description="The run fails when more bundles than this fail, 0 means none may.",
         ),
         "max_not_compared": Param(
             None,
             type=["null", "integer"],
             minimum=0,
-            description="The run fails when more bundles than this are not compared. Empty lets any number be.",
+            title="Not compared allowed",
+            description="The run fails when more bundles than this are not compared, such as 5. Empty allows any"
+            " number.",
         ),
     },
 )

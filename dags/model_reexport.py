@@ -9,7 +9,10 @@ by REST with the same parameters as `conf`:
 
 A model whose bundle is published already is left as it is, unless `force` asks for a new version.
 
-**When it fails**, open the log of `report`: it says which step failed or refused the model, why, and what to do next.
+**When it fails**, open the run: the note below its name has the model, the step that failed or refused it, and why. The
+model's name in it opens the report, which says what to do next. The tasks of the model have buttons to the report, the
+manifest of what was published, and the picture of the validation.
+
 A passing fault (the Hub or the store did not answer) that outlasted its retries: clear the failed task with its
 downstream tasks.
 """
@@ -33,6 +36,7 @@ SETTINGS = settings.read()
     schedule=None,
     catchup=False,
     max_active_runs=4,
+    is_paused_upon_creation=False,  # it does nothing until it is asked to
     doc_md=__doc__,
     tags=["onnx-fleet"],
     params={
@@ -40,6 +44,7 @@ SETTINGS = settings.read()
             type="string",
             minLength=1,
             title="Model",
+            examples=["BAAI/bge-small-en-v1.5"],
             description="The Hub's id, org/name, such as BAAI/bge-small-en-v1.5.",
         ),
         "revision": Param(
@@ -47,16 +52,14 @@ SETTINGS = settings.read()
         ),
         "task": Param(
             None,
+            **run_params.choice(TASKS, empty="as the Hub says"),
             title="Task",
-            type=["null", "string"],
-            enum=[None, *TASKS],
             description="What it is exported for. Empty takes the Hub's pipeline tag, then the architecture.",
         ),
         "recipe": Param(
             None,
+            **run_params.choice([*RECIPES, *names_of_files()], empty="none"),
             title="Recipe",
-            type=["null", "string"],
-            enum=[None, *RECIPES, *names_of_files()],
             description="What changes the export: a built-in recipe, or one of recipes/. Empty leaves it as it is.",
         ),
         "variants": Param(
@@ -85,7 +88,7 @@ SETTINGS = settings.read()
                 **run_params.LATENCY,
                 "title": "Latency",
                 "description": 'The points to measure, such as {"batch_sizes": [1, 8], "sequence_lengths": [128]}; what'
-                " is left out is as in a catalogue.",
+                " is left out is as in a catalogue. Empty leaves out all.",
             },
         ),
         "force": Param(False, type="boolean", title="Force", description="Publish a new version, changed or not."),
@@ -94,7 +97,8 @@ SETTINGS = settings.read()
 def model_reexport() -> None:
     def wanted(run: Run) -> Wanted:
         named = ("revision", "task", "recipe", "variants", "opset", "providers", "latency")
-        values = {"repo_id": run.params["model"], **{name: run.params[name] for name in named}}
+        given = {name: run.params[name] for name in named}
+        values = {**given, "repo_id": run.params["model"], "latency": given["latency"] or {}}
         return Wanted(entries=(reader.entry(values, source="the run's parameters"),))
 
     reexport(wanted, settings=SETTINGS, max_refused=0)

@@ -20,6 +20,7 @@ pytest_plugins = [
     "fixtures.photos",
     "fixtures.recipes",
     "fixtures.s3",
+    "fixtures.small_hub",
     "fixtures.audited",
 ]
 

@@ -69,6 +69,11 @@ def _summary(commit: Commit, settings: Settings, card: Document, config: Documen
     }
 
 
+def expanded(document: Document, fields: Sequence[str]) -> Document:
+    """Return the part of a document that ``expand`` asks for, and the id; all of it where nothing is asked for."""
+    return {name: document[name] for name in ("_id", "id", *fields) if name in document} if fields else document
+
+
 def tree(commit: Commit, *, under: str, recursive: bool) -> list[Document]:
     """Return ``/api/models/<id>/tree/<revision>/<folder>``: folders first, then files; empty without such a folder."""
     prefix = f"{under}/" if under else ""
@@ -122,6 +127,7 @@ class Query:
     sort: str | None = None
     limit: int | None = None
     full: bool = False
+    expand: Sequence[str] = ()
 
 
 _SORT_KEYS: Mapping[str, str] = {
@@ -139,11 +145,12 @@ def model_list(repos: HubRepos, query: Query) -> list[Document]:
     Raises:
         KeyError: the Hub does not sort by that.
     """
-    found = [document for document in _listed(repos, full=query.full) if _fits(document, query)]
+    is_full = query.full or bool(query.expand)
+    found = [document for document in _listed(repos, full=is_full) if _fits(document, query)]
     if query.sort:
         key = _SORT_KEYS[query.sort]
         found.sort(key=lambda document: _sortable(document[key]), reverse=True)
-    return found
+    return [expanded(document, query.expand) for document in found]
 
 
 def _listed(repos: HubRepos, *, full: bool) -> Iterable[Document]:

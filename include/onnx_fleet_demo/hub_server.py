@@ -3,16 +3,17 @@
     python -m onnx_fleet_demo.hub_server --root DIR --port 8601 [--demo-models]
     HF_ENDPOINT=http://127.0.0.1:8601 hf download sentence-transformers/all-MiniLM-L6-v2
 
-It serves the folders of hub_repos.HubRepos: listing with filters and pages, model info, revisions, tree, refs, and
-files with ETag, X-Repo-Commit, ranges and LFS digests. On demand it fails as the Hub does (hub_failures.Failure): in
-tests through HubServer.fail, from another process through ``POST /_demo/failures``; ``DELETE`` there ends it, and
-``GET /_demo/requests`` counts what was asked, by route.
+It serves the folders of hub_repos.HubRepos: listing with filters and pages, model info, revisions, tree and refs, with
+weak ETags; and files with ETag, X-Repo-Commit, ranges and LFS digests. On demand it fails as the Hub does
+(hub_failures.Failure): in tests through HubServer.fail, from another process through ``POST /_demo/failures``;
+``DELETE`` there ends it, and ``GET /_demo/requests`` counts what was asked, by route.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import signal
 import threading
@@ -143,7 +144,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _document(self, call: Call, commit: Commit, settings: Settings) -> object:
         query = self._query()
         if call.route == "info":
-            return hub_documents.model_info(commit, settings, blobs=_true(query.get("blobs")))
+            document = hub_documents.model_info(commit, settings, blobs=_true(query.get("blobs")))
+            return hub_documents.expanded(document, self._queries().get("expand", []))
         if call.route == "tree":
             listed = hub_documents.tree(commit, under=call.path, recursive=_true(query.get("recursive")))
             if not listed:
@@ -158,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_list(self, call: Call) -> None:
         query = self._query()
-        many = parse_qs(urlsplit(self.path).query)
+        many = self._queries()
         asked = hub_documents.Query(
             filters=many.get("filter", []),
             author=query.get("author"),
@@ -166,7 +168,8 @@ class _Handler(BaseHTTPRequestHandler):
             pipeline_tag=query.get("pipeline_tag"),
             gated=_true(query["gated"]) if "gated" in query else None,
             sort=query.get("sort"),
-            full=_true(query.get("full")) or "expand" in query,
+            full=_true(query.get("full")),
+            expand=many.get("expand", []),
         )
         try:
             found = hub_documents.model_list(self.served.repos, asked)
@@ -250,7 +253,10 @@ class _Handler(BaseHTTPRequestHandler):
         return self.headers.get("Authorization", "").removeprefix("Bearer ").strip()
 
     def _query(self) -> dict[str, str]:
-        return {name: values[-1] for name, values in parse_qs(urlsplit(self.path).query).items()}
+        return {name: values[-1] for name, values in self._queries().items()}
+
+    def _queries(self) -> dict[str, list[str]]:
+        return parse_qs(urlsplit(self.path).query)
 
     def _administer(self) -> None:
         """Answer ``/_demo/failures`` and ``/_demo/requests``; every mistake is answered with what was wrong."""
@@ -283,9 +289,14 @@ class _Handler(BaseHTTPRequestHandler):
     ) -> None:
         body = json.dumps(document).encode()
         all_headers = {**_PLENTY, "Content-Type": "application/json", **(headers or {})}
+        if status == HTTPStatus.OK:
+            all_headers["ETag"] = f'W/"{len(body):x}-{hashlib.sha1(body, usedforsecurity=False).hexdigest()}"'
+            if self.headers.get("If-None-Match") == all_headers["ETag"]:
+                return self._start(call, HTTPStatus.NOT_MODIFIED, all_headers, log=log)
         self._start(call, status, {**all_headers, "Content-Length": str(len(body))}, log=log)
         if self.command != "HEAD":
             self.wfile.write(body)
+        return None
 
     def _start(self, call: Call, status: int, headers: Mapping[str, str], *, log: bool = True) -> None:
         if log:

@@ -158,6 +158,46 @@ def test_a_publication_is_an_event_of_its_model_and_one_of_the_fleet(first: RunE
     assert second.events == ()
 
 
+def test_a_runs_note_has_its_counts_and_the_models_that_need_a_person(fleet: Fleet, first: RunEnd) -> None:
+    assert first.note
+    head, _, *failed = first.note.splitlines()
+    page = f"onnx-fleet/store/{str(first.results['report']).removesuffix('.json')}.html"
+    assert head == f"[4 models: 2 failed, 1 refused, 1 published]({page})"
+    assert [line.split(": ")[:3] for line in failed] == [
+        [f"- {CORRUPT}", "failed at export", "ModelInvalid"],
+        [f"- {NOWHERE}", "failed at resolve", "ModelNotFound"],
+        [f"- {PICKLE}", "refused at resolve", "UnsafeModel"],
+    ]
+
+
+def test_the_buttons_of_a_models_tasks_lead_to_what_is_in_the_store(fleet: Fleet, first: RunEnd) -> None:
+    version = channels.read(fleet.store, SOUND, "latest").version
+    keys = {
+        "Report": f"{str(first.results['report']).removesuffix('.json')}.html",
+        "Manifest": layout.manifest_key(SOUND, version),
+        "Validation": f"{layout.bundle_prefix(SOUND, version)}reports/validation.svg",
+    }
+    assert all(fleet.store.stat(key) for key in keys.values())
+    links = {name: f"onnx-fleet/store/{key}" for name, key in keys.items()}
+    only_report = {"Report": links["Report"]}
+    by_model = {(task.label, task.task_id.rpartition(".")[2]): task.links for task in first.tasks if task.label}
+    assert by_model[SOUND, "publish"] == by_model[SOUND, "record"] == links
+    assert by_model[SOUND, "export"] == by_model[CORRUPT, "export"] == by_model[CORRUPT, "record"] == only_report
+
+
+def test_a_publication_that_a_later_run_finishes_is_an_event_too(fleet: Fleet, second: RunEnd) -> None:
+    version = channels.read(fleet.store, SOUND, "latest").version
+    # What is left where a publisher is killed behind the manifest, before its task has ended.
+    fleet.store.create(f"{layout.unfinished_prefix(SOUND, version)}decision.json", b"{}")
+    end = fleet.run(only=[SOUND])
+    assert (end.state, fleet.report(end).counts["unchanged"]) == ("success", 1)
+    assert sorted(end.events) == [("onnx_fleet", None), ("onnx_fleet_bundle", SOUND)]
+    assert [task.label for task in end.tasks if task.task_id == "announce"] == [SOUND]
+    assert not list(fleet.store.list("unfinished/"))
+    again = fleet.run(only=[SOUND])
+    assert (again.state, again.events, again.states("announce")) == ("success", (), ["skipped"])
+
+
 def test_an_unchanged_model_runs_no_tasks(fleet: Fleet, second: RunEnd) -> None:
     records = {record.model_id: record.state for record in fleet.report(second).records}
     assert records == {SOUND: "unchanged", CORRUPT: "failed", PICKLE: "refused", NOWHERE: "failed"}
@@ -219,6 +259,8 @@ def test_one_model_is_exported_anew_by_force(fleet: Fleet, first: RunEnd) -> Non
     assert record.state == "published"
     [model] = publish.list_models(fleet.store)
     assert len(model.versions) == 2
+    page = f"onnx-fleet/store/{str(end.results['report']).removesuffix('.json')}.html"
+    assert end.note == f"[{SOUND}]({page}#acme--sound): published {record.version}"
     assert channels.read(fleet.store, SOUND, "latest").version == record.version
     found = manifest.read(fleet.store.read(layout.manifest_key(SOUND, str(record.version))))
     assert [(row.batch_size, row.sequence_length) for row in found.latency[0].rows] == [(1, 8)]
@@ -241,6 +283,13 @@ def test_where_a_cause_is_mended_only_the_cleared_task_and_what_follows_run_agai
     [record] = fleet.report(end).records
     assert (record.state, record.step, record.error) == ("failed", "compare", "BundleCorrupt")
     assert "delete it" in record.message
+    assert end.note
+    assert f"[{MENDED}](" in end.note
+    assert "failed at compare: BundleCorrupt: " in end.note
+    [recorded] = [task for task in end.tasks if task.task_id.endswith(".record") and task.label == MENDED]
+    picture = recorded.links["Validation"].removeprefix("onnx-fleet/store/")
+    assert picture.startswith("reports/")
+    assert fleet.store.stat(picture)
     [failed] = [task for task in end.tasks if task.task_id.endswith(".compare") and task.state == "failed"]
 
     fleet.store.delete(blocking)
@@ -251,6 +300,8 @@ def test_where_a_cause_is_mended_only_the_cleared_task_and_what_follows_run_agai
     again = fleet.home.clear("model_reexport", end.run_id, cleared, options=options)
     assert again.state == "success", again.log
     assert [record.state for record in fleet.report(again).records] == ["published"]
+    assert again.note
+    assert ": published " in again.note
     before = {(task.task_id, task.map_index): task.start for task in end.tasks if task.start}
     ran = {
         task.task_id.rpartition(".")[2]

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.airflow
 FILES = {
     "bundle_audit": "bundle_audit.py",
     "fleet_reexport": "fleet_reexport.py",
+    "hub_watch": "hub_watch.py",
     "model_reexport": "model_reexport.py",
     "registry_feed": "registry_feed.py",
 }
@@ -43,10 +44,40 @@ def test_a_dag_says_what_to_do_when_it_fails(found: dict[str, Any]) -> None:
 
 def test_every_param_has_a_type_and_a_description(found: dict[str, Any]) -> None:
     params = {(dag_id, name): schema for dag_id, dag in found["dags"].items() for name, schema in dag["params"].items()}
-    assert len(params) == 24
+    assert len(params) == 30
     for name, schema in params.items():
         assert schema.get("type"), name
         assert schema.get("description", "").endswith("."), name
+
+
+def test_what_does_nothing_by_itself_is_on_from_the_start_and_what_has_a_schedule_waits(found: dict[str, Any]) -> None:
+    assert {dag_id: dag["paused"] for dag_id, dag in found["dags"].items()} == {
+        "bundle_audit": None,
+        "fleet_reexport": None,
+        "model_reexport": False,
+        "registry_feed": False,
+    }
+
+
+def test_tasks_have_buttons_to_what_the_store_has_of_them(found: dict[str, Any]) -> None:
+    tasks = found["dags"]["model_reexport"]["tasks"]
+    of_model = ["Manifest", "Report", "Validation"]
+    assert {name.removeprefix("model_1."): task["links"] for name, task in tasks.items() if "model_2" not in name} == {
+        "plan": [],
+        "finished": [],
+        "announce": [],
+        "model_1_items": [],
+        "export": ["Report"],
+        "validate": ["Report"],
+        "measure": ["Report"],
+        "compare": ["Report"],
+        "publish": of_model,
+        "record": of_model,
+        "report": ["Report"],
+        "gate": ["Report"],
+    }
+    audit = found["dags"]["bundle_audit"]["tasks"]
+    assert audit["report"]["links"] == audit["gate"]["links"] == ["Report"]
 
 
 @pytest.mark.parametrize(

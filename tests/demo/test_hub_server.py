@@ -157,6 +157,21 @@ def test_models_are_listed_by_filters_in_order_and_over_pages(three_repos: HubSe
     assert three_repos.log.counts()["list"] == 3 + 2 + 2 + 1 + 3 + 1 + 1
 
 
+def test_an_answer_has_the_fields_that_are_asked_for_and_is_not_sent_again(three_repos: HubServer) -> None:
+    api = HfApi(endpoint=three_repos.url, token=False)
+    fields = [(info.id, bool(info.sha), info.downloads, info.tags) for info in api.list_models(expand=["sha"])]
+    assert fields == [(repo, True, None, None) for repo in ("acme/a", "acme/b", "other/c")]
+    assert api.model_info("acme/b", expand=["downloads"]).downloads == 50
+    url = f"{three_repos.url}/api/models?expand=sha&author=acme"
+    first = _get(url)
+    again = _get(url, If_None_Match=first.headers["ETag"])
+    assert (first.status_code, again.status_code, again.content) == (200, 304, b"")
+    three_repos.repos.configure("acme/a", Settings(downloads=6))
+    assert _get(url, If_None_Match=first.headers["ETag"]).status_code == 304
+    (three_repos.repos.root / "acme/a/README.md").write_text("changed")
+    assert _get(url, If_None_Match=first.headers["ETag"]).status_code == 200
+
+
 def test_private_repos_seem_absent_without_a_token(hub_server: HubServer, repo_maker: RepoMaker, api: HfApi) -> None:
     repo = repo_maker.sound()
     hub_server.repos.configure(repo, Settings(private=True, tokens=("hf_in",)))

@@ -107,8 +107,14 @@ def test_equal_names_are_no_copy_when_the_bytes_differ(tmp_path: Path) -> None:
     ("change", "warning"),
     [
         (lambda data: data.unlink(), "onnx/m.onnx_data: is missing, and 1 weights are in it"),
-        (lambda data: data.write_bytes(b"short"), "onnx/m.onnx_data: ends at byte 5, and weights are stored up to byte 16384"),
-        (lambda data: data.write_bytes(data.read_bytes() + bytes(1 << 20)), "1.0 MB of its 1.1 MB are not read by any graph"),
+        (
+            lambda data: data.write_bytes(b"short"),
+            "onnx/m.onnx_data: ends at byte 5, and weights are stored",
+        ),
+        (
+            lambda data: data.write_bytes(data.read_bytes() + bytes(1 << 20)),
+            "1.0 MB of its 1.1 MB are not read by",
+        ),
     ],
 )
 def test_a_data_file_that_does_not_fit_is_named(tmp_path: Path, change: object, warning: str) -> None:

@@ -121,7 +121,10 @@ def test_the_gate_names_ten_models_and_counts_the_rest() -> None:
 def test_the_page_has_one_row_a_model_and_each_failure_in_full() -> None:
     page = run_report.markdown(built(*ALL))
     assert page.startswith("# Run manual__2026-11-21T23:30:00+00:00\n\n2026-11-21T23:30:00+00:00: 1 failed, 1 refused,")
-    assert "- **acme/slow**, 33333333-44444444 compared with 11111111-22222222: latency: 2.00 times; 1.25 \\| may be" in page
+    assert (
+        "- **acme/slow**, 33333333-44444444 compared with 11111111-22222222: latency: 2.00 times; 1.25 \\| may be"
+        in page
+    )
     assert "- **acme/slow**: acme/slow@33333333-44444444 is published, but latest does not point to it" in page
     assert (
         "| acme/tiny | published | 3f2a1c00-abababab | 2.4e-06 | 5.01 | 6.50 | 90.9 MB | – "

@@ -10,7 +10,7 @@ import pytest
 from fixtures.faulty_stores import Interrupted, SteppedStore, interrupted
 from fixtures.stages import PROVENANCE, tiny_stage
 from onnx_fleet.bundles import channels, feed
-from onnx_fleet.bundles.publish import publish, unfinished
+from onnx_fleet.bundles.publish import Publication, publish, unfinished
 from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.processes.isolation import Limits
 from onnx_fleet.runs import pipeline
@@ -32,7 +32,7 @@ def test_the_next_run_finishes_what_was_killed_behind_the_manifest(tmp_path: Pat
     model_id, version = stage.item.model_id, stage.item.version
     counted = SteppedStore(open_store(str(tmp_path / "counted")), step=0, before=lambda: None)
     _publish(stage, counted)
-    finished = 0
+    finished, begun = 0, set()
     for step in range(1, counted.steps + 1):
         store = open_store(str(tmp_path / f"store-{step}"))
         with pytest.raises(Interrupted):
@@ -41,7 +41,8 @@ def test_the_next_run_finishes_what_was_killed_behind_the_manifest(tmp_path: Pat
             continue  # the next run exports it, and publishes
         finished += 1
         services = Services(store=store, hub=Hub(HubSettings()), work_dir=tmp_path, limits=Limits())
-        [record] = pipeline.settle_unchanged([stage.item], services=services)
+        told: list[Publication] = []
+        [record] = pipeline.settle_unchanged([stage.item], services=services, on_finished=told.append)
 
         where = f"before operation {step} of {counted.steps}"
         assert record.state == "unchanged", where
@@ -49,6 +50,8 @@ def test_the_next_run_finishes_what_was_killed_behind_the_manifest(tmp_path: Pat
         assert len(list(store.list("feed/events/"))) == 1, where
         assert [(model.model_id, model.versions[0].version) for model in feed.read(store).models] == [(MODEL, version)]
         assert (unfinished(store), list(store.list("unfinished/"))) == (frozenset(), []), where
+        begun |= {(each.model_id, each.version, each.state, each.held) for each in told}
+    assert begun == {(model_id, version, "published", False)}
     assert finished >= 8, "channel, event, clearing and index each take operations"
 
 
@@ -59,6 +62,8 @@ def test_a_run_that_finds_all_through_writes_nothing(tmp_path: Path) -> None:
     before = {info.key: info.etag for info in store.list("")}
     services = Services(store=store, hub=Hub(HubSettings()), work_dir=tmp_path, limits=Limits())
 
-    pipeline.settle_unchanged([stage.item], services=services)
+    told: list[Publication] = []
+    pipeline.settle_unchanged([stage.item], services=services, on_finished=told.append)
 
+    assert told == []
     assert {info.key: info.etag for info in store.list("")} == before

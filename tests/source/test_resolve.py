@@ -30,7 +30,8 @@ from onnx_fleet.errors import (
     UnsafeModel,
 )
 from onnx_fleet.source.hub_client import Hub, HubSettings
-from onnx_fleet.source.resolve import resolve, resolve_all, search
+from onnx_fleet.source.resolve import resolve, resolve_all
+from onnx_fleet.source.search import search
 from onnx_fleet_demo import models
 from onnx_fleet_demo.hub_failures import Failure
 from onnx_fleet_demo.hub_repos import Settings

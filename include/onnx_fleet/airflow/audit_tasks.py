@@ -14,12 +14,21 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from onnx_fleet import jsonio
-from onnx_fleet.airflow import machine_lock, pod_overrides, retries, run_context, run_params, shards
+from onnx_fleet.airflow import (
+    machine_lock,
+    pod_overrides,
+    retries,
+    run_context,
+    run_notes,
+    run_params,
+    shards,
+    store_links,
+)
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.bundles import feed
 from onnx_fleet.jsonio import Json
 from onnx_fleet.planning.catalogue import reader
-from onnx_fleet.runs import audit, audit_report, rollback, work_folder
+from onnx_fleet.runs import audit, audit_report, rollback, run_note, work_folder
 from onnx_fleet.runs.audit import Target
 from onnx_fleet.runs.audit_report import AuditReport, AuditRow
 
@@ -35,7 +44,8 @@ def audits(*, settings: FleetSettings) -> None:
         return task(**retries.options(settings), **options)(body)
 
     def choose() -> list[Json]:
-        return _choose(run_context.current(settings), settings=settings)
+        with run_notes.of_failure():
+            return _choose(run_context.current(settings), settings=settings)
 
     def shard(chosen: list[Json], number: int) -> list[Json]:
         return shards.deal(chosen, shards=settings.shards, shard=number)
@@ -44,7 +54,8 @@ def audits(*, settings: FleetSettings) -> None:
         return _audit(run_context.current(settings), item, settings=settings)
 
     def write_report(tasks: list[str]) -> str:
-        return _report(run_context.current(settings), tasks)
+        with run_notes.of_failure():
+            return _report(run_context.current(settings), tasks)
 
     def gate(key: str) -> str:
         return _gate(run_context.current(settings), key)
@@ -60,6 +71,8 @@ def audits(*, settings: FleetSettings) -> None:
         retried(audit_one, task_id=name, **heavy).expand(item=items) >> reported
     gated = retried(gate)(reported)
     chosen >> gated
+    for made in (reported, gated):
+        store_links.attach(made, (store_links.REPORT,))
 
 
 def _choose(now: run_context.Run, *, settings: FleetSettings) -> list[Json]:
@@ -73,7 +86,7 @@ def _choose(now: run_context.Run, *, settings: FleetSettings) -> list[Json]:
         now.services.store,
         channel=params["channel"],
         all_versions=params["all_versions"],
-        only=params["only"],
+        only=run_params.patterns(params["only"]),
         sample=params["sample"],
         seed=seed,
         entries=entries,
@@ -123,6 +136,7 @@ def _report(now: run_context.Run, tasks: Sequence[str]) -> str:
     made = audit_report.build(rows.values(), run_id=now.label, now=datetime.now(UTC))
     key = audit_report.write(made, store=now.services.store)
     log.info("%s/%s\n%s", now.services.store.address, key, audit_report.markdown(made))
+    run_notes.leave(run_note.of_audit(made, page=store_links.report_address(now.dag_id, now.run_id)))
     return key
 
 

@@ -13,7 +13,15 @@ from airflow.sdk.bases.decorator import Task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from onnx_fleet import jsonio
-from onnx_fleet.airflow import assets, machine_lock, model_record, pod_overrides, retries, run_context
+from onnx_fleet.airflow import (
+    assets,
+    machine_lock,
+    model_record,
+    pod_overrides,
+    retries,
+    run_context,
+    store_links,
+)
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.jsonio import Json
 from onnx_fleet.runs import steps
@@ -44,7 +52,8 @@ def model_group(settings: FleetSettings, *, group_id: str) -> Any:
         for step in steps.STEPS:
             if step.on_gpu and not settings.gpu_queue:
                 continue
-            made = _task_of(step, settings)(item=item)
+            links = store_links.OF_MODEL if step.name == "publish" else (store_links.REPORT,)
+            made = store_links.attach(_task_of(step, settings)(item=item), links)
             if step.on_gpu:
                 asked = _asking(asks_for_gpu)(item=item)
                 before[-1] >> asked >> made
@@ -52,7 +61,8 @@ def model_group(settings: FleetSettings, *, group_id: str) -> Any:
             else:
                 before >> made
                 before = [made]
-        before >> _light(record, settings, trigger_rule="all_done")(item=item)
+        recorded = _light(record, settings, trigger_rule="all_done")(item=item)
+        before >> store_links.attach(recorded, store_links.OF_MODEL)
 
     def asks_for_gpu(item: Json) -> None:
         if not item["gpu"]:

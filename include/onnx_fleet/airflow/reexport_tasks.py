@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from airflow.sdk import get_current_context, task
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from onnx_fleet import jsonio
-from onnx_fleet.airflow import retries, run_context, run_params, shards
+from onnx_fleet.airflow import assets, retries, run_context, run_notes, run_params, shards, store_links
 from onnx_fleet.airflow.model_group import model_group
 from onnx_fleet.airflow.settings import FleetSettings
+from onnx_fleet.bundles.publish import Publication
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.work_item import Plan
 from onnx_fleet.errors import OnnxFleetError
 from onnx_fleet.jsonio import Json
-from onnx_fleet.runs import pipeline, record, run_report, work_folder
+from onnx_fleet.runs import pipeline, record, run_note, run_report, work_folder
 from onnx_fleet.runs.record import Record
 from onnx_fleet.runs.run_report import RunReport
 from onnx_fleet.store import ObjectStore, leftovers
 
 log = logging.getLogger(__name__)
+
+_ANNOUNCED: Final = "{{ publication['model_id'] }}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +37,8 @@ class Wanted:
 
     entries: tuple[Entry, ...]
     catalogue_digest: str | None = None
+    only_changed: bool = False
+    """Whether models that are unchanged are left out of the run, and of its report."""
 
 
 def reexport(
@@ -50,18 +55,29 @@ def reexport(
         return task(**retries.options(settings), **options)(body)
 
     def plan() -> Json:
-        return _plan(run_context.current(settings), wanted, settings=settings)
+        with run_notes.of_failure():
+            return _plan(run_context.current(settings), wanted, settings=settings)
+
+    def finished(planned: Json) -> list[Json]:
+        return list(planned["finished"])
+
+    def announce(publication: Json) -> None:
+        assets.emit(jsonio.from_json(Publication, publication), get_current_context()["outlet_events"])
 
     def shard(planned: Json, number: int) -> list[Json]:
         return shards.deal(planned["items"], shards=settings.shards, shard=number)
 
     def write_report(groups: list[str]) -> str:
-        return _report(run_context.current(settings), groups)
+        with run_notes.of_failure():
+            return _report(run_context.current(settings), groups)
 
     def gate(key: str) -> str:
         return _gate(run_context.current(settings), key, max_refused=max_refused)
 
     planned = retried(plan)()
+    retried(announce, outlets=[assets.BUNDLE, assets.FLEET], map_index_template=_ANNOUNCED).expand(
+        publication=retried(finished)(planned)
+    )
     groups = ["model"] if settings.shards == 1 else [f"model_{number + 1}" for number in range(settings.shards)]
     reported = retried(write_report, task_id="report", trigger_rule="all_done")(groups)
     for number, group in enumerate(groups):
@@ -69,6 +85,8 @@ def reexport(
         model_group(settings, group_id=group).expand(item=items) >> reported
     gated = retried(gate)(reported)
     planned >> gated
+    for made in (reported, gated):
+        store_links.attach(made, (store_links.REPORT,))
 
 
 def _plan(now: run_context.Run, wanted: Callable[[run_context.Run], Wanted], *, settings: FleetSettings) -> Json:
@@ -79,14 +97,18 @@ def _plan(now: run_context.Run, wanted: Callable[[run_context.Run], Wanted], *, 
     asked = wanted(now)
     force = now.label if now.params.get("force") else None
     planned = pipeline.plan(asked.entries, services=now.services, force=force, channel=settings.channel)
+    planned = planned.changed() if asked.only_changed else planned
     work = planned.to_export
     shards.require_room(len(work), shards=settings.shards, per_shard=conf.getint("core", "max_map_length"))
     for item in work:
         now.handover.write_item(item)
         log.info("%s: %s: %s", item.model.at_commit, item.state, item.reason)
+    finished: list[Publication] = []
+    ended = _ended(planned, now, channel=settings.channel, on_finished=finished.append)
     return {
         "items": [shards.item(item, catalogue_digest=asked.catalogue_digest) for item in work],
-        "records": [jsonio.to_json(ended) for ended in _ended(planned, now, channel=settings.channel)],
+        "records": [jsonio.to_json(each) for each in ended],
+        "finished": [jsonio.to_json(each) for each in finished],
     }
 
 
@@ -99,10 +121,12 @@ def _sweep(store: ObjectStore, *, days: int) -> None:
         log.warning("what killed writers left in the store stays there: %s", err)
 
 
-def _ended(planned: Plan, now: run_context.Run, *, channel: str) -> Iterable[Record]:
+def _ended(
+    planned: Plan, now: run_context.Run, *, channel: str, on_finished: Callable[[Publication], None]
+) -> list[Record]:
     """Return the records of the models that need no tasks."""
     unchanged = [item for item in planned.items if item.state == "unchanged"]
-    settled = pipeline.settle_unchanged(unchanged, services=now.services, channel=channel)
+    settled = pipeline.settle_unchanged(unchanged, services=now.services, channel=channel, on_finished=on_finished)
     return [*(record.of_refusal(refusal) for refusal in planned.refusals), *settled]
 
 
@@ -122,6 +146,7 @@ def _report(now: run_context.Run, groups: list[str]) -> str:
     made = run_report.build(records.values(), run_id=now.label, now=datetime.now(UTC))
     key = run_report.write(made, store=now.services.store)
     log.info("%s/%s\n%s", now.services.store.address, key, run_report.markdown(made))
+    run_notes.leave(run_note.of_run(made, page=store_links.report_address(now.dag_id, now.run_id)))
     return key
 
 

@@ -50,8 +50,8 @@ class Run:
 
     @property
     def label(self) -> str:
-        """The name of the run among the runs of all DAGs: in the store, and in the fingerprint of what it forces."""
-        return f"{self.dag_id}__{self.run_id}"
+        """The run's label: in the store, and in the fingerprint of what it forces."""
+        return label(self.dag_id, self.run_id)
 
     def provenance(self, *, catalogue_digest: str | None) -> Provenance:
         """Return what a manifest says of the run."""
@@ -78,6 +78,11 @@ class Run:
             )
 
 
+def label(dag_id: str, run_id: str) -> str:
+    """Return the name of a run among the runs of all DAGs."""
+    return f"{dag_id}__{run_id}"
+
+
 def current(settings: FleetSettings) -> Run:
     """Return the run of the task that calls.
 
@@ -86,11 +91,11 @@ def current(settings: FleetSettings) -> Run:
     """
     context = get_current_context()
     dag_run = context["dag_run"]
-    label = f"{dag_run.dag_id}__{dag_run.run_id}"
+    run = label(dag_run.dag_id, dag_run.run_id)
     services = Services(
         store=connections.store(settings),
         hub=Hub(connections.hub_settings(settings)),
-        work_dir=work_folder.of_run(settings.scratch, label),
+        work_dir=work_folder.of_run(settings.scratch, run),
         limits=settings.limits,
         cache_bytes=settings.cache_bytes,
         gpu=settings.gpu,
@@ -100,17 +105,17 @@ def current(settings: FleetSettings) -> Run:
         run_id=dag_run.run_id,
         trigger=str(getattr(dag_run.run_type, "value", dag_run.run_type)),
         params=dict(context["params"]),
-        handover=_handover(label, services, settings),
+        handover=_handover(run, services, settings),
         services=services,
     )
 
 
-def _handover(label: str, services: Services, settings: FleetSettings) -> Handover:
+def _handover(run: str, services: Services, settings: FleetSettings) -> Handover:
     if settings.stages == "shared":
         return SharedFolder(folder=services.work_dir, services=services)
     work_folder.prune(settings.scratch, days=settings.scratch_days)  # of this worker, which may never plan a run
     kept = BlobCache(folder=settings.scratch / "blobs", limit_bytes=settings.scratch_bytes)
-    return ThroughStore(run=label, services=services, blobs=kept)
+    return ThroughStore(run=run, services=services, blobs=kept)
 
 
 @contextmanager

@@ -13,6 +13,15 @@ from onnx_fleet.errors import CatalogueInvalid
 from onnx_fleet.planning.catalogue.schema import LatencySection, suggestion
 
 
+def choice(names: Iterable[str], *, empty: str) -> dict[str, Any]:
+    """Return the JSON Schema of one of these names or none, which the form offers as choices.
+
+    Args:
+        empty: what the form calls the choice of none; Airflow would write ``null``.
+    """
+    return {"type": ["null", "string"], "enum": [None, *names], "values_display": {"null": empty}}
+
+
 def _some_of(names: Iterable[str]) -> dict[str, Any]:
     """Return the JSON Schema of a list of these names, which the form offers as choices."""
     known = list(names)
@@ -22,8 +31,16 @@ def _some_of(names: Iterable[str]) -> dict[str, Any]:
 
 VARIANTS: Final = _some_of(NAMES)
 PROVIDERS: Final = _some_of(sorted(EXECUTION_PROVIDERS))
-LATENCY: Final[dict[str, Any]] = LatencySection.model_json_schema()
+LATENCY: Final[dict[str, Any]] = {**LatencySection.model_json_schema(), "type": ["null", "object"]}
 """The JSON Schemas of ``variants``, ``providers`` and ``latency``."""
+ONLY: Final[dict[str, Any]] = {"type": ["null", "array"], "items": {"type": "string"}}
+"""The JSON Schema of ``only``, a field with one pattern on each line."""
+
+
+def patterns(given: object) -> list[str]:
+    """Return the patterns of a field with one on each line: an emptied field is None, and a line may be blank."""
+    lines = given if isinstance(given, list) else []
+    return [line.strip() for line in lines if line.strip()]
 
 
 def require_known() -> None:
@@ -38,6 +55,7 @@ def require_known() -> None:
     if unknown:
         dag_id = context["dag_run"].dag_id
         raise CatalogueInvalid.of(
-            f"the run's conf says '{name}', which {dag_id} does not know{suggestion(name, sorted(known))}"
+            f"the run's conf says '{name}', which {dag_id} does not know"
+            f"{suggestion(name, sorted(known)) if known else '; it takes no parameters'}"
             for name in unknown
         )

@@ -15,6 +15,7 @@ from airflow.sdk.exceptions import AirflowConfigException
 from onnx_fleet.export import cache
 from onnx_fleet.processes.gpu import GpuOptions
 from onnx_fleet.processes.isolation import Limits, machine_limits
+from onnx_fleet.runs import watch
 
 SECTION = "onnx_fleet"
 
@@ -51,6 +52,10 @@ class FleetSettings:
     """The schedule of fleet_reexport: a cron expression or preset; empty runs it by hand only."""
     audit_schedule: str | None
     """The schedule of bundle_audit, likewise."""
+    watch_schedule: str | None
+    """The schedule of hub_watch, likewise."""
+    watch_requests: int
+    """The most requests to the Hub of one poll of hub_watch; the next one goes on with the rest."""
     channel: str
     """The channel that a publication moves."""
     cpu_pool: str
@@ -106,6 +111,8 @@ def read() -> FleetSettings:
         catalogue=Path(_text("catalogue", str(_INCLUDE / "catalogue.yaml"))),
         schedule=_text("schedule", "@weekly") or None,
         audit_schedule=_text("audit_schedule", "@weekly") or None,
+        watch_schedule=_text("watch_schedule", "@hourly") or None,
+        watch_requests=max(1, _number("watch_requests", watch.MAX_REQUESTS)),
         channel=_text("channel", "latest"),
         cpu_pool=_text("cpu_pool", "onnx_fleet_cpu"),
         cpu_pool_slots=max(1, _number("cpu_pool_slots", 2)),

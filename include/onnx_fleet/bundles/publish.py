@@ -90,7 +90,7 @@ def publish(
         folder=stage.folder, store=store, sealed=sealed, channel=channel, stored=stored or {}, progress=progress
     )
     standing, state = attempt.run()
-    info, sha256 = sealed.bundle, transfer.sha256_of(standing)
+    sha256 = transfer.sha256_of(standing)
     stands = manifest.read(standing, where=f"{store.address}/{attempt.manifest_key}")
     begun = state == "published" or bool(unfinished(store, under=attempt.unfinished))
     if begun:
@@ -98,13 +98,30 @@ def publish(
     _require_same(stands, sealed, where=f"{store.address}/{attempt.prefix}")
     if not begun:
         held = _point(stands, store, channel, now=created_at) if move else is_held(stands, store=store, channel=channel)
+    return publication_of(stands, state=state, manifest_sha256=sha256, store=store, held=held)
+
+
+def publication_of(
+    stands: Manifest,
+    *,
+    state: Literal["published", "unchanged"],
+    manifest_sha256: str,
+    store: ObjectStore,
+    held: bool,
+) -> Publication:
+    """Return the publication of a bundle that stands.
+
+    Args:
+        held: whether its gates keep the channel from it.
+    """
+    info = stands.bundle
     return Publication(
         model_id=info.model_id,
         version=info.version,
         state=state,
-        location=f"{store.address}/{attempt.prefix}".rstrip("/"),
+        location=f"{store.address}/{layout.bundle_prefix(info.model_id, info.version)}".rstrip("/"),
         size_bytes=stands.size_bytes,
-        manifest_sha256=sha256,
+        manifest_sha256=manifest_sha256,
         regression=stands.regression,
         held=held,
     )

@@ -12,7 +12,7 @@ import sys
 import typer
 
 from onnx_fleet import __version__
-from onnx_fleet.cli import audit, cache, channel, consume, inspection, run, steps, sweep
+from onnx_fleet.cli import audit, cache, channel, consume, inspection, run, steps, sweep, watch
 from onnx_fleet.cli.terminal import console
 from onnx_fleet.errors import OnnxFleetError
 
@@ -30,7 +30,7 @@ app.add_typer(cache.cache_app, name="cache")
 app.add_typer(channel.channel_app, name="channel")
 for command in (
     run.plan, run.run, steps.export, steps.validate, steps.measure, steps.compare, steps.publish,
-    consume.list_, consume.verify, consume.pull, inspection.inspect, audit.audit, sweep.sweep,
+    consume.list_, consume.verify, consume.pull, inspection.inspect, audit.audit, sweep.sweep, watch.watch,
 ):  # fmt: skip
     app.command(name=command.__name__.rstrip("_"))(command)
 

@@ -7,6 +7,7 @@ import inspect
 import typing
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,6 +47,15 @@ Channel = Annotated[str, typer.Option(help="The channel to move to the published
 MaxFailed = Annotated[
     int, typer.Option(min=0, help="The number of models that may fail or be held; with more, the exit status is 1.")
 ]
+Since = Annotated[
+    datetime | None,
+    typer.Option(formats=["%Y-%m-%d"], help="Only models whose Hub repo has had a commit since this day (UTC)."),
+]
+RetryFailed = Annotated[
+    str | None,
+    typer.Option(metavar="RUN", help="Only models that failed or were held in a run, as its report is named."),
+]
+Changed = Annotated[bool, typer.Option("--changed", help="Leave out models that are unchanged.")]
 MaxRefused = Annotated[
     int | None,
     typer.Option(

@@ -20,6 +20,7 @@ from onnx_fleet.bundles.manifest import Provenance
 from onnx_fleet.cli import step_display, terminal
 from onnx_fleet.cli.options import (
     CatalogueFile,
+    Changed,
     Channel,
     EntryOptions,
     Force,
@@ -29,6 +30,8 @@ from onnx_fleet.cli.options import (
     Model,
     Only,
     Profile,
+    RetryFailed,
+    Since,
     Store,
     with_entry_options,
 )
@@ -38,8 +41,9 @@ from onnx_fleet.entities.work_item import Plan
 from onnx_fleet.errors import OnnxFleetError
 from onnx_fleet.planning.catalogue import reader
 from onnx_fleet.processes import profiling
-from onnx_fleet.runs import pipeline, run_report, work_folder
+from onnx_fleet.runs import pipeline, run_report, selection, work_folder
 from onnx_fleet.runs import record as records
+from onnx_fleet.runs.selection import Selection
 from onnx_fleet.runs.services import Services
 
 catalogue_app = typer.Typer(help="Check a catalogue file.", no_args_is_help=True)
@@ -62,7 +66,10 @@ def plan(
     model: Model = None,
     catalogue_file: CatalogueFile = None,
     only: Only = None,
+    since: Since = None,
+    retry_failed: RetryFailed = None,
     *,
+    changed: Changed = False,
     entry: EntryOptions,
     force: Force = False,
     max_failed: MaxFailed = 0,
@@ -75,8 +82,10 @@ def plan(
     The exit status is 1 if that of the run would be: a model cannot be resolved, or too many are refused.
     """
     with opened_services(store) as services:
-        entries, _ = wanted_entries(services, model, catalogue_file, only, entry=entry)
+        part = selected(only, since, retry_failed)
+        entries, _ = wanted_entries(services, model, catalogue_file, part, entry=entry)
         made = planned(entries, services=services, force=new_run_id() if force else None)
+        made = made.changed() if changed else made
     if as_json:
         terminal.as_json(jsonio.to_json(made))
     else:
@@ -101,7 +110,10 @@ def run(
     model: Model = None,
     catalogue_file: CatalogueFile = None,
     only: Only = None,
+    since: Since = None,
+    retry_failed: RetryFailed = None,
     *,
+    changed: Changed = False,
     entry: EntryOptions,
     force: Force = False,
     channel: Channel = bundle.LATEST,
@@ -114,8 +126,10 @@ def run(
     """Run the whole flow: resolve, plan, export, validate, measure, compare, publish."""
     run_id = new_run_id()
     with recording(profile) as recorder, opened_services(store, many_steps=True) as services:
-        entries, digest = wanted_entries(services, model, catalogue_file, only, entry=entry)
+        wanted = selected(only, since, retry_failed)
+        entries, digest = wanted_entries(services, model, catalogue_file, wanted, entry=entry)
         made = planned(entries, services=services, force=run_id if force else None, channel=channel)
+        made = made.changed() if changed else made
         provenance = Provenance(dag_id="onnx-fleet run", run_id=run_id, trigger="manual", catalogue_digest=digest)
         unchanged = [item for item in made.items if item.state == "unchanged"]
         found = [
@@ -157,6 +171,8 @@ def run(
         terminal.records(summary.records)
         for stage in left:
             terminal.say(f"{stage.item.model_id}: the graphs and reports made so far are kept in {stage.folder}")
+        if catalogue_file and summary.counts["failed"] + summary.counts["held"]:
+            terminal.say(f"to take what failed or is held alone: --retry-failed {run_id}")
         if costs:
             terminal.profile(costs.whole)
     _require_passed(summary, max_failed=max_failed, max_refused=max_refused, one_model=model is not None)
@@ -166,7 +182,7 @@ def wanted_entries(
     services: Services,
     model: str | None,
     file: Path | None,
-    only: list[str] | None,
+    wanted: Selection,
     *,
     entry: EntryOptions,
 ) -> tuple[tuple[Entry, ...], str | None]:
@@ -175,16 +191,24 @@ def wanted_entries(
     if (model is None) == (file is None):
         raise typer.BadParameter("name one model, or a file with --catalogue", param_hint="MODEL")
     if file is None:
+        if wanted != Selection():
+            raise typer.BadParameter("it chooses among the models of a catalogue", param_hint="MODEL")
         return (reader.entry({"repo_id": model, **given}, source=str(model)),), None
     if given:
         raise typer.BadParameter(
             "this option is for one model; write it into the catalogue", param_hint=f"--{next(iter(given))}"
         )
     found = reader.load(file)
-    from onnx_fleet.source import resolve
+    return selection.entries(found, wanted, services=services), found.digest
 
-    entries = reader.expand(found, partial(resolve.search, hub=services.hub))
-    return reader.select(entries, only or ()), found.digest
+
+def selected(only: list[str] | None, since: datetime | None, retry_failed: str | None) -> Selection:
+    """The part of a catalogue that the options ask for."""
+    return Selection(
+        only=tuple(only or ()),
+        since=since.replace(tzinfo=UTC) if since else None,
+        retry_failed=retry_failed,
+    )
 
 
 def planned(

@@ -32,6 +32,7 @@ from onnx_fleet.entities.naming import ref_of
 from onnx_fleet.processes import profiling
 from onnx_fleet.runs import record as records
 from onnx_fleet.runs import steps
+from onnx_fleet.runs.selection import Selection
 
 
 @with_entry_options
@@ -48,7 +49,7 @@ def export(
     if out.exists() and any(out.iterdir()) and not (out / PRIVATE).is_dir():
         raise typer.BadParameter(f"{out} has files of something else; name a new folder", param_hint="--out")
     with recording(profile) as recorder, opened_services(store) as services, step_display.steps() as progress:
-        entries, _ = wanted_entries(services, model, None, None, entry=entry)
+        entries, _ = wanted_entries(services, model, None, Selection(), entry=entry)
         made = planned(entries, services=services)
         raise_refusal(made)
         progress.begin(model, "export")

@@ -58,6 +58,7 @@ _COLOURS = {
     "good": "green",
     "not_compared": "yellow",
     "noted": "yellow",
+    "started": "green",
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 from onnx_fleet.entities.resolved_model import ResolvedModel
@@ -70,6 +70,10 @@ class Plan:
     """The work, by priority with the highest first, then by id."""
     refusals: tuple[Refusal, ...]
     """The entries that get no work item, by id."""
+
+    def changed(self) -> Plan:
+        """Return the plan without what is unchanged; what gets no work item stays."""
+        return replace(self, items=self.to_export)
 
     @property
     def to_export(self) -> tuple[WorkItem, ...]:

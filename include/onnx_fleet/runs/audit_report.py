@@ -131,11 +131,16 @@ def write(made: AuditReport, *, store: ObjectStore) -> str:
     return run_report.put(made.run_id, data=data, markdown=markdown(made), html=html(made), store=store)
 
 
+def title(made: AuditReport) -> str:
+    """Say how many bundles ended with each verdict."""
+    return f"Audit: {_counts(made.rows)}"
+
+
 def html(made: AuditReport) -> str:
     """Return the report as a page for a browser: each bundle that did not pass, then a table of all."""
     return report_page.page(
         key=report_page.key_of(run_report.key(made.run_id)),
-        title=f"Audit: {_counts(made.rows)}",
+        title=title(made),
         lead=f"{made.run_id}, {made.created_at}",
         cards=[_card(row) for row in made.rows if row.verdict != "passed" or row.demotion],
         tables=[report_page.Table(title="Bundles", columns=_COLUMNS, rows=[_cells(row) for row in made.rows])],

@@ -13,6 +13,7 @@ from typing import Final, Literal
 from onnx_fleet.bundles import bundle, feed, publish, renames
 from onnx_fleet.bundles.bundle import Bundle, Ref
 from onnx_fleet.bundles.manifest import Provenance
+from onnx_fleet.bundles.publish import Publication
 from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.naming import ref_of
@@ -85,11 +86,19 @@ def process(
     return ended
 
 
-def settle_unchanged(items: Iterable[WorkItem], *, services: Services, channel: str = bundle.LATEST) -> list[Record]:
+def settle_unchanged(
+    items: Iterable[WorkItem],
+    *,
+    services: Services,
+    channel: str = bundle.LATEST,
+    on_finished: Callable[[Publication], None] = lambda publication: None,
+) -> list[Record]:
     """Return the records of models that are published already, and finish publications that a killed run began.
 
     No single model raises an error: a bundle that cannot be read gets the record of a failure.
 
+    Args:
+        on_finished: is told of each publication that was finished here, from any thread.
     Raises:
         StoreUnavailable, StoreDenied: the store cannot be asked.
     """
@@ -98,26 +107,49 @@ def settle_unchanged(items: Iterable[WorkItem], *, services: Services, channel: 
         return []
     unfinished = publish.unfinished(services.store)
     with ThreadPoolExecutor(_STORE_WORKERS, thread_name_prefix="settle") as pool:
-        records = list(pool.map(lambda item: _settle(item, unfinished, services=services, channel=channel), items))
+        records = list(
+            pool.map(
+                lambda item: _settle(item, unfinished, services=services, channel=channel, on_finished=on_finished),
+                items,
+            )
+        )
     standing = ((ended.model_id, ended.version) for ended in records if ended.version and ended.state != "failed")
     feed.catch_up(services.store, standing, now=datetime.now(UTC))
     return records
 
 
-def _settle(item: WorkItem, unfinished: frozenset[tuple[str, str]], *, services: Services, channel: str) -> Record:
+def _settle(
+    item: WorkItem,
+    unfinished: frozenset[tuple[str, str]],
+    *,
+    services: Services,
+    channel: str,
+    on_finished: Callable[[Publication], None],
+) -> Record:
     try:
         found = _bundle(item, services=services)
+        begun = (found.model_id, found.version) in unfinished
         held = publish.settle(
             found.manifest,
             manifest_sha256=found.manifest_sha256,
             store=services.store,
             channel=channel,
             now=datetime.now(UTC),
-            begun=(found.model_id, found.version) in unfinished,
+            begun=begun,
         )
         renames.leave_for(item.model, store=services.store, now=datetime.now(UTC))
     except OnnxFleetError as err:
         return record.of_failure(item, step="publish", error=type(err).__name__, message=str(err))
+    if begun:
+        on_finished(
+            publish.publication_of(
+                found.manifest,
+                state="published",
+                manifest_sha256=found.manifest_sha256,
+                store=services.store,
+                held=held,
+            )
+        )
     return _record(item, found, services=services, state="held" if held else "unchanged")
 
 

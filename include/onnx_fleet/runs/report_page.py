@@ -13,7 +13,7 @@ from posixpath import relpath
 from typing import Final
 from urllib.parse import quote
 
-_GOOD: Final = frozenset({"published", "unchanged", "passed"})
+_GOOD: Final = frozenset({"published", "unchanged", "passed", "started", "noted"})
 _WARNING: Final = frozenset({"held", "not_compared", "left out"})
 
 _STYLE: Final = """

@@ -75,7 +75,12 @@ def gate(report: RunReport, *, max_failed: int = 0, max_refused: int | None = No
         faults.append(f"{_models(refused)} refused (allowed: {max_refused}): {_names(report, 'refused')}")
     if faults:
         return GateResult(passed=False, reason="; ".join(faults))
-    return GateResult(passed=True, reason=f"{_models(len(report.records))}: {_counts(report)}")
+    return GateResult(passed=True, reason=title(report))
+
+
+def title(report: RunReport) -> str:
+    """Say how many models a run had, and how many ended in each state."""
+    return f"{_models(len(report.records))}: {_counts(report)}"
 
 
 def troubles(report: RunReport) -> tuple[str, ...]:
@@ -129,7 +134,7 @@ def html(report: RunReport, *, kept: Collection[str] = ()) -> str:
         told = (Cause(records=report.records, message=""),)
     return report_page.page(
         key=report_page.key_of(key(report.run_id)),
-        title=f"{_models(len(report.records))}: {_counts(report)}",
+        title=title(report),
         lead=f"{report.run_id}, {report.created_at}",
         cards=[_card(each, run_id=report.run_id, kept=kept) for each in told],
         tables=(

@@ -15,22 +15,19 @@ from onnx_fleet.bundles import model_config
 from onnx_fleet.conventions import sentence_modules, vocabulary
 from onnx_fleet.conventions.sentence_modules import SentenceModule
 from onnx_fleet.conventions.vocabulary import TokenizerClass
-from onnx_fleet.entities.entry import Discover, Entry
+from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.naming import at_commit
-from onnx_fleet.entities.resolved_model import ResolvedModel, SourceFile, is_renamed, laid_out
+from onnx_fleet.entities.resolved_model import ResolvedModel, SourceFile, laid_out
 from onnx_fleet.entities.tasks import TASKS
 from onnx_fleet.entities.work_item import Refusal
 from onnx_fleet.errors import (
     HubUnavailable,
-    LicenceRefused,
-    ModelGated,
     ModelInvalid,
-    ModelRenamed,
     ModelTooLarge,
     OnnxFleetError,
     Retryable,
 )
-from onnx_fleet.source import architecture, repo_kind, static_embedding
+from onnx_fleet.source import admission, architecture, repo_kind, static_embedding
 from onnx_fleet.source.architecture import Decided
 from onnx_fleet.source.hub_client import Hub
 from onnx_fleet.source.repo_files import (
@@ -47,7 +44,6 @@ from onnx_fleet.source.repo_files import (
 __all__ = [
     "resolve",
     "resolve_all",
-    "search",
 ]
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -82,8 +78,8 @@ def resolve(entry: Entry, *, hub: Hub) -> ResolvedModel:
     """
     repo = _found(entry, hub=hub)
     licence = _licence(repo.info)
-    _require_licence(licence, entry, subject=repo.subject)
-    _require_access(repo.info, hub=hub, subject=repo.subject)
+    admission.require_licence(licence, entry, subject=repo.subject)
+    admission.require_access(repo.info.id, gated=bool(repo.info.gated), hub=hub, subject=repo.subject)
     repo_kind.require_transformers(
         repo.places,
         read=repo.read,
@@ -185,10 +181,7 @@ def _found(entry: Entry, *, hub: Hub) -> _Repo:
         info = hub.api.model_info(
             entry.repo_id, revision=entry.revision, files_metadata=True, timeout=hub.settings.request_timeout_s
         )
-    if is_renamed(entry.repo_id, to=info.id) and not entry.follow_renames:
-        raise ModelRenamed(
-            f"{entry.repo_id}: the Hub has renamed it to {info.id}; write that id, or set follow_renames to true"
-        )
+    admission.require_id(info.id, entry)
     commit = info.sha or ""
     if not _COMMIT.fullmatch(commit):
         raise HubUnavailable(f"{entry.repo_id}@{entry.revision}: the answer names no commit; check HF_ENDPOINT")
@@ -282,34 +275,6 @@ def resolve_all(
     return tuple(models), tuple(refusals)
 
 
-def search(discover: Discover, *, hub: Hub) -> tuple[str, ...]:
-    """Return the repo ids that a catalogue's search finds now, in the Hub's order, at most ``discover.limit``.
-
-    Raises:
-        HubUnavailable, HubRateLimited, ModelGated: see Hub.calling.
-    """
-    tags = [*discover.tags, *([discover.library] if discover.library else [])]
-    everything_counts = not discover.exclude and not discover.min_downloads
-    found: list[str] = []
-    with hub.calling("search"):
-        for info in hub.api.list_models(
-            author=discover.author,
-            filter=tags or None,
-            pipeline_tag=discover.task,
-            sort=discover.sort,  # type: ignore[arg-type]  # schema.SORTS are its names
-            limit=discover.limit if everything_counts else None,
-        ):
-            too_few = (info.downloads or 0) < discover.min_downloads
-            if too_few and discover.sort == "downloads":
-                break  # the rest have fewer still
-            if too_few or discover.excludes(info.id):
-                continue
-            found.append(info.id)
-            if len(found) == discover.limit:
-                break
-    return tuple(found)
-
-
 def _outcomes(
     entries: Sequence[Entry], *, hub: Hub, on_done: OnDone | None
 ) -> tuple[ResolvedModel | OnnxFleetError, ...]:
@@ -361,38 +326,6 @@ def _licence(info: ModelInfo) -> str | None:
     if info.card_data is not None and isinstance(info.card_data.license, str):
         return info.card_data.license
     return next((tag.partition(":")[2] for tag in info.tags or () if tag.startswith("license:")), None)
-
-
-def _require_licence(licence: str | None, entry: Entry, *, subject: str) -> None:
-    """Refuse a licence that is not among the entry's.
-
-    Raises:
-        LicenceRefused: the entry allows others only.
-    """
-    if entry.allowed_licences is None or licence in entry.allowed_licences:
-        return
-    if licence is None:
-        raise LicenceRefused(
-            f"{subject}: the model card names no licence, and allowed_licences is set; remove the entry, or clear"
-            " allowed_licences for it"
-        )
-    raise LicenceRefused(f"{subject}: licence {licence!r} is not in allowed_licences; add it there or remove the entry")
-
-
-def _require_access(info: ModelInfo, *, hub: Hub, subject: str) -> None:
-    """Refuse a gated repo whose terms we did not accept: it lists its files to everyone, and serves them to others.
-
-    Raises:
-        ModelGated: the token has no access.
-    """
-    if not info.gated:
-        return
-    if not hub.settings.token:
-        raise ModelGated(
-            f"{subject} is gated; accept its terms on {hub.settings.endpoint}/{info.id}, then give a token (HF_TOKEN)"
-        )
-    with hub.calling(subject):
-        hub.api.auth_check(info.id)
 
 
 def _base_models(info: ModelInfo) -> tuple[str, ...]:

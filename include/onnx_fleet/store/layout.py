@@ -7,6 +7,7 @@ unfinished/<org>/<name>/<version>/…             what publishing keeps until it
 audits/<org>/<name>/<version>/<time>.json       what an audit of a published bundle found
 cache/<kind>/<key>.zip                          what one export leaves for the next one of the same kind
 scratch/<run>/<org>/<name>/…                    what the tasks of one run hand on to each other, on several machines
+watch/state.json                                what the last poll of the Hub has seen, and the runs that it asks for
 """
 
 from __future__ import annotations
@@ -29,11 +30,14 @@ UNFINISHED: Final = "unfinished/"
 UNFINISHED_KEY: Final = re.compile(rf"{UNFINISHED}([^/]+/[^/]+)/([0-9a-f]{{8}}-[0-9a-f]{{8}})/(.+)")
 """The pattern of a key that publishing keeps, whose groups are the model id, the version and the rest."""
 
+AUDITS: Final = "audits/"
+
 CACHE: Final = "cache/"
 CACHE_KEY: Final = re.compile(rf"{CACHE}(graphs|tokenizers)/([0-9a-f]{{64}})\.zip")
 """The pattern of a cache entry's key, whose groups are its kind and its own key."""
 
 SCRATCH: Final = "scratch/"
+WATCH_KEY: Final = "watch/state.json"
 
 IN_PARTS: Final = (MODELS, UNFINISHED, CACHE, SCRATCH)
 """How the keys begin of all that may be large enough to go up in parts."""
@@ -86,4 +90,4 @@ def run_name(label: str) -> str:
 
 def audit_key(model_id: str, version: str, *, at: datetime) -> str:
     """Return where one audit's result lies; keys stand in the order of their times."""
-    return f"audits/{model_id}/{version}/{at.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}.json"
+    return f"{AUDITS}{model_id}/{version}/{at.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}.json"

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Mapping
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
@@ -47,10 +48,7 @@ class LogRelay:
         self._loop.close()
 
     async def _listen(self) -> None:
-        self._servers = [
-            await asyncio.start_server(lambda reader, writer, to=to: self._relay(reader, writer, to), *at)
-            for at, to in self._routes.items()
-        ]
+        self._servers = [await asyncio.start_server(partial(_relay, to=to), *at) for at, to in self._routes.items()]
 
     async def _end(self) -> None:
         for server in self._servers:
@@ -60,11 +58,12 @@ class LogRelay:
             relay.cancel()
         await asyncio.gather(*relays, return_exceptions=True)
 
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, to: Address) -> None:
-        with contextlib.closing(writer), contextlib.suppress(OSError):  # a worker that is down refuses
-            far_reader, far_writer = await asyncio.open_connection(*to)
-            with contextlib.closing(far_writer):
-                await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
+
+async def _relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, to: Address) -> None:
+    with contextlib.closing(writer), contextlib.suppress(OSError):  # a worker that is down refuses
+        far_reader, far_writer = await asyncio.open_connection(*to)
+        with contextlib.closing(far_writer):
+            await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -43,6 +43,7 @@ _PROVEN_S: Final = 10.0
 """The seconds after which a service that was restarted counts as one that runs."""
 _LONGEST_PAUSE_S: Final = 60.0
 _FIRST_ADDRESS: Final = 10
+_MOST_CONTAINERS: Final = 32
 
 
 @dataclass(slots=True)
@@ -81,9 +82,10 @@ class NativeStack:
             tell: takes what is being done, in words for people.
         """
         self._tell = tell
-        ports = dict(zip(LISTENERS, processes.free_ports(len(LISTENERS)), strict=True))
+        ports = processes.free_ports(len(LISTENERS) + _MOST_CONTAINERS)
         self.folder = folder.absolute()
-        self.host = Host(folder=self.folder, ports=ports, settings=settings or {})
+        self.host = Host(folder=self.folder, ports=dict(zip(LISTENERS, ports, strict=False)), settings=settings or {})
+        self._log_ports = ports[len(LISTENERS) :]
         self._runs: dict[str, _Run] = {}
         self._services: dict[str, compose_file.Service] = {}
         self._closing = ExitStack()
@@ -245,10 +247,9 @@ class NativeStack:
             for service in self._services.values()
             for number in range(1, service.deploy.replicas + 1)
         ]
-        ports = processes.free_ports(len(replicas))
-        for place, ((name, service), port) in enumerate(zip(replicas, ports, strict=True), start=_FIRST_ADDRESS):
-            address = f"127.0.1.{place}"
-            container = Container(name=name, service=service, address=address, log_port=port, host=self.host)
+        for place, (name, service) in enumerate(replicas):
+            address, log_port = f"127.0.1.{_FIRST_ADDRESS + place}", self._log_ports[place]
+            container = Container(name=name, service=service, address=address, log_port=log_port, host=self.host)
             self._runs[name] = _Run(container)
 
     def _log_routes(self) -> dict[tuple[str, int], tuple[str, int]]:

@@ -108,18 +108,20 @@ def entry(settings: Mapping[str, object], *, source: str) -> Entry:
     return _entry(SettingsSection(), section)
 
 
-def select(entries: Iterable[Entry], only: Sequence[str]) -> tuple[Entry, ...]:
+def select(entries: Iterable[Entry], only: Sequence[str], *, allow_unmatched: bool = False) -> tuple[Entry, ...]:
     """Return the entries whose repo id equals or matches one of the patterns; all of them when there is no pattern.
 
+    Args:
+        allow_unmatched: whether a pattern may match nothing.
     Raises:
-        CatalogueInvalid: a pattern matches nothing; all such patterns are listed.
+        CatalogueInvalid: a pattern matches nothing and may not; all such patterns are listed.
     """
     entries = tuple(entries)
     if not only:
         return entries
     known = [item.repo_id.lower() for item in entries]
     unmatched = [pattern for pattern in only if not any(fnmatchcase(name, pattern.lower()) for name in known)]
-    if unmatched:
+    if unmatched and not allow_unmatched:
         raise CatalogueInvalid.of(f"only '{word}' matches no entry{suggestion(word, known)}" for word in unmatched)
     return tuple(item for item in entries if any(fnmatchcase(item.repo_id.lower(), word.lower()) for word in only))
 
