@@ -25,16 +25,16 @@ This page shows what an export costs in comparison with `optimum-cli export onnx
 comparison with optimum's. `make bench` makes it and measures everything again;
 [benchmarks/](../benchmarks/README.md) says how to run parts of it.
 
-The checkpoints have real sizes and random weights. Every figure of an export is for a whole process with everything that it
-starts, including interpreter and imports. Both sides begin with the files of the checkpoint on disk, and take turns. A ratio
-is computed within a turn; its least, median and most over the turns are given, and a target is met if the median meets it.
-Memory is the peak of the sum of the resident set sizes of all processes of a side, sampled every 50 ms; its anonymous part
-belongs to no file.
+The checkpoints have real sizes and random weights. Every figure of an export is for a whole process with everything
+that it starts, including interpreter and imports. Both sides begin with the files of the checkpoint on disk, and take
+turns. A ratio is computed within a turn; its least, median and most over the turns are given, and a target is met if
+the median meets it. Memory is the peak of the sum of the resident set sizes of all processes of a side, sampled every
+50 ms; its anonymous part belongs to no file.
 
-*first* is an export into an empty store. *repeated* is an export of another checkpoint of the same configuration, into the
-store that the first one has used. optimum-cli always validates what it made; *without its validation* it is called from
-Python. The targets compare `onnx-fleet export` with optimum-cli as its users run it. The table "Like for like" compares both
-sides without a validation, and both with one; ours checks far more, in a process of its own.
+*first* is an export into an empty store. *repeated* is an export of another checkpoint of the same configuration, into
+the store that the first one has used. optimum-cli always validates what it made; *without its validation* it is called
+from Python. The targets compare `onnx-fleet export` with optimum-cli as its users run it. The table "Like for like"
+compares both sides without a validation, and both with one; ours checks far more, in a process of its own.
 """
 
 

@@ -1,27 +1,27 @@
 """
 # Audit what is published
 
-Takes what the channel of each model points at, hashes every file again, and proves the graphs again beside PyTorch with
-the packages that the workers have now: an upgrade of onnxruntime shows what it breaks before users do. Bundles are left
-as they are; each result stands under `audits/<org>/<name>/<version>/` in the store, with the versions of the packages
-then and now.
+This DAG takes the version that the channel of each model points to, hashes every file again, and compares the graphs
+with PyTorch again, with the packages that the workers have now. So it shows what an upgrade of onnxruntime breaks,
+before users notice. Bundles are not changed. Each result is written under `audits/<org>/<name>/<version>/` in the
+store, with the versions of the packages then and now.
 
-**Trigger it** after an upgrade, with `all_versions` for everything that is published, or with a `sample` of it; with
-`demote` a channel whose version failed goes back to the newest older version that passes, and is held there. `dry_run`
-says which would, and moves none.
+**Trigger it** after an upgrade, with `all_versions` for everything that is published, or with a `sample` of it. With
+`demote`, a channel whose version failed goes back to the newest older version that passes, and is held there.
+`dry_run` says which channels would move, and moves none.
 
 **When it fails**, open the run: the note below its name has the bundles that failed and why, and its link opens the
 report, which lists every bundle with its verdict and the packages that changed. The tasks `report` and `gate` have a
 button to it, too.
 
-- `failed` with files named: the store's bytes are not the published ones; publish the model again with `force`.
-- `failed` with checks named: the graphs are not right with what is installed now. Go back to the packages that the
-  bundle was made with, or re-export the model with the new ones. `onnx-fleet channel set` releases a channel that was
-  moved and held.
-- `not_compared`: nothing is wrong with the bundle, and PyTorch was not asked; the reason says why. A model whose source
-  runs code or pickles is compared only when the catalogue lists it and names the commit.
-- `broke_off`: the store or the worker gave up; clear that audit task with its downstream tasks.
-- `choose` failed: the catalogue has faults, or the store cannot be reached; its log says which.
+- `failed` with files: the bytes in the store are not those that were published. Publish the model again with `force`.
+- `failed` with checks: the graphs are not correct with the currently installed packages. Go back to the packages with
+  which the bundle was made, or re-export the model with the new ones. `onnx-fleet channel set` releases a channel
+  that was moved and held.
+- `not_compared`: no fault was found, and the bundle was not compared with PyTorch; the reason says why. A model whose
+  source has code or pickle weights is compared only if the catalogue lists it and names the commit.
+- `broke_off`: the store or the worker failed. Clear that audit task with its downstream tasks.
+- `choose` failed: the catalogue has faults, or the store cannot be reached. Its log says which.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SETTINGS = settings.read()
             type="string",
             minLength=1,
             title="Channel",
-            description="Audit what this channel points at, such as latest.",
+            description="Audit the version that this channel points to, such as latest.",
         ),
         "all_versions": Param(
             False, type="boolean", title="All versions", description="Audit every published version instead."
@@ -63,25 +63,25 @@ SETTINGS = settings.read()
             type=["null", "integer"],
             minimum=1,
             title="Sample",
-            description="Audit at most so many bundles, such as 20. Empty audits all.",
+            description="Audit at most this many bundles, such as 20. Empty audits all.",
         ),
         "seed": Param(
             None,
             type=["null", "integer"],
             title="Seed",
-            description="The same number, such as 7, draws the same sample. Empty draws another one each day.",
+            description="The same number, such as 7, chooses the same sample. Empty chooses another one each day.",
         ),
         "catalogue": Param(
             str(SETTINGS.catalogue),
             type=["null", "string"],
             title="Catalogue",
-            description="The catalogue file that says whose source may run code or pickles. Empty lets none.",
+            description="The catalogue file that decides whose code and pickle files may be run. Empty allows none.",
         ),
         "demote": Param(
             False,
             type="boolean",
             title="Demote",
-            description="Move the channel off a version that failed, to one that passes.",
+            description="If a version fails, move its channel to an older one that passes.",
         ),
         "dry_run": Param(
             False, type="boolean", title="Dry run", description="With demote, say which channels would move."
@@ -91,15 +91,14 @@ SETTINGS = settings.read()
             type="integer",
             minimum=0,
             title="Failures allowed",
-            description="The run fails when more bundles than this fail, 0 means none may.",
+            description="The run fails if more bundles than this fail; 0 allows none.",
         ),
         "max_not_compared": Param(
             None,
             type=["null", "integer"],
             minimum=0,
             title="Not compared allowed",
-            description="The run fails when more bundles than this are not compared, such as 5. Empty allows any"
-            " number.",
+            description="The run fails if more bundles than this are not compared, such as 5. Empty allows any number.",
         ),
     },
 )

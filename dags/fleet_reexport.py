@@ -1,28 +1,28 @@
 """
 # Re-export the fleet
 
-Takes every model of the catalogue, and exports, proves, measures and publishes those whose bundle would differ from
-the published one. A model that is unchanged costs one call of the Hub and one of the store.
+This DAG takes every model of the catalogue, and exports, validates, measures and publishes those whose bundle would
+differ from the published one. An unchanged model costs one call of the Hub and one of the store.
 
-**Trigger it** with other parameters to take part of the catalogue (`only`, `since`, `retry_failed`), to leave what is
-unchanged out of the report (`changed`), to publish everything anew (`force`), or to let some models fail
-(`max_failed`). A model that does not exist, is gated or cannot be read fails. What a rule of the catalogue keeps out
-(licence, size, pickle, code) is refused, and any number may be, unless `max_refused` says otherwise. The DAG
-`hub_watch` triggers it for models that have a new commit.
+**Trigger it** with other parameters to take a part of the catalogue (`only`, `since`, `retry_failed`), to leave
+unchanged models out of the report (`changed`), to publish everything again (`force`), or to allow some models to fail
+(`max_failed`). A model that does not exist, is gated or cannot be read fails. A model that a rule of the catalogue
+excludes (licence, size, pickle, code) is refused; any number may be refused, unless `max_refused` sets a limit. The
+DAG `hub_watch` triggers this one for models that have a new commit.
 
 **When it fails**, open the run: the note below its name has the models that failed and why, and its link opens the
 report, which lists every model with the step that failed and what to do next. The tasks `report` and `gate` have a
 button to it, too. Then
 
-- a model's fault (`ExportUnsupported`, `ValidationFailed`, `ModelNotFound`, …): change its entry in the catalogue;
-  the next run takes it up. `reports/<run>/<org>--<name>/validation.json` in the store has every comparison.
-- a passing fault (`HubUnavailable`, `StoreUnavailable`, …) that outlasted its retries: clear the failed tasks of that
-  model, with their downstream tasks; nothing else is repeated.
-- a model is held: its new version is worse than the one in use, and the channel stays where it was. The report says in
-  what; `onnx-fleet channel set` moves the channel all the same.
-- `plan` failed: the catalogue has faults, or the store or the Hub cannot be reached; its log says which.
+- if the fault is the model's (`ExportUnsupported`, `ValidationFailed`, `ModelNotFound`, …), change its entry in the
+  catalogue; the next run uses it. `reports/<run>/<org>--<name>/validation.json` in the store has every comparison.
+- if the Hub or the store was still failing after all retries (`HubUnavailable`, `StoreUnavailable`, …), clear the
+  failed tasks of that model, with their downstream tasks; nothing else is repeated.
+- if a model is held, its new version is worse than the one in use, and the channel was not moved. The report says
+  what is worse; `onnx-fleet channel set` moves the channel nevertheless.
+- if `plan` failed, the catalogue has faults, or the store or the Hub cannot be reached. Its log says which.
 
-Models never touch each other: those that are right are published, whatever becomes of the others.
+Models do not affect each other: those that pass are published, even if others fail.
 """
 
 from __future__ import annotations
@@ -60,47 +60,47 @@ SETTINGS = settings.read()
             False,
             type="boolean",
             title="Force",
-            description="Publish a new version of every model that is taken, changed or not.",
+            description="Publish a new version of every model, even if it has not changed.",
         ),
         "allow_unmatched": Param(
             False,
             type="boolean",
             title="Unmatched patterns allowed",
-            description="Let a pattern that matches no model be; else it fails the run before anything is begun.",
+            description="Ignore a pattern that matches no model. Otherwise it fails the run before anything begins.",
         ),
         "since": Param(
             None,
             type=["null", "string"],
             format="date",
             title="Since",
-            description="Take models alone whose Hub repo has had a commit since this day (UTC). Empty takes all.",
+            description="Take only models whose Hub repo has had a commit since this day (UTC). Empty takes all.",
         ),
         "retry_failed": Param(
             None,
             type=["null", "string"],
-            title="Retry what failed in",
-            description="Take models alone that failed or were held in this run: its id, such as"
+            title="Retry failed models of",
+            description="Take only models that failed or were held in this run. Give its id, such as"
             " scheduled__2026-01-31T00:00:00+00:00. Empty takes all.",
         ),
         "changed": Param(
             False,
             type="boolean",
-            title="Changed models alone",
-            description="Leave models that are unchanged out of the run and its report.",
+            title="Only changed models",
+            description="Leave unchanged models out of the run and its report.",
         ),
         "max_failed": Param(
             0,
             type="integer",
             minimum=0,
             title="Failures allowed",
-            description="The run fails when more models than this fail or are held, 0 means none may.",
+            description="The run fails if more models than this fail or are held; 0 allows none.",
         ),
         "max_refused": Param(
             None,
             type=["null", "integer"],
             minimum=0,
             title="Refusals allowed",
-            description="The run fails when the catalogue's rules refuse more models than this, such as 5. Empty allows"
+            description="The run fails if the catalogue's rules refuse more models than this, such as 5. Empty allows"
             " any number.",
         ),
     },

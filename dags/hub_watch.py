@@ -1,30 +1,32 @@
 """
 # Notice new commits
 
-Asks the Hub what has changed for the models of the catalogue since the last poll: new commits, new matches of its
-searches, and repos that were deleted, renamed, gated or have another licence. For those that are to be exported it
-starts one run of `fleet_reexport` that takes them alone, with their entries' own settings; a commit that is published
-already, by whichever run, starts none. What a run would only fail or refuse is reported, and starts nothing.
+This DAG asks the Hub what has changed for the models of the catalogue since the last poll: new commits, new matches
+of its searches, and repos that were deleted, renamed, gated or have another licence. It starts one run of
+`fleet_reexport` for the models that have to be exported, with the settings of their entries. A commit that is already
+published, by any run, starts none. A change with which a run would only fail or be refused is reported, and starts
+nothing.
 
-A poll takes one request for each author with several models in the catalogue, one for each other model and one for each
-search, at most `[onnx_fleet] watch_requests`; the next poll goes on with the rest. What has not changed is not sent
-again. The state of it is `watch/state.json` in the store: without it the next poll finds out from the store what is
-published. `fleet_reexport` has to be switched on too: a run of a DAG that is paused waits.
+A poll makes one request for each author with several models in the catalogue, one for each other model and one for
+each search, at most `[onnx_fleet] watch_requests`; the next poll continues with the rest. Unchanged answers are not
+sent again. The state is in `watch/state.json` in the store; without it, the next poll finds out from the store what
+is published. `fleet_reexport` has to be unpaused too, because a run of a paused DAG waits.
 
-**Trigger it** to look now, or with `dry_run` to see what has changed and start nothing.
+**Trigger it** to poll now, or with `dry_run` to see what has changed and start nothing.
 
-**What it finds** is in the log of `poll`, in the result of `note`, and, where there is something new, in
-`reports/<run>.html` of the store:
+**What it finds** is in the log of `poll`, in the result of `note`, and, if there is something new, in
+`reports/<run>.html` in the store:
 
-- `gone`: deleted, made private, or without the revision that the entry names. What is published stays; take the entry
-  out, or correct it.
-- `refused`: its licence, its gate or its new id keep it out. The message says what to do; as soon as the cause is
-  gone, the next poll starts the run.
-- `started`: the run of `fleet_reexport` whose name begins with `watch__` has it.
-- `noted`: something changed, and there is nothing to do.
+- `gone`: the repo was deleted, made private, or lacks the revision that the entry names. Published bundles stay.
+  Remove the entry, or correct it.
+- `refused`: its licence, its gate or its new id excludes it. The message says what to do; when the cause is removed,
+  the next poll starts the run.
+- `started`: the run of `fleet_reexport` whose name begins with `watch__` exports it.
+- `noted`: something has changed, and nothing has to be done.
 
-**When it fails**, nothing is lost: the next poll finds the same. `poll` failed: the Hub or the store cannot be reached,
-the token is refused, or the catalogue has faults; its log says which. A Hub that limits the rate is waited for.
+**When it fails**, nothing is lost: the next poll finds the same changes. If `poll` failed, the Hub or the store
+cannot be reached, the token is refused, or the catalogue has faults; its log says which. If the Hub limits the rate,
+the poll waits.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ SETTINGS = settings.read()
             description="The catalogue file, as workers see it.",
         ),
         "dry_run": Param(
-            False, type="boolean", title="Dry run", description="Say what has changed, and start nothing."
+            False, type="boolean", title="Dry run", description="Report what has changed, and start nothing."
         ),
     },
 )

@@ -1,20 +1,19 @@
 """
 # Re-export one model
 
-Exports, proves, measures and publishes one model, whether or not the catalogue has it. Trigger it from the form, or
-by REST with the same parameters as `conf`:
+This DAG exports, validates, measures and publishes one model, whether or not the catalogue lists it. Trigger it from
+the form, or by REST with the same parameters as `conf`:
 
     POST /api/v2/dags/model_reexport/dagRuns
     {"logical_date": null, "conf": {"model": "BAAI/bge-small-en-v1.5", "force": true}}
 
-A model whose bundle is published already is left as it is, unless `force` asks for a new version.
+A model whose bundle is already published is not exported again, unless `force` asks for a new version.
 
-**When it fails**, open the run: the note below its name has the model, the step that failed or refused it, and why. The
-model's name in it opens the report, which says what to do next. The tasks of the model have buttons to the report, the
-manifest of what was published, and the picture of the validation.
+**When it fails**, open the run: the note below its name has the model, the step that failed or refused it, and why.
+The model's name in it opens the report, which says what to do next. The tasks of the model have buttons to the
+report, the manifest of what was published, and the picture of the validation.
 
-A passing fault (the Hub or the store did not answer) that outlasted its retries: clear the failed task with its
-downstream tasks.
+If the Hub or the store was still failing after all retries, clear the failed task with its downstream tasks.
 """
 
 from __future__ import annotations
@@ -54,19 +53,19 @@ SETTINGS = settings.read()
             None,
             **run_params.choice(TASKS, empty="as the Hub says"),
             title="Task",
-            description="What it is exported for. Empty takes the Hub's pipeline tag, then the architecture.",
+            description="The task to export for. Empty uses the Hub's pipeline tag, then the architecture.",
         ),
         "recipe": Param(
             None,
             **run_params.choice([*RECIPES, *names_of_files()], empty="none"),
             title="Recipe",
-            description="What changes the export: a built-in recipe, or one of recipes/. Empty leaves it as it is.",
+            description="A change to the export: a built-in recipe, or one of recipes/. Empty changes nothing.",
         ),
         "variants": Param(
             ["fp32"],
             **run_params.VARIANTS,
             title="Precisions",
-            description="What to make; one that is not good enough is left out of the bundle, which says so.",
+            description="The precisions to make. One that misses its gates is left out of the bundle, which says so.",
         ),
         "opset": Param(
             OPSET_DEFAULT,
@@ -80,7 +79,7 @@ SETTINGS = settings.read()
             ["cpu"],
             **run_params.PROVIDERS,
             title="Providers",
-            description="Where to validate and measure; cuda needs a worker on the GPU queue.",
+            description="Where the model is validated and measured; cuda needs a worker on the GPU queue.",
         ),
         "latency": Param(
             {},
@@ -91,7 +90,9 @@ SETTINGS = settings.read()
                 " is left out is as in a catalogue. Empty leaves out all.",
             },
         ),
-        "force": Param(False, type="boolean", title="Force", description="Publish a new version, changed or not."),
+        "force": Param(
+            False, type="boolean", title="Force", description="Publish a new version, even if nothing has changed."
+        ),
     },
 )
 def model_reexport() -> None:

@@ -1,12 +1,12 @@
 """
 # Rebuild the feed
 
-After publications, writes `feed/index.json` anew from the manifests in the store: the one document from which a model
-registry mirrors the fleet. Several publications that come close together share a run, and a run that finds nothing new
-leaves the document as it is.
+After publications, this DAG writes `feed/index.json` again from the manifests in the store. It is the one document
+from which a model registry mirrors the fleet. Several publications that come close together share a run, and a run
+that finds nothing new does not change the document.
 
-**When it fails**, the store could not be read or written; the log says why. The next publication rebuilds the feed
-as a whole, and so does a run that is triggered by hand: nothing is lost. It takes no parameters.
+**When it fails**, the store could not be read or written; the log says why. Nothing is lost: the next publication
+rebuilds the whole feed, and so does a run that is triggered by hand. It takes no parameters.
 """
 
 from __future__ import annotations

@@ -57,9 +57,9 @@ each family that is right or refused, and fails if a result differs from this pa
 - **failed**: graphs were made and a check failed, or the export failed; such a model is never published.
 - **unknown**: the survey has no tiny model with which a broken graph would be noticed, or it took too long.
 
-A model type has the status of its best row. The worst difference is the largest difference from PyTorch over all outputs of
-all checks; outputs are of unit size. An architecture that is not listed is tried with the family of its task, and published
-only if it passes the validation.
+A model type has the status of its best row. The worst difference is the largest difference from PyTorch over all
+outputs of all checks; outputs are of unit size. An architecture that is not listed is tried with the family of its
+task, and published only if it passes the validation.
 
 {counts} of {rows} rows. Write this page again with `make architectures`.
 """
