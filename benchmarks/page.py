@@ -105,8 +105,8 @@ def _growth(result: ExportResult) -> str:
 def _generating(result: GenerateResult) -> str:
     said = (
         f"Tokens per second in one plain onnxruntime loop: greedy, one row, {result.prompt_tokens} prompt tokens, "
-        f"{result.runs[0].new_tokens} new ones, {result.threads} threads, in turn. Ratios are ours divided by optimum's: "
-        "more is better. The last column says how many tokens, at least, are the same in both texts."
+        f"{result.runs[0].new_tokens} new ones, {result.threads} threads, in turn. Ratios are ours divided by optimum's:"
+        " more is better. The last column says how many tokens, at least, are the same in both texts."
     )
     return f"{_filled(said)}\n\n{generate.report(result)}"
 
@@ -114,8 +114,8 @@ def _generating(result: GenerateResult) -> str:
 def _fleet(result: FleetResult) -> str:
     said = (
         f"One `onnx-fleet run` with an empty store resolves, exports, validates, measures and publishes "
-        f"{len(result.seconds)} fine-tunes of one {result.title}, with other weights and other labels. optimum-cli exports "
-        "and validates."
+        f"{len(result.seconds)} fine-tunes of one {result.title}, with other weights and other labels. optimum-cli "
+        "exports and validates."
     )
     return f"{_filled(said)}\n\n{finetunes.report(result)}"
 

@@ -46,7 +46,7 @@ _CAUSES: tuple[tuple[str, str], ...] = (
 _HEAD = """# Architectures
 
 **{right} of {types} model types are right.** Those are the model types of transformers {transformers} that it has for
-the tasks of this project. Of the others, {refused} are refused, {failed} fail, and {unknown} are unknown, because no row can tell.
+the tasks of this project. Of the others, {refused} are refused, {failed} fail, and {unknown} are unknown.
 
 Every row is a model class of one of them, made tiny from its real configuration class, with weights that make faults
 visible. It goes through the same export and validation as every model. CI repeats every {every}th row of
