@@ -21,20 +21,20 @@ WHY = Path(__file__).with_name("misses.md")
 _INTRODUCTION = """\
 # Benchmarks
 
-What an export costs beside `optimum-cli export onnx`, and how fast the graphs generate beside optimum's. Made by
-`make bench`, which measures all of it anew; [benchmarks/](../benchmarks/README.md) says how to run parts of it.
+This page shows what an export costs in comparison with `optimum-cli export onnx`, and how fast the graphs generate in
+comparison with optimum's. `make bench` makes it and measures everything again;
+[benchmarks/](../benchmarks/README.md) says how to run parts of it.
 
-The checkpoints have real sizes and random weights. Every figure of an export is of a whole process with all that it
-starts, interpreter and imports included; both sides begin with the checkpoint's files on disk, and take turns. A ratio
-is taken within a turn; its least, median and most over the turns are given, and a target is met when the median meets
-it. Memory is the peak of the resident set sizes of all processes of a side, added up, looked at every 50 ms; what of it
-is anonymous belongs to no file.
+The checkpoints have real sizes and random weights. Every figure of an export is for a whole process with everything that it
+starts, including interpreter and imports. Both sides begin with the files of the checkpoint on disk, and take turns. A ratio
+is computed within a turn; its least, median and most over the turns are given, and a target is met if the median meets it.
+Memory is the peak of the sum of the resident set sizes of all processes of a side, sampled every 50 ms; its anonymous part
+belongs to no file.
 
-*first* is an export into an empty store. *repeated* is an export of another checkpoint of the same configuration, into
-the store that the first one has used. optimum-cli validates what it made, and cannot be told not to; *without its
-validation* it is called from Python. The targets compare `onnx-fleet export` with optimum-cli as its users run it; the
-table "Like for like" compares both sides without a validation, and both with one: ours proves far more, in a process of
-its own.
+*first* is an export into an empty store. *repeated* is an export of another checkpoint of the same configuration, into the
+store that the first one has used. optimum-cli always validates what it made; *without its validation* it is called from
+Python. The targets compare `onnx-fleet export` with optimum-cli as its users run it. The table "Like for like" compares both
+sides without a validation, and both with one; ours checks far more, in a process of its own.
 """
 
 
@@ -80,7 +80,7 @@ def _like_for_like(exports: ExportResult) -> str:
     compared = export.like_for_like(exports)
     if " / " not in compared:
         return _missing("export")
-    return f"Wall time by optimum's: least / median / most.\n\n{compared}"
+    return f"Wall time divided by optimum's: least / median / most.\n\n{compared}"
 
 
 def _missing(what: str) -> str:
@@ -104,18 +104,18 @@ def _growth(result: ExportResult) -> str:
 
 def _generating(result: GenerateResult) -> str:
     said = (
-        f"Tokens per second under one plain onnxruntime loop: greedy, one row, {result.prompt_tokens} prompt tokens, "
-        f"{result.runs[0].new_tokens} new ones, {result.threads} threads, in turn. Ratios are ours by optimum's: more "
-        "is better. The last column says how many tokens are the same in both texts, at least."
+        f"Tokens per second in one plain onnxruntime loop: greedy, one row, {result.prompt_tokens} prompt tokens, "
+        f"{result.runs[0].new_tokens} new ones, {result.threads} threads, in turn. Ratios are ours divided by optimum's: "
+        "more is better. The last column says how many tokens, at least, are the same in both texts."
     )
     return f"{_filled(said)}\n\n{generate.report(result)}"
 
 
 def _fleet(result: FleetResult) -> str:
     said = (
-        f"{len(result.seconds)} fine-tunes of one {result.title} (other weights, other labels) through one `onnx-fleet "
-        "run` with an empty store: resolved, exported, validated, measured, published. optimum-cli exports and "
-        "validates."
+        f"One `onnx-fleet run` with an empty store resolves, exports, validates, measures and publishes "
+        f"{len(result.seconds)} fine-tunes of one {result.title}, with other weights and other labels. optimum-cli exports "
+        "and validates."
     )
     return f"{_filled(said)}\n\n{finetunes.report(result)}"
 

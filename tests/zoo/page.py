@@ -46,20 +46,20 @@ _CAUSES: tuple[tuple[str, str], ...] = (
 _HEAD = """# Architectures
 
 **{right} of {types} model types are right.** Those are the model types of transformers {transformers} that it has for
-the tasks of this project. Of the others {refused} are refused, {failed} fail, and {unknown} are unknown: no row tells.
+the tasks of this project. Of the others, {refused} are refused, {failed} fail, and {unknown} are unknown, because no row can tell.
 
 Every row is a model class of one of them, made tiny from its real configuration class, with weights that make faults
-visible, and taken through the export and the validation that every model goes through. CI takes every {every}th row of
-each family that is right or refused again, and fails when one ends otherwise than this page says.
+visible. It goes through the same export and validation as every model. CI repeats every {every}th row of
+each family that is right or refused, and fails if a result differs from this page.
 
-- **right**: every check held, at batch sizes and lengths that were never traced, with padding, against plain PyTorch.
-- **refused**: no graph was made; the message is the one that a user gets.
-- **failed**: graphs were made and did not prove right, or the export broke off; nothing of it is ever published.
-- **unknown**: the survey has no tiny model of it that would tell a broken graph, or it took too long.
+- **right**: every check against plain PyTorch passed, at batch sizes and lengths that were never traced, with padding.
+- **refused**: no graph was made; the last column has the message that a user gets.
+- **failed**: graphs were made and a check failed, or the export failed; such a model is never published.
+- **unknown**: the survey has no tiny model with which a broken graph would be noticed, or it took too long.
 
-A model type is what its best row is. The worst difference is the largest one from PyTorch over all outputs of all
-checks; outputs are of unit size. An architecture that is not here is tried with its task's family, and published only
-if it proves right.
+A model type has the status of its best row. The worst difference is the largest difference from PyTorch over all outputs of
+all checks; outputs are of unit size. An architecture that is not listed is tried with the family of its task, and published
+only if it passes the validation.
 
 {counts} of {rows} rows. Write this page again with `make architectures`.
 """
