@@ -105,8 +105,8 @@ def _growth(result: ExportResult) -> str:
 def _generating(result: GenerateResult) -> str:
     said = (
         f"Tokens per second in one plain onnxruntime loop: greedy, one row, {result.prompt_tokens} prompt tokens, "
-        f"{result.runs[0].new_tokens} new ones, {result.threads} threads, in turn. Ratios are ours divided by optimum's:"
-        " more is better. The last column says how many tokens, at least, are the same in both texts."
+        f"{result.runs[0].new_tokens} new ones, {result.threads} threads, in turn. Ratios are ours divided by optimum's"
+        ": more is better. The last column says how many tokens, at least, are the same in both texts."
     )
     return f"{_filled(said)}\n\n{generate.report(result)}"
 

@@ -52,8 +52,8 @@ def s3_access(conn_id: str) -> tuple[S3Settings, Credentials | None]:
         BaseHook.get_connection(conn_id)
     except AirflowNotFoundException as err:
         raise StoreDenied(
-            f"there is no Airflow connection {conn_id!r}: make it (type aws), or empty [onnx_fleet] aws_conn_id to use"
-            " boto3's own credentials"
+            f"there is no Airflow connection {conn_id!r}: create it (type aws), or clear [onnx_fleet] aws_conn_id to"
+            " use boto3's own credentials"
         ) from err
     hook: AwsGenericHook[Any] = AwsGenericHook(aws_conn_id=conn_id, client_type="s3")
     wrapper = hook.conn_config

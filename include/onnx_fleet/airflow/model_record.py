@@ -128,8 +128,8 @@ def _without_scratch(item: Json, made: _Group, *, lost: BundleNotFound) -> Recor
 def _why(model_id: str, step: Step, made: _Group) -> Failure:
     return made.failure(step.name) or Failure(
         error="WorkerLost",
-        message=f"{model_id}: the {step.name} task ended without a word: its process was killed, or a person marked it;"
-        " read its log, then clear it to run it again",
+        message=f"{model_id}: the {step.name} task ended without a result: its process was killed, or a person marked"
+        " it; read its log, then clear it to run it again",
         seconds=0.0,
     )
 
@@ -143,4 +143,4 @@ def _keep_validation(run: Run, stage: Stage) -> None:
             standing = run.services.store.stat(key)
             run.services.store.replace(key, path.read_bytes(), etag=standing.etag if standing else None)
         except OnnxFleetError as err:
-            log.warning("%s: its %s is not kept in the store: %s", stage.item.model_id, path.name, err)
+            log.warning("%s: its %s could not be stored: %s", stage.item.model_id, path.name, err)

@@ -118,7 +118,7 @@ def _sweep(store: ObjectStore, *, days: int) -> None:
         for left in leftovers.sweep(store, days=days, now=datetime.now(UTC)):
             log.info("swept %s (%s), begun at %s", left.name, left.key or "a file", left.began_at)
     except OnnxFleetError as err:
-        log.warning("what killed writers left in the store stays there: %s", err)
+        log.warning("the remains of killed writers could not be removed from the store: %s", err)
 
 
 def _ended(

@@ -28,7 +28,7 @@ class ByErrorClass(RetryPolicy):
             case HubRateLimited(retry_after_s=float() as wait_s):
                 return RetryDecision.retry(timedelta(seconds=wait_s), reason=f"{name}: the Hub asks for {wait_s:.0f} s")
             case Retryable():
-                return RetryDecision.retry(reason=f"{name}: may pass")
+                return RetryDecision.retry(reason=f"{name}: it may succeed later")
         return RetryDecision.default()
 
 

@@ -60,7 +60,7 @@ def show(key: str) -> Response:
     try:
         data = connections.store(settings.read()).read(key)
     except (BundleNotFound, UnsafeModel) as err:
-        why = f"{key} is not in the store; a report is there when its run's report task is through"
+        why = f"{key} is not in the store; a report is written when the task report of its run ends"
         raise HTTPException(404, why) from err
     except OnnxFleetError as err:
         log.warning("%s cannot be shown: %s: %s", key, type(err).__name__, err)

@@ -71,8 +71,8 @@ class SharedFolder:
             return jsonio.parse(WorkItem, path.read_bytes())
         except FileNotFoundError as err:
             raise BundleNotFound(
-                f"{model_id}: {path} is gone; clear the run's plan task, and where workers do not share the folder"
-                " [onnx_fleet] scratch let [onnx_fleet] stages be store"
+                f"{model_id}: {path} is missing; clear the run's plan task. If workers do not share the folder"
+                " [onnx_fleet] scratch, set [onnx_fleet] stages to store"
             ) from err
 
     @contextmanager

@@ -72,7 +72,7 @@ def _failed(run: str, *, store: ObjectStore) -> frozenset[str]:
         report = jsonio.parse(RunReport, store.read(key))
     except BundleNotFound as err:
         raise BundleNotFound(
-            f"{store.address}/{key}: there is no report of a run {run!r}; write the name that stands in its report,"
+            f"{store.address}/{key}: there is no report of a run {run!r}; write the name in its report,"
             " such as fleet_reexport__manual__2026-01-31T12:00:00+00:00"
         ) from err
     records = [record for record in report.records if record.state in ("failed", "held")]
@@ -96,7 +96,7 @@ def _modified(chosen: tuple[Entry, ...], since: datetime, services: Services) ->
     asked = poll.poll(chosen, hub=services.hub)
     if asked.memory.waiting:
         raise HubUnavailable(
-            f"{services.hub.settings.endpoint} stopped answering after {asked.requests} requests, so nobody can tell"
+            f"{services.hub.settings.endpoint} stopped answering after {asked.requests} requests, so it is unknown"
             f" what has changed since {since:%Y-%m-%d}; try again later, or give a token for a larger budget"
         )
     found = ((name, state.modified_at) for name, state in asked.repos.items())

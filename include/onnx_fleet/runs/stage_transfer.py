@@ -129,7 +129,7 @@ class ThroughStore:
             for info in list(self.services.store.list(self._of(item))):
                 self.services.store.delete(info.key)
         except StoreDenied as err:
-            log.warning("%s: what its tasks handed on stays in the store: %s", item.model_id, err)
+            log.warning("%s: its scratch objects could not be removed from the store: %s", item.model_id, err)
 
     def _about(self, model_id: str) -> str:
         return layout.scratch_prefix(self.run, model_id)
@@ -241,7 +241,7 @@ class ThroughStore:
             files = self._send(stage, known, [path for path in _handed_on(stage) if _is_told(path)])
             self._write(self._steps(stage.item, step, _FAILED), Snapshot(files=files))
         except OnnxFleetError as err:
-            log.warning("%s: what %s has reported is not kept: %s", stage.item.model_id, step, err)
+            log.warning("%s: the reports of %s could not be stored: %s", stage.item.model_id, step, err)
 
 
 def _handed_on(stage: Stage) -> tuple[str, ...]:

@@ -133,7 +133,7 @@ def look(
         try:
             finding = _finding(entry, before, state, is_due=is_due, is_listed=name in listed, access=access)
         except Retryable as err:
-            log.warning("%s: is looked at again by the next poll: %s", entry.repo_id, err)
+            log.warning("%s: the next poll tries it again: %s", entry.repo_id, err)
             repos = {other: known for other, known in repos.items() if other != name}
             repos |= {name: before} if before else {}
             continue
@@ -202,7 +202,7 @@ def _read(store: ObjectStore) -> tuple[State, str | None]:
     try:
         return jsonio.parse(State, data), etag
     except ValueError as err:
-        log.warning("%s/%s cannot be read, and is made anew: %s", store.address, layout.WATCH_KEY, err)
+        log.warning("%s/%s cannot be read and is written again: %s", store.address, layout.WATCH_KEY, err)
         return State(), etag
 
 

@@ -56,7 +56,7 @@ class BlobCache:
         with transfer.local_disk(str(path)):
             if transfer.hash_file(path) != sha256:
                 path.unlink()
-                raise BundleCorrupt(f"{path.name}: what was fetched does not have the digest {sha256}; run it again")
+                raise BundleCorrupt(f"{path.name}: the downloaded file does not have the digest {sha256}; run it again")
         self.add(sha256, path)
 
     def add(self, sha256: str, path: Path) -> None:

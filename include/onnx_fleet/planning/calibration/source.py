@@ -42,8 +42,8 @@ def root_of(stage: Stage) -> Path:
     root = came if came.is_dir() else ROOT
     if name is not None and digest(name, root=root) != stage.item.calibration_digest:
         raise ExportUnsupported(
-            f"{stage.item.model_id}: calibration '{name}' is not the one that the plan was made with; bring the same"
-            " file or folder to every worker, and plan again"
+            f"{stage.item.model_id}: calibration '{name}' is not the one that the plan was made with; put the same"
+            " file or folder on every worker, and plan again"
         )
     return root
 
