@@ -56,7 +56,8 @@ def test_the_catalogue_is_one_that_loads() -> None:
 
 def test_the_figures_are_those_of_the_benchmarks() -> None:
     page = (ROOT / "docs/benchmarks.md").read_text()
-    rows = {tuple(cells[:2]): cells[2:] for cells in map(cells_of, page.splitlines()) if len(cells) > 2}
+    figures = page.partition("## Export: the figures")[2].partition("## ")[0]
+    rows = {tuple(cells[:2]): cells[2:] for cells in map(cells_of, figures.splitlines()) if len(cells) > 2}
     (bert,) = {checkpoint for checkpoint, _ in rows if checkpoint.startswith("BERT-base (")}
     first, repeated, validated, peer = (
         rows[bert, process]
@@ -70,6 +71,15 @@ def test_the_figures_are_those_of_the_benchmarks() -> None:
     assert f"`optimum-cli` takes {peer[0]} s and {peer_gb:.1f} GB" in readme
     assert f"The first export takes {first[0]} s." in readme
     assert f"validated, which takes {float(validated[0]):.0f} s" in readme
+    (llama,) = {checkpoint for checkpoint, _ in rows if checkpoint.startswith("Llama of 30 layers (")}
+    deployment = (ROOT / "docs/deployment.md").read_text()
+    for said, process in (
+        ("the first of its architecture", "onnx-fleet export, first"),
+        ("another fine-tune", "onnx-fleet export, repeated"),
+    ):
+        assert f"| export, {said} | {rows[bert, process][0]} s | {rows[llama, process][0]} s |" in deployment
+    proofs = [f"{float(rows[model, 'onnx-fleet validate'][0]):.0f} s" for model in (bert, llama)]
+    assert f"| validate | {' | '.join(proofs)} |" in deployment
     (fleet,) = {cells_of(line)[1] for line in page.splitlines() if line.startswith("| onnx-fleet run, 50 models")}
     (loop,) = {cells_of(line)[1] for line in page.splitlines() if line.startswith("| optimum-cli in a loop")}
     assert f"take {float(fleet):.1f} s each" in readme
