@@ -53,7 +53,7 @@ Since = Annotated[
 ]
 RetryFailed = Annotated[
     str | None,
-    typer.Option(metavar="RUN", help="Only models that failed or were held in a run, as its report is named."),
+    typer.Option(metavar="RUN", help="Only models that failed or were held in this run, by the name in its report."),
 ]
 Changed = Annotated[bool, typer.Option("--changed", help="Leave out models that are unchanged.")]
 MaxRefused = Annotated[

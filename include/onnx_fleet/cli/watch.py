@@ -22,7 +22,7 @@ def watch(
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Say what has changed at the Hub since the last poll of the DAG hub_watch; nothing is written or started.
+    """Show what has changed on the Hub since the last poll of the DAG hub_watch; nothing is written or started.
 
     Where that has never polled, it is said what is not published of the commits that the Hub has.
     """
