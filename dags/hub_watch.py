@@ -13,8 +13,8 @@ published. `fleet_reexport` has to be switched on too: a run of a DAG that is pa
 
 **Trigger it** to look now, or with `dry_run` to see what has changed and start nothing.
 
-**What it finds** is in the log of `poll`, in the result of `note`, and, where there is something new, in
-`reports/<run>.html` of the store:
+**What it finds** is in the note below the run's name and in the result of its task `note`. Where there is something
+new, the note's link, and the button of the task `poll`, lead to the report:
 
 - `gone`: deleted, made private, or without the revision that the entry names. What is published stays; take the entry
   out, or correct it.
@@ -23,8 +23,8 @@ published. `fleet_reexport` has to be switched on too: a run of a DAG that is pa
 - `started`: the run of `fleet_reexport` whose name begins with `watch__` has it.
 - `noted`: something changed, and there is nothing to do.
 
-**When it fails**, nothing is lost: the next poll finds the same. `poll` failed: the Hub or the store cannot be reached,
-the token is refused, or the catalogue has faults; its log says which. A Hub that limits the rate is waited for.
+**When it fails**, nothing is lost: the next poll finds the same. The note of the run says why: the Hub or the store
+cannot be reached, the token is refused, or the catalogue has faults. A Hub that limits the rate is waited for.
 """
 
 from __future__ import annotations
