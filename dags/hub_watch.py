@@ -14,8 +14,8 @@ is published. `fleet_reexport` has to be unpaused too, because a run of a paused
 
 **Trigger it** to poll now, or with `dry_run` to see what has changed and start nothing.
 
-**What it finds** is in the log of `poll`, in the result of `note`, and, if there is something new, in
-`reports/<run>.html` in the store:
+**What it finds** is in the note below the run's name and in the result of its task `note`. If there is something new,
+the link of the note, and the button of the task `poll`, lead to the report:
 
 - `gone`: the repo was deleted, made private, or lacks the revision that the entry names. Published bundles stay.
   Remove the entry, or correct it.
@@ -24,9 +24,8 @@ is published. `fleet_reexport` has to be unpaused too, because a run of a paused
 - `started`: the run of `fleet_reexport` whose name begins with `watch__` exports it.
 - `noted`: something has changed, and nothing has to be done.
 
-**When it fails**, nothing is lost: the next poll finds the same changes. If `poll` failed, the Hub or the store
-cannot be reached, the token is refused, or the catalogue has faults; its log says which. If the Hub limits the rate,
-the poll waits.
+**When it fails**, nothing is lost: the next poll finds the same changes. The note of the run says why: the Hub or the
+store cannot be reached, the token is refused, or the catalogue has faults. If the Hub limits the rate, the poll waits.
 """
 
 from __future__ import annotations

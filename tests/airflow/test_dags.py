@@ -54,6 +54,7 @@ def test_what_does_nothing_by_itself_is_on_from_the_start_and_what_has_a_schedul
     assert {dag_id: dag["paused"] for dag_id, dag in found["dags"].items()} == {
         "bundle_audit": None,
         "fleet_reexport": None,
+        "hub_watch": None,
         "model_reexport": False,
         "registry_feed": False,
     }

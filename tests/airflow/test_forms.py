@@ -21,7 +21,7 @@ from onnx_fleet_demo.hub_server import HubServer
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
 
-DAGS = ("bundle_audit", "fleet_reexport", "model_reexport", "registry_feed")
+DAGS = ("bundle_audit", "fleet_reexport", "hub_watch", "model_reexport", "registry_feed")
 PICKLE = "acme/pickle-only"
 
 
@@ -100,7 +100,8 @@ def test_airflow_takes_what_its_page_sends_for_each_emptied_field(deployment: De
         assert answer["status"] == (200 if optional(field) else 400), (name, answer["text"])
     assert {name for name, field in fields.items() if optional(field)} == {
         "bundle_audit": {"only", "sample", "seed", "catalogue", "max_not_compared"},
-        "fleet_reexport": {"only", "max_refused"},
+        "fleet_reexport": {"only", "since", "retry_failed", "max_refused"},
+        "hub_watch": set(),
         "model_reexport": {"task", "recipe", "latency"},
         "registry_feed": set(),
     }[dag_id]
@@ -110,7 +111,7 @@ def test_airflow_takes_what_its_page_sends_for_each_emptied_field(deployment: De
 def test_a_run_begins_however_many_fields_were_emptied(deployment: Deployment, dag_id: str) -> None:
     emptied = {name: None for name, field in deployment.fields(dag_id).items() if optional(field)}
     end = deployment.run(dag_id, **emptied)
-    first = {"bundle_audit": "choose", "registry_feed": "rebuild"}.get(dag_id, "plan")
+    first = {"bundle_audit": "choose", "hub_watch": "poll", "registry_feed": "rebuild"}.get(dag_id, "plan")
     assert end.states(first) == ["success"], end.log
     assert end.state == ("failed" if dag_id == "model_reexport" else "success"), "one model that is refused is red"
 
@@ -148,7 +149,8 @@ def test_the_first_task_of_every_dag_refuses_a_name_that_it_does_not_know(deploy
     end = deployment.run(dag_id, varients=["fp16"])
     known = {
         "bundle_audit": "; write one of all_versions, ",
-        "fleet_reexport": "; write one of catalogue, ",
+        "fleet_reexport": "; write one of allow_unmatched, ",
+        "hub_watch": "; write one of catalogue, dry_run",
         "model_reexport": "; did you mean 'variants'?",
         "registry_feed": "; it takes no parameters",
     }[dag_id]

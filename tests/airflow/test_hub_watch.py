@@ -98,7 +98,12 @@ def test_a_new_commit_starts_one_run_that_takes_it_by_the_catalogues_entry(watch
         "acme/gated": ("refused", "ModelGated"),
         "acme/sound": ("started", None),
     }
-    assert "acme/gated" in end.log
+    page = f"onnx-fleet/store/{str(result['report']).removesuffix('.json')}.html"  # type: ignore[index]
+    assert end.note
+    head, _, gated = end.note.splitlines()
+    assert (head, gated.partition(": ")[0]) == (f"[2 models: 1 refused, 1 started; 1 requests]({page})", "- acme/gated")
+    [polled] = [task for task in end.tasks if task.task_id == "poll"]
+    assert polled.links == {"Report": page}
 
     made = watched.home.run("fleet_reexport", run["conf"], options=watched.options)
     records = jsonio.parse(RunReport, watched.store.read(str(made.results["report"]))).records
@@ -108,7 +113,7 @@ def test_a_new_commit_starts_one_run_that_takes_it_by_the_catalogues_entry(watch
 
     again = watched.poll()
     assert (again.state, again.states("start"), again.states("note")) == ("success", ["skipped"], ["success"])
-    assert again.results["note"]["found"] == "2 models: nothing new; 1 requests"  # type: ignore[index]
+    assert again.note == again.results["note"]["found"] == "2 models: nothing new; 1 requests"  # type: ignore[index]
     assert list(watched.fleet()) == [run_id, made.run_id]
 
 

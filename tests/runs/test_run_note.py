@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from onnx_fleet.runs import audit_report, run_note, run_report
+from onnx_fleet.runs import audit_report, run_note, run_report, watch_report
 from onnx_fleet.runs.audit_report import AuditRow
 from onnx_fleet.runs.record import Record, RecordState
+from onnx_fleet.runs.watch_report import Finding
 
 PAGE = "onnx-fleet/store/reports/run.html"
 NOW = datetime(2026, 11, 28, tzinfo=UTC)
@@ -42,6 +43,23 @@ def test_a_fleet_begins_with_its_counts_and_lists_who_needs_a_person() -> None:
         "- acme/slow: held: slower than before",
     ]
     assert note() == f"[0 models: no models]({PAGE})"
+
+
+def test_a_poll_says_what_it_has_found_and_who_needs_a_person() -> None:
+    def polled(*findings: Finding) -> str:
+        told = watch_report.build(findings, run_id="run", now=NOW, models=9, unasked=0, requests=4, starts=["watch__1"])
+        return run_note.of_watch(told, page=PAGE)
+
+    gone = Finding(model_id="acme/gone", state="gone", message="no such model")
+    closed = Finding(model_id="acme/closed", state="refused", error="ModelGated", message="accept its terms")
+    started = Finding(model_id="acme/new", state="started", changes=("new in the catalogue",))
+    assert polled(started, closed, gone).splitlines() == [
+        f"[9 models: 1 gone, 1 refused, 1 started; 4 requests]({PAGE})",
+        "",
+        "- acme/gone: gone: no such model",
+        "- acme/closed: refused: ModelGated: accept its terms",
+    ]
+    assert polled() == "9 models: nothing new; 4 requests", "there is no report to lead to"
 
 
 def test_a_note_is_never_longer_than_airflow_keeps_and_says_what_it_leaves_out() -> None:

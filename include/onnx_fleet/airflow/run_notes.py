@@ -14,9 +14,9 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from onnx_fleet.runs import run_note
 
-DAGS: Final = ("bundle_audit", "fleet_reexport", "model_reexport", "registry_feed")
+DAGS: Final = ("bundle_audit", "fleet_reexport", "hub_watch", "model_reexport", "registry_feed")
 """The DAGs whose runs get a note."""
-TASKS: Final = ("plan", "choose", "report", "gate", "rebuild")
+TASKS: Final = ("plan", "choose", "poll", "report", "gate", "rebuild")
 """The tasks that may leave one; none of them is mapped."""
 KEY: Final = "run_note"
 """The key of the XCom that holds it; of several in a run the newest counts."""

@@ -12,16 +12,20 @@ from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOpe
 from airflow.sdk import task
 from airflow.sdk.configuration import conf
 
-from onnx_fleet.airflow import retries, run_context, run_params
+from onnx_fleet.airflow import retries, run_context, run_notes, run_params, store_links
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.jsonio import Json
 from onnx_fleet.planning.catalogue import reader
-from onnx_fleet.runs import watch, watch_report
+from onnx_fleet.runs import report_page, run_note, watch, watch_report
 
 log = logging.getLogger(__name__)
 
 FLEET: Final = "fleet_reexport"
 """The DAG that takes what is new: the settings of the catalogue's entries hold in it."""
+_REPORT: Final = store_links.ResultLink(
+    "Report", lambda result, label: report_page.key_of(result["report"]) if result["report"] else None
+)
+"""The button to the report of a poll, which there is where it has found something."""
 _STARTED: Final = "{{ task.trigger_run_id }}"
 
 
@@ -36,7 +40,8 @@ def watches(*, settings: FleetSettings) -> None:
         return task(**retries.options(settings), **options)(body)
 
     def poll() -> Json:
-        return _poll(run_context.current(settings), settings=settings)
+        with run_notes.of_failure():
+            return _poll(run_context.current(settings), settings=settings)
 
     def starts(polled: Json) -> list[Json]:
         return list(polled["starts"])
@@ -44,7 +49,7 @@ def watches(*, settings: FleetSettings) -> None:
     def note(polled: Json) -> Json:
         return _note(run_context.current(settings), polled)
 
-    polled = retried(poll)()
+    polled = store_links.attach(retried(poll)(), (_REPORT,))
     start = TriggerDagRunOperator.partial(
         task_id="start",
         trigger_dag_id=FLEET,
@@ -74,6 +79,7 @@ def _poll(now: run_context.Run, *, settings: FleetSettings) -> Json:
     if found.report.findings:
         key = watch_report.write(found.report, store=now.services.store)
         log.info("the report is %s/%s", now.services.store.address, key)
+    run_notes.leave(run_note.of_watch(found.report, page=store_links.report_address(now.dag_id, now.run_id)))
     if not dry_run:
         watch.keep(found, store=now.services.store)
     starts = () if dry_run else found.state.to_start

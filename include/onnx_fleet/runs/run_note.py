@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from onnx_fleet.entities.naming import ref_of
-from onnx_fleet.runs import audit_report, causes, report_page, run_report
+from onnx_fleet.runs import audit_report, causes, report_page, run_report, watch_report
 from onnx_fleet.runs.audit_report import AuditReport, AuditRow
 from onnx_fleet.runs.record import Record
 from onnx_fleet.runs.run_report import RunReport
+from onnx_fleet.runs.watch_report import WatchReport
 
 LIMIT: Final = 1000
 """The most characters of a note: what Airflow keeps of one."""
@@ -55,6 +56,22 @@ def of_audit(report: AuditReport, *, page: str) -> str:
         return _alone(ref_of(row), _verdict(row), page=page)
     troubled = [_Trouble(names=(ref_of(row),), outcome=_verdict(row)) for row in report.rows if row.verdict != "passed"]
     return _listed(audit_report.title(report), troubled, page=page)
+
+
+def of_watch(report: WatchReport, *, page: str) -> str:
+    """Return the note of a poll of the Hub: what it has found, and each model that needs a person.
+
+    Args:
+        page: the address of the report's page, which there is where something was found.
+    """
+    if not report.findings:
+        return _cut(watch_report.title(report), LIMIT)
+    troubled = [
+        _Trouble(names=(each.model_id,), outcome=": ".join(filter(None, (each.state, each.error, each.message))))
+        for each in report.findings
+        if each.message
+    ]
+    return _listed(watch_report.title(report), troubled, page=page)
 
 
 def of_failure(task: str, *, error: str, message: str) -> str:
