@@ -48,6 +48,7 @@ LONGEST_FIRST = (
     "validation/test_mutations.py",
     "consumers/test_loading.py",
     "airflow/test_dag_runs.py",
+    "deploy/test_pods.py",
     "cli/test_cli.py",
     "docs/test_architectures.py",
     "export/test_exporter.py",

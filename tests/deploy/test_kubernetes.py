@@ -217,7 +217,9 @@ def test_a_pod_has_no_rights_and_none_of_the_keys() -> None:
     assert KUBERNETES["workers"]["kubernetes"]["serviceAccount"] == {
         "create": True, "name": spec["serviceAccountName"], "automountServiceAccountToken": False,
     }  # fmt: skip
-    assert {variable["name"] for variable in spec["containers"][0]["env"]} == {"HF_HOME", "HF_TOKEN", "MPLCONFIGDIR"}
+    assert {variable["name"] for variable in spec["containers"][0]["env"]} == {
+        "HF_HOME", "HF_TOKEN", "MPLCONFIGDIR", "XDG_CACHE_HOME",
+    }  # fmt: skip
     assert {name for volume in spec["volumes"] for name in volume} == {"name", "configMap", "emptyDir", "ephemeral"}
 
 
