@@ -5,6 +5,7 @@
     │  ├─ HubUnavailable            the Hub did not answer, or answered 5xx
     │  ├─ HubRateLimited            429; carries retry_after_s
     │  ├─ HubFileCorrupt            a downloaded file has another size or digest than the Hub lists
+    │  ├─ ModelBusy                 another run is making the model; carries retry_after_s
     │  ├─ StoreUnavailable          the store did not answer, or in a way that passes: 5xx, busy, keys that ran out
     │  └─ WorkerOutOfResources      memory limit, full disk
     └─ Permanent                  the same call fails again
@@ -67,6 +68,18 @@ class HubRateLimited(Retryable):
 
 class HubFileCorrupt(Retryable):
     """A downloaded file has another size or digest than the Hub lists."""
+
+
+class ModelBusy(Retryable):
+    """Another run is making the model.
+
+    Attributes:
+        retry_after_s: seconds after which to look again.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float = 30.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class StoreUnavailable(Retryable):

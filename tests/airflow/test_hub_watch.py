@@ -126,7 +126,7 @@ def test_a_start_that_was_lost_is_made_by_the_next_poll_and_one_that_was_made_is
     assert state["to_start"] == []
     # As a poll leaves it that was killed before, or behind, the start.
     models = {"acme/sound": state["begun"]["acme/sound"]}
-    lost = {"run_id": "watch__lost", "catalogue": str(watched.catalogue), "models": models}
+    lost = {"run_id": "watch__lost", "models": models}
     made = {**lost, "run_id": run_id}
     standing = watched.store.stat(layout.WATCH_KEY)
     assert standing is not None

@@ -55,7 +55,6 @@ class Watch:
         lines += ["discover:", f"  - {{{discover}}}"] if discover else []
         return watch.look(
             reader.parse("\n".join(lines if models else [lines[0], *lines[2:]]), source="fleet.yaml"),
-            source="fleet.yaml",
             services=Services(store=self.store, hub=hub or self.hub.hub, work_dir=self.work_dir, limits=Limits()),
             run_id="hub_watch__test",
             now=NOW + timedelta(hours=self.polls),
@@ -107,7 +106,7 @@ def test_a_new_commit_starts_a_run_of_that_model_alone(watched: Watch) -> None:
     after = watched.hub.commit("acme/b")
     assert _said(found) == {"acme/b": ("started", f"commit {before[:7]} -> {after[:7]}")}
     (start,) = found.state.to_start
-    assert (start.catalogue, start.models) == ("fleet.yaml", {"acme/b": f"acme/b@{after}"})
+    assert start.models == {"acme/b": f"acme/b@{after}"}
     assert start.run_id.startswith("watch__20261122T013000Z_")
 
 

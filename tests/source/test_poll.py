@@ -232,6 +232,21 @@ def test_a_token_that_is_refused_is_an_error_and_no_fleet_that_is_gone(small_hub
         small_hub.poll("acme/a", "beta/b")
 
 
+def test_what_is_kept_in_the_store_leads_no_token_to_another_server(paged_hub: SmallHub, small_hub: SmallHub) -> None:
+    wanted = ("acme/a", "acme/b", "acme/c")
+    paged_hub.add(*wanted)
+    paged_hub.poll(*wanted)
+    assert paged_hub.memory
+    ((address, listing),) = paged_hub.memory.listings.items()
+    assert listing.pages[0].following
+    elsewhere = listing.pages[0].following.replace(paged_hub.server.url, small_hub.server.url)
+    pages = (replace(listing.pages[0], following=elsewhere), *listing.pages[1:])
+    paged_hub.memory = replace(paged_hub.memory, listings={address: replace(listing, pages=pages)})
+    assert set(paged_hub.poll(*wanted).repos) == set(wanted)
+    assert paged_hub.asked() == [("list", 200), ("list", 200)]
+    assert small_hub.asked() == []
+
+
 def test_another_hub_is_asked_from_the_start(small_hub: SmallHub, tmp_path: Path) -> None:
     small_hub.add("acme/a", "acme/b")
     small_hub.poll("acme/a", "acme/b")

@@ -16,6 +16,7 @@ from onnx_fleet import jsonio
 from onnx_fleet.airflow import (
     assets,
     machine_lock,
+    model_claim,
     model_record,
     pod_overrides,
     retries,
@@ -24,7 +25,7 @@ from onnx_fleet.airflow import (
 )
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.jsonio import Json
-from onnx_fleet.runs import steps
+from onnx_fleet.runs import claims, steps
 from onnx_fleet.runs.steps import Step
 
 LABEL: Final = "{{ item['model_id'] }}"
@@ -69,7 +70,10 @@ def model_group(settings: FleetSettings, *, group_id: str) -> Any:
             raise AirflowSkipException("the entry does not name cuda among its providers")
 
     def record(item: Json) -> Json:
-        return jsonio.to_json(model_record.of_model(run_context.current(settings), item, channel=settings.channel))
+        now = run_context.current(settings)
+        ended = model_record.of_model(now, item, channel=settings.channel)
+        claims.release(item["model_id"], run=now.label, store=now.services.store)
+        return jsonio.to_json(ended)
 
     return model
 
@@ -108,7 +112,11 @@ def _asking(body: Body) -> Task[..., Any]:
 def _take(step: Step, item: Json, settings: FleetSettings) -> Json:
     """Run a step; returns its seconds, with the publication of the step that makes one."""
     started = time.monotonic()
-    with run_context.explained(), run_context.current(settings).job(item, step, settings=settings) as job:
+    with (
+        model_claim.held(item, settings),
+        run_context.explained(),
+        run_context.current(settings).job(item, step, settings=settings) as job,
+    ):
         with _LOCKS[step.machine](settings.lock_folder):
             publication = step.take(job)
         if step.name == "validate" and item["gpu"] and not settings.gpu_queue:

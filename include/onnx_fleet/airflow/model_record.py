@@ -38,6 +38,9 @@ def of_model(run: Run, item: Json, *, channel: str) -> Record:
     if made.published():
         ended = pipeline.record_of_bundle(work, services=run.services, channel=channel, seconds=made.seconds())
         run.handover.discard(work)
+    elif made.left_to_another_run():
+        ended = pipeline.record_of_another_runs(work, services=run.services, channel=channel)
+        run.handover.discard(work)
     else:
         with run.handover.ended(work, made.stopped_at().name) as stage:
             ended = _failed(stage, made)
@@ -68,6 +71,11 @@ class _Group:
 
     def published(self) -> bool:
         return self._states["publish"] == "success"
+
+    def left_to_another_run(self) -> bool:
+        """Say whether a step found the version published: it was skipped then, and so were those behind it."""
+        ended = {self._states[step.name] for step in STEPS if not step.on_gpu}
+        return self._states["publish"] == "skipped" and ended <= {"success", "skipped"}
 
     def seconds(self) -> dict[str, float]:
         """Return the seconds of each task that ended by itself, by step."""

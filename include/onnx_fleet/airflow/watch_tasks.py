@@ -64,10 +64,9 @@ def watches(*, settings: FleetSettings) -> None:
 def _poll(now: run_context.Run, *, settings: FleetSettings) -> Json:
     """Look for what is new, report it, and write down the runs to start; nothing is written in a dry run."""
     run_params.require_known()
-    source, dry_run = str(now.params["catalogue"]), bool(now.params["dry_run"])
+    catalogue, dry_run = str(now.params["catalogue"]), bool(now.params["dry_run"])
     found = watch.look(
-        reader.load(Path(source)),
-        source=source,
+        reader.load(Path(catalogue)),
         services=now.services,
         run_id=now.label,
         now=datetime.now(UTC),
@@ -87,13 +86,13 @@ def _poll(now: run_context.Run, *, settings: FleetSettings) -> Json:
         "found": watch_report.title(found.report),
         "counts": dict(found.report.counts),
         "report": key,
-        "starts": [{"trigger_run_id": each.run_id, "conf": _conf(each)} for each in starts],
+        "starts": [{"trigger_run_id": each.run_id, "conf": _conf(each, catalogue)} for each in starts],
     }
 
 
-def _conf(start: watch.Start) -> Json:
+def _conf(start: watch.Start, catalogue: str) -> Json:
     """Return what the run of the fleet is asked for; a search may not find a model again, and that is no fault."""
-    return {"catalogue": start.catalogue, "only": list(start.models), "allow_unmatched": True}
+    return {"catalogue": catalogue, "only": list(start.models), "allow_unmatched": True}
 
 
 def _note(now: run_context.Run, polled: Json) -> Json:

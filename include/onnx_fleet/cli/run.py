@@ -149,6 +149,7 @@ def run(
                             provenance=provenance,
                             channel=channel,
                             on_step=partial(steps.begin, item.model_id),
+                            on_wait=steps.note,
                             progress=steps.bytes_moved,
                         )
                     )

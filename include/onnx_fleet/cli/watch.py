@@ -32,7 +32,6 @@ def watch(
     with opened_services(store) as services, terminal.console.status("asking the Hub"):
         report = watching.look(
             reader.load(catalogue_file),
-            source=str(catalogue_file),
             services=services,
             run_id=new_run_id(),
             now=datetime.now(UTC),

@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final, Literal
 
@@ -22,7 +23,7 @@ from onnx_fleet.entities.work_item import Plan, WorkItem
 from onnx_fleet.errors import OnnxFleetError
 from onnx_fleet.planning import plan as planning
 from onnx_fleet.processes import profiling
-from onnx_fleet.runs import record
+from onnx_fleet.runs import claims, record
 from onnx_fleet.runs.record import Record
 from onnx_fleet.runs.services import Services
 from onnx_fleet.runs.steps import Job, StepName, steps_of
@@ -54,16 +55,34 @@ def process(
     provenance: Provenance,
     channel: str = bundle.LATEST,
     on_step: Callable[[StepName], None] = lambda step: None,
+    on_wait: Callable[[str], None] = lambda reason: None,
     progress: Progress | None = None,
 ) -> Record:
     """Take a new or changed model through all of its steps; return one record and raise nothing, however it ends.
 
+    A model that another run is making is waited for, and what that run has published is not made again.
+
     Args:
         on_step: is told when a step begins.
+        on_wait: is told why the model is waited for.
         progress: is told of the download and the upload, in bytes.
     """
+    run, store = provenance.run_id, services.store
     stage = services.stage(item)
+    try:
+        if not claims.wait(item.model_id, item.version, run=run, store=store, on_wait=on_wait):
+            return record_of_another_runs(item, services=services, channel=channel)
+    except OnnxFleetError as err:
+        error, message = type(err).__name__, str(err)
+        return record_of_failure(stage, step="export", error=error, message=message, seconds={})
     job = Job(stage=stage, services=services, provenance=provenance, channel=channel, progress=progress)
+    with claims.renewed(item.model_id, run=run, store=store):
+        return _made(item, job, on_step=on_step)
+
+
+def _made(item: WorkItem, job: Job, *, on_step: Callable[[StepName], None]) -> Record:
+    """Take a model that is claimed through its steps."""
+    stage = job.stage
     seconds: defaultdict[str, float] = defaultdict(float)
     for step in steps_of(item):
         on_step(step.name)
@@ -78,7 +97,7 @@ def process(
             return record_of_failure(stage, step=step.in_records, error=error, message=message, seconds=seconds)
         seconds[step.in_records] += time.monotonic() - started
     try:
-        ended = record_of_bundle(item, services=services, channel=channel, seconds=seconds)
+        ended = record_of_bundle(item, services=job.services, channel=job.channel, seconds=seconds)
     except OnnxFleetError as err:
         error, message = type(err).__name__, str(err)
         return record_of_failure(stage, step="publish", error=error, message=message, seconds=seconds)
@@ -151,6 +170,16 @@ def _settle(
             )
         )
     return _record(item, found, services=services, state="held" if held else "unchanged")
+
+
+def record_of_another_runs(item: WorkItem, *, services: Services, channel: str = bundle.LATEST) -> Record:
+    """Return the record of an item that another run has published since it was planned.
+
+    Raises:
+        StoreUnavailable, StoreDenied: the store cannot be asked.
+    """
+    [settled] = settle_unchanged([item], services=services, channel=channel)
+    return replace(settled, reason=f"another run has published it meanwhile; {item.reason}")
 
 
 def record_of_bundle(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -53,11 +53,9 @@ _TRIES: Final = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """A run to start."""
+    """A run to start, of the catalogue that is watched: whoever can write to the store must not name another one."""
 
     run_id: str
-    catalogue: str
-    """The catalogue's file, as workers see it."""
     models: Mapping[str, str]
     """The models to take, by the ids of their entries, each with its repo and commit: ``org/name@<sha>``."""
 
@@ -93,7 +91,6 @@ class Look:
 def look(
     catalogue: Catalogue,
     *,
-    source: str,
     services: Services,
     run_id: str,
     now: datetime,
@@ -103,7 +100,6 @@ def look(
     """Poll the Hub for a catalogue, and decide which models are to be exported; nothing is written.
 
     Args:
-        source: the catalogue's file, as the runs to start are told it.
         run_id: the label under which the poll is reported.
         room: the most models that one run takes.
         max_requests: the most requests to the Hub; None makes all that there are.
@@ -117,31 +113,12 @@ def look(
     )
     matches = iter(found.matches)
     entries = reader.expand(catalogue, lambda discover: next(matches))
-    asked, refs = was.asked(), {name: _ref(state) for name, state in found.repos.items()}
-    published = _published({ref for name, ref in refs.items() if ref and asked.get(name) != ref}, store=services.store)
+    due, published = _due(found.repos, asked=was.asked(), store=services.store)
     access = _Access(services.hub, None if max_requests is None else max_requests - found.requests)
     listed = {entry.repo_id.lower() for entry in catalogue.entries}
-    findings: list[Finding] = []
-    starting: dict[str, str] = {}
-    repos = dict(found.repos)
-    for entry in entries:
-        name = entry.repo_id.lower()
-        state, before, ref = found.repos.get(name), was.memory.repos.get(name), refs.get(name)
-        if state is None:
-            continue
-        is_due = ref is not None and ref != asked.get(name) and ref not in published
-        try:
-            finding = _finding(entry, before, state, is_due=is_due, is_listed=name in listed, access=access)
-        except Retryable as err:
-            log.warning("%s: the next poll tries it again: %s", entry.repo_id, err)
-            repos = {other: known for other, known in repos.items() if other != name}
-            repos |= {name: before} if before else {}
-            continue
-        findings += [finding] if finding else []
-        if finding and ref and finding.state == "started":
-            starting[entry.repo_id] = ref
-    begun = {**was.begun, **{name: ref for name, ref in refs.items() if ref in published}}
-    starts = _starts(starting, source=source, now=now, room=room)
+    findings, repos = _findings(entries, found.repos, was.memory.repos, due=due, listed=listed, access=access)
+    starting = {each.model_id: due[each.model_id.lower()] for each in findings if each.state == "started"}
+    starts = _starts(starting, now=now, room=room)
     return Look(
         report=watch_report.build(
             findings,
@@ -152,7 +129,11 @@ def look(
             requests=found.requests + access.requests,
             starts=[start.run_id for start in starts],
         ),
-        state=State(memory=replace(found.memory, repos=repos), begun=begun, to_start=(*was.to_start, *starts)),
+        state=State(
+            memory=replace(found.memory, repos=repos),
+            begun={**was.begun, **published},
+            to_start=(*was.to_start, *starts),
+        ),
         was=was,
         etag=etag,
     )
@@ -210,21 +191,25 @@ def _document(state: State) -> bytes:
     return jsonio.canonical(jsonio.to_json(state))
 
 
-def _ref(state: RepoState) -> str | None:
-    return f"{state.repo_id}@{state.commit}" if state.commit else None
+def _due(
+    repos: Mapping[str, RepoState], *, asked: Mapping[str, str], store: ObjectStore
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the repo and commit of each model that no run was asked for: those to export, and those published.
 
+    A version of the commit that stands in the store will do, whatever its settings are: a run has been there.
+    """
 
-def _published(refs: Collection[str], *, store: ObjectStore) -> frozenset[str]:
-    """Return those of which a version stands in the store, whatever its settings are: a run has been there."""
-
-    def stands(ref: str) -> bool:
+    def is_published(ref: str) -> bool:
         model_id, _, commit = ref.rpartition("@")
         listed = store.list(f"{layout.model_prefix(model_id)}{commit[:8]}-")
         return any(layout.MANIFEST_KEY.fullmatch(info.key) for info in listed)
 
+    refs = {name: f"{state.repo_id}@{state.commit}" for name, state in repos.items() if state.commit}
+    new = {name: ref for name, ref in refs.items() if asked.get(name) != ref}
     with ThreadPoolExecutor(_STORE_WORKERS, thread_name_prefix="watch") as pool:
-        ordered = sorted(refs)
-        return frozenset(ref for ref, is_there in zip(ordered, pool.map(stands, ordered), strict=True) if is_there)
+        stands = dict(zip(new, pool.map(is_published, new.values()), strict=True))
+    due = {name: ref for name, ref in new.items() if not stands[name]}
+    return due, {name: ref for name, ref in new.items() if stands[name]}
 
 
 class _Access:
@@ -243,10 +228,48 @@ class _Access:
             HubUnavailable, HubRateLimited: it could not be asked.
         """
         if state.gated and self._hub.settings.token:
-            if self.requests == self._left:
+            if self._left is not None and self.requests >= self._left:
                 raise HubRateLimited(f"{subject}: the poll has made all the requests that it may")
             self.requests += 1
         admission.require_access(state.repo_id, gated=state.gated, hub=self._hub, subject=subject)
+
+
+def _findings(
+    entries: Iterable[Entry],
+    repos: Mapping[str, RepoState],
+    before: Mapping[str, RepoState],
+    *,
+    due: Collection[str],
+    listed: Collection[str],
+    access: _Access,
+) -> tuple[list[Finding], dict[str, RepoState]]:
+    """Say what there is to know of each model, and what to keep of the repos for the next poll.
+
+    Args:
+        before: what the Hub said before.
+        due: the models whose commit is to be exported.
+        listed: the models that the catalogue lists, and no search had to find.
+    """
+    findings, kept = [], dict(repos)
+    for entry in entries:
+        name = entry.repo_id.lower()
+        if name not in repos:
+            continue
+        try:
+            finding = _finding(
+                entry,
+                before.get(name),
+                repos[name],
+                is_due=name in due,
+                is_listed=name in listed,
+                access=access,
+            )
+            findings += [finding] if finding else []
+        except Retryable as err:
+            log.warning("%s: is looked at again by the next poll: %s", entry.repo_id, err)
+            del kept[name]
+            kept |= {name: before[name]} if name in before else {}
+    return findings, kept
 
 
 def _finding(
@@ -306,12 +329,12 @@ def _changes(entry: Entry, before: RepoState, state: RepoState) -> tuple[str, ..
     return tuple(said)
 
 
-def _starts(models: Mapping[str, str], *, source: str, now: datetime, room: int) -> tuple[Start, ...]:
+def _starts(models: Mapping[str, str], *, now: datetime, room: int) -> tuple[Start, ...]:
     """Deal models to runs; the ids of the runs stand in the order of their times."""
     names, starts = list(models), []
     for first in range(0, len(names), room):
         taken = {name: models[name] for name in names[first : first + room]}
         digest = hashlib.sha256(jsonio.canonical(taken)).hexdigest()
         run_id = f"watch__{now.astimezone(UTC):%Y%m%dT%H%M%SZ}_{digest[:8]}"
-        starts.append(Start(run_id=run_id, catalogue=source, models=taken))
+        starts.append(Start(run_id=run_id, models=taken))
     return tuple(starts)

@@ -257,11 +257,17 @@ class _Round:
         return answer
 
     def _known(self, address: str, wanted: tuple[str, ...]) -> Listing | None:
-        """Return the pages of a call as they were, where they were looked through for the same."""
+        """Return the pages of a call as they were, where they were looked through for the same.
+
+        Whoever can write to the store could have written them: none leads the token to another server.
+        """
         was = self._was.listings.get(address)
         if was is None or was.wanted != wanted:
             return None
-        return was if all(name.lower() in self._was.repos for page in was.pages for name in page.ids) else None
+        if not all(name.lower() in self._was.repos for page in was.pages for name in page.ids):
+            return None
+        hub = f"{self._hub.settings.endpoint}/"
+        return was if all(page.following is None or page.following.startswith(hub) for page in was.pages) else None
 
     def _list_address(self, entry: Entry) -> str:
         """Return the address of the list of a model's author, in the Hub's own spelling where that is known."""

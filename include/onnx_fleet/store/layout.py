@@ -6,6 +6,7 @@ models/<org>/<name>/renamed.json                the id that the model is publish
 unfinished/<org>/<name>/<version>/…             what publishing keeps until it is through
 audits/<org>/<name>/<version>/<time>.json       what an audit of a published bundle found
 cache/<kind>/<key>.zip                          what one export leaves for the next one of the same kind
+claims/<org>/<name>.json                        the run that works on a model
 scratch/<run>/<org>/<name>/…                    what the tasks of one run hand on to each other, on several machines
 watch/state.json                                what the last poll of the Hub has seen, and the runs that it asks for
 """
@@ -86,6 +87,11 @@ def scratch_prefix(run: str, model_id: str) -> str:
 def run_name(label: str) -> str:
     """Return a run's label as the name of a file or a folder; it may hold characters that such a name should not."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", label).strip(".") or "_"
+
+
+def claim_key(model_id: str) -> str:
+    """Return where the claim on a model lies."""
+    return f"claims/{model_id}.json"
 
 
 def audit_key(model_id: str, version: str, *, at: datetime) -> str:
