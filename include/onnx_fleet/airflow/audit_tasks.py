@@ -63,7 +63,11 @@ def audits(*, settings: FleetSettings) -> None:
     chosen = retried(choose)()
     names = ["audit"] if settings.shards == 1 else [f"audit_{number + 1}" for number in range(settings.shards)]
     reported = retried(write_report, task_id="report", trigger_rule="all_done")(names)
-    heavy = {"pool": settings.cpu_pool, "map_index_template": LABEL, **pod_overrides.options(settings, alone=False)}
+    heavy: dict[str, Any] = {
+        "pool": settings.cpu_pool,
+        "map_index_template": LABEL,
+        **pod_overrides.options(settings, alone=False),
+    }
     if settings.cpu_queue:
         heavy["queue"] = settings.cpu_queue
     for number, name in enumerate(names):
