@@ -282,9 +282,10 @@ def test_where_a_cause_is_mended_only_the_cleared_task_and_what_follows_run_agai
     assert (record.state, record.step, record.error) == ("failed", "compare", "BundleCorrupt")
     assert "delete it" in record.message
     assert end.note
-    assert f"[{MENDED}](" in end.note
+    assert f"[{model}](" in end.note
     assert "failed at compare: BundleCorrupt: " in end.note
-    [recorded] = [task for task in end.tasks if task.task_id.endswith(".record") and task.label == MENDED]
+    [recorded] = [task for task in end.tasks if task.task_id.endswith(".record") and task.label == model]
+    assert "Validation" in recorded.links, end.log
     picture = recorded.links["Validation"].removeprefix("onnx-fleet/store/")
     assert picture.startswith("reports/")
     assert fleet.store.stat(picture)
