@@ -287,6 +287,7 @@ def test_where_a_cause_is_mended_only_the_cleared_task_and_what_follows_run_agai
     assert f"[{model}](" in end.note
     assert "failed at compare: BundleCorrupt: " in end.note
     [recorded] = [task for task in end.tasks if task.task_id.endswith(".record") and task.label == model]
+    assert "Validation" in recorded.links, end.log
     picture = recorded.links["Validation"].removeprefix("onnx-fleet/store/")
     assert picture.startswith("reports/")
     assert fleet.store.stat(picture)
