@@ -16,7 +16,7 @@ POOL = OMP_NUM_THREADS=$$(( $(CORES) > $(WORKERS) ? $(CORES) / $(WORKERS) : 1 ))
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status stack install test test-fast test-consumers test-gpu check fmt lint types architectures bench lock schemas env clean distclean
+.PHONY: help demo up down status stack install test test-fast test-consumers test-clusters test-gpu check fmt lint types architectures bench lock schemas env clean distclean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -53,6 +53,9 @@ install: $(STAMP) $(CONSUMERS)/.installed $(CONSUMERS)/node/.installed ## Instal
 
 test-consumers: $(STAMP) $(CONSUMERS)/.installed $(CONSUMERS)/node/.installed ## Load bundles in optimum, sentence-transformers, fastembed, transformers.js
 	@CONSUMERS=$(CONSUMERS) $(BIN)/python -m pytest tests/consumers $(PYTEST)
+
+test-clusters: $(STAMP) ## Kill workers, pods, servers and the scheduler of whole deployments, and see runs complete (20 minutes)
+	@$(BIN)/python -m pytest -m clusters tests/stack tests/deploy $(PYTEST)
 
 test-gpu: ## Run the tests of a GPU worker, in the environment that is active (requirements-gpu.txt, pytest)
 	@PYTHONPATH=include python -m pytest -m gpu tests/test_gpu.py $(PYTEST)

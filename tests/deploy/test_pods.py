@@ -33,7 +33,7 @@ from onnx_fleet_demo.airflow_client import AirflowClient, NotReady, TaskState
 from onnx_fleet_demo.hub_server import HubServer
 from onnx_fleet_demo.s3_server import EmbeddedS3
 
-pytestmark = [pytest.mark.airflow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.airflow, pytest.mark.clusters, pytest.mark.timeout(900)]
 
 MODEL = "acme/sound"
 LATENCY = {"batch_sizes": [1], "sequence_lengths": [8], "warmup_runs": 1, "timed_runs": 3}

@@ -19,7 +19,7 @@ from onnx_fleet_demo.native_stack import stack as native_stack
 from onnx_fleet_demo.native_stack.stack import NativeStack
 from onnx_fleet_demo.stack import StackFailed
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.stack, pytest.mark.clusters, pytest.mark.timeout(1500)]
 
 T = TypeVar("T")
 
