@@ -177,7 +177,7 @@ def test_a_held_version_fails_the_gate_of_its_run_and_the_report_says_why(
     assert run_report.gate(made).reason == f"1 model held back (allowed: 0): {in_use.model_id}"
     assert run_report.gate(made, max_failed=1).passed
     page = run_report.markdown(made)
-    assert f"beside {in_use.version}: size: fp32: graphs and weights are" in page
+    assert f"compared with {in_use.version}: size: fp32: graphs and weights are" in page
     assert f"onnx-fleet channel set {in_use.model_id} latest" in page
 
 

@@ -21,7 +21,7 @@ from onnx_fleet_demo.native_stack import stack as native_stack
 from onnx_fleet_demo.native_stack.stack import NativeStack
 from onnx_fleet_demo.stack import StackFailed
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.stack, pytest.mark.clusters, pytest.mark.timeout(900)]
 
 DAG_ID = "fleet_reexport"
 MODELS = (models.CLASSIFIER, models.FILL_MASK)

@@ -446,7 +446,7 @@ def test_a_gpus_word_alone_publishes_no_variant(encoder: Varied, tmp_path: Path)
     on_gpu(judged, "published")
     (judged.stage_dir / "reports" / "variants.json").unlink()
 
-    with pytest.raises(ValidationFailed, match=r"fp16.* was not judged"):
+    with pytest.raises(ValidationFailed, match=r"fp16.* was not evaluated"):
         report_summaries.variants(judged.stage)
 
 
