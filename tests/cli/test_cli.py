@@ -468,7 +468,7 @@ def test_a_slower_folder_is_published_and_the_channel_stays_until_a_person_moves
         assert command(step, slow, "--store", store).returncode == 0, "it is as right as the one before"
     compared = command("compare", slow, "--store", store)
     assert compared.returncode == 1
-    assert "which latest points at: held" in compared.stdout
+    assert "to which latest points: held" in compared.stdout
     assert "allowed are 1.25 times" in compared.stderr
     published = command("publish", slow, "--store", store)
     assert published.returncode == 1

@@ -331,7 +331,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str],
         ("unknown", r"fleet_tests.*twice"),
         ("absent", "drops or renames pooler_output, and the task's outputs are last_hidden_state"),
         ("nothing", "leaves the outputs none"),
-        ("undeclared", "head gives more, and its outputs declare nothing"),
+        ("undeclared", "head returns more, and its outputs declare nothing"),
         (
             "unproven",
             r"has a branch \(If\), and the recipe names no cases .*; give the recipe cases: inputs to be proven",

@@ -28,7 +28,7 @@ def test_a_step_that_lacks_what_an_earlier_one_leaves_names_that_one(tmp_path: P
     folder = tiny_stage(tmp_path / "stage")
     (folder / "reports" / "validation.json").unlink()
     services = Services(store=local_store, hub=Hub(HubSettings()), work_dir=tmp_path, limits=Limits())
-    with pytest.raises(BundleNotFound, match=r"reports/validation\.json, which the step validate leaves: run validate"):
+    with pytest.raises(BundleNotFound, match=r"reports/validation\.json, which the step validate writes; run validate"):
         STEPS[-1].take(Job(stage=Stage.open(folder), services=services, provenance=PROVENANCE))
     assert list(local_store.list("")) == []
 
