@@ -131,7 +131,7 @@ def test_a_file_that_stays_wrong_is_an_error_and_leaves_no_blob(
 ) -> None:
     failure = Failure(kind="corrupt", path=WEIGHTS)
     hub_server.fail(failure if kind == "corrupt" else replace(failure, kind="wrong_size"))
-    with pytest.raises(HubFileCorrupt, match=rf"acme/sound@\w{{8}}: {WEIGHTS}.*{message}(.|\n)*fetched 3 times"):
+    with pytest.raises(HubFileCorrupt, match=rf"acme/sound@\w{{8}}: {WEIGHTS}.*{message}(.|\n)*downloaded 3 times"):
         download(model, hub=hub)
     digest = next(file.digest for file in model.files if file.path == WEIGHTS).partition(":")[2]
     assert digest not in _blobs(hub)
