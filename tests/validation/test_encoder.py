@@ -184,7 +184,7 @@ def test_a_tokenizer_as_published_reads_the_texts_of_both_sides(questions: Expor
 
     assert report.passed, report.reason
     (row,) = rows_of(report, "tokenizer")
-    assert "as it is published" in row.detail
+    assert "the source's published file" in row.detail
     assert "equal" in {row.finding for row in rows_of(report, "answers")}
 
 
