@@ -164,8 +164,7 @@ def markdown(made: AuditReport) -> str:
     """Return the report as a page: a table, then each bundle that did not pass, in full."""
     lines = [f"# Audit {made.run_id}", "", f"{made.created_at}: {_counts(made.rows)}.", ""]
     if made.rows:
-        lines += ["| " + " | ".join(_COLUMNS) + " |", "|" + " --- |" * len(_COLUMNS)]
-        lines += ["| " + " | ".join(run_report.cell(text) for text in _cells(row)) + " |" for row in made.rows]
+        lines += run_report.table(_COLUMNS, map(_cells, made.rows))
     troubled = [row for row in made.rows if row.verdict != "passed"]
     if troubled:
         lines += ["", "## What did not pass", ""]

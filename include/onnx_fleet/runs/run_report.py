@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, get_args
@@ -182,18 +182,10 @@ def markdown(report: RunReport) -> str:
     lines = [f"# Run {report.run_id}", "", f"{report.created_at}: {_counts(report)}.", ""]
     if not report.records:
         return "\n".join([*lines, "No model was asked for.", ""])
-    lines += ["| " + " | ".join(_COLUMNS) + " |", "|" + " --- |" * len(_COLUMNS)]
-    lines += ["| " + " | ".join(cell(text) for text in _row(record)) + " |" for record in report.records]
-    varied = [(record, each) for record in report.records for each in record.variants]
+    lines += table(_COLUMNS, map(_row, report.records))
+    varied = [variant_row(record, each) for record in report.records for each in record.variants]
     if varied:
-        lines += [
-            "",
-            "## Variants",
-            "",
-            "| " + " | ".join(VARIANT_COLUMNS) + " |",
-            "|" + " --- |" * len(VARIANT_COLUMNS),
-        ]
-        lines += ["| " + " | ".join(map(cell, variant_row(record, each))) + " |" for record, each in varied]
+        lines += ["", "## Variants", "", *table(VARIANT_COLUMNS, varied)]
     found = causes.of(report.records)
     if found:
         lines += ["", "## Failed, refused or held", ""]
@@ -249,6 +241,12 @@ def _row(record: Record) -> tuple[str, ...]:
     )
 
 
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a table in Markdown."""
+    head = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    return [*head, *("| " + " | ".join(map(cell, row)) + " |" for row in rows)]
+
+
 def cell(text: str) -> str:
     """Return text from outside as a table cell: it must not end a cell or a row, or open HTML."""
     return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
@@ -267,8 +265,16 @@ def _told(cause: Cause) -> str:
 
 
 def _counts(report: RunReport) -> str:
-    said = [f"{count} {state}" for state, count in report.counts.items() if count]
-    return ", ".join(said) or "no models"
+    return counted(report.counts, none="no models")
+
+
+def counted(counts: Mapping[str, int], *, none: str) -> str:
+    """Return counts by state for people, those of zero left out: ``2 failed, 1 published``.
+
+    Args:
+        none: what is said where all are zero.
+    """
+    return ", ".join(f"{count} {state}" for state, count in counts.items() if count) or none
 
 
 def _models(count: int) -> str:

@@ -90,9 +90,9 @@ def build(
 
 def title(report: WatchReport) -> str:
     """Say how many models were looked at, what was found, and how many requests that took."""
-    said = [f"{count} {state}" for state, count in report.counts.items() if count]
+    found = run_report.counted(report.counts, none="nothing new")
     unasked = f", {report.unasked} not asked for yet" if report.unasked else ""
-    return f"{report.models} models: {', '.join(said) or 'nothing new'}{unasked}; {report.requests} requests"
+    return f"{report.models} models: {found}{unasked}; {report.requests} requests"
 
 
 def write(report: WatchReport, *, store: ObjectStore) -> str:
@@ -109,8 +109,7 @@ def markdown(report: WatchReport) -> str:
     """Return the report as a page: a table, and the runs that are started."""
     lines = [f"# Watch {report.run_id}", "", f"{report.created_at}: {title(report)}.", ""]
     if report.findings:
-        lines += ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
-        lines += ["| " + " | ".join(run_report.cell(text) for text in row(each)) + " |" for each in report.findings]
+        lines += run_report.table(COLUMNS, map(row, report.findings))
     lines += ["", *(f"- started: {run_id}" for run_id in report.starts)] if report.starts else []
     return "\n".join([*lines, ""])
 
