@@ -1,11 +1,34 @@
-"""The rules of an entry that the Hub's word on a repo decides, before one of its files is read."""
+"""The Hub's word on a repo, before one of its files is read: what it says, and the rules that it decides."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+from typing import Final
+
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.resolved_model import is_renamed
-from onnx_fleet.errors import LicenceRefused, ModelGated, ModelRenamed
+from onnx_fleet.errors import HubUnavailable, LicenceRefused, ModelGated, ModelRenamed
 from onnx_fleet.source.hub_client import Hub
+
+COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+"""The pattern of a commit."""
+
+
+def require_commit(said: str, *, subject: str) -> str:
+    """Return the commit that an answer names.
+
+    Raises:
+        HubUnavailable: it names none.
+    """
+    if not COMMIT.fullmatch(said):
+        raise HubUnavailable(f"{subject}: the answer names no commit; check HF_ENDPOINT")
+    return said
+
+
+def tagged_licence(tags: Iterable[str]) -> str | None:
+    """Return the licence that a repo's tags name; None where they name none."""
+    return next((tag.partition(":")[2] for tag in tags if tag.startswith("license:")), None)
 
 
 def require_id(repo_id: str, entry: Entry) -> None:

@@ -9,7 +9,6 @@ on with the rest the next time.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,13 +17,12 @@ from urllib.parse import quote
 
 from onnx_fleet.entities.entry import Discover, Entry
 from onnx_fleet.entities.resolved_model import is_renamed
-from onnx_fleet.errors import HubUnavailable, ModelGated, ModelNotFound, Retryable
-from onnx_fleet.source import hub_pages, search
+from onnx_fleet.errors import ModelGated, ModelNotFound, Retryable
+from onnx_fleet.source import admission, hub_pages, search
 from onnx_fleet.source.hub_client import Hub
 from onnx_fleet.source.hub_pages import Answer, Document, Page
 
 _FIELDS: Final = ("gated", "lastModified", "sha", "tags")
-_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,7 +292,7 @@ def _ids(entries: Iterable[Entry]) -> tuple[str, ...]:
 
 
 def _is_pinned(entry: Entry) -> bool:
-    return bool(_COMMIT.fullmatch(entry.revision))
+    return bool(admission.COMMIT.fullmatch(entry.revision))
 
 
 def _state(document: Document, *, entry: Entry | None = None) -> RepoState:
@@ -305,13 +303,10 @@ def _state(document: Document, *, entry: Entry | None = None) -> RepoState:
         KeyError, TypeError: the document is none of a Hub's.
     """
     commit = entry.revision if entry and _is_pinned(entry) else str(document["sha"])
-    if not _COMMIT.fullmatch(commit):
-        raise HubUnavailable(f"{document['id']}: the answer names no commit; check HF_ENDPOINT")
-    tags = [str(tag) for tag in document.get("tags") or ()]
     return RepoState(
         repo_id=str(document["id"]),
-        commit=commit,
+        commit=admission.require_commit(commit, subject=str(document["id"])),
         gated=bool(document.get("gated")),
-        licence=next((tag.partition(":")[2] for tag in tags if tag.startswith("license:")), None),
+        licence=admission.tagged_licence(map(str, document.get("tags") or ())),
         modified_at=document.get("lastModified"),
     )

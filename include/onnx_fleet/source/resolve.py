@@ -21,7 +21,6 @@ from onnx_fleet.entities.resolved_model import ResolvedModel, SourceFile, laid_o
 from onnx_fleet.entities.tasks import TASKS
 from onnx_fleet.entities.work_item import Refusal
 from onnx_fleet.errors import (
-    HubUnavailable,
     ModelInvalid,
     ModelTooLarge,
     OnnxFleetError,
@@ -46,7 +45,7 @@ __all__ = [
     "resolve_all",
 ]
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA1 = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 _PLAIN_TYPES = frozenset({"F64", "F32", "F16", "BF16", "I64", "BOOL"})
@@ -182,9 +181,7 @@ def _found(entry: Entry, *, hub: Hub) -> _Repo:
             entry.repo_id, revision=entry.revision, files_metadata=True, timeout=hub.settings.request_timeout_s
         )
     admission.require_id(info.id, entry)
-    commit = info.sha or ""
-    if not _COMMIT.fullmatch(commit):
-        raise HubUnavailable(f"{entry.repo_id}@{entry.revision}: the answer names no commit; check HF_ENDPOINT")
+    commit = admission.require_commit(info.sha or "", subject=f"{entry.repo_id}@{entry.revision}")
     subject = at_commit(info.id, commit)
     permits = Permits(commit=commit, pickle=entry.allow_pickle == commit, remote_code=entry.trust_remote_code == commit)
     files = _listed(info, subject=subject)
@@ -310,7 +307,7 @@ def _listed(info: ModelInfo, *, subject: str) -> tuple[SourceFile, ...]:
     files = []
     for sibling in siblings:
         digest = f"sha256:{sibling.lfs.sha256}" if sibling.lfs else f"git-sha1:{sibling.blob_id}"
-        pattern = _SHA256 if sibling.lfs else _COMMIT
+        pattern = _SHA256 if sibling.lfs else _SHA1
         size_bytes = sibling.lfs.size if sibling.lfs else sibling.size
         if size_bytes is None or not pattern.fullmatch(digest.partition(":")[2]):
             raise ModelInvalid(
@@ -325,7 +322,7 @@ def _licence(info: ModelInfo) -> str | None:
     """Return the licence that the model card names; the Hub's own tag where it names none."""
     if info.card_data is not None and isinstance(info.card_data.license, str):
         return info.card_data.license
-    return next((tag.partition(":")[2] for tag in info.tags or () if tag.startswith("license:")), None)
+    return admission.tagged_licence(info.tags or ())
 
 
 def _base_models(info: ModelInfo) -> tuple[str, ...]:
