@@ -90,7 +90,8 @@ class ThroughStore:
 
     def write_item(self, item: WorkItem) -> None:
         if (name := item.model.entry.calibration) is not None:
-            files = [self._sent(item, local, _CALIBRATION + path) for path, local in calibration.files(name).items()]
+            found = {_CALIBRATION + path: local for path, local in calibration.files(name).items()}
+            files = [self._sent(item, local, path, own=_of_checkpoint(item)) for path, local in found.items()]
             self._write(self._steps(item, _PLANNED), Snapshot(files=tuple(files)))
         self._write(f"{self._about(item.model_id)}item/", item)
 
@@ -217,19 +218,26 @@ class ThroughStore:
 
     def _send(self, stage: Stage, known: Mapping[str, _Known], paths: Iterable[str]) -> tuple[StagedFile, ...]:
         """Send what the store lacks of these files; return all of them."""
+        own = _of_checkpoint(stage.item)
 
         def sent(path: str) -> StagedFile:
             local, before = stage.folder / path, known.get(path)
-            return before.file if before and before.state == _state(local) else self._sent(stage.item, local, path)
+            if before and before.state == _state(local):
+                return before.file
+            return self._sent(stage.item, local, path, own=own)
 
         with ThreadPoolExecutor(_WORKERS, thread_name_prefix="stage") as pool:
             return tuple(pool.map(sent, paths))
 
-    def _sent(self, item: WorkItem, local: Path, path: str) -> StagedFile:
+    def _sent(self, item: WorkItem, local: Path, path: str, *, own: Mapping[str, str]) -> StagedFile:
+        """Send a file, unless it is one of the checkpoint's own.
+
+        Args:
+            own: what _of_checkpoint returns for the item.
+        """
         with transfer.local_disk(str(local)):
             size_bytes, sha256 = local.stat().st_size, transfer.hash_file(local)
-        of_checkpoint = {file.digest: place for place, file in item.model.sources.items()}
-        source = of_checkpoint.get(f"sha256:{sha256}")
+        source = own.get(f"sha256:{sha256}")
         if source is None:
             self.services.store.upload(self._blob(item, sha256), local, sha256=sha256)
             self.blobs.add(sha256, local)
@@ -242,6 +250,11 @@ class ThroughStore:
             self._write(self._steps(stage.item, step, _FAILED), Snapshot(files=files))
         except OnnxFleetError as err:
             log.warning("%s: the reports of %s could not be stored: %s", stage.item.model_id, step, err)
+
+
+def _of_checkpoint(item: WorkItem) -> dict[str, str]:
+    """Return the checkpoint's own files: digest -> where the file stands in what is loaded."""
+    return {file.digest: place for place, file in item.model.sources.items()}
 
 
 def _handed_on(stage: Stage) -> tuple[str, ...]:
