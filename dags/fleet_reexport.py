@@ -42,13 +42,7 @@ SETTINGS = settings.read()
     doc_md=__doc__,
     tags=["onnx-fleet"],
     params={
-        "catalogue": Param(
-            str(SETTINGS.catalogue),
-            type="string",
-            minLength=1,
-            title="Catalogue",
-            description="The catalogue file, as workers see it.",
-        ),
+        "catalogue": run_params.catalogue(SETTINGS.catalogue),
         "only": Param(
             [],
             **run_params.ONLY,

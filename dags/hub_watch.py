@@ -32,7 +32,7 @@ from __future__ import annotations
 
 from airflow.sdk import Param, dag
 
-from onnx_fleet.airflow import settings
+from onnx_fleet.airflow import run_params, settings
 from onnx_fleet.airflow.watch_tasks import watches
 
 SETTINGS = settings.read()
@@ -45,13 +45,7 @@ SETTINGS = settings.read()
     doc_md=__doc__,
     tags=["onnx-fleet"],
     params={
-        "catalogue": Param(
-            str(SETTINGS.catalogue),
-            type="string",
-            minLength=1,
-            title="Catalogue",
-            description="The catalogue file, as workers see it.",
-        ),
+        "catalogue": run_params.catalogue(SETTINGS.catalogue),
         "dry_run": Param(
             False, type="boolean", title="Dry run", description="Report what has changed, and start nothing."
         ),

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from onnx_fleet.airflow import run_params
+from onnx_fleet.airflow import run_context, run_params
 from onnx_fleet.airflow.reexport_tasks import Wanted
 from onnx_fleet.airflow.run_context import Run
 from onnx_fleet.planning.catalogue import reader
@@ -40,4 +40,4 @@ def wanted(run: Run) -> Wanted:
 def _label(named: str, run: Run) -> str:
     """Return what the report calls a run: the name itself where there is such a report, else a run id of this DAG."""
     named = named.strip()
-    return named if run.services.store.stat(run_report.key(named)) else f"{run.dag_id}__{named}"
+    return named if run.services.store.stat(run_report.key(named)) else run_context.label(run.dag_id, named)

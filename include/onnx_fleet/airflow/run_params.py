@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Final
 
-from airflow.sdk import get_current_context
+from airflow.sdk import Param, get_current_context
 
 from onnx_fleet.entities.provider import EXECUTION_PROVIDERS
 from onnx_fleet.entities.variant import NAMES
@@ -35,6 +36,21 @@ LATENCY: Final[dict[str, Any]] = {**LatencySection.model_json_schema(), "type": 
 """The JSON Schemas of ``variants``, ``providers`` and ``latency``."""
 ONLY: Final[dict[str, Any]] = {"type": ["null", "array"], "items": {"type": "string"}}
 """The JSON Schema of ``only``, a field with one pattern on each line."""
+
+
+def catalogue(usual: Path) -> Param:
+    """Return the field of the catalogue that a run reads.
+
+    Args:
+        usual: the file where the run names no other.
+    """
+    return Param(
+        str(usual),
+        type="string",
+        minLength=1,
+        title="Catalogue",
+        description="The catalogue file, as workers see it.",
+    )
 
 
 def patterns(given: object) -> list[str]:
