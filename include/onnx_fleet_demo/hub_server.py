@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import hashlib
 import json
-import signal
 import threading
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -28,7 +27,7 @@ from urllib.parse import parse_qs, quote, urlencode, urlsplit
 from pydantic import ValidationError
 
 from onnx_fleet import jsonio
-from onnx_fleet_demo import hub_documents, models
+from onnx_fleet_demo import hub_documents, models, processes
 from onnx_fleet_demo.hub_failures import Asked, Failure, FailureBook, RequestLog
 from onnx_fleet_demo.hub_repos import Commit, HubRepos, RepoFile, Settings
 from onnx_fleet_demo.hub_routes import Call, Refused, parsed, refuse
@@ -324,9 +323,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.demo_models:
         models.make_repos(options.root)
-    done = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: done.set())
+    done = processes.asked_to_end()
     with HubServer(options.root, host=options.host, port=options.port) as hub:
         print(f"Hub at {hub.url}", flush=True)
         done.wait()

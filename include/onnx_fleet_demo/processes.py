@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,14 @@ def start(command: list[str], *, environment: Mapping[str, str], log: Path, cwd:
 
 def _end_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def asked_to_end() -> threading.Event:
+    """Return an event that is set when this process gets SIGINT or SIGTERM, which then do nothing else."""
+    done = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: done.set())
+    return done
 
 
 def descendants() -> list[psutil.Process]:

@@ -18,7 +18,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import urllib.request
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +32,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop
 from onnx_fleet.errors import StoreUnavailable
 from onnx_fleet.store import S3Settings
 from onnx_fleet.store.address import MIB
+from onnx_fleet_demo import processes
 
 BUCKET = "onnx-fleet"
 REGION = "us-east-1"
@@ -283,9 +283,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one; the address is printed")
     parser.add_argument("--bucket", default=BUCKET)
     options = parser.parse_args()
-    done = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: done.set())
+    done = processes.asked_to_end()
     with EmbeddedS3(options.data, port=options.port, bucket=options.bucket) as server:
         print(f"S3 at {server.endpoint_url}", flush=True)
         done.wait()
