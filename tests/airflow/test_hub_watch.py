@@ -124,7 +124,7 @@ def test_a_start_that_was_lost_is_made_by_the_next_poll_and_one_that_was_made_is
     (run_id,) = watched.fleet()
     state = json.loads(watched.store.read(layout.WATCH_KEY))
     assert state["to_start"] == []
-    # As a poll leaves it that was killed before, or behind, the start.
+    # A poll that was killed before the start, or behind it, leaves such a state.
     models = {"acme/sound": state["begun"]["acme/sound"]}
     lost = {"run_id": "watch__lost", "models": models}
     made = {**lost, "run_id": run_id}

@@ -17,12 +17,13 @@ from filelock import FileLock
 from fixtures.faulty_stores import Interrupted, SteppedStore, interrupted
 from fixtures.killed_updates import holds
 from fixtures.stages import NOW, PROVENANCE, tiny_stage, work_item
+from fixtures.watched_store import WatchedStore
 from onnx_fleet.bundles import bundle
 from onnx_fleet.bundles.publish import publish
 from onnx_fleet.bundles.pull import pull
 from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.errors import BundleCorrupt, FolderOccupied, StoreUnavailable, WorkerOutOfResources
-from onnx_fleet.store import ObjectInfo, ObjectStore, Progress, transfer
+from onnx_fleet.store import ObjectStore, transfer
 
 MODEL = "acme/tiny"
 OLD = f"{MODEL}@01234567-ffffffff"
@@ -111,18 +112,12 @@ def test_an_update_fetches_what_changed_and_leaves_nothing_of_the_old_version(
 ) -> None:
     pull(OLD, store=store, to=home / "tiny")
     (home / "served").symlink_to("tiny")
-    fetched: list[str] = []
-
-    class Watched(SteppedStore):
-        def download(self, key: str, path: Path, *, progress: Progress | None = None) -> ObjectInfo:
-            fetched.append(key.rpartition("/")[2])
-            return super().download(key, path, progress=progress)
-
+    watched = WatchedStore(store)
     told: list[tuple[int, int]] = []
     with (home / "tiny" / "onnx" / "model.onnx").open("rb") as served:
         sealed = pull(
             MODEL,
-            store=Watched(store, step=0, before=lambda: None),
+            store=watched,
             to=home / "served",
             update=True,
             progress=lambda done, total: told.append((done, total)),
@@ -130,8 +125,9 @@ def test_an_update_fetches_what_changed_and_leaves_nothing_of_the_old_version(
         kept = served.read()
 
     assert holds(home / "tiny") == holds(home / "served") == f"{MODEL}@{newer}"
+    fetched = {key.rpartition("/")[2] for key in watched.fetched}
     assert "model.onnx" in fetched
-    assert not {"model.onnx_data", "tokenizer.json", "config.json", "LICENSE"} & set(fetched), "they are the same"
+    assert not {"model.onnx_data", "tokenizer.json", "config.json", "LICENSE"} & fetched, "they are the same"
     assert told[-1] == (sealed.size_bytes, sealed.size_bytes)
     assert kept == store.read(bundle.find(OLD, store=store).key("onnx/model.onnx")), "who had it open reads it on"
     assert sorted(entry.name for entry in home.iterdir()) == ["served", "tiny"]

@@ -9,15 +9,14 @@ from typing import TypeVar
 
 import pytest
 
+from fixtures.deployed import deployed
 from onnx_fleet import jsonio
 from onnx_fleet.bundles import verify
 from onnx_fleet.runs.run_report import RunReport
 from onnx_fleet.store import ObjectStore, layout, open_store
 from onnx_fleet_demo import models, s3_server
 from onnx_fleet_demo.airflow_client import NotReady, TaskState
-from onnx_fleet_demo.native_stack import stack as native_stack
 from onnx_fleet_demo.native_stack.stack import NativeStack
-from onnx_fleet_demo.stack import StackFailed
 
 pytestmark = [pytest.mark.stack, pytest.mark.clusters, pytest.mark.timeout(1500)]
 
@@ -33,26 +32,17 @@ CONF = {
 LOST_AFTER_S = 30
 """The seconds after which a task whose worker is gone is tried again here; the compose file has ten times as many."""
 SETTINGS = {
-    "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
-    "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.3",
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": str(LOST_AFTER_S),
     "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",
-    "AIRFLOW__ONNX_FLEET__SCHEDULE": "",
     "AIRFLOW__ONNX_FLEET__AUDIT_SCHEDULE": "",
-    "AIRFLOW__ONNX_FLEET__SHARDS": "1",
     "AIRFLOW__ONNX_FLEET__RETRIES": "6",
-    "AIRFLOW__ONNX_FLEET__RETRY_DELAY_S": "2",
     "AIRFLOW__ONNX_FLEET__RETRY_DELAY_MAX_S": "5",
 }
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NativeStack]:
-    try:
-        native_stack.require_programs()
-    except StackFailed as err:
-        pytest.skip(str(err))
-    with NativeStack(tmp_path_factory.mktemp("stack"), settings=SETTINGS) as running:
+    with deployed(tmp_path_factory.mktemp("stack"), SETTINGS) as running:
         client = running.client()
         running.wait(lambda: client.has_dag(DAG_ID), f"{DAG_ID} is not there", timeout_s=120)
         client.unpause(DAG_ID)

@@ -12,14 +12,13 @@ import psutil
 import pytest
 import requests
 
+from fixtures.deployed import deployed
 from onnx_fleet import jsonio
 from onnx_fleet.runs.run_report import RunReport
 from onnx_fleet.store import open_store
 from onnx_fleet_demo import models, s3_server
 from onnx_fleet_demo.airflow_client import AirflowClient, NotReady
-from onnx_fleet_demo.native_stack import stack as native_stack
 from onnx_fleet_demo.native_stack.stack import NativeStack
-from onnx_fleet_demo.stack import StackFailed
 
 pytestmark = [pytest.mark.stack, pytest.mark.clusters, pytest.mark.timeout(900)]
 
@@ -31,31 +30,17 @@ defaults:
   latency: {{batch_sizes: [1], sequence_lengths: [16], warmup_runs: 1, timed_runs: 5}}
 models: [{", ".join(MODELS)}]
 """
-SETTINGS = {
-    "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
-    "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.3",
-    "AIRFLOW__ONNX_FLEET__SCHEDULE": "",
-    "AIRFLOW__ONNX_FLEET__SHARDS": "1",
-    "AIRFLOW__ONNX_FLEET__RETRY_DELAY_S": "2",
-}
-"""What keeps two cores free for the models, and a test from waiting."""
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NativeStack]:
     """One stack for the file."""
-    try:
-        native_stack.require_programs()
-    except StackFailed as err:
-        pytest.skip(str(err))
-    began = time.monotonic()
-    with NativeStack(tmp_path_factory.mktemp("stack"), settings=SETTINGS) as running:
-        print(f"\nready after {time.monotonic() - began:.0f} s")
+    with deployed(tmp_path_factory.mktemp("stack")) as running:
         yield running
 
 
 def command_lines() -> dict[int, str]:
-    """Of every process of this machine, by its number."""
+    """Return the command line of every process of this machine, by its number."""
     return {process.pid: " ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])}
 
 
@@ -114,7 +99,7 @@ def test_nobody_sees_a_password_on_a_command_line(stack: NativeStack) -> None:
 
 
 def test_a_service_that_ends_by_itself_is_started_again(stack: NativeStack) -> None:
-    """As the file's restart policy has it; one that is killed on purpose stays down."""
+    """The file's restart policy says so; a service that is killed on purpose stays down."""
     hub = stack.containers["hub"]
     (server,) = [pid for pid, line in command_lines().items() if line == " ".join(hub.command)]
     os.kill(server, signal.SIGKILL)
