@@ -56,6 +56,8 @@ class FleetSettings:
     """The schedule of hub_watch, likewise."""
     watch_requests: int
     """The most requests to the Hub of one poll of hub_watch; the next one goes on with the rest."""
+    webhook_conn_id: str | None
+    """The Airflow connection whose password is the secret of the Hub's webhooks; empty takes no webhook."""
     channel: str
     """The channel that a publication moves."""
     cpu_pool: str
@@ -113,6 +115,7 @@ def read() -> FleetSettings:
         audit_schedule=_text("audit_schedule", "@weekly") or None,
         watch_schedule=_text("watch_schedule", "@hourly") or None,
         watch_requests=max(1, _number("watch_requests", watch.MAX_REQUESTS)),
+        webhook_conn_id=_text("webhook_conn_id") or None,
         channel=_text("channel", "latest"),
         cpu_pool=_text("cpu_pool", "onnx_fleet_cpu"),
         cpu_pool_slots=max(1, _number("cpu_pool_slots", 2)),

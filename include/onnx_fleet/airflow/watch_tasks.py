@@ -20,8 +20,6 @@ from onnx_fleet.runs import report_page, run_note, watch, watch_report
 
 log = logging.getLogger(__name__)
 
-FLEET: Final = "fleet_reexport"
-"""The DAG that takes what is new: the settings of the catalogue's entries hold in it."""
 _REPORT: Final = store_links.ResultLink(
     "Report", lambda result, label: report_page.key_of(result["report"]) if result["report"] else None
 )
@@ -52,7 +50,7 @@ def watches(*, settings: FleetSettings) -> None:
     polled = store_links.attach(retried(poll)(), (_REPORT,))
     start = TriggerDagRunOperator.partial(
         task_id="start",
-        trigger_dag_id=FLEET,
+        trigger_dag_id=run_params.FLEET,
         logical_date=None,
         skip_when_already_exists=True,
         map_index_template=_STARTED,
@@ -86,13 +84,11 @@ def _poll(now: run_context.Run, *, settings: FleetSettings) -> Json:
         "found": watch_report.title(found.report),
         "counts": dict(found.report.counts),
         "report": key,
-        "starts": [{"trigger_run_id": each.run_id, "conf": _conf(each, catalogue)} for each in starts],
+        "starts": [
+            {"trigger_run_id": each.run_id, "conf": run_params.of_models(each.models, catalogue=catalogue)}
+            for each in starts
+        ],
     }
-
-
-def _conf(start: watch.Start, catalogue: str) -> Json:
-    """Return what the run of the fleet is asked for; a search may not find a model again, and that is no fault."""
-    return {"catalogue": catalogue, "only": list(start.models), "allow_unmatched": True}
 
 
 def _note(now: run_context.Run, polled: Json) -> Json:
