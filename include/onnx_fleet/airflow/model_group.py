@@ -16,6 +16,7 @@ from onnx_fleet import jsonio
 from onnx_fleet.airflow import (
     assets,
     machine_lock,
+    metrics,
     model_claim,
     model_record,
     pod_overrides,
@@ -121,9 +122,13 @@ def _take(step: Step, item: Json, settings: FleetSettings) -> Json:
             publication = step.take(job)
         if step.name == "validate" and item["gpu"] and not settings.gpu_queue:
             steps.without_gpu(job.stage, reason=NO_GPU_WORKER)
+        if step.name == "export":
+            metrics.exported(job.stage)
     if publication is None:
         told: Json = {}
     else:
         assets.emit(publication, get_current_context()["outlet_events"])
         told = jsonio.to_json(publication)
-    return {**told, "seconds": round(time.monotonic() - started, 3)}
+    seconds = time.monotonic() - started
+    metrics.step_ended(step.name, family=job.stage.item.family, seconds=seconds)
+    return {**told, "seconds": round(seconds, 3)}

@@ -12,7 +12,7 @@ from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOpe
 from airflow.sdk import task
 from airflow.sdk.configuration import conf
 
-from onnx_fleet.airflow import retries, run_context, run_notes, run_params, store_links
+from onnx_fleet.airflow import metrics, retries, run_context, run_notes, run_params, store_links
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.jsonio import Json
 from onnx_fleet.planning.catalogue import reader
@@ -76,6 +76,7 @@ def _poll(now: run_context.Run, *, settings: FleetSettings) -> Json:
     if found.report.findings:
         key = watch_report.write(found.report, store=now.services.store)
         log.info("the report is %s/%s", now.services.store.address, key)
+    metrics.ended(metrics.FINDINGS, "state", (each.state for each in found.report.findings))
     run_notes.leave(run_note.of_watch(found.report, page=store_links.report_address(now.dag_id, now.run_id)))
     if not dry_run:
         watch.keep(found, store=now.services.store)
