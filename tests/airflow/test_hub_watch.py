@@ -119,6 +119,8 @@ def test_a_new_commit_starts_one_run_that_takes_it_by_the_catalogues_entry(watch
     assert [(record.model_id, record.state) for record in records] == [("acme/sound", "published")]
     manifest = json.loads(watched.store.read(layout.manifest_key("acme/sound", str(records[0].version))))
     assert {graph["opset"] for graph in manifest["graphs"]} == {21}, "as the catalogue's entry says"
+    [recorded] = [task for task in made.tasks if task.task_id == "model.record"]
+    assert recorded.label == "acme/sound: published"
 
     steps = watched.metrics.of("onnx_fleet.step.duration")
     assert {sent.tags["step"]: sent.tags["family"] for sent in steps} == dict.fromkeys(
