@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from airflow.sdk import Param, dag
 
-from onnx_fleet.airflow import fleet_selection, run_params, settings
+from onnx_fleet.airflow import alerts, fleet_selection, run_params, settings
 from onnx_fleet.airflow.reexport_tasks import reexport
 
 SETTINGS = settings.read()
@@ -41,6 +41,8 @@ SETTINGS = settings.read()
     max_active_runs=1,
     doc_md=__doc__,
     tags=["onnx-fleet"],
+    **alerts.options(SETTINGS),
+    **alerts.deadline(SETTINGS),
     params={
         "catalogue": run_params.catalogue(SETTINGS.catalogue),
         "only": Param(

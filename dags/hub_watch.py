@@ -32,7 +32,7 @@ from __future__ import annotations
 
 from airflow.sdk import Param, dag
 
-from onnx_fleet.airflow import run_params, settings
+from onnx_fleet.airflow import alerts, run_params, settings
 from onnx_fleet.airflow.watch_tasks import watches
 
 SETTINGS = settings.read()
@@ -44,6 +44,7 @@ SETTINGS = settings.read()
     max_active_runs=1,
     doc_md=__doc__,
     tags=["onnx-fleet"],
+    **alerts.options(SETTINGS),
     params={
         "catalogue": run_params.catalogue(SETTINGS.catalogue),
         "dry_run": Param(
