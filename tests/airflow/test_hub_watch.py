@@ -179,7 +179,7 @@ def test_a_hub_that_cannot_be_asked_is_tried_again_and_a_conf_with_a_typo_is_not
     end = watched.poll()
     assert end.state == "success"
     assert [task.tries for task in end.tasks if task.task_id == "poll"] == [2], "the second time the Hub answered"
-    assert watched.counted("onnx_fleet.failures") == [{"task": "poll", "error": "HubRateLimited"}]
+    assert watched.counted("onnx_fleet.failures") == [{"step": "poll", "error": "HubRateLimited"}]
     wrong = watched.poll(dryrun=True)
     assert (wrong.state, wrong.states("poll"), wrong.states("start")) == ("failed", ["failed"], ["upstream_failed"])
     assert "did you mean 'dry_run'" in wrong.log

@@ -34,7 +34,7 @@ class Metric:
 
 STEP: Final = Metric(name="onnx_fleet.step.duration", kind="timer", tags=("step", "family"))
 EXPORTS: Final = Metric(name="onnx_fleet.exports", kind="counter", tags=("family", "traced"))
-FAILURES: Final = Metric(name="onnx_fleet.failures", kind="counter", tags=("task", "error"))
+FAILURES: Final = Metric(name="onnx_fleet.failures", kind="counter", tags=("step", "error"))
 MODELS: Final = Metric(name="onnx_fleet.models", kind="counter", tags=("dag", "state"))
 AUDITS: Final = Metric(name="onnx_fleet.audits", kind="counter", tags=("verdict",))
 FINDINGS: Final = Metric(name="onnx_fleet.watch.findings", kind="counter", tags=("state",))
@@ -53,9 +53,13 @@ def exported(stage: Stage) -> None:
     EXPORTS.add(1, family=stage.item.family, traced=stage.read_export().traced)
 
 
-def failed(task_id: str, error: Exception) -> None:
-    """Tell that a try of a task failed."""
-    FAILURES.add(1, task=task_id.rpartition(".")[2], error=type(error).__name__)
+def failed(step: str, error: Exception) -> None:
+    """Tell that a try failed.
+
+    Args:
+        step: the step, or the id of a task that is none.
+    """
+    FAILURES.add(1, step=step.rpartition(".")[2], error=type(error).__name__)
 
 
 def ended(metric: Metric, tag: str, values: Iterable[str], **tags: str) -> None:
