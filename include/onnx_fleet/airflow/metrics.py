@@ -1,7 +1,7 @@
 """The metrics of runs, sent in the way that Airflow sends its own: StatsD, Datadog or OpenTelemetry, by ``[metrics]``.
 
 No tag has the id of a model or a run: a backend keeps a series for each value. How long tasks wait is not measured
-here, because Airflow does so itself: ``task.scheduled_duration`` and ``task.queued_duration``.
+here, because Airflow does so itself: ``task.scheduled_duration`` and ``pool.queued_slots``.
 """
 
 from __future__ import annotations
