@@ -11,7 +11,7 @@ from functools import partial
 from airflow.sdk import get_current_context
 
 from onnx_fleet import jsonio
-from onnx_fleet.airflow import connections, machine_lock
+from onnx_fleet.airflow import connections, machine_lock, metrics
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.bundles.manifest import Provenance
 from onnx_fleet.jsonio import Json
@@ -96,7 +96,7 @@ def current(settings: FleetSettings) -> Run:
     dag_run = context["dag_run"]
     run = label(dag_run.dag_id, dag_run.run_id)
     services = Services(
-        store=connections.store(settings),
+        store=metrics.metered(connections.store(settings)),
         hub=Hub(connections.hub_settings(settings)),
         work_dir=work_folder.of_run(settings.scratch, run),
         limits=settings.limits,
@@ -152,5 +152,7 @@ def explained(clock: StepClock | None = None) -> Iterator[None]:
         yield
     except Exception as err:
         failure = Failure(error=type(err).__name__, message=str(err), step=clock.step, seconds=clock.seconds)
-        get_current_context()["ti"].xcom_push(FAILURE, jsonio.to_json(failure))
+        ti = get_current_context()["ti"]
+        ti.xcom_push(FAILURE, jsonio.to_json(failure))
+        metrics.failed(clock.step or ti.task_id, err)
         raise
