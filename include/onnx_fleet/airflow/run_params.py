@@ -11,7 +11,8 @@ from airflow.sdk import Param, get_current_context
 from onnx_fleet.entities.provider import EXECUTION_PROVIDERS
 from onnx_fleet.entities.variant import NAMES
 from onnx_fleet.errors import CatalogueInvalid
-from onnx_fleet.planning.catalogue.schema import LatencySection, suggestion
+from onnx_fleet.planning.catalogue.schema import LatencySection
+from onnx_fleet.planning.catalogue.values import suggestion
 
 
 def choice(names: Iterable[str], *, empty: str) -> dict[str, Any]:
