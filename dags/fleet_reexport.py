@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from airflow.sdk import Param, dag
 
-from onnx_fleet.airflow import fleet_selection, run_params, settings
+from onnx_fleet.airflow import fleet_selection, rollout_tasks, run_params, settings
 from onnx_fleet.airflow.reexport_tasks import reexport
 
 SETTINGS = settings.read()
@@ -100,7 +100,8 @@ SETTINGS = settings.read()
     },
 )
 def fleet_reexport() -> None:
-    reexport(fleet_selection.wanted, settings=SETTINGS)
+    planned, reported = reexport(fleet_selection.wanted, settings=SETTINGS)
+    rollout_tasks.follow_up(planned, reported, settings=SETTINGS)
 
 
 fleet_reexport()
