@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jsonschema
@@ -140,6 +141,27 @@ def test_only_the_gpu_task_goes_to_the_gpu_queue(with_gpu: dict[str, Any]) -> No
     assert tasks["model.export"]["queue"] == "cpu"
     assert tasks["model.measure"]["after"] == ["model.prove_on_gpu", "model.validate", "model_items"]
     assert tasks["model.measure"]["rule"] == "none_failed"
+
+
+def test_fused_tasks_take_the_steps_of_a_worker_in_a_row(airflow_home: AirflowHome) -> None:
+    options = {"AIRFLOW__ONNX_FLEET__SHARDS": "1", "AIRFLOW__ONNX_FLEET__TASKS": "fused"}
+
+    def tasks_of_a_model(more: Mapping[str, str]) -> dict[str, Any]:
+        found = airflow_home.python("fixtures.dag_facts", str(DAGS), options={**options, **more})
+        tasks = found["dags"]["model_reexport"]["tasks"]
+        return {name.removeprefix("model."): task for name, task in tasks.items() if name.startswith("model.")}
+
+    assert list(tasks_of_a_model(NO_GPU)) == ["export_to_publish", "record"]
+    tasks = tasks_of_a_model(GPU)
+    queues = {name: task["queue"] for name, task in tasks.items()}
+    assert queues == {
+        "export_to_validate": "cpu",
+        "asks_for_gpu": "default",
+        "prove_on_gpu": "gpu",
+        "measure_to_publish": "cpu",
+        "record": "default",
+    }
+    assert tasks["measure_to_publish"]["rule"] == "none_failed"
 
 
 def test_the_record_comes_however_the_model_ended(found: dict[str, Any]) -> None:

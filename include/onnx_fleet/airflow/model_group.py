@@ -1,8 +1,9 @@
-"""The tasks of one model, one per step and then its record: the group that both DAGs map over their models."""
+"""The tasks of one model, those of its steps and then its record: the group that both DAGs map over their models."""
 
 from __future__ import annotations
 
-import time
+import itertools
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -21,12 +22,17 @@ from onnx_fleet.airflow import (
     pod_overrides,
     retries,
     run_context,
+    step_tasks,
     store_links,
 )
+from onnx_fleet.airflow.run_context import Run, StepClock
 from onnx_fleet.airflow.settings import FleetSettings
+from onnx_fleet.airflow.step_tasks import StepTask
 from onnx_fleet.jsonio import Json
 from onnx_fleet.runs import claims, steps
 from onnx_fleet.runs.steps import Step
+
+log = logging.getLogger(__name__)
 
 LABEL: Final = "{{ item['model_id'] }}"
 NO_GPU_WORKER: Final = "no GPU worker is configured ([onnx_fleet] gpu_queue)"
@@ -49,13 +55,11 @@ def model_group(settings: FleetSettings, *, group_id: str) -> Any:
 
     @task_group(group_id=group_id)
     def model(item: Json) -> None:
-        before: list[Any] = []  # the task of the step before, and of one that a model may skip
-        for step in steps.STEPS:
-            if step.on_gpu and not settings.gpu_queue:
-                continue
-            links = store_links.OF_MODEL if step.name == "publish" else (store_links.REPORT,)
-            made = store_links.attach(_task_of(step, settings)(item=item), links)
-            if step.on_gpu:
+        before: list[Any] = []  # the task of the steps before, and of those that a model may skip
+        for each in step_tasks.of_model(settings):
+            links = store_links.OF_MODEL if each.takes("publish") else (store_links.REPORT,)
+            made = store_links.attach(_task_of(each, settings)(item=item), links)
+            if each.on_gpu:
                 asked = _asking(asks_for_gpu)(item=item)
                 before[-1] >> asked >> made
                 before.append(made)
@@ -71,28 +75,28 @@ def model_group(settings: FleetSettings, *, group_id: str) -> Any:
 
     def record(item: Json) -> Json:
         now = run_context.current(settings)
-        ended = model_record.of_model(now, item, channel=settings.channel)
+        ended = model_record.of_model(now, item, tasks=step_tasks.of_model(settings), channel=settings.channel)
         claims.release(item["model_id"], run=now.label, store=now.services.store)
         return jsonio.to_json(ended)
 
     return model
 
 
-def _task_of(step: Step, settings: FleetSettings) -> Task[..., Any]:
-    """Make a task of a step, in the pool, on the queue of the workers that can take it."""
+def _task_of(each: StepTask, settings: FleetSettings) -> Task[..., Any]:
+    """Make a task of steps, in the pool, on the queue of the workers that can take it."""
 
     def body(item: Json) -> Json:
-        return _take(step, item, settings)
+        return _take(each, item, settings)
 
-    queue = settings.gpu_queue if step.on_gpu else settings.cpu_queue
-    options: dict[str, Any] = {"task_id": step.name, "pool": settings.cpu_pool}
+    queue = settings.gpu_queue if each.on_gpu else settings.cpu_queue
+    options: dict[str, Any] = {"task_id": each.task_id, "pool": settings.cpu_pool}
     if queue:
         options["queue"] = queue
-    if step.name == "measure":
+    if each.takes("measure"):
         options["trigger_rule"] = "none_failed"  # the step before it, on the GPU, is skipped where nobody asked for it
-    if step.name == "publish":
+    if each.takes("publish"):
         options["outlets"] = [assets.BUNDLE, assets.FLEET]
-    options |= pod_overrides.options(settings, alone=step.machine != "shared", on_gpu=step.on_gpu)
+    options |= pod_overrides.options(settings, alone=each.measures, on_gpu=each.on_gpu)
     return _light(body, settings, **options)
 
 
@@ -109,21 +113,35 @@ def _asking(body: Body) -> Task[..., Any]:
     return task(map_index_template=LABEL, weight_rule="upstream")(body)
 
 
-def _take(step: Step, item: Json, settings: FleetSettings) -> Json:
-    """Run a step; returns its seconds, with the publication of the step that makes one."""
-    started = time.monotonic()
-    with (
-        model_claim.held(item, settings),
-        run_context.explained(),
-        run_context.current(settings).job(item, step, settings=settings) as job,
-    ):
-        with _LOCKS[step.machine](settings.lock_folder):
-            publication = step.take(job)
-        if step.name == "validate" and item["gpu"] and not settings.gpu_queue:
-            steps.without_gpu(job.stage, reason=NO_GPU_WORKER)
+def _take(each: StepTask, item: Json, settings: FleetSettings) -> Json:
+    """Run the steps of a task; returns the seconds of each, with the publication of the step that makes one."""
+    clock = StepClock()
+    publication = None
+    with model_claim.held(item, settings) as run, run_context.explained(clock):
+        for step in _left_to_do(each, run, item):
+            if len(each.steps) > 1:
+                log.info("::group::%s", step.name)
+            with clock.timed(step.name), run.job(item, step, settings=settings) as job:
+                with _LOCKS[step.machine](settings.lock_folder):
+                    publication = step.take(job)
+                if step.name == "validate" and item["gpu"] and not settings.gpu_queue:
+                    steps.without_gpu(job.stage, reason=NO_GPU_WORKER)
+            if len(each.steps) > 1:
+                log.info("::endgroup::")
     if publication is None:
         told: Json = {}
     else:
         assets.emit(publication, get_current_context()["outlet_events"])
         told = jsonio.to_json(publication)
-    return {**told, "seconds": round(time.monotonic() - started, 3)}
+    return {**told, "seconds": clock.seconds}
+
+
+def _left_to_do(each: StepTask, run: Run, item: Json) -> tuple[Step, ...]:
+    """Return the steps of a task but for those that an earlier try of it is through with."""
+    if len(each.steps) == 1:
+        return each.steps
+    done = run.handover.done(run.handover.read_item(item["model_id"]))
+    left = tuple(itertools.dropwhile(lambda step: step.name in done, each.steps))
+    if len(left) < len(each.steps):
+        log.info("%s: an earlier try has done what comes before %s", item["model_id"], left[0].name)
+    return left

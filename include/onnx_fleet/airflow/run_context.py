@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from airflow.sdk import get_current_context
@@ -19,7 +19,7 @@ from onnx_fleet.runs import work_folder
 from onnx_fleet.runs.handover import Handover, SharedFolder
 from onnx_fleet.runs.services import Services
 from onnx_fleet.runs.stage_transfer import ThroughStore
-from onnx_fleet.runs.steps import Job, Step
+from onnx_fleet.runs.steps import Job, Step, StepName
 from onnx_fleet.source.hub_client import Hub
 from onnx_fleet.store.blob_cache import BlobCache
 
@@ -34,7 +34,10 @@ class Failure:
     error: str
     """The error class's name."""
     message: str
-    seconds: float
+    step: StepName | None = None
+    """The step that failed; None where none had begun."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """The wall time of the steps that the task took, by step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,13 +121,36 @@ def _handover(run: str, services: Services, settings: FleetSettings) -> Handover
     return ThroughStore(run=run, services=services, blobs=kept)
 
 
+class StepClock:
+    """The wall time of the steps that a task takes."""
+
+    def __init__(self) -> None:
+        self.step: StepName | None = None
+        """The last step that began."""
+        self.seconds: dict[str, float] = {}
+        """The seconds of each step that ended, by its name."""
+
+    @contextmanager
+    def timed(self, step: StepName) -> Iterator[None]:
+        """Measure one step."""
+        self.step, started = step, time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[step] = round(time.monotonic() - started, 3)
+
+
 @contextmanager
-def explained() -> Iterator[None]:
-    """Report an error that leaves a step to the record task, then let it go on to Airflow."""
-    started = time.monotonic()
+def explained(clock: StepClock | None = None) -> Iterator[None]:
+    """Report an error that leaves a task to the record task, then let it go on to Airflow.
+
+    Args:
+        clock: the steps of the task; None where none has begun.
+    """
+    clock = clock or StepClock()
     try:
         yield
     except Exception as err:
-        failure = Failure(error=type(err).__name__, message=str(err), seconds=time.monotonic() - started)
+        failure = Failure(error=type(err).__name__, message=str(err), step=clock.step, seconds=clock.seconds)
         get_current_context()["ti"].xcom_push(FAILURE, jsonio.to_json(failure))
         raise
