@@ -101,6 +101,7 @@ def deployed(
                 "AIRFLOW__ONNX_FLEET__STORE": str(folder / "store"),
                 "AIRFLOW__ONNX_FLEET__SCRATCH": str(folder / "scratch"),
                 "AIRFLOW__ONNX_FLEET__SHARDS": "1",
+                "AIRFLOW__ONNX_FLEET__TASKS": "fused",
                 "HF_ENDPOINT": hub.url,
                 "HF_HOME": str(folder / "hub-cache"),
             },
