@@ -100,8 +100,7 @@ SETTINGS = settings.read()
     },
 )
 def fleet_reexport() -> None:
-    planned, reported = reexport(fleet_selection.wanted, settings=SETTINGS)
-    rollout_tasks.follow_up(planned, reported, settings=SETTINGS)
+    rollout_tasks.follow_up(reexport(fleet_selection.wanted, settings=SETTINGS), settings=SETTINGS)
 
 
 fleet_reexport()

@@ -497,7 +497,12 @@ def test_every_example_in_the_docs_is_valid(text: str) -> None:
 def test_the_docs_have_examples_and_name_every_key() -> None:
     text = (ROOT / "docs/catalogue.md").read_text()
     assert len(EXAMPLES) >= 4
-    sections = (catalogue_schema.ModelSection, catalogue_schema.DiscoverSection, catalogue_schema.LatencySection)
+    sections = (
+        catalogue_schema.ModelSection,
+        catalogue_schema.DiscoverSection,
+        catalogue_schema.LatencySection,
+        catalogue_schema.CanarySection,
+    )
     missing = [name for section in sections for name in section.model_fields if f"`{name}`" not in text]
     assert missing == []
 

@@ -33,7 +33,9 @@ def stopped(fleet: Fleet) -> tuple[str, str, Rollout]:
     return good, bad, fleet.run(failing={bad: "ValidationFailed"}).stands
 
 
-def test_models_follow_a_new_toolchain_wave_by_wave(fleet: Fleet) -> None:
+def test_models_follow_a_new_toolchain_wave_by_wave(any_store: ObjectStore) -> None:
+    fleet = Fleet(store=any_store)
+    fleet.publish_all()
     first = fleet.run()
     assert len(first.taken) == 2
     assert {fleet.names.index(name) % 2 for name in first.taken} == {0, 1}, "one of each architecture"
@@ -107,11 +109,27 @@ def test_the_page_of_a_stopped_wave_says_what_broke_where_and_which_package_chan
     broken, fine = (ARCHITECTURES[int(name[-1]) % 2] for name in (bad, good))
     assert f"| {broken} | 1 | 0 | 1 | 0 | 0 |\n| {fine} | 1 | 1 | 0 | 0 | 0 |" in page
     assert "- torch 2.13.0 -> 2.14.0 (8 models)" in page
-    assert f"- **{bad}**: failed at validate ValidationFailed: {bad}@3f2a1c00: torch says no; look at it" in page
+    assert (
+        f"- **{bad}**: failed at validate ValidationFailed: {bad}@3f2a1c00: torch refuses onnx/model.onnx; look" in page
+    )
     assert f"| {good} | {stands.taken_back[good].version} | {stands.taken_back[good].to} |" in page
     assert f"onnx-fleet rollout continue {stands.rollout_id} --reason WHY" in page
     assert f"{key.replace('.json', '.html')} says what broke" in page
     assert all(text in html for text in (broken, bad, "torch 2.13.0 -&gt; 2.14.0"))
+
+
+def test_of_several_packages_the_page_names_first_what_the_messages_name(fleet: Fleet) -> None:
+    versions = {**NEW, "transformers": "5.24.0", "onnx": "1.23.2"}
+    bad = fleet.divide(versions=versions, dry_run=True).plan.to_export[0].model_id
+    stands = fleet.run(versions=versions, failing={bad: "ValidationFailed"}).stands
+    torch = "torch 2.13.0 -> 2.14.0 (8 models)"
+    assert rollout_report.changed(stands) == (
+        "onnx none -> 1.23.2 (8 models)",
+        torch,
+        "transformers 5.23.0 -> 5.24.0 (8 models)",
+    )
+    assert rollout_report.suspects(stands) == (torch,)
+    assert f"## What to look at first\n\n- {torch}\n\n## By" in rollout_report.markdown(stands)
 
 
 def test_a_failure_that_many_models_share_is_one_line_of_the_page(local_store: ObjectStore) -> None:
@@ -119,7 +137,7 @@ def test_a_failure_that_many_models_share_is_one_line_of_the_page(local_store: O
     fleet.publish_all()
     bad = sorted(each.model_id for each in fleet.divide(dry_run=True).plan.to_export)
     stands = fleet.run(failing=dict.fromkeys(bad, "ValidationFailed")).stands
-    told = [line for line in rollout_report.markdown(stands).splitlines() if "torch says no" in line]
+    told = [line for line in rollout_report.markdown(stands).splitlines() if "torch refuses" in line]
     assert len(told) == 1
     assert told[0].startswith("- **4 models (")
     assert all(name in told[0] for name in bad)
@@ -211,13 +229,15 @@ def test_a_model_that_says_nothing_about_the_change_leaves_the_wave(fleet: Fleet
     assert stands.waves[0].outcomes[gone].message == "its licence is another"
 
 
-def test_what_a_partial_run_does_not_see_is_not_gone(fleet: Fleet) -> None:
+def test_what_a_partial_run_does_not_see_is_not_gone_and_what_a_whole_one_does_not_see_is(fleet: Fleet) -> None:
     one, other = (each.model_id for each in fleet.divide(dry_run=True).plan.to_export)
-    took = fleet.run(f"{one[:-1]}[{one[-1]}]")
-    assert took.taken == (one,)
-    whole = Fleet(store=fleet.store, names=tuple(name for name in fleet.names if name != other), now=fleet.now)
-    begun = fleet.run()
-    assert whole.run().stands.rollout_id == begun.stands.rollout_id
+    fleet.run(failing={one: "HubUnavailable", other: "HubUnavailable"})
+    part = fleet.run(f"{one[:-1]}[{one[-1]}]")
+    assert (part.taken, part.stands.wave.undecided) == ((one,), (other,))
+    fleet.names = tuple(name for name in fleet.names if name != other)
+    stands = fleet.run().stands
+    assert stands.waves[0].outcomes[other].message == "it is no longer in the catalogue"
+    assert stands.current == 1
 
 
 def test_another_toolchain_supersedes_a_rollout_and_lets_its_channels_go(fleet: Fleet) -> None:

@@ -55,14 +55,14 @@ class Wanted:
 
 def reexport(
     wanted: Callable[[run_context.Run], Wanted], *, settings: FleetSettings, max_refused: int | None = None
-) -> tuple[Any, Any]:
+) -> Any:
     """Wire the tasks into the DAG that is being defined.
 
     Args:
         wanted: reads the run's parameters; called in the plan task.
         max_refused: the value where the run has no parameter of that name.
     Returns:
-        The tasks ``plan`` and ``report``.
+        The task ``report``.
     """
 
     def retried(body: Callable[..., Any], **options: Any) -> Any:
@@ -101,7 +101,7 @@ def reexport(
     planned >> gated
     for made in (reported, gated):
         store_links.attach(made, (store_links.REPORT,))
-    return planned, reported
+    return reported
 
 
 def _plan(now: run_context.Run, wanted: Callable[[run_context.Run], Wanted], *, settings: FleetSettings) -> Json:

@@ -5,13 +5,13 @@ Both are runs of their own, whose ids follow from the wave, so that one is start
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
-from airflow.sdk import Param, task
+from airflow.sdk import Context, Param, get_current_context, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from onnx_fleet.airflow import retries, run_context, run_notes, run_params, store_links
@@ -27,53 +27,62 @@ ANSWERED_WITHIN: Final = timedelta(days=14)
 """How long a question waits for an answer; without one the rollout stays where it is."""
 _KEPT: Final = ("catalogue", "max_failed", "max_refused")
 """The parameters of a run that the run of the next wave has, too."""
-_STARTED: Final = "{{ task.trigger_run_id }}"
 
 
-def follow_up(planned: Any, reported: Any, *, settings: FleetSettings) -> None:
+class StartNext(TriggerDagRunOperator):
+    """Starts a run that is found out in the task, or is skipped where none follows.
+
+    It is one task and not a mapped one behind another: each costs seconds, in every run of the fleet.
+    """
+
+    def __init__(self, *, following: Callable[[], Json | None], **options: Any) -> None:
+        """Make the task.
+
+        Args:
+            following: returns the run to start, as starts does.
+        """
+        super().__init__(trigger_dag_id=FLEET, logical_date=None, skip_when_already_exists=True, **options)
+        self._following = following
+
+    def execute(self, context: Context) -> None:
+        """Start the run, unless it was started before."""
+        start = self._following()
+        if start is None:
+            raise AirflowSkipException("no run follows this one")
+        self.trigger_dag_id, self.trigger_run_id, self.conf = start["dag_id"], start["run_id"], start["conf"]
+        super().execute(context)
+
+
+def follow_up(reported: Any, *, settings: FleetSettings) -> None:
     """Wire the start of what follows into the DAG that is being defined.
 
     Args:
-        planned: the task ``plan``.
         reported: the task ``report``, behind which the rollout stands where the run has left it.
     """
 
-    def next_wave(planned: Json) -> list[Json]:
+    def following() -> Json | None:
+        planned = get_current_context()["ti"].xcom_pull(task_ids="plan")
         now, rollout_id = run_context.current(settings), planned.get("rollout")
         found = rollout.find(now.services.store, rollout_id)[0] if rollout_id else None
-        return starts(found, now.params) if found else []
+        return starts(found, now.params) if found else None
 
-    following = task(**retries.options(settings))(next_wave)(planned)
-    reported >> following
-    _starting(settings, task_id="start_next").expand_kwargs(following)
+    reported >> StartNext(task_id="start_next", following=following, **retries.options(settings))
 
 
-def starts(found: Rollout, params: Mapping[str, object]) -> list[Json]:
-    """Return the run that follows where a rollout stands: its DAG, its id, and what it is asked for.
+def starts(found: Rollout, params: Mapping[str, object]) -> Json | None:
+    """Return the run that follows where a rollout stands: its DAG, its id, and what it is asked for; None for none.
 
     Args:
         params: those of the run before.
     """
     if found.state == "stopped":
-        return [_start(APPROVAL, found, {"rollout": found.rollout_id, "catalogue": params["catalogue"]})]
-    if found.state == "running" and found.current > 0:
-        kept = {name: params[name] for name in _KEPT if name in params}
-        return [_start(FLEET, found, {**kept, "changed": True})]
-    return []
-
-
-def _start(dag_id: str, found: Rollout, conf: Json) -> Json:
-    return {"trigger_dag_id": dag_id, "trigger_run_id": found.label_of(found.current + 1), "conf": conf}
-
-
-def _starting(settings: FleetSettings, *, task_id: str) -> Any:
-    return TriggerDagRunOperator.partial(
-        task_id=task_id,
-        logical_date=None,
-        skip_when_already_exists=True,
-        map_index_template=_STARTED,
-        **retries.options(settings),
-    )
+        conf: Json = {"rollout": found.rollout_id, "catalogue": params["catalogue"]}
+    elif found.state == "running" and found.current > 0:
+        conf = {**{name: params[name] for name in _KEPT if name in params}, "changed": True}
+    else:
+        return None
+    dag_id = APPROVAL if found.state == "stopped" else FLEET
+    return {"dag_id": dag_id, "run_id": found.label_of(found.current + 1), "conf": conf}
 
 
 def approvals(*, settings: FleetSettings) -> None:
@@ -82,19 +91,17 @@ def approvals(*, settings: FleetSettings) -> None:
     The task that asks takes no worker while it waits.
     """
 
-    def retried(body: Any, **options: Any) -> Any:
-        return task(**retries.options(settings), **options)(body)
-
     def describe() -> str:
         with run_notes.of_failure():
             run_params.require_known()
             return _describe(run_context.current(settings))
 
-    def go_on(answer: Json) -> list[Json]:
+    def go_on() -> Json | None:
         with run_notes.of_failure():
-            return _go_on(run_context.current(settings), answer)
+            return _go_on(run_context.current(settings), get_current_context()["ti"].xcom_pull(task_ids="ask"))
 
-    described = retried(describe)()
+    retried = retries.options(settings)
+    described = task(**retried)(describe)()
     asked = ApprovalOperator(
         task_id="ask",
         subject="Let the rollout {{ params.rollout }} go on?",
@@ -110,8 +117,7 @@ def approvals(*, settings: FleetSettings) -> None:
         defaults=ApprovalOperator.REJECT,
         response_timeout=ANSWERED_WITHIN,
     )
-    described >> asked
-    _starting(settings, task_id="start_next").expand_kwargs(retried(go_on)(asked.output))
+    described >> asked >> StartNext(task_id="go_on", following=go_on, **retried)
 
 
 def _describe(now: run_context.Run) -> str:
@@ -128,7 +134,7 @@ def _note(found: Rollout) -> str:
     return run_note.of_rollout(rollout_report.statement(found), page=page)
 
 
-def _go_on(now: run_context.Run, answer: Json) -> list[Json]:
+def _go_on(now: run_context.Run, answer: Json) -> Json | None:
     """Let the rollout go on, and return the run of its next wave."""
     store, rollout_id = now.services.store, str(now.params["rollout"])
     found = rollout.read(store, rollout_id)

@@ -53,12 +53,12 @@ def changed(rollout: Rollout) -> tuple[str, ...]:
 
 
 def suspects(rollout: Rollout) -> tuple[str, ...]:
-    """Return the changed packages that the messages of what failed name; all changes where they name none."""
+    """Return the changed packages that the messages of failures name outside of paths; all where they name none."""
     said = " ".join(record.message for record in _broken(rollout))
     found = [
         each
         for each in changed(rollout)
-        if re.search(rf"(?<![\w-]){re.escape(each.split()[0])}(?![\w-])", said, flags=re.IGNORECASE)
+        if re.search(rf"(?<![\w./-]){re.escape(each.split()[0])}(?![\w/-]|\.\w)", said, flags=re.IGNORECASE)
     ]
     return tuple(found) or changed(rollout)
 
