@@ -10,6 +10,25 @@ from onnx_fleet.entities.resolved_model import ResolvedModel
 from onnx_fleet.errors import OnnxFleetError, ending
 
 State = Literal["new", "changed", "unchanged"]
+Cause = Literal["toolchain", "defaults", "own"]
+"""What a changed model is exported again for.
+
+``toolchain``: the packages, and nothing else; ``defaults``: settings that its entry leaves to the catalogue, with or
+without the packages; ``own``: anything else, such as its commit, its entry, or a person who asks for it.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One thing that is not as it was in the version in use."""
+
+    what: str
+    """``commit``, ``opset``, ``toolchain: torch``."""
+    before: str
+    after: str
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.before} -> {self.after}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +52,10 @@ class WorkItem:
     """SHA-256 of the texts or pictures that the entry's variants are tuned with; None for the built-in ones."""
     rebuild: str | None = None
     """The run that asked for a re-export of something unchanged; part of the fingerprint."""
+    cause: Cause | None = None
+    """What it is exported again for; None where it is new or unchanged."""
+    changes: tuple[Change, ...] = ()
+    """What differs from the version in use, as far as its manifest tells; empty where it is new or unchanged."""
 
     @property
     def model_id(self) -> str:
