@@ -109,13 +109,14 @@ class _Celery:
             "xcom_bytes": _XCOM_BYTES.replace("length(value)", "octet_length(value::text)"),
             "rows": _ROWS,
         }
-        container = self.stack.containers["postgres"]
+        variables = self.stack.containers["postgres"].environment
+        environment = {**variables, "PGPASSWORD": variables["POSTGRES_PASSWORD"]}
         login = ["--username", "airflow", "--dbname", "airflow", "--no-align", "--tuples-only"]
         return {
             name: float(
                 subprocess.run(
                     ["psql", *login, "--command", query],
-                    env=container.environment,
+                    env=environment,
                     capture_output=True,
                     text=True,
                     check=True,
