@@ -23,9 +23,10 @@ from onnx_fleet.airflow import (
     run_context,
     store_links,
 )
-from onnx_fleet.airflow.settings import FleetSettings
+from onnx_fleet.airflow.settings import FleetSettings, LargeModels
+from onnx_fleet.entities.sizing import StepCost
 from onnx_fleet.jsonio import Json
-from onnx_fleet.runs import claims, steps
+from onnx_fleet.runs import claims, spending, steps
 from onnx_fleet.runs.steps import Step
 
 LABEL: Final = "{{ item['model_id'] }}"
@@ -41,10 +42,13 @@ _LOCKS: Final[Mapping[str, Callable[[Path], AbstractContextManager[None]]]] = {
 """The lock with which each kind of step takes the machine that it runs on."""
 
 
-def model_group(settings: FleetSettings, *, group_id: str) -> Any:
+def model_group(settings: FleetSettings, *, group_id: str, large: LargeModels | None = None) -> Any:
     """Make a task group for ``.expand(item=…)``; an item is what shards.py makes of a work item.
 
     The tasks of a model that is under way go before those of one that is not, so that few stages stand at a time.
+
+    Args:
+        large: the queue, the slots and the pods of a group of large models; None for a group of all others.
     """
 
     @task_group(group_id=group_id)
@@ -54,7 +58,7 @@ def model_group(settings: FleetSettings, *, group_id: str) -> Any:
             if step.on_gpu and not settings.gpu_queue:
                 continue
             links = store_links.OF_MODEL if step.name == "publish" else (store_links.REPORT,)
-            made = store_links.attach(_task_of(step, settings)(item=item), links)
+            made = store_links.attach(_task_of(step, settings, large)(item=item), links)
             if step.on_gpu:
                 asked = _asking(asks_for_gpu)(item=item)
                 before[-1] >> asked >> made
@@ -78,21 +82,26 @@ def model_group(settings: FleetSettings, *, group_id: str) -> Any:
     return model
 
 
-def _task_of(step: Step, settings: FleetSettings) -> Task[..., Any]:
+def _task_of(step: Step, settings: FleetSettings, large: LargeModels | None) -> Task[..., Any]:
     """Make a task of a step, in the pool, on the queue of the workers that can take it."""
 
     def body(item: Json) -> Json:
         return _take(step, item, settings)
 
-    queue = settings.gpu_queue if step.on_gpu else settings.cpu_queue
+    cpu_queue = (large and large.queue) or settings.cpu_queue
+    queue = settings.gpu_queue if step.on_gpu else cpu_queue
     options: dict[str, Any] = {"task_id": step.name, "pool": settings.cpu_pool}
     if queue:
         options["queue"] = queue
+    if large:
+        options["pool_slots"] = large.pool_slots
     if step.name == "measure":
         options["trigger_rule"] = "none_failed"  # the step before it, on the GPU, is skipped where nobody asked for it
     if step.name == "publish":
         options["outlets"] = [assets.BUNDLE, assets.FLEET]
-    options |= pod_overrides.options(settings, alone=step.machine != "shared", on_gpu=step.on_gpu)
+    options |= pod_overrides.options(
+        settings, alone=step.machine != "shared", on_gpu=step.on_gpu, is_large=large is not None
+    )
     return _light(body, settings, **options)
 
 
@@ -110,20 +119,25 @@ def _asking(body: Body) -> Task[..., Any]:
 
 
 def _take(step: Step, item: Json, settings: FleetSettings) -> Json:
-    """Run a step; returns its seconds, with the publication of the step that makes one."""
+    """Run a step; returns what it took, with the publication of the step that makes one."""
     started = time.monotonic()
     with (
         model_claim.held(item, settings),
-        run_context.explained(),
+        run_context.explained() as meter,
         run_context.current(settings).job(item, step, settings=settings) as job,
     ):
+        asked = time.monotonic()
         with _LOCKS[step.machine](settings.lock_folder):
+            waited_s = time.monotonic() - asked  # for other tasks, which says nothing of this model
             publication = step.take(job)
         if step.name == "validate" and item["gpu"] and not settings.gpu_queue:
             steps.without_gpu(job.stage, reason=NO_GPU_WORKER)
+        disk_bytes = spending.disk_bytes(job.stage)
     if publication is None:
         told: Json = {}
     else:
         assets.emit(publication, get_current_context()["outlet_events"])
         told = jsonio.to_json(publication)
-    return {**told, "seconds": round(time.monotonic() - started, 3)}
+    seconds = round(time.monotonic() - started - waited_s, 3)
+    cost = StepCost(memory_bytes=meter.peak_bytes, disk_bytes=disk_bytes, seconds=seconds)
+    return {**told, model_record.COST: jsonio.to_json(cost)}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Final
 
 from airflow.sdk import get_current_context
 
 from onnx_fleet import jsonio
 from onnx_fleet.airflow.run_context import FAILURE, Failure, Run
 from onnx_fleet.bundles.stage import Stage
+from onnx_fleet.entities.sizing import StepCost
 from onnx_fleet.errors import BundleNotFound, OnnxFleetError, ending
 from onnx_fleet.jsonio import Json
 from onnx_fleet.runs import pipeline, run_report
@@ -17,6 +18,9 @@ from onnx_fleet.runs.record import Record
 from onnx_fleet.runs.steps import STEPS, Step
 
 log = logging.getLogger(__name__)
+
+COST: Final = "cost"
+"""The key of what a task took, a StepCost, in what it returns."""
 
 
 def of_model(run: Run, item: Json, *, channel: str) -> Record:
@@ -36,7 +40,7 @@ def of_model(run: Run, item: Json, *, channel: str) -> Record:
     except BundleNotFound as err:
         return _without_scratch(item, made, lost=err)
     if made.published():
-        ended = pipeline.record_of_bundle(work, services=run.services, channel=channel, seconds=made.seconds())
+        ended = pipeline.record_of_bundle(work, services=run.services, channel=channel, spent=made.spent())
         run.handover.discard(work)
     elif made.left_to_another_run():
         ended = pipeline.record_of_another_runs(work, services=run.services, channel=channel)
@@ -77,14 +81,14 @@ class _Group:
         ended = {self._states[step.name] for step in STEPS if not step.on_gpu}
         return self._states["publish"] == "skipped" and ended <= {"success", "skipped"}
 
-    def seconds(self) -> dict[str, float]:
-        """Return the seconds of each task that ended by itself, by step."""
-        taken: dict[str, float] = {}
+    def spent(self) -> dict[str, StepCost]:
+        """Return what each task that ended by itself took, by the step that a record counts it as."""
+        taken: dict[str, StepCost] = {}
         for step in STEPS:
-            result, failure = self._result(step.name), self.failure(step.name)
-            spent = result["seconds"] if result is not None else failure.seconds if failure is not None else None
-            if spent is not None:
-                taken[step.in_records] = round(taken.get(step.in_records, 0.0) + float(spent), 3)
+            cost = self._cost(step.name)
+            if cost is not None:
+                before = taken.get(step.in_records)
+                taken[step.in_records] = before.followed_by(cost) if before else cost
         return taken
 
     def stopped_at(self) -> Step:
@@ -97,8 +101,12 @@ class _Group:
         told = self._pull(name, FAILURE) if self._states[name] == "failed" else None
         return None if told is None else jsonio.from_json(Failure, told)
 
-    def _result(self, name: str) -> Any:
-        return self._pull(name, "return_value") if self._states[name] == "success" else None
+    def _cost(self, name: str) -> StepCost | None:
+        if self._states[name] == "success":
+            return jsonio.from_json(StepCost, self._pull(name, "return_value")[COST])
+        if (failure := self.failure(name)) is None:
+            return None
+        return StepCost(memory_bytes=failure.memory_bytes, disk_bytes=0, seconds=round(failure.seconds, 3))
 
     def _pull(self, name: str, key: str) -> Any:
         return self._ti.xcom_pull(task_ids=f"{self._prefix}.{name}", key=key, map_indexes=self._ti.map_index)
@@ -108,7 +116,7 @@ def _failed(stage: Stage, made: _Group) -> Record:
     step = made.stopped_at()
     failure = _why(stage.item.model_id, step, made)
     return pipeline.record_of_failure(
-        stage, step=step.in_records, error=failure.error, message=failure.message, seconds=made.seconds()
+        stage, step=step.in_records, error=failure.error, message=failure.message, spent=made.spent()
     )
 
 
@@ -129,7 +137,7 @@ def _without_scratch(item: Json, made: _Group, *, lost: BundleNotFound) -> Recor
         step=step.in_records,
         error=failure.error,
         message=failure.message,
-        seconds=made.seconds(),
+        seconds={name: cost.seconds for name, cost in made.spent().items()},
     )
 
 

@@ -15,6 +15,7 @@ from onnx_fleet.airflow import connections, machine_lock
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.bundles.manifest import Provenance
 from onnx_fleet.jsonio import Json
+from onnx_fleet.processes.peak_memory import Meter
 from onnx_fleet.runs import work_folder
 from onnx_fleet.runs.handover import Handover, SharedFolder
 from onnx_fleet.runs.services import Services
@@ -35,6 +36,8 @@ class Failure:
     """The error class's name."""
     message: str
     seconds: float
+    memory_bytes: int = 0
+    """The most memory of the task and of a process that it started, until it failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +102,7 @@ def current(settings: FleetSettings) -> Run:
         limits=settings.limits,
         cache_bytes=settings.cache_bytes,
         gpu=settings.gpu,
+        largest_worker=settings.largest_worker,
     )
     return Run(
         dag_id=dag_run.dag_id,
@@ -119,12 +123,18 @@ def _handover(run: str, services: Services, settings: FleetSettings) -> Handover
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """Report an error that leaves a step to the record task, then let it go on to Airflow."""
-    started = time.monotonic()
+def explained() -> Iterator[Meter]:
+    """Report an error that leaves a step to the record task, then let it go on to Airflow; and meter its memory."""
+    started, meter = time.monotonic(), Meter()
     try:
-        yield
+        with meter:
+            yield meter
     except Exception as err:
-        failure = Failure(error=type(err).__name__, message=str(err), seconds=time.monotonic() - started)
+        failure = Failure(
+            error=type(err).__name__,
+            message=str(err),
+            seconds=time.monotonic() - started,
+            memory_bytes=meter.peak_bytes,
+        )
         get_current_context()["ti"].xcom_push(FAILURE, jsonio.to_json(failure))
         raise

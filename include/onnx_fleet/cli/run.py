@@ -17,7 +17,7 @@ import typer
 from onnx_fleet import errors, jsonio
 from onnx_fleet.bundles import bundle, feed
 from onnx_fleet.bundles.manifest import Provenance
-from onnx_fleet.cli import step_display, terminal
+from onnx_fleet.cli import step_display, tables, terminal
 from onnx_fleet.cli.options import (
     CatalogueFile,
     Changed,
@@ -39,6 +39,7 @@ from onnx_fleet.cli.settings import opened_services
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.work_item import Plan
 from onnx_fleet.errors import OnnxFleetError
+from onnx_fleet.planning import sizing
 from onnx_fleet.planning.catalogue import reader
 from onnx_fleet.processes import profiling
 from onnx_fleet.runs import pipeline, run_report, selection, work_folder
@@ -77,7 +78,7 @@ def plan(
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a run would do, and why. Nothing is exported or published.
+    """Show what a run would do and why, and what memory, disk and time it is predicted to take. Nothing is exported.
 
     The exit status is 1 if that of the run would be: a model cannot be resolved, or too many are refused.
     """
@@ -86,21 +87,11 @@ def plan(
         entries, _ = wanted_entries(services, model, catalogue_file, part, entry=entry)
         made = planned(entries, services=services, force=new_run_id() if force else None)
         made = made.changed() if changed else made
+    together = sizing.total(made)
     if as_json:
-        terminal.as_json(jsonio.to_json(made))
+        terminal.as_json({**jsonio.to_json(made), "total": jsonio.to_json(together) if together else None})
     else:
-        terminal.table(
-            ("model", "state", "version", "why"),
-            [
-                *((item.model_id, terminal.state_cell(item.state), item.version, item.reason) for item in made.items),
-                *(
-                    (each.repo_id, terminal.state_cell(each.state), "–", f"{each.error}: {each.message}")
-                    for each in made.refusals
-                ),
-            ],
-            prose=("why",),
-            below=("why", "version"),
-        )
+        tables.show_plan(made, total=together)
     ended = run_report.build(map(records.of_refusal, made.refusals), run_id="plan", now=datetime.now(UTC))
     _require_passed(ended, max_failed=max_failed, max_refused=max_refused, one_model=model is not None)
 
