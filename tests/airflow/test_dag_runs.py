@@ -30,6 +30,8 @@ PICKLE = "acme/pickle-only"
 NOWHERE = "acme/nowhere"
 MENDED = "acme/mended"
 MENDED_ELSEWHERE = "acme/mended-elsewhere"
+MENDED_IN_ONE_TASK = "acme/mended-in-one-task"
+STEPS = ("export", "validate", "measure", "compare", "publish")
 LATENCY = {"batch_sizes": [1], "sequence_lengths": [8], "warmup_runs": 1, "timed_runs": 3}
 CATALOGUE = f"""
 defaults:
@@ -70,6 +72,7 @@ def fleet(
     maker.sound(SOUND)
     maker.sound(MENDED)
     maker.sound(MENDED_ELSEWHERE)
+    maker.sound(MENDED_IN_ONE_TASK)
     maker.corrupt_weights(CORRUPT)
     maker.pickle_only(PICKLE)
     (folder / "catalogue.yaml").write_text(CATALOGUE)
@@ -132,7 +135,7 @@ def test_a_record_tells_where_and_why_a_model_failed(fleet: Fleet, first: RunEnd
     assert (records[PICKLE].step, records[PICKLE].error) == ("resolve", "UnsafeModel")
     assert (records[NOWHERE].step, records[NOWHERE].error) == ("resolve", "ModelNotFound")
     took = records[SOUND]
-    assert set(took.seconds) == {"export", "validate", "measure", "compare", "publish"}
+    assert set(took.seconds) == set(STEPS)
     assert took.seconds.keys() == took.memory_bytes.keys() == took.disk_bytes.keys()
     assert took.memory_bytes["validate"] > took.memory_bytes["publish"] > 0
     assert took.predicted
@@ -285,11 +288,19 @@ def test_one_model_that_is_refused_fails_its_run(fleet: Fleet) -> None:
     assert fleet.report(end).counts["refused"] == 1
 
 
-@pytest.mark.parametrize(("stages", "model"), [("shared", MENDED), ("store", MENDED_ELSEWHERE)])
+@pytest.mark.parametrize(
+    ("stages", "tasks", "model"),
+    [
+        ("shared", "staged", MENDED),
+        ("store", "staged", MENDED_ELSEWHERE),
+        ("shared", "fused", MENDED_IN_ONE_TASK),
+    ],
+)
 def test_where_a_cause_is_mended_only_the_cleared_task_and_what_follows_run_again(
-    fleet: Fleet, stages: str, model: str
+    fleet: Fleet, stages: str, tasks: str, model: str
 ) -> None:
-    options = {**fleet.options, "AIRFLOW__ONNX_FLEET__STAGES": stages}
+    options = {**fleet.options, "AIRFLOW__ONNX_FLEET__STAGES": stages, "AIRFLOW__ONNX_FLEET__TASKS": tasks}
+    failing, first_step = ("compare", "compare") if tasks == "staged" else ("export_to_publish", "export")
     blocking = layout.channel_key(model, "latest")
     fleet.store.create(blocking, b"not a channel")
     end = fleet.home.run("model_reexport", {"model": model, "latency": LATENCY}, options=options)
@@ -299,12 +310,13 @@ def test_where_a_cause_is_mended_only_the_cleared_task_and_what_follows_run_agai
     assert end.note
     assert f"[{model}](" in end.note
     assert "failed at compare: BundleCorrupt: " in end.note
-    if stages == "shared":  # of a second run in the process that answers, dag.test() keeps no buttons
+    assert {"export", "validate", "measure", "compare"} == set(record.seconds)
+    if model == MENDED:  # of a second run in the process that answers, dag.test() keeps no buttons
         [recorded] = [task for task in end.tasks if task.task_id.endswith(".record") and task.label == model]
         picture = recorded.links["Validation"].removeprefix("onnx-fleet/store/")
         assert picture.startswith("reports/")
         assert fleet.store.stat(picture)
-    [failed] = [task for task in end.tasks if task.task_id.endswith(".compare") and task.state == "failed"]
+    [failed] = [task for task in end.tasks if task.task_id.endswith(f".{failing}") and task.state == "failed"]
 
     fleet.store.delete(blocking)
     if stages == "store":  # the rest is done by a worker that has nothing of it on its disk
@@ -322,14 +334,19 @@ def test_where_a_cause_is_mended_only_the_cleared_task_and_what_follows_run_agai
         for task in again.tasks
         if task.start and task.start != before.get((task.task_id, task.map_index))
     }
-    assert ran == {"compare", "publish", "record", "report", "gate"}
+    if tasks == "staged":
+        assert ran == {"compare", "publish", "record", "report", "gate"}
+    else:
+        assert ran == {"export_to_publish", "record", "report", "gate"}
+        assert "an earlier try has done what comes before compare" in again.log
+        assert [name for name in STEPS if f"::group::{name}" in again.log] == ["compare", "publish"]
 
     shutil.rmtree(fleet.options["AIRFLOW__ONNX_FLEET__SCRATCH"])
     for info in list(fleet.store.list(layout.SCRATCH)):
         fleet.store.delete(info.key)
     lost = fleet.home.clear("model_reexport", end.run_id, cleared, options=options)
     [record] = fleet.report(lost).records
-    assert (record.state, record.step, record.error) == ("failed", "compare", "BundleNotFound")
+    assert (record.state, record.step, record.error) == ("failed", first_step, "BundleNotFound")
     assert "clear the run's plan task" in record.message
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jsonschema
@@ -184,6 +185,27 @@ def test_options_that_would_leave_large_models_waiting_for_ever_are_named(
 ) -> None:
     read = airflow_home.python("fixtures.dag_facts", str(DAGS / "model_reexport.py"), options=options)
     assert told in read["errors"]["model_reexport.py"]
+
+
+def test_fused_tasks_take_the_steps_of_a_worker_in_a_row(airflow_home: AirflowHome) -> None:
+    options = {"AIRFLOW__ONNX_FLEET__SHARDS": "1", "AIRFLOW__ONNX_FLEET__TASKS": "fused"}
+
+    def tasks_of_a_model(more: Mapping[str, str]) -> dict[str, Any]:
+        found = airflow_home.python("fixtures.dag_facts", str(DAGS), options={**options, **more})
+        tasks = found["dags"]["model_reexport"]["tasks"]
+        return {name.removeprefix("model."): task for name, task in tasks.items() if name.startswith("model.")}
+
+    assert list(tasks_of_a_model(NO_GPU)) == ["export_to_publish", "record"]
+    tasks = tasks_of_a_model(GPU)
+    queues = {name: task["queue"] for name, task in tasks.items()}
+    assert queues == {
+        "export_to_validate": "cpu",
+        "asks_for_gpu": "default",
+        "prove_on_gpu": "gpu",
+        "measure_to_publish": "cpu",
+        "record": "default",
+    }
+    assert tasks["measure_to_publish"]["rule"] == "none_failed"
 
 
 def test_the_record_comes_however_the_model_ended(found: dict[str, Any]) -> None:

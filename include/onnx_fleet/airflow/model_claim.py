@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from airflow.sdk.exceptions import AirflowRescheduleException, AirflowSkipException
 
 from onnx_fleet.airflow import run_context
+from onnx_fleet.airflow.run_context import Run
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.errors import ModelBusy
 from onnx_fleet.jsonio import Json
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def held(item: Json, settings: FleetSettings) -> Iterator[None]:
+def held(item: Json, settings: FleetSettings) -> Iterator[Run]:
     """Hold the model of a task for its run while a step works on it, and on for the task behind.
 
     A model that another run is making is waited for without a worker: the task is rescheduled, which takes none of its
@@ -27,6 +28,9 @@ def held(item: Json, settings: FleetSettings) -> Iterator[None]:
 
     Args:
         item: what shards.py makes of a work item.
+
+    Yields:
+        The run of the task.
     """
     busy, model_id = None, item["model_id"]
     with run_context.explained():
@@ -44,4 +48,4 @@ def held(item: Json, settings: FleetSettings) -> Iterator[None]:
     if not is_to_make:
         raise AirflowSkipException(f"{model_id}: another run has published {item['version']} meanwhile")
     with claims.renewed(model_id, run=now.label, store=now.services.store, left_for=claims.BETWEEN_TASKS):
-        yield
+        yield now

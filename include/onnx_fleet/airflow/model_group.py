@@ -1,7 +1,9 @@
-"""The tasks of one model, one per step and then its record: the group that both DAGs map over their models."""
+"""The tasks of one model, those of its steps and then its record: the group that both DAGs map over their models."""
 
 from __future__ import annotations
 
+import itertools
+import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -21,13 +23,18 @@ from onnx_fleet.airflow import (
     pod_overrides,
     retries,
     run_context,
+    step_tasks,
     store_links,
 )
+from onnx_fleet.airflow.run_context import Run
 from onnx_fleet.airflow.settings import FleetSettings, LargeModels
-from onnx_fleet.entities.sizing import StepCost
+from onnx_fleet.airflow.step_tasks import StepTask
 from onnx_fleet.jsonio import Json
 from onnx_fleet.runs import claims, spending, steps
+from onnx_fleet.runs.spending import Spending
 from onnx_fleet.runs.steps import Step
+
+log = logging.getLogger(__name__)
 
 LABEL: Final = "{{ item['model_id'] }}"
 NO_GPU_WORKER: Final = "no GPU worker is configured ([onnx_fleet] gpu_queue)"
@@ -53,13 +60,11 @@ def model_group(settings: FleetSettings, *, group_id: str, large: LargeModels | 
 
     @task_group(group_id=group_id)
     def model(item: Json) -> None:
-        before: list[Any] = []  # the task of the step before, and of one that a model may skip
-        for step in steps.STEPS:
-            if step.on_gpu and not settings.gpu_queue:
-                continue
-            links = store_links.OF_MODEL if step.name == "publish" else (store_links.REPORT,)
-            made = store_links.attach(_task_of(step, settings, large)(item=item), links)
-            if step.on_gpu:
+        before: list[Any] = []  # the task of the steps before, and of those that a model may skip
+        for each in step_tasks.of_model(settings):
+            links = store_links.OF_MODEL if each.takes("publish") else (store_links.REPORT,)
+            made = store_links.attach(_task_of(each, settings, large)(item=item), links)
+            if each.on_gpu:
                 asked = _asking(asks_for_gpu)(item=item)
                 before[-1] >> asked >> made
                 before.append(made)
@@ -75,33 +80,31 @@ def model_group(settings: FleetSettings, *, group_id: str, large: LargeModels | 
 
     def record(item: Json) -> Json:
         now = run_context.current(settings)
-        ended = model_record.of_model(now, item, channel=settings.channel)
+        ended = model_record.of_model(now, item, tasks=step_tasks.of_model(settings), channel=settings.channel)
         claims.release(item["model_id"], run=now.label, store=now.services.store)
         return jsonio.to_json(ended)
 
     return model
 
 
-def _task_of(step: Step, settings: FleetSettings, large: LargeModels | None) -> Task[..., Any]:
-    """Make a task of a step, in the pool, on the queue of the workers that can take it."""
+def _task_of(each: StepTask, settings: FleetSettings, large: LargeModels | None) -> Task[..., Any]:
+    """Make a task of steps, in the pool, on the queue of the workers that can take it."""
 
     def body(item: Json) -> Json:
-        return _take(step, item, settings)
+        return _take(each, item, settings)
 
     cpu_queue = (large and large.queue) or settings.cpu_queue
-    queue = settings.gpu_queue if step.on_gpu else cpu_queue
-    options: dict[str, Any] = {"task_id": step.name, "pool": settings.cpu_pool}
+    queue = settings.gpu_queue if each.on_gpu else cpu_queue
+    options: dict[str, Any] = {"task_id": each.task_id, "pool": settings.cpu_pool}
     if queue:
         options["queue"] = queue
     if large:
         options["pool_slots"] = large.pool_slots
-    if step.name == "measure":
+    if each.takes("measure"):
         options["trigger_rule"] = "none_failed"  # the step before it, on the GPU, is skipped where nobody asked for it
-    if step.name == "publish":
+    if each.takes("publish"):
         options["outlets"] = [assets.BUNDLE, assets.FLEET]
-    options |= pod_overrides.options(
-        settings, alone=step.machine != "shared", on_gpu=step.on_gpu, is_large=large is not None
-    )
+    options |= pod_overrides.options(settings, alone=each.measures, on_gpu=each.on_gpu, is_large=large is not None)
     return _light(body, settings, **options)
 
 
@@ -118,26 +121,38 @@ def _asking(body: Body) -> Task[..., Any]:
     return task(map_index_template=LABEL, weight_rule="upstream")(body)
 
 
-def _take(step: Step, item: Json, settings: FleetSettings) -> Json:
-    """Run a step; returns what it took, with the publication of the step that makes one."""
-    started = time.monotonic()
-    with (
-        model_claim.held(item, settings),
-        run_context.explained() as meter,
-        run_context.current(settings).job(item, step, settings=settings) as job,
-    ):
-        asked = time.monotonic()
-        with _LOCKS[step.machine](settings.lock_folder):
-            waited_s = time.monotonic() - asked  # for other tasks, which says nothing of this model
-            publication = step.take(job)
-        if step.name == "validate" and item["gpu"] and not settings.gpu_queue:
-            steps.without_gpu(job.stage, reason=NO_GPU_WORKER)
-        disk_bytes = spending.disk_bytes(job.stage)
+def _take(each: StepTask, item: Json, settings: FleetSettings) -> Json:
+    """Run the steps of a task; returns what each took, with the publication of the step that makes one."""
+    spent = Spending()
+    publication = None
+    with model_claim.held(item, settings) as run, run_context.explained(spent):
+        for step in _left_to_do(each, run, item):
+            if len(each.steps) > 1:
+                log.info("::group::%s", step.name)
+            with spent.counted(step.name) as count, run.job(item, step, settings=settings) as job:
+                asked = time.monotonic()
+                with _LOCKS[step.machine](settings.lock_folder):
+                    count.waited_s = time.monotonic() - asked
+                    publication = step.take(job)
+                if step.name == "validate" and item["gpu"] and not settings.gpu_queue:
+                    steps.without_gpu(job.stage, reason=NO_GPU_WORKER)
+                count.disk_bytes = spending.disk_bytes(job.stage)
+            if len(each.steps) > 1:
+                log.info("::endgroup::")
     if publication is None:
         told: Json = {}
     else:
         assets.emit(publication, get_current_context()["outlet_events"])
         told = jsonio.to_json(publication)
-    seconds = round(time.monotonic() - started - waited_s, 3)
-    cost = StepCost(memory_bytes=meter.peak_bytes, disk_bytes=disk_bytes, seconds=seconds)
-    return {**told, model_record.COST: jsonio.to_json(cost)}
+    return {**told, model_record.COSTS: {name: jsonio.to_json(cost) for name, cost in spent.steps.items()}}
+
+
+def _left_to_do(each: StepTask, run: Run, item: Json) -> tuple[Step, ...]:
+    """Return the steps of a task but for those that an earlier try of it is through with."""
+    if len(each.steps) == 1:
+        return each.steps
+    done = run.handover.done(run.handover.read_item(item["model_id"]))
+    left = tuple(itertools.dropwhile(lambda step: step.name in done, each.steps))
+    if len(left) < len(each.steps):
+        log.info("%s: an earlier try has done what comes before %s", item["model_id"], left[0].name)
+    return left

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from airflow.sdk import get_current_context
@@ -14,13 +13,14 @@ from onnx_fleet import jsonio
 from onnx_fleet.airflow import connections, machine_lock
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.bundles.manifest import Provenance
+from onnx_fleet.entities.sizing import StepCost
 from onnx_fleet.jsonio import Json
-from onnx_fleet.processes.peak_memory import Meter
 from onnx_fleet.runs import work_folder
 from onnx_fleet.runs.handover import Handover, SharedFolder
 from onnx_fleet.runs.services import Services
+from onnx_fleet.runs.spending import Spending
 from onnx_fleet.runs.stage_transfer import ThroughStore
-from onnx_fleet.runs.steps import Job, Step
+from onnx_fleet.runs.steps import Job, Step, StepName
 from onnx_fleet.source.hub_client import Hub
 from onnx_fleet.store.blob_cache import BlobCache
 
@@ -35,9 +35,10 @@ class Failure:
     error: str
     """The error class's name."""
     message: str
-    seconds: float
-    memory_bytes: int = 0
-    """The most memory of the task and of a process that it started, until it failed."""
+    step: StepName | None = None
+    """The step that failed; None where none had begun."""
+    costs: Mapping[str, StepCost] = field(default_factory=dict)
+    """What the steps that the task took, took each, by their names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,18 +124,16 @@ def _handover(run: str, services: Services, settings: FleetSettings) -> Handover
 
 
 @contextmanager
-def explained() -> Iterator[Meter]:
-    """Report an error that leaves a step to the record task, then let it go on to Airflow; and meter its memory."""
-    started, meter = time.monotonic(), Meter()
+def explained(spent: Spending | None = None) -> Iterator[None]:
+    """Report an error that leaves a task to the record task, then let it go on to Airflow.
+
+    Args:
+        spent: the steps of the task; None where none has begun.
+    """
+    spent = spent or Spending()
     try:
-        with meter:
-            yield meter
+        yield
     except Exception as err:
-        failure = Failure(
-            error=type(err).__name__,
-            message=str(err),
-            seconds=time.monotonic() - started,
-            memory_bytes=meter.peak_bytes,
-        )
+        failure = Failure(error=type(err).__name__, message=str(err), step=spent.step, costs=spent.steps)
         get_current_context()["ti"].xcom_push(FAILURE, jsonio.to_json(failure))
         raise

@@ -86,6 +86,12 @@ class FleetSettings:
     """The queue of the GPU tasks; empty means that there is no GPU worker."""
     gpu: GpuOptions
     """The GPU of the workers on that queue: options ``gpu_id`` and ``gpu_memory_bytes``, 0 for no limit."""
+    tasks: Literal["staged", "fused"]
+    """The tasks of a model.
+
+    ``staged``: one for each step, any of which may be on another worker; ``fused``: one for all steps in a row, which
+    one worker takes: its failed tries begin with the step that failed, too.
+    """
     stages: Literal["shared", "store"]
     """How a model's stage passes from task to task.
 
@@ -142,6 +148,7 @@ def read() -> FleetSettings:
         ),
         gpu_queue=_text("gpu_queue") or None,
         gpu=GpuOptions(device_id=_number("gpu_id", 0), memory_bytes=_number("gpu_memory_bytes", 0) or None),
+        tasks=_tasks(),
         stages=_stages(),
         scratch=Path(_text("scratch", default_scratch)),
         scratch_days=max(1, _number("scratch_days", 14)),
@@ -157,15 +164,13 @@ def read() -> FleetSettings:
     )
 
 
+def _tasks() -> Literal["staged", "fused"]:
+    return "fused" if _choice("tasks", ("staged", "fused"), usual="staged") == "fused" else "staged"
+
+
 def _stages() -> Literal["shared", "store"]:
     usual = "shared" if conf.get("core", "executor") == "LocalExecutor" else "store"
-    match _text("stages", usual) or usual:
-        case "shared":
-            return "shared"
-        case "store":
-            return "store"
-        case other:
-            raise AirflowConfigException(f"[{SECTION}] stages is {other!r}: write shared or store, or leave it empty")
+    return "store" if _choice("stages", ("shared", "store"), usual=usual) == "store" else "shared"
 
 
 def _pool_slots() -> int:
@@ -193,8 +198,9 @@ def _limits() -> Limits:
     usual = machine_limits()
     memory_bytes = _number("step_memory_bytes", usual.memory_bytes or 0)
     timeout_s = _number("step_timeout_s", int(usual.timeout_s or 0))
-    # Every task is a new process, and runs one step.
-    return Limits(memory_bytes=memory_bytes or None, timeout_s=float(timeout_s) or None, may_be_forked=False)
+    # Every task is a new process: one that runs a single step would import torch for a server that forks only once.
+    many_steps = _tasks() == "fused"
+    return Limits(memory_bytes=memory_bytes or None, timeout_s=float(timeout_s) or None, may_be_forked=many_steps)
 
 
 def _pods() -> PodSettings | None:
@@ -212,6 +218,15 @@ def _pods() -> PodSettings | None:
 
 def _text(option: str, default: str = "") -> str:
     return str(conf.get(SECTION, option, fallback=default)).strip()
+
+
+def _choice(option: str, choices: tuple[str, str], *, usual: str) -> str:
+    chosen = _text(option) or usual
+    if chosen not in choices:
+        raise AirflowConfigException(
+            f"[{SECTION}] {option} is {chosen!r}: write {' or '.join(choices)}, or leave it empty"
+        )
+    return chosen
 
 
 def _number(option: str, default: int) -> int:

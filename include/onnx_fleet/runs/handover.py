@@ -6,18 +6,22 @@ planned; each step then opens the model's stage as the steps before it left it, 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from onnx_fleet import jsonio
 from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import BundleNotFound
 from onnx_fleet.runs.services import Services
-from onnx_fleet.runs.steps import StepName
+from onnx_fleet.runs.steps import STEPS, StepName
+
+_DONE: Final = "done"
+"""The folder, in the private part of a stage, of an empty file for each step that is done."""
 
 
 class Handover(Protocol):
@@ -44,6 +48,9 @@ class Handover(Protocol):
 
     def ended(self, item: WorkItem, step: StepName) -> AbstractContextManager[Stage]:
         """Open what there is of a model that ended at a step: how its graphs were made, and the reports."""
+
+    def done(self, item: WorkItem) -> frozenset[StepName]:
+        """Return the steps behind which the stage stands, for a task of several that is tried again."""
 
     def stored(self, item: WorkItem) -> Mapping[str, str]:
         """Return the files of the stage that the store has already: SHA-256 -> key."""
@@ -77,7 +84,19 @@ class SharedFolder:
 
     @contextmanager
     def opened(self, item: WorkItem, step: StepName) -> Iterator[Stage]:
-        yield self.services.stage(item)
+        stage = self.services.stage(item)
+        marks = stage.private / _DONE
+        later = itertools.dropwhile(lambda each: each.name != step, STEPS)
+        for each in later:
+            (marks / each.name).unlink(missing_ok=True)
+        yield stage
+        if step != STEPS[-1].name:
+            marks.mkdir(parents=True, exist_ok=True)
+            (marks / step).touch()
+
+    def done(self, item: WorkItem) -> frozenset[StepName]:
+        marks = self.services.stage(item).private / _DONE
+        return frozenset(step.name for step in STEPS if (marks / step.name).exists())
 
     @contextmanager
     def ended(self, item: WorkItem, step: StepName) -> Iterator[Stage]:

@@ -89,18 +89,21 @@ def _made(item: WorkItem, job: Job, *, on_step: Callable[[StepName], None]) -> R
     for step in steps_of(item):
         on_step(step.name)
         try:
-            with spent.counted(step, stage):
+            with spent.counted(step.name) as count:
                 step.take(job)
+                count.disk_bytes = spending.disk_bytes(stage)
         except Exception as err:
             if not isinstance(err, OnnxFleetError):
                 log.exception("%s: %s failed with an unexpected error", ref_of(item), step.name)
             error, message = type(err).__name__, str(err)
-            return record_of_failure(stage, step=step.in_records, error=error, message=message, spent=spent.steps)
+            taken = spending.in_records(spent.steps)
+            return record_of_failure(stage, step=step.in_records, error=error, message=message, spent=taken)
+    taken = spending.in_records(spent.steps)
     try:
-        ended = record_of_bundle(item, services=job.services, channel=job.channel, spent=spent.steps)
+        ended = record_of_bundle(item, services=job.services, channel=job.channel, spent=taken)
     except OnnxFleetError as err:
         error, message = type(err).__name__, str(err)
-        return record_of_failure(stage, step="publish", error=error, message=message, spent=spent.steps)
+        return record_of_failure(stage, step="publish", error=error, message=message, spent=taken)
     stage.discard()
     return ended
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from onnx_fleet.bundles.costs import EarlierCosts
 from onnx_fleet.bundles.stage import Stage
@@ -13,30 +14,50 @@ from onnx_fleet.entities.sizing import StepCost
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.planning import sizing
 from onnx_fleet.processes.peak_memory import Meter
-from onnx_fleet.runs.steps import Step
+from onnx_fleet.runs.steps import STEPS, StepName
+
+
+@dataclass(slots=True)
+class Count:
+    """What a step tells of itself while it is counted."""
+
+    waited_s: float = 0.0
+    """The seconds in which it waited for tasks that had its machine, which are not its own."""
+    disk_bytes: int = 0
 
 
 class Spending:
-    """The costs of one model's steps, by their names in records."""
+    """What the steps of one model take, one after the other."""
 
     def __init__(self) -> None:
+        self.step: StepName | None = None
+        """The last step that began."""
         self.steps: dict[str, StepCost] = {}
+        """The cost of each step that ended, by its name."""
 
     @contextmanager
-    def counted(self, step: Step, stage: Stage) -> Iterator[None]:
+    def counted(self, step: StepName) -> Iterator[Count]:
         """Count what a step takes in the block, however it ends."""
-        started, meter = time.monotonic(), Meter()
+        self.step, started, count, meter = step, time.monotonic(), Count(), Meter()
         try:
             with meter:
-                yield
+                yield count
         finally:
-            cost = StepCost(
+            self.steps[step] = StepCost(
                 memory_bytes=meter.peak_bytes,
-                disk_bytes=disk_bytes(stage),
-                seconds=round(time.monotonic() - started, 3),
+                disk_bytes=count.disk_bytes,
+                seconds=round(time.monotonic() - started - count.waited_s, 3),
             )
-            before = self.steps.get(step.in_records)
-            self.steps[step.in_records] = before.followed_by(cost) if before else cost
+
+
+def in_records(costs: Mapping[str, StepCost]) -> dict[str, StepCost]:
+    """Return the costs of steps by the names under which a record has them, those of one name together."""
+    told: dict[str, StepCost] = {}
+    for step in STEPS:
+        if (cost := costs.get(step.name)) is not None:
+            before = told.get(step.in_records)
+            told[step.in_records] = before.followed_by(cost) if before else cost
+    return told
 
 
 def disk_bytes(stage: Stage) -> int:

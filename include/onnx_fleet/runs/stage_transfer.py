@@ -121,6 +121,10 @@ class ThroughStore:
             self._fetch(stage, [file for file in self._left_at(item, step) if _is_told(file.path)])
             yield stage
 
+    def done(self, item: WorkItem) -> frozenset[StepName]:
+        snapshots = self._snapshots(item, _DONE)
+        return frozenset(step.name for step in STEPS if step.name in snapshots)
+
     def stored(self, item: WorkItem) -> Mapping[str, str]:
         prefix = self._blob(item, "")
         return {info.key.removeprefix(prefix): info.key for info in self.services.store.list(prefix)}

@@ -72,13 +72,19 @@ class NativeStack:
     """A context manager: inside it every service is ready; afterwards nothing of it runs."""
 
     def __init__(
-        self, folder: Path, *, settings: Mapping[str, str] | None = None, tell: Callable[[str], object] = str
+        self,
+        folder: Path,
+        *,
+        settings: Mapping[str, str] | None = None,
+        topology: Mapping[str, str] | None = None,
+        tell: Callable[[str], object] = str,
     ) -> None:
         """Prepare a stack.
 
         Args:
             folder: the folder of everything that it writes; one stack at a time.
             settings: variables for Airflow's services that win over the file's, for tests that will not wait.
+            topology: variables of .env that win over differences.TOPOLOGY, such as CPU_WORKERS.
             tell: takes what is being done, in words for people.
         """
         self._tell = tell
@@ -88,6 +94,7 @@ class NativeStack:
         self._log_ports = ports[len(LISTENERS) :]
         self._runs: dict[str, _Run] = {}
         self._services: dict[str, compose_file.Service] = {}
+        self._topology = topology or {}
         self._closing = ExitStack()
         self._values: dict[str, str] = {}
 
@@ -170,6 +177,11 @@ class NativeStack:
         self.start(name)
         self.wait_ready(name)
 
+    def pid(self, name: str) -> int | None:
+        """Return the number of a container's first process; None where it does not run."""
+        run = self._runs[name]
+        return run.process.pid if run.process is not None and run.alive else None
+
     def alive(self, name: str) -> bool:
         """Say whether a container runs."""
         return self._runs[name].alive
@@ -235,7 +247,8 @@ class NativeStack:
     def read(self) -> None:
         """Make a container for each replica of each service of the file."""
         compose_env.write(PROJECT, folder=self.folder)
-        self._values = {**compose_env.read((self.folder / ".env").read_text()), **self.host.variables()}
+        values = compose_env.read((self.folder / ".env").read_text())
+        self._values = {**values, **self.host.variables(), **self._topology}
         text = (PROJECT / "docker-compose.yaml").read_text()
         profiles = self._values["COMPOSE_PROFILES"].split(",")
         self._services = {

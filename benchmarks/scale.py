@@ -1,0 +1,222 @@
+"""What it takes to take many models through a run, beside the work on each: seconds, memory, database, bytes.
+
+    python -m benchmarks.scale [--models 30] [local-staged local-fused celery-1-fused ...]
+
+The DAG is the product's, its steps sleep: an export copies a stage that was really made, and compare, publish and
+record do what they always do. So a run's time is Airflow's and ours.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import deployments, machine, options, results, sleeping_steps
+from benchmarks.deployments import Deployment, Watch
+from benchmarks.results import Machine
+from benchmarks.tables import table
+from onnx_fleet import jsonio
+from onnx_fleet.bundles.manifest import Provenance
+from onnx_fleet.entities.entry import Entry
+from onnx_fleet.processes.isolation import machine_limits
+from onnx_fleet.runs import pipeline
+from onnx_fleet.runs.run_report import RunReport
+from onnx_fleet.runs.services import Services
+from onnx_fleet.runs.steps import Job, steps_of
+from onnx_fleet.source.hub_client import Hub, HubSettings
+from onnx_fleet.store import open_store
+from onnx_fleet_demo import models
+from onnx_fleet_demo.hub_server import HubServer
+
+MODELS = 30
+ROOT = Path(__file__).resolve().parents[1]
+DAG_ID = "fleet_reexport"
+LIMIT_S = 5400.0
+
+_CATALOGUE = """\
+defaults:
+  latency: {{batch_sizes: [1], sequence_lengths: [16], warmup_runs: 1, timed_runs: 3}}
+models:
+{models}
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaleRun:
+    """One run of the sleeping fleet."""
+
+    scenario: str
+    """``local-staged``, ``celery-2-fused``: the executor, its workers, the tasks of a model."""
+    models: int
+    step_s: float
+    """How long each of three steps slept."""
+    ready_s: float
+    """The seconds until every service was ready."""
+    plan_s: float
+    """The seconds from the trigger to the first model's first task."""
+    wall_s: float
+    """The seconds of the whole run."""
+    cpu_s: Mapping[str, float]
+    """Service -> seconds of a core during the run, the tasks that it ran included."""
+    peak_bytes: Mapping[str, int]
+    """Service -> the most resident memory, added up over its processes."""
+    database: Mapping[str, float]
+    """What the run added: ``xcom_bytes``, ``rows`` of task instances, ``transactions`` where the database counts."""
+    store_bytes: int
+    """What lies in the store afterwards."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaleResult:
+    """What benchmarks.scale measured."""
+
+    machine: Machine
+    runs: tuple[ScaleRun, ...]
+
+
+def have_repos(root: Path, count: int) -> list[str]:
+    """Make a Hub of so many repos, which differ in name alone, and return their ids."""
+    models.make_repos(root / "original", repo_ids=(models.CLASSIFIER,))
+    names = [f"fleet/model-{number:05d}" for number in range(count)]
+    for name in names:
+        if not (root / "repos" / name).is_dir():
+            shutil.copytree(root / "original" / models.CLASSIFIER, root / "repos" / name, copy_function=os.link)
+    return names
+
+
+def have_stage(folder: Path, *, hub_root: Path, repo_id: str) -> Path:
+    """Export, validate and measure one of them, and return the stage that sleeping steps copy."""
+    kept = folder / "stage"
+    if kept.is_dir():
+        return kept
+    with HubServer(hub_root) as hub:
+        (folder / "template").mkdir(parents=True, exist_ok=True)
+        services = Services(
+            store=open_store(str(folder / "template")),
+            hub=Hub(HubSettings(endpoint=hub.url, cache_dir=folder / "template-hub")),
+            work_dir=folder / "template-work",
+            limits=machine_limits(),
+        )
+        [item] = pipeline.plan([Entry(repo_id=repo_id)], services=services).items
+        provenance = Provenance(dag_id="benchmark", run_id="benchmark", trigger="manual", catalogue_digest=None)
+        job = Job(stage=services.stage(item), services=services, provenance=provenance)
+        for step in steps_of(item):
+            if step.name in ("export", "validate", "measure"):
+                step.take(job)
+        shutil.copytree(job.stage.folder, kept)
+    return kept
+
+
+@contextmanager
+def _deployed(scenario: str, folder: Path, *, hub_root: Path, settings: Mapping[str, str]) -> Iterator[Deployment]:
+    executor, *workers, tasks = scenario.split("-")
+    settings = {**settings, "AIRFLOW__ONNX_FLEET__TASKS": tasks}
+    opened: AbstractContextManager[Deployment]
+    if executor == "local":
+        os.environ["ONNX_FLEET_VAR"] = str(folder.absolute())
+        opened = deployments.local(folder, hub_root=hub_root, settings=settings)
+    else:
+        opened = deployments.celery(folder, hub_root=hub_root, workers=int(workers[0]), settings=settings)
+    with opened as deployment:
+        yield deployment
+
+
+def measure(scenario: str, *, place: Path, count: int, step_s: float, say: Callable[[str], None] = print) -> ScaleRun:
+    """Run a fleet of so many models once."""
+    names = have_repos(place / "hub", count)
+    stage = have_stage(place, hub_root=place / "hub" / "repos", repo_id=names[0])
+    folder = place / "deployment"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    catalogue = place / f"catalogue-{count}.yaml"
+    catalogue.write_text(_CATALOGUE.format(models="\n".join(f"  - {name}" for name in names)))
+    settings = {
+        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "benchmarks" / "scale_dags"),
+        "AIRFLOW__ONNX_FLEET__SHARDS": "1",
+        "AIRFLOW__ONNX_FLEET__SCHEDULE": "",
+        "PYTHONPATH": str(ROOT),
+        sleeping_steps.STAGE: str(stage.absolute()),
+        sleeping_steps.SECONDS: str(step_s),
+    }
+    began = time.monotonic()
+    with _deployed(scenario, folder, hub_root=place / "hub" / "repos", settings=settings) as deployment:
+        client = deployment.client
+        while not client.has_dag(DAG_ID):
+            time.sleep(0.5)
+        client.unpause(DAG_ID)
+        ready_s = time.monotonic() - began
+        say(f"{scenario}: ready after {ready_s:.0f} s")
+        before, watch = deployment.database(), Watch(deployment.services)
+        run_id, started, plan_s = (
+            client.trigger(DAG_ID, {"catalogue": str(catalogue.absolute())}),
+            time.monotonic(),
+            0.0,
+        )
+        while (state := client.run_state(DAG_ID, run_id)) not in ("success", "failed"):
+            if not plan_s and any(task.map_index >= 0 for task in client.tasks(DAG_ID, run_id)):
+                plan_s = time.monotonic() - started
+            watch.look()
+            time.sleep(1)
+            if time.monotonic() - started > LIMIT_S:
+                raise TimeoutError(f"{scenario}: the run goes on after {LIMIT_S:.0f} s")
+        wall_s, cpu_s, after = time.monotonic() - started, watch.cpu_s(), deployment.database()
+        report = jsonio.parse(RunReport, deployment.store.read(str(client.result(DAG_ID, run_id, "report"))))
+        if state != "success" or report.counts["published"] != count:
+            raise RuntimeError(f"{scenario}: the run ended as {state}: {report.counts}; logs are in {folder}")
+        store_bytes = sum(info.size_bytes for info in deployment.store.list(""))
+    say(f"{scenario}: {count} models in {wall_s:.0f} s, {wall_s / count:.2f} s each")
+    return ScaleRun(
+        scenario=scenario,
+        models=count,
+        step_s=step_s,
+        ready_s=round(ready_s, 1),
+        plan_s=round(plan_s, 1),
+        wall_s=round(wall_s, 1),
+        cpu_s=cpu_s,
+        peak_bytes=watch.peak_bytes,
+        database={name: after[name] - before[name] for name in after},
+        store_bytes=store_bytes,
+    )
+
+
+def report(result: ScaleResult) -> str:
+    """A table with one row for each run."""
+    header = ("", "models", "wall s a model", "CPU s a model", "of it scheduler", "api-server", "XCom bytes a model")
+    rows = []
+    for run in result.runs:
+        cpu_s = {name.removeprefix("airflow-").replace("api-server", "apiserver"): s for name, s in run.cpu_s.items()}
+        per = [sum(cpu_s.values()), cpu_s["scheduler"], cpu_s["apiserver"]]
+        rows.append(
+            (
+                run.scenario,
+                str(run.models),
+                f"{run.wall_s / run.models:.2f}",
+                *(f"{seconds / run.models:.2f}" for seconds in per),
+                f"{run.database['xcom_bytes'] / run.models:.0f}",
+            )
+        )
+    return table(header, rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print, and keep the result."""
+    parser = options.parser("scale", __doc__, names="scenarios")
+    parser.add_argument("--models", type=int, default=MODELS, help=f"how many models (default {MODELS})")
+    parser.add_argument("--seconds", type=float, default=0.0, help="how long each of three steps sleeps (default 0)")
+    chosen = parser.parse_args(arguments)
+    facts, kept = machine.facts(peer_python=None), chosen.folder / "results" / "scale.json"
+    before = results.read(ScaleResult, kept)
+    runs = list(before.runs) if before else []
+    for scenario in chosen.names:
+        runs.append(measure(scenario, place=chosen.folder / "scale", count=chosen.models, step_s=chosen.seconds))
+        results.write(ScaleResult(machine=facts, runs=tuple(runs)), kept)
+    print(f"\n{report(ScaleResult(machine=facts, runs=tuple(runs)))}\n\nkept in {kept}")
+
+
+if __name__ == "__main__":
+    main()
