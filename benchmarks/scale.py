@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks import deployments, machine, options, results, sleeping_steps
 from benchmarks.deployments import Deployment, Watch
+from benchmarks.processes import Cost, bare_environment, measured
 from benchmarks.results import Machine
-from benchmarks.tables import table
+from benchmarks.tables import megabytes, table
 from onnx_fleet import jsonio
 from onnx_fleet.bundles.manifest import Provenance
 from onnx_fleet.entities.entry import Entry
@@ -72,11 +74,24 @@ class ScaleRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """One plan of a catalogue of which nothing is published yet, and one of it when everything is known."""
+
+    models: int
+    first: Cost
+    again: Cost
+    """The same, with the Hub's files in the cache."""
+    hub_requests: int
+    """What the Hub was asked by the first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScaleResult:
     """What benchmarks.scale measured."""
 
     machine: Machine
-    runs: tuple[ScaleRun, ...]
+    runs: tuple[ScaleRun, ...] = ()
+    scans: tuple[Scan, ...] = ()
 
 
 def have_repos(root: Path, count: int) -> list[str]:
@@ -112,6 +127,43 @@ def have_stage(folder: Path, *, hub_root: Path, repo_id: str) -> Path:
     return kept
 
 
+def scan(place: Path, *, count: int, say: Callable[[str], None] = print) -> Scan:
+    """Plan a catalogue of so many models, twice."""
+    names = have_repos(place / "hub", count)
+    folder = place / "scan"
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "store").mkdir(parents=True)
+    catalogue = _catalogue(folder, names)
+    command: list[str | Path] = [
+        Path(sys.executable).with_name("onnx-fleet"),
+        "plan",
+        "--catalogue",
+        catalogue,
+        "--json",
+    ]
+    with HubServer(place / "hub" / "repos") as hub:
+        environment = {
+            **bare_environment(),
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(folder / "hub-cache"),
+            "ONNX_FLEET_STORE": str(folder / "store"),
+            "ONNX_FLEET_WORK_DIR": str(folder / "work"),
+        }
+        costs = []
+        for turn in ("first", "again"):
+            costs.append(measured(command, environment=environment, log=folder / f"{turn}.log"))
+            if turn == "first":
+                requests = sum(hub.log.counts().values())
+    say(f"{count} models are planned in {costs[0].wall_s:.1f} s, again in {costs[1].wall_s:.1f} s")
+    return Scan(models=count, first=costs[0], again=costs[1], hub_requests=requests)
+
+
+def _catalogue(folder: Path, names: Sequence[str]) -> Path:
+    path = folder / f"catalogue-{len(names)}.yaml"
+    path.write_text(_CATALOGUE.format(models="\n".join(f"  - {name}" for name in names)))
+    return path.absolute()
+
+
 @contextmanager
 def _deployed(scenario: str, folder: Path, *, hub_root: Path, settings: Mapping[str, str]) -> Iterator[Deployment]:
     executor, *workers, tasks = scenario.split("-")
@@ -133,8 +185,7 @@ def measure(scenario: str, *, place: Path, count: int, step_s: float, say: Calla
     folder = place / "deployment"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    catalogue = place / f"catalogue-{count}.yaml"
-    catalogue.write_text(_CATALOGUE.format(models="\n".join(f"  - {name}" for name in names)))
+    catalogue = _catalogue(place, names)
     settings = {
         "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "benchmarks" / "scale_dags"),
         "AIRFLOW__ONNX_FLEET__SHARDS": "1",
@@ -153,7 +204,7 @@ def measure(scenario: str, *, place: Path, count: int, step_s: float, say: Calla
         say(f"{scenario}: ready after {ready_s:.0f} s")
         before, watch = deployment.database(), Watch(deployment.services)
         run_id, started, plan_s = (
-            client.trigger(DAG_ID, {"catalogue": str(catalogue.absolute())}),
+            client.trigger(DAG_ID, {"catalogue": str(catalogue)}),
             time.monotonic(),
             0.0,
         )
@@ -185,37 +236,62 @@ def measure(scenario: str, *, place: Path, count: int, step_s: float, say: Calla
 
 
 def report(result: ScaleResult) -> str:
-    """A table with one row for each run."""
-    header = ("", "models", "wall s a model", "CPU s a model", "of it scheduler", "api-server", "XCom bytes a model")
+    """A table of the runs, and one of the plans."""
+    header = (
+        "deployment and tasks",
+        "models",
+        "wall s a model",
+        "CPU s a model",
+        "scheduler",
+        "api-server",
+        "XCom bytes",
+    )
     rows = []
     for run in result.runs:
         cpu_s = {name.removeprefix("airflow-").replace("api-server", "apiserver"): s for name, s in run.cpu_s.items()}
-        per = [sum(cpu_s.values()), cpu_s["scheduler"], cpu_s["apiserver"]]
+        figures = (run.wall_s, sum(cpu_s.values()), cpu_s["scheduler"], cpu_s["apiserver"])
         rows.append(
             (
                 run.scenario,
                 str(run.models),
-                f"{run.wall_s / run.models:.2f}",
-                *(f"{seconds / run.models:.2f}" for seconds in per),
+                *(f"{seconds / run.models:.2f}" for seconds in figures),
                 f"{run.database['xcom_bytes'] / run.models:.0f}",
             )
         )
-    return table(header, rows)
+    scans = [
+        (
+            f"{each.models:,}",
+            f"{each.first.wall_s:.1f}",
+            f"{each.again.wall_s:.1f}",
+            f"{each.first.cpu_s / each.models * 1e3:.0f}",
+            f"{each.hub_requests / each.models:.1f}",
+            megabytes(each.first.peak_bytes),
+        )
+        for each in sorted(result.scans, key=lambda each: each.models)
+    ]
+    of_scans = ("models", "plan, s", "plan again, s", "CPU ms a model", "Hub requests a model", "peak MB")
+    return "\n\n".join((table(header, rows), table(of_scans, scans)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, and keep the result."""
+    """Measure, print, and keep the result beside what was measured before."""
     parser = options.parser("scale", __doc__, names="scenarios")
     parser.add_argument("--models", type=int, default=MODELS, help=f"how many models (default {MODELS})")
     parser.add_argument("--seconds", type=float, default=0.0, help="how long each of three steps sleeps (default 0)")
+    parser.add_argument("--scans", type=int, nargs="*", default=(), help="plan catalogues of so many models")
     chosen = parser.parse_args(arguments)
-    facts, kept = machine.facts(peer_python=None), chosen.folder / "results" / "scale.json"
-    before = results.read(ScaleResult, kept)
-    runs = list(before.runs) if before else []
+    place, kept = chosen.folder / "scale", chosen.folder / "results" / "scale.json"
+    result = results.read(ScaleResult, kept) or ScaleResult(machine=machine.facts(peer_python=None))
+    for count in chosen.scans:
+        scans = [each for each in result.scans if each.models != count]
+        result = replace(result, scans=(*scans, scan(place, count=count)))
+        results.write(result, kept)
     for scenario in chosen.names:
-        runs.append(measure(scenario, place=chosen.folder / "scale", count=chosen.models, step_s=chosen.seconds))
-        results.write(ScaleResult(machine=facts, runs=tuple(runs)), kept)
-    print(f"\n{report(ScaleResult(machine=facts, runs=tuple(runs)))}\n\nkept in {kept}")
+        run = measure(scenario, place=place, count=chosen.models, step_s=chosen.seconds)
+        runs = [each for each in result.runs if (each.scenario, each.models) != (scenario, chosen.models)]
+        result = replace(result, runs=(*runs, run))
+        results.write(result, kept)
+    print(f"\n{report(result)}\n\nkept in {kept}")
 
 
 if __name__ == "__main__":

@@ -43,12 +43,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 LONGEST_FIRST = (
-    "demo/test_demo.py",
     "stack/test_stack.py",
+    "demo/test_demo.py",
     "validation/test_mutations.py",
-    "consumers/test_loading.py",
-    "airflow/test_dag_runs.py",
     "deploy/test_pods.py",
+    "airflow/test_dag_runs.py",
+    "consumers/test_loading.py",
     "cli/test_cli.py",
     "docs/test_architectures.py",
     "export/test_exporter.py",
