@@ -119,6 +119,6 @@ def test_every_option_of_the_airflow_section_is_in_the_operations_page() -> None
     table = page.split("| option | default | meaning |")[1].split("\n\n")[0]
     documented = {name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])}
     source = (ROOT / "include/onnx_fleet/airflow/settings.py").read_text()
-    read = set(re.findall(r'_(?:text|number)\("(\w+)"', source))
+    read = set(re.findall(r'_(?:text|number|choice)\("(\w+)"', source))
 
     assert documented == read

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import logging
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,7 +32,7 @@ from onnx_fleet.airflow.settings import FleetSettings, LargeModels
 from onnx_fleet.airflow.step_tasks import StepTask
 from onnx_fleet.jsonio import Json
 from onnx_fleet.runs import claims, spending, steps
-from onnx_fleet.runs.spending import Spending
+from onnx_fleet.runs.spending import Count, Spending
 from onnx_fleet.runs.steps import Step
 
 log = logging.getLogger(__name__)
@@ -130,10 +131,9 @@ def _take(each: StepTask, item: Json, settings: FleetSettings) -> Json:
             if len(each.steps) > 1:
                 log.info("::group::%s", step.name)
             with spent.counted(step.name) as count, run.job(item, step, settings=settings) as job:
-                asked = time.monotonic()
-                with _LOCKS[step.machine](settings.lock_folder):
-                    count.waited_s = time.monotonic() - asked
-                    publication = step.take(job)
+                alone = partial(_behind, count, job.alone)
+                with count.behind(_LOCKS[step.machine](settings.lock_folder)):
+                    publication = step.take(replace(job, alone=alone))
                 if step.name == "validate" and item["gpu"] and not settings.gpu_queue:
                     steps.without_gpu(job.stage, reason=NO_GPU_WORKER)
                 count.disk_bytes = spending.disk_bytes(job.stage)
@@ -145,6 +145,10 @@ def _take(each: StepTask, item: Json, settings: FleetSettings) -> Json:
         assets.emit(publication, get_current_context()["outlet_events"])
         told = jsonio.to_json(publication)
     return {**told, model_record.COSTS: {name: jsonio.to_json(cost) for name, cost in spent.steps.items()}}
+
+
+def _behind(count: Count, lock: Callable[[], AbstractContextManager[None]]) -> AbstractContextManager[None]:
+    return count.behind(lock())
 
 
 def _left_to_do(each: StepTask, run: Run, item: Json) -> tuple[Step, ...]:

@@ -19,7 +19,7 @@ GB: Final = 1e9
 _START_S: Final = 5.0
 """The imports of a step with torch."""
 _LIGHT_START_S: Final = 1.0
-_TORCH_BYTES: Final = 0.65 * GB
+_TORCH_BYTES: Final = 0.7 * GB
 """The memory of a process that has imported torch and transformers, and of the task that started it."""
 _LIGHT_BYTES: Final = 0.2 * GB
 _TRANSFER_BYTES_S: Final = 50e6
@@ -36,7 +36,7 @@ _POINT_S: Final = 10.0
 """The budget of two calls at one point: see measurement.timing."""
 _LEAST_RUNS: Final = 12
 """The runs that a point has however slow the model is: a first one, and one that counts, in each of six blocks."""
-_REST_S: Final = 0.06
+_REST_S: Final = 0.3
 """What each block of each call waits for the threads of the one before it."""
 _BLOCKS: Final = 6
 _IMAGE_TOKENS: Final = 200
@@ -95,7 +95,7 @@ def predict(facts: SizingFacts) -> dict[str, StepCost]:
     several = sum(_RATIOS.get(name, 1.0) for name in variants)
     return {
         "export": _cost(
-            memory=_TORCH_BYTES + 0.2 * weights + whole,
+            memory=_TORCH_BYTES + 0.1 * weights + whole,
             disk=fp32_bytes,
             seconds=_START_S + 6 * fit.graphs + facts.download_bytes / _TRANSFER_BYTES_S + weights / GB,
         ),

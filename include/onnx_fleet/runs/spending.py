@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from onnx_fleet.bundles.costs import EarlierCosts
@@ -24,6 +24,14 @@ class Count:
     waited_s: float = 0.0
     """The seconds in which it waited for tasks that had its machine, which are not its own."""
     disk_bytes: int = 0
+
+    @contextmanager
+    def behind(self, lock: AbstractContextManager[None]) -> Iterator[None]:
+        """Hold a lock, and leave the wait for it out of the step's seconds."""
+        asked = time.monotonic()
+        with lock:
+            self.waited_s += time.monotonic() - asked
+            yield
 
 
 class Spending:
