@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from airflow.sdk import Param, dag
 
-from onnx_fleet.airflow import run_params, settings
+from onnx_fleet.airflow import alerts, run_params, settings
 from onnx_fleet.airflow.audit_tasks import audits
 
 SETTINGS = settings.read()
@@ -40,6 +40,7 @@ SETTINGS = settings.read()
     max_active_runs=1,
     doc_md=__doc__,
     tags=["onnx-fleet"],
+    **alerts.options(SETTINGS),
     params={
         "channel": Param(
             SETTINGS.channel,

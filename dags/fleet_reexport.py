@@ -7,8 +7,8 @@ differ from the published one. An unchanged model costs one call of the Hub and 
 **Trigger it** with other parameters to take a part of the catalogue (`only`, `since`, `retry_failed`), to leave
 unchanged models out of the report (`changed`), to publish everything again (`force`), or to allow some models to fail
 (`max_failed`). A model that does not exist, is gated or cannot be read fails. A model that a rule of the catalogue
-excludes (licence, size, pickle, code) is refused; any number may be refused, unless `max_refused` sets a limit. The
-DAG `hub_watch` triggers this one for models that have a new commit.
+excludes (licence, size, pickle, code) is refused; any number may be refused, unless `max_refused` sets a limit. The DAG
+`hub_watch` and the webhooks of the Hub trigger this one for models that have a new commit.
 
 **When it fails**, open the run: the note below its name has the models that failed and why, and its link opens the
 report, which lists every model with the step that failed and what to do next. The tasks `report` and `gate` have a
@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from airflow.sdk import Param, dag
 
-from onnx_fleet.airflow import fleet_selection, run_params, settings
+from onnx_fleet.airflow import alerts, fleet_selection, run_params, settings
 from onnx_fleet.airflow.reexport_tasks import reexport
 
 SETTINGS = settings.read()
@@ -41,6 +41,8 @@ SETTINGS = settings.read()
     max_active_runs=1,
     doc_md=__doc__,
     tags=["onnx-fleet"],
+    **alerts.options(SETTINGS),
+    **alerts.deadline(SETTINGS),
     params={
         "catalogue": run_params.catalogue(SETTINGS.catalogue),
         "only": Param(

@@ -1,11 +1,11 @@
 """
 # Notice new commits
 
-This DAG asks the Hub what has changed for the models of the catalogue since the last poll: new commits, new matches
-of its searches, and repos that were deleted, renamed, gated or have another licence. It starts one run of
-`fleet_reexport` for the models that have to be exported, with the settings of their entries. A commit that is already
-published, by any run, starts none. A change with which a run would only fail or be refused is reported, and starts
-nothing.
+This DAG asks the Hub what has changed for the models of the catalogue since the last poll: new commits, new matches of
+its searches, and repos that were deleted, renamed, gated or have another licence. It starts one run of `fleet_reexport`
+for the models that have to be exported, with the settings of their entries. A commit that is already published, by any
+run, starts none. A webhook of the Hub starts such a run sooner, and may be missed. A change with which a run would only
+fail or be refused is reported, and starts nothing.
 
 A poll makes one request for each author with several models in the catalogue, one for each other model and one for
 each search, at most `[onnx_fleet] watch_requests`; the next poll continues with the rest. Unchanged answers are not
@@ -32,7 +32,7 @@ from __future__ import annotations
 
 from airflow.sdk import Param, dag
 
-from onnx_fleet.airflow import run_params, settings
+from onnx_fleet.airflow import alerts, run_params, settings
 from onnx_fleet.airflow.watch_tasks import watches
 
 SETTINGS = settings.read()
@@ -44,6 +44,7 @@ SETTINGS = settings.read()
     max_active_runs=1,
     doc_md=__doc__,
     tags=["onnx-fleet"],
+    **alerts.options(SETTINGS),
     params={
         "catalogue": run_params.catalogue(SETTINGS.catalogue),
         "dry_run": Param(

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from airflow.sdk import Param, dag
 
-from onnx_fleet.airflow import run_params, settings
+from onnx_fleet.airflow import alerts, run_params, settings
 from onnx_fleet.airflow.reexport_tasks import Wanted, reexport
 from onnx_fleet.airflow.run_context import Run
 from onnx_fleet.entities.entry import OPSET_DEFAULT
@@ -38,6 +38,7 @@ SETTINGS = settings.read()
     is_paused_upon_creation=False,  # it does nothing until it is asked to
     doc_md=__doc__,
     tags=["onnx-fleet"],
+    **alerts.options(SETTINGS),
     params={
         "model": Param(
             type="string",

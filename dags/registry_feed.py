@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 
 from airflow.sdk import dag, task
 
-from onnx_fleet.airflow import assets, connections, retries, run_notes, run_params, settings
+from onnx_fleet.airflow import alerts, assets, connections, retries, run_notes, run_params, settings
 from onnx_fleet.bundles import feed
 
 SETTINGS = settings.read()
@@ -28,6 +28,7 @@ SETTINGS = settings.read()
     is_paused_upon_creation=False,  # it runs after publications alone, and the feed would fall behind them
     doc_md=__doc__,
     tags=["onnx-fleet"],
+    **alerts.options(SETTINGS),
 )
 def registry_feed() -> None:
     @task(**retries.options(SETTINGS))

@@ -1,4 +1,6 @@
-"""What onnx-fleet adds to Airflow: a pool, notes on runs, pages of the store; the code lives in onnx_fleet.airflow.
+"""What onnx-fleet adds to Airflow: a pool, notes on runs, pages of the store, an endpoint for webhooks of the Hub.
+
+The code lives in onnx_fleet.airflow.
 
 Airflow puts this file into ``sys.modules`` under its stem, so the name must be one that nothing imports.
 """
@@ -22,7 +24,9 @@ class OnnxFleetPlugin(AirflowPlugin):
 
     @cached_property
     def fastapi_apps(self) -> list[dict[str, Any]]:
-        """The pages of the store; Airflow's server alone asks for them, and no other process needs what they import."""
-        from onnx_fleet.airflow import store_links, store_pages
+        """What Airflow's server alone asks for; no other process needs what that imports."""
+        from onnx_fleet.airflow import hub_webhook, store_links, store_pages
 
-        return [{"name": "onnx-fleet", "app": store_pages.app(), "url_prefix": f"/{store_links.PREFIX}"}]
+        pages = store_pages.app()
+        hub_webhook.attach(pages)
+        return [{"name": "onnx-fleet", "app": pages, "url_prefix": f"/{store_links.PREFIX}"}]

@@ -193,8 +193,9 @@ def test_the_buttons_of_a_models_tasks_lead_to_what_is_in_the_store(fleet: Fleet
     links = {name: f"onnx-fleet/store/{key}" for name, key in keys.items()}
     only_report = {"Report": links["Report"]}
     by_model = {(task.label, task.task_id.rpartition(".")[2]): task.links for task in first.tasks if task.label}
-    assert by_model[SOUND, "publish"] == by_model[SOUND, "record"] == links
-    assert by_model[SOUND, "export"] == by_model[CORRUPT, "export"] == by_model[CORRUPT, "record"] == only_report
+    assert by_model[SOUND, "publish"] == by_model[f"{SOUND}: published", "record"] == links
+    assert by_model[SOUND, "export"] == by_model[CORRUPT, "export"] == only_report
+    assert by_model[f"{CORRUPT}: failed at export", "record"] == only_report
 
 
 def test_a_publication_that_a_later_run_finishes_is_an_event_too(fleet: Fleet, second: RunEnd) -> None:
@@ -213,7 +214,9 @@ def test_a_publication_that_a_later_run_finishes_is_an_event_too(fleet: Fleet, s
 def test_an_unchanged_model_runs_no_tasks(fleet: Fleet, second: RunEnd) -> None:
     records = {record.model_id: record.state for record in fleet.report(second).records}
     assert records == {SOUND: "unchanged", CORRUPT: "failed", PICKLE: "refused", NOWHERE: "failed"}
-    assert [task.label for task in second.tasks if task.task_id.endswith(".record") and task.label] == [CORRUPT]
+    assert [task.label for task in second.tasks if task.task_id.endswith(".record") and task.label] == [
+        f"{CORRUPT}: failed at export"
+    ]
 
 
 def test_the_work_of_a_model_is_cleared_away_when_it_has_its_record(fleet: Fleet, first: RunEnd) -> None:
@@ -312,7 +315,7 @@ def test_where_a_cause_is_mended_only_the_cleared_task_and_what_follows_run_agai
     assert "failed at compare: BundleCorrupt: " in end.note
     assert {"export", "validate", "measure", "compare"} == set(record.seconds)
     if model == MENDED:  # of a second run in the process that answers, dag.test() keeps no buttons
-        [recorded] = [task for task in end.tasks if task.task_id.endswith(".record") and task.label == model]
+        [recorded] = [task for task in end.tasks if task.label == f"{model}: failed at compare"]
         picture = recorded.links["Validation"].removeprefix("onnx-fleet/store/")
         assert picture.startswith("reports/")
         assert fleet.store.stat(picture)

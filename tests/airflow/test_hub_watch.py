@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from fixtures import statsd
 from fixtures.airflow import AirflowHome, RunEnd
 from fixtures.models import RepoMaker
+from fixtures.statsd import StatsdServer
 from onnx_fleet import jsonio
 from onnx_fleet.runs.run_report import RunReport
 from onnx_fleet.runs.watch_report import WatchReport
@@ -41,7 +43,12 @@ class Watched:
     hub: HubServer
     store: ObjectStore
     catalogue: Path
+    metrics: StatsdServer
     options: Mapping[str, str]
+
+    def counted(self, name: str) -> list[dict[str, str]]:
+        """The tags of each value that was sent of a metric."""
+        return [dict(sent.tags) for sent in self.metrics.of(name)]
 
     def poll(self, **conf: object) -> RunEnd:
         return self.home.run("hub_watch", {"catalogue": str(self.catalogue), **conf}, options=self.options)
@@ -59,14 +66,16 @@ def watched(tmp_path: Path, airflow_home: AirflowHome, small_repo: Path) -> Iter
     maker.sound("acme/sound")
     maker.sound("acme/gated")
     (tmp_path / "catalogue.yaml").write_text(CATALOGUE)
-    with HubServer(tmp_path / "hub") as hub:
+    with HubServer(tmp_path / "hub") as hub, statsd.served() as metrics:
         hub.repos.configure("acme/gated", Settings(gated="manual"))
         made = Watched(
             home=airflow_home,
             hub=hub,
             store=open_store(str(tmp_path / "store")),
             catalogue=tmp_path / "catalogue.yaml",
+            metrics=metrics,
             options={
+                **metrics.options,
                 "AIRFLOW__ONNX_FLEET__STORE": str(tmp_path / "store"),
                 "AIRFLOW__ONNX_FLEET__SCRATCH": str(tmp_path / "scratch"),
                 "AIRFLOW__ONNX_FLEET__SHARDS": "1",
@@ -110,6 +119,21 @@ def test_a_new_commit_starts_one_run_that_takes_it_by_the_catalogues_entry(watch
     assert [(record.model_id, record.state) for record in records] == [("acme/sound", "published")]
     manifest = json.loads(watched.store.read(layout.manifest_key("acme/sound", str(records[0].version))))
     assert {graph["opset"] for graph in manifest["graphs"]} == {21}, "as the catalogue's entry says"
+    [recorded] = [task for task in made.tasks if task.task_id == "model.record"]
+    assert recorded.label == "acme/sound: published"
+
+    steps = watched.metrics.of("onnx_fleet.step.duration")
+    assert {sent.tags["step"]: sent.tags["family"] for sent in steps} == dict.fromkeys(
+        ("export", "validate", "measure", "compare", "publish"), "encoder"
+    )
+    for sent in steps:
+        assert (sent.kind, sent.value) == ("ms", pytest.approx(1000 * records[0].seconds[sent.tags["step"]], abs=1))
+    assert watched.counted("onnx_fleet.exports") == [{"family": "encoder", "traced": "full"}]
+    assert watched.counted("onnx_fleet.models") == [{"dag": "fleet_reexport", "state": "published"}]
+    assert watched.counted("onnx_fleet.watch.findings") == [{"state": "refused"}, {"state": "started"}]
+    sent_bytes = sum(sent.value for sent in watched.metrics.of("onnx_fleet.store.bytes") if sent.tags["way"] == "sent")
+    assert sent_bytes >= int(records[0].size_bytes or 0) > 0
+    assert watched.counted("onnx_fleet.failures") == []
 
     again = watched.poll()
     assert (again.state, again.states("start"), again.states("note")) == ("success", ["skipped"], ["success"])
@@ -155,6 +179,7 @@ def test_a_hub_that_cannot_be_asked_is_tried_again_and_a_conf_with_a_typo_is_not
     end = watched.poll()
     assert end.state == "success"
     assert [task.tries for task in end.tasks if task.task_id == "poll"] == [2], "the second time the Hub answered"
+    assert watched.counted("onnx_fleet.failures") == [{"step": "poll", "error": "HubRateLimited"}]
     wrong = watched.poll(dryrun=True)
     assert (wrong.state, wrong.states("poll"), wrong.states("start")) == ("failed", ["failed"], ["upstream_failed"])
     assert "did you mean 'dry_run'" in wrong.log

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fixtures import fleet_options
 from fixtures.exported import Exported
 from onnx_fleet.planning.catalogue import reader
 from onnx_fleet_demo.__main__ import rest_lines
@@ -118,7 +119,5 @@ def test_every_option_of_the_airflow_section_is_in_the_operations_page() -> None
     page = (ROOT / "docs/operations.md").read_text()
     table = page.split("| option | default | meaning |")[1].split("\n\n")[0]
     documented = {name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])}
-    source = (ROOT / "include/onnx_fleet/airflow/settings.py").read_text()
-    read = set(re.findall(r'_(?:text|number|choice)\("(\w+)"', source))
 
-    assert documented == read
+    assert documented == fleet_options.names()

@@ -16,6 +16,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from onnx_fleet import jsonio
 from onnx_fleet.airflow import (
     machine_lock,
+    metrics,
     pod_overrides,
     retries,
     run_context,
@@ -140,6 +141,7 @@ def _report(now: run_context.Run, tasks: Sequence[str]) -> str:
     made = audit_report.build(rows.values(), run_id=now.label, now=datetime.now(UTC))
     key = audit_report.write(made, store=now.services.store)
     log.info("%s/%s\n%s", now.services.store.address, key, audit_report.markdown(made))
+    metrics.ended(metrics.AUDITS, "verdict", (each.verdict for each in made.rows))
     run_notes.leave(run_note.of_audit(made, page=store_links.report_address(now.dag_id, now.run_id)))
     return key
 

@@ -19,6 +19,7 @@ from onnx_fleet import jsonio
 from onnx_fleet.airflow import (
     assets,
     machine_lock,
+    metrics,
     model_claim,
     model_record,
     pod_overrides,
@@ -38,6 +39,8 @@ from onnx_fleet.runs.steps import Step
 log = logging.getLogger(__name__)
 
 LABEL: Final = "{{ item['model_id'] }}"
+LABEL_OF_RECORD: Final = LABEL + "{% if ended is defined %}: {{ ended }}{% endif %}"
+"""The label of a record. Airflow makes it again when the task has ended, and the task says the state then."""
 NO_GPU_WORKER: Final = "no GPU worker is configured ([onnx_fleet] gpu_queue)"
 
 Body = Callable[..., Any]
@@ -72,7 +75,7 @@ def model_group(settings: FleetSettings, *, group_id: str, large: LargeModels | 
             else:
                 before >> made
                 before = [made]
-        recorded = _light(record, settings, trigger_rule="all_done")(item=item)
+        recorded = _light(record, settings, label=LABEL_OF_RECORD, trigger_rule="all_done")(item=item)
         before >> store_links.attach(recorded, store_links.OF_MODEL)
 
     def asks_for_gpu(item: Json) -> None:
@@ -83,6 +86,7 @@ def model_group(settings: FleetSettings, *, group_id: str, large: LargeModels | 
         now = run_context.current(settings)
         ended = model_record.of_model(now, item, tasks=step_tasks.of_model(settings), channel=settings.channel)
         claims.release(item["model_id"], run=now.label, store=now.services.store)
+        get_current_context()["ended"] = ended.ended_as  # type: ignore[typeddict-unknown-key]  # for LABEL_OF_RECORD
         return jsonio.to_json(ended)
 
     return model
@@ -109,8 +113,8 @@ def _task_of(each: StepTask, settings: FleetSettings, large: LargeModels | None)
     return _light(body, settings, **options)
 
 
-def _light(body: Body, settings: FleetSettings, **options: Any) -> Task[..., Any]:
-    return task(map_index_template=LABEL, weight_rule="upstream", **retries.options(settings), **options)(body)
+def _light(body: Body, settings: FleetSettings, *, label: str = LABEL, **options: Any) -> Task[..., Any]:
+    return task(map_index_template=label, weight_rule="upstream", **retries.options(settings), **options)(body)
 
 
 def _asking(body: Body) -> Task[..., Any]:
@@ -136,7 +140,11 @@ def _take(each: StepTask, item: Json, settings: FleetSettings) -> Json:
                     publication = step.take(replace(job, alone=alone))
                 if step.name == "validate" and item["gpu"] and not settings.gpu_queue:
                     steps.without_gpu(job.stage, reason=NO_GPU_WORKER)
+                if step.name == "export":
+                    metrics.exported(job.stage)
                 count.disk_bytes = spending.disk_bytes(job.stage)
+            seconds = spent.steps[step.name].seconds
+            metrics.step_ended(step.name, family=job.stage.item.family, seconds=seconds)
             if len(each.steps) > 1:
                 log.info("::endgroup::")
     if publication is None:

@@ -47,9 +47,10 @@ class NotesOfRuns:
 
     @hookimpl
     def on_dag_run_failed(self, dag_run: DagRun, msg: str) -> None:
-        """Write what the run's tasks left."""
+        """Write what the run's tasks left, and have Airflow hand it on to alerts.py."""
         if dag_run.dag_id in run_notes.DAGS:
             _write(dag_run)
+            _load(dag_run)
 
 
 def _model(dag_run: DagRun) -> str | None:
@@ -71,6 +72,18 @@ def _write(dag_run: DagRun, note: str | None = None) -> None:
                 _put(_clean(text), dag_run_id=dag_run.id, connection=connection)
     except Exception:  # a run without a note is better than a scheduler that stops
         log.warning("run %s of %s has no note", dag_run.run_id, dag_run.dag_id, exc_info=True)
+
+
+def _load(dag_run: DagRun) -> None:
+    """Load a run's note: a callback of its DAG is told of the run no more than what is loaded of it."""
+    session = object_session(dag_run)
+    if session is None:
+        return
+    try:
+        with session.connection().begin_nested(), session.no_autoflush:  # a savepoint of the session would commit it
+            session.refresh(dag_run, ["dag_run_note"])
+    except Exception:
+        log.warning("an alert of run %s of %s lacks its note", dag_run.run_id, dag_run.dag_id, exc_info=True)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from onnx_fleet import jsonio
-from onnx_fleet.airflow import assets, retries, run_context, run_notes, run_params, shards, store_links
+from onnx_fleet.airflow import assets, metrics, retries, run_context, run_notes, run_params, shards, store_links
 from onnx_fleet.airflow.model_group import model_group
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.bundles.publish import Publication
@@ -164,6 +164,7 @@ def _report(now: run_context.Run, groups: list[str]) -> str:
     made = run_report.build(records.values(), run_id=now.label, now=datetime.now(UTC))
     key = run_report.write(made, store=now.services.store)
     log.info("%s/%s\n%s", now.services.store.address, key, run_report.markdown(made))
+    metrics.ended(metrics.MODELS, "state", (each.state for each in made.records), dag=now.dag_id)
     run_notes.leave(run_note.of_run(made, page=store_links.report_address(now.dag_id, now.run_id)))
     return key
 

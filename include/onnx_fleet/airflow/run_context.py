@@ -10,7 +10,7 @@ from functools import partial
 from airflow.sdk import get_current_context
 
 from onnx_fleet import jsonio
-from onnx_fleet.airflow import connections, machine_lock
+from onnx_fleet.airflow import connections, machine_lock, metrics
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.bundles.manifest import Provenance
 from onnx_fleet.entities.sizing import StepCost
@@ -97,7 +97,7 @@ def current(settings: FleetSettings) -> Run:
     dag_run = context["dag_run"]
     run = label(dag_run.dag_id, dag_run.run_id)
     services = Services(
-        store=connections.store(settings),
+        store=metrics.metered(connections.store(settings)),
         hub=Hub(connections.hub_settings(settings)),
         work_dir=work_folder.of_run(settings.scratch, run),
         limits=settings.limits,
@@ -135,5 +135,7 @@ def explained(spent: Spending | None = None) -> Iterator[None]:
         yield
     except Exception as err:
         failure = Failure(error=type(err).__name__, message=str(err), step=spent.step, costs=spent.steps)
-        get_current_context()["ti"].xcom_push(FAILURE, jsonio.to_json(failure))
+        ti = get_current_context()["ti"]
+        ti.xcom_push(FAILURE, jsonio.to_json(failure))
+        metrics.failed(spent.step or ti.task_id, err)
         raise

@@ -12,6 +12,7 @@ from typing import Final
 from airflow.sdk import get_current_context
 from airflow.sdk.exceptions import AirflowSkipException
 
+from onnx_fleet.airflow import metrics
 from onnx_fleet.runs import run_note
 
 DAGS: Final = ("bundle_audit", "fleet_reexport", "hub_watch", "model_reexport", "registry_feed")
@@ -35,5 +36,7 @@ def of_failure() -> Iterator[None]:
     except AirflowSkipException:
         raise
     except Exception as err:
-        leave(run_note.of_failure(get_current_context()["ti"].task_id, error=type(err).__name__, message=str(err)))
+        task_id = get_current_context()["ti"].task_id
+        leave(run_note.of_failure(task_id, error=type(err).__name__, message=str(err)))
+        metrics.failed(task_id, err)
         raise

@@ -1,4 +1,4 @@
-"""What a run may be asked for: schemas for the form and for REST, and the names that no DAG knows."""
+"""What a run may be asked for: schemas for the form and for REST, the names that no DAG knows, and what others ask."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from airflow.sdk import Param, get_current_context
 from onnx_fleet.entities.provider import EXECUTION_PROVIDERS
 from onnx_fleet.entities.variant import NAMES
 from onnx_fleet.errors import CatalogueInvalid
+from onnx_fleet.jsonio import Json
 from onnx_fleet.planning.catalogue.schema import LatencySection, suggestion
+
+FLEET: Final = "fleet_reexport"
+"""The DAG that takes what is new at the Hub: the settings of the catalogue's entries hold in it."""
 
 
 def choice(names: Iterable[str], *, empty: str) -> dict[str, Any]:
@@ -36,6 +40,17 @@ LATENCY: Final[dict[str, Any]] = {**LatencySection.model_json_schema(), "type": 
 """The JSON Schemas of ``variants``, ``providers`` and ``latency``."""
 ONLY: Final[dict[str, Any]] = {"type": ["null", "array"], "items": {"type": "string"}}
 """The JSON Schema of ``only``, a field with one pattern on each line."""
+
+
+def of_models(models: Iterable[str], *, catalogue: str) -> Json:
+    """Return what a run of FLEET is asked for where the Hub has something new.
+
+    A search may not find a model again, and that is no fault.
+
+    Args:
+        models: the ids of the entries to take.
+    """
+    return {"catalogue": catalogue, "only": list(models), "allow_unmatched": True}
 
 
 def catalogue(usual: Path) -> Param:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowConfigException
@@ -71,6 +73,14 @@ class FleetSettings:
     """The schedule of hub_watch, likewise."""
     watch_requests: int
     """The most requests to the Hub of one poll of hub_watch; the next one goes on with the rest."""
+    webhook_conn_id: str | None
+    """The Airflow connection whose password is the secret of the Hub's webhooks; empty takes no webhook."""
+    alert_notifier: str | None
+    """The class of Airflow's notifiers that tells of runs which failed or are late; empty tells nobody."""
+    alert_options: Mapping[str, Any]
+    """The arguments of that class, a JSON object: templates that may name ``alert``."""
+    deadline: timedelta | None
+    """The time within which a run of fleet_reexport is to end (option ``deadline_minutes``); 0 is no limit."""
     channel: str
     """The channel that a publication moves."""
     cpu_pool: str
@@ -138,6 +148,10 @@ def read() -> FleetSettings:
         audit_schedule=_text("audit_schedule", "@weekly") or None,
         watch_schedule=_text("watch_schedule", "@hourly") or None,
         watch_requests=max(1, _number("watch_requests", watch.MAX_REQUESTS)),
+        webhook_conn_id=_text("webhook_conn_id") or None,
+        alert_notifier=_text("alert_notifier") or None,
+        alert_options=_object("alert_options", _text("alert_options")),
+        deadline=timedelta(minutes=max(0, _number("deadline_minutes", 0))) or None,
         channel=_text("channel", "latest"),
         cpu_pool=_text("cpu_pool", "onnx_fleet_cpu"),
         cpu_pool_slots=_pool_slots(),
@@ -218,6 +232,16 @@ def _pods() -> PodSettings | None:
 
 def _text(option: str, default: str = "") -> str:
     return str(conf.get(SECTION, option, fallback=default)).strip()
+
+
+def _object(option: str, text: str) -> Mapping[str, Any]:
+    try:
+        found = json.loads(text or "{}")
+    except json.JSONDecodeError as err:
+        raise AirflowConfigException(f"[{SECTION}] {option} is not JSON: {err}") from err
+    if not isinstance(found, dict):
+        raise AirflowConfigException(f'[{SECTION}] {option} is no JSON object: write {{"name": "value"}}')
+    return found
 
 
 def _choice(option: str, choices: tuple[str, str], *, usual: str) -> str:

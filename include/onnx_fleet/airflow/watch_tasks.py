@@ -12,7 +12,7 @@ from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOpe
 from airflow.sdk import task
 from airflow.sdk.configuration import conf
 
-from onnx_fleet.airflow import retries, run_context, run_notes, run_params, store_links
+from onnx_fleet.airflow import metrics, retries, run_context, run_notes, run_params, store_links
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.jsonio import Json
 from onnx_fleet.planning.catalogue import reader
@@ -20,8 +20,6 @@ from onnx_fleet.runs import report_page, run_note, watch, watch_report
 
 log = logging.getLogger(__name__)
 
-FLEET: Final = "fleet_reexport"
-"""The DAG that takes what is new: the settings of the catalogue's entries hold in it."""
 _REPORT: Final = store_links.ResultLink(
     "Report", lambda result, label: report_page.key_of(result["report"]) if result["report"] else None
 )
@@ -52,7 +50,7 @@ def watches(*, settings: FleetSettings) -> None:
     polled = store_links.attach(retried(poll)(), (_REPORT,))
     start = TriggerDagRunOperator.partial(
         task_id="start",
-        trigger_dag_id=FLEET,
+        trigger_dag_id=run_params.FLEET,
         logical_date=None,
         skip_when_already_exists=True,
         map_index_template=_STARTED,
@@ -78,6 +76,7 @@ def _poll(now: run_context.Run, *, settings: FleetSettings) -> Json:
     if found.report.findings:
         key = watch_report.write(found.report, store=now.services.store)
         log.info("the report is %s/%s", now.services.store.address, key)
+    metrics.ended(metrics.FINDINGS, "state", (each.state for each in found.report.findings))
     run_notes.leave(run_note.of_watch(found.report, page=store_links.report_address(now.dag_id, now.run_id)))
     if not dry_run:
         watch.keep(found, store=now.services.store)
@@ -86,13 +85,11 @@ def _poll(now: run_context.Run, *, settings: FleetSettings) -> Json:
         "found": watch_report.title(found.report),
         "counts": dict(found.report.counts),
         "report": key,
-        "starts": [{"trigger_run_id": each.run_id, "conf": _conf(each, catalogue)} for each in starts],
+        "starts": [
+            {"trigger_run_id": each.run_id, "conf": run_params.of_models(each.models, catalogue=catalogue)}
+            for each in starts
+        ],
     }
-
-
-def _conf(start: watch.Start, catalogue: str) -> Json:
-    """Return what the run of the fleet is asked for; a search may not find a model again, and that is no fault."""
-    return {"catalogue": catalogue, "only": list(start.models), "allow_unmatched": True}
 
 
 def _note(now: run_context.Run, polled: Json) -> Json:
