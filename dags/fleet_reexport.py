@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from airflow.sdk import Param, dag
 
-from onnx_fleet.airflow import alerts, fleet_selection, run_params, settings
+from onnx_fleet.airflow import alerts, fleet_selection, rollout_tasks, run_params, settings
 from onnx_fleet.airflow.reexport_tasks import reexport
 
 SETTINGS = settings.read()
@@ -102,7 +102,7 @@ SETTINGS = settings.read()
     },
 )
 def fleet_reexport() -> None:
-    reexport(fleet_selection.wanted, settings=SETTINGS)
+    rollout_tasks.follow_up(reexport(fleet_selection.wanted, settings=SETTINGS), settings=SETTINGS)
 
 
 fleet_reexport()

@@ -28,6 +28,7 @@
        ├─ BundleNotFound            no such model, version or channel in the store
        ├─ BundleCorrupt             a file of a bundle is missing or has other bytes than its manifest says
        ├─ VersionConflict           other bytes stand under the same version, or a channel was moved meanwhile
+       ├─ RolloutConflict           a rollout is not in the state that is needed for what is asked
        ├─ FolderOccupied            the folder to pull into holds something else
        ├─ StoreDenied               no credentials, or they are refused
        └─ StoreNotFound             no such bucket or folder
@@ -186,6 +187,10 @@ class BundleCorrupt(Permanent):
 
 class VersionConflict(Permanent):
     """Other bytes stand under the same version, or a channel was moved by another writer meanwhile."""
+
+
+class RolloutConflict(Permanent):
+    """A rollout is not in the state that is needed for what is asked: one that runs cannot be continued."""
 
 
 class FolderOccupied(Permanent):

@@ -18,6 +18,7 @@ FILES = {
     "hub_watch": "hub_watch.py",
     "model_reexport": "model_reexport.py",
     "registry_feed": "registry_feed.py",
+    "rollout_approval": "rollout_approval.py",
 }
 NO_GPU: dict[str, str] = {}
 GPU = {"AIRFLOW__ONNX_FLEET__GPU_QUEUE": "gpu", "AIRFLOW__ONNX_FLEET__CPU_QUEUE": "cpu"}
@@ -52,7 +53,7 @@ def test_a_dag_says_what_to_do_when_it_fails(found: dict[str, Any]) -> None:
 
 def test_every_param_has_a_type_and_a_description(found: dict[str, Any]) -> None:
     params = {(dag_id, name): schema for dag_id, dag in found["dags"].items() for name, schema in dag["params"].items()}
-    assert len(params) == 30
+    assert len(params) == 32
     for name, schema in params.items():
         assert schema.get("type"), name
         assert schema.get("description", "").endswith("."), name
@@ -65,6 +66,7 @@ def test_what_does_nothing_by_itself_is_on_from_the_start_and_what_has_a_schedul
         "hub_watch": None,
         "model_reexport": False,
         "registry_feed": False,
+        "rollout_approval": False,
     }
 
 

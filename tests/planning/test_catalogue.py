@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 from ruamel.yaml import YAML
 
-from onnx_fleet.entities.entry import Discover, Entry, Gates, LatencyGrid, Tolerances
+from onnx_fleet.entities.entry import Canary, Discover, Entry, Gates, LatencyGrid, Tolerances
 from onnx_fleet.errors import CatalogueInvalid
 from onnx_fleet.planning.catalogue import reader
 from onnx_fleet.planning.catalogue import schema as catalogue_schema
@@ -119,6 +119,9 @@ discover:
     assert own.latency == LatencyGrid(batch_sizes=(1,), timed_runs=20)
     assert own.tolerances == Tolerances(atol=1e-5)
     assert (own.gates, plain.gates) == (Gates(policy="block", max_slowdown=1.1), Gates(policy="block"))
+    assert (plain.own, own.own) == ((), ("allowed_licences", "gates", "latency", "opset"))
+    assert made.discover[0].entry("acme/found").own == ("priority",)
+    assert (made.defaults.opset, made.defaults.repo_id) == (21, "")
     found = made.discover[0].entry("acme/found")
     assert (found.repo_id, found.opset, found.priority, found.latency.timed_runs) == ("acme/found", 21, 2, 20)
 
@@ -154,7 +157,19 @@ def test_the_schemas_defaults_are_the_entrys() -> None:
     assert parsed("models: [a/b]").entries[0] == Entry(repo_id="a/b")
     assert parsed("discover: [{author: a}]").discover[0] == Discover(author="a")
     wanted = {field.name for field in fields(Entry)}
-    assert wanted == set(catalogue_schema.ModelSection.model_fields)
+    assert wanted - {"own"} == set(catalogue_schema.ModelSection.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "canary"),
+    [
+        ("models: [a/b]", Canary(shares=(5, 25, 100), min_models=20)),
+        ("models: [a/b]\ncanary: {shares: [5]}", Canary(shares=(5, 100))),
+        ("models: [a/b]\ncanary: {shares: [100], min_models: 2}", Canary(shares=(100,), min_models=2)),
+    ],
+)
+def test_the_waves_of_a_change_are_shares_that_rise_to_all(text: str, canary: Canary) -> None:
+    assert parsed(text).canary == canary
 
 
 def test_the_digest_is_of_the_text() -> None:
@@ -331,6 +346,10 @@ def test_a_search_is_checked(search: str, fault: str) -> None:
         ("- a/b", "1: the catalogue must be a mapping, not a list; write models:, with - org/name on each line under"),
         ("models: [a/b]\nmodel: [a/c]", "2: unknown key 'model'; did you mean 'models'?"),
         ("models: [a/b]\ndefaults: 3", "2: defaults must be a mapping, not '3'; write a mapping"),
+        ("models: [a/b]\ncanary: {shares: [25, 5]}", "2: shares [25, 5] do not rise; write each larger than the one"),
+        ("models: [a/b]\ncanary: {shares: [0]}", "2: shares is 0; write a number from 1 to 100"),
+        ("models: [a/b]\ncanary: {share: [5]}", "2: unknown key 'share'; did you mean 'shares'?"),
+        ("models: [a/b]\ncanary: 5%", "2: canary must be a mapping, not '5%'; write a mapping, such as {shares: [5"),
         ("models: [a/b]\ndefaults: {revision: v1}", "2: unknown key 'revision'; write one of"),
         ("models: [a/b", "1: the YAML cannot be read: "),
         ("models:\n\t- a/b", "2: the YAML cannot be read: a tab; indent with spaces"),
@@ -478,7 +497,12 @@ def test_every_example_in_the_docs_is_valid(text: str) -> None:
 def test_the_docs_have_examples_and_name_every_key() -> None:
     text = (ROOT / "docs/catalogue.md").read_text()
     assert len(EXAMPLES) >= 4
-    sections = (catalogue_schema.ModelSection, catalogue_schema.DiscoverSection, catalogue_schema.LatencySection)
+    sections = (
+        catalogue_schema.ModelSection,
+        catalogue_schema.DiscoverSection,
+        catalogue_schema.LatencySection,
+        catalogue_schema.CanarySection,
+    )
     missing = [name for section in sections for name in section.model_fields if f"`{name}`" not in text]
     assert missing == []
 

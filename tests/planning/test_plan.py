@@ -6,42 +6,18 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from fixtures.planned_models import COMMIT, NEXT_COMMIT, VERSIONS, publish, resolved
 from onnx_fleet import jsonio
-from onnx_fleet.bundles import channels, manifest
 from onnx_fleet.entities.entry import Entry, LatencyGrid, Tolerances
-from onnx_fleet.entities.graph_info import GraphInfo
-from onnx_fleet.entities.resolved_model import ResolvedModel, SourceFile
+from onnx_fleet.entities.resolved_model import ResolvedModel
 from onnx_fleet.entities.work_item import Plan, WorkItem
 from onnx_fleet.errors import StoreNotFound
 from onnx_fleet.planning import fingerprint, plan, toolchain
 from onnx_fleet.store import ObjectStore, open_store
-
-COMMIT = "3f2a1c0" + "0" * 33
-NEXT_COMMIT = "9be01d2" + "0" * 33
-NOW = datetime(2026, 11, 21, tzinfo=UTC)
-VERSIONS = {"torch": "2.13.0", "transformers": "5.23.0"}
-
-
-def resolved(
-    repo_id: str = "acme/tiny", *, commit: str = COMMIT, task: str = "fill-mask", **entry: object
-) -> ResolvedModel:
-    return ResolvedModel(
-        entry=Entry(repo_id=repo_id, **entry),  # type: ignore[arg-type]
-        repo_id=repo_id,
-        commit=commit,
-        task=task,
-        architecture="BertForMaskedLM",
-        model_type="bert",
-        licence="apache-2.0",
-        gated=False,
-        files=(SourceFile(path="config.json", size_bytes=2, digest="git-sha1:" + "0" * 40),),
-        needed=("config.json",),
-    )
 
 
 def test_a_model_that_the_hub_renamed_is_planned_with_both_ids(store: ObjectStore) -> None:
@@ -57,47 +33,6 @@ def test_a_model_that_the_hub_renamed_is_planned_with_both_ids(store: ObjectStor
 def store(tmp_path: Path) -> ObjectStore:
     (tmp_path / "store").mkdir()
     return open_store(str(tmp_path / "store"))
-
-
-def publish(store: ObjectStore, item: WorkItem) -> None:
-    """What a publication leaves behind for planning: a manifest without files, and the channel."""
-    entry = item.model.entry
-    graphs = tuple(
-        GraphInfo(
-            role="model", variant=variant, path="onnx/model.onnx", opset=entry.opset, ir_version=10, inputs=(),
-            outputs=(), weight_files=(), onnxruntime_min="1.20",
-        )
-        for variant in entry.variants
-    )  # fmt: skip
-    document = manifest.Manifest(
-        bundle=manifest.BundleInfo(
-            model_id=item.model_id,
-            version=item.version,
-            fingerprint=item.fingerprint,
-            rebuild=item.rebuild,
-            created_at=NOW,
-        ),
-        source=manifest.Source(
-            repo_id=item.model_id,
-            requested_revision="main",
-            revision=item.model.commit,
-            licence=None,
-            gated=False,
-            files=(),
-        ),
-        task=item.model.task,
-        family=item.family,
-        architecture=item.model.architecture,
-        graphs=graphs,
-        files=(),
-        toolchain=item.toolchain,
-        export=manifest.Export(settings={}, recipe=entry.recipe, fallbacks=(), duration_s=1.0, peak_memory_bytes=1),
-        validation=manifest.Validation(passed=True, max_abs_diff=0.0, gpu="not asked for", providers=(), checks=()),
-        latency=(),
-        provenance=manifest.Provenance(dag_id="d", run_id="r", trigger="manual", catalogue_digest=None),
-    )
-    store.create(f"models/{item.model_id}/{item.version}/manifest.json", manifest.write(document))
-    channels.ensure(store, item.model_id, "latest", item.version, now=NOW)
 
 
 def planned(model: ResolvedModel, store: ObjectStore, *, force: str | None = None, **versions: str) -> WorkItem:
@@ -154,6 +89,52 @@ def test_a_change_is_named(store: ObjectStore, model: ResolvedModel, versions: d
     publish(store, planned(resolved(), store))
     item = planned(model, store, **versions)
     assert (item.state, item.reason) == ("changed", reason)
+
+
+@pytest.mark.parametrize(
+    ("model", "versions", "cause"),
+    [
+        (resolved(), {"torch": "2.14.0"}, "toolchain"),
+        (resolved(), {"onnx": "1.23.2"}, "toolchain"),
+        (resolved(opset=21), {}, "defaults"),
+        (resolved(opset=21), {"torch": "2.14.0"}, "defaults"),
+        (resolved(opset=21, own=("opset",)), {}, "own"),
+        (resolved(opset=21, own=("opset",)), {"torch": "2.14.0"}, "own"),
+        (resolved(commit=NEXT_COMMIT), {"torch": "2.14.0"}, "own"),
+        (resolved(variants=("fp32", "q4"), required_variants=("q4",), own=("required_variants",)), {}, "own"),
+        (resolved(variants=("fp32", "q4")), {}, "defaults"),
+        (resolved(inline_max_bytes=1), {}, "defaults"),
+        (resolved(inline_max_bytes=1, own=("inline_max_bytes",)), {"torch": "2.14.0"}, "own"),
+        (resolved(allow_pickle=COMMIT, own=("allow_pickle",)), {}, "own"),
+        (resolved(priority=3, own=("priority",)), {"torch": "2.14.0"}, "toolchain"),
+    ],
+)
+def test_a_change_that_is_not_the_models_own_is_told_from_one_that_is(
+    store: ObjectStore, model: ResolvedModel, versions: dict[str, str], cause: str
+) -> None:
+    publish(store, planned(resolved(), store))
+    assert planned(model, store, **versions).cause == cause
+    assert planned(resolved(), store).cause is None
+
+
+def test_a_forced_export_and_one_of_an_unreadable_version_are_a_models_own(store: ObjectStore) -> None:
+    publish(store, planned(resolved(), store))
+    assert planned(resolved(), store, force="manual__1").cause == "own"
+    forced = planned(resolved(), store, force="manual__1")
+    publish(store, forced)
+    assert planned(resolved(), store, torch="2.14.0").cause == "toolchain", "the version in use was forced"
+
+
+def test_what_all_models_share_is_the_toolchain_and_what_the_defaults_decide() -> None:
+    plain = Entry(repo_id="")
+    prints = {
+        fingerprint.of_defaults(plain, versions=VERSIONS),
+        fingerprint.of_defaults(plain, versions={**VERSIONS, "torch": "2.14.0"}),
+        fingerprint.of_defaults(replace(plain, opset=21), versions=VERSIONS),
+        fingerprint.of_defaults(replace(plain, recipe="cls"), versions=VERSIONS),
+    }
+    assert len(prints) == 4
+    assert fingerprint.of_defaults(replace(plain, priority=3), versions=VERSIONS) in prints
 
 
 def test_going_back_to_a_published_commit_exports_nothing(store: ObjectStore) -> None:

@@ -53,7 +53,8 @@ HELD = Record(
     compared_with="11111111-22222222",
     findings=("latency: 2.00 times; 1.25 | may be",),
 )
-ALL = (PUBLISHED, UNCHANGED, REFUSED, FAILED, HELD)
+WAITING = Record(model_id="acme/later", state="waiting", version="55555555-66666666", reason="it waits for its turn")
+ALL = (PUBLISHED, UNCHANGED, REFUSED, FAILED, HELD, WAITING)
 
 
 def built(*records: Record) -> run_report.RunReport:
@@ -62,9 +63,9 @@ def built(*records: Record) -> run_report.RunReport:
 
 def test_records_are_counted_and_what_went_wrong_comes_first() -> None:
     made = built(*ALL)
-    assert made.counts == {"failed": 1, "refused": 1, "held": 1, "published": 1, "unchanged": 1}
+    assert made.counts == {"failed": 1, "refused": 1, "held": 1, "waiting": 1, "published": 1, "unchanged": 1}
     assert [record.model_id for record in made.records] == [
-        "acme/wrong", "acme/closed", "acme/slow", "acme/tiny", "acme/same",
+        "acme/wrong", "acme/closed", "acme/slow", "acme/later", "acme/tiny", "acme/same",
     ]  # fmt: skip
     assert built(*ALL[::-1]) == made
 

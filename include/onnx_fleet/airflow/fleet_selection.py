@@ -34,6 +34,7 @@ def wanted(run: Run) -> Wanted:
         entries=selection.entries(file, selected, services=run.services),
         catalogue_digest=file.digest,
         only_changed=params["changed"],
+        scope=None if params["force"] else selection.scope(file, selected),
     )
 
 

@@ -19,10 +19,20 @@ from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.bundles.publish import Publication
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.work_item import Plan
-from onnx_fleet.errors import OnnxFleetError
+from onnx_fleet.errors import BundleNotFound, OnnxFleetError
 from onnx_fleet.jsonio import Json
-from onnx_fleet.runs import pipeline, record, run_note, run_report, work_folder
+from onnx_fleet.runs import (
+    pipeline,
+    record,
+    rollout_plan,
+    rollout_report,
+    rollout_steps,
+    run_note,
+    run_report,
+    work_folder,
+)
 from onnx_fleet.runs.record import Record
+from onnx_fleet.runs.rollout_plan import Division, Scope
 from onnx_fleet.runs.run_report import RunReport
 from onnx_fleet.store import ObjectStore, leftovers
 
@@ -41,16 +51,20 @@ class Wanted:
     catalogue_digest: str | None = None
     only_changed: bool = False
     """Whether models that are unchanged are left out of the run, and of its report."""
+    scope: Scope | None = None
+    """What decides which models wait for their turn in a rollout; None lets none wait."""
 
 
 def reexport(
     wanted: Callable[[run_context.Run], Wanted], *, settings: FleetSettings, max_refused: int | None = None
-) -> None:
+) -> Any:
     """Wire the tasks into the DAG that is being defined.
 
     Args:
         wanted: reads the run's parameters; called in the plan task.
         max_refused: the value where the run has no parameter of that name.
+    Returns:
+        The task ``report``.
     """
 
     def retried(body: Callable[..., Any], **options: Any) -> Any:
@@ -96,6 +110,7 @@ def reexport(
     planned >> gated
     for made in (reported, gated):
         store_links.attach(made, (store_links.REPORT,))
+    return reported
 
 
 def _plan(now: run_context.Run, wanted: Callable[[run_context.Run], Wanted], *, settings: FleetSettings) -> Json:
@@ -106,7 +121,8 @@ def _plan(now: run_context.Run, wanted: Callable[[run_context.Run], Wanted], *, 
     asked = wanted(now)
     force = now.label if now.params.get("force") else None
     planned = pipeline.plan(asked.entries, services=now.services, force=force, channel=settings.channel)
-    planned = planned.changed() if asked.only_changed else planned
+    divided = _divided(planned, asked.scope, now, channel=settings.channel)
+    planned = divided.plan.changed() if asked.only_changed else divided.plan
     work = planned.to_export
     large_bytes = settings.large.memory_bytes if settings.large else None
     items = [shards.item(item, catalogue_digest=asked.catalogue_digest, large_bytes=large_bytes) for item in work]
@@ -120,14 +136,22 @@ def _plan(now: run_context.Run, wanted: Callable[[run_context.Run], Wanted], *, 
     ended = _ended(planned, now, channel=settings.channel, on_finished=finished.append)
     return {
         "items": items,
-        "records": [jsonio.to_json(each) for each in ended],
+        "records": [jsonio.to_json(each) for each in (*divided.waiting, *ended)],
         "finished": [jsonio.to_json(each) for each in finished],
+        "rollout": divided.rollout.rollout_id if divided.rollout else None,
     }
 
 
 def _sized(planned: Json, *, large: bool) -> list[Json]:
     """Return the items of the group of large models, or those of all other groups, in the plan's order."""
     return [item for item in planned["items"] if item["large"] == large]
+
+
+def _divided(planned: Plan, scope: Scope | None, now: run_context.Run, *, channel: str) -> Division:
+    """Take the models whose turn it is in a rollout."""
+    if scope is None:
+        return Division(plan=planned)
+    return rollout_plan.divide(planned, scope=scope, store=now.services.store, channel=channel, now=datetime.now(UTC))
 
 
 def _sweep(store: ObjectStore, *, days: int) -> None:
@@ -161,12 +185,23 @@ def _report(now: run_context.Run, groups: list[str]) -> str:
     }
     for item in planned["items"]:
         records.setdefault(item["model_id"], _unrecorded(item))
-    made = run_report.build(records.values(), run_id=now.label, now=datetime.now(UTC))
+    rollout_id = planned.get("rollout")
+    stands = _concluded(rollout_id, list(records.values()), now) if rollout_id else None
+    made = run_report.build(records.values(), run_id=now.label, now=datetime.now(UTC), rollout=stands)
     key = run_report.write(made, store=now.services.store)
     log.info("%s/%s\n%s", now.services.store.address, key, run_report.markdown(made))
     metrics.ended(metrics.MODELS, "state", (each.state for each in made.records), dag=now.dag_id)
     run_notes.leave(run_note.of_run(made, page=store_links.report_address(now.dag_id, now.run_id)))
     return key
+
+
+def _concluded(rollout_id: str, records: list[Record], now: run_context.Run) -> str:
+    """Judge the wave of the rollout that the run was part of; returns where the rollout stands then."""
+    try:
+        ended = rollout_steps.conclude(rollout_id, records, store=now.services.store, now=datetime.now(UTC))
+    except BundleNotFound:
+        return f"the rollout {rollout_id} is no longer in the store; the next run begins it again"
+    return rollout_report.statement(ended)
 
 
 def _unrecorded(item: Json) -> Record:

@@ -12,7 +12,8 @@ from onnx_fleet.entities.provider import EXECUTION_PROVIDERS
 from onnx_fleet.entities.variant import NAMES
 from onnx_fleet.errors import CatalogueInvalid
 from onnx_fleet.jsonio import Json
-from onnx_fleet.planning.catalogue.schema import LatencySection, suggestion
+from onnx_fleet.planning.catalogue.schema import LatencySection
+from onnx_fleet.planning.catalogue.values import suggestion
 
 FLEET: Final = "fleet_reexport"
 """The DAG that takes what is new at the Hub: the settings of the catalogue's entries hold in it."""

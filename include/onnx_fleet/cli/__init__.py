@@ -12,7 +12,7 @@ import sys
 import typer
 
 from onnx_fleet import __version__
-from onnx_fleet.cli import audit, cache, channel, consume, inspection, run, steps, sweep, watch
+from onnx_fleet.cli import audit, cache, channel, consume, inspection, rollout, run, steps, sweep, watch
 from onnx_fleet.cli.terminal import console
 from onnx_fleet.errors import OnnxFleetError
 
@@ -28,6 +28,7 @@ app = typer.Typer(
 app.add_typer(run.catalogue_app, name="catalogue")
 app.add_typer(cache.cache_app, name="cache")
 app.add_typer(channel.channel_app, name="channel")
+app.add_typer(rollout.rollout_app, name="rollout")
 for command in (
     run.plan, run.run, steps.export, steps.validate, steps.measure, steps.compare, steps.publish,
     consume.list_, consume.verify, consume.pull, inspection.inspect, audit.audit, sweep.sweep, watch.watch,

@@ -55,6 +55,9 @@ RetryFailed = Annotated[
     str | None,
     typer.Option(metavar="RUN", help="Only models that failed or were held in this run, by the name in its report."),
 ]
+AllWaves = Annotated[
+    bool, typer.Option("--all-waves", help="Take the next wave of a rollout as soon as one is good, up to the last.")
+]
 Changed = Annotated[bool, typer.Option("--changed", help="Leave out models that are unchanged.")]
 MaxRefused = Annotated[
     int | None,

@@ -6,7 +6,7 @@ import secrets
 import shutil
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,9 @@ import typer
 from onnx_fleet import errors, jsonio
 from onnx_fleet.bundles import bundle, feed
 from onnx_fleet.bundles.manifest import Provenance
-from onnx_fleet.cli import step_display, tables, terminal
+from onnx_fleet.cli import step_display, tables, terminal, waves
 from onnx_fleet.cli.options import (
+    AllWaves,
     CatalogueFile,
     Changed,
     Channel,
@@ -37,13 +38,15 @@ from onnx_fleet.cli.options import (
 )
 from onnx_fleet.cli.settings import opened_services
 from onnx_fleet.entities.entry import Entry
-from onnx_fleet.entities.work_item import Plan
+from onnx_fleet.entities.work_item import Plan, WorkItem
 from onnx_fleet.errors import OnnxFleetError
 from onnx_fleet.planning import sizing
 from onnx_fleet.planning.catalogue import reader
 from onnx_fleet.processes import profiling
-from onnx_fleet.runs import pipeline, run_report, selection, work_folder
+from onnx_fleet.runs import pipeline, rollout_report, run_report, selection, work_folder
 from onnx_fleet.runs import record as records
+from onnx_fleet.runs.record import Record
+from onnx_fleet.runs.rollout_plan import Scope
 from onnx_fleet.runs.selection import Selection
 from onnx_fleet.runs.services import Services
 
@@ -84,14 +87,20 @@ def plan(
     """
     with opened_services(store) as services:
         part = selected(only, since, retry_failed)
-        entries, _ = wanted_entries(services, model, catalogue_file, part, entry=entry)
-        made = planned(entries, services=services, force=new_run_id() if force else None)
-        made = made.changed() if changed else made
+        wanted = wanted_entries(services, model, catalogue_file, part, entry=entry)
+        made = planned(wanted.entries, services=services, force=new_run_id() if force else None)
+        scope = None if force else wanted.scope
+        divided = waves.divided(made, scope, store=services.store, channel=bundle.LATEST, dry_run=True)
+        made = divided.plan.changed() if changed else divided.plan
     together = sizing.total(made)
     if as_json:
-        terminal.as_json({**jsonio.to_json(made), "total": jsonio.to_json(together) if together else None})
+        waiting = [jsonio.to_json(each) for each in divided.waiting]
+        total = jsonio.to_json(together) if together else None
+        terminal.as_json({**jsonio.to_json(made), "waiting": waiting, "total": total})
     else:
-        tables.show_plan(made, total=together)
+        tables.show_plan(made, waiting=divided.waiting, total=together)
+        if divided.rollout:
+            terminal.paragraphs(rollout_report.statement(divided.rollout))
     ended = run_report.build(map(records.of_refusal, made.refusals), run_id="plan", now=datetime.now(UTC))
     _require_passed(ended, max_failed=max_failed, max_refused=max_refused, one_model=model is not None)
 
@@ -107,6 +116,7 @@ def run(
     changed: Changed = False,
     entry: EntryOptions,
     force: Force = False,
+    all_waves: AllWaves = False,
     channel: Channel = bundle.LATEST,
     max_failed: MaxFailed = 0,
     max_refused: MaxRefused = None,
@@ -114,16 +124,23 @@ def run(
     profile: Profile = False,
     as_json: Json = False,
 ) -> None:
-    """Run the whole flow: resolve, plan, export, validate, measure, compare, publish."""
+    """Run the whole flow: resolve, plan, export, validate, measure, compare, publish.
+
+    If many models of a catalogue are changed only by a new version of a package, or by the catalogue's defaults, they
+    follow in waves, and a run takes one wave. `onnx-fleet rollout` shows how far they are.
+    """
     run_id = new_run_id()
     with recording(profile) as recorder, opened_services(store, many_steps=True) as services:
-        wanted = selected(only, since, retry_failed)
-        entries, digest = wanted_entries(services, model, catalogue_file, wanted, entry=entry)
-        made = planned(entries, services=services, force=run_id if force else None, channel=channel)
-        made = made.changed() if changed else made
-        provenance = Provenance(dag_id="onnx-fleet run", run_id=run_id, trigger="manual", catalogue_digest=digest)
-        unchanged = [item for item in made.items if item.state == "unchanged"]
-        found = [
+        part = selected(only, since, retry_failed)
+        wanted = wanted_entries(services, model, catalogue_file, part, entry=entry)
+        made = planned(wanted.entries, services=services, force=run_id if force else None, channel=channel)
+        scope = None if force else wanted.scope
+        divided = waves.divided(made, scope, store=services.store, channel=channel)
+        provenance = Provenance(
+            dag_id="onnx-fleet run", run_id=run_id, trigger="manual", catalogue_digest=wanted.catalogue_digest
+        )
+        unchanged = [item for item in divided.plan.items if item.state == "unchanged" and not changed]
+        settled = [
             *(records.of_refusal(refusal) for refusal in made.refusals),
             *pipeline.settle_unchanged(unchanged, services=services, channel=channel),
         ]
@@ -131,26 +148,38 @@ def run(
         work_folder.prune(services.work_dir)
         corner = replace(services, work_dir=work_folder.of_run(services.work_dir, run_id))
         with step_display.steps() as steps:
-            for item in made.to_export:
-                with profiling.part() as part:
-                    found.append(
-                        pipeline.process(
-                            item,
-                            services=corner,
-                            provenance=provenance,
-                            channel=channel,
-                            on_step=partial(steps.begin, item.model_id),
-                            on_wait=steps.note,
-                            progress=steps.bytes_moved,
-                        )
+
+            def take(item: WorkItem) -> Record:
+                with profiling.part() as measured:
+                    ended = pipeline.process(
+                        item,
+                        services=corner,
+                        provenance=provenance,
+                        channel=channel,
+                        on_step=partial(steps.begin, item.model_id),
+                        on_wait=steps.note,
+                        progress=steps.bytes_moved,
                     )
-                    if part:
-                        profiles[item.model_id] = part.profile()
+                    if measured:
+                        profiles[item.model_id] = measured.profile()
                 steps.end()
+                return ended
+
+            walked = waves.walk(
+                divided,
+                take,
+                others=settled,
+                again=partial(waves.divided, made, scope, store=services.store, channel=channel),
+                store=services.store,
+                all_waves=all_waves,
+            )
         left = [stage for stage in map(corner.stage, made.to_export) if stage.folder.exists()]
         if not left:
             shutil.rmtree(corner.work_dir, ignore_errors=True)
-        summary = run_report.build(found, run_id=run_id, now=datetime.now(UTC))
+        rolled_out = rollout_report.statement(walked.rollout) if walked.rollout else None
+        summary = run_report.build(
+            [*settled, *walked.records], run_id=run_id, now=datetime.now(UTC), rollout=rolled_out
+        )
         run_report.write(summary, store=services.store)
         if summary.counts["published"] or summary.counts["held"]:
             feed.rebuild(services.store, now=datetime.now(UTC))
@@ -165,9 +194,23 @@ def run(
             terminal.say(f"{stage.item.model_id}: the graphs and reports made so far are kept in {stage.folder}")
         if catalogue_file and summary.counts["failed"] + summary.counts["held"]:
             terminal.say(f"to take what failed or is held alone: --retry-failed {run_id}")
+        if summary.rollout:
+            terminal.paragraphs(summary.rollout)
+            if walked.goes_on:
+                terminal.say("to take the next wave, run the same command again, or use --all-waves")
         if costs:
             terminal.profile(costs.whole)
     _require_passed(summary, max_failed=max_failed, max_refused=max_refused, one_model=model is not None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantedEntries:
+    """The entries that a command is about."""
+
+    entries: tuple[Entry, ...]
+    catalogue_digest: str | None = None
+    """None for a model that is named by itself, as is the scope."""
+    scope: Scope | None = None
 
 
 def wanted_entries(
@@ -177,21 +220,25 @@ def wanted_entries(
     wanted: Selection,
     *,
     entry: EntryOptions,
-) -> tuple[tuple[Entry, ...], str | None]:
-    """The entries that a command is about, and the catalogue's digest where there is one."""
+) -> WantedEntries:
+    """The entries that a command is about, and what else there is to know of their catalogue where they have one."""
     given = entry.given()
     if (model is None) == (file is None):
         raise typer.BadParameter("name one model, or a file with --catalogue", param_hint="MODEL")
     if file is None:
         if wanted != Selection():
             raise typer.BadParameter("it chooses among the models of a catalogue", param_hint="MODEL")
-        return (reader.entry({"repo_id": model, **given}, source=str(model)),), None
+        return WantedEntries(entries=(reader.entry({"repo_id": model, **given}, source=str(model)),))
     if given:
         raise typer.BadParameter(
             "this option is for one model; write it into the catalogue", param_hint=f"--{next(iter(given))}"
         )
     found = reader.load(file)
-    return selection.entries(found, wanted, services=services), found.digest
+    return WantedEntries(
+        entries=selection.entries(found, wanted, services=services),
+        catalogue_digest=found.digest,
+        scope=selection.scope(found, wanted),
+    )
 
 
 def selected(only: list[str] | None, since: datetime | None, retry_failed: str | None) -> Selection:

@@ -49,8 +49,8 @@ def export(
     if out.exists() and any(out.iterdir()) and not (out / PRIVATE).is_dir():
         raise typer.BadParameter(f"{out} has files of something else; name a new folder", param_hint="--out")
     with recording(profile) as recorder, opened_services(store) as services, step_display.steps() as progress:
-        entries, _ = wanted_entries(services, model, None, Selection(), entry=entry)
-        made = planned(entries, services=services)
+        wanted = wanted_entries(services, model, None, Selection(), entry=entry)
+        made = planned(wanted.entries, services=services)
         raise_refusal(made)
         progress.begin(model, "export")
         stage = Stage(out, made.items[0])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from onnx_fleet import formatting
 from onnx_fleet.cli import terminal
 from onnx_fleet.entities import validation_report
@@ -12,17 +14,23 @@ from onnx_fleet.entities.validation_report import CheckRow, ValidationReport
 from onnx_fleet.entities.variant_report import VariantReport, said
 from onnx_fleet.entities.work_item import Plan
 from onnx_fleet.errors import OnnxFleetError
+from onnx_fleet.runs.record import Record
 
 
-def show_plan(made: Plan, *, total: StepCost | None) -> None:
+def show_plan(made: Plan, *, waiting: Sequence[Record], total: StepCost | None) -> None:
     """Show what a run does with each model.
 
     Args:
+        waiting: the records of the models that wait for their turn in a rollout.
         total: what the models to export are predicted to take together.
     """
     terminal.table(
         ("model", "state", "version", "memory", "disk", "time", "why"),
         [
+            *(
+                (each.model_id, terminal.state_cell(each.state), each.version or "–", *_predicted(None), each.reason)
+                for each in waiting
+            ),
             *(
                 (item.model_id, terminal.state_cell(item.state), item.version, *_predicted(item.estimate), item.reason)
                 for item in made.items

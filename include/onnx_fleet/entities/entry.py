@@ -133,6 +133,18 @@ class Entry:
     max_bytes: int | None = None
     priority: int = 0
     """The order of models in a run: higher goes first."""
+    own: tuple[str, ...] = field(default=(), compare=False)
+    """The names of the settings that the entry gives itself, sorted; it has the others from the defaults."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Canary:
+    """The waves in which a catalogue's models follow a change of the toolchain or of the defaults."""
+
+    shares: tuple[int, ...] = (5, 25, 100)
+    """The share of the models that is through after each wave, in percent, rising to 100."""
+    min_models: int = 20
+    """The least number of models for which there are waves; fewer are taken at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

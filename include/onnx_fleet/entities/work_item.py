@@ -11,6 +11,25 @@ from onnx_fleet.entities.sizing import Estimate
 from onnx_fleet.errors import OnnxFleetError, ending
 
 State = Literal["new", "changed", "unchanged"]
+Cause = Literal["toolchain", "defaults", "own"]
+"""What a changed model is exported again for.
+
+``toolchain``: the packages, and nothing else; ``defaults``: settings that its entry leaves to the catalogue, with or
+without the packages; ``own``: anything else, such as its commit, its entry, or a person who asks for it.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One thing that is not as it was in the version in use."""
+
+    what: str
+    """``commit``, ``opset``, ``toolchain: torch``."""
+    before: str
+    after: str
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.before} -> {self.after}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +55,10 @@ class WorkItem:
     """The run that asked for a re-export of something unchanged; part of the fingerprint."""
     estimate: Estimate | None = None
     """What its steps are predicted to take, which is no part of the fingerprint; None where nothing is to be made."""
+    cause: Cause | None = None
+    """What it is exported again for; None where it is new or unchanged."""
+    changes: tuple[Change, ...] = ()
+    """What differs from the version in use, as far as its manifest tells; empty where it is new or unchanged."""
 
     @property
     def model_id(self) -> str:

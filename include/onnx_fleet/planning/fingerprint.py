@@ -6,10 +6,11 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
 
-from onnx_fleet import jsonio
+from onnx_fleet import jsonio, recipes
 from onnx_fleet.entities.entry import DECODER_FORMS, Entry
 from onnx_fleet.entities.resolved_model import ResolvedModel
 from onnx_fleet.entities.variant import FP32
+from onnx_fleet.planning.calibration import source as calibration_source
 
 
 def fingerprint(
@@ -76,3 +77,22 @@ def deciding_variants(entry: Entry, *, calibration_digest: str | None = None) ->
 def version_of(commit: str, fingerprint: str) -> str:
     """Return the name of a bundle under its model."""
     return f"{commit[:8]}-{fingerprint[:8]}"
+
+
+def of_defaults(defaults: Entry, *, versions: Mapping[str, str]) -> str:
+    """Return the SHA-256 of what all models of a catalogue share: the toolchain, and what its defaults decide.
+
+    Args:
+        defaults: the entry of a model that says nothing itself.
+    """
+    model = ResolvedModel(
+        entry=defaults, repo_id="", commit="", task=defaults.task or "", architecture="", model_type="", licence=None,
+        gated=False, files=(), needed=(),
+    )  # fmt: skip
+    return fingerprint(
+        model,
+        family="",
+        versions=versions,
+        recipe_digest=recipes.digest(defaults.recipe) if defaults.recipe else None,
+        calibration_digest=calibration_source.digest(defaults.calibration) if defaults.calibration else None,
+    )

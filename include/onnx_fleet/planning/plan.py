@@ -7,17 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from onnx_fleet import recipes
-from onnx_fleet.entities.entry import DECODER_FORMS
 from onnx_fleet.entities.resolved_model import ResolvedModel
 from onnx_fleet.entities.tasks import TASKS
 from onnx_fleet.entities.variant import FP32
 from onnx_fleet.entities.work_item import Plan, Refusal, State, WorkItem
 from onnx_fleet.errors import DuplicateModel, ExportUnsupported, OnnxFleetError
-from onnx_fleet.planning import published_state, toolchain
+from onnx_fleet.planning import changes, published_state, toolchain
 from onnx_fleet.planning.calibration import source as calibration_source
 from onnx_fleet.planning.compatibility import misfit
 from onnx_fleet.planning.fingerprint import fingerprint, version_of
-from onnx_fleet.planning.published_state import ManifestExcerpt
 from onnx_fleet.store import ObjectStore
 
 STORE_WORKERS = 16
@@ -136,45 +134,13 @@ def _item(
     if latest is None:
         return wanted
     if force is not None:
-        return replace(wanted, state="changed", reason=f"a re-export was asked for: {force}")
-    why = _differences(current, wanted) if current is not None else [f"the manifest of {latest.version} is unreadable"]
-    return replace(wanted, state="changed", reason="; ".join(why) or "the export settings have changed")
+        return replace(wanted, state="changed", cause="own", reason=f"a re-export was asked for: {force}")
+    if current is None:
+        return replace(wanted, state="changed", cause="own", reason=f"the manifest of {latest.version} is unreadable")
+    return changes.told(wanted, since=current)
 
 
 def _with_both_ids(item: WorkItem) -> WorkItem:
     """Return the item, its reason telling both ids where the Hub has another one than the entry names."""
     old = item.model.renamed_from
     return replace(item, reason=f"{item.reason}; the Hub has renamed {old} to {item.model_id}") if old else item
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names)) or "none"
-
-
-def _told(old: ManifestExcerpt, setting: str) -> str:
-    return str(old.export.settings.get(setting, "none"))
-
-
-def _differences(old: ManifestExcerpt, new: WorkItem) -> list[str]:
-    """Say what made the latest version and would not make this one."""
-    model, entry = new.model, new.model.entry
-    pairs = [
-        ("commit", old.source.revision[:7], model.commit[:7]),
-        ("task", old.task, model.task),
-        ("family", old.family, new.family),
-        ("recipe", old.export.recipe or "none", entry.recipe or "none"),
-        ("recipe's file", (old.export.recipe_digest or "none")[:8], (new.recipe_digest or "none")[:8]),
-        ("variants", ", ".join(old.variants), ", ".join(sorted(entry.variants))),
-        ("opset", ", ".join(map(str, old.opsets)), str(entry.opset)),
-        ("weights", str(old.export.settings.get("weights", "auto")), entry.weights),
-        ("architecture", _told(old, "architecture"), entry.architecture or "none"),
-        ("weights_variant", _told(old, "weights_variant"), entry.weights_variant or "none"),
-        ("decoder_form", str(old.export.settings.get("decoder_form", DECODER_FORMS[0])), entry.decoder_form),
-        ("tokenizer", str(old.export.settings.get("tokenizer", "exact")), entry.tokenizer),
-        ("may_be_fixed", _told(old, "may_be_fixed"), _listed(entry.may_be_fixed)),
-    ]
-    names = sorted({*old.toolchain, *new.toolchain})
-    pairs += [
-        (f"toolchain: {name}", old.toolchain.get(name, "none"), new.toolchain.get(name, "none")) for name in names
-    ]
-    return [f"{what} {before} -> {after}" for what, before, after in pairs if before != after]

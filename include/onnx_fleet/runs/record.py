@@ -15,10 +15,11 @@ from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.entities.variant import FP32
 from onnx_fleet.entities.work_item import Refusal, WorkItem
 
-RecordState = Literal["failed", "refused", "held", "published", "unchanged"]
+RecordState = Literal["failed", "refused", "held", "waiting", "published", "unchanged"]
 """The states in reading order, the most urgent first.
 
-``refused``: by a rule of the catalogue; ``held``: published, and its gates keep the channel from it.
+``refused``: by a rule of the catalogue; ``held``: published, and its gates keep the channel from it; ``waiting``: for
+its turn in a rollout.
 """
 
 GPU_NOT_ASKED = "not asked for"
@@ -114,6 +115,19 @@ def of_refusal(refusal: Refusal) -> Record:
         step=refusal.step,
         error=refusal.error,
         message=refusal.message,
+    )
+
+
+def of_waiting(item: WorkItem, *, rollout_id: str) -> Record:
+    """Return the record of a model that this run leaves as it is, since its turn in a rollout has not come."""
+    return Record(
+        model_id=item.model_id,
+        state="waiting",
+        commit=item.model.commit,
+        version=item.version,
+        renamed_from=item.model.renamed_from,
+        task=item.model.task,
+        reason=f"it waits for the rollout {rollout_id}; {item.reason}",
     )
 
 

@@ -14,7 +14,7 @@ from typing import Final
 from urllib.parse import quote
 
 _GOOD: Final = frozenset({"published", "unchanged", "passed", "started", "noted"})
-_WARNING: Final = frozenset({"held", "not_compared", "left out"})
+_WARNING: Final = frozenset({"held", "waiting", "not_compared", "left out"})
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --bad: #c62828; --warning: #b26a00; --good: #2e7d32; --line: #8884; }

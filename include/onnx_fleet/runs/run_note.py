@@ -42,7 +42,7 @@ def of_run(report: RunReport, *, page: str) -> str:
         )
         for cause in causes.of(report.records)
     ]
-    return _listed(run_report.title(report), troubled, page=page)
+    return _listed(run_report.title(report), troubled, page=page, more=report.rollout or "")
 
 
 def of_audit(report: AuditReport, *, page: str) -> str:
@@ -72,6 +72,16 @@ def of_watch(report: WatchReport, *, page: str) -> str:
         if each.message
     ]
     return _listed(watch_report.title(report), troubled, page=page)
+
+
+def of_rollout(text: str, *, page: str) -> str:
+    """Return the note of a run that asks whether a rollout goes on.
+
+    Args:
+        text: the statement of where it stands.
+        page: the address of the page that says what broke.
+    """
+    return f"[Rollout]({page}): " + _cut(_plain(text), LIMIT // 2)
 
 
 def of_failure(task: str, *, error: str, message: str) -> str:
@@ -115,8 +125,14 @@ def _alone(name: str, outcome: str, *, page: str) -> str:
     return head + _cut(_plain(outcome), LIMIT - len(head))
 
 
-def _listed(title: str, troubled: Sequence[_Trouble], *, page: str) -> str:
+def _listed(title: str, troubled: Sequence[_Trouble], *, page: str, more: str = "") -> str:
+    """Return the note of several models.
+
+    Args:
+        more: what is to be said before the troubles.
+    """
     text, left = f"[{title}]({page})\n", sum(len(each.names) for each in troubled)
+    text += f"\n{_cut(_plain(more), LIMIT // 2)}\n" if more else ""
     for each in troubled:
         line = f"\n- {_names(each)}: {_cut(_plain(each.outcome), _REASON)}"
         rest = f"\n- and {left} more"

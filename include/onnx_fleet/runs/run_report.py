@@ -30,7 +30,9 @@ class RunReport:
     counts: Mapping[str, int]
     """The number of models by state; every state is there."""
     records: tuple[Record, ...]
-    """The records: failed first, then refused, held, published, unchanged; by id within each."""
+    """The records: failed first, then refused, held, waiting, published, unchanged; by id within each."""
+    rollout: str | None = None
+    """A statement of where the run's rollout stands, and what comes next; None where nothing is rolled out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +44,12 @@ class GateResult:
     """A statement for people: why the gate is open or closed."""
 
 
-def build(records: Iterable[Record], *, run_id: str, now: datetime) -> RunReport:
+def build(records: Iterable[Record], *, run_id: str, now: datetime, rollout: str | None = None) -> RunReport:
     """Count and order the records of a run.
 
     Args:
         now: the time of the report, with a time zone.
+        rollout: the statement of where the run's rollout stands.
     """
     ordered = tuple(sorted(records, key=lambda record: (_STATES.index(record.state), record.model_id.lower())))
     counted = Counter(record.state for record in ordered)
@@ -55,6 +58,7 @@ def build(records: Iterable[Record], *, run_id: str, now: datetime) -> RunReport
         created_at=now.astimezone(UTC).isoformat(timespec="seconds"),
         counts={state: counted[state] for state in _STATES},
         records=ordered,
+        rollout=rollout,
     )
 
 
@@ -135,7 +139,7 @@ def html(report: RunReport, *, kept: Collection[str] = ()) -> str:
     return report_page.page(
         key=report_page.key_of(key(report.run_id)),
         title=title(report),
-        lead=f"{report.run_id}, {report.created_at}",
+        lead=f"{report.run_id}, {report.created_at}" + (f"; {report.rollout}" if report.rollout else ""),
         cards=[_card(each, run_id=report.run_id, kept=kept) for each in told],
         tables=(
             report_page.Table(title="Models", columns=_COLUMNS, rows=[_row(record) for record in report.records]),
@@ -183,6 +187,8 @@ def markdown(report: RunReport) -> str:
     lines = [f"# Run {report.run_id}", "", f"{report.created_at}: {_counts(report)}.", ""]
     if not report.records:
         return "\n".join([*lines, "No model was asked for.", ""])
+    if report.rollout:
+        lines += [f"**{cell(report.rollout)}**", ""]
     lines += table(_COLUMNS, map(_row, report.records))
     varied = [variant_row(record, each) for record in report.records for each in record.variants]
     if varied:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from onnx_fleet.errors import BundleNotFound, HubUnavailable
 from onnx_fleet.planning.catalogue import reader
 from onnx_fleet.planning.catalogue.reader import Catalogue
 from onnx_fleet.runs import run_report
+from onnx_fleet.runs.rollout_plan import Scope
 from onnx_fleet.runs.run_report import RunReport
 from onnx_fleet.runs.services import Services
 from onnx_fleet.store import ObjectStore
@@ -49,6 +51,15 @@ def entries(catalogue: Catalogue, selection: Selection, *, services: Services) -
         chosen = tuple(entry for entry in chosen if _is_among(entry, failed))
         log.info("%d of the %d models that failed in %s are taken", len(chosen), len(failed), selection.retry_failed)
     return chosen if selection.since is None else _modified(chosen, selection.since, services)
+
+
+def scope(catalogue: Catalogue, selection: Selection) -> Scope:
+    """Return what a selection means for a rollout: a model that is named by its whole id is wanted now."""
+    return Scope(
+        catalogue=catalogue,
+        named=frozenset(pattern.lower() for pattern in selection.only if not re.search(r"[*?\[]", pattern)),
+        is_whole=selection == Selection(),
+    )
 
 
 def _known(catalogue: Catalogue, selection: Selection, services: Services) -> tuple[Entry, ...]:

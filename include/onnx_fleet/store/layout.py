@@ -8,6 +8,7 @@ audits/<org>/<name>/<version>/<time>.json       what an audit of a published bun
 cache/<kind>/<key>.zip                          what one export leaves for the next one of the same kind
 claims/<org>/<name>.json                        the run that works on a model
 costs/<org>/<name>.json                         what the steps of a model took when it was last published
+rollouts/<id>.json                              how far the models have followed a change of the toolchain
 scratch/<run>/<org>/<name>/…                    what the tasks of one run hand on to each other, on several machines
 watch/state.json                                what the last poll of the Hub has seen, and the runs that it asks for
 """
@@ -39,6 +40,7 @@ CACHE_KEY: Final = re.compile(rf"{CACHE}(graphs|tokenizers)/([0-9a-f]{{64}})\.zi
 """The pattern of a cache entry's key, whose groups are its kind and its own key."""
 
 SCRATCH: Final = "scratch/"
+ROLLOUTS: Final = "rollouts/"
 WATCH_KEY: Final = "watch/state.json"
 
 IN_PARTS: Final = (MODELS, UNFINISHED, CACHE, SCRATCH)
@@ -98,6 +100,11 @@ def claim_key(model_id: str) -> str:
 def costs_key(model_id: str) -> str:
     """Return where it lies what the steps of a model took when it was last published."""
     return f"costs/{model_id}.json"
+
+
+def rollout_key(rollout_id: str) -> str:
+    """Return where a rollout's document lies."""
+    return f"{ROLLOUTS}{rollout_id}.json"
 
 
 def audit_key(model_id: str, version: str, *, at: datetime) -> str:

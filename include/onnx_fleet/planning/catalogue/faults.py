@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 from onnx_fleet.planning.catalogue.schema import (
     BY_ID,
     BY_MAPPING,
+    CanarySection,
     CatalogueFile,
     DiscoverSection,
     GatesSection,
@@ -19,8 +20,8 @@ from onnx_fleet.planning.catalogue.schema import (
     SettingsSection,
     TolerancesSection,
     VariantGatesSection,
-    suggestion,
 )
+from onnx_fleet.planning.catalogue.values import suggestion
 
 if TYPE_CHECKING:
     from onnx_fleet.planning.catalogue.yaml_lines import Location, SourceText
@@ -52,6 +53,8 @@ _FORMS: Final[Mapping[str, str]] = {
     "sequence_lengths": "a list of numbers, such as [16, 128]",
     "the catalogue": "models:, with - org/name on each line under it",
     "defaults": "a mapping, such as {opset: 20}",
+    "canary": "a mapping, such as {shares: [5, 25, 100]}",
+    "shares": "a list of percentages, such as [5, 25, 100]",
 }
 """What a field looks like, where its type alone does not say it."""
 
@@ -129,6 +132,7 @@ def _section(place: Location) -> type[BaseModel]:
         "latency": LatencySection,
         "gates": GatesSection,
         "variant_gates": VariantGatesSection,
+        "canary": CanarySection,
     }
     for part in place[:-1]:
         section = steps.get(part, section)

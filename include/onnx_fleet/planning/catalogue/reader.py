@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from onnx_fleet.entities.entry import Discover, Entry, Gates, LatencyGrid, Tolerances
+from onnx_fleet.entities.entry import Canary, Discover, Entry, Gates, LatencyGrid, Tolerances
 from onnx_fleet.entities.variant import FP32, VARIANTS, VariantGates
 from onnx_fleet.errors import CatalogueInvalid
 from onnx_fleet.planning.catalogue import conflicts
@@ -22,8 +22,8 @@ from onnx_fleet.planning.catalogue.schema import (
     ModelSection,
     SettingsSection,
     VariantGatesSection,
-    suggestion,
 )
+from onnx_fleet.planning.catalogue.values import suggestion
 from onnx_fleet.planning.compatibility import misfit
 
 
@@ -36,6 +36,9 @@ class Catalogue:
     discover: tuple[Discover, ...]
     digest: str
     """The SHA-256 of the file's text, 64 hexadecimal digits."""
+    defaults: Entry
+    """The entry of a model that says nothing itself; its repo id is empty."""
+    canary: Canary
 
 
 def load(path: Path) -> Catalogue:
@@ -86,6 +89,8 @@ def parse(text: str, *, source: str) -> Catalogue:
         entries=tuple(_entry(file.defaults, _as_section(item)) for item in file.models),
         discover=tuple(_search(file.defaults, section) for section in file.discover),
         digest=hashlib.sha256(text.encode()).hexdigest(),
+        defaults=_with_settings(file.defaults, repo_id=""),
+        canary=Canary(shares=tuple(sorted({*file.canary.shares, 100})), min_models=file.canary.min_models),
     )
 
 
@@ -162,6 +167,7 @@ def _entry(defaults: SettingsSection, own: ModelSection) -> Entry:
     section = ModelSection.model_validate(_merged(defaults, own))
     return replace(
         _with_settings(section, repo_id=section.repo_id),
+        own=_own(own),
         revision=section.revision,
         architecture=section.architecture,
         weights_variant=section.weights_variant,
@@ -180,8 +186,15 @@ def _search(defaults: SettingsSection, own: DiscoverSection) -> Discover:
         limit=own.limit,
         min_downloads=own.min_downloads,
         exclude=tuple(own.exclude),
-        template=_with_settings(DiscoverSection.model_validate(_merged(defaults, own)), repo_id=""),
+        template=replace(
+            _with_settings(DiscoverSection.model_validate(_merged(defaults, own)), repo_id=""), own=_own(own)
+        ),
     )
+
+
+def _own(section: SettingsSection) -> tuple[str, ...]:
+    """Return the names of the settings that a section gives itself."""
+    return tuple(sorted(section.model_fields_set & {field.name for field in fields(Entry)} - {"repo_id"}))
 
 
 def _gates_of(variant: str, section: VariantGatesSection) -> VariantGates:

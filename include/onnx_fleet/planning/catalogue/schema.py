@@ -2,39 +2,45 @@
 
 from __future__ import annotations
 
-import difflib
-import re
-from collections.abc import Collection
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    WithJsonSchema,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from onnx_fleet import recipes
 from onnx_fleet.entities.entry import (
     DECODER_FORMS,
     INLINE_MAX_BYTES,
     OPSET_DEFAULT,
     BreakingPolicy,
+    Canary,
     Policy,
     TokenizerForm,
     WeightPlacement,
 )
-from onnx_fleet.entities.graph_info import FIXABLE, SYMBOLS
-from onnx_fleet.entities.provider import CPU, CUDA, EXECUTION_PROVIDERS
-from onnx_fleet.entities.tasks import TASKS
-from onnx_fleet.entities.variant import FP32, NAMES, VARIANTS
-from onnx_fleet.planning.calibration import source as calibration_source
-from onnx_fleet.recipes import RECIPES
+from onnx_fleet.entities.provider import CPU
+from onnx_fleet.entities.variant import FP32
+from onnx_fleet.planning.catalogue.values import (
+    AxisName,
+    CommitSha,
+    DecoderForm,
+    MadeVariantName,
+    Positive,
+    ProviderName,
+    RecipeName,
+    RepoId,
+    Size,
+    SortName,
+    TaskName,
+    VariantName,
+    Word,
+    check_architecture,
+    check_calibration,
+    check_distinct,
+    check_providers,
+    check_revision,
+    check_rising,
+    check_variants,
+    check_weights_variant,
+)
 
 OPSET_MIN: Final = 18
 """The lowest opset: torch's ONNX library is written in 18, and a conversion to a lower one may fail half-way."""
@@ -42,192 +48,7 @@ OPSET_MAX: Final = 23
 """The highest opset, torch 2.13.0's ONNX_MAX_OPSET. onnxruntime 1.31.1 would load up to 26, and onnxscript 0.7.2
 convert up to 25."""
 
-SORTS: Final = ("downloads", "likes", "trending_score", "last_modified", "created_at")
-
-_AXES: Final = tuple(sorted(FIXABLE))
 DISCOVER_LIMIT_MAX: Final = 1000
-_NAMES_SHOWN: Final = 20
-T = TypeVar("T", str, int)
-
-_UNITS: Final = {
-    "": 1,
-    "B": 1,
-    **{prefix + "B": 1000**power for power, prefix in enumerate("KMGT", start=1)},
-    **{prefix + "IB": 1024**power for power, prefix in enumerate("KMGT", start=1)},
-}
-_SIZE: Final = r"^\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*$"
-_WEIGHTS_VARIANT: Final = r"[A-Za-z0-9_-]+"
-_COMMIT: Final = r"^[0-9a-f]{40}$"
-RECIPE_OF_FILE: Final = r"^recipes\.[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$"
-_REPO_PART: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
-_REPO_ID: Final = rf"^(?:{_REPO_PART}/)?{_REPO_PART}$"
-_HUB_URL: Final = r"^https?://[^/]+/([^/]+/[^/?#]+)"
-
-
-def suggestion(word: str, known: Collection[str]) -> str:
-    """Suggest a known word: ``; did you mean 'x'?``, or ``; write one of a, b``, which names the first few of many."""
-    near = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.6)
-    if near:
-        return f"; did you mean '{near[0]}'?"
-    more = f", … ({len(known)} in all)" if len(known) > _NAMES_SHOWN else ""
-    return f"; write one of {', '.join(list(known)[:_NAMES_SHOWN])}{more}"
-
-
-def _fault(message: str) -> PydanticCustomError:
-    """Make a fault whose message is whole: what is wrong, and what to write instead."""
-    return PydanticCustomError("fault", "{message}", {"message": message})
-
-
-def _check_repo_id(text: str) -> str:
-    if url := re.match(_HUB_URL, text):
-        raise _fault(f"'{text}' is an address; write the repo id: {url.group(1)}")
-    if not re.fullmatch(_REPO_ID, text) or "--" in text or ".." in text or text.endswith(".git"):
-        raise _fault(f"'{text}' is not a repo id; write org/name, as the Hub's page shows it")
-    return text
-
-
-def _check_revision(text: str) -> str:
-    if not text or text != text.strip() or any(c.isspace() for c in text) or ".." in text or text.startswith("-"):
-        raise _fault(f"'{text}' is not a revision; write a branch, a tag or a commit SHA")
-    return text
-
-
-def _check_commit(text: str) -> str:
-    if not re.fullmatch(_COMMIT, text):
-        raise _fault(
-            f"'{text}' is not a commit SHA; write the 40 hex digits of the one commit whose files you have looked at"
-        )
-    return text
-
-
-def _check_task(name: str) -> str:
-    if name not in TASKS:
-        raise _fault(f"task '{name}' is not known{suggestion(name, TASKS)}")
-    return name
-
-
-def _check_architecture(name: str) -> str:
-    if not name.isidentifier():
-        raise _fault(f"'{name}' is not a class name; write its name in transformers, such as BertForMaskedLM")
-    return name
-
-
-def _check_weights_variant(name: str) -> str:
-    if not re.fullmatch(_WEIGHTS_VARIANT, name):
-        raise _fault(f"'{name}' is not a variant of weights; write fp16 for model.fp16.safetensors")
-    return name
-
-
-def _check_recipe(name: str) -> str:
-    if ":" not in name and name not in RECIPES:
-        raise _fault(f"recipe '{name}' is not known{suggestion(name, RECIPES)}")
-    if why := recipes.fault(name):
-        raise _fault(why)
-    return name
-
-
-def _check_variant(name: str) -> str:
-    if name not in NAMES:
-        raise _fault(f"variant '{name}' is not known{suggestion(name, NAMES)}")
-    return name
-
-
-def _check_made(name: str) -> str:
-    if name == FP32:
-        raise _fault(f"{FP32} is always made; write any of {', '.join(VARIANTS)}")
-    return _check_variant(name)
-
-
-def _check_variants(names: list[str]) -> list[str]:
-    if FP32 not in names:
-        raise _fault(f"variants lacks {FP32}, from which all others are made; write [{FP32}, …]")
-    return names
-
-
-def _check_calibration(name: str) -> str:
-    if why := calibration_source.fault(name):
-        raise _fault(why)
-    return name
-
-
-def _check_provider(name: str) -> str:
-    if name.lower() in ("gpu", EXECUTION_PROVIDERS[CUDA].lower()):
-        raise _fault(f"provider '{name}' is not known; did you mean '{CUDA}'?")
-    if name not in EXECUTION_PROVIDERS:
-        raise _fault(f"provider '{name}' is not known{suggestion(name, EXECUTION_PROVIDERS)}")
-    return name
-
-
-def _check_decoder_form(name: str) -> str:
-    if name not in DECODER_FORMS:
-        raise _fault(f"decoder_form '{name}' is not known{suggestion(name, DECODER_FORMS)}")
-    return name
-
-
-def _check_axis(name: str) -> str:
-    if name in SYMBOLS - FIXABLE:
-        raise _fault(f"{name} may not be fixed, because consumers choose it; write any of {', '.join(_AXES)}")
-    if name not in FIXABLE:
-        raise _fault(f"axis '{name}' is not known{suggestion(name, _AXES)}")
-    return name
-
-
-def _check_providers(names: list[str]) -> list[str]:
-    if CPU not in names:
-        raise _fault("providers has no cpu, where every bundle is validated; write [cpu, cuda]")
-    return names
-
-
-def _check_sort(name: str) -> str:
-    if name not in SORTS:
-        raise _fault(f"sort '{name}' is not known{suggestion(name, SORTS)}")
-    return name
-
-
-def _check_distinct(values: list[T]) -> list[T]:
-    twice = sorted({str(value) for value in values if values.count(value) > 1})
-    if twice:
-        raise _fault(f"{', '.join(twice)} is listed twice; list each once")
-    return values
-
-
-def _read_size(size: object) -> object:
-    """Read ``2 GB`` as bytes; numbers pass. K, M, G and T are powers of 1000, Ki, Mi, Gi and Ti of 1024."""
-    if not isinstance(size, str):
-        return size
-    match = re.fullmatch(_SIZE, size)
-    if match is None or match.group(2).upper() not in _UNITS:
-        raise _fault(f"'{size}' is not a size; write a number of bytes, or 500 MB, 2 GB, 1.5 GiB")
-    return int(float(match.group(1)) * _UNITS[match.group(2).upper()])
-
-
-def _enum(names: Collection[str]) -> WithJsonSchema:
-    return WithJsonSchema({"type": "string", "enum": list(names)})
-
-
-RepoId = Annotated[str, AfterValidator(_check_repo_id)]
-CommitSha = Annotated[str, AfterValidator(_check_commit), WithJsonSchema({"type": "string", "pattern": _COMMIT})]
-TaskName = Annotated[str, AfterValidator(_check_task), _enum(TASKS)]
-RecipeName = Annotated[
-    str,
-    AfterValidator(_check_recipe),
-    WithJsonSchema(
-        {"anyOf": [{"type": "string", "enum": list(RECIPES)}, {"type": "string", "pattern": RECIPE_OF_FILE}]}
-    ),
-]
-VariantName = Annotated[str, AfterValidator(_check_variant), _enum(NAMES)]
-MadeVariantName = Annotated[str, AfterValidator(_check_made), _enum(VARIANTS)]
-ProviderName = Annotated[str, AfterValidator(_check_provider), _enum(EXECUTION_PROVIDERS)]
-DecoderForm = Annotated[str, AfterValidator(_check_decoder_form), _enum(DECODER_FORMS)]
-AxisName = Annotated[str, AfterValidator(_check_axis), _enum(_AXES)]
-SortName = Annotated[str, AfterValidator(_check_sort), _enum(SORTS)]
-Word = Annotated[str, Field(min_length=1)]
-Positive = Annotated[int, Field(ge=1)]
-Size = Annotated[
-    Annotated[int, Field(ge=1)],
-    BeforeValidator(_read_size),
-    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": _SIZE}]}),
-]
 
 
 class _Section(BaseModel):
@@ -260,9 +81,9 @@ class VariantGatesSection(_Section):
 class LatencySection(_Section):
     """The points to measure: every batch size with every sequence length."""
 
-    batch_sizes: Annotated[list[Positive], Field(min_length=1), AfterValidator(_check_distinct)] = [1, 8]
+    batch_sizes: Annotated[list[Positive], Field(min_length=1), AfterValidator(check_distinct)] = [1, 8]
     """The numbers of rows in one call."""
-    sequence_lengths: Annotated[list[Positive], Field(min_length=1), AfterValidator(_check_distinct)] = [16, 128]
+    sequence_lengths: Annotated[list[Positive], Field(min_length=1), AfterValidator(check_distinct)] = [16, 128]
     """The numbers of tokens in a row."""
     warmup_runs: Annotated[int, Field(ge=0, le=10_000)] = 5
     """Runs before the clock starts, at least; more until the model stops becoming faster."""
@@ -299,14 +120,14 @@ class SettingsSection(_Section):
     recipe: RecipeName | None = None
     """What changes the export: a built-in recipe, or recipes.file:name; left out, the model stays as it is."""
     variants: Annotated[
-        list[VariantName], Field(min_length=1), AfterValidator(_check_distinct), AfterValidator(_check_variants)
+        list[VariantName], Field(min_length=1), AfterValidator(check_distinct), AfterValidator(check_variants)
     ] = [FP32]
     """Precisions to make; one that is not good enough is left out of the bundle, which says so."""
-    required_variants: Annotated[list[MadeVariantName], AfterValidator(_check_distinct)] = []
+    required_variants: Annotated[list[MadeVariantName], AfterValidator(check_distinct)] = []
     """Variants without which nothing is published; they are made, also where variants has them not."""
     variant_gates: dict[MadeVariantName, VariantGatesSection] = {}
     """How far each variant may be from fp32, by its name."""
-    calibration: Annotated[str, AfterValidator(_check_calibration)] | None = None
+    calibration: Annotated[str, AfterValidator(check_calibration)] | None = None
     """What to tune and judge variants with: a .txt or .jsonl file of texts, or a folder of pictures, beside recipes/;
     left out, built-in texts, or what the checks fed."""
     opset: Annotated[int, Field(ge=OPSET_MIN, le=OPSET_MAX)] = OPSET_DEFAULT
@@ -317,7 +138,7 @@ class SettingsSection(_Section):
     """The most that auto puts of a graph's weights into its file: a number of bytes, or 32 MiB."""
     decoder_form: DecoderForm = DECODER_FORMS[0]
     """How an encoder-decoder is cut: with a cache, without one, or as one graph of source and target."""
-    may_be_fixed: Annotated[list[AxisName], AfterValidator(_check_distinct)] = []
+    may_be_fixed: Annotated[list[AxisName], AfterValidator(check_distinct)] = []
     """Axes that may have one size in the graphs, where the model cannot keep them dynamic."""
     tokenizer: TokenizerForm = "exact"
     """exact: tokenizer.json equals what transformers' class makes of the source's files; as-published: it is the
@@ -329,10 +150,10 @@ class SettingsSection(_Section):
     latency: LatencySection = LatencySection()
     gates: GatesSection = GatesSection()
     providers: Annotated[
-        list[ProviderName], Field(min_length=1), AfterValidator(_check_distinct), AfterValidator(_check_providers)
+        list[ProviderName], Field(min_length=1), AfterValidator(check_distinct), AfterValidator(check_providers)
     ] = [CPU]
     """Where to validate and measure; cuda needs a worker on the GPU queue."""
-    allowed_licences: Annotated[list[Word], Field(min_length=1), AfterValidator(_check_distinct)] | None = None
+    allowed_licences: Annotated[list[Word], Field(min_length=1), AfterValidator(check_distinct)] | None = None
     """The Hub's licence ids, such as apache-2.0; left out, every licence is allowed."""
     follow_renames: bool = True
     """Take a repo that the Hub has renamed, and publish it under its new id; false refuses it."""
@@ -347,11 +168,11 @@ class ModelSection(SettingsSection):
 
     repo_id: RepoId
     """The Hub's id: org/name."""
-    revision: Annotated[str, AfterValidator(_check_revision)] = "main"
+    revision: Annotated[str, AfterValidator(check_revision)] = "main"
     """A branch, a tag or a commit SHA."""
-    architecture: Annotated[str, AfterValidator(_check_architecture)] | None = None
+    architecture: Annotated[str, AfterValidator(check_architecture)] | None = None
     """The class of transformers that the weights are of, such as BertForMaskedLM; left out, config.json says it."""
-    weights_variant: Annotated[str, AfterValidator(_check_weights_variant)] | None = None
+    weights_variant: Annotated[str, AfterValidator(check_weights_variant)] | None = None
     """The name of one of a repo's sets of weights: fp16 is model.fp16.safetensors; left out, model.safetensors."""
     trust_remote_code: CommitSha | None = None
     """The one commit SHA whose Python code may be run; left out, none is."""
@@ -366,7 +187,7 @@ class DiscoverSection(SettingsSection):
     """The Hub's pipeline tag to look for, and what the models found are exported for."""
     author: Word | None = None
     """A user or an organisation."""
-    tags: Annotated[list[Word], Field(min_length=1), AfterValidator(_check_distinct)] | None = None
+    tags: Annotated[list[Word], Field(min_length=1), AfterValidator(check_distinct)] | None = None
     """Tags that a model must have, all of them."""
     library: Word | None = None
     """The library that a model must be made for, such as transformers or sentence-transformers."""
@@ -400,6 +221,19 @@ ModelItem = Annotated[
 ]
 
 
+class CanarySection(_Section):
+    """How the models follow a new version of a package, or a change of the defaults: in waves, of which each has to be
+    good before the next."""
+
+    shares: Annotated[list[Annotated[int, Field(ge=1, le=100)]], Field(min_length=1), AfterValidator(check_rising)] = (
+        list(Canary().shares)
+    )
+    """The share of the models that is through after each wave, in percent; 100 is the last, also if it is left out.
+    [100] takes all models at once."""
+    min_models: Annotated[int, Field(ge=2)] = Canary().min_models
+    """The least number of changed models for which there are waves; fewer are taken at once."""
+
+
 class CatalogueFile(_Section):
     """The models that onnx-fleet keeps as ONNX bundles."""
 
@@ -409,6 +243,8 @@ class CatalogueFile(_Section):
     """The models wanted, each by its repo id or as a mapping."""
     discover: list[DiscoverSection] = []
     """Searches of the Hub, made anew at each run."""
+    canary: CanarySection = CanarySection()
+    """How the models follow a change of the toolchain or of the defaults."""
 
 
 def json_schema() -> dict[str, Any]:

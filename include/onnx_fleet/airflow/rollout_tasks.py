@@ -1,0 +1,149 @@
+"""What follows a run of the fleet in a rollout: the run of the next wave, or the question to a person whether to go on.
+
+Both are runs of their own, whose ids follow from the wave, so that one is started once however often it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+from airflow.sdk import Context, Param, get_current_context, task
+from airflow.sdk.exceptions import AirflowSkipException
+
+from onnx_fleet.airflow import retries, run_context, run_notes, run_params, store_links
+from onnx_fleet.airflow.settings import FleetSettings
+from onnx_fleet.jsonio import Json
+from onnx_fleet.runs import report_page, rollout, rollout_report, rollout_steps, run_note
+from onnx_fleet.runs.rollout import Rollout
+
+APPROVAL: Final = "rollout_approval"
+"""The DAG that asks a person."""
+ANSWERED_WITHIN: Final = timedelta(days=14)
+"""How long a question waits for an answer; without one the rollout stays where it is."""
+_KEPT: Final = ("catalogue", "max_failed", "max_refused")
+"""The parameters of a run that the run of the next wave has, too."""
+
+
+class StartNext(TriggerDagRunOperator):
+    """Starts a run that is found out in the task, or is skipped where none follows.
+
+    It is one task and not a mapped one behind another: each costs seconds, in every run of the fleet.
+    """
+
+    def __init__(self, *, following: Callable[[], Json | None], **options: Any) -> None:
+        """Make the task.
+
+        Args:
+            following: returns the run to start, as starts does.
+        """
+        super().__init__(trigger_dag_id=run_params.FLEET, logical_date=None, skip_when_already_exists=True, **options)
+        self._following = following
+
+    def execute(self, context: Context) -> None:
+        """Start the run, unless it was started before."""
+        start = self._following()
+        if start is None:
+            raise AirflowSkipException("no run follows this one")
+        self.trigger_dag_id, self.trigger_run_id, self.conf = start["dag_id"], start["run_id"], start["conf"]
+        super().execute(context)
+
+
+def follow_up(reported: Any, *, settings: FleetSettings) -> None:
+    """Wire the start of what follows into the DAG that is being defined.
+
+    Args:
+        reported: the task ``report``, behind which the rollout stands where the run has left it.
+    """
+
+    def following() -> Json | None:
+        planned = get_current_context()["ti"].xcom_pull(task_ids="plan")
+        now, rollout_id = run_context.current(settings), planned.get("rollout")
+        found = rollout.find(now.services.store, rollout_id)[0] if rollout_id else None
+        return starts(found, now.params) if found else None
+
+    reported >> StartNext(task_id="start_next", following=following, **retries.options(settings))
+
+
+def starts(found: Rollout, params: Mapping[str, object]) -> Json | None:
+    """Return the run that follows where a rollout stands: its DAG, its id, and what it is asked for; None for none.
+
+    Args:
+        params: those of the run before.
+    """
+    if found.state == "stopped":
+        conf: Json = {"rollout": found.rollout_id, "catalogue": params["catalogue"]}
+    elif found.state == "running" and found.current > 0:
+        conf = {**{name: params[name] for name in _KEPT if name in params}, "changed": True}
+    else:
+        return None
+    dag_id = APPROVAL if found.state == "stopped" else run_params.FLEET
+    return {"dag_id": dag_id, "run_id": found.label_of(found.current + 1), "conf": conf}
+
+
+def approvals(*, settings: FleetSettings) -> None:
+    """Wire the question whether a rollout goes on, and what follows the answer, into the DAG that is being defined.
+
+    The task that asks takes no worker while it waits.
+    """
+
+    def describe() -> str:
+        with run_notes.of_failure():
+            run_params.require_known()
+            return _describe(run_context.current(settings))
+
+    def go_on() -> Json | None:
+        with run_notes.of_failure():
+            return _go_on(run_context.current(settings), get_current_context()["ti"].xcom_pull(task_ids="ask"))
+
+    retried = retries.options(settings)
+    described = task(**retried)(describe)()
+    asked = ApprovalOperator(
+        task_id="ask",
+        subject="Let the rollout {{ params.rollout }} go on?",
+        body="{{ ti.xcom_pull(task_ids='describe') }}",
+        params={
+            "reason": Param(
+                "",
+                type="string",
+                title="Reason",
+                description="Why it goes on, for those who read about the rollout later.",
+            )
+        },
+        defaults=ApprovalOperator.REJECT,
+        response_timeout=ANSWERED_WITHIN,
+    )
+    described >> asked >> StartNext(task_id="go_on", following=go_on, **retried)
+
+
+def _describe(now: run_context.Run) -> str:
+    """Return the page of a rollout, in Markdown, for the person who is asked."""
+    found = rollout.read(now.services.store, str(now.params["rollout"]))
+    run_notes.leave(_note(found))
+    if found.state != "stopped":
+        raise AirflowSkipException(f"nobody has to decide: {rollout_report.statement(found)}")
+    return rollout_report.markdown(found)
+
+
+def _note(found: Rollout) -> str:
+    page = store_links.address(report_page.key_of(rollout_report.page_key(found)))
+    return run_note.of_rollout(rollout_report.statement(found), page=page)
+
+
+def _go_on(now: run_context.Run, answer: Json) -> Json | None:
+    """Let the rollout go on, and return the run of its next wave."""
+    store, rollout_id = now.services.store, str(now.params["rollout"])
+    found = rollout.read(store, rollout_id)
+    if found.state == "stopped":
+        found = rollout_steps.go_on(
+            rollout_id,
+            by=str((answer.get("responded_by_user") or {}).get("name") or "a person in Airflow"),
+            reason=str((answer.get("params_input") or {}).get("reason") or "approved in Airflow"),
+            store=store,
+            now=datetime.now(UTC),
+        )
+    run_notes.leave(_note(found))
+    return starts(found, now.params)
