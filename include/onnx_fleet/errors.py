@@ -9,11 +9,12 @@
     │  ├─ StoreUnavailable          the store did not answer, or in a way that passes: 5xx, busy, keys that ran out
     │  └─ WorkerOutOfResources      memory limit, full disk
     └─ Permanent                  the same call fails again
-       ├─ RefusedByRule             a rule of the catalogue keeps the model out
+       ├─ RefusedByRule             a rule of the catalogue, or a limit of the deployment, keeps the model out
        │  ├─ ModelTooLarge            more bytes than the entry allows
        │  ├─ LicenceRefused           licence not among allowed_licences
        │  ├─ UnsafeModel              pickle weights, remote code, a file name that leaves its folder
        │  ├─ ModelRenamed             the Hub has another id for it, and the entry does not follow
+       │  ├─ WorkerTooSmall           no worker has the memory or the disk that the model is predicted to need
        │  └─ DuplicateModel           another entry is the same model to the Hub
        ├─ CatalogueInvalid          every fault of a catalogue file, listed
        ├─ ModelNotFound             no such repo or revision
@@ -33,8 +34,8 @@
        └─ StoreNotFound             no such bucket or folder
 
 A message says what, where and what to do next. Retryable errors go through Airflow's retries; permanent ones
-fail at once. A model that a rule of the catalogue keeps out ends a run as `refused`, and any other error ends it as
-`failed`: `ending` is the one place that decides so.
+fail at once. A model that a rule of the catalogue or a limit of the deployment keeps out ends a run as `refused`,
+and any other error ends it as `failed`: `ending` is the one place that decides so.
 """
 
 from __future__ import annotations
@@ -96,7 +97,10 @@ class Permanent(OnnxFleetError):
 
 
 class RefusedByRule(Permanent):
-    """The catalogue's own rules keep the model out, as they are meant to: a run counts it as refused, not as failed."""
+    """A rule of the catalogue or a limit of the deployment keeps the model out, as it is meant to.
+
+    A run counts it as refused, not as failed.
+    """
 
 
 class ModelTooLarge(RefusedByRule):
@@ -113,6 +117,10 @@ class UnsafeModel(RefusedByRule):
 
 class ModelRenamed(RefusedByRule):
     """The Hub has the repo under another id by now, and its entry says not to follow."""
+
+
+class WorkerTooSmall(RefusedByRule):
+    """No worker has the memory or the disk that the model is predicted to need."""
 
 
 class DuplicateModel(RefusedByRule):

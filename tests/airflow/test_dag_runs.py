@@ -14,7 +14,7 @@ import pytest
 from fixtures.airflow import ROOT, AirflowHome, RunEnd
 from fixtures.models import RepoMaker
 from onnx_fleet import jsonio
-from onnx_fleet.bundles import channels, feed, manifest, publish
+from onnx_fleet.bundles import channels, costs, feed, manifest, publish
 from onnx_fleet.runs.run_report import RunReport
 from onnx_fleet.source.hub_client import HubSettings
 from onnx_fleet.store import ObjectStore, layout, open_store
@@ -134,7 +134,16 @@ def test_a_record_tells_where_and_why_a_model_failed(fleet: Fleet, first: RunEnd
     assert CORRUPT in records[CORRUPT].message
     assert (records[PICKLE].step, records[PICKLE].error) == ("resolve", "UnsafeModel")
     assert (records[NOWHERE].step, records[NOWHERE].error) == ("resolve", "ModelNotFound")
-    assert set(records[SOUND].seconds) == set(STEPS)
+    took = records[SOUND]
+    assert set(took.seconds) == set(STEPS)
+    assert took.seconds.keys() == took.memory_bytes.keys() == took.disk_bytes.keys()
+    assert took.memory_bytes["validate"] > took.memory_bytes["publish"] > 0
+    assert took.predicted
+    assert took.predicted.steps.keys() == took.seconds.keys()
+    kept = costs.find(fleet.store, SOUND)
+    assert kept, "the next plan predicts from it"
+    assert kept.steps["validate"].seconds == took.seconds["validate"]
+    assert records[CORRUPT].memory_bytes["export"] > 0
     assert records[SOUND].latency_ms_p50 is not None
 
 
@@ -257,12 +266,16 @@ def test_the_feed_lists_what_was_published(fleet: Fleet, first: RunEnd) -> None:
 
 def test_one_model_is_exported_anew_by_force(fleet: Fleet, first: RunEnd) -> None:
     asked = {"model": SOUND, "force": True, "latency": LATENCY}
-    end = fleet.home.run("model_reexport", asked, options={**fleet.options, "AIRFLOW__ONNX_FLEET__GPU_QUEUE": "gpu"})
+    options = {"AIRFLOW__ONNX_FLEET__GPU_QUEUE": "gpu", "AIRFLOW__ONNX_FLEET__LARGE_MEMORY_BYTES": "1000"}
+    end = fleet.home.run("model_reexport", asked, options={**fleet.options, **options})
     assert end.state == "success"
+    assert end.states("model_large.record") == ["success"], "what needs more than 1,000 bytes is a large model there"
     [on_gpu] = [task for task in end.tasks if task.task_id.endswith(".prove_on_gpu") and task.map_index >= 0]
     assert on_gpu.state == "skipped", "there is a GPU worker, and the model does not ask for it"
     [record] = fleet.report(end).records
     assert record.state == "published"
+    assert record.predicted
+    assert record.predicted.basis == "earlier run"
     [model] = publish.list_models(fleet.store)
     assert len(model.versions) == 2
     page = f"onnx-fleet/store/{str(end.results['report']).removesuffix('.json')}.html"

@@ -22,6 +22,11 @@ FILES = {
 }
 NO_GPU: dict[str, str] = {}
 GPU = {"AIRFLOW__ONNX_FLEET__GPU_QUEUE": "gpu", "AIRFLOW__ONNX_FLEET__CPU_QUEUE": "cpu"}
+LARGE = {
+    "AIRFLOW__ONNX_FLEET__LARGE_MEMORY_BYTES": "4000000000",
+    "AIRFLOW__ONNX_FLEET__LARGE_QUEUE": "large",
+    "AIRFLOW__ONNX_FLEET__LARGE_POOL_SLOTS": "2",
+}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +36,9 @@ def found(airflow_home: AirflowHome) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def with_gpu(airflow_home: AirflowHome) -> dict[str, Any]:
-    return airflow_home.python("fixtures.dag_facts", str(DAGS), options={**GPU, "AIRFLOW__ONNX_FLEET__SHARDS": "1"})
+    return airflow_home.python(
+        "fixtures.dag_facts", str(DAGS), options={**GPU, **LARGE, "AIRFLOW__ONNX_FLEET__SHARDS": "1"}
+    )
 
 
 def test_every_file_gives_one_dag_of_its_name(found: dict[str, Any]) -> None:
@@ -137,10 +144,49 @@ def test_nothing_waits_for_a_gpu_queue_that_is_not_configured(found: dict[str, A
 
 def test_only_the_gpu_task_goes_to_the_gpu_queue(with_gpu: dict[str, Any]) -> None:
     tasks = with_gpu["dags"]["model_reexport"]["tasks"]
-    assert [name for name, task in tasks.items() if task["queue"] == "gpu"] == ["model.prove_on_gpu"]
+    assert [name for name, task in tasks.items() if task["queue"] == "gpu"] == [
+        "model.prove_on_gpu",
+        "model_large.prove_on_gpu",
+    ]
     assert tasks["model.export"]["queue"] == "cpu"
     assert tasks["model.measure"]["after"] == ["model.prove_on_gpu", "model.validate", "model_items"]
     assert tasks["model.measure"]["rule"] == "none_failed"
+
+
+def test_the_heavy_tasks_of_large_models_have_a_queue_and_slots_of_their_own(
+    found: dict[str, Any], with_gpu: dict[str, Any]
+) -> None:
+    for dag_id in ("fleet_reexport", "model_reexport"):
+        assert not [name for name in found["dags"][dag_id]["tasks"] if "large" in name], "nobody asked for the group"
+        tasks = with_gpu["dags"][dag_id]["tasks"]
+        heavy = {"export", "validate", "measure", "compare", "publish"}
+        told = {name: (task["queue"], task["pool_slots"]) for name, task in tasks.items()}
+        assert {name for name, (queue, _) in told.items() if queue == "large"} == {f"model_large.{s}" for s in heavy}
+        assert {name for name, (_, slots) in told.items() if slots == 2} == {
+            f"model_large.{step}" for step in (*heavy, "prove_on_gpu")
+        }
+        assert tasks["report"]["after"] == ["model.record", "model_large.record"]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            {"AIRFLOW__ONNX_FLEET__LARGE_QUEUE": "large"},
+            "large_queue is 'large', and nothing says which models go there: set large_memory_bytes",
+        ),
+        (
+            {**LARGE, "AIRFLOW__ONNX_FLEET__LARGE_POOL_SLOTS": "3"},
+            "large_pool_slots is 3, and the pool has 2: write 2 at most, or raise cpu_pool_slots",
+        ),
+    ],
+    ids=["no threshold", "too many slots"],
+)
+def test_options_that_would_leave_large_models_waiting_for_ever_are_named(
+    airflow_home: AirflowHome, options: dict[str, str], told: str
+) -> None:
+    read = airflow_home.python("fixtures.dag_facts", str(DAGS / "model_reexport.py"), options=options)
+    assert told in read["errors"]["model_reexport.py"]
 
 
 def test_fused_tasks_take_the_steps_of_a_worker_in_a_row(airflow_home: AirflowHome) -> None:

@@ -18,17 +18,15 @@ KUBERNETES = {
     "AIRFLOW__ONNX_FLEET__SHARDS": "1",
     "AIRFLOW__ONNX_FLEET__GPU_QUEUE": "gpu",
     "AIRFLOW__ONNX_FLEET__POD_MEMORY_BYTES": str(24 * GIB),
+    "AIRFLOW__ONNX_FLEET__LARGE_MEMORY_BYTES": str(20 * GIB),
+    "AIRFLOW__ONNX_FLEET__POD_LARGE_MEMORY_BYTES": str(96 * GIB),
     "AIRFLOW__ONNX_FLEET__POD_CPUS": "6",
     "AIRFLOW__ONNX_FLEET__POD_GPU_RESOURCE": "example.com/gpu",
     "AIRFLOW__ONNX_FLEET__POD_GPU_IMAGE": "fleet-gpu:1",
 }
-HEAVY = {
-    "model_reexport.model.export", "model_reexport.model.validate", "model_reexport.model.prove_on_gpu",
-    "model_reexport.model.measure", "model_reexport.model.compare", "model_reexport.model.publish",
-    "fleet_reexport.model.export", "fleet_reexport.model.validate", "fleet_reexport.model.prove_on_gpu",
-    "fleet_reexport.model.measure", "fleet_reexport.model.compare", "fleet_reexport.model.publish",
-    "bundle_audit.audit",
-}  # fmt: skip
+STEPS = ("export", "validate", "prove_on_gpu", "measure", "compare", "publish")
+LARGE = {f"{dag_id}.model_large.{step}" for dag_id in ("model_reexport", "fleet_reexport") for step in STEPS}
+HEAVY = {*(name.replace("model_large", "model") for name in LARGE), *LARGE, "bundle_audit.audit"}
 ALONE = {"prove_on_gpu", "measure", "compare"}
 
 
@@ -52,8 +50,9 @@ def container(pod: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_heavy_tasks_have_the_memory_and_cores_that_are_configured(pods: dict[str, dict[str, Any]]) -> None:
-    sized = {name for name, pod in pods.items() if container(pod)["resources"]["limits"]["memory"] == str(24 * GIB)}
-    assert sized == HEAVY
+    sized = {name: container(pod)["resources"]["limits"]["memory"] for name, pod in pods.items()}
+    assert {name for name, memory in sized.items() if memory == str(24 * GIB)} == HEAVY - LARGE
+    assert {name for name, memory in sized.items() if memory == str(96 * GIB)} == LARGE
     for name in HEAVY:
         resources = container(pods[name])["resources"]
         assert resources["requests"]["memory"] == resources["limits"]["memory"], "what it asks for is what it may use"

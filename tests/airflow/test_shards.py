@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from fixtures.stages import work_item
 from onnx_fleet.airflow import shards
+from onnx_fleet.entities.sizing import Estimate, StepCost
 from onnx_fleet.errors import CatalogueInvalid
 
 
@@ -25,3 +29,16 @@ def test_too_many_models_are_refused_with_the_setting_to_raise() -> None:
     shards.require_room(4096, shards=4, per_shard=1024)
     with pytest.raises(CatalogueInvalid, match=r"AIRFLOW__ONNX_FLEET__SHARDS\) to at least 5"):
         shards.require_room(4097, shards=4, per_shard=1024)
+
+
+def test_a_model_is_large_where_its_steps_are_predicted_to_need_more_than_the_threshold() -> None:
+    cost = StepCost(memory_bytes=4_000, disk_bytes=0, seconds=1.0)
+    item = replace(work_item(), estimate=Estimate.of({"validate": cost}, basis="formula"))
+    told = [shards.item(item, catalogue_digest=None, large_bytes=above)["large"] for above in (3_999, 4_000, None)]
+    assert told == [True, False, False]
+
+
+def test_too_many_large_models_are_refused_with_the_setting_to_raise() -> None:
+    shards.require_room_for_large(1024, per_shard=1024)
+    with pytest.raises(CatalogueInvalid, match="AIRFLOW__ONNX_FLEET__LARGE_MEMORY_BYTES"):
+        shards.require_room_for_large(1025, per_shard=1024)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -34,10 +35,10 @@ def command(tmp_path: Path, hub_server: HubServer, repo_maker: RepoMaker) -> Com
     known = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "HF_", "ONNX_FLEET_"))}
     home = {"HOME": str(tmp_path), "HF_HOME": str(tmp_path / "hf"), "ONNX_FLEET_STORE": str(tmp_path / "store")}
 
-    def run(name: str, *options: str) -> subprocess.CompletedProcess[str]:
+    def run(name: str, *options: str, **settings: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [Path(sys.executable).with_name("onnx-fleet"), name, "--catalogue", tmp_path / "fleet.yaml", *options],
-            env={**known, **home, "HF_ENDPOINT": hub_server.url, "COLUMNS": "200"},
+            env={**known, **home, "HF_ENDPOINT": hub_server.url, "COLUMNS": "200", **settings},
             capture_output=True,
             text=True,
             check=False,
@@ -68,6 +69,36 @@ def test_a_plan_leaves_out_what_is_not_asked_for(command: Command, tmp_path: Pat
     run_report.write(run_report.build(records, run_id="cli__x", now=datetime.now(UTC)), store=store)
     assert plan("--retry-failed", "cli__x") == {"acme/b": "new"}
     assert plan("--only", "*/a", "--retry-failed", "cli__x") == {}
+
+
+def test_a_plan_says_what_its_models_take(command: Command) -> None:
+    told = json.loads(command("plan", "--json").stdout)
+    estimates = [item["estimate"] for item in told["items"]]
+    assert {name for each in estimates for name in each["steps"]} == {
+        "export",
+        "validate",
+        "measure",
+        "compare",
+        "publish",
+    }
+    assert told["total"]["seconds"] == pytest.approx(sum(each["seconds"] for each in estimates), abs=0.1)
+    shown = command("plan").stdout
+    assert shown.splitlines()[0].split()[:6] == ["model", "state", "version", "memory", "disk", "time"]
+    assert re.search(r"predicted for 2 models, one after the other: about \d+ (s|min), \d+\.\d MB of memory", shown)
+
+
+def test_a_model_that_this_machine_cannot_hold_is_refused_before_its_weights_are_downloaded(
+    command: Command, hub_server: HubServer
+) -> None:
+    hub_server.log.clear()
+    done = command("run", "--json", ONNX_FLEET_WORKER_MEMORY_BYTES="1000000")
+    assert done.returncode == 0, done.stderr
+    records = json.loads(done.stdout)["records"]
+    assert [(each["state"], each["step"], each["error"]) for each in records] == [
+        ("refused", "plan", "WorkerTooSmall")
+    ] * 2
+    assert "the largest worker has 1.0 MB" in records[0]["message"]
+    assert not [asked.path for asked in hub_server.log.asked if asked.path and "safetensors" in asked.path]
 
 
 def test_a_run_says_how_to_take_what_failed_in_it_and_takes_that_alone(

@@ -11,6 +11,7 @@ from onnx_fleet.bundles import manifest
 from onnx_fleet.bundles.manifest import Manifest
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.resolved_model import ResolvedModel
+from onnx_fleet.entities.sizing import StepCost
 from onnx_fleet.entities.validation_report import CheckRow, ValidationReport
 from onnx_fleet.entities.work_item import Refusal, WorkItem
 from onnx_fleet.errors import (
@@ -93,7 +94,7 @@ def test_a_bundle_tells_the_worst_difference_and_the_latency_of_one_row_at_full_
         state="published",
         location="s3://fleet/models/acme/tiny/3f2a1c00-abababab",
         manifest=standing,
-        seconds={"export": 8.5},
+        spent={"export": StepCost(memory_bytes=700, disk_bytes=900, seconds=8.5)},
     )
     assert (made.state, made.version, made.location) == (
         "published",
@@ -106,7 +107,7 @@ def test_a_bundle_tells_the_worst_difference_and_the_latency_of_one_row_at_full_
     assert made.latency_at == "batch 1 × 128 tokens"
     assert made.gpu == "not asked for"
     assert made.reason == "nothing is published yet"
-    assert made.seconds == {"export": 8.5}
+    assert (made.seconds, made.memory_bytes, made.disk_bytes) == ({"export": 8.5}, {"export": 700}, {"export": 900})
 
 
 def test_without_a_measurement_there_are_no_numbers() -> None:

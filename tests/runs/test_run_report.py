@@ -6,10 +6,12 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from onnx_fleet import formatting, jsonio
+from onnx_fleet.entities.sizing import Estimate, StepCost
 from onnx_fleet.runs import run_report
 from onnx_fleet.runs.record import Record
 from onnx_fleet.store import open_store
@@ -72,6 +74,22 @@ def test_a_model_that_the_hub_renamed_is_told_with_both_ids() -> None:
     page = run_report.markdown(built(PUBLISHED, replace(UNCHANGED, renamed_from="acme/before")))
     assert "- **acme/before** is **acme/same** now: write the new id into the catalogue" in page
     assert "renamed" not in run_report.markdown(built(PUBLISHED, UNCHANGED))
+
+
+def test_what_a_model_took_stands_beside_what_was_predicted_and_a_failure_took_less() -> None:
+    steps = {"export": StepCost(memory_bytes=700_000_000, disk_bytes=900_000_000, seconds=40.0)}
+    predicted = Estimate.of(steps, basis="formula")
+    taken: dict[str, Any] = {
+        "seconds": {"export": 12.0, "validate": 24.0},
+        "memory_bytes": {"export": 600_000_000, "validate": 2_000_000_000},
+        "disk_bytes": {"export": 880_000_000, "validate": 880_100_000},
+        "predicted": predicted,
+    }
+    made = built(replace(PUBLISHED, **taken), replace(FAILED, **taken), UNCHANGED)
+    cells = ("36 s (40 s predicted)", "2.0 GB (700.0 MB predicted)", "880.1 MB (900.0 MB predicted)", "formula")
+    assert f"| acme/tiny | {' | '.join(cells)} |" in run_report.markdown(made)
+    assert all(run_report.html(made).count(cell) == 1 for cell in cells[:3])
+    assert "predicted" not in run_report.markdown(built(PUBLISHED, UNCHANGED))
 
 
 def test_times_are_kept_in_utc() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import pytest
+import safetensors.numpy
 
 from fixtures.hub import PatientClock
 from fixtures.models import RepoMaker
@@ -47,6 +48,23 @@ def _model_type(architecture: str) -> str:
 
 def _with_token(hub: Hub, token: str) -> Hub:
     return Hub(replace(hub.settings, token=token))
+
+
+def test_the_bytes_of_the_weights_in_float32_are_told_before_a_download(
+    hub: Hub, hub_server: HubServer, repo_maker: RepoMaker
+) -> None:
+    repo = repo_maker.sound()
+    counted = resolve(Entry(repo_id=repo), hub=hub).float32_bytes
+    weights = safetensors.numpy.load_file(repo_maker.root / repo / "model.safetensors")
+    assert counted == sum(tensor.size for tensor in weights.values()) * 4
+
+    # Where the Hub does not count, the file's size tells, and config.json of which type its numbers are.
+    hub_server.repos.configure(repo, Settings(hidden_config=True))
+    size_bytes = (repo_maker.root / repo / "model.safetensors").stat().st_size
+    assert resolve(Entry(repo_id=repo), hub=hub).float32_bytes == size_bytes
+    half = repo_maker.with_config("acme/half", dtype="bfloat16")
+    hub_server.repos.configure(half, Settings(hidden_config=True))
+    assert resolve(Entry(repo_id=half), hub=hub).float32_bytes == 2 * size_bytes
 
 
 def test_an_entry_is_pinned_to_a_commit(hub: Hub, hub_server: HubServer, repo_maker: RepoMaker) -> None:

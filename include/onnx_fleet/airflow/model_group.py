@@ -6,6 +6,8 @@ import itertools
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,11 +28,12 @@ from onnx_fleet.airflow import (
     step_tasks,
     store_links,
 )
-from onnx_fleet.airflow.run_context import Run, StepClock
-from onnx_fleet.airflow.settings import FleetSettings
+from onnx_fleet.airflow.run_context import Run
+from onnx_fleet.airflow.settings import FleetSettings, LargeModels
 from onnx_fleet.airflow.step_tasks import StepTask
 from onnx_fleet.jsonio import Json
-from onnx_fleet.runs import claims, steps
+from onnx_fleet.runs import claims, spending, steps
+from onnx_fleet.runs.spending import Count, Spending
 from onnx_fleet.runs.steps import Step
 
 log = logging.getLogger(__name__)
@@ -50,10 +53,13 @@ _LOCKS: Final[Mapping[str, Callable[[Path], AbstractContextManager[None]]]] = {
 """The lock with which each kind of step takes the machine that it runs on."""
 
 
-def model_group(settings: FleetSettings, *, group_id: str) -> Any:
+def model_group(settings: FleetSettings, *, group_id: str, large: LargeModels | None = None) -> Any:
     """Make a task group for ``.expand(item=…)``; an item is what shards.py makes of a work item.
 
     The tasks of a model that is under way go before those of one that is not, so that few stages stand at a time.
+
+    Args:
+        large: the queue, the slots and the pods of a group of large models; None for a group of all others.
     """
 
     @task_group(group_id=group_id)
@@ -61,7 +67,7 @@ def model_group(settings: FleetSettings, *, group_id: str) -> Any:
         before: list[Any] = []  # the task of the steps before, and of those that a model may skip
         for each in step_tasks.of_model(settings):
             links = store_links.OF_MODEL if each.takes("publish") else (store_links.REPORT,)
-            made = store_links.attach(_task_of(each, settings)(item=item), links)
+            made = store_links.attach(_task_of(each, settings, large)(item=item), links)
             if each.on_gpu:
                 asked = _asking(asks_for_gpu)(item=item)
                 before[-1] >> asked >> made
@@ -86,21 +92,24 @@ def model_group(settings: FleetSettings, *, group_id: str) -> Any:
     return model
 
 
-def _task_of(each: StepTask, settings: FleetSettings) -> Task[..., Any]:
+def _task_of(each: StepTask, settings: FleetSettings, large: LargeModels | None) -> Task[..., Any]:
     """Make a task of steps, in the pool, on the queue of the workers that can take it."""
 
     def body(item: Json) -> Json:
         return _take(each, item, settings)
 
-    queue = settings.gpu_queue if each.on_gpu else settings.cpu_queue
+    cpu_queue = (large and large.queue) or settings.cpu_queue
+    queue = settings.gpu_queue if each.on_gpu else cpu_queue
     options: dict[str, Any] = {"task_id": each.task_id, "pool": settings.cpu_pool}
     if queue:
         options["queue"] = queue
+    if large:
+        options["pool_slots"] = large.pool_slots
     if each.takes("measure"):
         options["trigger_rule"] = "none_failed"  # the step before it, on the GPU, is skipped where nobody asked for it
     if each.takes("publish"):
         options["outlets"] = [assets.BUNDLE, assets.FLEET]
-    options |= pod_overrides.options(settings, alone=each.measures, on_gpu=each.on_gpu)
+    options |= pod_overrides.options(settings, alone=each.measures, on_gpu=each.on_gpu, is_large=large is not None)
     return _light(body, settings, **options)
 
 
@@ -118,21 +127,24 @@ def _asking(body: Body) -> Task[..., Any]:
 
 
 def _take(each: StepTask, item: Json, settings: FleetSettings) -> Json:
-    """Run the steps of a task; returns the seconds of each, with the publication of the step that makes one."""
-    clock = StepClock()
+    """Run the steps of a task; returns what each took, with the publication of the step that makes one."""
+    spent = Spending()
     publication = None
-    with model_claim.held(item, settings) as run, run_context.explained(clock):
+    with model_claim.held(item, settings) as run, run_context.explained(spent):
         for step in _left_to_do(each, run, item):
             if len(each.steps) > 1:
                 log.info("::group::%s", step.name)
-            with clock.timed(step.name), run.job(item, step, settings=settings) as job:
-                with _LOCKS[step.machine](settings.lock_folder):
-                    publication = step.take(job)
+            with spent.counted(step.name) as count, run.job(item, step, settings=settings) as job:
+                alone = partial(_behind, count, job.alone)
+                with count.behind(_LOCKS[step.machine](settings.lock_folder)):
+                    publication = step.take(replace(job, alone=alone))
                 if step.name == "validate" and item["gpu"] and not settings.gpu_queue:
                     steps.without_gpu(job.stage, reason=NO_GPU_WORKER)
                 if step.name == "export":
                     metrics.exported(job.stage)
-            metrics.step_ended(step.name, family=job.stage.item.family, seconds=clock.seconds[step.name])
+                count.disk_bytes = spending.disk_bytes(job.stage)
+            seconds = spent.steps[step.name].seconds
+            metrics.step_ended(step.name, family=job.stage.item.family, seconds=seconds)
             if len(each.steps) > 1:
                 log.info("::endgroup::")
     if publication is None:
@@ -140,7 +152,11 @@ def _take(each: StepTask, item: Json, settings: FleetSettings) -> Json:
     else:
         assets.emit(publication, get_current_context()["outlet_events"])
         told = jsonio.to_json(publication)
-    return {**told, "seconds": clock.seconds}
+    return {**told, model_record.COSTS: {name: jsonio.to_json(cost) for name, cost in spent.steps.items()}}
+
+
+def _behind(count: Count, lock: Callable[[], AbstractContextManager[None]]) -> AbstractContextManager[None]:
+    return count.behind(lock())
 
 
 def _left_to_do(each: StepTask, run: Run, item: Json) -> tuple[Step, ...]:

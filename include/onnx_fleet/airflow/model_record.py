@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
 
 from airflow.sdk import get_current_context
 
@@ -12,13 +12,17 @@ from onnx_fleet import jsonio
 from onnx_fleet.airflow.run_context import FAILURE, Failure, Run
 from onnx_fleet.airflow.step_tasks import StepTask
 from onnx_fleet.bundles.stage import Stage
+from onnx_fleet.entities.sizing import StepCost
 from onnx_fleet.errors import BundleNotFound, OnnxFleetError, ending
 from onnx_fleet.jsonio import Json
-from onnx_fleet.runs import pipeline, run_report
+from onnx_fleet.runs import pipeline, run_report, spending
 from onnx_fleet.runs.record import Record
 from onnx_fleet.runs.steps import Step, StepName
 
 log = logging.getLogger(__name__)
+
+COSTS: Final = "costs"
+"""The key of what a task's steps took, in what it returns: a StepCost by each step's name."""
 
 
 def of_model(run: Run, item: Json, *, tasks: Sequence[StepTask], channel: str) -> Record:
@@ -39,7 +43,7 @@ def of_model(run: Run, item: Json, *, tasks: Sequence[StepTask], channel: str) -
     except BundleNotFound as err:
         return _without_scratch(item, made, lost=err)
     if made.published():
-        ended = pipeline.record_of_bundle(work, services=run.services, channel=channel, seconds=made.seconds())
+        ended = pipeline.record_of_bundle(work, services=run.services, channel=channel, spent=made.spent())
         run.handover.discard(work)
     elif made.left_to_another_run():
         ended = pipeline.record_of_another_runs(work, services=run.services, channel=channel)
@@ -82,16 +86,10 @@ class _Group:
         ended = {self._states[task.task_id] for task in self._tasks if not task.on_gpu}
         return self._states[self._tasks[-1].task_id] == "skipped" and ended <= {"success", "skipped"}
 
-    def seconds(self) -> dict[str, float]:
-        """Return the seconds of each step that ended by itself, by its name in records."""
-        taken: dict[str, float] = {}
-        for task in self._tasks:
-            result, failure = self._result(task), self.failure(task)
-            spent = result["seconds"] if result is not None else failure.seconds if failure is not None else {}
-            for step in task.steps:
-                if step.name in spent:
-                    taken[step.in_records] = round(taken.get(step.in_records, 0.0) + float(spent[step.name]), 3)
-        return taken
+    def spent(self) -> dict[str, StepCost]:
+        """Return what each step that ended by itself took, by its name in records."""
+        told = (self._costs(task) for task in self._tasks)
+        return spending.in_records({name: cost for costs in told for name, cost in costs.items()})
 
     def stopped_at(self, *, done: Collection[StepName] = ()) -> Step:
         """Return the step because of which there is no publication.
@@ -119,6 +117,12 @@ class _Group:
         told = self._pull(task, FAILURE) if self._states[task.task_id] == "failed" else None
         return None if told is None else jsonio.from_json(Failure, told)
 
+    def _costs(self, task: StepTask) -> Mapping[str, StepCost]:
+        if (result := self._result(task)) is not None:
+            return {name: jsonio.from_json(StepCost, cost) for name, cost in result[COSTS].items()}
+        failure = self.failure(task)
+        return failure.costs if failure is not None else {}
+
     def _stopped(self) -> StepTask:
         not_done = (task for task in self._tasks if self._states[task.task_id] not in ("success", "skipped", None))
         return next(not_done, self._tasks[-1])
@@ -133,7 +137,7 @@ class _Group:
 def _failed(stage: Stage, step: Step, made: _Group) -> Record:
     failure = made.why(stage.item.model_id)
     return pipeline.record_of_failure(
-        stage, step=step.in_records, error=failure.error, message=failure.message, seconds=made.seconds()
+        stage, step=step.in_records, error=failure.error, message=failure.message, spent=made.spent()
     )
 
 
@@ -154,7 +158,7 @@ def _without_scratch(item: Json, made: _Group, *, lost: BundleNotFound) -> Recor
         step=step.in_records,
         error=failure.error,
         message=failure.message,
-        seconds=made.seconds(),
+        seconds={name: cost.seconds for name, cost in made.spent().items()},
     )
 
 

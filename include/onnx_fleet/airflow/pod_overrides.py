@@ -1,7 +1,8 @@
 """The pods of heavy tasks: what a task says to the KubernetesExecutor, where that one runs it.
 
 A light task takes the pod as the executor's pod template has it. All instances of a mapped task have one pod between
-them, since Airflow keeps it with the task and not with the instance: its size is that of the largest model.
+them, since Airflow keeps it with the task and not with the instance: its size is that of the largest model, and large
+models, which have a mapped group of their own, have pods of their own.
 """
 
 from __future__ import annotations
@@ -25,22 +26,23 @@ IN_POD: Final = "AIRFLOW_IS_K8S_EXECUTOR_POD"
 """The variable that the executor sets in the pods it makes."""
 
 
-def options(settings: FleetSettings, *, alone: bool, on_gpu: bool = False) -> dict[str, Any]:
+def options(settings: FleetSettings, *, alone: bool, on_gpu: bool = False, is_large: bool = False) -> dict[str, Any]:
     """Return the pod of a heavy task, as arguments of ``@task``; empty where the task's executor runs no pods.
 
     Args:
         alone: no other heavy task may be on its node meanwhile, since it measures.
         on_gpu: the task needs a GPU.
+        is_large: the task is of the group of large models.
     Raises:
         AirflowConfigException: the package ``kubernetes`` is not installed.
     """
     # The pod reads the DAG file once more, when its task is on the way already; importing the client takes a second.
     if settings.pods is None or os.environ.get(IN_POD):
         return {}
-    return {"executor_config": {"pod_override": _pod(settings.pods, alone=alone, on_gpu=on_gpu)}}
+    return {"executor_config": {"pod_override": _pod(settings.pods, alone=alone, on_gpu=on_gpu, is_large=is_large)}}
 
 
-def _pod(wanted: PodSettings, *, alone: bool, on_gpu: bool) -> V1Pod:
+def _pod(wanted: PodSettings, *, alone: bool, on_gpu: bool, is_large: bool) -> V1Pod:
     try:
         from kubernetes import client
     except ModuleNotFoundError as err:
@@ -48,7 +50,7 @@ def _pod(wanted: PodSettings, *, alone: bool, on_gpu: bool) -> V1Pod:
             "[core] executor names the KubernetesExecutor, and the package kubernetes is not installed: install"
             " requirements-kubernetes.txt wherever Airflow runs"
         ) from err
-    memory = {"memory": str(wanted.memory_bytes)}
+    memory = {"memory": str(wanted.large_memory_bytes if is_large else wanted.memory_bytes)}
     devices = {wanted.gpu_resource: "1"} if on_gpu else {}
     container = client.V1Container(
         name=CONTAINER,

@@ -39,6 +39,8 @@ from onnx_fleet.store import ObjectStore, leftovers
 log = logging.getLogger(__name__)
 
 _ANNOUNCED: Final = "{{ publication['model_id'] }}"
+LARGE: Final = "model_large"
+"""The mapped group of the models that are predicted to need much memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +81,10 @@ def reexport(
         assets.emit(jsonio.from_json(Publication, publication), get_current_context()["outlet_events"])
 
     def shard(planned: Json, number: int) -> list[Json]:
-        return shards.deal(planned["items"], shards=settings.shards, shard=number)
+        return shards.deal(_sized(planned, large=False), shards=settings.shards, shard=number)
+
+    def large_items(planned: Json) -> list[Json]:
+        return _sized(planned, large=True)
 
     def write_report(groups: list[str]) -> str:
         with run_notes.of_failure():
@@ -93,10 +98,14 @@ def reexport(
         publication=retried(finished)(planned)
     )
     groups = ["model"] if settings.shards == 1 else [f"model_{number + 1}" for number in range(settings.shards)]
-    reported = retried(write_report, task_id="report", trigger_rule="all_done")(groups)
+    of_large = [LARGE] if settings.large else []
+    reported = retried(write_report, task_id="report", trigger_rule="all_done")([*groups, *of_large])
     for number, group in enumerate(groups):
         items = retried(shard, task_id=f"{group}_items")(planned, number)
         model_group(settings, group_id=group).expand(item=items) >> reported
+    for group in of_large:
+        items = retried(large_items, task_id=f"{group}_items")(planned)
+        model_group(settings, group_id=group, large=settings.large).expand(item=items) >> reported
     gated = retried(gate)(reported)
     planned >> gated
     for made in (reported, gated):
@@ -115,18 +124,27 @@ def _plan(now: run_context.Run, wanted: Callable[[run_context.Run], Wanted], *, 
     divided = _divided(planned, asked.scope, now, channel=settings.channel)
     planned = divided.plan.changed() if asked.only_changed else divided.plan
     work = planned.to_export
-    shards.require_room(len(work), shards=settings.shards, per_shard=conf.getint("core", "max_map_length"))
+    large_bytes = settings.large.memory_bytes if settings.large else None
+    items = [shards.item(item, catalogue_digest=asked.catalogue_digest, large_bytes=large_bytes) for item in work]
+    per_shard, of_large = conf.getint("core", "max_map_length"), sum(item["large"] for item in items)
+    shards.require_room(len(items) - of_large, shards=settings.shards, per_shard=per_shard)
+    shards.require_room_for_large(of_large, per_shard=per_shard)
     for item in work:
         now.handover.write_item(item)
         log.info("%s: %s: %s", item.model.at_commit, item.state, item.reason)
     finished: list[Publication] = []
     ended = _ended(planned, now, channel=settings.channel, on_finished=finished.append)
     return {
-        "items": [shards.item(item, catalogue_digest=asked.catalogue_digest) for item in work],
+        "items": items,
         "records": [jsonio.to_json(each) for each in (*divided.waiting, *ended)],
         "finished": [jsonio.to_json(each) for each in finished],
         "rollout": divided.rollout.rollout_id if divided.rollout else None,
     }
+
+
+def _sized(planned: Json, *, large: bool) -> list[Json]:
+    """Return the items of the group of large models, or those of all other groups, in the plan's order."""
+    return [item for item in planned["items"] if item["large"] == large]
 
 
 def _divided(planned: Plan, scope: Scope | None, now: run_context.Run, *, channel: str) -> Division:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,10 +13,12 @@ from onnx_fleet import jsonio
 from onnx_fleet.airflow import connections, machine_lock, metrics
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.bundles.manifest import Provenance
+from onnx_fleet.entities.sizing import StepCost
 from onnx_fleet.jsonio import Json
 from onnx_fleet.runs import work_folder
 from onnx_fleet.runs.handover import Handover, SharedFolder
 from onnx_fleet.runs.services import Services
+from onnx_fleet.runs.spending import Spending
 from onnx_fleet.runs.stage_transfer import ThroughStore
 from onnx_fleet.runs.steps import Job, Step, StepName
 from onnx_fleet.source.hub_client import Hub
@@ -36,8 +37,8 @@ class Failure:
     message: str
     step: StepName | None = None
     """The step that failed; None where none had begun."""
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    """The wall time of the steps that the task took, by step."""
+    costs: Mapping[str, StepCost] = field(default_factory=dict)
+    """What the steps that the task took, took each, by their names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +103,7 @@ def current(settings: FleetSettings) -> Run:
         limits=settings.limits,
         cache_bytes=settings.cache_bytes,
         gpu=settings.gpu,
+        largest_worker=settings.largest_worker,
     )
     return Run(
         dag_id=dag_run.dag_id,
@@ -121,38 +123,19 @@ def _handover(run: str, services: Services, settings: FleetSettings) -> Handover
     return ThroughStore(run=run, services=services, blobs=kept)
 
 
-class StepClock:
-    """The wall time of the steps that a task takes."""
-
-    def __init__(self) -> None:
-        self.step: StepName | None = None
-        """The last step that began."""
-        self.seconds: dict[str, float] = {}
-        """The seconds of each step that ended, by its name."""
-
-    @contextmanager
-    def timed(self, step: StepName) -> Iterator[None]:
-        """Measure one step."""
-        self.step, started = step, time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[step] = round(time.monotonic() - started, 3)
-
-
 @contextmanager
-def explained(clock: StepClock | None = None) -> Iterator[None]:
+def explained(spent: Spending | None = None) -> Iterator[None]:
     """Report an error that leaves a task to the record task, then let it go on to Airflow.
 
     Args:
-        clock: the steps of the task; None where none has begun.
+        spent: the steps of the task; None where none has begun.
     """
-    clock = clock or StepClock()
+    spent = spent or Spending()
     try:
         yield
     except Exception as err:
-        failure = Failure(error=type(err).__name__, message=str(err), step=clock.step, seconds=clock.seconds)
+        failure = Failure(error=type(err).__name__, message=str(err), step=spent.step, costs=spent.steps)
         ti = get_current_context()["ti"]
         ti.xcom_push(FAILURE, jsonio.to_json(failure))
-        metrics.failed(clock.step or ti.task_id, err)
+        metrics.failed(spent.step or ti.task_id, err)
         raise

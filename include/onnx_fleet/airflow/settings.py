@@ -14,6 +14,7 @@ from typing import Any, Literal
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowConfigException
 
+from onnx_fleet.entities.sizing import Capacity
 from onnx_fleet.export import cache
 from onnx_fleet.processes.gpu import GpuOptions
 from onnx_fleet.processes.isolation import Limits, machine_limits
@@ -30,12 +31,26 @@ class PodSettings:
 
     memory_bytes: int
     """The memory that a pod asks for, which is also its limit."""
+    large_memory_bytes: int
+    """The same of a pod for a large model."""
     cpus: int
     """The number of cores that a pod asks for; it may use what else its node has."""
     gpu_resource: str
     """The name under which the cluster hands out GPUs, such as ``nvidia.com/gpu``."""
     gpu_image: str | None
     """The image of the GPU task's pod; None takes the image of the others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LargeModels:
+    """The group of the models that need much memory: the options ``large_memory_bytes``, ``large_queue`` and so on."""
+
+    memory_bytes: int
+    """The predicted memory above which a model is large."""
+    queue: str | None
+    """The queue of their heavy tasks; None is that of the others."""
+    pool_slots: int
+    """The number of slots of the pool that each of their heavy tasks takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +88,10 @@ class FleetSettings:
     """The number of heavy tasks at the same time, over all workers."""
     cpu_queue: str | None
     """The queue of the heavy tasks; empty is the executor's default queue."""
+    large: LargeModels | None
+    """The group of large models; None where ``large_memory_bytes`` is 0, and there is no such group."""
+    largest_worker: Capacity
+    """What the largest worker has: options ``worker_memory_bytes`` and ``worker_disk_bytes``, 0 for no limit."""
     gpu_queue: str | None
     """The queue of the GPU tasks; empty means that there is no GPU worker."""
     gpu: GpuOptions
@@ -135,8 +154,12 @@ def read() -> FleetSettings:
         deadline=timedelta(minutes=max(0, _number("deadline_minutes", 0))) or None,
         channel=_text("channel", "latest"),
         cpu_pool=_text("cpu_pool", "onnx_fleet_cpu"),
-        cpu_pool_slots=max(1, _number("cpu_pool_slots", 2)),
+        cpu_pool_slots=_pool_slots(),
         cpu_queue=_text("cpu_queue") or None,
+        large=_large(),
+        largest_worker=Capacity(
+            memory_bytes=_number("worker_memory_bytes", 0) or None, disk_bytes=_number("worker_disk_bytes", 0) or None
+        ),
         gpu_queue=_text("gpu_queue") or None,
         gpu=GpuOptions(device_id=_number("gpu_id", 0), memory_bytes=_number("gpu_memory_bytes", 0) or None),
         tasks=_tasks(),
@@ -164,6 +187,27 @@ def _stages() -> Literal["shared", "store"]:
     return "store" if _choice("stages", ("shared", "store"), usual=usual) == "store" else "shared"
 
 
+def _pool_slots() -> int:
+    return max(1, _number("cpu_pool_slots", 2))
+
+
+def _large() -> LargeModels | None:
+    memory_bytes, queue = _number("large_memory_bytes", 0), _text("large_queue") or None
+    if not memory_bytes and not queue:
+        return None
+    if not memory_bytes:
+        raise AirflowConfigException(
+            f"[{SECTION}] large_queue is {queue!r}, and nothing says which models go there: set large_memory_bytes"
+        )
+    slots, all_slots = max(1, _number("large_pool_slots", 1)), _pool_slots()
+    if slots > all_slots:  # Airflow would never start such a task, and not say so
+        raise AirflowConfigException(
+            f"[{SECTION}] large_pool_slots is {slots}, and the pool has {all_slots}: write {all_slots} at most, or"
+            " raise cpu_pool_slots"
+        )
+    return LargeModels(memory_bytes=memory_bytes, queue=queue, pool_slots=slots)
+
+
 def _limits() -> Limits:
     usual = machine_limits()
     memory_bytes = _number("step_memory_bytes", usual.memory_bytes or 0)
@@ -176,8 +220,10 @@ def _limits() -> Limits:
 def _pods() -> PodSettings | None:
     if "KubernetesExecutor" not in conf.get("core", "executor"):
         return None
+    memory_bytes = max(1, _number("pod_memory_bytes", 8 * 1024**3))
     return PodSettings(
-        memory_bytes=max(1, _number("pod_memory_bytes", 8 * 1024**3)),
+        memory_bytes=memory_bytes,
+        large_memory_bytes=max(1, _number("pod_large_memory_bytes", memory_bytes)),
         cpus=max(1, _number("pod_cpus", 2)),
         gpu_resource=_text("pod_gpu_resource", "nvidia.com/gpu"),
         gpu_image=_text("pod_gpu_image") or None,

@@ -104,6 +104,11 @@ class Stage:
         else:
             path.write_bytes(svg)
 
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of all files in the folder, the private ones and links to others among them."""
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
     def published_files(self) -> tuple[str, ...]:
         """Return the POSIX paths, sorted, of everything in the stage that goes into the bundle."""
         paths = (path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file())

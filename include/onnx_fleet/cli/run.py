@@ -17,7 +17,7 @@ import typer
 from onnx_fleet import errors, jsonio
 from onnx_fleet.bundles import bundle, feed
 from onnx_fleet.bundles.manifest import Provenance
-from onnx_fleet.cli import step_display, terminal, waves
+from onnx_fleet.cli import step_display, tables, terminal, waves
 from onnx_fleet.cli.options import (
     AllWaves,
     CatalogueFile,
@@ -40,6 +40,7 @@ from onnx_fleet.cli.settings import opened_services
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.work_item import Plan, WorkItem
 from onnx_fleet.errors import OnnxFleetError
+from onnx_fleet.planning import sizing
 from onnx_fleet.planning.catalogue import reader
 from onnx_fleet.processes import profiling
 from onnx_fleet.runs import pipeline, rollout_report, run_report, selection, work_folder
@@ -80,7 +81,7 @@ def plan(
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a run would do, and why. Nothing is exported or published.
+    """Show what a run would do and why, and what memory, disk and time it is predicted to take. Nothing is exported.
 
     The exit status is 1 if that of the run would be: a model cannot be resolved, or too many are refused.
     """
@@ -91,26 +92,13 @@ def plan(
         scope = None if force else wanted.scope
         divided = waves.divided(made, scope, store=services.store, channel=bundle.LATEST, dry_run=True)
         made = divided.plan.changed() if changed else divided.plan
+    together = sizing.total(made)
     if as_json:
         waiting = [jsonio.to_json(each) for each in divided.waiting]
-        terminal.as_json({**jsonio.to_json(made), "waiting": waiting})
+        total = jsonio.to_json(together) if together else None
+        terminal.as_json({**jsonio.to_json(made), "waiting": waiting, "total": total})
     else:
-        terminal.table(
-            ("model", "state", "version", "why"),
-            [
-                *(
-                    (each.model_id, terminal.state_cell(each.state), each.version or "–", each.reason)
-                    for each in divided.waiting
-                ),
-                *((item.model_id, terminal.state_cell(item.state), item.version, item.reason) for item in made.items),
-                *(
-                    (each.repo_id, terminal.state_cell(each.state), "–", f"{each.error}: {each.message}")
-                    for each in made.refusals
-                ),
-            ],
-            prose=("why",),
-            below=("why", "version"),
-        )
+        tables.show_plan(made, waiting=divided.waiting, total=together)
         if divided.rollout:
             terminal.paragraphs(rollout_report.statement(divided.rollout))
     ended = run_report.build(map(records.of_refusal, made.refusals), run_id="plan", now=datetime.now(UTC))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from onnx_fleet.cli import terminal
+from onnx_fleet.entities.sizing import Capacity
 from onnx_fleet.errors import StoreNotFound
 from onnx_fleet.export import cache
 from onnx_fleet.processes import profiling
@@ -72,6 +73,7 @@ def opened_services(address: str | None, *, many_steps: bool = False) -> Iterato
             limits=replace(machine_limits(), may_be_forked=many_steps),
             cache_bytes=_cache_bytes(),
             gpu=_gpu(),
+            largest_worker=_largest_worker(),
         )
 
 
@@ -103,6 +105,13 @@ def _cache_bytes() -> int:
 def _gpu() -> GpuOptions:
     return GpuOptions(
         device_id=_number("ONNX_FLEET_GPU_ID") or 0, memory_bytes=_number("ONNX_FLEET_GPU_MEMORY_BYTES") or None
+    )
+
+
+def _largest_worker() -> Capacity:
+    return Capacity(
+        memory_bytes=_number("ONNX_FLEET_WORKER_MEMORY_BYTES") or None,
+        disk_bytes=_number("ONNX_FLEET_WORKER_DISK_BYTES") or None,
     )
 
 

@@ -2,14 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from onnx_fleet import formatting
 from onnx_fleet.cli import terminal
 from onnx_fleet.entities import validation_report
 from onnx_fleet.entities.latency_report import Interval, LatencyReport
 from onnx_fleet.entities.regression_report import RegressionReport
+from onnx_fleet.entities.sizing import Estimate, StepCost
 from onnx_fleet.entities.validation_report import CheckRow, ValidationReport
 from onnx_fleet.entities.variant_report import VariantReport, said
+from onnx_fleet.entities.work_item import Plan
 from onnx_fleet.errors import OnnxFleetError
+from onnx_fleet.runs.record import Record
+
+
+def show_plan(made: Plan, *, waiting: Sequence[Record], total: StepCost | None) -> None:
+    """Show what a run does with each model.
+
+    Args:
+        waiting: the records of the models that wait for their turn in a rollout.
+        total: what the models to export are predicted to take together.
+    """
+    terminal.table(
+        ("model", "state", "version", "memory", "disk", "time", "why"),
+        [
+            *(
+                (each.model_id, terminal.state_cell(each.state), each.version or "–", *_predicted(None), each.reason)
+                for each in waiting
+            ),
+            *(
+                (item.model_id, terminal.state_cell(item.state), item.version, *_predicted(item.estimate), item.reason)
+                for item in made.items
+            ),
+            *(
+                (each.repo_id, terminal.state_cell(each.state), "–", *_predicted(None), f"{each.error}: {each.message}")
+                for each in made.refusals
+            ),
+        ],
+        numbers=("memory", "disk", "time"),
+        prose=("why",),
+        below=("why", "version"),
+        spare=("disk", "memory"),
+    )
+    if total:
+        memory, disk, time = _predicted(total)
+        count = len(made.to_export)
+        models = "1 model" if count == 1 else f"{count} models, one after the other"
+        terminal.sentence(f"predicted for {models}: about {time}, {memory} of memory and {disk} of disk")
+
+
+def _predicted(cost: Estimate | StepCost | None) -> tuple[str, str, str]:
+    if cost is None:
+        return "–", "–", "–"
+    human_bytes, human_s = formatting.human_bytes, formatting.human_s
+    return human_bytes(cost.memory_bytes), human_bytes(cost.disk_bytes), human_s(cost.seconds)
 
 
 def show_validation(found: ValidationReport) -> None:

@@ -51,6 +51,9 @@ class ResolvedModel:
     sentence-transformers repo that keeps its transformer there."""
     made: tuple[str, ...] = ()
     """Files that the repo lacks, and that what is loaded and published has."""
+    float32_bytes: int = 0
+    """The bytes of the weights in float32, by the headers of their files as the Hub counts them, else by the files'
+    sizes; 0 where nobody has counted."""
     completed: tuple[str, ...] = ()
     """Keys of config.json that the source leaves out, or the entry overrides: what loads it is given them."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 from onnx_fleet.entities.resolved_model import ResolvedModel
+from onnx_fleet.entities.sizing import Estimate
 from onnx_fleet.errors import OnnxFleetError, ending
 
 State = Literal["new", "changed", "unchanged"]
@@ -52,6 +53,8 @@ class WorkItem:
     """SHA-256 of the texts or pictures that the entry's variants are tuned with; None for the built-in ones."""
     rebuild: str | None = None
     """The run that asked for a re-export of something unchanged; part of the fingerprint."""
+    estimate: Estimate | None = None
+    """What its steps are predicted to take, which is no part of the fingerprint; None where nothing is to be made."""
     cause: Cause | None = None
     """What it is exported again for; None where it is new or unchanged."""
     changes: tuple[Change, ...] = ()
@@ -74,7 +77,7 @@ class Refusal:
     message: str
     commit: str | None = None
     state: Literal["failed", "refused"] = "failed"
-    """How a run counts it: ``refused`` where a rule of the catalogue keeps the model out."""
+    """How a run counts it: ``refused`` where a rule of the catalogue or a limit of the deployment keeps it out."""
 
     @classmethod
     def of(
@@ -90,7 +93,7 @@ class Plan:
     """What a run does with every model."""
 
     items: tuple[WorkItem, ...]
-    """The work, by priority with the highest first, then by id."""
+    """The work, by priority with the highest first; then what is predicted to take longest, then by id."""
     refusals: tuple[Refusal, ...]
     """The entries that get no work item, by id."""
 

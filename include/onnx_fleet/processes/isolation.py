@@ -121,10 +121,12 @@ def run(function: Callable[[Q], R], request: Q, *, limits: Limits, log: Path, wi
     if "error" in reply:
         raise _revive(reply["error"], name=name, log=log)
     kind = typing.get_type_hints(function)["return"]
+    peak_bytes = max(peak_bytes, reply["peak_memory_bytes"])
+    peak_memory.saw_process(peak_bytes)
     return Outcome(
         value=jsonio.from_json(kind, reply["value"]),
         duration_s=time.monotonic() - started,
-        peak_memory_bytes=max(peak_bytes, reply["peak_memory_bytes"]),
+        peak_memory_bytes=peak_bytes,
     )
 
 
@@ -156,6 +158,7 @@ def _watch(process: _Process, *, name: str, limits: Limits, log: Path, told: Pat
         if has_ended:
             return peak_bytes
         peak_bytes = max(peak_bytes, _resident_bytes(process.pid))
+        peak_memory.saw_process(peak_bytes)
         if limits.memory_bytes is not None and peak_bytes > limits.memory_bytes:
             raise WorkerOutOfResources(
                 f"{name} used {peak_bytes:,} bytes of memory, more than its limit of {limits.memory_bytes:,}; "

@@ -1,12 +1,17 @@
-"""How much memory this process has had at most, in all or since a moment."""
+"""How much memory this process has had at most, in all or since a moment, and the processes that it waited for."""
 
 from __future__ import annotations
 
 from contextlib import suppress
+from contextvars import ContextVar, Token
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 _earlier_bytes = 0
 """The highest peak that was counted before the count was started anew."""
+_untold_bytes = 0
+"""The peak that a meter has ended the count of, and that restart_peak has not returned yet."""
 
 
 def peak_bytes() -> int:
@@ -19,9 +24,65 @@ def peak_bytes() -> int:
 
 def restart_peak() -> int:
     """Return the peak since the last call, or since the process began, and count anew where the system lets it."""
+    global _untold_bytes
+    found = max(_untold_bytes, _count_anew())
+    _untold_bytes = 0
+    return found
+
+
+class Meter:
+    """The most memory that this process and one that it waited for took together, while the meter was on."""
+
+    def __init__(self) -> None:
+        self._own_bytes = 0
+        self._others_bytes = 0
+        self._token: Token[Meter | None] | None = None
+
+    @property
+    def peak_bytes(self) -> int:
+        """The bytes, once the meter is off: this process's peak, and that of the largest process it waited for."""
+        return self._own_bytes + self._others_bytes
+
+    def saw(self, *, own_bytes: int = 0, others_bytes: int = 0) -> None:
+        """Take what was seen of this process, or of one that it waits for."""
+        self._own_bytes = max(self._own_bytes, own_bytes)
+        self._others_bytes = max(self._others_bytes, others_bytes)
+
+    def __enter__(self) -> Self:
+        _end_count()
+        self._token = _meter.set(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _end_count()
+        if self._token is not None:
+            _meter.reset(self._token)
+
+
+_meter: ContextVar[Meter | None] = ContextVar("meter", default=None)
+
+
+def saw_process(size_bytes: int) -> None:
+    """Tell the meter that is on how large a process is that this one waits for, with all that it started."""
+    if meter := _meter.get():
+        meter.saw(others_bytes=size_bytes)
+
+
+def _end_count() -> None:
+    """Count anew, and keep the peak until now for whoever asks restart_peak."""
+    global _untold_bytes
+    _untold_bytes = max(_untold_bytes, _count_anew())
+
+
+def _count_anew() -> int:
+    """Return the peak that the system has counted, tell it to the meter that is on, and have it counted anew."""
     global _earlier_bytes
     found = _counted_bytes()
     _earlier_bytes = max(_earlier_bytes, found)
+    if meter := _meter.get():
+        meter.saw(own_bytes=found)
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # man 5 proc: resets VmHWM to what is resident now
     return found

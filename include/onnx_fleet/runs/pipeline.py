@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final, Literal
 
-from onnx_fleet.bundles import bundle, feed, publish, renames
+from onnx_fleet.bundles import bundle, costs, feed, publish, renames
 from onnx_fleet.bundles.bundle import Bundle, Ref
 from onnx_fleet.bundles.manifest import Provenance
 from onnx_fleet.bundles.publish import Publication
 from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.naming import ref_of
+from onnx_fleet.entities.sizing import StepCost
 from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.entities.work_item import Plan, WorkItem
 from onnx_fleet.errors import OnnxFleetError
 from onnx_fleet.planning import plan as planning
+from onnx_fleet.planning import sizing
 from onnx_fleet.processes import profiling
-from onnx_fleet.runs import claims, record
+from onnx_fleet.runs import claims, record, spending
 from onnx_fleet.runs.record import Record
 from onnx_fleet.runs.services import Services
+from onnx_fleet.runs.spending import Spending
 from onnx_fleet.runs.steps import Job, StepName, steps_of
 from onnx_fleet.store import Progress
 
@@ -45,6 +46,7 @@ def plan(
     with profiling.timed("plan"):
         models, refused = resolve.resolve_all(entries, hub=services.hub)
         made = planning.plan(models, store=services.store, force=force, channel=channel)
+        made = sizing.sized(made, store=services.store, largest_worker=services.largest_worker)
     return Plan(items=made.items, refusals=(*refused, *made.refusals))
 
 
@@ -74,7 +76,7 @@ def process(
             return record_of_another_runs(item, services=services, channel=channel)
     except OnnxFleetError as err:
         error, message = type(err).__name__, str(err)
-        return record_of_failure(stage, step="export", error=error, message=message, seconds={})
+        return record_of_failure(stage, step="export", error=error, message=message, spent={})
     job = Job(stage=stage, services=services, provenance=provenance, channel=channel, progress=progress)
     with claims.renewed(item.model_id, run=run, store=store):
         return _made(item, job, on_step=on_step)
@@ -83,24 +85,25 @@ def process(
 def _made(item: WorkItem, job: Job, *, on_step: Callable[[StepName], None]) -> Record:
     """Take a model that is claimed through its steps."""
     stage = job.stage
-    seconds: defaultdict[str, float] = defaultdict(float)
+    spent = Spending()
     for step in steps_of(item):
         on_step(step.name)
-        started = time.monotonic()
         try:
-            step.take(job)
+            with spent.counted(step.name) as count:
+                step.take(job)
+                count.disk_bytes = spending.disk_bytes(stage)
         except Exception as err:
             if not isinstance(err, OnnxFleetError):
                 log.exception("%s: %s failed with an unexpected error", ref_of(item), step.name)
-            seconds[step.in_records] += time.monotonic() - started
             error, message = type(err).__name__, str(err)
-            return record_of_failure(stage, step=step.in_records, error=error, message=message, seconds=seconds)
-        seconds[step.in_records] += time.monotonic() - started
+            taken = spending.in_records(spent.steps)
+            return record_of_failure(stage, step=step.in_records, error=error, message=message, spent=taken)
+    taken = spending.in_records(spent.steps)
     try:
-        ended = record_of_bundle(item, services=job.services, channel=job.channel, seconds=seconds)
+        ended = record_of_bundle(item, services=job.services, channel=job.channel, spent=taken)
     except OnnxFleetError as err:
         error, message = type(err).__name__, str(err)
-        return record_of_failure(stage, step="publish", error=error, message=message, seconds=seconds)
+        return record_of_failure(stage, step="publish", error=error, message=message, spent=taken)
     stage.discard()
     return ended
 
@@ -187,15 +190,21 @@ def record_of_bundle(
     *,
     services: Services,
     channel: str = bundle.LATEST,
-    seconds: Mapping[str, float] | None = None,
+    spent: Mapping[str, StepCost] | None = None,
 ) -> Record:
-    """Return the record of an item that a run published, read from its manifest."""
+    """Return the record of an item that a run published, read from its manifest; what it took is kept for later plans.
+
+    Args:
+        spent: what its steps took, by their names in records.
+    """
     found = _bundle(item, services=services)
+    if spent:
+        costs.keep(spending.to_keep(item, spent, traced=found.manifest.export.traced), store=services.store)
     held = publish.is_held(found.manifest, store=services.store, channel=channel)
-    return _record(item, found, services=services, state="held" if held else "published", seconds=seconds)
+    return _record(item, found, services=services, state="held" if held else "published", spent=spent)
 
 
-def record_of_failure(stage: Stage, *, step: str, error: str, message: str, seconds: Mapping[str, float]) -> Record:
+def record_of_failure(stage: Stage, *, step: str, error: str, message: str, spent: Mapping[str, StepCost]) -> Record:
     """Return the record of an item that a step failed on, with the findings of its validation where there are any."""
     return record.of_failure(
         stage.item,
@@ -204,7 +213,7 @@ def record_of_failure(stage: Stage, *, step: str, error: str, message: str, seco
         message=message,
         validation=stage.read_report("validation", ValidationReport),
         gpu=stage.read_report("validation_cuda", ValidationReport),
-        seconds=seconds,
+        spent=spent,
     )
 
 
@@ -218,7 +227,7 @@ def _record(
     *,
     services: Services,
     state: Literal["held", "published", "unchanged"],
-    seconds: Mapping[str, float] | None = None,
+    spent: Mapping[str, StepCost] | None = None,
 ) -> Record:
     location = f"{services.store.address}/{found.prefix}".rstrip("/")
-    return record.of_bundle(item, state=state, location=location, manifest=found.manifest, seconds=seconds)
+    return record.of_bundle(item, state=state, location=location, manifest=found.manifest, spent=spent)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypedDict
 
 from onnx_fleet import errors
 from onnx_fleet.bundles.manifest import Manifest, ProviderValidation, Regression, VariantSummary
 from onnx_fleet.entities.latency_report import LatencyRow
 from onnx_fleet.entities.naming import ref_of
+from onnx_fleet.entities.sizing import Estimate, StepCost
 from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.entities.variant import FP32
 from onnx_fleet.entities.work_item import Refusal, WorkItem
@@ -22,6 +23,14 @@ its turn in a rollout.
 """
 
 GPU_NOT_ASKED = "not asked for"
+
+
+class _Spent(TypedDict):
+    """The fields of a record that say what the steps took."""
+
+    seconds: Mapping[str, float]
+    memory_bytes: Mapping[str, int]
+    disk_bytes: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +92,13 @@ class Record:
     gpu: str = GPU_NOT_ASKED
     """A statement for people: ``not asked for``, ``validated on …``, ``not validated on GPU: …``."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """The wall time of each step."""
+    """The wall time of each step, without its wait for the tasks that had its machine."""
+    memory_bytes: Mapping[str, int] = field(default_factory=dict)
+    """The most memory that each step had, its task's process and a step's own process together."""
+    disk_bytes: Mapping[str, int] = field(default_factory=dict)
+    """The bytes of checkpoint and stage at the end of each step; of one that failed in Airflow they are not known."""
+    predicted: Estimate | None = None
+    """What the plan predicted for the steps; None where nothing was to be made."""
 
     @property
     def ended_as(self) -> str:
@@ -122,9 +137,13 @@ def of_bundle(
     state: Literal["held", "published", "unchanged"],
     location: str,
     manifest: Manifest,
-    seconds: Mapping[str, float] | None = None,
+    spent: Mapping[str, StepCost] | None = None,
 ) -> Record:
-    """Return the record of a model whose bundle stands in the store: this run published it, or found it there."""
+    """Return the record of a model whose bundle stands in the store: this run published it, or found it there.
+
+    Args:
+        spent: what its steps took, by their names in records.
+    """
     regression = manifest.regression
     cpu = next((each for each in manifest.latency if each.provider == "cpu"), None)
     row = headline([row for row in cpu.rows if row.variant == FP32] if cpu else ())
@@ -150,8 +169,17 @@ def of_bundle(
         location=location,
         variants=tuple(_variant(each, cpu.rows if cpu else ()) for each in manifest.variants),
         gpu=gpu_statement(item, gpu),
-        seconds=dict(seconds or {}),
+        **_spent(spent or {}),
+        predicted=item.estimate,
     )
+
+
+def _spent(costs: Mapping[str, StepCost]) -> _Spent:
+    return {
+        "seconds": {name: cost.seconds for name, cost in costs.items()},
+        "memory_bytes": {name: cost.memory_bytes for name, cost in costs.items()},
+        "disk_bytes": {name: cost.disk_bytes for name, cost in costs.items() if cost.disk_bytes},
+    }
 
 
 def told(regression: Regression | None) -> tuple[str, ...]:
@@ -178,13 +206,14 @@ def of_failure(
     message: str,
     validation: ValidationReport | None = None,
     gpu: ValidationReport | None = None,
-    seconds: Mapping[str, float] | None = None,
+    spent: Mapping[str, StepCost] | None = None,
 ) -> Record:
     """Return the record of a model that a step failed on, or that a rule of the catalogue refused during a step.
 
     Args:
         error: the error class's name.
         validation: the report of the CPU, where there is one; a failed one tells how far the outputs are apart.
+        spent: what its steps took, by their names in records.
     """
     return Record(
         model_id=item.model_id,
@@ -199,7 +228,8 @@ def of_failure(
         message=message,
         worst_abs_diff=validation.worst_abs_diff if validation else None,
         gpu=gpu_statement(item, gpu),
-        seconds=dict(seconds or {}),
+        **_spent(spent or {}),
+        predicted=item.estimate,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Final, get_args
 
 from onnx_fleet import jsonio
 from onnx_fleet.entities.provider import CPU, CUDA, report_name
-from onnx_fleet.formatting import human_bytes, human_ms
+from onnx_fleet.formatting import human_bytes, human_ms, human_s
 from onnx_fleet.runs import causes, report_page
 from onnx_fleet.runs.causes import Cause
 from onnx_fleet.runs.record import GPU_NOT_ASKED, Record, RecordState, VariantRecord
@@ -148,6 +148,7 @@ def html(report: RunReport, *, kept: Collection[str] = ()) -> str:
                 columns=VARIANT_COLUMNS,
                 rows=[variant_row(record, each) for record in report.records for each in record.variants],
             ),
+            report_page.Table(title=_SIZING, columns=_SIZING_COLUMNS, rows=_sizing_rows(report)),
         ),
     )
 
@@ -192,6 +193,8 @@ def markdown(report: RunReport) -> str:
     varied = [variant_row(record, each) for record in report.records for each in record.variants]
     if varied:
         lines += ["", "## Variants", "", *table(VARIANT_COLUMNS, varied)]
+    if sizing := _sizing_rows(report):
+        lines += ["", f"## {_SIZING}", "", *table(_SIZING_COLUMNS, sizing)]
     found = causes.of(report.records)
     if found:
         lines += ["", "## Failed, refused or held", ""]
@@ -245,6 +248,29 @@ def _row(record: Record) -> tuple[str, ...]:
         "–" if record.gpu == GPU_NOT_ASKED else record.gpu,
         record.location or "–",
     )
+
+
+_SIZING: Final = "Taken, and predicted"
+_SIZING_COLUMNS: Final = ("model", "time", "memory", "disk", "predicted from")
+
+
+def _sizing_rows(report: RunReport) -> list[tuple[str, ...]]:
+    """Return the cells of what each model that was made took, beside what was predicted."""
+    return [
+        (
+            record.model_id,
+            _beside(human_s(sum(record.seconds.values())), human_s(record.predicted.seconds)),
+            _beside(human_bytes(max(record.memory_bytes.values())), human_bytes(record.predicted.memory_bytes)),
+            _beside(human_bytes(max(record.disk_bytes.values())), human_bytes(record.predicted.disk_bytes)),
+            record.predicted.basis,
+        )
+        for record in report.records
+        if record.predicted and record.memory_bytes and record.state in ("published", "held")
+    ]
+
+
+def _beside(taken: str, predicted: str) -> str:
+    return f"{taken} ({predicted} predicted)"
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnx_fleet.bundles.stage import Stage
+from onnx_fleet.entities.sizing import Capacity
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.export import cache
 from onnx_fleet.processes.gpu import GpuOptions
@@ -42,6 +43,8 @@ class Services:
     """The size limit of the store's export cache, in bytes; 0 keeps nothing."""
     gpu: GpuOptions = field(default_factory=GpuOptions)
     """The GPU of the machine that is used where one is asked for, and how much of it."""
+    largest_worker: Capacity = field(default_factory=Capacity)
+    """What the largest worker has: a model that is predicted to need more is refused by the plan."""
 
     @property
     def step_limits(self) -> Limits:

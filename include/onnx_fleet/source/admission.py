@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+from huggingface_hub import ModelInfo
+
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.resolved_model import is_renamed
 from onnx_fleet.errors import HubUnavailable, LicenceRefused, ModelGated, ModelRenamed
@@ -31,6 +33,19 @@ def tagged_licence(tags: Iterable[str]) -> str | None:
     return next((tag.partition(":")[2] for tag in tags if tag.startswith("license:")), None)
 
 
+def licence(info: ModelInfo) -> str | None:
+    """Return the licence that the model card names; the Hub's own tag where it names none."""
+    if info.card_data is not None and isinstance(info.card_data.license, str):
+        return info.card_data.license
+    return tagged_licence(info.tags or ())
+
+
+def base_models(info: ModelInfo) -> tuple[str, ...]:
+    """Return the models that the model card says this one was made from."""
+    said = info.card_data.base_model if info.card_data is not None else None
+    return (said,) if isinstance(said, str) else tuple(said or ())
+
+
 def require_id(repo_id: str, entry: Entry) -> None:
     """Refuse a repo that the Hub has under another id by now, where the entry does not follow.
 
@@ -45,20 +60,22 @@ def require_id(repo_id: str, entry: Entry) -> None:
         )
 
 
-def require_licence(licence: str | None, entry: Entry, *, subject: str) -> None:
+def require_licence(named: str | None, entry: Entry, *, subject: str) -> None:
     """Refuse a licence that is not among the entry's.
 
+    Args:
+        named: the licence that the repo names; None where it names none.
     Raises:
         LicenceRefused: the entry allows others only.
     """
-    if entry.allowed_licences is None or licence in entry.allowed_licences:
+    if entry.allowed_licences is None or named in entry.allowed_licences:
         return
-    if licence is None:
+    if named is None:
         raise LicenceRefused(
             f"{subject}: the model card names no licence, and allowed_licences is set; remove the entry, or clear"
             " allowed_licences for it"
         )
-    raise LicenceRefused(f"{subject}: licence {licence!r} is not in allowed_licences; add it there or remove the entry")
+    raise LicenceRefused(f"{subject}: licence {named!r} is not in allowed_licences; add it there or remove the entry")
 
 
 def require_access(repo_id: str, *, gated: bool, hub: Hub, subject: str) -> None:

@@ -12,6 +12,7 @@ from onnx_fleet.conventions import auto_mappings, sentence_modules, vocabulary
 from onnx_fleet.conventions.sentence_modules import SentenceModule
 from onnx_fleet.conventions.vocabulary import TokenizerClass
 from onnx_fleet.entities.entry import TokenizerForm
+from onnx_fleet.entities.resolved_model import SourceFile
 from onnx_fleet.entities.tasks import Task
 from onnx_fleet.errors import ModelInvalid, UnsafeModel
 from onnx_fleet.source.repo_kind import Read
@@ -54,6 +55,8 @@ _PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 """The files of which any one tells how to turn an image or a sound into numbers."""
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".pickle")
+_HALF = ("float16", "bfloat16")
+_FLOAT32_BYTES = 4
 _VARIANT = re.compile(r"model\.(?P<file>[\w-]+)\.safetensors|model\.safetensors\.index\.(?P<index>[\w-]+)\.json")
 _PART = re.compile(r"-\d+-of-\d+$")
 """The ending of the name of one file of several: their index says which are the model's."""
@@ -137,6 +140,20 @@ def needed(
 def has_weights(paths: Collection[str]) -> bool:
     """Say whether a set of weights that transformers loads lies at the root, of whichever variant, pickle or not."""
     return bool({WEIGHTS, WEIGHTS_INDEX, PICKLE, PICKLE_INDEX} & set(paths)) or bool(variants(paths))
+
+
+def float32_bytes(files: Iterable[SourceFile], *, counted: Mapping[str, int], dtype: object) -> int:
+    """Return the bytes that a model's weights have in float32.
+
+    Args:
+        files: the files that are downloaded.
+        counted: how many numbers of each type the headers of its safetensors files tell of; empty where nobody counted.
+        dtype: what config.json says of the type; it is asked where nobody counted.
+    """
+    if counted:
+        return sum(counted.values()) * _FLOAT32_BYTES
+    size_bytes = sum(file.size_bytes for file in files if file.path.endswith((".safetensors", *_PICKLES)))
+    return size_bytes * 2 if dtype in _HALF else size_bytes
 
 
 def variants(paths: Iterable[str]) -> tuple[str, ...]:

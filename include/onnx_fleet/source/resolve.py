@@ -31,6 +31,7 @@ from onnx_fleet.source.architecture import Decided
 from onnx_fleet.source.hub_client import Hub
 from onnx_fleet.source.repo_files import (
     Permits,
+    float32_bytes,
     has_weights,
     is_native,
     needed,
@@ -76,13 +77,13 @@ def resolve(entry: Entry, *, hub: Hub) -> ResolvedModel:
             behind the transformer is none that a graph can have.
     """
     repo = _found(entry, hub=hub)
-    licence = _licence(repo.info)
+    licence = admission.licence(repo.info)
     admission.require_licence(licence, entry, subject=repo.subject)
     admission.require_access(repo.info.id, gated=bool(repo.info.gated), hub=hub, subject=repo.subject)
     repo_kind.require_transformers(
         repo.places,
         read=repo.read,
-        base_models=_base_models(repo.info),
+        base_models=admission.base_models(repo.info),
         has_weights=has_weights(repo.places),
         library=repo.info.library_name,
         subject=repo.subject,
@@ -119,7 +120,9 @@ def resolve(entry: Entry, *, hub: Hub) -> ResolvedModel:
         completed=static_embedding.COMPLETED if repo.is_static else _completed(config, decided, entry),
     )
     _require_size(model, subject=repo.subject)
-    return model
+    counted = repo.info.safetensors.parameters if repo.info.safetensors and not repo.folder else {}
+    dtype = config.get("dtype") or config.get("torch_dtype")
+    return replace(model, float32_bytes=float32_bytes(model.sources.values(), counted=counted, dtype=dtype))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +211,7 @@ def _decided(entry: Entry, config: Mapping[str, object], repo: _Repo) -> Decided
         ModelInvalid, ExportUnsupported: see architecture.decide; or the weights are packed in fewer bits, or a part is
             another package's.
     """
-    repo_kind.require_plain_weights(config, base_models=_base_models(repo.info), subject=repo.subject)
+    repo_kind.require_plain_weights(config, base_models=admission.base_models(repo.info), subject=repo.subject)
     if repo.is_static:
         return static_embedding.decide(entry, tag=repo.info.pipeline_tag, subject=repo.subject)
     if not entry.architecture:
@@ -316,19 +319,6 @@ def _listed(info: ModelInfo, *, subject: str) -> tuple[SourceFile, ...]:
             )
         files.append(SourceFile(path=sibling.rfilename, size_bytes=size_bytes, digest=digest))
     return tuple(sorted(files, key=lambda file: file.path))
-
-
-def _licence(info: ModelInfo) -> str | None:
-    """Return the licence that the model card names; the Hub's own tag where it names none."""
-    if info.card_data is not None and isinstance(info.card_data.license, str):
-        return info.card_data.license
-    return admission.tagged_licence(info.tags or ())
-
-
-def _base_models(info: ModelInfo) -> tuple[str, ...]:
-    """Return the models that the model card says this one was made from."""
-    said = info.card_data.base_model if info.card_data is not None else None
-    return (said,) if isinstance(said, str) else tuple(said or ())
 
 
 def _config(repo: _Repo) -> Mapping[str, object]:

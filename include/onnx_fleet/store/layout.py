@@ -7,6 +7,7 @@ unfinished/<org>/<name>/<version>/…             what publishing keeps until it
 audits/<org>/<name>/<version>/<time>.json       what an audit of a published bundle found
 cache/<kind>/<key>.zip                          what one export leaves for the next one of the same kind
 claims/<org>/<name>.json                        the run that works on a model
+costs/<org>/<name>.json                         what the steps of a model took when it was last published
 rollouts/<id>.json                              how far the models have followed a change of the toolchain
 scratch/<run>/<org>/<name>/…                    what the tasks of one run hand on to each other, on several machines
 watch/state.json                                what the last poll of the Hub has seen, and the runs that it asks for
@@ -94,6 +95,11 @@ def run_name(label: str) -> str:
 def claim_key(model_id: str) -> str:
     """Return where the claim on a model lies."""
     return f"claims/{model_id}.json"
+
+
+def costs_key(model_id: str) -> str:
+    """Return where it lies what the steps of a model took when it was last published."""
+    return f"costs/{model_id}.json"
 
 
 def rollout_key(rollout_id: str) -> str:

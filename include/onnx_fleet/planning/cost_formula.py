@@ -1,0 +1,149 @@
+"""The formula that predicts what each step takes, from the sizes of a model's files: docs/operations.md has its fit.
+
+Memory and time are linear in the bytes of the weights in float32, with a steeper part for small models: their logits
+and activations grow with the vocabulary, which takes most of a small model. The constants were measured on a machine
+of two cores. Seconds are those of a task with an interpreter of its own, as Airflow starts one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from onnx_fleet.entities.sizing import SizingFacts, StepCost
+from onnx_fleet.entities.variant import FP32
+
+GB: Final = 1e9
+
+_START_S: Final = 5.0
+"""The imports of a step with torch."""
+_LIGHT_START_S: Final = 1.0
+_TORCH_BYTES: Final = 0.7 * GB
+"""The memory of a process that has imported torch and transformers, and of the task that started it."""
+_LIGHT_BYTES: Final = 0.2 * GB
+_TRANSFER_BYTES_S: Final = 50e6
+"""The rate of a download or an upload, its digests included; each network has its own."""
+_SMALL_BYTES: Final = 0.25 * GB
+"""The float32 bytes up to which memory grows more steeply."""
+_LARGE_SLOPE: Final = 2.3
+"""The bytes of a validation for each float32 byte beyond that."""
+_FLOPS: Final = 130e9
+"""The float32 operations in a second of one call of onnxruntime or PyTorch, on two cores."""
+_CALL_S: Final = 0.001
+"""What a call takes, however small its model is."""
+_POINT_S: Final = 10.0
+"""The budget of two calls at one point: see measurement.timing."""
+_LEAST_RUNS: Final = 12
+"""The runs that a point has however slow the model is: a first one, and one that counts, in each of six blocks."""
+_REST_S: Final = 0.3
+"""What each block of each call waits for the threads of the one before it."""
+_BLOCKS: Final = 6
+_IMAGE_TOKENS: Final = 200
+"""About as many tokens as an image is to a model that cuts it into patches of 16 pixels."""
+
+_RATIOS: Final[Mapping[str, float]] = {"fp32": 1.0, "fp16": 0.5, "int8": 0.3, "int8_static": 0.3, "q4": 0.4}
+"""The bytes of a variant's files as a share of the float32 bytes; embeddings stay in float32 in some of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fit:
+    """The constants of one family."""
+
+    graphs: int = 1
+    """The number of graphs that are traced."""
+    steep: float
+    """The bytes of memory that a validation takes for each of the first float32 bytes."""
+    validate_s: float
+    """The seconds of a validation for each GB of float32 weights."""
+    variant_s: float = 110.0
+    """The seconds in which one variant is made and judged, for each GB of float32 weights."""
+    measured: float
+    """The bytes of memory that a measurement takes for each float32 byte."""
+    by_token: bool = True
+    """Whether the grid's lengths are points; else each batch size is one."""
+    step_by_step: bool = False
+    """Whether one token is generated at each point, too."""
+
+
+_ENCODER: Final = _Fit(steep=5.0, validate_s=46.0, measured=2.4)
+_DECODER: Final = _Fit(steep=14.4, validate_s=95.0, measured=3.0, step_by_step=True)
+_SEQ2SEQ: Final = _Fit(graphs=2, steep=10.4, validate_s=100.0, measured=3.0, step_by_step=True)
+_VISION: Final = _Fit(steep=5.0, validate_s=46.0, measured=2.4, by_token=False)
+
+_FITS: Final[Mapping[str, _Fit]] = {
+    "encoder": _ENCODER,
+    "decoder": _DECODER,
+    "seq2seq": _SEQ2SEQ,
+    "vision": _VISION,
+    "speech": _SEQ2SEQ,
+    "dual": _Fit(graphs=3, steep=5.0, validate_s=60.0, measured=2.4),
+    "vlm": _DECODER,
+}
+"""By family; docs/operations.md says which of them were measured."""
+
+
+def predict(facts: SizingFacts) -> dict[str, StepCost]:
+    """Return what each step takes, by its name in records."""
+    fit, weights = _FITS.get(facts.family, _ENCODER), facts.float32_bytes
+    variants = [name for name in facts.variants if name != FP32]
+    bundle_bytes = int(sum(_RATIOS.get(name, 1.0) for name in {FP32, *variants}) * weights)
+    fp32_bytes = facts.download_bytes + weights
+    all_bytes = facts.download_bytes + bundle_bytes
+    steep = min(weights, _SMALL_BYTES)
+    whole = 2 * weights if facts.is_loaded_whole else 0
+    several = sum(_RATIOS.get(name, 1.0) for name in variants)
+    return {
+        "export": _cost(
+            memory=_TORCH_BYTES + 0.1 * weights + whole,
+            disk=fp32_bytes,
+            seconds=_START_S + 6 * fit.graphs + facts.download_bytes / _TRANSFER_BYTES_S + weights / GB,
+        ),
+        "validate": _cost(
+            memory=_TORCH_BYTES + fit.steep * steep + _LARGE_SLOPE * (weights - steep),
+            disk=all_bytes,
+            seconds=_START_S + (fit.validate_s + fit.variant_s * len(variants)) * weights / GB + 3 * len(variants),
+        ),
+        "measure": _cost(
+            memory=_TORCH_BYTES + (fit.measured + 1.3 * several) * weights,
+            disk=all_bytes,
+            seconds=_START_S + _timing_s(facts, fit, calls=2 + len(variants)),
+        ),
+        "compare": _cost(
+            memory=_LIGHT_BYTES + (3 * weights if facts.replaces else 0),
+            disk=all_bytes + (bundle_bytes if facts.replaces else 0),
+            seconds=_LIGHT_START_S
+            + (bundle_bytes / _TRANSFER_BYTES_S + _timing_s(facts, fit) if facts.replaces else 0),
+        ),
+        "publish": _cost(
+            memory=_LIGHT_BYTES, disk=all_bytes, seconds=_LIGHT_START_S + bundle_bytes / _TRANSFER_BYTES_S
+        ),
+    }
+
+
+def _cost(*, memory: float, disk: float, seconds: float) -> StepCost:
+    return StepCost(memory_bytes=int(memory), disk_bytes=int(disk), seconds=round(seconds, 1))
+
+
+def _timing_s(facts: SizingFacts, fit: _Fit, *, calls: int = 2) -> float:
+    """Return the seconds in which the points of the grid are timed, by as many calls in turn.
+
+    A point takes the runs that are asked for, or fewer where its time runs out, and never less than the least.
+    """
+    grid, total = facts.latency, 0.0
+    for tokens in _tokens(facts, fit):
+        run_s = _CALL_S + 2 * (facts.float32_bytes / 4) * tokens / _FLOPS
+        least, wanted = (grid.warmup_runs + _LEAST_RUNS, grid.warmup_runs + grid.timed_runs + _BLOCKS)
+        budget_s = _POINT_S * calls / 2
+        total += max(least * run_s * calls, min(wanted * run_s * calls, budget_s)) + _BLOCKS * calls * _REST_S
+    return total
+
+
+def _tokens(facts: SizingFacts, fit: _Fit) -> Iterator[int]:
+    """Return how many tokens each call is given, for every point and kind of work."""
+    grid = facts.latency
+    for rows in grid.batch_sizes:
+        for length in grid.sequence_lengths if fit.by_token else (_IMAGE_TOKENS,):
+            yield rows * length
+            if fit.step_by_step:
+                yield rows

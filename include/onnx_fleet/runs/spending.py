@@ -1,0 +1,82 @@
+"""What the steps of a model take of the machine, counted while they run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+from onnx_fleet.bundles.costs import EarlierCosts
+from onnx_fleet.bundles.stage import Stage
+from onnx_fleet.entities.export_record import Way
+from onnx_fleet.entities.sizing import StepCost
+from onnx_fleet.entities.work_item import WorkItem
+from onnx_fleet.planning import sizing
+from onnx_fleet.processes.peak_memory import Meter
+from onnx_fleet.runs.steps import STEPS, StepName
+
+
+@dataclass(slots=True)
+class Count:
+    """What a step tells of itself while it is counted."""
+
+    waited_s: float = 0.0
+    """The seconds in which it waited for tasks that had its machine, which are not its own."""
+    disk_bytes: int = 0
+
+    @contextmanager
+    def behind(self, lock: AbstractContextManager[None]) -> Iterator[None]:
+        """Hold a lock, and leave the wait for it out of the step's seconds."""
+        asked = time.monotonic()
+        with lock:
+            self.waited_s += time.monotonic() - asked
+            yield
+
+
+class Spending:
+    """What the steps of one model take, one after the other."""
+
+    def __init__(self) -> None:
+        self.step: StepName | None = None
+        """The last step that began."""
+        self.steps: dict[str, StepCost] = {}
+        """The cost of each step that ended, by its name."""
+
+    @contextmanager
+    def counted(self, step: StepName) -> Iterator[Count]:
+        """Count what a step takes in the block, however it ends."""
+        self.step, started, count, meter = step, time.monotonic(), Count(), Meter()
+        try:
+            with meter:
+                yield count
+        finally:
+            self.steps[step] = StepCost(
+                memory_bytes=meter.peak_bytes,
+                disk_bytes=count.disk_bytes,
+                seconds=round(time.monotonic() - started - count.waited_s, 3),
+            )
+
+
+def in_records(costs: Mapping[str, StepCost]) -> dict[str, StepCost]:
+    """Return the costs of steps by the names under which a record has them, those of one name together."""
+    told: dict[str, StepCost] = {}
+    for step in STEPS:
+        if (cost := costs.get(step.name)) is not None:
+            before = told.get(step.in_records)
+            told[step.in_records] = before.followed_by(cost) if before else cost
+    return told
+
+
+def disk_bytes(stage: Stage) -> int:
+    """Return the bytes that a stage and the checkpoint behind it take on a worker."""
+    return stage.size_bytes + stage.item.model.size_bytes
+
+
+def to_keep(item: WorkItem, spent: Mapping[str, StepCost], *, traced: Way) -> EarlierCosts:
+    """Return what later plans predict from.
+
+    An export from the cache says nothing of one that finds nothing there, as after a change of the toolchain.
+    """
+    telling = {name: cost for name, cost in spent.items() if name != "export" or traced != "cached"}
+    return EarlierCosts(model_id=item.model_id, version=item.version, facts=sizing.facts_of(item), steps=telling)
