@@ -54,7 +54,7 @@ install: $(STAMP) $(CONSUMERS)/.installed $(CONSUMERS)/node/.installed ## Instal
 test-consumers: $(STAMP) $(CONSUMERS)/.installed $(CONSUMERS)/node/.installed ## Load bundles in optimum, sentence-transformers, fastembed, transformers.js
 	@CONSUMERS=$(CONSUMERS) $(BIN)/python -m pytest tests/consumers $(PYTEST)
 
-test-clusters: $(STAMP) ## Run whole deployments without a shared disk, and kill parts of them (10 minutes)
+test-clusters: $(STAMP) ## Run whole deployments without a shared disk, and kill parts of them (12 minutes)
 	@$(BIN)/python -m pytest -m clusters tests/stack tests/deploy $(PYTEST)
 
 test-gpu: ## Run the tests of a GPU worker, in the environment that is active (requirements-gpu.txt, pytest)

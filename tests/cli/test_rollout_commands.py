@@ -113,8 +113,9 @@ def test_a_wave_that_is_not_good_is_shown_and_a_person_decides(
     page = command("rollout", "show", rollout_id).stdout
     assert "failed at export ModelInvalid" in page
     assert "| BertForSequenceClassification | 1 | 0 | 1 | 0 | 0 |" in page
-    waits = command("plan", "--catalogue", fleet).stdout.splitlines()
-    assert [line.split()[:2] for line in waits if line.startswith("acme/")] == [[name, "waiting"] for name in models]
+    waits = json.loads(command("plan", "--catalogue", fleet, "--json").stdout)["waiting"]
+    assert [(each["model_id"], each["state"]) for each in waits] == [(name, "waiting") for name in models]
+    assert command("plan", "--catalogue", fleet).stdout.count(" waiting ") == len(models)
 
     assert command("rollout", "continue", rollout_id).exit_code == 2, "it takes a reason"
     went_on = command("rollout", "continue", rollout_id, "--reason", "it is known", "--by", "ada", "--json")

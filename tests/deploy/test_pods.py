@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from fixtures import kubernetes_files
@@ -175,7 +176,9 @@ def deployed(tmp_path_factory: pytest.TempPathFactory, s3_server: EmbeddedS3, sm
                     logs=open_store(f"{address}/logs", s3=s3_server.settings),
                 )
             finally:
-                processes.stop(services)
+                for service in services:  # and nothing else below this process: other tests have servers there
+                    processes.kill_tree(psutil.Process(service.pid))
+                    service.wait()
 
 
 def test_a_model_is_published_by_pods_that_share_no_disk(deployed: Deployment) -> None:
