@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnx_fleet.conventions import activation
+from onnx_fleet.conventions import activation, python_source
 from onnx_fleet.errors import CatalogueInvalid, ExportUnsupported
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ def _sources(path: Path, *, module: str) -> tuple[Path, ...]:
 
 def _imported(path: Path, *, package: str) -> Iterator[str]:
     """The modules of recipes/ that a file's import statements may mean."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(python_source.module(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -250,7 +250,7 @@ def _imported(path: Path, *, package: str) -> Iterator[str]:
 def _assigned(path: Path) -> tuple[str, ...]:
     """The names that a file gives to ``… = Recipe(…)``, or to whatever another call returns, at its top level."""
     targets: list[ast.expr] = []
-    for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+    for statement in python_source.module(path.read_text(encoding="utf-8")).body:
         if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Call):
             targets += statement.targets
         elif isinstance(statement, ast.AnnAssign) and isinstance(statement.value, ast.Call):

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
+from onnx_fleet.conventions import python_source
+
 Classes = tuple[str, ...]
 
 BARE = frozenset(
@@ -213,7 +215,9 @@ def _ordered(file: str) -> Iterator[tuple[str, list[ast.expr]]]:
 @cache
 def _body(file: str) -> list[ast.stmt]:
     folder = source_folder()
-    return [] if folder is None else ast.parse((folder / "models" / "auto" / file).read_text(encoding="utf-8")).body
+    if folder is None:
+        return []
+    return python_source.module((folder / "models" / "auto" / file).read_text(encoding="utf-8")).body
 
 
 def _modeling(module: str) -> Iterable[str]:
@@ -240,7 +244,7 @@ def _parameters(header: str) -> tuple[str, ...]:
     """Return the names in ``(self, input_ids: Tensor, …)``."""
     if not header:
         return ()
-    (function,) = ast.parse(f"def forward{header}: ...").body
+    (function,) = python_source.module(f"def forward{header}: ...").body
     assert isinstance(function, ast.FunctionDef)
     return tuple(each.arg for each in (*function.args.args, *function.args.kwonlyargs))
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 
-from onnx_fleet.conventions import auto_mappings
+from onnx_fleet.conventions import auto_mappings, python_source
 
 _NAMES = re.compile(r"\b(?:VOCAB_FILES_NAMES|vocab_files_names)\s*(?::[^=\n]+)?=\s*(\{[^{}]*\})")
 _CONSTANT = re.compile(r"""^(\w+)\s*(?::[^=\n]+)?=\s*["']([^"'\n]+)["']""", re.MULTILINE)
@@ -126,7 +126,7 @@ def _named(source: str) -> Iterator[Mapping[str, str]]:
 
 def _dictionary(text: str, constants: Mapping[str, str]) -> dict[str, str]:
     try:
-        tree = ast.parse(text, mode="eval").body
+        tree = python_source.expression(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return {}
     found = {}
