@@ -7,6 +7,11 @@ import humanize
 _NOTHING = "–"
 
 
+def models(count: int) -> str:
+    """``1 model``, ``3 models``."""
+    return "1 model" if count == 1 else f"{count} models"
+
+
 def human_bytes(size_bytes: int | None) -> str:
     """``90.9 MB``; powers of 1000, as stores bill them. A dash for None."""
     if size_bytes is None:

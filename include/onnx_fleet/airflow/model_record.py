@@ -18,6 +18,7 @@ from onnx_fleet.jsonio import Json
 from onnx_fleet.runs import pipeline, run_report, spending
 from onnx_fleet.runs.record import Record
 from onnx_fleet.runs.steps import Step, StepName
+from onnx_fleet.store import swaps
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +169,6 @@ def _keep_validation(run: Run, stage: Stage) -> None:
     for path in sorted((stage.folder / "reports").glob("validation*")):
         key = f"{prefix}{path.name}"
         try:
-            standing = run.services.store.stat(key)
-            run.services.store.replace(key, path.read_bytes(), etag=standing.etag if standing else None)
+            swaps.put(run.services.store, key, path.read_bytes())
         except OnnxFleetError as err:
             log.warning("%s: its %s could not be stored: %s", stage.item.model_id, path.name, err)

@@ -12,7 +12,7 @@ from pydantic import AwareDatetime, ConfigDict, ValidationError
 from onnx_fleet import jsonio
 from onnx_fleet.entities.naming import ref_of
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound, VersionConflict
-from onnx_fleet.store import ObjectStore, layout
+from onnx_fleet.store import ObjectStore, layout, swaps
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _VERSION = re.compile(r"[0-9a-f]{8}-[0-9a-f]{8}")
@@ -137,22 +137,16 @@ def ensure(
         BundleNotFound: the version is not published.
         VersionConflict: other writers keep moving it.
     """
-    from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random  # brings asyncio, tornado
 
-    for attempt in Retrying(
-        retry=retry_if_exception_type(VersionConflict),
-        wait=wait_random(max=0.2),
-        stop=stop_after_attempt(10),
-        reraise=True,
-    ):
-        with attempt:
-            current, etag = _read(store, model_id, channel)
-            if current is not None and (stay or current.held or current.version == version):
-                return current
-            wanted = _pointing(model_id, channel, version, current=current, now=now, held=False)
-            _swap(store, wanted, etag=etag)
-            return wanted
-    raise AssertionError("tenacity either returns or raises")
+    def pointed() -> Channel:
+        current, etag = _read(store, model_id, channel)
+        if current is not None and (stay or current.held or current.version == version):
+            return current
+        wanted = _pointing(model_id, channel, version, current=current, now=now, held=False)
+        _swap(store, wanted, etag=etag)
+        return wanted
+
+    return swaps.repeated(pointed)
 
 
 def _pointing(

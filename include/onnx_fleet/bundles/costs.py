@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -18,7 +17,7 @@ from pydantic import ConfigDict, ValidationError
 from onnx_fleet import jsonio
 from onnx_fleet.entities.sizing import SizingFacts, StepCost
 from onnx_fleet.errors import BundleNotFound, OnnxFleetError, StoreDenied
-from onnx_fleet.store import ObjectStore, layout
+from onnx_fleet.store import ObjectStore, layout, swaps
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +38,8 @@ class EarlierCosts:
 
 def keep(costs: EarlierCosts, *, store: ObjectStore) -> None:
     """Keep what a model took, in place of what it took before; what hinders that is logged, since it only predicts."""
-    key, etag = layout.costs_key(costs.model_id), None
     try:
-        with suppress(BundleNotFound):
-            _, etag = store.read_tagged(key)
-        store.replace(key, jsonio.canonical(jsonio.to_json(costs)), etag=etag)
+        swaps.put(store, layout.costs_key(costs.model_id), jsonio.canonical(jsonio.to_json(costs)))
     except OnnxFleetError as err:
         log.warning("%s: what its steps took is not kept for the next plan: %s", costs.model_id, err)
 

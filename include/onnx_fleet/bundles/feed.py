@@ -18,8 +18,8 @@ from onnx_fleet.bundles import channels, manifest, publish, renames
 from onnx_fleet.bundles.channels import Channel
 from onnx_fleet.bundles.manifest import Manifest
 from onnx_fleet.bundles.publish import PublishedModel
-from onnx_fleet.errors import BundleCorrupt, BundleNotFound, VersionConflict
-from onnx_fleet.store import ObjectStore, layout, transfer
+from onnx_fleet.errors import BundleCorrupt, BundleNotFound
+from onnx_fleet.store import ObjectStore, layout, swaps, transfer
 
 INDEX_KEY = "feed/index.json"
 READERS = 16
@@ -145,17 +145,7 @@ def rebuild(store: ObjectStore, *, now: datetime) -> Feed:
     Raises:
         VersionConflict: other rebuilds keep coming between.
     """
-    from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random  # brings asyncio, tornado
-
-    for attempt in Retrying(
-        retry=retry_if_exception_type(VersionConflict),
-        wait=wait_random(max=0.5),
-        stop=stop_after_attempt(20),
-        reraise=True,
-    ):
-        with attempt:
-            return _rebuild_once(store, now=now)
-    raise AssertionError("tenacity either returns or raises")
+    return swaps.repeated(lambda: _rebuild_once(store, now=now), tries=20, longest_pause_s=0.5)
 
 
 def catch_up(store: ObjectStore, bundles: Iterable[tuple[str, str]], *, now: datetime) -> None:

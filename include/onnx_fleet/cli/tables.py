@@ -48,8 +48,8 @@ def show_plan(made: Plan, *, waiting: Sequence[Record], total: StepCost | None) 
     if total:
         memory, disk, time = _predicted(total)
         count = len(made.to_export)
-        models = "1 model" if count == 1 else f"{count} models, one after the other"
-        terminal.sentence(f"predicted for {models}: about {time}, {memory} of memory and {disk} of disk")
+        together = formatting.models(count) + ("" if count == 1 else ", one after the other")
+        terminal.sentence(f"predicted for {together}: about {time}, {memory} of memory and {disk} of disk")
 
 
 def _predicted(cost: Estimate | StepCost | None) -> tuple[str, str, str]:

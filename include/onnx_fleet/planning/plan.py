@@ -19,7 +19,7 @@ from onnx_fleet.planning.fingerprint import fingerprint, version_of
 from onnx_fleet.store import ObjectStore
 
 STORE_WORKERS = 16
-"""The number of models whose published state is looked up at the same time."""
+"""The number of models that are looked up in the store at the same time."""
 
 
 def plan(

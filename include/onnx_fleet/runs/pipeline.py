@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import Literal
 
 from onnx_fleet.bundles import bundle, costs, feed, publish, renames
 from onnx_fleet.bundles.bundle import Bundle, Ref
@@ -31,9 +31,6 @@ from onnx_fleet.runs.steps import Job, StepName, steps_of
 from onnx_fleet.store import Progress
 
 log = logging.getLogger(__name__)
-
-_STORE_WORKERS: Final = 16
-"""The number of models that are settled at the same time."""
 
 
 def plan(
@@ -128,7 +125,7 @@ def settle_unchanged(
     if not items:
         return []
     unfinished = publish.unfinished(services.store)
-    with ThreadPoolExecutor(_STORE_WORKERS, thread_name_prefix="settle") as pool:
+    with ThreadPoolExecutor(planning.STORE_WORKERS, thread_name_prefix="settle") as pool:
         records = list(
             pool.map(
                 lambda item: _settle(item, unfinished, services=services, channel=channel, on_finished=on_finished),

@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar, Final, Literal
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
 
 from pydantic import AwareDatetime, ConfigDict, ValidationError
 
 from onnx_fleet import jsonio
-from onnx_fleet.errors import BundleCorrupt, BundleNotFound, VersionConflict
-from onnx_fleet.store import ObjectStore, layout
+from onnx_fleet.errors import BundleCorrupt, BundleNotFound
+from onnx_fleet.store import ObjectStore, layout, swaps
 
 RolloutState = Literal["running", "stopped", "done", "superseded"]
 """``stopped``: a wave was not good, or a person stopped it; ``superseded``: the toolchain or defaults changed again."""
-
-_TRIES: Final = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +132,10 @@ class Rollout:
         """The models of the waves that have begun."""
         return frozenset(each.model_id for wave in self.waves[: self.current + 1] for each in wave.members)
 
+    def with_wave(self, wave: Wave) -> Rollout:
+        """Return the rollout with another state of the wave that is under way."""
+        return replace(self, waves=(*self.waves[: self.current], wave, *self.waves[self.current + 1 :]))
+
     def label_of(self, wave: int) -> str:
         """Return the name of a wave, counted from 1, among all runs; the same change may be rolled out twice."""
         return f"rollout__{self.rollout_id}__{self.began_at:%Y%m%dT%H%M%SZ}__wave_{wave}"
@@ -211,23 +213,17 @@ def update(store: ObjectStore, rollout_id: str, change: Callable[[Rollout], Roll
         BundleNotFound: there is no such rollout.
         VersionConflict: other writers keep coming between.
     """
-    from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random  # brings asyncio, tornado
 
-    for attempt in Retrying(
-        retry=retry_if_exception_type(VersionConflict),
-        wait=wait_random(max=0.2),
-        stop=stop_after_attempt(_TRIES),
-        reraise=True,
-    ):
-        with attempt:
-            standing, etag = find(store, rollout_id)
-            if standing is None:
-                return read(store, rollout_id)
-            wanted = change(standing)
-            if wanted != standing:
-                put(store, wanted, etag=etag)
-            return wanted
-    raise AssertionError("tenacity either returns or raises")
+    def changed() -> Rollout:
+        standing, etag = find(store, rollout_id)
+        if standing is None:
+            return read(store, rollout_id)
+        wanted = change(standing)
+        if wanted != standing:
+            put(store, wanted, etag=etag)
+        return wanted
+
+    return swaps.repeated(changed)
 
 
 def _verdict(outcome: Outcome | None) -> str | None:

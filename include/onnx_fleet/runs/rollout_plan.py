@@ -50,17 +50,18 @@ class Division:
 
 
 def divide(
-    planned: Plan, *, scope: Scope, store: ObjectStore, channel: str, now: datetime, dry_run: bool = False
+    planned: Plan, *, scope: Scope | None, store: ObjectStore, channel: str, now: datetime, dry_run: bool = False
 ) -> Division:
     """Find the rollout that a plan belongs to, or begin one, and take the models whose turn it is.
 
     Args:
+        scope: None takes everything.
         dry_run: say what a run would take, and write nothing.
     Raises:
         BundleCorrupt: the document of a rollout is not readable.
         StoreUnavailable, StoreDenied: the store cannot be asked.
     """
-    if not planned.items:
+    if scope is None or not planned.items:
         return Division(plan=planned)
     target = rollout.id_of(channel, of_defaults(scope.catalogue.defaults, versions=planned.items[0].toolchain))
     moved = {
@@ -187,8 +188,7 @@ def _without_what_left(found: Rollout, planned: Plan, *, scope: Scope, store: Ob
     def with_decided(standing: Rollout) -> Rollout:
         if (standing.state, standing.current) != (found.state, found.current):
             return standing
-        wave = replace(standing.wave, outcomes={**decided, **standing.wave.outcomes})
-        return replace(standing, waves=(*standing.waves[: found.current], wave, *standing.waves[found.current + 1 :]))
+        return standing.with_wave(replace(standing.wave, outcomes={**decided, **standing.wave.outcomes}))
 
     return rollout.update(store, found.rollout_id, with_decided) if decided else found
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from onnx_fleet import jsonio
+from onnx_fleet.formatting import models
 from onnx_fleet.planning.changes import TOOLCHAIN
 from onnx_fleet.runs import causes, report_page, run_report
 from onnx_fleet.runs.causes import Cause
@@ -27,7 +28,7 @@ def statement(rollout: Rollout) -> str:
     match rollout.state:
         case "stopped":
             went_back = (
-                f" {_models(len(rollout.taken_back))} went back and are held there." if rollout.taken_back else ""
+                f" {models(len(rollout.taken_back))} went back and are held there." if rollout.taken_back else ""
             )
             return (
                 f"{name} has stopped at {where}: {rollout.wave.reason}.{went_back} The page"
@@ -41,15 +42,15 @@ def statement(rollout: Rollout) -> str:
     before = rollout.waves[rollout.current - 1].reason if rollout.current else ""
     good = f"wave {wave - 1} is good ({before}); " if before else ""
     later = sum(len(each.members) for each in rollout.waves[rollout.current + 1 :])
-    rest = f"; then {_models(later)}" if later else ""
-    undecided = f"{len(rollout.wave.undecided)} of {_models(len(rollout.wave.members))}"
+    rest = f"; then {models(later)}" if later else ""
+    undecided = f"{len(rollout.wave.undecided)} of {models(len(rollout.wave.members))}"
     return f"{name}: {good}{where} is under way, with {undecided} undecided{rest}"
 
 
 def changed(rollout: Rollout) -> tuple[str, ...]:
     """Return what changed, what most models have first: ``torch 2.13.0 -> 2.14.0 (48 models)``."""
     ordered = sorted(rollout.changes.items(), key=lambda each: (-each[1], each[0]))
-    return tuple(f"{what.removeprefix(TOOLCHAIN)} ({_models(count)})" for what, count in ordered)
+    return tuple(f"{what.removeprefix(TOOLCHAIN)} ({models(count)})" for what, count in ordered)
 
 
 def suspects(rollout: Rollout) -> tuple[str, ...]:
@@ -181,16 +182,12 @@ def _decisions(rollout: Rollout) -> list[tuple[str, ...]]:
 
 def _names(cause: Cause) -> str:
     names = ", ".join(record.model_id for record in cause.records)
-    return names if len(cause.records) == 1 else f"{_models(len(cause.records))} ({names})"
+    return names if len(cause.records) == 1 else f"{models(len(cause.records))} ({names})"
 
 
 def _ended(cause: Cause) -> str:
     record = cause.records[0]
     return " ".join(filter(None, (record.ended_as, record.error)))
-
-
-def _models(count: int) -> str:
-    return "1 model" if count == 1 else f"{count} models"
 
 
 def rows(found: Iterable[Rollout]) -> list[tuple[str, ...]]:

@@ -15,7 +15,7 @@ from typing import Literal
 from onnx_fleet.errors import RolloutConflict, VersionConflict
 from onnx_fleet.runs import rollout, rollout_channels, rollout_report, rollout_verdict
 from onnx_fleet.runs.record import Record
-from onnx_fleet.runs.rollout import Decision, Rollout
+from onnx_fleet.runs.rollout import Decision, Rollout, RolloutState
 from onnx_fleet.store import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -54,11 +54,7 @@ def go_on(rollout_id: str, *, by: str, reason: str, store: ObjectStore, now: dat
     """
 
     def continued(standing: Rollout) -> Rollout:
-        if standing.state != "stopped":
-            raise RolloutConflict(
-                f"the rollout {rollout_id} is {standing.state}, and only one that has stopped can be continued;"
-                f" `onnx-fleet rollout show {rollout_id}` shows where it stands"
-            )
+        _require(standing, "stopped", rule="only one that has stopped can be continued")
         is_last = standing.current + 1 == len(standing.waves)
         return replace(
             standing,
@@ -80,17 +76,11 @@ def stop(rollout_id: str, *, by: str, reason: str, store: ObjectStore, now: date
     """
 
     def stopped(standing: Rollout) -> Rollout:
-        if standing.state != "running":
-            raise RolloutConflict(
-                f"the rollout {rollout_id} is {standing.state}, and only one that runs can be stopped;"
-                f" `onnx-fleet rollout show {rollout_id}` shows where it stands"
-            )
-        wave = replace(standing.wave, reason=f"{by} stopped it: {reason}")
+        _require(standing, "running", rule="only one that runs can be stopped")
         return _stopped(
             replace(
-                standing,
+                standing.with_wave(replace(standing.wave, reason=f"{by} stopped it: {reason}")),
                 state="stopped",
-                waves=(*standing.waves[: standing.current], wave, *standing.waves[standing.current + 1 :]),
                 decisions=(*standing.decisions, _decision("stopped", standing, by=by, reason=reason, now=now)),
             ),
             store=store,
@@ -98,6 +88,19 @@ def stop(rollout_id: str, *, by: str, reason: str, store: ObjectStore, now: date
 
     rollout_channels.settle(rollout.read(store, rollout_id), store=store, now=now)
     return _settled(rollout.update(store, rollout_id, stopped), store=store, now=now)
+
+
+def _require(standing: Rollout, state: RolloutState, *, rule: str) -> None:
+    """Refuse a decision for which a rollout is not in the state that it needs.
+
+    Raises:
+        RolloutConflict: it is in another one.
+    """
+    if standing.state != state:
+        raise RolloutConflict(
+            f"the rollout {standing.rollout_id} is {standing.state}, and {rule};"
+            f" `onnx-fleet rollout show {standing.rollout_id}` shows where it stands"
+        )
 
 
 def _stopped(made: Rollout, *, store: ObjectStore) -> Rollout:

@@ -18,7 +18,7 @@ from typing import Final
 from onnx_fleet import errors
 from onnx_fleet.errors import ModelGated, ModelNotFound, RefusedByRule, Retryable, StoreDenied, StoreNotFound
 from onnx_fleet.runs.record import Record
-from onnx_fleet.runs.rollout import Outcome, Rollout, RolloutState, Wave
+from onnx_fleet.runs.rollout import Outcome, Rollout, Wave
 
 MAX_ATTEMPTS: Final = 3
 """The number of runs after which a wave that is still undecided stops its rollout."""
@@ -62,23 +62,18 @@ def judged(rollout: Rollout, records: Iterable[Record]) -> Rollout:
     }
     wave = replace(wave, outcomes={**wave.outcomes, **found})
     if faults := _faults(wave):
-        return _with(rollout, replace(wave, reason="; ".join(faults)), state="stopped")
+        return replace(rollout.with_wave(replace(wave, reason="; ".join(faults))), state="stopped")
     if wave.undecided:
         attempted = any(record.model_id in wave.undecided and record.state == "failed" for record in records)
         wave = replace(wave, attempts=wave.attempts + attempted)
         if wave.attempts < MAX_ATTEMPTS:
-            return _with(rollout, wave, state="running")
+            return rollout.with_wave(wave)
         reason = f"after {wave.attempts} runs {_listed(wave.undecided, wave)} could not be exported or published"
-        return _with(rollout, replace(wave, reason=reason), state="stopped")
-    through = _with(rollout, replace(wave, reason=_good(wave)), state="running")
+        return replace(rollout.with_wave(replace(wave, reason=reason)), state="stopped")
+    through = rollout.with_wave(replace(wave, reason=_good(wave)))
     if rollout.current + 1 == len(rollout.waves):
         return replace(through, state="done")
     return replace(through, current=rollout.current + 1)
-
-
-def _with(rollout: Rollout, wave: Wave, *, state: RolloutState) -> Rollout:
-    waves = tuple(wave if place == rollout.current else each for place, each in enumerate(rollout.waves))
-    return replace(rollout, waves=waves, state=state)
 
 
 def _faults(wave: Wave) -> list[str]:

@@ -10,11 +10,11 @@ from typing import Final, get_args
 
 from onnx_fleet import jsonio
 from onnx_fleet.entities.provider import CPU, CUDA, report_name
-from onnx_fleet.formatting import human_bytes, human_ms, human_s
+from onnx_fleet.formatting import human_bytes, human_ms, human_s, models
 from onnx_fleet.runs import causes, report_page
 from onnx_fleet.runs.causes import Cause
 from onnx_fleet.runs.record import GPU_NOT_ASKED, Record, RecordState, VariantRecord
-from onnx_fleet.store import ObjectStore, layout
+from onnx_fleet.store import ObjectStore, layout, swaps
 
 _STATES: Final[tuple[RecordState, ...]] = get_args(RecordState)
 
@@ -72,11 +72,11 @@ def gate(report: RunReport, *, max_failed: int = 0, max_refused: int | None = No
     failed, held, refused = (report.counts[state] for state in ("failed", "held", "refused"))
     faults = []
     if failed + held > max_failed:
-        said = [f"{_models(failed)} failed"] if failed else []
-        said += [f"{_models(held)} held back"] if held else []
+        said = [f"{models(failed)} failed"] if failed else []
+        said += [f"{models(held)} held back"] if held else []
         faults.append(f"{', '.join(said)} (allowed: {max_failed}): {_names(report, 'failed', 'held')}")
     if max_refused is not None and refused > max_refused:
-        faults.append(f"{_models(refused)} refused (allowed: {max_refused}): {_names(report, 'refused')}")
+        faults.append(f"{models(refused)} refused (allowed: {max_refused}): {_names(report, 'refused')}")
     if faults:
         return GateResult(passed=False, reason="; ".join(faults))
     return GateResult(passed=True, reason=title(report))
@@ -84,7 +84,7 @@ def gate(report: RunReport, *, max_failed: int = 0, max_refused: int | None = No
 
 def title(report: RunReport) -> str:
     """Say how many models a run had, and how many ended in each state."""
-    return f"{_models(len(report.records))}: {_counts(report)}"
+    return f"{models(len(report.records))}: {_counts(report)}"
 
 
 def troubles(report: RunReport) -> tuple[str, ...]:
@@ -122,8 +122,7 @@ def put(run_id: str, *, data: bytes, markdown: str, html: str, store: ObjectStor
     place = key(run_id)
     pages = {f"{place.removesuffix('.json')}.md": markdown.encode(), report_page.key_of(place): html.encode()}
     for name, content in {place: data, **pages}.items():
-        standing = store.stat(name)
-        store.replace(name, content, etag=standing.etag if standing else None)
+        swaps.put(store, name, content)
     return place
 
 
@@ -156,7 +155,7 @@ def html(report: RunReport, *, kept: Collection[str] = ()) -> str:
 def _card(cause: Cause, *, run_id: str, kept: Collection[str]) -> report_page.Card:
     record, several = cause.records[0], len(cause.records) > 1
     return report_page.Card(
-        name=_models(len(cause.records)) if several else record.model_id,
+        name=models(len(cause.records)) if several else record.model_id,
         state=record.state,
         heading=" ".join(filter(None, (record.ended_as, record.error))),
         paragraphs=(
@@ -286,7 +285,7 @@ def cell(text: str) -> str:
 
 def _names_of(cause: Cause) -> str:
     names = ", ".join(record.model_id for record in cause.records)
-    return names if len(cause.records) == 1 else f"{_models(len(cause.records))} ({names})"
+    return names if len(cause.records) == 1 else f"{models(len(cause.records))} ({names})"
 
 
 def _told(cause: Cause) -> str:
@@ -307,10 +306,6 @@ def counted(counts: Mapping[str, int], *, none: str) -> str:
         none: what is said where all are zero.
     """
     return ", ".join(f"{count} {state}" for state, count in counts.items() if count) or none
-
-
-def _models(count: int) -> str:
-    return "1 model" if count == 1 else f"{count} models"
 
 
 def _names(report: RunReport, *states: RecordState, shown: int = 10) -> str:

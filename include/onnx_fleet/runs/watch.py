@@ -30,25 +30,23 @@ from onnx_fleet.errors import (
     ModelNotFound,
     RefusedByRule,
     Retryable,
-    VersionConflict,
 )
 from onnx_fleet.planning.catalogue import reader
 from onnx_fleet.planning.catalogue.reader import Catalogue
+from onnx_fleet.planning.plan import STORE_WORKERS
 from onnx_fleet.runs import watch_report
 from onnx_fleet.runs.services import Services
 from onnx_fleet.runs.watch_report import Finding, WatchReport
 from onnx_fleet.source import admission, poll
 from onnx_fleet.source.hub_client import Hub
 from onnx_fleet.source.poll import Memory, RepoState
-from onnx_fleet.store import ObjectStore, layout
+from onnx_fleet.store import ObjectStore, layout, swaps
 
 log = logging.getLogger(__name__)
 
 MAX_REQUESTS: Final = 250
 """The requests of one poll where nobody says otherwise: half of what the Hub allows in five minutes without an account,
 so that a run beside it has the other half."""
-_STORE_WORKERS: Final = 16
-_TRIES: Final = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,23 +153,18 @@ def started(run_ids: Collection[str], *, store: ObjectStore) -> None:
     Raises:
         VersionConflict: other writers keep coming between.
     """
-    from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random  # brings asyncio, tornado
 
-    for attempt in Retrying(
-        retry=retry_if_exception_type(VersionConflict),
-        wait=wait_random(max=0.2),
-        stop=stop_after_attempt(_TRIES),
-        reraise=True,
-    ):
-        with attempt:
-            state, etag = _read(store)
-            begun = [start for start in state.to_start if start.run_id in run_ids]
-            if not begun:
-                return
-            models = {name.lower(): ref for start in begun for name, ref in start.models.items()}
-            left = tuple(start for start in state.to_start if start.run_id not in run_ids)
-            noted = replace(state, begun={**state.begun, **models}, to_start=left)
-            store.replace(layout.WATCH_KEY, _document(noted), etag=etag)
+    def noted() -> None:
+        state, etag = _read(store)
+        begun = [start for start in state.to_start if start.run_id in run_ids]
+        if not begun:
+            return
+        models = {name.lower(): ref for start in begun for name, ref in start.models.items()}
+        left = tuple(start for start in state.to_start if start.run_id not in run_ids)
+        changed = replace(state, begun={**state.begun, **models}, to_start=left)
+        store.replace(layout.WATCH_KEY, _document(changed), etag=etag)
+
+    swaps.repeated(noted)
 
 
 def _read(store: ObjectStore) -> tuple[State, str | None]:
@@ -206,7 +199,7 @@ def _due(
 
     refs = {name: f"{state.repo_id}@{state.commit}" for name, state in repos.items() if state.commit}
     new = {name: ref for name, ref in refs.items() if asked.get(name) != ref}
-    with ThreadPoolExecutor(_STORE_WORKERS, thread_name_prefix="watch") as pool:
+    with ThreadPoolExecutor(STORE_WORKERS, thread_name_prefix="watch") as pool:
         stands = dict(zip(new, pool.map(is_published, new.values()), strict=True))
     due = {name: ref for name, ref in new.items() if not stands[name]}
     return due, {name: ref for name, ref in new.items() if stands[name]}
