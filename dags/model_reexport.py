@@ -21,12 +21,13 @@ from __future__ import annotations
 from airflow.sdk import Param, dag
 
 from onnx_fleet.airflow import alerts, run_params, settings
-from onnx_fleet.airflow.reexport_tasks import Wanted, reexport
+from onnx_fleet.airflow.reexport_tasks import reexport
 from onnx_fleet.airflow.run_context import Run
 from onnx_fleet.entities.entry import OPSET_DEFAULT
 from onnx_fleet.entities.tasks import TASKS
 from onnx_fleet.planning.catalogue import reader, schema
 from onnx_fleet.recipes import RECIPES, names_of_files
+from onnx_fleet.runs.selection import Wanted
 
 SETTINGS = settings.read()
 

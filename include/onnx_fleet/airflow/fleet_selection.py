@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from onnx_fleet.airflow import run_context, run_params
-from onnx_fleet.airflow.reexport_tasks import Wanted
 from onnx_fleet.airflow.run_context import Run
 from onnx_fleet.planning.catalogue import reader
 from onnx_fleet.runs import run_report, selection
-from onnx_fleet.runs.selection import Selection
+from onnx_fleet.runs.selection import Selection, Wanted
 
 
 def wanted(run: Run) -> Wanted:
@@ -30,12 +29,7 @@ def wanted(run: Run) -> Wanted:
         since=datetime.fromisoformat(params["since"]).replace(tzinfo=UTC) if params["since"] else None,
         retry_failed=_label(params["retry_failed"], run) if params["retry_failed"] else None,
     )
-    return Wanted(
-        entries=selection.entries(file, selected, services=run.services),
-        catalogue_digest=file.digest,
-        only_changed=params["changed"],
-        scope=None if params["force"] else selection.scope(file, selected),
-    )
+    return selection.wanted(file, selected, services=run.services, force=params["force"])
 
 
 def _label(named: str, run: Run) -> str:

@@ -31,6 +31,7 @@ from onnx_fleet.airflow import (
 from onnx_fleet.airflow.run_context import Run
 from onnx_fleet.airflow.settings import FleetSettings, LargeModels
 from onnx_fleet.airflow.step_tasks import StepTask
+from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.jsonio import Json
 from onnx_fleet.runs import claims, spending, steps
 from onnx_fleet.runs.spending import Count, Spending
@@ -131,10 +132,12 @@ def _take(each: StepTask, item: Json, settings: FleetSettings) -> Json:
     spent = Spending()
     publication = None
     with model_claim.held(item, settings) as run, run_context.explained(spent):
-        for step in _left_to_do(each, run, item):
+        work = run.handover.read_item(item["model_id"])
+        opened = partial(run.job, work, catalogue_digest=item["catalogue_digest"], settings=settings)
+        for step in _left_to_do(each, run, work):
             if len(each.steps) > 1:
                 log.info("::group::%s", step.name)
-            with spent.counted(step.name) as count, run.job(item, step, settings=settings) as job:
+            with spent.counted(step.name) as count, opened(step) as job:
                 alone = partial(_behind, count, job.alone)
                 with count.behind(_LOCKS[step.machine](settings.lock_folder)):
                     publication = step.take(replace(job, alone=alone))
@@ -159,12 +162,12 @@ def _behind(count: Count, lock: Callable[[], AbstractContextManager[None]]) -> A
     return count.behind(lock())
 
 
-def _left_to_do(each: StepTask, run: Run, item: Json) -> tuple[Step, ...]:
+def _left_to_do(each: StepTask, run: Run, work: WorkItem) -> tuple[Step, ...]:
     """Return the steps of a task but for those that an earlier try of it is through with."""
     if len(each.steps) == 1:
         return each.steps
-    done = run.handover.done(run.handover.read_item(item["model_id"]))
+    done = run.handover.done(work)
     left = tuple(itertools.dropwhile(lambda step: step.name in done, each.steps))
     if len(left) < len(each.steps):
-        log.info("%s: an earlier try has done what comes before %s", item["model_id"], left[0].name)
+        log.info("%s: an earlier try has done what comes before %s", work.model_id, left[0].name)
     return left

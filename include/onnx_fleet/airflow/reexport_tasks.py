@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -17,7 +16,6 @@ from onnx_fleet.airflow import assets, metrics, retries, run_context, run_notes,
 from onnx_fleet.airflow.model_group import model_group
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.bundles.publish import Publication
-from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.work_item import Plan
 from onnx_fleet.errors import BundleNotFound, OnnxFleetError
 from onnx_fleet.jsonio import Json
@@ -32,8 +30,8 @@ from onnx_fleet.runs import (
     work_folder,
 )
 from onnx_fleet.runs.record import Record
-from onnx_fleet.runs.rollout_plan import Division, Scope
 from onnx_fleet.runs.run_report import RunReport
+from onnx_fleet.runs.selection import Wanted
 from onnx_fleet.store import ObjectStore, leftovers
 
 log = logging.getLogger(__name__)
@@ -41,18 +39,6 @@ log = logging.getLogger(__name__)
 _ANNOUNCED: Final = "{{ publication['model_id'] }}"
 LARGE: Final = "model_large"
 """The mapped group of the models that are predicted to need much memory."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """The work that a run is asked for."""
-
-    entries: tuple[Entry, ...]
-    catalogue_digest: str | None = None
-    only_changed: bool = False
-    """Whether models that are unchanged are left out of the run, and of its report."""
-    scope: Scope | None = None
-    """What decides which models wait for their turn in a rollout; None lets none wait."""
 
 
 def reexport(
@@ -121,8 +107,10 @@ def _plan(now: run_context.Run, wanted: Callable[[run_context.Run], Wanted], *, 
     asked = wanted(now)
     force = now.label if now.params.get("force") else None
     planned = pipeline.plan(asked.entries, services=now.services, force=force, channel=settings.channel)
-    divided = _divided(planned, asked.scope, now, channel=settings.channel)
-    planned = divided.plan.changed() if asked.only_changed else divided.plan
+    divided = rollout_plan.divide(
+        planned, scope=asked.scope, store=now.services.store, channel=settings.channel, now=datetime.now(UTC)
+    )
+    planned = divided.plan.changed() if now.params.get("changed") else divided.plan
     work = planned.to_export
     large_bytes = settings.large.memory_bytes if settings.large else None
     items = [shards.item(item, catalogue_digest=asked.catalogue_digest, large_bytes=large_bytes) for item in work]
@@ -145,13 +133,6 @@ def _plan(now: run_context.Run, wanted: Callable[[run_context.Run], Wanted], *, 
 def _sized(planned: Json, *, large: bool) -> list[Json]:
     """Return the items of the group of large models, or those of all other groups, in the plan's order."""
     return [item for item in planned["items"] if item["large"] == large]
-
-
-def _divided(planned: Plan, scope: Scope | None, now: run_context.Run, *, channel: str) -> Division:
-    """Take the models whose turn it is in a rollout."""
-    if scope is None:
-        return Division(plan=planned)
-    return rollout_plan.divide(planned, scope=scope, store=now.services.store, channel=channel, now=datetime.now(UTC))
 
 
 def _sweep(store: ObjectStore, *, days: int) -> None:

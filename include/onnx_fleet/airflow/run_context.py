@@ -14,7 +14,7 @@ from onnx_fleet.airflow import connections, machine_lock, metrics
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.bundles.manifest import Provenance
 from onnx_fleet.entities.sizing import StepCost
-from onnx_fleet.jsonio import Json
+from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.runs import work_folder
 from onnx_fleet.runs.handover import Handover, SharedFolder
 from onnx_fleet.runs.services import Services
@@ -64,18 +64,15 @@ class Run:
         )
 
     @contextmanager
-    def job(self, item: Json, step: Step, *, settings: FleetSettings) -> Iterator[Job]:
-        """Open what a step of a model works on and with; afterwards it is there for the steps behind.
-
-        Args:
-            item: what shards.py makes of a work item.
-        """
-        work = self.handover.read_item(item["model_id"])
+    def job(
+        self, work: WorkItem, step: Step, *, catalogue_digest: str | None, settings: FleetSettings
+    ) -> Iterator[Job]:
+        """Open what a step of a model works on and with; afterwards it is there for the steps behind."""
         with self.handover.opened(work, step.name) as stage:
             yield Job(
                 stage=stage,
                 services=self.services,
-                provenance=self.provenance(catalogue_digest=item["catalogue_digest"]),
+                provenance=self.provenance(catalogue_digest=catalogue_digest),
                 channel=settings.channel,
                 alone=partial(machine_lock.exclusive, settings.lock_folder),
                 stored=self.handover.stored(work) if step.name == "publish" else {},

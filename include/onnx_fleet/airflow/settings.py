@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowConfigException
@@ -21,6 +21,8 @@ from onnx_fleet.processes.isolation import Limits, machine_limits
 from onnx_fleet.runs import watch
 
 SECTION = "onnx_fleet"
+
+C = TypeVar("C", bound=str)
 
 _INCLUDE = Path(__file__).resolve().parents[2]
 
@@ -179,12 +181,12 @@ def read() -> FleetSettings:
 
 
 def _tasks() -> Literal["staged", "fused"]:
-    return "fused" if _choice("tasks", ("staged", "fused"), usual="staged") == "fused" else "staged"
+    return _choice("tasks", ("staged", "fused"), usual="staged")
 
 
 def _stages() -> Literal["shared", "store"]:
-    usual = "shared" if conf.get("core", "executor") == "LocalExecutor" else "store"
-    return "store" if _choice("stages", ("shared", "store"), usual=usual) == "store" else "shared"
+    is_local = conf.get("core", "executor") == "LocalExecutor"
+    return _choice("stages", ("shared", "store"), usual="shared" if is_local else "store")
 
 
 def _pool_slots() -> int:
@@ -244,13 +246,12 @@ def _object(option: str, text: str) -> Mapping[str, Any]:
     return found
 
 
-def _choice(option: str, choices: tuple[str, str], *, usual: str) -> str:
+def _choice(option: str, choices: tuple[C, ...], *, usual: C) -> C:
     chosen = _text(option) or usual
-    if chosen not in choices:
-        raise AirflowConfigException(
-            f"[{SECTION}] {option} is {chosen!r}: write {' or '.join(choices)}, or leave it empty"
-        )
-    return chosen
+    for choice in choices:
+        if choice == chosen:
+            return choice
+    raise AirflowConfigException(f"[{SECTION}] {option} is {chosen!r}: write {' or '.join(choices)}, or leave it empty")
 
 
 def _number(option: str, default: int) -> int:

@@ -6,7 +6,7 @@ import secrets
 import shutil
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -46,8 +46,7 @@ from onnx_fleet.processes import profiling
 from onnx_fleet.runs import pipeline, rollout_report, run_report, selection, work_folder
 from onnx_fleet.runs import record as records
 from onnx_fleet.runs.record import Record
-from onnx_fleet.runs.rollout_plan import Scope
-from onnx_fleet.runs.selection import Selection
+from onnx_fleet.runs.selection import Selection, Wanted
 from onnx_fleet.runs.services import Services
 
 catalogue_app = typer.Typer(help="Check a catalogue file.", no_args_is_help=True)
@@ -87,10 +86,9 @@ def plan(
     """
     with opened_services(store) as services:
         part = selected(only, since, retry_failed)
-        wanted = wanted_entries(services, model, catalogue_file, part, entry=entry)
+        wanted = wanted_entries(services, model, catalogue_file, part, entry=entry, force=force)
         made = planned(wanted.entries, services=services, force=new_run_id() if force else None)
-        scope = None if force else wanted.scope
-        divided = waves.divided(made, scope, store=services.store, channel=bundle.LATEST, dry_run=True)
+        divided = waves.divided(made, wanted.scope, store=services.store, channel=bundle.LATEST, dry_run=True)
         made = divided.plan.changed() if changed else divided.plan
     together = sizing.total(made)
     if as_json:
@@ -132,10 +130,10 @@ def run(
     run_id = new_run_id()
     with recording(profile) as recorder, opened_services(store, many_steps=True) as services:
         part = selected(only, since, retry_failed)
-        wanted = wanted_entries(services, model, catalogue_file, part, entry=entry)
+        wanted = wanted_entries(services, model, catalogue_file, part, entry=entry, force=force)
         made = planned(wanted.entries, services=services, force=run_id if force else None, channel=channel)
-        scope = None if force else wanted.scope
-        divided = waves.divided(made, scope, store=services.store, channel=channel)
+        division = partial(waves.divided, made, wanted.scope, store=services.store, channel=channel)
+        divided = division()
         provenance = Provenance(
             dag_id="onnx-fleet run", run_id=run_id, trigger="manual", catalogue_digest=wanted.catalogue_digest
         )
@@ -169,7 +167,7 @@ def run(
                 divided,
                 take,
                 others=settled,
-                again=partial(waves.divided, made, scope, store=services.store, channel=channel),
+                again=division,
                 store=services.store,
                 all_waves=all_waves,
             )
@@ -203,16 +201,6 @@ def run(
     _require_passed(summary, max_failed=max_failed, max_refused=max_refused, one_model=model is not None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WantedEntries:
-    """The entries that a command is about."""
-
-    entries: tuple[Entry, ...]
-    catalogue_digest: str | None = None
-    """None for a model that is named by itself, as is the scope."""
-    scope: Scope | None = None
-
-
 def wanted_entries(
     services: Services,
     model: str | None,
@@ -220,7 +208,8 @@ def wanted_entries(
     wanted: Selection,
     *,
     entry: EntryOptions,
-) -> WantedEntries:
+    force: bool = False,
+) -> Wanted:
     """The entries that a command is about, and what else there is to know of their catalogue where they have one."""
     given = entry.given()
     if (model is None) == (file is None):
@@ -228,17 +217,12 @@ def wanted_entries(
     if file is None:
         if wanted != Selection():
             raise typer.BadParameter("it chooses among the models of a catalogue", param_hint="MODEL")
-        return WantedEntries(entries=(reader.entry({"repo_id": model, **given}, source=str(model)),))
+        return Wanted(entries=(reader.entry({"repo_id": model, **given}, source=str(model)),))
     if given:
         raise typer.BadParameter(
             "this option is for one model; write it into the catalogue", param_hint=f"--{next(iter(given))}"
         )
-    found = reader.load(file)
-    return WantedEntries(
-        entries=selection.entries(found, wanted, services=services),
-        catalogue_digest=found.digest,
-        scope=selection.scope(found, wanted),
-    )
+    return selection.wanted(reader.load(file), wanted, services=services, force=force)
 
 
 def selected(only: list[str] | None, since: datetime | None, retry_failed: str | None) -> Selection:

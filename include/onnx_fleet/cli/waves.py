@@ -26,13 +26,7 @@ class Walked:
 
 
 def divided(made: Plan, scope: Scope | None, *, store: ObjectStore, channel: str, dry_run: bool = False) -> Division:
-    """What a run takes of a plan now.
-
-    Args:
-        scope: None takes everything.
-    """
-    if scope is None:
-        return Division(plan=made)
+    """What a run takes of a plan now."""
     return rollout_plan.divide(made, scope=scope, store=store, channel=channel, now=datetime.now(UTC), dry_run=dry_run)
 
 

@@ -36,6 +36,32 @@ class Selection:
     """The run, as its report calls it, in which the model failed or was held."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """The work that a run is asked for."""
+
+    entries: tuple[Entry, ...]
+    catalogue_digest: str | None = None
+    """None for a model that is named by itself, as is the scope."""
+    scope: Scope | None = None
+    """What decides which models wait for their turn in a rollout; None lets none wait."""
+
+
+def wanted(catalogue: Catalogue, selection: Selection, *, services: Services, force: bool = False) -> Wanted:
+    """Return what is selected of a catalogue.
+
+    Args:
+        force: take everything now, whatever is rolled out.
+    Raises:
+        CatalogueInvalid, BundleNotFound, HubUnavailable, HubRateLimited, ModelGated: as entries does.
+    """
+    return Wanted(
+        entries=entries(catalogue, selection, services=services),
+        catalogue_digest=catalogue.digest,
+        scope=None if force else scope(catalogue, selection),
+    )
+
+
 def entries(catalogue: Catalogue, selection: Selection, *, services: Services) -> tuple[Entry, ...]:
     """Return the entries of a catalogue that are selected; the Hub is asked for no more than that takes.
 
