@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.airflow import AirflowHome, RunEnd
+from fixtures.fleet_options import in_folder
 from fixtures.models import RepoMaker
 from onnx_fleet import jsonio
 from onnx_fleet.runs.run_report import RunReport
@@ -36,13 +37,7 @@ def fleet(tmp_path: Path, airflow_home: AirflowHome, small_repo: Path) -> Iterat
             end = airflow_home.run(
                 "fleet_reexport",
                 {"catalogue": str(tmp_path / "catalogue.yaml"), **conf},
-                options={
-                    "AIRFLOW__ONNX_FLEET__STORE": str(tmp_path / "store"),
-                    "AIRFLOW__ONNX_FLEET__SCRATCH": str(tmp_path / "scratch"),
-                    "AIRFLOW__ONNX_FLEET__SHARDS": "1",
-                    "HF_ENDPOINT": hub.url,
-                    "HF_HOME": str(tmp_path / "hub-cache"),
-                },
+                options=in_folder(tmp_path, hub=hub.url),
             )
             if "report" not in end.results:
                 return end, {}

@@ -16,6 +16,7 @@ from urllib.parse import quote
 import pytest
 
 from fixtures.airflow import AirflowHome, RunEnd
+from fixtures.fleet_options import in_folder
 from fixtures.models import RepoMaker
 from onnx_fleet_demo.hub_server import HubServer
 
@@ -66,13 +67,9 @@ def deployment(
     (folder / "catalogue.yaml").write_text(f"models: [{PICKLE}]\n")
     with HubServer(folder / "hub") as hub:
         options = {
-            "AIRFLOW__ONNX_FLEET__STORE": str(folder / "store"),
+            **in_folder(folder, hub=hub.url),
             "AIRFLOW__ONNX_FLEET__CATALOGUE": str(folder / "catalogue.yaml"),
-            "AIRFLOW__ONNX_FLEET__SCRATCH": str(folder / "scratch"),
             "AIRFLOW__ONNX_FLEET__RETRIES": "0",
-            "AIRFLOW__ONNX_FLEET__SHARDS": "1",
-            "HF_ENDPOINT": hub.url,
-            "HF_HOME": str(folder / "hub-cache"),
         }
         yield Deployment(home=airflow_home, options=options)
 

@@ -12,6 +12,7 @@ import pytest
 
 from fixtures import statsd
 from fixtures.airflow import AirflowHome, RunEnd
+from fixtures.fleet_options import in_folder
 from fixtures.models import RepoMaker
 from fixtures.statsd import StatsdServer
 from onnx_fleet import jsonio
@@ -76,12 +77,8 @@ def watched(tmp_path: Path, airflow_home: AirflowHome, small_repo: Path) -> Iter
             metrics=metrics,
             options={
                 **metrics.options,
-                "AIRFLOW__ONNX_FLEET__STORE": str(tmp_path / "store"),
-                "AIRFLOW__ONNX_FLEET__SCRATCH": str(tmp_path / "scratch"),
-                "AIRFLOW__ONNX_FLEET__SHARDS": "1",
+                **in_folder(tmp_path, hub=hub.url),
                 "AIRFLOW__ONNX_FLEET__RETRY_DELAY_S": "1",
-                "HF_ENDPOINT": hub.url,
-                "HF_HOME": str(tmp_path / "hub-cache"),
             },
         )
         made.fleet()

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.airflow import AirflowHome, RunEnd
+from fixtures.fleet_options import in_folder
 from fixtures.models import RepoMaker
 from onnx_fleet import jsonio
 from onnx_fleet.bundles import publish
@@ -63,13 +64,7 @@ def deployment(tmp_path: Path, airflow_home: AirflowHome, small_repo: Path) -> I
             home=airflow_home,
             store=open_store(str(tmp_path / "store")),
             hub=hub,
-            options={
-                "AIRFLOW__ONNX_FLEET__STORE": str(tmp_path / "store"),
-                "AIRFLOW__ONNX_FLEET__SCRATCH": str(tmp_path / "scratch"),
-                "AIRFLOW__ONNX_FLEET__SHARDS": "1",
-                "HF_ENDPOINT": hub.url,
-                "HF_HOME": str(tmp_path / "hub-cache"),
-            },
+            options=in_folder(tmp_path, hub=hub.url),
             environment={
                 **kept,
                 "HF_ENDPOINT": hub.url,

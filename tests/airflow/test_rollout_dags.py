@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fixtures.airflow import AirflowHome, RunEnd
+from fixtures.fleet_options import in_folder
 from fixtures.models import RepoMaker
 from fixtures.planned_models import publish
 from onnx_fleet import jsonio
@@ -98,12 +99,8 @@ def deployed(
             store=store,
             catalogue=folder / "catalogue.yaml",
             options={
-                "AIRFLOW__ONNX_FLEET__STORE": str(folder / "store"),
-                "AIRFLOW__ONNX_FLEET__SCRATCH": str(folder / "scratch"),
-                "AIRFLOW__ONNX_FLEET__SHARDS": "1",
+                **in_folder(folder, hub=hub.url),
                 "AIRFLOW__ONNX_FLEET__TASKS": "fused",
-                "HF_ENDPOINT": hub.url,
-                "HF_HOME": str(folder / "hub-cache"),
             },
             before={item.model_id: item.version for item in items},
         )
