@@ -6,7 +6,7 @@ import contextlib
 import sqlite3
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Protocol
 
 import psutil
 
+from benchmarks.processes import memory
 from onnx_fleet.store import ObjectStore, open_store
 from onnx_fleet_demo import airflow_home, processes, s3_server
 from onnx_fleet_demo.airflow_client import AirflowClient
@@ -149,7 +150,7 @@ class Watch:
     def look(self) -> None:
         """Look at what they use now."""
         for name, root in self._roots.items():
-            used = sum(_resident(process) for process in _tree(root))
+            used = sum(memory(process)[0] for process in _tree(root))
             self.peak_bytes[name] = max(self.peak_bytes[name], used)
 
     def cpu_s(self) -> dict[str, float]:
@@ -163,12 +164,6 @@ def _tree(root: psutil.Process) -> Sequence[psutil.Process]:
     return ()
 
 
-def _resident(process: psutil.Process) -> int:
-    with contextlib.suppress(psutil.Error):
-        return int(process.memory_info().rss)
-    return 0
-
-
 def _cpu_s(root: psutil.Process) -> float:
     total = 0.0
     for process in _tree(root):
@@ -178,8 +173,7 @@ def _cpu_s(root: psutil.Process) -> float:
     return total
 
 
-def _wait(condition: object) -> None:
-    assert callable(condition)
+def _wait(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + READY_S
     while not condition():
         if time.monotonic() > deadline:

@@ -44,7 +44,7 @@ class _Peak:
         and the process waits with it meanwhile. Asked every 50 ms, that would slow down whoever uses much memory.
         """
         with contextlib.suppress(psutil.Error):
-            sizes = [_memory(process) for process in (root, *root.children(recursive=True))]
+            sizes = [memory(process) for process in (root, *root.children(recursive=True))]
             resident = sum(size for size, _ in sizes)
             if resident > self.resident_bytes:
                 self.resident_bytes = resident
@@ -108,7 +108,7 @@ def _children_cpu_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _memory(process: psutil.Process) -> tuple[int, int]:
+def memory(process: psutil.Process) -> tuple[int, int]:
     """Resident bytes, and those of them that belong to no file; 0 of a process that has ended."""
     try:
         found = process.memory_info()
