@@ -11,8 +11,9 @@ from onnx_fleet import jsonio
 from onnx_fleet.bundles import bundle, channels, feed, publish
 from onnx_fleet.bundles.bundle import Ref
 from onnx_fleet.cli import terminal
-from onnx_fleet.cli.options import Json, Store
-from onnx_fleet.cli.settings import opened_store
+from onnx_fleet.cli.options import By, Json, MoveWhy, Store
+from onnx_fleet.cli.settings import opened_store, user
+from onnx_fleet.entities.channel_move import Actor, MoveReason
 from onnx_fleet.errors import BundleNotFound
 from onnx_fleet.runs.record import told
 
@@ -56,6 +57,8 @@ def set_(
     channel: Annotated[str, typer.Argument(help="Such as latest.", show_default=False)],
     version: Annotated[str, typer.Argument(help="A published version, as `onnx-fleet list` names it.")],
     hold: Annotated[bool, typer.Option("--hold", help="Runs do not move the channel until it is set again.")] = False,
+    reason: MoveWhy = None,
+    by: By = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would move, and move nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     store: Store = None,
@@ -73,8 +76,18 @@ def set_(
         if not (dry_run or yes):
             typer.confirm(f"{move}?", abort=True, err=True)
         if not dry_run:
+            given = MoveReason(
+                kind="set", by=Actor(kind="person", name=by or user()), why=reason or "no reason was given"
+            )
             channels.move(
-                opened, model, channel, version, now=datetime.now(UTC), expected=now.version if now else None, held=hold
+                opened,
+                model,
+                channel,
+                version,
+                reason=given,
+                now=datetime.now(UTC),
+                expected=now.version if now else None,
+                held=hold,
             )
             feed.rebuild(opened, now=datetime.now(UTC))
         moved = channels.find(opened, model, channel)
