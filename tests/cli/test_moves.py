@@ -121,12 +121,23 @@ def test_many_models_are_promoted_after_one_question(
 def test_a_run_is_rolled_back_where_nobody_has_moved_the_channel_since(
     command: Any, local_store: ObjectStore, versions: dict[str, list[str]]
 ) -> None:
-    command("channel", "set", "acme/b", "latest", versions["acme/b"][0], "--by", "bob@desk", "--yes")
+    command(
+        "channel",
+        "set",
+        "acme/b",
+        "latest",
+        versions["acme/b"][0],
+        "--by",
+        "bob@desk",
+        "--reason",
+        "[/] odd\nwords",
+        "--yes",
+    )
     done = command("rollback", "--run", RUN, "--reason", "wrong answers", "--yes")
     assert done.exit_code == 0
     assert done.stdout.splitlines() == [
         f"moved acme/a@latest: {versions['acme/a'][1]} -> {versions['acme/a'][0]}, held there",
-        f"acme/b@latest stays: bob@desk moved it to {versions['acme/b'][0]} since: no reason was given",
+        f"acme/b@latest stays: bob@desk moved it to {versions['acme/b'][0]} since: [/] odd words",
         f"moved other/c@latest: {versions['other/c'][1]} -> {versions['other/c'][0]}, held there",
     ]
     told = json.loads(command("history", "--run", RUN, "--json").stdout)

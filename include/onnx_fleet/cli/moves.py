@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from onnx_fleet import jsonio
 from onnx_fleet.bundles import bundle, channels
@@ -182,13 +183,14 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.from_version or "–",
         row.to_version,
         str(row.by),
-        row.why,
+        " ".join(row.why.split()),
     )
 
 
 def given(kind: MoveKind, why: str | None, by: str | None) -> MoveReason:
     """Who moves a channel by a command, and why."""
-    return MoveReason(kind=kind, by=Actor(kind="person", name=by or user()), why=why or "no reason was given")
+    said = " ".join((why or "").split())
+    return MoveReason(kind=kind, by=Actor(kind="person", name=by or user()), why=said or "no reason was given")
 
 
 def decide(
@@ -222,7 +224,7 @@ def show(done: Sequence[Proposal], *, dry_run: bool, as_json: bool, one: bool) -
         for each in done:
             moved = "would move" if dry_run else "moved"
             place = f"{each.model_id}@{each.channel}"
-            terminal.line(f"{place} stays: {each.why_not}" if each.why_not else f"{moved} {_told(each)}")
+            terminal.line(escape(f"{place} stays: {each.why_not}" if each.why_not else f"{moved} {_told(each)}"))
         if not done:
             terminal.say("no channel is to be moved")
     if any(each.failed for each in done):

@@ -197,7 +197,8 @@ def carry_out(
 ) -> tuple[Proposal, ...]:
     """Move the channels that are proposed to move, and rebuild the feed once; returns what became of each.
 
-    A channel that does not stand where it stood when the move was proposed is left there, and says so.
+    A channel that does not stand where it stood when the move was proposed is left there, and says so. The feed is
+    rebuilt also where nothing is left to move: an earlier attempt may have been killed before it came to that.
     """
 
     def one(asked: Proposal) -> Proposal:
@@ -220,8 +221,7 @@ def carry_out(
         return replace(asked, after=after)
 
     done = tuple(_at_once(one, proposed))
-    if any(each.after for each in done):
-        feed.rebuild(store, now=now)
+    feed.rebuild(store, now=now)
     return done
 
 
