@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import uuid
 from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import suppress
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.faulty_stores import Interrupted, SteppedStore, interrupted
+from fixtures.faulty_stores import Interrupted, SteppedStore, interrupted, killed
 from fixtures.moved import BY, REASON
 from fixtures.stages import NOW
 from onnx_fleet.bundles import channel_history, channels
@@ -101,22 +102,31 @@ def _behind_an_old_document(store: ObjectStore) -> None:
 SITUATIONS = (_as_first, _as_next, _behind_an_old_document)
 
 
+@pytest.fixture(params=["folder", "s3"])
+def opened(request: pytest.FixtureRequest, tmp_path: Path, s3_server: EmbeddedS3) -> Callable[[str], ObjectStore]:
+    """Opens a store of either kind by a name, in this process or another one."""
+    if request.param == "folder":
+        return lambda name: open_store(str(tmp_path / name))
+    address = f"{s3_server.address}/test-{uuid.uuid4().hex}"
+    return lambda name: open_store(f"{address}/{name}", s3=s3_server.settings)
+
+
 @pytest.mark.parametrize("situation", SITUATIONS)
 def test_wherever_a_writer_is_killed_the_history_says_what_took_place_and_the_next_writer_goes_on(
-    tmp_path: Path, situation: Writer
+    opened: Callable[[str], ObjectStore], situation: Writer
 ) -> None:
     """The row of a writer that was killed before its swap is there, and no reader takes it for a move."""
-    killed_at = []
+    outcomes = []
     for step in range(1, 7):
-        store = made(open_store(str(tmp_path / f"{step}")))
+        store = made(opened(f"{step}"))
         situation(store)
         before = channels.find(store, MODEL, "latest")
         told = moves(store) if before else []
-        with suppress(Interrupted):
-            move(interrupted(store, step=step), C, by="killed")
-            killed_at.append(step)
+        ours = partial(move, version=C, by="killed")
+        is_killed = killed(partial(opened, f"{step}"), ours, step=step)
 
         after = channels.find(store, MODEL, "latest")
+        outcomes.append((is_killed, after != before))
         swapped = [(before.version if before else None, C)] if after != before else []
         assert (moves(store) if after else []) == [*told, *swapped], f"before operation {step}"
 
@@ -124,7 +134,8 @@ def test_wherever_a_writer_is_killed_the_history_says_what_took_place_and_the_ne
         stands = C if swapped else before.version if before else None
         assert moves(store) == [*told, *swapped, (stands, A)], f"before operation {step}"
         assert channels.history(store, MODEL, "latest").problems == ()
-    assert killed_at == ([5, 6] if situation is _as_next else [6]), "only behind its last operation is nothing to kill"
+    calls = 4 if situation is _as_next else 5
+    assert outcomes == [*[(True, False)] * calls, *[(False, True)] * (6 - calls)], "the swap is the last operation"
 
 
 @pytest.mark.parametrize("situation", SITUATIONS)

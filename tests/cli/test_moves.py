@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -147,6 +148,16 @@ def test_a_run_is_rolled_back_where_nobody_has_moved_the_channel_since(
     command("promote", "--run", RUN, "--only", "acme/*", "--to", "stable", "--yes")
     assert pointer(local_store, "acme/a", "stable") == versions["acme/a"][1]
     assert pointer(local_store, "other/c", "stable") is None
+
+
+def test_the_models_of_a_catalogue_are_promoted(
+    command: Any, local_store: ObjectStore, versions: dict[str, list[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "fleet.yaml").write_text("models:\n  - ACME/a\n  - other/c\n  - other/unpublished\n")
+    named = ("--catalogue", str(tmp_path / "fleet.yaml"), "--only", "*/a", "--to", "stable", "--yes")
+    done = command("promote", *named)
+    assert done.stdout == f"moved acme/a@stable: nothing -> {versions['acme/a'][1]}\n"
+    assert {name: pointer(local_store, name, "stable") for name in NAMES[1:]} == {"acme/b": None, "other/c": None}
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,10 @@ def parse(data: bytes, *, where: str) -> Channel:
     try:
         return jsonio.adapter(Channel).validate_json(data, strict=True)
     except ValidationError as err:
-        raise BundleCorrupt(f"{where}: is not a channel document; delete it and publish the model again") from err
+        raise BundleCorrupt(
+            f"{where}: is not a channel document that this onnx-fleet can read; upgrade it if a newer one wrote that,"
+            " otherwise delete it and publish the model again"
+        ) from err
 
 
 def find(store: ObjectStore, model_id: str, channel: str) -> Channel | None:

@@ -119,6 +119,8 @@ def rollback(
                 names, lambda name: channel_moves.back(chosen.store, name, wanted), channel=wanted
             )
         done = decide(chosen.store, proposed, reason=given("rolled_back", reason, by), dry_run=dry_run, yes=yes)
+    if any(each.after for each in done):
+        terminal.paragraphs("runs leave a held channel alone; `onnx-fleet promote` to a version releases it")
     show(done, dry_run=dry_run, as_json=as_json, one=bool(model and not run))
 
 
