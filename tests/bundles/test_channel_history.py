@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
@@ -19,7 +19,7 @@ from fixtures.stages import NOW
 from onnx_fleet.bundles import channel_history, channels
 from onnx_fleet.entities.channel_move import Actor, MoveReason
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound, VersionConflict
-from onnx_fleet.store import ObjectStore, S3Settings, layout, open_store
+from onnx_fleet.store import ObjectInfo, ObjectStore, S3Settings, layout, open_store
 from onnx_fleet.store.forwarding import ForwardingStore
 from onnx_fleet_demo.s3_server import EmbeddedS3
 
@@ -302,3 +302,17 @@ def test_the_history_of_a_channel_that_never_was_is_an_error(local_store: Object
     assert list(store.list(layout.HISTORY)), "its writer was killed before the swap"
     with pytest.raises(BundleNotFound, match="has no such channel"):
         channels.history(store, MODEL, "latest")
+
+
+class ListsLess(ForwardingStore):
+    """A store whose listing was begun before the rows that it lacks were written, as one of many pages may be."""
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        return (info for info in super().list(prefix) if "/00000002-" not in info.key)
+
+
+def test_a_row_that_a_listing_lacks_is_found_by_the_one_behind_it(local_store: ObjectStore) -> None:
+    store = made(local_store)
+    for version in (A, B, C):
+        move(store, version)
+    assert channels.history(ListsLess(store), MODEL, "latest") == channels.history(store, MODEL, "latest")

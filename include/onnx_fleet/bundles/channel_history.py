@@ -12,7 +12,7 @@ came first. docs/decisions/publishing.md says why it is done so.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Final, Literal
@@ -21,7 +21,7 @@ from pydantic import AwareDatetime, ConfigDict, StringConstraints, ValidationErr
 
 from onnx_fleet import jsonio
 from onnx_fleet.entities.channel_move import Actor, MoveKind
-from onnx_fleet.errors import BundleCorrupt
+from onnx_fleet.errors import BundleCorrupt, BundleNotFound
 from onnx_fleet.store import ObjectStore, layout
 
 READERS: Final = 16
@@ -135,14 +135,10 @@ def read(store: ObjectStore, model_id: str, channel: str, *, last: str | None) -
     Args:
         last: the row that the channel's document names, which was read before this call: rows are only added.
     """
-    names = tuple(_names(store, model_id, channel))
-    rows, problems = _read_all(store, model_id, channel, names)
+    rows, problems = _read_all(store, model_id, channel, last=last)
     took_place = {name for name in (last, *(row.before for row in rows.values())) if name}
     numbers = {number_of(name) for name in took_place}
     end = max(numbers, default=0) + (0 if last else 1)  # behind the last one stand those that are under way
-    problems += [
-        f"{name}: this row is missing; restore it from a copy of the store" for name in sorted(took_place - {*names})
-    ]
     problems += [
         f"{row.name}: nobody can say whether this move to {row.to_version} took place, because the document of the"
         " channel was removed afterwards"
@@ -160,17 +156,26 @@ def _in_order(row: Row) -> tuple[int, bool, object, str]:
     return row.number, row.kind == "held_back", row.at, row.to_version
 
 
-def _read_all(
-    store: ObjectStore, model_id: str, channel: str, names: Iterable[str]
-) -> tuple[Mapping[str, Row], list[str]]:
+def _read_all(store: ObjectStore, model_id: str, channel: str, *, last: str | None) -> tuple[dict[str, Row], list[str]]:
+    """Return the rows by their names, and what is wrong with the others.
+
+    A listing in several pages may lack a row that another one in it names, where both were written meanwhile.
+    """
+
     def read_one(name: str) -> Row | str:
         try:
             return read_row(store, model_id, channel, name)
+        except BundleNotFound:
+            return f"{name}: this row is missing; restore it from a copy of the store"
         except BundleCorrupt as err:
             return str(err)
 
+    found: dict[str, Row | str] = {}
+    wanted = {*_names(store, model_id, channel), *([last] if last else [])}
     with ThreadPoolExecutor(READERS) as pool:
-        found = dict(zip(names, pool.map(read_one, names), strict=True))
+        while wanted:
+            found |= zip(sorted(wanted), pool.map(read_one, sorted(wanted)), strict=True)
+            wanted = {row.before for row in found.values() if isinstance(row, Row) and row.before} - found.keys()
     rows = {name: row for name, row in found.items() if isinstance(row, Row)}
     return rows, [row for row in found.values() if isinstance(row, str)]
 

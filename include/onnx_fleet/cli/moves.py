@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from onnx_fleet import jsonio
-from onnx_fleet.bundles import bundle, channels
+from onnx_fleet.bundles import bundle
 from onnx_fleet.bundles.channel_history import History, Row
 from onnx_fleet.cli import choosing, terminal
 from onnx_fleet.cli.options import By, DryRun, Hold, Json, MoveWhy, OfCatalogue, OnlyPublished, Store, Yes
@@ -149,12 +149,13 @@ def history(
                 if channel in (None, each.channel)
             )
         else:
-            found = tuple(
-                channels.history(chosen.store, each.model_id, name)
+            places = [
+                (each.model_id, name)
                 for each in chosen.models
                 for name in ([channel] if channel and model else each.channels)
                 if channel in (None, name)
-            )
+            ]
+            found = channel_moves.histories(chosen.store, places)
     if as_json:
         terminal.dataclasses_as_json(found)
     else:

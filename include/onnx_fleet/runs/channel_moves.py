@@ -145,6 +145,15 @@ def undoing(store: ObjectStore, run: str, *, among: Collection[str] | None = Non
     return tuple(_at_once(lambda past: _undoing(store, past, run), moved))
 
 
+def histories(store: ObjectStore, places: Iterable[tuple[str, str]]) -> tuple[History, ...]:
+    """Return the histories of channels, each named by its model and its own name, in the same order.
+
+    Raises:
+        BundleNotFound: there is no such channel.
+    """
+    return tuple(_at_once(lambda place: channels.history(store, *place), places))
+
+
 def touched_by(store: ObjectStore, run: str, *, among: Collection[str] | None = None) -> tuple[History, ...]:
     """Return the histories, by model and channel, in which a run has a row.
 
@@ -161,7 +170,7 @@ def touched_by(store: ObjectStore, run: str, *, among: Collection[str] | None = 
         for place in places
         if (of_report is None or place[0] in of_report) and (among is None or place[0] in among)
     ]
-    read = _at_once(lambda place: _history(store, *place), asked)
+    read = _at_once(lambda place: _known_history(store, *place), asked)
     found = [past for past in read if past and any(row.by.name == run for row in past.rows)]
     if not found:
         raise BundleNotFound(
@@ -247,7 +256,7 @@ def _undoing(store: ObjectStore, past: History, run: str) -> Proposal:
     return proposal
 
 
-def _history(store: ObjectStore, model_id: str, channel: str) -> History | None:
+def _known_history(store: ObjectStore, model_id: str, channel: str) -> History | None:
     try:
         return channels.history(store, model_id, channel)
     except BundleNotFound:
