@@ -169,7 +169,10 @@ def test_a_wrong_graph_is_told_from_a_sound_one_and_its_channel_goes_back(
     pointer = channels.read(services.store, kind.model_id, "latest")
     assert (pointer.version, pointer.previous, pointer.held) == (sound, bad, True)
     after = _state(services.store)
-    assert [key for key in after if after[key] != whole.get(key)] == [f"models/{kind.model_id}/channels/latest.json"]
+    assert [key for key in after if after[key] != whole.get(key)] == [
+        f"history/{kind.model_id}/latest/{pointer.row}.json",
+        f"models/{kind.model_id}/channels/latest.json",
+    ]
 
 
 def test_a_byte_of_the_weights_is_named_before_anything_is_run(name: str, made: Audited, services: Services) -> None:
