@@ -23,11 +23,13 @@ from onnx_fleet.store import ObjectStore
 
 OneOrChosen = Annotated[
     str | None,
-    typer.Argument(metavar="[MODEL]", help="ORG/NAME; leave it out to choose by options.", show_default=False),
+    typer.Argument(metavar="MODEL", help="ORG/NAME; leave it out to choose by options.", show_default=False),
 ]
 Version = Annotated[
     str | None,
-    typer.Argument(help="A published version, or a channel that points to it; default: --from.", show_default=False),
+    typer.Argument(
+        metavar="VERSION", help="A version, or a channel that points to it; default: --from.", show_default=False
+    ),
 ]
 Run = Annotated[
     str | None,
