@@ -142,6 +142,12 @@ def test_a_channel_that_was_moved_since_it_was_proposed_stays_and_says_so(local_
     assert f"points to {second}, not to {third}" in done.why_not
     assert channels.read(local_store, MODEL, "latest").version == second
 
+    made, again = (channel_moves.to_version(local_store, MODEL, "stable", name) for name in (first, second))
+    assert [each.before for each in (made, again)] == [None, None]
+    outcomes = [carried(local_store, each, kind="promoted")[0] for each in (made, again)]
+    assert [(each.failed, bool(each.after)) for each in outcomes] == [(False, True), (True, False)]
+    assert f"points to {first}, not to nothing" in outcomes[1].why_not
+
 
 def _run_of_a_fleet(store: ObjectStore) -> dict[str, list[str]]:
     """Five models with a version each; the run moves all of them to a second one, and makes the channel of a sixth."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import ClassVar, Literal, Never
+from typing import ClassVar, Final, Literal, Never
 
 from pydantic import AwareDatetime, ConfigDict, ValidationError
 
@@ -16,6 +16,8 @@ from onnx_fleet.entities.channel_move import Actor, MoveReason
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound, VersionConflict
 from onnx_fleet.store import ObjectStore, layout, swaps
 
+NOTHING: Final = "nothing"
+"""What a channel points to that is not there."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _VERSION = re.compile(r"[0-9a-f]{8}-[0-9a-f]{8}")
 
@@ -124,7 +126,7 @@ def move(
 
     Args:
         reason: who moves it and why, for its history.
-        expected: the version that it must point to now; None takes whatever it points to.
+        expected: the version that it must point to now, or NOTHING; None takes whatever it points to.
         held: whether runs leave it there from now on.
 
     Raises:
@@ -132,9 +134,10 @@ def move(
         VersionConflict: it does not point to the expected version, or was moved by another writer meanwhile.
     """
     current, etag = _read(store, model_id, channel)
-    if expected is not None and (current is None or current.version != expected):
+    points_to = current.version if current else NOTHING
+    if expected not in (None, points_to):
         raise VersionConflict(
-            f"{model_id}@{channel}: points to {current.version if current else 'nothing'}, not to {expected};"
+            f"{model_id}@{channel}: points to {points_to}, not to {expected};"
             " run `onnx-fleet channel show` and decide again"
         )
     if current is not None and (current.version, current.held) == (version, held):

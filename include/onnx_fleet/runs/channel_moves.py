@@ -221,7 +221,7 @@ def carry_out(
                 asked.version,
                 reason=reason,
                 now=now,
-                expected=asked.before,
+                expected=asked.before or channels.NOTHING,
                 held=asked.held,
             )
         except OnnxFleetError as err:
