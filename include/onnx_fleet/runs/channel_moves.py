@@ -20,6 +20,7 @@ from onnx_fleet.bundles.channel_history import History, Row
 from onnx_fleet.bundles.channels import Channel
 from onnx_fleet.entities.channel_move import MoveKind, MoveReason
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound, OnnxFleetError
+from onnx_fleet.planning.plan import STORE_WORKERS
 from onnx_fleet.runs import run_report
 from onnx_fleet.runs.record import told
 from onnx_fleet.runs.run_report import RunReport
@@ -30,8 +31,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
-STORE_WORKERS: Final = 16
-"""The number of channels that are read or moved at the same time."""
 _BACKWARDS: Final[frozenset[MoveKind]] = frozenset({"rolled_back", "demoted", "taken_back"})
 
 
