@@ -16,6 +16,7 @@ from fixtures.fleet_options import FUSED, LATENCY
 from fixtures.models import RepoMaker
 from onnx_fleet import jsonio
 from onnx_fleet.bundles import channels, costs, feed, manifest, publish
+from onnx_fleet.runs import run_report
 from onnx_fleet.runs.run_report import RunReport
 from onnx_fleet.source.hub_client import HubSettings
 from onnx_fleet.store import ObjectStore, layout, open_store
@@ -286,6 +287,10 @@ def test_one_model_is_exported_anew_by_force(fleet: Fleet, first: RunEnd) -> Non
     page = f"onnx-fleet/store/{str(end.results['report']).removesuffix('.json')}.html"
     assert end.note == f"[{SOUND}]({page}#acme--sound): published {record.version}"
     assert channels.read(fleet.store, SOUND, "latest").version == record.version
+    moved = channels.history(fleet.store, SOUND, "latest").rows[-1]
+    assert (moved.kind, moved.to_version, moved.by.kind) == ("published", record.version, "run")
+    assert fleet.store.stat(run_report.key(moved.by.name)), "it is named as its report is"
+    assert moved.by.asked_by, "the user who started it"
     found = manifest.read(fleet.store.read(layout.manifest_key(SOUND, str(record.version))))
     assert [(row.batch_size, row.sequence_length) for row in found.latency[0].rows] == [(1, 8)]
 
