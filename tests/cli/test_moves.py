@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +81,9 @@ def test_one_model_is_promoted_and_its_history_says_by_whom_and_why(
 def test_the_history_is_a_table_with_the_newest_move_first(command: Any, versions: dict[str, list[str]]) -> None:
     old, new = versions["acme/a"]
     command("channel", "set", "acme/a", "latest", old, "--hold", "--reason", "bad answers", "--yes")
-    shown = command("history", "acme/a").stdout.splitlines()
+    history = [Path(sys.executable).with_name("onnx-fleet"), "history", "acme/a"]  # a process knows its width once
+    wide = {**os.environ, "COLUMNS": "200"}
+    shown = subprocess.run(history, env=wide, capture_output=True, text=True, check=True).stdout.splitlines()
     assert shown[0].split() == ["channel", "when", "what", "from", "to", "by", "why"]
     assert "set, held" in shown[1]
     assert f"{new}  {old}" in shown[1]
