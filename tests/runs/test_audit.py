@@ -18,6 +18,7 @@ import jsonschema
 import onnx
 import pytest
 
+from fixtures import statsd
 from fixtures.airflow import AirflowHome
 from fixtures.audited import MODEL, Audited, put
 from fixtures.faulty_stores import SteppedStore
@@ -474,7 +475,10 @@ def test_the_dag_audits_every_bundle_and_its_gate_counts_those_that_failed(
         "HF_ENDPOINT": audited.hub.url,
         "HF_HOME": str(tmp_path / "hf"),
     }
-    end = airflow_home.run("bundle_audit", {"all_versions": True, "demote": True}, options=options)
+    with statsd.served() as metrics:
+        asked = {"all_versions": True, "demote": True}
+        end = airflow_home.run("bundle_audit", asked, options={**options, **metrics.options})
+        counted = {sent.tags["verdict"]: sent.value for sent in metrics.of("onnx_fleet.audits")}
 
     assert (end.state, end.states("gate")) == ("failed", ["failed"])
     labels = {task.label for task in end.tasks if task.task_id in ("audit_1", "audit_2")}
@@ -482,6 +486,7 @@ def test_the_dag_audits_every_bundle_and_its_gate_counts_those_that_failed(
     report = jsonio.parse(AuditReport, services.store.read(str(end.results["report"])))
     assert {row.version: row.verdict for row in report.rows} == {damaged: "failed", sound: "passed"}
     assert report.counts == {"failed": 1, "broke_off": 0, "not_compared": 0, "passed": 1}
+    assert counted == {"failed": 1, "passed": 1}
     assert "1 failed or broke off (allowed: 0)" in end.log
     assert "tokenizer.json: changed" in services.store.read(str(end.results["report"]).replace(".json", ".md")).decode()
     assert channels.read(services.store, MODEL, "latest").version == sound
