@@ -48,7 +48,7 @@ def timed(questions: Exported, tmp_path_factory: pytest.TempPathFactory) -> Expo
     """A stage that was measured, so that it says at which sizes."""
     copied = questions.copy(tmp_path_factory.mktemp("timed"))
     copied.with_entry(lambda entry: replace(entry, latency=GRID, gates=BLOCK))
-    latency.measure(copied.stage, source_dir=copied.source_dir)
+    latency.measure(copied.stage, source_dir=copied.source_dir, now=NOW)
     return copied
 
 
@@ -320,7 +320,7 @@ def test_graphs_of_every_kind_equal_themselves(
     made: Exported = request.getfixturevalue(model).copy(tmp_path)
     small = LatencyGrid(batch_sizes=(1,), sequence_lengths=(4,), warmup_runs=1, timed_runs=2, threads=1)
     made.with_entry(lambda entry: replace(entry, latency=small))
-    latency.measure(made.stage, source_dir=made.source_dir)
+    latency.measure(made.stage, source_dir=made.source_dir, now=NOW)
     side = Side(folder=made.stage_dir, graphs=made.stage.read_export().graphs)
     found = version_diff.find(DifferencesRequest(old=side, new=side, tolerances=Tolerances(), grid=small))
 

@@ -12,6 +12,7 @@ from onnx import numpy_helper
 
 from benchmarks import generate
 from fixtures.exported import Exported, export_from_zoo
+from fixtures.stages import NOW
 from mutations import decoder
 from mutations.mutation import change_graph
 from onnx_fleet.entities.entry import LatencyGrid
@@ -106,7 +107,7 @@ def test_prompt_and_step_are_timed_beside_pytorch(gpt2: Exported, tmp_path: Path
     grid = LatencyGrid(batch_sizes=(1, 2), sequence_lengths=(8,), warmup_runs=1, timed_runs=5, threads=1)
     timed = gpt2.copy(tmp_path).with_entry(lambda entry: replace(entry, latency=grid))
 
-    report = latency.measure(timed.stage, source_dir=timed.source_dir)
+    report = latency.measure(timed.stage, source_dir=timed.source_dir, now=NOW)
 
     assert report.status == "measured", report.reason
     assert [(row.phase, row.batch_size) for row in report.rows] == [

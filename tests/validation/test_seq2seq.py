@@ -15,6 +15,7 @@ from onnx import ModelProto
 from benchmarks import generate
 from fixtures.exported import Exported, export_from_zoo
 from fixtures.items import work_item
+from fixtures.stages import NOW
 from mutations.mutation import change_graph
 from mutations.seq2seq import likeliest_tokens_shifted
 from mutations.surgery import as_ones, read_instead
@@ -217,7 +218,7 @@ def test_a_bundle_of_any_form_passes_every_check_of_what_it_has(form: str, forme
 
 
 def test_a_bundle_of_any_form_is_measured(formed: Exported) -> None:
-    report = latency.measure(formed.stage, source_dir=formed.source_dir)
+    report = latency.measure(formed.stage, source_dir=formed.source_dir, now=NOW)
 
     assert {row.graph for row in report.rows} == {info.path for info in formed.stage.read_export().graphs}
     phases = {row.phase: row for row in report.rows}

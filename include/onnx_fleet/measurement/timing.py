@@ -102,6 +102,16 @@ def take_turns(
     return tuple(Timed(warm_up=each, blocks_ms=tuple(taken)) for each, taken in zip(warm, blocks, strict=True))
 
 
+def few(call: Callable[[], object], *, runs: int) -> np.ndarray:
+    """Time a few runs of a call by itself, from rest; returns float64 [runs], in milliseconds."""
+    import numpy as np
+
+    rest()
+    _settle(call)
+    with _no_garbage_collection():
+        return np.array([_time_ms(call) for _ in range(runs)])
+
+
 def rest() -> None:
     """Wait until this process does nothing, half a second at most.
 
