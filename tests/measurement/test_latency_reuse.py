@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from fixtures.exported import Exported
 from fixtures.items import work_item
 from onnx_fleet.bundles import kept_latencies, report_summaries
 from onnx_fleet.bundles.stage import Stage
@@ -21,6 +22,8 @@ from onnx_fleet.cli.tables import show_latency
 from onnx_fleet.entities.entry import Entry, LatencyGrid
 from onnx_fleet.entities.kept_latency import KeptLatency
 from onnx_fleet.entities.latency_report import LatencyReport, Noise
+from onnx_fleet.entities.work_item import WorkItem
+from onnx_fleet.export.cache import Cache
 from onnx_fleet.measurement import latency_key, reuse
 from onnx_fleet.measurement.confirmation import allowed_ratio
 from onnx_fleet.processes.isolation import Limits
@@ -31,7 +34,7 @@ from onnx_fleet.source.hub_client import Hub, HubSettings
 from onnx_fleet.store.local import LocalStore
 from onnx_fleet_demo.hub_server import HubServer
 
-TASK = "text-classification"
+TASK = "question-answering"
 GRID = LatencyGrid(batch_sizes=(1, 2), sequence_lengths=(8,), warmup_runs=1, timed_runs=12, threads=1)
 
 
@@ -65,16 +68,12 @@ def kept_of(stage: Stage, services: Services) -> KeptLatency:
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+def pair(questions: Exported, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """Through the real steps; the second one's weights are the first one's, the other way round."""
-    from zoo import ARCHITECTURES  # imports torch
-    from zoo.repo import save
-
     folder = tmp_path_factory.mktemp("pair")
-    (row,) = (row for row in ARCHITECTURES if row.name == "BertForSequenceClassification")
     one, two = folder / "hub" / "acme" / "one", folder / "hub" / "beta" / "two"
-    save(row, one)
-    shutil.copytree(one, two)
+    shutil.copytree(questions.source_dir, one)
+    shutil.copytree(questions.source_dir, two)
     weights = {name: np.flip(value).copy() for name, value in load_file(one / "model.safetensors").items()}
     save_file(weights, two / "model.safetensors", metadata={"format": "pt"})
     with HubServer(folder / "hub") as server:
@@ -84,20 +83,23 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
             work_dir=folder / "work",
             limits=Limits(timeout_s=240),
         )
-        stages, reports = [], []
-        for source in (one, two):
-            entry = Entry(repo_id=f"{source.parent.name}/{source.name}", task=TASK, latency=GRID)
-            item = replace(work_item(source, task=TASK), model=resolve.resolve(entry, hub=services.hub))
-            stages.append(services.stage(item))
-            steps.export(stages[-1], services=services)
-            reports.append(steps.measure(stages[-1], services=services))
+        first, second = (services.stage(resolved(source, hub=services.hub)) for source in (one, two))
+        shutil.copytree(questions.stage_dir, first.folder)
+        first = Stage.make(first.folder, first.item)
+        key, graphs = first.read_export().graph_key, first.private / "graphs.zip"
+        Cache(store=services.store).put("graphs", str(key), graphs.read_bytes())
+        first_report = steps.measure(first, services=services)
+        steps.export(second, services=services)
+        second_report = steps.measure(second, services=services)
         yield Pair(
-            services=services,
-            first=stages[0],
-            first_report=reports[0],
-            second=stages[1],
-            second_report=reports[1],
+            services=services, first=first, first_report=first_report, second=second, second_report=second_report
         )
+
+
+def resolved(source: Path, *, hub: Hub) -> WorkItem:
+    """A work item for a model as the Hub has it."""
+    entry = Entry(repo_id=f"{source.parent.name}/{source.name}", task=TASK, latency=GRID)
+    return replace(work_item(source, task=TASK), model=resolve.resolve(entry, hub=hub))
 
 
 # Through the real steps
@@ -107,6 +109,7 @@ def test_the_first_of_its_kind_is_measured_and_kept(pair: Pair) -> None:
     assert (pair.first_report.status, pair.first_report.taken_over) == ("measured", ())
     kept = kept_of(pair.first, pair.services)
     assert (kept.model_id, kept.rows) == ("acme/one", pair.first_report.rows)
+    assert pair.second.read_export().traced == "cached", "the second has the first one's graphs"
 
 
 def test_the_second_takes_the_figures_over_and_names_the_first(pair: Pair) -> None:

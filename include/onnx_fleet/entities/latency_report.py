@@ -32,7 +32,8 @@ class LatencyRow:
     settled: bool | None = None
     """Whether both sides had stopped becoming faster when the clock started."""
     timed_runs: int
-    """The runs of each side; fewer than the entry asks for where the point's time ran out."""
+    """The runs of each side; fewer than the entry asks for where the point's time ran out, or where they are as precise
+    as it wants them."""
     latency_ms_p50: float
     latency_ms_p50_interval: Interval | None = None
     latency_ms_p90: float

@@ -17,7 +17,7 @@ from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.entry import LatencyGrid
 from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.provider import CPU
-from onnx_fleet.graphs import structure, text_inputs
+from onnx_fleet.graphs import structure
 from onnx_fleet.processes import hardware
 from onnx_fleet.processes.gpu import GpuOptions
 
@@ -37,6 +37,8 @@ def of_variants(stage: Stage, *, provider: str = CPU, gpu: GpuOptions | None = N
     Raises:
         BundleNotFound: nothing was exported into the stage.
     """
+    from onnx_fleet.graphs import text_inputs  # imports numpy
+
     record, grid = stage.read_export(), stage.item.model.entry.latency
     if grid.reuse == "never" or record.graph_key is None or stage.is_changed():
         return {}
@@ -66,6 +68,8 @@ def _points(grid: LatencyGrid) -> dict[str, object]:
         "timed_runs": grid.timed_runs,
         "threads": grid.threads or hardware.usable_cores(),
         "io_binding": grid.io_binding,
+        "precision": grid.precision,
+        "budget_s": grid.budget_s,
     }
 
 

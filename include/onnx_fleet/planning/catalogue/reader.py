@@ -229,6 +229,8 @@ def _with_settings(section: SettingsSection, *, repo_id: str) -> Entry:
             timed_runs=section.latency.timed_runs,
             threads=section.latency.threads,
             io_binding=section.latency.io_binding,
+            precision=section.latency.precision,
+            budget_s=section.latency.budget_s,
             reuse=section.latency.reuse,
             max_age_days=section.latency.max_age_days,
         ),
