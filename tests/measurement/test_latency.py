@@ -19,7 +19,7 @@ from onnx_fleet import jsonio
 from onnx_fleet.entities.entry import LatencyGrid
 from onnx_fleet.entities.latency_report import LatencyReport
 from onnx_fleet.errors import GpuUnavailable
-from onnx_fleet.measurement import latency
+from onnx_fleet.measurement import latency, reuse
 from onnx_fleet.measurement.benchmark import Bench
 from onnx_fleet.measurement.footprint import FootprintRequest
 from onnx_fleet.measurement.noise import NoiseMeter
@@ -216,3 +216,30 @@ def test_variants_are_timed_in_the_same_turns_and_loaded_apart(measured: Exporte
         report.footprints[0].load_time_s,
         report.footprints[0].peak_memory_bytes,
     )
+
+
+def test_a_variant_of_which_nothing_is_known_is_measured_and_the_others_are_taken_over(
+    measured: Exported, report: LatencyReport, tmp_path: Path
+) -> None:
+    """Alone beside PyTorch; the second variant is the same graph under its own name."""
+    copied = measured.copy(tmp_path)
+    record = copied.stage.read_export()
+    (graph,) = record.graphs
+    shutil.copy(copied.graph, copied.stage_dir / "onnx" / "model_fp16.onnx")
+    second = replace(graph, variant="fp16", path="onnx/model_fp16.onnx")
+    copied.stage.write_export(replace(record, graphs=(graph, second)))
+    kept = tuple(reuse.to_keep(report, keys={"fp32": "a" * 64}))
+
+    both = latency.measure(copied.stage, source_dir=copied.source_dir, now=NOW, kept=kept)
+
+    assert [(row.batch_size, row.variant) for row in both.rows] == [
+        (1, "fp32"), (1, "fp16"), (2, "fp32"), (2, "fp16"),
+    ]  # fmt: skip
+    assert both.rows[::2] == report.rows
+    assert [each.variant for each in both.taken_over] == ["fp32"]
+    assert [each.variant for each in both.footprints] == ["fp32", "fp16"]
+    assert both.skipped == report.skipped
+    assert both.noise is not None
+    assert both.noise.kernel_runs == 2 * 6 * 3, "that of its own measurement"
+    own = tuple(reuse.to_keep(both, keys={"fp32": "a" * 64, "fp16": "b" * 64}))
+    assert [(each.variant, each.rows) for each in own] == [("fp16", both.rows[1::2])]

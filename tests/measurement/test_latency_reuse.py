@@ -177,6 +177,18 @@ def test_figures_that_are_too_old_are_measured_anew_and_replaced(pair: Pair, tmp
     assert kept_of(stage, services).model_id == "beta/two"
 
 
+@pytest.mark.parametrize("asked_by", ["the command", "force"])
+def test_a_measurement_that_somebody_asks_for_is_made_and_kept(pair: Pair, tmp_path: Path, asked_by: str) -> None:
+    stage, services = pair.copy(tmp_path)
+    if asked_by == "force":
+        stage = Stage.make(stage.folder, replace(stage.item, rebuild="as asked"))
+
+    report = steps.measure(stage, services=services, anew=asked_by == "the command")
+
+    assert (report.taken_over, report.measured_anew) == ((), ())
+    assert kept_of(stage, services).model_id == "beta/two"
+
+
 def test_an_entry_that_says_never_has_figures_of_its_own_and_keeps_none(pair: Pair, tmp_path: Path) -> None:
     stage, services = pair.copy(tmp_path, reuse="never")
     before = {info.key: info.etag for info in services.store.list("latencies/")}

@@ -94,7 +94,7 @@ class LatencyReport:
     """The variants of which there were such figures, and which were measured nevertheless."""
     values_matter: str = ""
     """Why the values of these weights may decide how long a call takes, so that nothing is taken over from this bundle
-    or by it; empty where they do not."""
+    or by it; empty where they do not, and where nothing may be taken over anyway."""
     generation: tuple[GenerationRow, ...] = ()
     """The rows of a model that generates with a cache; others have none."""
     skipped: tuple[SkippedPoint, ...] = ()

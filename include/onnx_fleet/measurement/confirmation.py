@@ -30,8 +30,8 @@ RUNS: Final = 9
 """The calls at one point: the fewest whose median has an interval of 95 % without the fastest and the slowest call."""
 ATTEMPTS: Final = 3
 """How often a point is tried before it counts as different: what disturbs some calls is over in the next ones."""
-_MOST_SPREAD: Final = 1.0
-_MOST_WAITING: Final = 0.5
+_ALLOWED_SPREAD: Final = 1.0
+_ALLOWED_WAITING: Final = 0.5
 """More noise than this allows no more: nothing can be confirmed then, and what is measured says that it is noisy."""
 _POINT_S: Final = 1.0
 """The seconds beyond which only the smallest point of a graph is tried."""
@@ -111,7 +111,7 @@ def allowed_ratio(noises: Iterable[Noise | None]) -> float:
     known = [noise for noise in noises if noise is not None]
     spread = max((MOST_SPREAD, *(noise.spread for noise in known)))
     waiting = max((0.0, *(noise.waiting_share for noise in known)))
-    return (1 + min(spread, _MOST_SPREAD)) / (1 - min(waiting, _MOST_WAITING))
+    return (1 + min(spread, _ALLOWED_SPREAD)) / (1 - min(waiting, _ALLOWED_WAITING))
 
 
 def _sample(rows: Sequence[LatencyRow]) -> tuple[LatencyRow, ...]:

@@ -55,12 +55,15 @@ def take_over(
             refused=tuple(MeasuredAnew(variant=each.variant, reason=values_matter) for each in kept),
         )
     figures, origins, refused = [], [], []
-    for each in (each for each in kept if _is_whole(each, graphs)):
+    for each in kept:
+        if not _is_whole(each, graphs):
+            log.warning("%s: the figures that are kept of %s are not of all its graphs", each.variant, _origin(each))
+            continue
         if now - each.measured_at > timedelta(days=max_age_days):
             reason = f"the figures of {_origin(each)} are more than {max_age_days} days old"
             refused.append(MeasuredAnew(variant=each.variant, reason=reason))
             continue
-        confirmations = confirming.confirm(each, graphs=graphs)
+        confirmations = () if each.left_out else confirming.confirm(each, graphs=graphs)
         if differing := [row for row in confirmations if not row.agrees]:
             reason = f"the figures of {_origin(each)} were not confirmed: {'; '.join(map(_told, differing))}"
             log.warning("%s: %s", each.variant, reason)

@@ -46,8 +46,8 @@ def reason(stage_dir: Path, graphs: Iterable[GraphInfo]) -> str:
     subnormal, weights = _subnormal(stage_dir, [info for info in graphs if info.variant == FP32])
     if subnormal > MOST_SUBNORMAL * weights:
         return (
-            f"{subnormal:,} of its {weights:,} weights are subnormal numbers (below 1.2e-38), for which processors take"
-            " longer"
+            f"{subnormal:,} of its {weights:,} weights are subnormal numbers (below 1.2e-38), for which some processors"
+            " take longer"
         )
     return ""
 

@@ -265,14 +265,18 @@ def without_gpu(stage: Stage, *, reason: str) -> None:
     stage.write_report(report_name("validation", "cuda"), report)
 
 
-def measure(stage: Stage, *, services: Services, provider: Provider = "cpu") -> LatencyReport:
+def measure(stage: Stage, *, services: Services, provider: Provider = "cpu", anew: bool = False) -> LatencyReport:
     """Time a stage's graphs beside PyTorch; variants that models with the same graphs have figures of take these over.
 
     What was timed is kept in the store for such models, unless the entry says ``reuse: never``.
+
+    Args:
+        anew: time every variant, as for a bundle that is made again because somebody asked for it.
     """
     with profiling.timed("measure"):
+        anew = anew or stage.item.rebuild is not None
         keys = latency_key.of_variants(stage, provider=provider, gpu=services.gpu)
-        kept = kept_latencies.find(keys.values(), store=services.store)
+        kept = () if anew else kept_latencies.find(keys.values(), store=services.store)
         request = LatencyRequest(
             proof=_request(stage, services=services, provider=provider),
             now=datetime.now(UTC),
