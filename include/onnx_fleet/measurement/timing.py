@@ -94,6 +94,7 @@ def take_turns(
     affordable = max(1, int(budget_s / (BLOCKS * round_s)) - 1) if round_s else timed_runs
     runs = min(timed_runs, BLOCKS * affordable)
     blocks: list[list[np.ndarray]] = [[] for _ in calls]
+    deadline = time.perf_counter() + budget_s
     with _no_garbage_collection():
         for sizes in _rounds(runs, stops_early=precision is not None):
             for size in sizes:
@@ -104,19 +105,24 @@ def take_turns(
                     rest()
                     _settle(call)
                     taken.append(np.array([_time_ms(call) for _ in range(size)]))
-            if precision is not None and all(_is_narrow(np.concatenate(taken), precision) for taken in blocks):
+            if precision is not None and (
+                time.perf_counter() >= deadline or all(_is_narrow(np.concatenate(taken), precision) for taken in blocks)
+            ):
                 break
     return tuple(Timed(warm_up=each, blocks_ms=tuple(taken)) for each, taken in zip(warm, blocks, strict=True))
 
 
 def _rounds(runs: int, *, stops_early: bool) -> Iterator[list[int]]:
-    """Yield the sizes of the blocks of each round, after which to look whether the runs suffice: each doubles them."""
+    """Yield the sizes of the blocks of each round, after which to look whether the runs suffice.
+
+    Each round makes four times as many of them: every block costs a rest and runs that are not counted.
+    """
     done, until = 0, _FIRST_RUNS if stops_early else runs
     while done < runs:
         until = min(until, runs)
         each, left = divmod(until - done, BLOCKS)
         yield [each + (number < left) for number in range(BLOCKS) if each or number < left]
-        done, until = until, 2 * until
+        done, until = until, 4 * until
 
 
 def _is_narrow(times_ms: np.ndarray, precision: float) -> bool:
