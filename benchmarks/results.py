@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -109,6 +109,52 @@ class FleetResult:
     peer: tuple[Cost, ...]
     """One process each."""
     peer_bytes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaleRun:
+    """One run of the sleeping fleet."""
+
+    scenario: str
+    """``local-staged``, ``celery-2-fused``: the executor, its workers, the tasks of a model; ``cli`` has none."""
+    models: int
+    step_s: float
+    """How long each of three steps slept."""
+    ready_s: float = 0.0
+    """The seconds until every service was ready."""
+    plan_s: float = 0.0
+    """The seconds from the trigger to the first model's first task."""
+    wall_s: float
+    """The seconds of the whole run."""
+    cpu_s: Mapping[str, float]
+    """Service -> seconds of a core during the run, the tasks that it ran included."""
+    peak_bytes: Mapping[str, int]
+    """Service -> the most resident memory, added up over its processes."""
+    database: Mapping[str, float] = field(default_factory=dict)
+    """What the run added: ``xcom_bytes``, ``rows`` of task instances, ``transactions`` where the database counts."""
+    store_bytes: int
+    """What lies in the store afterwards."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """One plan of a catalogue of which nothing is published yet, and one of it when everything is known."""
+
+    models: int
+    first: Cost
+    again: Cost
+    """The same, with the Hub's files in the cache."""
+    hub_requests: int
+    """What the Hub was asked by the first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaleResult:
+    """What benchmarks.scale measured."""
+
+    machine: Machine
+    runs: tuple[ScaleRun, ...] = ()
+    scans: tuple[Scan, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """What it takes to take many models through a run, beside the work on each: seconds, memory, database, bytes.
 
-    python -m benchmarks.scale [--models 30] [local-staged local-fused celery-1-fused ...]
+    python -m benchmarks.scale [--models 30] [cli local-staged local-fused celery-1-fused ...]
 
 The DAG is the product's, its steps sleep: an export copies a stage that was really made, and compare, publish and
 record do what they always do. So a run's time is Airflow's and ours.
@@ -14,17 +14,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import deployments, machine, options, results, sleeping_steps
+from benchmarks import deployments, machine, options, results, scale_plot, sleeping_steps
 from benchmarks.deployments import Deployment, Watch
-from benchmarks.processes import Cost, bare_environment, measured
-from benchmarks.results import Machine
+from benchmarks.processes import bare_environment, measured
+from benchmarks.results import ScaleResult, ScaleRun, Scan
 from benchmarks.tables import megabytes, table
 from onnx_fleet import jsonio
 from onnx_fleet.bundles.manifest import Provenance
-from onnx_fleet.entities.entry import Entry
+from onnx_fleet.entities.entry import Entry, LatencyGrid
 from onnx_fleet.processes.isolation import machine_limits
 from onnx_fleet.runs import pipeline
 from onnx_fleet.runs.run_report import RunReport
@@ -38,7 +38,10 @@ from onnx_fleet_demo.hub_server import HubServer
 MODELS = 30
 ROOT = Path(__file__).resolve().parents[1]
 DAG_ID = "fleet_reexport"
+CLI = "cli"
 LIMIT_S = 5400.0
+
+_ONE_POINT = LatencyGrid(batch_sizes=(1,), sequence_lengths=(16,), warmup_runs=1, timed_runs=3, threads=1)
 
 _CATALOGUE = """\
 defaults:
@@ -46,52 +49,6 @@ defaults:
 models:
 {models}
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScaleRun:
-    """One run of the sleeping fleet."""
-
-    scenario: str
-    """``local-staged``, ``celery-2-fused``: the executor, its workers, the tasks of a model."""
-    models: int
-    step_s: float
-    """How long each of three steps slept."""
-    ready_s: float
-    """The seconds until every service was ready."""
-    plan_s: float
-    """The seconds from the trigger to the first model's first task."""
-    wall_s: float
-    """The seconds of the whole run."""
-    cpu_s: Mapping[str, float]
-    """Service -> seconds of a core during the run, the tasks that it ran included."""
-    peak_bytes: Mapping[str, int]
-    """Service -> the most resident memory, added up over its processes."""
-    database: Mapping[str, float]
-    """What the run added: ``xcom_bytes``, ``rows`` of task instances, ``transactions`` where the database counts."""
-    store_bytes: int
-    """What lies in the store afterwards."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scan:
-    """One plan of a catalogue of which nothing is published yet, and one of it when everything is known."""
-
-    models: int
-    first: Cost
-    again: Cost
-    """The same, with the Hub's files in the cache."""
-    hub_requests: int
-    """What the Hub was asked by the first."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScaleResult:
-    """What benchmarks.scale measured."""
-
-    machine: Machine
-    runs: tuple[ScaleRun, ...] = ()
-    scans: tuple[Scan, ...] = ()
 
 
 def have_repos(root: Path, count: int) -> list[str]:
@@ -117,7 +74,7 @@ def have_stage(folder: Path, *, hub_root: Path, repo_id: str) -> Path:
             work_dir=folder / "template-work",
             limits=machine_limits(),
         )
-        [item] = pipeline.plan([Entry(repo_id=repo_id)], services=services).items
+        [item] = pipeline.plan([Entry(repo_id=repo_id, latency=_ONE_POINT)], services=services).items
         provenance = Provenance(dag_id="benchmark", run_id="benchmark", trigger="manual", catalogue_digest=None)
         job = Job(stage=services.stage(item), services=services, provenance=provenance)
         for step in steps_of(item):
@@ -186,13 +143,18 @@ def measure(scenario: str, *, place: Path, count: int, step_s: float, say: Calla
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     catalogue = _catalogue(place, names)
+    sleeping = {
+        "PYTHONPATH": str(ROOT),
+        sleeping_steps.STAGE: str(stage.absolute()),
+        sleeping_steps.SECONDS: str(step_s),
+    }
+    if scenario == CLI:
+        return _by_command(folder, catalogue, hub_root=place / "hub" / "repos", settings=sleeping, count=count, say=say)
     settings = {
         "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "benchmarks" / "scale_dags"),
         "AIRFLOW__ONNX_FLEET__SHARDS": "1",
         "AIRFLOW__ONNX_FLEET__SCHEDULE": "",
-        "PYTHONPATH": str(ROOT),
-        sleeping_steps.STAGE: str(stage.absolute()),
-        sleeping_steps.SECONDS: str(step_s),
+        **sleeping,
     }
     began = time.monotonic()
     with _deployed(scenario, folder, hub_root=place / "hub" / "repos", settings=settings) as deployment:
@@ -235,6 +197,40 @@ def measure(scenario: str, *, place: Path, count: int, step_s: float, say: Calla
     )
 
 
+def _by_command(
+    folder: Path,
+    catalogue: Path,
+    *,
+    hub_root: Path,
+    settings: Mapping[str, str],
+    count: int,
+    say: Callable[[str], None],
+) -> ScaleRun:
+    """Run the fleet by ``onnx-fleet run``: one process, one model after the other, a store in a folder."""
+    (folder / "store").mkdir()
+    with HubServer(hub_root) as hub:
+        environment = {
+            **bare_environment(),
+            **settings,
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(folder / "hub-cache"),
+            "ONNX_FLEET_STORE": str(folder / "store"),
+            "ONNX_FLEET_WORK_DIR": str(folder / "work"),
+        }
+        command: list[str | Path] = [sys.executable, "-m", "benchmarks.sleeping_steps", "run", "--catalogue", catalogue]
+        cost = measured(command, environment=environment, log=folder / "run.log")
+    say(f"{CLI}: {count} models in {cost.wall_s:.0f} s, {cost.wall_s / count:.2f} s each")
+    return ScaleRun(
+        scenario=CLI,
+        models=count,
+        step_s=float(settings[sleeping_steps.SECONDS]),
+        wall_s=round(cost.wall_s, 1),
+        cpu_s={CLI: cost.cpu_s},
+        peak_bytes={CLI: cost.peak_bytes},
+        store_bytes=sum(info.size_bytes for info in open_store(str(folder / "store")).list("")),
+    )
+
+
 def report(result: ScaleResult) -> str:
     """A table of the runs, and one of the plans."""
     header = (
@@ -249,13 +245,13 @@ def report(result: ScaleResult) -> str:
     rows = []
     for run in result.runs:
         cpu_s = {name.removeprefix("airflow-").replace("api-server", "apiserver"): s for name, s in run.cpu_s.items()}
-        figures = (run.wall_s, sum(cpu_s.values()), cpu_s["scheduler"], cpu_s["apiserver"])
+        figures = (run.wall_s, sum(cpu_s.values()), cpu_s.get("scheduler", 0.0), cpu_s.get("apiserver", 0.0))
         rows.append(
             (
                 run.scenario,
                 str(run.models),
                 *(f"{seconds / run.models:.2f}" for seconds in figures),
-                f"{run.database['xcom_bytes'] / run.models:.0f}",
+                f"{run.database.get('xcom_bytes', 0.0) / run.models:.0f}",
             )
         )
     scans = [
@@ -279,6 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--models", type=int, default=MODELS, help=f"how many models (default {MODELS})")
     parser.add_argument("--seconds", type=float, default=0.0, help="how long each of three steps sleeps (default 0)")
     parser.add_argument("--scans", type=int, nargs="*", default=(), help="plan catalogues of so many models")
+    parser.add_argument("--picture", type=Path, help="draw what is kept into this SVG file")
     chosen = parser.parse_args(arguments)
     place, kept = chosen.folder / "scale", chosen.folder / "results" / "scale.json"
     result = results.read(ScaleResult, kept) or ScaleResult(machine=machine.facts(peer_python=None))
@@ -291,6 +288,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         runs = [each for each in result.runs if (each.scenario, each.models) != (scenario, chosen.models)]
         result = replace(result, runs=(*runs, run))
         results.write(result, kept)
+    if chosen.picture:
+        scale_plot.draw(result, chosen.picture)
     print(f"\n{report(result)}\n\nkept in {kept}")
 
 

@@ -1,6 +1,7 @@
 """The product's steps with a sleep in the place of their work, to measure what Airflow and we add around them.
 
 An export copies a stage that was really made and validated; comparing, publishing and the record are the product's own.
+``python -m benchmarks.sleeping_steps`` is the command line with such steps.
 """
 
 from __future__ import annotations
@@ -52,3 +53,10 @@ def _copy(job: Job, *, template: Path, seconds: float) -> None:
 def _sleep(job: Job, *, seconds: float) -> None:
     assert (job.stage.folder / PRIVATE / "export.json").exists()
     time.sleep(seconds)
+
+
+if __name__ == "__main__":
+    from onnx_fleet.cli import main
+
+    install()
+    main()

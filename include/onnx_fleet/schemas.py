@@ -1,4 +1,4 @@
-"""JSON Schemas of the catalogue, of a bundle's manifest and reports, and of the audits beside it.
+"""JSON Schemas of the catalogue, of a bundle's manifest and reports, and of what a store has beside bundles.
 
 ``python -m onnx_fleet.schemas docs`` refreshes the schema files.
 """
@@ -14,23 +14,27 @@ from typing import Any
 
 from onnx_fleet import jsonio
 from onnx_fleet.bundles import manifest
+from onnx_fleet.bundles.channel_history import Row
+from onnx_fleet.bundles.channels import Channel
 from onnx_fleet.entities.latency_report import LatencyReport
 from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.planning.catalogue import schema as catalogue_schema
 from onnx_fleet.runs.audit import Audit
 
 
-def _of_report(name: str, kind: type) -> dict[str, Any]:
+def _titled(title: str, kind: type) -> dict[str, Any]:
     schema = jsonio.adapter(kind).json_schema()
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": f"onnx-fleet {name} report"}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": f"onnx-fleet {title}"}
 
 
 SCHEMAS: Mapping[str, Callable[[], dict[str, Any]]] = {
-    "audit": partial(_of_report, "audit", Audit),
+    "audit": partial(_titled, "audit report", Audit),
     "catalogue": catalogue_schema.json_schema,
-    "latency": partial(_of_report, "latency", LatencyReport),
+    "channel": partial(_titled, "channel", Channel),
+    "history": partial(_titled, "row of a channel's history", Row),
+    "latency": partial(_titled, "latency report", LatencyReport),
     "manifest": manifest.json_schema,
-    "validation": partial(_of_report, "validation", ValidationReport),
+    "validation": partial(_titled, "validation report", ValidationReport),
 }
 """By the name of the schema's file; that of a report is of ``reports/<name>.json`` and of another provider's too."""
 

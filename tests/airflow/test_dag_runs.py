@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from fixtures.airflow import ROOT, AirflowHome, RunEnd
+from fixtures.fleet_options import FUSED, LATENCY
 from fixtures.models import RepoMaker
 from onnx_fleet import jsonio
 from onnx_fleet.bundles import channels, costs, feed, manifest, publish
+from onnx_fleet.runs import run_report
 from onnx_fleet.runs.run_report import RunReport
 from onnx_fleet.source.hub_client import HubSettings
 from onnx_fleet.store import ObjectStore, layout, open_store
@@ -32,7 +34,6 @@ MENDED = "acme/mended"
 MENDED_ELSEWHERE = "acme/mended-elsewhere"
 MENDED_IN_ONE_TASK = "acme/mended-in-one-task"
 STEPS = ("export", "validate", "measure", "compare", "publish")
-LATENCY = {"batch_sizes": [1], "sequence_lengths": [8], "warmup_runs": 1, "timed_runs": 3}
 CATALOGUE = f"""
 defaults:
   latency: {json.dumps(LATENCY)}
@@ -97,6 +98,7 @@ def fleet(
                 "AIRFLOW_CONN_FLEET_STORE": json.dumps(connection),
                 "AIRFLOW__ONNX_FLEET__SCRATCH": str(folder / "scratch"),
                 "AIRFLOW__ONNX_FLEET__SHARDS": "2",
+                **FUSED,
                 "AIRFLOW__ONNX_FLEET__RETRY_DELAY_S": "1",
                 "HF_ENDPOINT": hub.url,
                 "HF_HOME": str(folder / "hub-cache"),
@@ -106,8 +108,12 @@ def fleet(
 
 @pytest.fixture(scope="module")
 def first(fleet: Fleet) -> RunEnd:
-    """A run of four models: one sound, one that cannot be exported, one that is refused, one that is not there."""
-    return fleet.run()
+    """A run of four models: one sound, one that cannot be exported, one that is refused, one that is not there.
+
+    Each step is a task of its own there.
+    """
+    options = {**fleet.options, "AIRFLOW__ONNX_FLEET__TASKS": "staged"}
+    return fleet.home.run("fleet_reexport", {"catalogue": str(fleet.catalogue)}, options=options)
 
 
 @pytest.fixture(scope="module")
@@ -281,6 +287,10 @@ def test_one_model_is_exported_anew_by_force(fleet: Fleet, first: RunEnd) -> Non
     page = f"onnx-fleet/store/{str(end.results['report']).removesuffix('.json')}.html"
     assert end.note == f"[{SOUND}]({page}#acme--sound): published {record.version}"
     assert channels.read(fleet.store, SOUND, "latest").version == record.version
+    moved = channels.history(fleet.store, SOUND, "latest").rows[-1]
+    assert (moved.kind, moved.to_version, moved.by.kind) == ("published", record.version, "run")
+    assert fleet.store.stat(run_report.key(moved.by.name)), "it is named as its report is"
+    assert moved.by.asked_by, "the user who started it"
     found = manifest.read(fleet.store.read(layout.manifest_key(SOUND, str(record.version))))
     assert [(row.batch_size, row.sequence_length) for row in found.latency[0].rows] == [(1, 8)]
 
@@ -373,7 +383,8 @@ def test_a_version_that_breaks_consumers_is_published_and_leaves_the_channel(fle
     assert (end.state, end.states("gate")) == ("failed", ["failed"])
     assert (record.state, record.compared_with) == ("held", before)
     assert "onnxruntime 1.22 is needed, 1.18 was" in record.findings[0]
-    assert end.states("model_1.publish").count("success") + end.states("model_2.publish").count("success") == 1
+    published = [*end.states("model_1.export_to_publish"), *end.states("model_2.export_to_publish")]
+    assert published.count("success") == 1
     assert channels.read(fleet.store, SOUND, "latest").version == before
     assert manifest.read(fleet.store.read(layout.manifest_key(SOUND, str(record.version)))).regression is not None
 

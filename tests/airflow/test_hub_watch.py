@@ -12,7 +12,7 @@ import pytest
 
 from fixtures import statsd
 from fixtures.airflow import AirflowHome, RunEnd
-from fixtures.fleet_options import in_folder
+from fixtures.fleet_options import LATENCY, in_folder
 from fixtures.models import RepoMaker
 from fixtures.statsd import StatsdServer
 from onnx_fleet import jsonio
@@ -25,7 +25,6 @@ from onnx_fleet_demo.hub_server import HubServer
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(900)]
 
-LATENCY = {"batch_sizes": [1], "sequence_lengths": [8], "warmup_runs": 1, "timed_runs": 3}
 CATALOGUE = f"""
 defaults:
   latency: {json.dumps(LATENCY)}

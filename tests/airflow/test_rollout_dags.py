@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fixtures.airflow import AirflowHome, RunEnd
-from fixtures.fleet_options import in_folder
+from fixtures.fleet_options import LATENCY, in_folder
 from fixtures.models import RepoMaker
 from fixtures.planned_models import publish
 from onnx_fleet import jsonio
@@ -29,7 +29,6 @@ pytestmark = [pytest.mark.airflow, pytest.mark.timeout(900)]
 
 SOUND = "acme/sound"
 BROKEN = ("acme/broken-1", "acme/broken-2", "acme/broken-3")
-LATENCY = {"batch_sizes": [1], "sequence_lengths": [8], "warmup_runs": 1, "timed_runs": 3}
 CATALOGUE = f"""
 defaults:
   latency: {json.dumps(LATENCY)}
@@ -98,10 +97,7 @@ def deployed(
             home=airflow_home,
             store=store,
             catalogue=folder / "catalogue.yaml",
-            options={
-                **in_folder(folder, hub=hub.url),
-                "AIRFLOW__ONNX_FLEET__TASKS": "fused",
-            },
+            options=in_folder(folder, hub=hub.url),
             before={item.model_id: item.version for item in items},
         )
         made.runs("fleet_reexport")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.moved import REASON
 from fixtures.stages import NOW, PROVENANCE, tiny_stage, work_item
 from onnx_fleet.bundles import channels
 from onnx_fleet.bundles.publish import publish
@@ -34,43 +35,43 @@ def test_latest_follows_what_was_published_last_and_remembers_what_was_before(st
 
 
 def test_a_channel_moves_and_says_when(store: ObjectStore) -> None:
-    moved = channels.move(store, MODEL, "stable", OLD, now=NOW)
+    moved = channels.move(store, MODEL, "stable", OLD, reason=REASON, now=NOW)
     assert (moved.version, moved.previous, moved.moved_at) == (OLD, None, NOW)
-    again = channels.move(store, MODEL, "stable", NEW, now=NOW + timedelta(days=1), expected=OLD)
+    again = channels.move(store, MODEL, "stable", NEW, reason=REASON, now=NOW + timedelta(days=1), expected=OLD)
     assert channels.read(store, MODEL, "stable") == again
     assert (again.version, again.previous) == (NEW, OLD)
 
 
 def test_a_channel_that_is_elsewhere_than_expected_is_a_conflict(store: ObjectStore) -> None:
     with pytest.raises(VersionConflict, match=f"points to {NEW}, not to {OLD}"):
-        channels.move(store, MODEL, "latest", OLD, now=NOW, expected=OLD)
+        channels.move(store, MODEL, "latest", OLD, reason=REASON, now=NOW, expected=OLD)
     with pytest.raises(VersionConflict, match="points to nothing"):
-        channels.move(store, MODEL, "stable", OLD, now=NOW, expected=OLD)
+        channels.move(store, MODEL, "stable", OLD, reason=REASON, now=NOW, expected=OLD)
 
 
 def test_a_channel_never_points_at_a_version_that_is_not_published(store: ObjectStore) -> None:
     with pytest.raises(BundleNotFound, match="publish it first"):
-        channels.move(store, MODEL, "latest", "00000000-00000000", now=NOW)
+        channels.move(store, MODEL, "latest", "00000000-00000000", reason=REASON, now=NOW)
     assert channels.read(store, MODEL, "latest").version == NEW
 
 
 def test_a_run_leaves_a_held_channel_alone(store: ObjectStore) -> None:
-    channels.move(store, MODEL, "latest", OLD, now=NOW, held=True)
-    assert channels.ensure(store, MODEL, "latest", NEW, now=NOW).version == OLD
-    channels.move(store, MODEL, "latest", OLD, now=NOW, held=False)
-    assert channels.ensure(store, MODEL, "latest", NEW, now=NOW).version == NEW
+    channels.move(store, MODEL, "latest", OLD, reason=REASON, now=NOW, held=True)
+    assert channels.ensure(store, MODEL, "latest", NEW, reason=REASON, now=NOW).version == OLD
+    channels.move(store, MODEL, "latest", OLD, reason=REASON, now=NOW, held=False)
+    assert channels.ensure(store, MODEL, "latest", NEW, reason=REASON, now=NOW).version == NEW
 
 
 def test_having_a_channel_where_it_is_changes_nothing(store: ObjectStore) -> None:
     before = store.read(channels.key_of(MODEL, "latest"))
-    channels.ensure(store, MODEL, "latest", NEW, now=NOW + timedelta(days=1))
+    channels.ensure(store, MODEL, "latest", NEW, reason=REASON, now=NOW + timedelta(days=1))
     assert store.read(channels.key_of(MODEL, "latest")) == before
 
 
 def test_many_runs_at_once_leave_a_readable_channel(store: ObjectStore) -> None:
     wanted = [OLD, NEW] * 4
     with ThreadPoolExecutor(len(wanted)) as pool:
-        list(pool.map(lambda version: channels.ensure(store, MODEL, "stable", version, now=NOW), wanted))
+        list(pool.map(lambda version: channels.ensure(store, MODEL, "stable", version, reason=REASON, now=NOW), wanted))
     assert channels.read(store, MODEL, "stable").version in (OLD, NEW)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.faulty_stores import SteppedStore
+from fixtures.moved import REASON
 from fixtures.stages import NOW, PROVENANCE, tiny_stage, work_item
 from onnx_fleet.bundles import bundle, channels, events, feed, renames
 from onnx_fleet.bundles.publish import Publication, publish
@@ -150,7 +151,7 @@ def test_a_damaged_feed_is_mended_by_rebuilding(tmp_path: Path, any_store: Objec
 
 def test_a_held_channel_shows_as_held(tmp_path: Path, local_store: ObjectStore) -> None:
     done = _publish(tmp_path, local_store)
-    channels.move(local_store, "acme/tiny", "latest", done.version, now=NOW, held=True)
+    channels.move(local_store, "acme/tiny", "latest", done.version, reason=REASON, now=NOW, held=True)
     (model,) = feed.rebuild(local_store, now=NOW).models
     assert model.channels[0].held
 

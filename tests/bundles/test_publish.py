@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.faulty_stores import Interrupted, SteppedStore, interrupted
+from fixtures.moved import REASON
 from fixtures.quirky_s3 import serve
 from fixtures.stages import NOW, PROVENANCE, tiny_stage, work_item
 from fixtures.watched_store import WatchedStore
@@ -19,6 +20,9 @@ from onnx_fleet.bundles import bundle, channels, manifest
 from onnx_fleet.bundles.publish import Publication, list_models, publish, unfinished
 from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.bundles.verify import verify
+from onnx_fleet.entities.channel_move import Actor
+from onnx_fleet.entities.entry import Gates
+from onnx_fleet.entities.regression_report import Differences, Finding, RegressionReport
 from onnx_fleet.errors import BundleNotFound, StoreDenied, ValidationFailed, VersionConflict, WorkerOutOfResources
 from onnx_fleet.store import ObjectStore, open_store
 
@@ -50,15 +54,17 @@ def test_a_published_bundle_is_found_by_its_channel_and_is_intact(tmp_path: Path
     assert verify(MODEL, store=any_store).passed
 
 
-def test_the_store_holds_the_bundle_the_channel_and_the_event_and_nothing_else(
+def test_the_store_holds_the_bundle_the_channel_its_history_and_the_event_and_nothing_else(
     tmp_path: Path, any_store: ObjectStore
 ) -> None:
     version = _publish(tiny_stage(tmp_path / "stage"), any_store).version
 
     [event] = _events(any_store)
     assert (event["version"], event["channel"]) == (version, "latest")
+    row = channels.read(any_store, MODEL, "latest").row
     assert _keys(any_store) == [
         f"feed/events/2026/11/21/{event['id']}.json",
+        f"history/{MODEL}/latest/{row}.json",
         *(
             f"models/{MODEL}/{version}/{path}"
             for path in (
@@ -197,6 +203,7 @@ def test_wherever_publishing_breaks_off_nothing_half_done_shows_and_the_next_run
 
         assert verify(MODEL, store=store).passed, f"after operation {step}"
         assert [event["version"] for event in _events(store)] == [work_item().version], f"after operation {step}"
+        assert _moves(store) == [("published", None, work_item().version)], f"after operation {step}"
         assert not [key for key in _keys(store) if key.startswith("unfinished/")]
 
 
@@ -276,6 +283,77 @@ def _require_whole_or_absent(store: ObjectStore) -> None:
             channels.read(store, MODEL, "latest")
 
 
+def _moves(store: ObjectStore) -> list[tuple[str, str | None, str]]:
+    past = channels.history(store, MODEL, "latest")
+    assert past.problems == ()
+    return [(row.kind, row.from_version, row.to_version) for row in past.rows]
+
+
+def _worse(folder: Path, version_in_use: str) -> Path:
+    """A stage of another version, which its gates found slower than the one in use."""
+    item = work_item(fingerprint="b" * 64)
+    folder = tiny_stage(folder, item=item, scale=3.0)
+    report = RegressionReport(
+        model_id=item.model_id,
+        version=item.version,
+        channel="latest",
+        compared_with=version_in_use,
+        status="compared",
+        reason="",
+        verdict="held",
+        findings=(Finding(gate="latency", message="it takes 2.00 times as long", holds=True),),
+        gates=Gates(),
+        alike=False,
+        contract=(),
+        measured=Differences(),
+        hardware={},
+        runtime={},
+        duration_s=1.0,
+    )
+    Stage.open(folder).write_report("regression", report)
+    return folder
+
+
+def test_a_version_that_is_held_back_is_in_the_history_once_with_what_its_gates_found(tmp_path: Path) -> None:
+    """However often its publication is killed and finished, and whoever asks again later."""
+    folder, item = tmp_path / "counted", work_item(fingerprint="b" * 64)
+    steps = 0
+    for step in itertools.count(0):
+        store = open_store(str(tmp_path / f"store-{step}" if step else folder))
+        in_use = _publish(tiny_stage(tmp_path / f"first-{step}"), store).version
+        worse = _worse(tmp_path / f"worse-{step}", in_use)
+        stepped = interrupted(store, step=step)
+        with suppress(Interrupted):
+            assert _publish(worse, stepped).held
+        assert _publish(worse, store).held
+        steps = steps or stepped.steps
+
+        past = channels.history(store, MODEL, "latest").rows
+        assert [(row.kind, row.from_version, row.to_version) for row in past] == [
+            ("published", None, in_use),
+            ("held_back", in_use, item.version),
+        ], f"before operation {step}"
+        assert past[1].why == f"held back by its gates; it is worse than {in_use}: latency: it takes 2.00 times as long"
+        assert channels.read(store, MODEL, "latest").version == in_use
+        if step == steps:
+            break
+
+
+def test_a_publication_that_leaves_a_held_channel_alone_says_so_in_the_history(
+    tmp_path: Path, any_store: ObjectStore
+) -> None:
+    in_use = _publish(tiny_stage(tmp_path / "first"), any_store).version
+    channels.move(any_store, MODEL, "latest", in_use, reason=REASON, now=NOW, held=True)
+    item = work_item(fingerprint="b" * 64)
+    by = Actor(kind="run", name="fleet_reexport__scheduled__2", asked_by="ada")
+    stage = Stage.open(tiny_stage(tmp_path / "second", item=item, scale=3.0))
+    publish(stage, store=any_store, provenance=PROVENANCE, created_at=NOW, by=by)
+
+    last = channels.history(any_store, MODEL, "latest").rows[-1]
+    assert (last.kind, last.from_version, last.to_version, last.by) == ("held_back", in_use, item.version, by)
+    assert last.why == "the channel is held where it is"
+
+
 def test_publishing_what_stands_moves_no_channel_unless_asked_to(tmp_path: Path, any_store: ObjectStore) -> None:
     older, newer = (
         tiny_stage(tmp_path / digit, item=work_item(fingerprint=digit * 64), scale=float(number + 2))
@@ -287,6 +365,7 @@ def test_publishing_what_stands_moves_no_channel_unless_asked_to(tmp_path: Path,
     assert channels.read(any_store, MODEL, "latest").version == second.version
     publish(Stage.open(older), store=any_store, provenance=PROVENANCE, created_at=NOW, move=True)
     assert channels.read(any_store, MODEL, "latest").version == first.version
+    assert [kind for kind, _before, _after in _moves(any_store)] == ["published", "published", "repointed"]
 
 
 def test_models_are_listed_with_versions_and_channels(tmp_path: Path, any_store: ObjectStore) -> None:

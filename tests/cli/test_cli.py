@@ -257,7 +257,8 @@ def test_the_version_and_every_command_have_help(command: Command) -> None:
     assert command("--version").stdout == f"onnx-fleet {__version__}\n"
     assert command("--help").returncode == 0
     for name in ("plan", "run", "export", "validate", "measure", "compare", "publish", "list", "verify", "pull",
-                 "inspect", "audit", "catalogue", "channel", "cache", "watch"):  # fmt: skip
+                 "inspect", "audit", "catalogue", "channel", "cache", "watch",
+                 "promote", "rollback", "history"):  # fmt: skip
         helped = CliRunner().invoke(app, [name, "--help"])
         assert (helped.exit_code, f"Usage: onnx-fleet {name} " in helped.output) == (0, True), helped.output
 

@@ -32,7 +32,7 @@ from onnx_fleet_demo.hub_server import HubServer
 
 CATALOGUE = """
 defaults:
-  latency: {{batch_sizes: [1], sequence_lengths: [8], warmup_runs: 1, timed_runs: 3}}
+  latency: {{batch_sizes: [1], sequence_lengths: [8], warmup_runs: 1, timed_runs: 3, threads: 1}}
   gates: {{policy: "off", breaking: warn}}
 canary: {{shares: [50], min_models: 2}}
 models: {models}

@@ -25,6 +25,7 @@ import pytest
 
 from fixtures import kubernetes_files
 from fixtures.airflow import DAGS, ROOT
+from fixtures.fleet_options import LATENCY
 from fixtures.models import RepoMaker
 from fixtures.pod_cluster import PodCluster, PodEnd
 from onnx_fleet.bundles import channels, publish
@@ -37,7 +38,6 @@ from onnx_fleet_demo.s3_server import EmbeddedS3
 pytestmark = [pytest.mark.airflow, pytest.mark.clusters, pytest.mark.timeout(900)]
 
 MODEL = "acme/sound"
-LATENCY = {"batch_sizes": [1], "sequence_lengths": [8], "warmup_runs": 1, "timed_runs": 3}
 PASSWORD = "sesame"
 COMPONENTS = (("api-server", "--workers", "1"), ("scheduler", "--skip-serve-logs"), ("dag-processor",))
 STEPS = ("export", "validate", "measure", "compare", "publish")

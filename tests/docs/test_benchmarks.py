@@ -16,7 +16,19 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from benchmarks import checkpoints, export, finetunes, growth_plot, page, results, tables, vocabulary, workplace
+from benchmarks import (
+    checkpoints,
+    export,
+    finetunes,
+    growth_plot,
+    page,
+    results,
+    scale,
+    scale_plot,
+    tables,
+    vocabulary,
+    workplace,
+)
 from benchmarks.checkpoints import CHECKPOINTS, Checkpoint
 from benchmarks.processes import CommandFailed, Cost, measured
 from benchmarks.results import (
@@ -26,6 +38,9 @@ from benchmarks.results import (
     GenerateResult,
     GenerateRun,
     Machine,
+    ScaleResult,
+    ScaleRun,
+    Scan,
     Spread,
     Subject,
     Way,
@@ -256,6 +271,21 @@ def test_a_fleets_cost_is_told_by_model() -> None:
     assert _cells(lines[4])[:2] == ["ratio", "0.50"]
     assert _cells(lines[-5]) == ["export", "2.00", "0.50", "0.60", "0.70"]
     assert jsonio.from_json(FleetResult, jsonio.to_json(fleet)) == fleet
+
+
+def test_what_a_run_and_a_plan_take_is_told_for_a_model_and_drawn_the_same_each_time(tmp_path: Path) -> None:
+    run = ScaleRun(scenario="cli", models=4, step_s=0.0, wall_s=10.0, cpu_s={"cli": 6.0}, peak_bytes={}, store_bytes=9)
+    cost = _run("first").cost
+    scan = Scan(models=2, first=cost, again=replace(cost, wall_s=0.5), hub_requests=3)
+    result = ScaleResult(machine=MACHINE, runs=(run,), scans=(scan,))
+
+    of_run, of_scan = scale.report(result).split("\n\n")
+    assert _cells(of_run.splitlines()[2])[:4] == ["cli", "4", "2.50", "1.50"]
+    assert _cells(of_scan.splitlines()[2])[:5] == ["2", "1.0", "0.5", "500", "1.5"]
+    for name in ("one.svg", "two.svg"):
+        scale_plot.draw(result, tmp_path / name)
+    assert "cli (4)" in (tmp_path / "one.svg").read_text()
+    assert (tmp_path / "one.svg").read_text() == (tmp_path / "two.svg").read_text()
 
 
 def test_growth_is_drawn_the_same_each_time(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -10,7 +11,10 @@ import pytest
 
 from fixtures.exported import Exported
 from fixtures.stages import tiny_stage
-from onnx_fleet import schemas
+from onnx_fleet import jsonio, schemas
+from onnx_fleet.bundles import channel_history
+from onnx_fleet.bundles.channel_history import Row
+from onnx_fleet.bundles.channels import Channel
 from onnx_fleet.validation import validator
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +43,21 @@ def test_the_report_of_a_real_proof_fits_its_schema_and_has_a_picture(questions:
         json.loads((questions.stage_dir / "reports/validation.json").read_bytes()), _schema("validation")
     )
     assert b"start_logits" in (questions.stage_dir / "reports/validation.svg").read_bytes()
+
+
+@pytest.mark.parametrize(("name", "kind"), [("channel", Channel), ("history", Row)])
+def test_the_documents_of_a_channel_in_the_docs_fit_their_schemas_and_each_other(name: str, kind: type) -> None:
+    page = (ROOT / "docs/bundle-format.md").read_text()
+    told = {"row" in json.loads(block): block for block in re.findall(r"```json\n(.*?)```", page, flags=re.DOTALL)}
+    document = json.loads(told[name == "channel"])
+    jsonschema.validate(document, _schema(name))
+    with pytest.raises(jsonschema.ValidationError, match="surprise"):
+        jsonschema.validate({**document, "surprise": 1}, _schema(name))
+    pointer, row = jsonio.parse(Channel, told[True]), jsonio.parse(Row, told[False])
+    assert isinstance(jsonio.from_json(kind, document), kind)
+    assert (pointer.row, pointer.version, pointer.previous) == (row.name, row.to_version, row.from_version)
+    assert channel_history.to_bytes(row).decode() == told[False]
+    assert f"{row.name}.json" in page
 
 
 def _schema(name: str) -> dict[str, object]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.exported import Exported
+from fixtures.moved import BY, REASON
 from fixtures.stages import PROVENANCE
 from fixtures.worse_stages import (
     larger,
@@ -79,7 +80,7 @@ def latest(services: Services, done: Publication) -> str:
 
 def settled(stage_dir: Path, services: Services) -> Record:
     """What the next run makes of a version that is published."""
-    [record] = pipeline.settle_unchanged([Stage.open(stage_dir).item], services=services)
+    [record] = pipeline.settle_unchanged([Stage.open(stage_dir).item], services=services, by=BY)
     return record
 
 
@@ -170,11 +171,11 @@ def test_a_held_version_stays_held_until_a_person_moves_the_channel_or_a_newer_o
         assert latest(services, held) == in_use.version
     assert published(stage_dir, services).held, "nor does publishing the same folder again move it"
 
-    channels.move(services.store, held.model_id, "latest", held.version, now=NOW)
+    channels.move(services.store, held.model_id, "latest", held.version, reason=REASON, now=NOW)
     assert settled(stage_dir, services).state == "unchanged"
     assert latest(services, held) == held.version
 
-    channels.move(services.store, held.model_id, "latest", in_use.version, now=NOW)
+    channels.move(services.store, held.model_id, "latest", in_use.version, reason=REASON, now=NOW)
     newer = published(next_version(timed.stage_dir, tmp_path / "newer", digit="c"), services)
     assert (newer.held, latest(services, newer)) == (False, newer.version)
     assert settled(stage_dir, services).state == "held", "a version that was held is not taken back to by a run"
@@ -186,7 +187,7 @@ def test_a_person_who_holds_the_channel_is_not_told_of_a_held_version_at_every_r
 ) -> None:
     stage_dir = next_version(timed.stage_dir, tmp_path / "held", digit="b", changes=[larger])
     published(stage_dir, services)
-    channels.move(services.store, in_use.model_id, "latest", in_use.version, now=NOW, held=True)
+    channels.move(services.store, in_use.model_id, "latest", in_use.version, reason=REASON, now=NOW, held=True)
     assert (settled(stage_dir, services).state, latest(services, in_use)) == ("unchanged", in_use.version)
 
 

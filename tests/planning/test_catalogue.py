@@ -147,6 +147,8 @@ def test_the_schemas_defaults_are_the_entrys() -> None:
     [
         ("models: [a/b]", Canary(shares=(5, 25, 100), min_models=20)),
         ("models: [a/b]\ncanary: {shares: [5]}", Canary(shares=(5, 100))),
+        ("models: [a/b]\ncanary: 5%", Canary(shares=(5, 100))),
+        ("models: [a/b]\ncanary: 100 %", Canary(shares=(100,))),
         ("models: [a/b]\ncanary: {shares: [100], min_models: 2}", Canary(shares=(100,), min_models=2)),
     ],
 )
@@ -334,7 +336,14 @@ def test_a_search_is_checked(search: str, fault: str) -> None:
         ("models: [a/b]\ncanary: {shares: [25, 5]}", "2: shares [25, 5] do not rise; write each larger than the one"),
         ("models: [a/b]\ncanary: {shares: [0]}", "2: shares is 0; write a number from 1 to 100"),
         ("models: [a/b]\ncanary: {share: [5]}", "2: unknown key 'share'; did you mean 'shares'?"),
-        ("models: [a/b]\ncanary: 5%", "2: canary must be a mapping, not '5%'; write a mapping, such as {shares: [5"),
+        (
+            "models: [a/b]\ncanary: 0%",
+            "2: canary must be a mapping, not '0%'; write a percentage, such as 5%, or a mapp",
+        ),
+        (
+            "models: [a/b]\ncanary: 5",
+            "2: canary must be a mapping, not '5'; write a percentage, such as 5%, or a mapping",
+        ),
         ("models: [a/b]\ndefaults: {revision: v1}", "2: unknown key 'revision'; write one of"),
         ("models: [a/b", "1: the YAML cannot be read: "),
         ("models:\n\t- a/b", "2: the YAML cannot be read: a tab; indent with spaces"),

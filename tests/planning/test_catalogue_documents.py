@@ -86,6 +86,7 @@ def test_the_schema_describes_every_key() -> None:
         "models: [{revision: main}]",
         "models: [{repo_id: a/b, task: x}]",
         "extra: 1",
+        "canary: 0%",
         "discover: [{limit: 0}]",
     ],
 )

@@ -22,6 +22,7 @@ from fixtures.airflow import AirflowHome
 from fixtures.audited import MODEL, Audited, put
 from fixtures.faulty_stores import SteppedStore
 from fixtures.models import RepoMaker
+from fixtures.moved import AUDIT, BY, REASON
 from fixtures.stages import NOW
 from mutations.encoder import mask_dropped
 from mutations.mutation import change_graph
@@ -156,28 +157,32 @@ def test_a_wrong_graph_with_right_hashes_fails_and_its_channel_goes_back_to_the_
     assert not next(row for row in failed.checks if row.check == "padding_left").passed
     assert "padding" in failed.reason
 
-    dry = rollback.demote(failed, channel="latest", services=services, now=AUDITED_AT, dry_run=True)
+    dry = rollback.demote(failed, channel="latest", services=services, by=AUDIT, now=AUDITED_AT, dry_run=True)
     assert dry is not None
     assert (dry.to, dry.moved) == (sound, False)
     assert channels.read(services.store, MODEL, "latest").version == bad
 
     known = [each for each in _kept(services) if each.version == sound]
-    done = rollback.demote(failed, channel="latest", services=services, now=AUDITED_AT, known=known)
+    done = rollback.demote(failed, channel="latest", services=services, by=AUDIT, now=AUDITED_AT, known=known)
     assert done is not None
     assert (done.version, done.to, done.moved) == (bad, sound, True)
     pointer = channels.read(services.store, MODEL, "latest")
     assert (pointer.version, pointer.previous, pointer.held) == (sound, bad, True)
+    row = channels.history(services.store, MODEL, "latest").rows[-1]
+    assert (row.kind, row.by, row.from_version, row.to_version) == ("demoted", AUDIT, bad, sound)
+    assert row.why == f"{bad} failed its audit: {failed.reason}"
     stands = bundle.find(f"{MODEL}@{bad}", store=services.store)
     publish.settle(
         stands.manifest,
         manifest_sha256=stands.manifest_sha256,
         store=services.store,
         channel="latest",
+        by=BY,
         now=AUDITED_AT,
         begun=False,
     )
     assert channels.read(services.store, MODEL, "latest").version == sound, "a run leaves it there"
-    assert rollback.demote(failed, channel="latest", services=services, now=AUDITED_AT) is None, (
+    assert rollback.demote(failed, channel="latest", services=services, by=AUDIT, now=AUDITED_AT) is None, (
         "it points elsewhere now"
     )
 
@@ -202,7 +207,7 @@ def test_a_bundle_whose_source_is_gone_is_run_and_not_compared(audited: Audited,
         ("onnx/model.onnx", True),
         ("onnx/model_fp16.onnx", True),
     ]
-    assert rollback.demote(found, channel="latest", services=hubless, now=AUDITED_AT) is None
+    assert rollback.demote(found, channel="latest", services=hubless, by=AUDIT, now=AUDITED_AT) is None
     assert channels.read(hubless.store, MODEL, "latest").version == found.version
 
 
@@ -221,18 +226,18 @@ def test_a_graph_that_onnxruntime_does_not_take_fails_without_its_source_too(
     assert [run.graph for run in found.runs if not run.passed] == ["onnx/model.onnx"]
     assert "OfTheFuture" in found.reason
     assert str(hubless.work_dir) not in found.reason
-    kept = rollback.demote(found, channel="latest", services=hubless, now=AUDITED_AT)
+    kept = rollback.demote(found, channel="latest", services=hubless, by=AUDIT, now=AUDITED_AT)
     assert kept is not None
     assert (kept.to, kept.reason) == (None, "no older version passes its audit; the channel was not moved")
 
 
 def test_a_channel_that_a_person_holds_stays(audited: Audited, hubless: Services) -> None:
     version = put(audited.stage_dir, hubless.store)
-    channels.move(hubless.store, MODEL, "latest", version, now=NOW, held=True)
+    channels.move(hubless.store, MODEL, "latest", version, reason=REASON, now=NOW, held=True)
     hubless.store.delete(bundle.find(MODEL, store=hubless.store).key("config.json"))
     failed = audit.audit(_target(version), services=hubless, now=AUDITED_AT)
 
-    left = rollback.demote(failed, channel="latest", services=hubless, now=AUDITED_AT)
+    left = rollback.demote(failed, channel="latest", services=hubless, by=AUDIT, now=AUDITED_AT)
     assert failed.verdict == "failed"
     assert left is not None
     assert (left.moved, left.to) == (False, None)

@@ -13,6 +13,7 @@ import pytest
 from onnx import ModelProto
 
 from fixtures.audited import Audited, exported, put
+from fixtures.moved import AUDIT
 from fixtures.stages import NOW
 from mutations import beside, decoder, seq2seq, vision
 from mutations.mutation import change_graph
@@ -158,17 +159,20 @@ def test_a_wrong_graph_is_told_from_a_sound_one_and_its_channel_goes_back(
 
     whole = _state(services.store)
     demote = rollback.demote
-    dry = demote(failed, channel="latest", services=services, now=AUDITED_AT, known=[passed], dry_run=True)
+    dry = demote(failed, channel="latest", services=services, by=AUDIT, now=AUDITED_AT, known=[passed], dry_run=True)
     assert dry is not None
     assert (dry.to, dry.moved) == (sound, False)
     assert _state(services.store) == whole
-    done = demote(failed, channel="latest", services=services, now=AUDITED_AT, known=[passed])
+    done = demote(failed, channel="latest", services=services, by=AUDIT, now=AUDITED_AT, known=[passed])
     assert done is not None
     assert (done.version, done.to, done.moved) == (bad, sound, True)
     pointer = channels.read(services.store, kind.model_id, "latest")
     assert (pointer.version, pointer.previous, pointer.held) == (sound, bad, True)
     after = _state(services.store)
-    assert [key for key in after if after[key] != whole.get(key)] == [f"models/{kind.model_id}/channels/latest.json"]
+    assert [key for key in after if after[key] != whole.get(key)] == [
+        f"history/{kind.model_id}/latest/{pointer.row}.json",
+        f"models/{kind.model_id}/channels/latest.json",
+    ]
 
 
 def test_a_byte_of_the_weights_is_named_before_anything_is_run(name: str, made: Audited, services: Services) -> None:

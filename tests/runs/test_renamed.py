@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from fixtures.moved import BY
 from fixtures.stages import PROVENANCE, tiny_stage, work_item
 from onnx_fleet.bundles import renames
 from onnx_fleet.bundles.stage import Stage
@@ -31,7 +32,7 @@ def test_a_model_that_the_hub_renamed_is_recorded_with_both_ids_and_noted_under_
     assert noted.renamed_to == "acme/new"
 
     older = _asked_for_as(item, "acme/older")
-    (settled,) = pipeline.settle_unchanged([older], services=services)
+    (settled,) = pipeline.settle_unchanged([older], services=services, by=BY)
     assert (settled.state, settled.model_id, settled.renamed_from) == ("unchanged", "acme/new", "acme/older")
     assert renames.find(any_store, "acme/older")
     assert pipeline.record_of_bundle(item, services=services).renamed_from == "acme/old"
@@ -43,6 +44,6 @@ def test_a_model_that_is_asked_for_by_its_own_id_leaves_no_note(tmp_path: Path, 
     services = Services(store=any_store, hub=Hub(HubSettings()), work_dir=tmp_path, limits=Limits())
     item = work_item(model_id="acme/new")
     steps.publish(Stage.open(tiny_stage(tmp_path / "stage", item=item)), services=services, provenance=PROVENANCE)
-    (settled,) = pipeline.settle_unchanged([item], services=services)
+    (settled,) = pipeline.settle_unchanged([item], services=services, by=BY)
     assert settled.renamed_from is None
     assert not [info.key for info in any_store.list("models/") if info.key.endswith("renamed.json")]

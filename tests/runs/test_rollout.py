@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.faulty_stores import Interrupted, SteppedStore, interrupted
+from fixtures.moved import REASON
 from fixtures.planned_models import NEXT_COMMIT, VERSIONS
 from fixtures.rolled_out import ARCHITECTURES, NEW, Fleet
 from onnx_fleet.bundles import channels
@@ -96,9 +97,17 @@ def test_a_wave_that_is_not_good_stops_the_rollout_and_its_channels_go_back(flee
     assert stands.wave.reason == f"1 of 2 models ({bad}) failed"
     pointer = fleet.pointer(good)
     assert (pointer.version, pointer.held, pointer.previous) == (before, True, stands.taken_back[good].version)
+    assert _moves_by(fleet, stands, good) == [("taken_back", None, stands.wave.reason)]
     after = fleet.run()
     assert (after.taken, set(after.waiting)) == ((), set(fleet.names)), "also the one that went back"
     assert fleet.pointer(good) == pointer, "nothing moves it forward again"
+
+
+def _moves_by(fleet: Fleet, found: Rollout, model_id: str) -> list[tuple[str, str | None, str]]:
+    """What a rollout did to a channel, by its history: what it did, who decided, and why."""
+    past = channels.history(fleet.store, model_id, "latest").rows
+    mine = [row for row in past if (row.by.kind, row.by.name) == ("rollout", found.rollout_id)]
+    return [(row.kind, row.by.asked_by, row.why) for row in mine]
 
 
 def test_the_page_of_a_stopped_wave_says_what_broke_where_and_which_package_changed(fleet: Fleet) -> None:
@@ -153,6 +162,7 @@ def test_a_person_lets_it_go_on_and_channels_go_forward_with_the_next_wave(fleet
     ]
     pointer = fleet.pointer(good)
     assert (pointer.version, pointer.held) == (version, False)
+    assert _moves_by(fleet, stands, good)[1:] == [("restored", "ada", "known and harmless")]
     took = fleet.run(failing={bad: "ValidationFailed"})
     assert bad in took.taken, "it is tried again"
     assert (len(took.taken), took.stands.state, took.stands.current) == (3, "running", 2), "its failure is known"
@@ -246,6 +256,7 @@ def test_another_toolchain_supersedes_a_rollout_and_lets_its_channels_go(fleet: 
     assert second.stands.rollout_id != first.rollout_id
     assert (len(second.taken), rollout.read(fleet.store, first.rollout_id).state) == (2, "superseded")
     assert fleet.pointer(good).held is False
+    assert _moves_by(fleet, first, good)[1:] == [("restored", None, "the toolchain or the defaults have changed again")]
     back = fleet.run(versions=VERSIONS)
     assert (back.taken, back.waiting, back.rollout) == ((), (), None)
     assert {*fleet.toolchains().values()} == {"2.13.0"}, "the toolchain before: everything is there already"
@@ -255,23 +266,25 @@ def test_another_toolchain_supersedes_a_rollout_and_lets_its_channels_go(fleet: 
 
 
 def test_a_model_that_went_back_follows_its_next_commit(fleet: Fleet) -> None:
-    good, bad, _ = stopped(fleet)
+    good, bad, stands = stopped(fleet)
     fleet.commits[good] = NEXT_COMMIT
     took = fleet.run()
     assert took.taken == (good,)
     pointer = fleet.pointer(good)
     assert (pointer.version[:8], pointer.held) == (NEXT_COMMIT[:8], False)
     assert good not in took.stands.taken_back
+    why = "the model is taken for a reason of its own, so that the rollout no longer holds it"
+    assert _moves_by(fleet, stands, good)[1:] == [("restored", None, why)]
     assert bad in took.waiting
 
 
 def test_a_channel_that_a_person_moved_is_left_where_it_is(fleet: Fleet) -> None:
     good, _, stands = stopped(fleet)
     version = stands.taken_back[good].version
-    channels.move(fleet.store, good, "latest", version, now=fleet.now)
+    channels.move(fleet.store, good, "latest", version, reason=REASON, now=fleet.now)
     assert good in fleet.run().waiting
     assert (fleet.pointer(good).version, fleet.pointer(good).held) == (version, False)
-    channels.move(fleet.store, good, "latest", stands.taken_back[good].to, now=fleet.now, held=False)
+    channels.move(fleet.store, good, "latest", stands.taken_back[good].to, reason=REASON, now=fleet.now, held=False)
     fleet.go_on()
     assert fleet.pointer(good).version == stands.taken_back[good].to
 
@@ -334,6 +347,7 @@ def test_a_verdict_that_is_killed_anywhere_is_carried_out_by_whoever_comes_next(
         where = f"before operation {step} of {counted.steps}"
         assert (again.state, again.taken_back, again.wave) == (whole.state, whole.taken_back, whole.wave), where
         assert fleet.pointer(good).held, where
+        assert _moves_by(fleet, begun, good) == [("taken_back", None, whole.wave.reason)], where
         assert fleet.store.stat(rollout_report.page_key(again).replace(".json", ".html")), where
         assert set(fleet.run().waiting) == set(fleet.names), where
 
@@ -354,6 +368,8 @@ def test_a_decision_that_is_killed_anywhere_is_carried_out_by_the_next_run(tmp_p
         fleet.divide()
         assert (fleet.pointer(good).version, fleet.pointer(good).held) == (version, False), f"before operation {step}"
         assert rollout.read(fleet.store, begun.rollout_id).taken_back == {}, f"before operation {step}"
+        told = _moves_by(fleet, begun, good)
+        assert told[1:] == [("restored", "ada", "known and harmless")], f"before operation {step}"
 
 
 def test_two_runs_at_once_are_part_of_one_rollout_and_come_to_one_verdict(tmp_path: Path) -> None:

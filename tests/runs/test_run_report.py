@@ -190,6 +190,13 @@ def test_the_page_for_a_browser_runs_and_loads_nothing_whatever_a_record_says() 
     assert "@import" not in page
 
 
+def test_a_table_for_a_browser_breaks_an_address_and_no_state_and_no_version() -> None:
+    page = run_report.html(built(PUBLISHED))
+    assert f'<td data-column="version"><span>{PUBLISHED.version}</span>' in page
+    assert '<td data-column="state"><span>published</span>' in page
+    assert f'<td class="long" data-column="where"><span>{PUBLISHED.location}</span>' in page
+
+
 class Elements(HTMLParser):
     """The names of the elements of a page, and of their attributes."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.faulty_stores import Interrupted, SteppedStore, interrupted
+from fixtures.moved import BY
 from fixtures.stages import PROVENANCE, tiny_stage
 from onnx_fleet.bundles import channels, feed
 from onnx_fleet.bundles.publish import Publication, publish, unfinished
@@ -42,7 +43,7 @@ def test_the_next_run_finishes_what_was_killed_behind_the_manifest(tmp_path: Pat
         finished += 1
         services = Services(store=store, hub=Hub(HubSettings()), work_dir=tmp_path, limits=Limits())
         told: list[Publication] = []
-        [record] = pipeline.settle_unchanged([stage.item], services=services, on_finished=told.append)
+        [record] = pipeline.settle_unchanged([stage.item], services=services, by=BY, on_finished=told.append)
 
         where = f"before operation {step} of {counted.steps}"
         assert record.state == "unchanged", where
@@ -63,7 +64,7 @@ def test_a_run_that_finds_all_through_writes_nothing(tmp_path: Path) -> None:
     services = Services(store=store, hub=Hub(HubSettings()), work_dir=tmp_path, limits=Limits())
 
     told: list[Publication] = []
-    pipeline.settle_unchanged([stage.item], services=services, on_finished=told.append)
+    pipeline.settle_unchanged([stage.item], services=services, by=BY, on_finished=told.append)
 
     assert told == []
     assert {info.key: info.etag for info in store.list("")} == before

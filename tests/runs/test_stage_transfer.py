@@ -75,7 +75,7 @@ def hub_url(tmp_path_factory: pytest.TempPathFactory, small_repo: Path) -> Itera
 
 
 def _planned(worker: Worker) -> WorkItem:
-    latency = {"batch_sizes": [1], "sequence_lengths": [8]}
+    latency = {"batch_sizes": [1], "sequence_lengths": [8], "warmup_runs": 1, "timed_runs": 3, "threads": 1}
     values = {"repo_id": MODEL, "variants": ["fp32", "fp16"], "latency": latency}
     (item,) = pipeline.plan([reader.entry(values, source="the test")], services=worker.services).items
     return item

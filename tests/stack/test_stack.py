@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 FLEET = "fleet_reexport"
 MODELS = (models.CLASSIFIER, models.FILL_MASK)
-LATENCY = "{batch_sizes: [1], sequence_lengths: [16], warmup_runs: 1, timed_runs: 5}"
+LATENCY = "{batch_sizes: [1], sequence_lengths: [16], warmup_runs: 1, timed_runs: 5, threads: 1}"
 CATALOGUE = f"""
 defaults:
   allowed_licences: [apache-2.0]
@@ -40,7 +40,7 @@ MODEL = models.CLASSIFIER
 CONF = {
     "model": MODEL,
     "force": True,
-    "latency": {"batch_sizes": [1], "sequence_lengths": [16], "warmup_runs": 1, "timed_runs": 5},
+    "latency": {"batch_sizes": [1], "sequence_lengths": [16], "warmup_runs": 1, "timed_runs": 5, "threads": 1},
 }
 LOST_AFTER_S = 20
 """The seconds after which a task whose worker is gone is tried again here: a fifteenth of the compose file's."""

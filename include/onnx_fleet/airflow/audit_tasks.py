@@ -27,6 +27,7 @@ from onnx_fleet.airflow import (
 )
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.bundles import feed
+from onnx_fleet.entities.channel_move import Actor
 from onnx_fleet.jsonio import Json
 from onnx_fleet.planning.catalogue import reader
 from onnx_fleet.runs import audit, audit_report, rollback, run_note, work_folder
@@ -114,6 +115,7 @@ def _audit(now: run_context.Run, item: Json, *, settings: FleetSettings) -> Json
                 made,
                 channel=params["channel"],
                 services=now.services,
+                by=Actor(kind="audit", name=now.label, asked_by=now.asked_by),
                 now=datetime.now(UTC),
                 trust=target.trust,
                 dry_run=params["dry_run"],

@@ -47,7 +47,7 @@ def of_model(run: Run, item: Json, *, tasks: Sequence[StepTask], channel: str) -
         ended = pipeline.record_of_bundle(work, services=run.services, channel=channel, spent=made.spent())
         run.handover.discard(work)
     elif made.left_to_another_run():
-        ended = pipeline.record_of_another_runs(work, services=run.services, channel=channel)
+        ended = pipeline.record_of_another_runs(work, services=run.services, by=run.by, channel=channel)
         run.handover.discard(work)
     else:
         step = made.stopped_at(done=run.handover.done(work))

@@ -149,7 +149,9 @@ def _ended(
 ) -> list[Record]:
     """Return the records of the models that need no tasks."""
     unchanged = [item for item in planned.items if item.state == "unchanged"]
-    settled = pipeline.settle_unchanged(unchanged, services=now.services, channel=channel, on_finished=on_finished)
+    settled = pipeline.settle_unchanged(
+        unchanged, services=now.services, by=now.by, channel=channel, on_finished=on_finished
+    )
     return [*(record.of_refusal(refusal) for refusal in planned.refusals), *settled]
 
 

@@ -13,6 +13,7 @@ from onnx_fleet import jsonio
 from onnx_fleet.airflow import connections, machine_lock, metrics
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.bundles.manifest import Provenance
+from onnx_fleet.entities.channel_move import Actor
 from onnx_fleet.entities.sizing import StepCost
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.runs import work_folder
@@ -48,6 +49,8 @@ class Run:
     dag_id: str
     run_id: str
     trigger: str
+    asked_by: str | None
+    """The user of Airflow who started the run; None where nobody did."""
     params: Mapping[str, object]
     handover: Handover
     services: Services
@@ -56,6 +59,11 @@ class Run:
     def label(self) -> str:
         """The run's label: in the store, and in the fingerprint of what it forces."""
         return label(self.dag_id, self.run_id)
+
+    @property
+    def by(self) -> Actor:
+        """Who moves the channels that this run moves."""
+        return Actor(kind="run", name=self.label, asked_by=self.asked_by)
 
     def provenance(self, *, catalogue_digest: str | None) -> Provenance:
         """Return what a manifest says of the run."""
@@ -73,6 +81,7 @@ class Run:
                 stage=stage,
                 services=self.services,
                 provenance=self.provenance(catalogue_digest=catalogue_digest),
+                by=self.by,
                 channel=settings.channel,
                 alone=partial(machine_lock.exclusive, settings.lock_folder),
                 stored=self.handover.stored(work) if step.name == "publish" else {},
@@ -106,6 +115,7 @@ def current(settings: FleetSettings) -> Run:
         dag_id=dag_run.dag_id,
         run_id=dag_run.run_id,
         trigger=str(getattr(dag_run.run_type, "value", dag_run.run_type)),
+        asked_by=dag_run.triggering_user_name,
         params=dict(context["params"]),
         handover=_handover(run, services, settings),
         services=services,

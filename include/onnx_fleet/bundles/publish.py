@@ -22,6 +22,7 @@ from onnx_fleet.bundles.bundle import Ref
 from onnx_fleet.bundles.channels import Channel
 from onnx_fleet.bundles.manifest import BundleFile, Manifest, Provenance, Regression
 from onnx_fleet.bundles.stage import Stage
+from onnx_fleet.entities.channel_move import Actor, MoveReason
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound, StoreDenied, StoreUnavailable, VersionConflict
 from onnx_fleet.store import ObjectInfo, ObjectStore, Progress, layout, transfer
 
@@ -67,6 +68,7 @@ def publish(
     created_at: datetime,
     channel: str = bundle.LATEST,
     move: bool = False,
+    by: Actor | None = None,
     stored: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Publication:
@@ -78,6 +80,7 @@ def publish(
 
     Args:
         move: have the channel point at it also where the bundle stands already.
+        by: who moves the channel; None for the run of the provenance.
         stored: where else the store has files: SHA-256 -> key.
     Raises:
         ValidationFailed: the stage's reports do not say that its graphs are right.
@@ -85,6 +88,7 @@ def publish(
         BundleNotFound: nothing was exported into the stage, or no channel can be called that.
     """
     channels.checked_name(channel)
+    by = by or Actor(kind="run", name=provenance.run_id)
     sealed = seal.seal(stage, provenance=provenance, created_at=created_at)
     attempt = _Attempt(
         folder=stage.folder, store=store, sealed=sealed, channel=channel, stored=stored or {}, progress=progress
@@ -94,10 +98,15 @@ def publish(
     stands = manifest.read(standing, where=f"{store.address}/{attempt.manifest_key}")
     begun = state == "published" or bool(unfinished(store, under=attempt.unfinished))
     if begun:
-        held = settle(stands, manifest_sha256=sha256, store=store, channel=channel, now=created_at, begun=True)
+        held = settle(stands, manifest_sha256=sha256, store=store, channel=channel, by=by, now=created_at, begun=True)
     _require_same(stands, sealed, where=f"{store.address}/{attempt.prefix}")
     if not begun:
-        held = _point(stands, store, channel, now=created_at) if move else is_held(stands, store=store, channel=channel)
+        pointer = (
+            _point(stands, store, channel, by=by, now=created_at, begun=False)
+            if move
+            else channels.find(store, sealed.bundle.model_id, channel)
+        )
+        held = _is_held(stands, pointer)
     return publication_of(stands, state=state, manifest_sha256=sha256, store=store, held=held)
 
 
@@ -141,7 +150,7 @@ def unfinished(store: ObjectStore, *, under: str = layout.UNFINISHED) -> frozens
 
 
 def settle(
-    stands: Manifest, *, manifest_sha256: str, store: ObjectStore, channel: str, now: datetime, begun: bool
+    stands: Manifest, *, manifest_sha256: str, store: ObjectStore, channel: str, by: Actor, now: datetime, begun: bool
 ) -> bool:
     """Finish the publication of a bundle that stands: the channel, the event, and what publishing kept is cleared away.
 
@@ -149,25 +158,41 @@ def settle(
     stays so until a person moves the channel to it, or a newer one passes.
 
     Args:
+        by: who moves the channel.
         begun: whether it is among the unfinished ones; of another one there is only the channel to see to.
     Returns:
         Whether its gates keep the channel from it.
     Raises:
         VersionConflict: other writers keep moving the channel.
     """
-    held = _point(stands, store, channel, now=now)
+    pointer = _point(stands, store, channel, by=by, now=now, begun=begun)
+    held = _is_held(stands, pointer)
     if begun:
+        if pointer.version != stands.bundle.version:
+            why = "the channel is held where it is" if pointer.held else f"held back by its gates; {_judged(stands)}"
+            channels.keep_back(store, pointer, stands.bundle.version, by=by, why=why, now=now)
         events.append(store, stands, manifest_sha256=manifest_sha256, channel=channel, held=held, now=now)
         _clear(store, stands.bundle.model_id, stands.bundle.version)
     return held
 
 
-def _point(stands: Manifest, store: ObjectStore, channel: str, *, now: datetime) -> bool:
-    """Have a channel point at a bundle that stands, unless its gates keep it from there; returns whether they do."""
+def _point(stands: Manifest, store: ObjectStore, channel: str, *, by: Actor, now: datetime, begun: bool) -> Channel:
+    """Have a channel point at a bundle that stands, unless its gates keep it from there."""
     info = stands.bundle
     stay = stands.regression is not None and stands.regression.verdict == "held"
-    pointer = channels.ensure(store, info.model_id, channel, info.version, now=now, stay=stay)
-    return _is_held(stands, pointer)
+    why = f"published; {_judged(stands)}" if begun else "a run found it published, and it is the one to use"
+    reason = MoveReason(kind="published" if begun else "repointed", by=by, why=why)
+    return channels.ensure(store, info.model_id, channel, info.version, reason=reason, now=now, stay=stay)
+
+
+def _judged(stands: Manifest) -> str:
+    """Say what the gates found in a version, as the end of a sentence."""
+    if stands.regression is None:
+        return "there was no version in use to compare it with"
+    if not stands.regression.findings:
+        return f"it is not worse than {stands.regression.compared_with}"
+    findings = "; ".join(f"{finding.gate}: {finding.message}" for finding in stands.regression.findings)
+    return f"it is worse than {stands.regression.compared_with}: {findings}"
 
 
 def _clear(store: ObjectStore, model_id: str, version: str) -> None:

@@ -12,7 +12,7 @@ import sys
 import typer
 
 from onnx_fleet import __version__
-from onnx_fleet.cli import audit, cache, channel, consume, inspection, rollout, run, steps, sweep, watch
+from onnx_fleet.cli import audit, cache, channel, consume, inspection, moves, rollout, run, steps, sweep, watch
 from onnx_fleet.cli.terminal import console
 from onnx_fleet.errors import OnnxFleetError
 
@@ -31,7 +31,8 @@ app.add_typer(channel.channel_app, name="channel")
 app.add_typer(rollout.rollout_app, name="rollout")
 for command in (
     run.plan, run.run, steps.export, steps.validate, steps.measure, steps.compare, steps.publish,
-    consume.list_, consume.verify, consume.pull, inspection.inspect, audit.audit, sweep.sweep, watch.watch,
+    consume.list_, consume.verify, consume.pull, inspection.inspect, moves.promote, moves.rollback, moves.history,
+    audit.audit, sweep.sweep, watch.watch,
 ):  # fmt: skip
     app.command(name=command.__name__.rstrip("_"))(command)
 

@@ -12,8 +12,10 @@ import typer
 from onnx_fleet import jsonio
 from onnx_fleet.bundles import bundle, feed
 from onnx_fleet.cli import step_display, terminal
-from onnx_fleet.cli.options import CatalogueFile, Json, Store
-from onnx_fleet.cli.settings import opened_services
+from onnx_fleet.cli.options import CatalogueFile, Json, OnlyPublished, Store
+from onnx_fleet.cli.run import new_run_id
+from onnx_fleet.cli.settings import opened_services, user
+from onnx_fleet.entities.channel_move import Actor
 from onnx_fleet.entities.naming import ref_of
 from onnx_fleet.errors import Retryable
 from onnx_fleet.planning.catalogue import reader
@@ -25,9 +27,7 @@ from onnx_fleet.runs.services import Services
 
 
 def audit(
-    only: Annotated[
-        list[str] | None, typer.Option(help="Only models that match this pattern, such as BAAI/*; may be repeated.")
-    ] = None,
+    only: OnlyPublished = None,
     channel: Annotated[
         str, typer.Option(help="Audit the version that this channel of each model points to.")
     ] = bundle.LATEST,
@@ -111,6 +111,7 @@ def _demote(
     trust = {(target.model_id, target.version): target.trust for target in targets}
     failed = {(each.model_id, each.version): each for each in known if each.verdict == "failed"}
     told, moved = [], False
+    by = Actor(kind="audit", name=new_run_id(), asked_by=user())
     for row in rows:
         key = (row.model_id, row.version)
         found = (
@@ -118,6 +119,7 @@ def _demote(
                 failed[key],
                 channel=channel,
                 services=services,
+                by=by,
                 now=datetime.now(UTC),
                 trust=trust[key],
                 dry_run=dry_run,

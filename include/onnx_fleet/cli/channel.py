@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
-from onnx_fleet import jsonio
-from onnx_fleet.bundles import bundle, channels, feed, publish
-from onnx_fleet.bundles.bundle import Ref
-from onnx_fleet.cli import terminal
-from onnx_fleet.cli.options import Json, Store
+from onnx_fleet.bundles import channels, publish
+from onnx_fleet.cli import moves, terminal
+from onnx_fleet.cli.options import By, DryRun, Hold, Json, MoveWhy, Store, Yes
 from onnx_fleet.cli.settings import opened_store
 from onnx_fleet.errors import BundleNotFound
-from onnx_fleet.runs.record import told
+from onnx_fleet.runs import channel_moves
 
 channel_app = typer.Typer(help="Show or move channels, the named pointers to versions.", no_args_is_help=True)
 
@@ -55,30 +52,19 @@ def set_(
     model: Annotated[str, typer.Argument(help="ORG/NAME.", show_default=False)],
     channel: Annotated[str, typer.Argument(help="Such as latest.", show_default=False)],
     version: Annotated[str, typer.Argument(help="A published version, as `onnx-fleet list` names it.")],
-    hold: Annotated[bool, typer.Option("--hold", help="Runs do not move the channel until it is set again.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would move, and move nothing.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    hold: Hold = False,
+    reason: MoveWhy = None,
+    by: By = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Move a channel to a published version: one that its gates held back, or an earlier one."""
+    """Move a channel to a published version: one that its gates held back, or an earlier one.
+
+    `onnx-fleet promote` does the same for many models, and `onnx-fleet rollback` goes back.
+    """
     with opened_store(store) as opened:
-        found = bundle.find(Ref(model_id=model, channel=None, version=version), store=opened)
-        now = channels.find(opened, model, channels.checked_name(channel))
-        findings = told(found.manifest.regression)
-        if findings and found.manifest.regression:
-            terminal.worse(f"{model}@{version}", found.manifest.regression.compared_with, findings)
-        before = now.version if now else "nothing"
-        move = f"{model}@{channel}: {before} -> {version}" + (", held there" if hold else "")
-        if not (dry_run or yes):
-            typer.confirm(f"{move}?", abort=True, err=True)
-        if not dry_run:
-            channels.move(
-                opened, model, channel, version, now=datetime.now(UTC), expected=now.version if now else None, held=hold
-            )
-            feed.rebuild(opened, now=datetime.now(UTC))
-        moved = channels.find(opened, model, channel)
-    if as_json:
-        terminal.as_json({"before": before, "moved": not dry_run, "channel": jsonio.to_json(moved) if moved else None})
-    else:
-        terminal.line(f"would move {move}" if dry_run else f"moved {move}")
+        proposed = channel_moves.to_version(opened, model, channel, version, held=hold)
+        done = moves.decide(opened, [proposed], reason=moves.given("set", reason, by), dry_run=dry_run, yes=yes)
+    moves.show(done, dry_run=dry_run, as_json=as_json, one=True)

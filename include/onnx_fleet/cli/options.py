@@ -58,6 +58,20 @@ RetryFailed = Annotated[
 AllWaves = Annotated[
     bool, typer.Option("--all-waves", help="Take the next wave of a rollout as soon as one is good, up to the last.")
 ]
+Hold = Annotated[bool, typer.Option("--hold", help="Runs do not move the channel until it is set again.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would move, and move nothing.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+MoveWhy = Annotated[
+    str | None, typer.Option("--reason", help="Why, for those who read the history later.", show_default=False)
+]
+By = Annotated[str | None, typer.Option(help="Who decides; default: USER@HOST of this machine.", show_default=False)]
+OnlyPublished = Annotated[
+    list[str] | None,
+    typer.Option("--only", help="Only published models that match this pattern, such as BAAI/*; may be repeated."),
+]
+OfCatalogue = Annotated[
+    Path | None, typer.Option("--catalogue", "-c", help="Only published models of this catalogue file.")
+]
 Changed = Annotated[bool, typer.Option("--changed", help="Leave out models that are unchanged.")]
 MaxRefused = Annotated[
     int | None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -10,8 +9,8 @@ import typer
 
 from onnx_fleet import jsonio
 from onnx_fleet.cli import terminal
-from onnx_fleet.cli.options import Json, Store
-from onnx_fleet.cli.settings import opened_store
+from onnx_fleet.cli.options import By, Json, Store
+from onnx_fleet.cli.settings import opened_store, user
 from onnx_fleet.runs import rollout, rollout_report, rollout_steps
 from onnx_fleet.runs.rollout import Rollout
 
@@ -22,7 +21,6 @@ rollout_app = typer.Typer(
 
 RolloutId = Annotated[str, typer.Argument(help="An id of `onnx-fleet rollout list`.", show_default=False)]
 Reason = Annotated[str, typer.Option(help="Why, for those who read about the rollout later.", show_default=False)]
-By = Annotated[str | None, typer.Option(help="Who decides; default: the user of this machine.")]
 
 
 @rollout_app.command("list")
@@ -53,9 +51,7 @@ def show(rollout_id: RolloutId, store: Store = None, as_json: Json = False) -> N
 def continue_(rollout_id: RolloutId, reason: Reason, by: By = None, store: Store = None, as_json: Json = False) -> None:
     """Let a rollout go on that has stopped: its channels move forward again, and the next run takes one more wave."""
     with opened_store(store) as opened:
-        went_on = rollout_steps.go_on(
-            rollout_id, by=by or getpass.getuser(), reason=reason, store=opened, now=datetime.now(UTC)
-        )
+        went_on = rollout_steps.go_on(rollout_id, by=by or user(), reason=reason, store=opened, now=datetime.now(UTC))
     _moved(went_on, as_json=as_json)
 
 
@@ -63,9 +59,7 @@ def continue_(rollout_id: RolloutId, reason: Reason, by: By = None, store: Store
 def stop(rollout_id: RolloutId, reason: Reason, by: By = None, store: Store = None, as_json: Json = False) -> None:
     """Stop a rollout that runs: the channels of the wave that is under way go back, and are held there."""
     with opened_store(store) as opened:
-        stopped = rollout_steps.stop(
-            rollout_id, by=by or getpass.getuser(), reason=reason, store=opened, now=datetime.now(UTC)
-        )
+        stopped = rollout_steps.stop(rollout_id, by=by or user(), reason=reason, store=opened, now=datetime.now(UTC))
     _moved(stopped, as_json=as_json)
 
 

@@ -36,7 +36,7 @@ from onnx_fleet.cli.options import (
     Store,
     with_entry_options,
 )
-from onnx_fleet.cli.settings import opened_services
+from onnx_fleet.cli.settings import opened_services, run_actor
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.work_item import Plan, WorkItem
 from onnx_fleet.errors import OnnxFleetError
@@ -128,6 +128,7 @@ def run(
     follow in waves, and a run takes one wave. `onnx-fleet rollout` shows how far they are.
     """
     run_id = new_run_id()
+    by = run_actor(run_id)
     with recording(profile) as recorder, opened_services(store, many_steps=True) as services:
         part = selected(only, since, retry_failed)
         wanted = wanted_entries(services, model, catalogue_file, part, entry=entry, force=force)
@@ -140,7 +141,7 @@ def run(
         unchanged = [item for item in divided.plan.items if item.state == "unchanged" and not changed]
         settled = [
             *(records.of_refusal(refusal) for refusal in made.refusals),
-            *pipeline.settle_unchanged(unchanged, services=services, channel=channel),
+            *pipeline.settle_unchanged(unchanged, services=services, by=by, channel=channel),
         ]
         profiles: dict[str, profiling.Profile] = {}
         work_folder.prune(services.work_dir)
@@ -153,6 +154,7 @@ def run(
                         item,
                         services=corner,
                         provenance=provenance,
+                        by=by,
                         channel=channel,
                         on_step=partial(steps.begin, item.model_id),
                         on_wait=steps.note,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import os
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from onnx_fleet.cli import terminal
+from onnx_fleet.entities.channel_move import Actor
 from onnx_fleet.entities.sizing import Capacity
 from onnx_fleet.errors import StoreNotFound
 from onnx_fleet.export import cache
@@ -75,6 +78,20 @@ def opened_services(address: str | None, *, many_steps: bool = False) -> Iterato
             gpu=_gpu(),
             largest_worker=_largest_worker(),
         )
+
+
+def user() -> str:
+    """Who runs the command: ``user@host``."""
+    try:
+        name = getpass.getuser()
+    except (OSError, KeyError):  # a container whose user has no name
+        name = f"uid {os.getuid()}"
+    return f"{name}@{socket.gethostname()}"
+
+
+def run_actor(run_id: str) -> Actor:
+    """Who moves the channels that a run of the command line moves."""
+    return Actor(kind="run", name=run_id, asked_by=user())
 
 
 def _hub_settings() -> HubSettings:

@@ -25,7 +25,7 @@ from onnx_fleet.cli.options import (
     with_entry_options,
 )
 from onnx_fleet.cli.run import new_run_id, planned, raise_refusal, recording, wanted_entries, with_profile
-from onnx_fleet.cli.settings import opened_services
+from onnx_fleet.cli.settings import opened_services, run_actor
 from onnx_fleet.cli.tables import show_latency, show_regression, show_validation, show_variants
 from onnx_fleet.entities.graph_info import TensorSpec
 from onnx_fleet.entities.naming import ref_of
@@ -187,6 +187,7 @@ def publish(
                 provenance=provenance,
                 channel=wanted,
                 move=channel is not None,
+                by=run_actor(provenance.run_id),
                 progress=progress.bytes_moved,
             )
         feed.rebuild(services.store, now=datetime.now(UTC))

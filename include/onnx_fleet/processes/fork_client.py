@@ -22,8 +22,8 @@ _SERVER = "onnx_fleet.processes.fork_server"
 _PREPARING_TIMEOUT_S = 300
 _ENDING_TIMEOUT_S = 5
 _REPORT_BYTES = 1024
-_TOLD_TO_NOBODY = ("PYTEST_CURRENT_TEST",)
-"""Environment variables that no import reads: a server serves on when they change."""
+_TOLD_TO_NOBODY = ("PYTEST_CURRENT_TEST", "AIRFLOW_CTX_")
+"""How environment variables begin that no import reads: a server serves on when they change."""
 
 
 class ForkedProcess:
@@ -64,7 +64,7 @@ class _Circumstances:
 
     @classmethod
     def here(cls) -> _Circumstances:
-        environment = {name: value for name, value in os.environ.items() if name not in _TOLD_TO_NOBODY}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(_TOLD_TO_NOBODY)}
         return cls(environment=environment, folder=str(Path.cwd()), cores=frozenset(os.sched_getaffinity(0)))
 
 

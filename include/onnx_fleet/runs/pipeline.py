@@ -14,6 +14,7 @@ from onnx_fleet.bundles.bundle import Bundle, Ref
 from onnx_fleet.bundles.manifest import Provenance
 from onnx_fleet.bundles.publish import Publication
 from onnx_fleet.bundles.stage import Stage
+from onnx_fleet.entities.channel_move import Actor
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.naming import ref_of
 from onnx_fleet.entities.sizing import StepCost
@@ -52,6 +53,7 @@ def process(
     *,
     services: Services,
     provenance: Provenance,
+    by: Actor,
     channel: str = bundle.LATEST,
     on_step: Callable[[StepName], None] = lambda step: None,
     on_wait: Callable[[str], None] = lambda reason: None,
@@ -62,6 +64,7 @@ def process(
     A model that another run is making is waited for, and what that run has published is not made again.
 
     Args:
+        by: who moves the channel.
         on_step: is told when a step begins.
         on_wait: is told why the model is waited for.
         progress: is told of the download and the upload, in bytes.
@@ -70,11 +73,11 @@ def process(
     stage = services.stage(item)
     try:
         if not claims.wait(item.model_id, item.version, run=run, store=store, on_wait=on_wait):
-            return record_of_another_runs(item, services=services, channel=channel)
+            return record_of_another_runs(item, services=services, by=by, channel=channel)
     except OnnxFleetError as err:
         error, message = type(err).__name__, str(err)
         return record_of_failure(stage, step="export", error=error, message=message, spent={})
-    job = Job(stage=stage, services=services, provenance=provenance, channel=channel, progress=progress)
+    job = Job(stage=stage, services=services, provenance=provenance, by=by, channel=channel, progress=progress)
     with claims.renewed(item.model_id, run=run, store=store):
         return _made(item, job, on_step=on_step)
 
@@ -109,6 +112,7 @@ def settle_unchanged(
     items: Iterable[WorkItem],
     *,
     services: Services,
+    by: Actor,
     channel: str = bundle.LATEST,
     on_finished: Callable[[Publication], None] = lambda publication: None,
 ) -> list[Record]:
@@ -117,6 +121,7 @@ def settle_unchanged(
     No single model raises an error: a bundle that cannot be read gets the record of a failure.
 
     Args:
+        by: who moves the channels of those where that is still to be done.
         on_finished: is told of each publication that was finished here, from any thread.
     Raises:
         StoreUnavailable, StoreDenied: the store cannot be asked.
@@ -128,7 +133,9 @@ def settle_unchanged(
     with ThreadPoolExecutor(planning.STORE_WORKERS, thread_name_prefix="settle") as pool:
         records = list(
             pool.map(
-                lambda item: _settle(item, unfinished, services=services, channel=channel, on_finished=on_finished),
+                lambda item: _settle(
+                    item, unfinished, services=services, by=by, channel=channel, on_finished=on_finished
+                ),
                 items,
             )
         )
@@ -142,6 +149,7 @@ def _settle(
     unfinished: frozenset[tuple[str, str]],
     *,
     services: Services,
+    by: Actor,
     channel: str,
     on_finished: Callable[[Publication], None],
 ) -> Record:
@@ -153,6 +161,7 @@ def _settle(
             manifest_sha256=found.manifest_sha256,
             store=services.store,
             channel=channel,
+            by=by,
             now=datetime.now(UTC),
             begun=begun,
         )
@@ -172,13 +181,15 @@ def _settle(
     return _record(item, found, services=services, state="held" if held else "unchanged")
 
 
-def record_of_another_runs(item: WorkItem, *, services: Services, channel: str = bundle.LATEST) -> Record:
+def record_of_another_runs(item: WorkItem, *, services: Services, by: Actor, channel: str = bundle.LATEST) -> Record:
     """Return the record of an item that another run has published since it was planned.
 
+    Args:
+        by: who moves the channel where that is still to be done.
     Raises:
         StoreUnavailable, StoreDenied: the store cannot be asked.
     """
-    [settled] = settle_unchanged([item], services=services, channel=channel)
+    [settled] = settle_unchanged([item], services=services, by=by, channel=channel)
     return replace(settled, reason=f"another run has published it meanwhile; {item.reason}")
 
 

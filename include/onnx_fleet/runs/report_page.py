@@ -16,6 +16,9 @@ from urllib.parse import quote
 _GOOD: Final = frozenset({"published", "unchanged", "passed", "started", "noted"})
 _WARNING: Final = frozenset({"held", "waiting", "not_compared", "left out"})
 
+_LONGEST_WHOLE_WORD: Final = 20
+"""The number of letters of the longest word that stays whole in a table: a version has 17."""
+
 _STYLE: Final = """
 :root { color-scheme: light dark; --bad: #c62828; --warning: #b26a00; --good: #2e7d32; --line: #8884; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 0 auto; padding: 1rem; overflow-wrap: anywhere; }
@@ -32,6 +35,7 @@ section p { margin: .4rem 0 0; white-space: pre-wrap; }
 .links a { display: inline-block; margin-right: 1rem; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid var(--line); }
+th, td:not(.long) { overflow-wrap: break-word; }
 @media (max-width: 48rem) {
   thead { display: none; }
   tr { display: block; border-bottom: 1px solid var(--line); padding: .4rem 0; }
@@ -116,15 +120,16 @@ def _card(card: Card, *, key: str) -> str:
 def _table(table: Table) -> str:
     head = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
     rows = "".join(
-        "<tr>"
-        + "".join(
-            f'<td data-column="{escape(column)}"><span>{escape(text)}</span></td>'
-            for column, text in zip(table.columns, row, strict=True)
-        )
-        + "</tr>\n"
+        "<tr>" + "".join(_cell(column, text) for column, text in zip(table.columns, row, strict=True)) + "</tr>\n"
         for row in table.rows
     )
     return f"<h2>{escape(table.title)}</h2>\n<table><thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table>"
+
+
+def _cell(column: str, text: str) -> str:
+    """Return a cell; a narrow table breaks a long word, such as an address, and no short one."""
+    long = ' class="long"' if max(map(len, text.split()), default=0) > _LONGEST_WHOLE_WORD else ""
+    return f'<td{long} data-column="{escape(column)}"><span>{escape(text)}</span></td>'
 
 
 def _look(state: str) -> str:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from onnx_fleet.bundles import bundle, channels, publish
 from onnx_fleet.bundles.bundle import Bundle, Ref
+from onnx_fleet.entities.channel_move import Actor, MoveReason
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound, VersionConflict
 from onnx_fleet.runs import audit
 from onnx_fleet.runs.audit import Audit, Target
@@ -40,6 +41,7 @@ def demote(
     *,
     channel: str,
     services: Services,
+    by: Actor,
     now: datetime,
     trust: Trust | None = None,
     dry_run: bool = False,
@@ -51,6 +53,7 @@ def demote(
     A version that its gates held back when it was published is not gone back to.
 
     Args:
+        by: the audit.
         trust: what a catalogue allows for the model's source.
         dry_run: find the version that would take its place, and move nothing.
         known: audits of this run, which are not done again.
@@ -76,8 +79,11 @@ def demote(
         return outcome("no older version passes its audit; the channel was not moved")
     if dry_run:
         return outcome(f"would move to {to} and be held there", to=to)
+    moved = MoveReason(kind="demoted", by=by, why=f"{failed.version} failed its audit: {failed.reason}")
     try:
-        channels.move(services.store, failed.model_id, channel, to, now=now, expected=failed.version, held=True)
+        channels.move(
+            services.store, failed.model_id, channel, to, reason=moved, now=now, expected=failed.version, held=True
+        )
     except VersionConflict:
         return outcome("another writer moved the channel meanwhile; it was not moved again")
     return outcome(f"moved to {to} and held there", to=to, moved=True)

@@ -14,6 +14,7 @@ from datetime import datetime
 
 from onnx_fleet.bundles import channels, feed
 from onnx_fleet.bundles.channels import Channel
+from onnx_fleet.entities.channel_move import Actor, MoveReason
 from onnx_fleet.errors import VersionConflict
 from onnx_fleet.runs import rollout
 from onnx_fleet.runs.rollout import Rollout, TakenBack
@@ -41,12 +42,14 @@ def settle(found: Rollout, *, store: ObjectStore, now: datetime) -> Rollout:
     """
     if found.channels_moved:
         return found
+    reason = _reason(found)
     for model_id, back in found.taken_back.items():
         if found.state == "stopped":
-            _move(store, found, model_id, back.to, held=True, only_from=(back.version, False), now=now)
+            place = (back.version, False)
+            _move(store, found, model_id, back.to, reason=reason, held=True, only_from=place, now=now)
         else:
-            version = back.to if found.state == "superseded" else back.version
-            _move(store, found, model_id, version, held=False, only_from=(back.to, True), now=now)
+            version, place = back.to if found.state == "superseded" else back.version, (back.to, True)
+            _move(store, found, model_id, version, reason=reason, held=False, only_from=place, now=now)
     if found.taken_back:
         feed.rebuild(store, now=now)
 
@@ -64,8 +67,10 @@ def release(found: Rollout, model_ids: Collection[str], *, store: ObjectStore, n
     going = {name: back for name, back in found.taken_back.items() if name in model_ids}
     if not going:
         return found
+    why = "the model is taken for a reason of its own, so that the rollout no longer holds it"
+    reason = MoveReason(kind="restored", by=Actor(kind="rollout", name=found.rollout_id), why=why)
     for model_id, back in going.items():
-        _move(store, found, model_id, back.to, held=False, only_from=(back.to, True), now=now)
+        _move(store, found, model_id, back.to, reason=reason, held=False, only_from=(back.to, True), now=now)
 
     def released(standing: Rollout) -> Rollout:
         kept = {name: back for name, back in standing.taken_back.items() if name not in going}
@@ -80,6 +85,7 @@ def _move(
     model_id: str,
     version: str,
     *,
+    reason: MoveReason,
     held: bool,
     only_from: tuple[str, bool],
     now: datetime,
@@ -93,8 +99,23 @@ def _move(
     if pointer is None or _place(pointer) != only_from:
         return
     with suppress(VersionConflict):  # another writer has moved it meanwhile
-        channels.move(store, model_id, found.channel, version, now=now, expected=only_from[0], held=held)
+        channels.move(store, model_id, found.channel, version, reason=reason, now=now, expected=only_from[0], held=held)
         log.info("%s@%s: moved to %s for the rollout %s", model_id, found.channel, version, found.rollout_id)
+
+
+def _reason(found: Rollout) -> MoveReason:
+    """Return who moves the channels and why: what the document says, whichever process moves them."""
+    stopped = found.state == "stopped"
+    wanted = "stopped" if stopped else "continued"
+    decision = found.decisions[-1] if found.decisions and found.decisions[-1].what == wanted else None
+    if found.state == "superseded":
+        decision, why = None, "the toolchain or the defaults have changed again"
+    elif stopped:
+        why = found.wave.reason
+    else:
+        why = decision.reason if decision else "the rollout goes on"
+    by = Actor(kind="rollout", name=found.rollout_id, asked_by=decision.by if decision else None)
+    return MoveReason(kind="taken_back" if stopped else "restored", by=by, why=why)
 
 
 def _place(pointer: Channel) -> tuple[str, bool]:

@@ -21,6 +21,7 @@ from onnx_fleet.bundles.manifest import Provenance
 from onnx_fleet.bundles.publish import Publication
 from onnx_fleet.bundles.stage import PRIVATE, Stage
 from onnx_fleet.entities import validation_report
+from onnx_fleet.entities.channel_move import Actor
 from onnx_fleet.entities.export_record import ExportRecord
 from onnx_fleet.entities.kept_latency import KeptLatency
 from onnx_fleet.entities.latency_report import LatencyReport
@@ -61,6 +62,8 @@ class Job:
     services: Services
     provenance: Provenance
     """The part of the manifest that says which run made the bundle."""
+    by: Actor | None = None
+    """Who moves the channel; None for the run of the provenance."""
     channel: str = bundle.LATEST
     alone: regression.Quiet = nullcontext
     """The context manager that keeps our other work off the machine, for a step that needs that only in part."""
@@ -304,6 +307,7 @@ def publish(
     provenance: Provenance,
     channel: str = bundle.LATEST,
     move: bool = False,
+    by: Actor | None = None,
     stored: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Publication:
@@ -313,6 +317,7 @@ def publish(
 
     Args:
         move: have the channel point at it also where the bundle stands already.
+        by: who moves the channel; None for the run of the provenance.
         stored: where the store has files of the stage already: SHA-256 -> key.
     """
     if regression.is_due(stage, store=services.store, channel=channel):
@@ -325,6 +330,7 @@ def publish(
             created_at=datetime.now(UTC),
             channel=channel,
             move=move,
+            by=by,
             stored=stored,
             progress=progress,
         )
@@ -366,6 +372,7 @@ def _take_publish(job: Job) -> Publication:
         services=job.services,
         provenance=job.provenance,
         channel=job.channel,
+        by=job.by,
         stored=job.stored,
         progress=job.progress,
     )

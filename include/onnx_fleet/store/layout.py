@@ -3,6 +3,7 @@
 models/<org>/<name>/<version>/…                 a bundle; without its manifest.json it does not exist
 models/<org>/<name>/channels/<channel>.json     a channel
 models/<org>/<name>/renamed.json                the id that the model is published under now
+history/<org>/<name>/<channel>/<row>.json       one move of a channel, or a version that was kept from it
 unfinished/<org>/<name>/<version>/…             what publishing keeps until it is through
 audits/<org>/<name>/<version>/<time>.json       what an audit of a published bundle found
 cache/<kind>/<key>.zip                          what one export leaves for the next one of the same kind
@@ -29,6 +30,12 @@ CHANNEL_KEY: Final = re.compile(rf"{MODELS}([^/]+/[^/]+)/channels/([^/]+)\.json"
 """The pattern of a channel's key, whose groups are the model id and the channel."""
 RENAMED_KEY: Final = re.compile(rf"{MODELS}([^/]+/[^/]+)/renamed\.json")
 """The pattern of the key of a note that a model was renamed, whose group is the id that it had."""
+
+HISTORY: Final = "history/"
+HISTORY_KEY: Final = re.compile(
+    rf"{HISTORY}([^/]+/[^/]+)/([^/]+)/(\d{{8,}}-[0-9a-f]{{16}}|held-[0-9a-f]{{8}}-[0-9a-f]{{8}})\.json"
+)
+"""The pattern of the key of a row of a channel's history, whose groups are the model id, the channel and the row."""
 
 UNFINISHED: Final = "unfinished/"
 UNFINISHED_KEY: Final = re.compile(rf"{UNFINISHED}([^/]+/[^/]+)/([0-9a-f]{{8}}-[0-9a-f]{{8}})/(.+)")
@@ -66,6 +73,16 @@ def manifest_key(model_id: str, version: str) -> str:
 def channel_key(model_id: str, channel: str) -> str:
     """Return where a channel lies; its name has been checked."""
     return f"{MODELS}{model_id}/channels/{channel}.json"
+
+
+def history_prefix(model_id: str, channel: str) -> str:
+    """Return what the keys begin with of the rows of a channel's history, a slash at its end."""
+    return f"{HISTORY}{model_id}/{channel}/"
+
+
+def history_key(model_id: str, channel: str, row: str) -> str:
+    """Return where a row of a channel's history lies."""
+    return f"{history_prefix(model_id, channel)}{row}.json"
 
 
 def renamed_key(model_id: str) -> str:

@@ -54,7 +54,7 @@ _FORMS: Final[Mapping[str, str]] = {
     "reuse": "same_graph or never",
     "the catalogue": "models:, with - org/name on each line under it",
     "defaults": "a mapping, such as {opset: 20}",
-    "canary": "a mapping, such as {shares: [5, 25, 100]}",
+    "canary": "a percentage, such as 5%, or a mapping, such as {shares: [5, 25, 100]}",
     "shares": "a list of percentages, such as [5, 25, 100]",
 }
 """What a field looks like, where its type alone does not say it."""

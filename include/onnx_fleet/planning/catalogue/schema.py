@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from onnx_fleet.entities.entry import (
     DECODER_FORMS,
@@ -20,6 +20,7 @@ from onnx_fleet.entities.entry import (
 from onnx_fleet.entities.provider import CPU
 from onnx_fleet.entities.variant import FP32
 from onnx_fleet.planning.catalogue.values import (
+    PERCENTAGE,
     AxisName,
     CommitSha,
     DecoderForm,
@@ -41,6 +42,7 @@ from onnx_fleet.planning.catalogue.values import (
     check_rising,
     check_variants,
     check_weights_variant,
+    read_canary,
 )
 
 OPSET_MIN: Final = 18
@@ -245,6 +247,12 @@ class CanarySection(_Section):
     """The least number of changed models for which there are waves; fewer are taken at once."""
 
 
+CanaryItem = Annotated[
+    CanarySection,
+    BeforeValidator(read_canary, json_schema_input_type=CanarySection | Annotated[str, Field(pattern=PERCENTAGE)]),
+]
+
+
 class CatalogueFile(_Section):
     """The models that onnx-fleet keeps as ONNX bundles."""
 
@@ -254,8 +262,8 @@ class CatalogueFile(_Section):
     """The models wanted, each by its repo id or as a mapping."""
     discover: list[DiscoverSection] = []
     """Searches of the Hub, made anew at each run."""
-    canary: CanarySection = CanarySection()
-    """How the models follow a change of the toolchain or of the defaults."""
+    canary: CanaryItem = CanarySection()
+    """How the models follow a change of the toolchain or of the defaults; 5% is short for {shares: [5]}."""
 
 
 def json_schema() -> dict[str, Any]:

@@ -173,6 +173,16 @@ def check_rising(shares: list[int]) -> list[int]:
     return shares
 
 
+PERCENTAGE: Final = r"^(100|[1-9][0-9]?) ?%$"
+
+
+def read_canary(canary: object) -> object:
+    """Read ``5%`` as a mapping of that one share; anything else passes."""
+    if isinstance(canary, str) and (match := re.fullmatch(PERCENTAGE, canary)):
+        return {"shares": [int(match.group(1))]}
+    return canary
+
+
 def _read_size(size: object) -> object:
     """Read ``2 GB`` as bytes; numbers pass. K, M, G and T are powers of 1000, Ki, Mi, Gi and Ti of 1024."""
     if not isinstance(size, str):
