@@ -36,6 +36,8 @@ _BUSY_SHARE = 0.2
 """The share of one core below which a process counts as waiting."""
 _MOST_REST_S = 0.5
 _SETTLE_S = 0.01
+_SHORT_WARMUP_S = 0.2
+"""The most time in which a call becomes warm of which only a few runs are timed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,11 +134,11 @@ def _is_narrow(times_ms: np.ndarray, precision: float) -> bool:
 
 
 def few(call: Callable[[], object], *, runs: int) -> np.ndarray:
-    """Time a few runs of a call by itself, from rest; returns float64 [runs], in milliseconds."""
+    """Time a few runs of a call by itself, from rest and once it is warm; returns float64 [runs], in milliseconds."""
     import numpy as np
 
     rest()
-    _settle(call)
+    warm_up(call, least=1, budget_s=_SHORT_WARMUP_S)
     with _no_garbage_collection():
         return np.array([_time_ms(call) for _ in range(runs)])
 
