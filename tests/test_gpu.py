@@ -11,6 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 from fixtures.exported import Exported, export_from_zoo
+from fixtures.stages import NOW
 from fixtures.varied import LOOSE, vary, wanting
 from onnx_fleet.entities.entry import LatencyGrid
 from onnx_fleet.entities.latency_report import LatencyReport
@@ -57,7 +58,7 @@ def judged(varied: Exported) -> VariantReport:
 
 @pytest.fixture(scope="module")
 def measured(varied: Exported, judged: VariantReport) -> LatencyReport:
-    return latency.measure(varied.stage, source_dir=varied.source_dir, provider="cuda")
+    return latency.measure(varied.stage, source_dir=varied.source_dir, now=NOW, provider="cuda")
 
 
 def test_what_is_right_on_the_cpu_is_right_on_the_gpu_and_ran_there(exported: Exported) -> None:
@@ -148,7 +149,7 @@ def test_bound_inputs_and_outputs_give_what_arrays_give(varied: Exported) -> Non
     session.bind(feeds)()
 
     copied = varied.with_entry(lambda entry: replace(entry, latency=replace(GRID, io_binding=True)))
-    report = latency.measure(copied.stage, source_dir=copied.source_dir, provider="cuda")
+    report = latency.measure(copied.stage, source_dir=copied.source_dir, now=NOW, provider="cuda")
     copied.with_entry(lambda entry: replace(entry, latency=GRID))
     assert report.io_binding
     assert report.status == "measured"

@@ -11,6 +11,7 @@ import pytest
 
 from fixtures.exported import export_from_zoo
 from fixtures.recipes import Proven, recipe_file
+from fixtures.stages import NOW
 from mutations.encoder import mask_dropped
 from mutations.mutation import change_graph
 from onnx_fleet.bundles.stage import Stage
@@ -118,7 +119,7 @@ def test_a_lost_mask_is_caught_at_one_length_too(of_one_length: Proven, tmp_path
 
 
 def test_it_is_timed_at_its_one_length_whatever_the_grid_has(of_one_length: Proven) -> None:
-    report = latency.measure(of_one_length.stage, source_dir=of_one_length.source_dir)
+    report = latency.measure(of_one_length.stage, source_dir=of_one_length.source_dir, now=NOW)
 
     assert [(row.batch_size, row.sequence_length) for row in report.rows] == [(1, LENGTH), (2, LENGTH)]
 

@@ -14,11 +14,12 @@ import onnxruntime
 import pytest
 
 from fixtures.exported import Exported
+from fixtures.stages import NOW
 from onnx_fleet import jsonio
 from onnx_fleet.entities.entry import LatencyGrid
 from onnx_fleet.entities.latency_report import LatencyReport
 from onnx_fleet.errors import GpuUnavailable
-from onnx_fleet.measurement import latency
+from onnx_fleet.measurement import latency, reuse
 from onnx_fleet.measurement.benchmark import Bench
 from onnx_fleet.measurement.footprint import FootprintRequest
 from onnx_fleet.measurement.noise import NoiseMeter
@@ -37,7 +38,7 @@ def measured(questions: Exported, tmp_path_factory: pytest.TempPathFactory) -> E
 
 @pytest.fixture(scope="session")
 def report(measured: Exported) -> LatencyReport:
-    return latency.measure(measured.stage, source_dir=measured.source_dir)
+    return latency.measure(measured.stage, source_dir=measured.source_dir, now=NOW)
 
 
 def test_every_point_has_figures_that_agree(report: LatencyReport) -> None:
@@ -128,7 +129,7 @@ def test_a_grid_without_a_point_for_the_model_is_not_run(questions: Exported, tm
     grid = LatencyGrid(batch_sizes=(1,), sequence_lengths=(1000,), threads=1)
     stage = questions.copy(tmp_path).with_entry(lambda entry: replace(entry, latency=grid))
 
-    report = latency.measure(stage.stage, source_dir=stage.source_dir)
+    report = latency.measure(stage.stage, source_dir=stage.source_dir, now=NOW)
 
     assert (report.status, report.rows, len(report.skipped)) == ("not_run", (), 1)
     assert "too long for the model" in report.reason
@@ -140,7 +141,7 @@ def test_a_grid_without_a_point_for_the_model_is_not_run(questions: Exported, tm
 def test_cuda_without_cuda_is_not_run_and_never_the_cpu(questions: Exported, tmp_path: Path) -> None:
     copied = questions.copy(tmp_path)
 
-    report = latency.measure(copied.stage, source_dir=copied.source_dir, provider="cuda")
+    report = latency.measure(copied.stage, source_dir=copied.source_dir, now=NOW, provider="cuda")
 
     assert (report.status, report.rows, report.load_time_s) == ("not_run", (), None)
     assert "requirements-gpu.txt" in report.reason
@@ -151,7 +152,7 @@ def test_a_provider_that_runs_nothing_is_not_measured(measured: Exported, tmp_pa
     """Live, with the second provider that the CPU wheel has."""
     copied = measured.copy(tmp_path)
 
-    report = latency.measure(copied.stage, source_dir=copied.source_dir, provider="azure")
+    report = latency.measure(copied.stage, source_dir=copied.source_dir, now=NOW, provider="azure")
 
     assert report.status == "not_run"
     assert "asked for AzureExecutionProvider" in report.reason
@@ -183,7 +184,7 @@ def test_a_variant_that_does_not_run_on_the_provider_is_left_out_and_fp32_is_not
 def test_bound_inputs_and_outputs_are_timed_on_both_sides_and_said(measured: Exported, tmp_path: Path) -> None:
     copied = measured.copy(tmp_path).with_entry(lambda entry: replace(entry, latency=replace(GRID, io_binding=True)))
 
-    report = latency.measure(copied.stage, source_dir=copied.source_dir)
+    report = latency.measure(copied.stage, source_dir=copied.source_dir, now=NOW)
 
     assert report.io_binding
     assert len(report.rows) == 2
@@ -200,7 +201,7 @@ def test_variants_are_timed_in_the_same_turns_and_loaded_apart(measured: Exporte
     second = replace(graph, variant="fp16", path="onnx/model_fp16.onnx")
     copied.stage.write_export(replace(record, graphs=(graph, second)))
 
-    report = latency.measure(copied.stage, source_dir=copied.source_dir)
+    report = latency.measure(copied.stage, source_dir=copied.source_dir, now=NOW)
 
     assert [(row.batch_size, row.variant) for row in report.rows] == [
         (1, "fp32"),
@@ -215,3 +216,30 @@ def test_variants_are_timed_in_the_same_turns_and_loaded_apart(measured: Exporte
         report.footprints[0].load_time_s,
         report.footprints[0].peak_memory_bytes,
     )
+
+
+def test_a_variant_of_which_nothing_is_known_is_measured_and_the_others_are_taken_over(
+    measured: Exported, report: LatencyReport, tmp_path: Path
+) -> None:
+    """Alone beside PyTorch; the second variant is the same graph under its own name."""
+    copied = measured.copy(tmp_path)
+    record = copied.stage.read_export()
+    (graph,) = record.graphs
+    shutil.copy(copied.graph, copied.stage_dir / "onnx" / "model_fp16.onnx")
+    second = replace(graph, variant="fp16", path="onnx/model_fp16.onnx")
+    copied.stage.write_export(replace(record, graphs=(graph, second)))
+    kept = tuple(reuse.to_keep(report, keys={"fp32": "a" * 64}))
+
+    both = latency.measure(copied.stage, source_dir=copied.source_dir, now=NOW, kept=kept)
+
+    assert [(row.batch_size, row.variant) for row in both.rows] == [
+        (1, "fp32"), (1, "fp16"), (2, "fp32"), (2, "fp16"),
+    ]  # fmt: skip
+    assert both.rows[::2] == report.rows
+    assert [each.variant for each in both.taken_over] == ["fp32"]
+    assert [each.variant for each in both.footprints] == ["fp32", "fp16"]
+    assert both.skipped == report.skipped
+    assert both.noise is not None
+    assert both.noise.kernel_runs == 2 * 6 * 3, "that of its own measurement"
+    own = tuple(reuse.to_keep(both, keys={"fp32": "a" * 64, "fp16": "b" * 64}))
+    assert [(each.variant, each.rows) for each in own] == [("fp16", both.rows[1::2])]

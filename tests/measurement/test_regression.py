@@ -27,6 +27,7 @@ from onnx_fleet.bundles import bundle, channels
 from onnx_fleet.bundles.publish import Publication
 from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.entry import Entry, Gates, LatencyGrid, Tolerances
+from onnx_fleet.entities.latency_report import LatencyReport, TakenOver
 from onnx_fleet.entities.regression_report import Differences, RegressionReport, SizeRow, SlowdownRow
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.measurement import gates, io_contract, latency, latency_ratio, version_diff
@@ -49,7 +50,7 @@ def timed(questions: Exported, tmp_path_factory: pytest.TempPathFactory) -> Expo
     """A stage that was measured, so that it says at which sizes."""
     copied = questions.copy(tmp_path_factory.mktemp("timed"))
     copied.with_entry(lambda entry: replace(entry, latency=GRID, gates=BLOCK))
-    latency.measure(copied.stage, source_dir=copied.source_dir)
+    latency.measure(copied.stage, source_dir=copied.source_dir, now=NOW)
     return copied
 
 
@@ -96,6 +97,7 @@ def test_an_equal_version_passes_and_takes_the_channel(
     assert (done.held, latest(services, done)) == (False, done.version)
     report = kept(stage_dir)
     assert (report.verdict, report.status, report.alike) == ("passed", "compared", True)
+    assert report.latencies_of == "", "each has figures of its own"
     assert report.compared_with == in_use.version
     assert {row.output for row in report.measured.outputs} == {"start_logits", "end_logits"}
     assert {row.case.partition(",")[0] for row in report.measured.outputs} == {
@@ -111,6 +113,29 @@ def test_an_equal_version_passes_and_takes_the_channel(
     assert [size.ratio for size in report.measured.sizes] == [1.0]
     assert [ops.changed for ops in report.measured.ops] == [{}]
     assert not list(services.work_dir.rglob("*.onnx")), "the bundle in use is not left on the disk"
+
+
+def test_a_slower_version_whose_figures_are_those_of_the_version_in_use_is_found_and_they_are_named(
+    timed: Exported, tmp_path: Path, services: Services, in_use: Publication
+) -> None:
+    """Figures that were taken over cannot differ: the comparison times both versions, and says so."""
+    stage_dir = next_version(timed.stage_dir, tmp_path / "next", digit="b", changes=[slower])
+    stage = Stage.open(stage_dir)
+    report = stage.read_report("latency", LatencyReport)
+    assert report is not None
+    taken = TakenOver(
+        variant="fp32",
+        model_id=in_use.model_id,
+        version=in_use.version,
+        measured_at=NOW,
+        hardware=report.hardware,
+        confirmations=(),
+    )
+    stage.write_report("latency", replace(report, taken_over=(taken,)))
+    done = published(stage_dir, services)
+
+    assert kept(stage_dir).latencies_of == f"{in_use.model_id}@{in_use.version}"
+    assert (done.held, latest(services, done)) == (True, in_use.version)
 
 
 def test_a_slower_version_is_published_and_the_channel_stays(
@@ -321,7 +346,7 @@ def test_graphs_of_every_kind_equal_themselves(
     made: Exported = request.getfixturevalue(model).copy(tmp_path)
     small = LatencyGrid(batch_sizes=(1,), sequence_lengths=(4,), warmup_runs=1, timed_runs=2, threads=1)
     made.with_entry(lambda entry: replace(entry, latency=small))
-    latency.measure(made.stage, source_dir=made.source_dir)
+    latency.measure(made.stage, source_dir=made.source_dir, now=NOW)
     side = Side(folder=made.stage_dir, graphs=made.stage.read_export().graphs)
     found = version_diff.find(DifferencesRequest(old=side, new=side, tolerances=Tolerances(), grid=small))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from functools import partial
+from hashlib import sha256
 from threading import Thread
 
 import numpy as np
@@ -92,6 +93,18 @@ def test_all_take_turns_and_the_first_run_of_a_turn_is_not_counted() -> None:
     warm, *turns = "".join(calls).split("|")
     assert [warm.count(name) for name in "abc"] == [each.warm_up.runs for each in timed]
     assert turns == ["aaaabbbbcccc"] * 2 + ["aaabbbccc"] * 4
+
+
+@pytest.mark.parametrize(("precision", "runs"), [(None, 40), (1e9, 12), (1e-9, 40)])
+def test_no_more_runs_are_taken_than_the_precision_that_is_asked_for_needs(precision: float | None, runs: int) -> None:
+    """A median is as precise as nobody wants it, or never as precise as somebody does."""
+    data = bytes(1 << 14)
+    timed = take_turns(
+        partial(sha256, data), partial(sha256, data * 2), warmup_runs=1, timed_runs=40, precision=precision
+    )
+
+    assert [len(each.times_ms) for each in timed] == [runs, runs]
+    assert [sum(map(len, each.blocks_ms)) for each in timed] == [runs, runs]
 
 
 def test_short_runs_are_counted_when_ten_milliseconds_of_them_have_gone_by() -> None:

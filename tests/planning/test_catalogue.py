@@ -31,7 +31,8 @@ models:
     variants: [fp32]
     opset: 21
     tolerances: {{atol: 5e-5, rtol: 0}}
-    latency: {{batch_sizes: [2], sequence_lengths: [8, 32], warmup_runs: 0, timed_runs: 7, threads: 1}}
+    latency: {{batch_sizes: [2], sequence_lengths: [8, 32], warmup_runs: 0, timed_runs: 7, threads: 1,
+      precision: 0.05, budget_s: 40, reuse: never, max_age_days: 7}}
     gates: {{policy: off, breaking: warn, max_slowdown: 1.5, max_growth: 2, max_drift: 0}}
     providers: [cpu, cuda]
     allowed_licences: [Apache-2.0, mit]
@@ -49,7 +50,8 @@ models:
         opset=21,
         tolerances=Tolerances(atol=5e-5, rtol=0.0),
         latency=LatencyGrid(
-            batch_sizes=(2,), sequence_lengths=(8, 32), warmup_runs=0, timed_runs=7, threads=1
+            batch_sizes=(2,), sequence_lengths=(8, 32), warmup_runs=0, timed_runs=7, threads=1,
+            precision=0.05, budget_s=40, reuse="never", max_age_days=7,
         ),
         gates=Gates(policy="off", breaking="warn", max_slowdown=1.5, max_growth=2.0, max_drift=0.0),
         providers=("cpu", "cuda"),
@@ -232,6 +234,9 @@ def test_sizes_are_for_people(size: str, size_bytes: int) -> None:
         ("gates: {breaking: off}", "breaking: input should be 'block' or 'warn'; write block or warn"),
         ("gates: {max_slowdown: 0.9}", "max_slowdown is 0.9; write a number from 1 to 100"),
         ("gates: {max_slow: 2}", "unknown key 'max_slow'; did you mean 'max_slowdown'?"),
+        ("latency: {reuse: always}", "reuse: input should be 'same_graph' or 'never'; write same_graph or never"),
+        ("latency: {max_age_days: 0}", "max_age_days is 0; write a number from 1 to 3650"),
+        ("latency: {precision: 5}", "precision is 5; write a number from 0.001 to 1"),
         ("latency: {timed_runs: 1}", "timed_runs is 1; write a number from 2 to 100000"),
         ("allowed_licences: mit", "allowed_licences must be a list, not 'mit'; write a list, such as [apache-2.0"),
         ("trust_remote_code: true", "trust_remote_code must be a text, not 'true'; write the commit SHA whose Python"),

@@ -211,6 +211,7 @@ def test_every_deciding_field_changes_the_fingerprint() -> None:
     [
         {"tolerances": Tolerances(atol=1e-2)},
         {"latency": LatencyGrid(timed_runs=3)},
+        {"latency": LatencyGrid(reuse="never", max_age_days=1, precision=0.1, budget_s=5)},
         {"providers": ("cpu", "cuda")},
         {"priority": 7},
         {"max_bytes": 10**9},

@@ -137,6 +137,14 @@ def test_what_costs_time_is_predicted_to(more: Mapping[str, object], steps: set[
     assert {name for name in STEPS if after[name].seconds > before[name].seconds} == steps
 
 
+def test_a_budget_for_the_points_makes_the_measurement_shorter_and_the_comparison_not() -> None:
+    usual, short = (
+        cost_formula.predict(facts(replaces=True, latency=LatencyGrid(budget_s=budget_s))) for budget_s in (None, 12)
+    )
+    assert {name for name in STEPS if short[name].seconds != usual[name].seconds} == {"measure"}
+    assert 12 < short["measure"].seconds < usual["measure"].seconds
+
+
 def test_a_model_that_is_loaded_whole_needs_more_memory_to_export() -> None:
     usual, whole = (cost_formula.predict(facts(is_loaded_whole=each))["export"] for each in (False, True))
     assert whole.memory_bytes == usual.memory_bytes + 2 * 438 * MB

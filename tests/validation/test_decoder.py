@@ -12,6 +12,7 @@ from onnx import numpy_helper
 
 from benchmarks import generate
 from fixtures.exported import Exported, export_from_zoo
+from fixtures.stages import NOW
 from mutations import decoder
 from mutations.mutation import change_graph
 from onnx_fleet.entities.entry import LatencyGrid
@@ -19,7 +20,7 @@ from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.graphs import generation
 from onnx_fleet.graphs.session import open_session
-from onnx_fleet.measurement import latency
+from onnx_fleet.measurement import latency, reuse
 from onnx_fleet.validation import validator
 from onnx_fleet.validation.checks import CHECKS
 
@@ -106,7 +107,7 @@ def test_prompt_and_step_are_timed_beside_pytorch(gpt2: Exported, tmp_path: Path
     grid = LatencyGrid(batch_sizes=(1, 2), sequence_lengths=(8,), warmup_runs=1, timed_runs=5, threads=1)
     timed = gpt2.copy(tmp_path).with_entry(lambda entry: replace(entry, latency=grid))
 
-    report = latency.measure(timed.stage, source_dir=timed.source_dir)
+    report = latency.measure(timed.stage, source_dir=timed.source_dir, now=NOW)
 
     assert report.status == "measured", report.reason
     assert [(row.phase, row.batch_size) for row in report.rows] == [
@@ -117,6 +118,15 @@ def test_prompt_and_step_are_timed_beside_pytorch(gpt2: Exported, tmp_path: Path
         assert row.first_token_ms_p50 == prompt.latency_ms_p50
         assert row.tokens_per_s == pytest.approx(row.batch_size * 1e3 / step.latency_ms_p50)
         assert row.torch_tokens_per_s == pytest.approx(row.batch_size * 1e3 / step.torch_latency_ms_p50)
+
+    kept = tuple(reuse.to_keep(report, keys={"fp32": "a" * 64}))
+    again = latency.measure(timed.stage, source_dir=timed.source_dir, now=NOW, kept=kept)
+
+    (taken,) = again.taken_over
+    assert (again.rows, again.generation) == (report.rows, report.generation)
+    assert [(call.phase, call.batch_size) for call in taken.confirmations] == [
+        ("prompt", 1), ("prompt", 2), ("step", 1), ("step", 2),
+    ]  # fmt: skip
 
 
 def test_the_loop_of_the_benchmarks_makes_the_tokens_that_ours_makes(gpt2: Exported) -> None:

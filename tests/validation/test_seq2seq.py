@@ -15,6 +15,7 @@ from onnx import ModelProto
 from benchmarks import generate
 from fixtures.exported import Exported, export_from_zoo
 from fixtures.items import work_item
+from fixtures.stages import NOW
 from mutations.mutation import change_graph
 from mutations.seq2seq import likeliest_tokens_shifted
 from mutations.surgery import as_ones, read_instead
@@ -24,7 +25,7 @@ from onnx_fleet.errors import ExportUnsupported
 from onnx_fleet.graphs import generation_seq2seq as generation
 from onnx_fleet.graphs import session
 from onnx_fleet.graphs.generation import greedy
-from onnx_fleet.measurement import latency
+from onnx_fleet.measurement import latency, reuse
 from onnx_fleet.source import checkpoint
 from onnx_fleet.validation import validator
 from onnx_fleet.validation.checks import CHECKS
@@ -217,7 +218,7 @@ def test_a_bundle_of_any_form_passes_every_check_of_what_it_has(form: str, forme
 
 
 def test_a_bundle_of_any_form_is_measured(formed: Exported) -> None:
-    report = latency.measure(formed.stage, source_dir=formed.source_dir)
+    report = latency.measure(formed.stage, source_dir=formed.source_dir, now=NOW)
 
     assert {row.graph for row in report.rows} == {info.path for info in formed.stage.read_export().graphs}
     phases = {row.phase: row for row in report.rows}
@@ -225,6 +226,13 @@ def test_a_bundle_of_any_form_is_measured(formed: Exported) -> None:
     for row in report.generation:
         assert row.first_token_ms_p50 >= max(phases["encode"].latency_ms_p50, phases["prompt"].latency_ms_p50)
         assert row.tokens_per_s == pytest.approx(row.batch_size * 1e3 / phases["step"].latency_ms_p50)
+
+    kept = tuple(reuse.to_keep(report, keys={"fp32": "a" * 64}))
+    again = latency.measure(formed.stage, source_dir=formed.source_dir, now=NOW, kept=kept)
+
+    (taken,) = again.taken_over
+    assert (again.rows, again.generation) == (report.rows, report.generation)
+    assert {(call.graph, call.phase) for call in taken.confirmations} == {(row.graph, row.phase) for row in report.rows}
 
 
 def test_a_lost_mask_is_caught_in_any_form(form: str, formed: Exported, tmp_path: Path) -> None:

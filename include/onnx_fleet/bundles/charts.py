@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from onnx_fleet.entities.latency_report import by_origin
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -264,8 +266,12 @@ def _circumstances(report: LatencyReport) -> str:
     ]
     runs = {row.timed_runs for row in report.rows}
     counted = f"{min(runs)}" if len(runs) == 1 else f"{min(runs)} to {max(runs)}"
+    taken = "".join(
+        f"\n{', '.join(variants)}: taken over from {origin}, and confirmed"
+        for origin, variants in by_origin(report.taken_over).items()
+    )
     return (
-        " · ".join(about) + f"\nmedian of {counted} runs, with its 95 % interval; – p95; "
+        " · ".join(about) + f"{taken}\nmedian of {counted} runs, with its 95 % interval; – p95; "
         "× the time of PyTorch eager, measured in turn with it"
     )
 

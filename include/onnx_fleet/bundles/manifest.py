@@ -14,7 +14,7 @@ from onnx_fleet import jsonio
 from onnx_fleet.conventions.sentence_modules import Settings
 from onnx_fleet.entities.export_record import Fallback, Way
 from onnx_fleet.entities.graph_info import GraphInfo
-from onnx_fleet.entities.latency_report import Footprint, GenerationRow, LatencyRow, Noise
+from onnx_fleet.entities.latency_report import Footprint, GenerationRow, LatencyRow, MeasuredAnew, Noise, TakenOver
 from onnx_fleet.entities.regression_report import Finding, RegressionVerdict
 from onnx_fleet.entities.resolved_model import SourceFile
 from onnx_fleet.errors import BundleCorrupt, UnsafeModel
@@ -166,6 +166,14 @@ class ProviderLatency:
     """The footprint of each variant; the first one's figures are repeated above."""
     noise: Noise | None = None
     """The machine's noise while the rows were taken; None in older manifests."""
+    measured_at: AwareDatetime | None = None
+    """When the rows were taken that are this bundle's own; None in older manifests."""
+    taken_over: tuple[TakenOver, ...] = ()
+    """The variants whose rows were measured on another bundle with the same graphs, and on which."""
+    measured_anew: tuple[MeasuredAnew, ...] = ()
+    """The variants of which there were such rows, and why they were measured nevertheless."""
+    values_matter: str = ""
+    """Why no other bundle's rows may stand for this one's, and the other way round; empty where they may."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

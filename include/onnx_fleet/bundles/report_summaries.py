@@ -105,6 +105,10 @@ def latency(stage: Stage) -> tuple[ProviderLatency, ...]:
             generation=report.generation,
             footprints=report.footprints,
             noise=report.noise,
+            measured_at=report.measured_at,
+            taken_over=report.taken_over,
+            measured_anew=report.measured_anew,
+            values_matter=report.values_matter,
         )
         for report in _reports(stage, "latency", LatencyReport)
     )

@@ -114,14 +114,26 @@ def validate(folder: Folder, cuda: Cuda = False, store: Store = None, as_json: J
         raise typer.Exit(1)
 
 
-def measure(folder: Folder, cuda: Cuda = False, store: Store = None, as_json: Json = False) -> None:
-    """Measure the latency of an exported folder beside PyTorch."""
+def measure(
+    folder: Folder,
+    cuda: Cuda = False,
+    anew: Annotated[
+        bool, typer.Option("--anew", help="Measure also what was measured on the same graphs with other weights.")
+    ] = False,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the latency of an exported folder beside PyTorch.
+
+    What was measured on the same graphs with other weights, as the store has it, is taken over once a few calls have
+    confirmed it.
+    """
     with opened_services(store) as services, step_display.steps() as progress:
         stage = Stage.open(folder)
         progress.begin(stage.item.model_id, "measure")
-        found = [steps.measure(stage, services=services)]
+        found = [steps.measure(stage, services=services, anew=anew)]
         if cuda:
-            found.append(steps.measure(stage, services=services, provider="cuda"))
+            found.append(steps.measure(stage, services=services, provider="cuda", anew=anew))
     if as_json:
         terminal.dataclasses_as_json(found)
     else:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from onnx_fleet import formatting
 from onnx_fleet.cli import terminal
 from onnx_fleet.entities import validation_report
-from onnx_fleet.entities.latency_report import Interval, LatencyReport
+from onnx_fleet.entities.latency_report import Interval, LatencyReport, by_origin
 from onnx_fleet.entities.regression_report import RegressionReport
 from onnx_fleet.entities.sizing import Estimate, StepCost
 from onnx_fleet.entities.validation_report import CheckRow, ValidationReport
@@ -169,6 +169,16 @@ def show_latency(found: LatencyReport) -> None:
     for each in found.footprints:
         peak = formatting.human_bytes(each.peak_memory_bytes)
         terminal.say(f"{each.variant} loads in {each.load_time_s:.2f} s, peak memory {peak}, threads {found.threads}")
+    for origin, variants in by_origin(found.taken_over).items():
+        calls = sum(each.timed_runs for one in found.taken_over if one.origin == origin for each in one.confirmations)
+        terminal.paragraphs(
+            f"{', '.join(variants)}: taken over from {origin}, whose graphs are the same but for their weights;"
+            f" {calls} calls of these graphs agree"
+        )
+    for again in found.measured_anew:
+        terminal.paragraphs(f"{again.variant}: measured, since {again.reason}")
+    if found.values_matter and not found.measured_anew:
+        terminal.paragraphs(f"these figures are this model's alone: {found.values_matter}")
     if found.noise:
         terminal.paragraphs(f"{found.noise.verdict} machine: {found.noise.reason}")
         if found.noise.verdict == "noisy":
@@ -213,6 +223,11 @@ def show_regression(found: RegressionReport) -> None:
     terminal.line(f"outputs differ by up to {worst:.1e}" + ("" if found.alike else "; their commits or recipes differ"))
     for change in found.contract:
         terminal.line(f"{change.graph}: {change.change}" + (" [red](breaking)[/]" if change.breaking else ""))
+    if found.latencies_of:
+        terminal.paragraphs(
+            f"the latency reports of both versions show one measurement, of {found.latencies_of}; the figures above"
+            " were timed for this comparison"
+        )
     if found.reason:
         terminal.say(found.reason)
     if found.findings:

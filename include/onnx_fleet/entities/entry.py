@@ -39,6 +39,9 @@ class Tolerances:
     rounding (checks.float64)."""
 
 
+Reuse = Literal["same_graph", "never"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyGrid:
     """The points to measure: every batch size with every sequence length."""
@@ -53,6 +56,16 @@ class LatencyGrid:
     """Intra-op threads; None takes the cores that the process may use."""
     io_binding: bool = False
     """Whether inputs and outputs stay where the graph computes; else they are numpy arrays, copied in and out."""
+    precision: float | None = None
+    """The half-width of a median's 95 % interval, as a share of the median, at which no more runs are taken; None takes
+    all."""
+    budget_s: int | None = None
+    """About how many seconds all points of a model may take; None gives each point its own time."""
+    reuse: Reuse = "same_graph"
+    """Whether figures are taken over that were measured on the same graphs with other weights; "never" measures every
+    bundle, and keeps nothing for others."""
+    max_age_days: int = 30
+    """The age from which on such figures are not taken over, and the next model is measured."""
 
 
 Policy = Literal["block", "warn", "off"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias
 
-from pydantic import ConfigDict
+from pydantic import AwareDatetime, ConfigDict
+
+from onnx_fleet.entities.naming import ref_of
 
 Interval: TypeAlias = tuple[float, float]
 """The two ends of an interval, the lower one first."""
@@ -30,7 +32,8 @@ class LatencyRow:
     settled: bool | None = None
     """Whether both sides had stopped becoming faster when the clock started."""
     timed_runs: int
-    """The runs of each side; fewer than the entry asks for where the point's time ran out."""
+    """The runs of each side; fewer than the entry asks for where the point's time ran out, or where they are as precise
+    as it wants them."""
     latency_ms_p50: float
     latency_ms_p50_interval: Interval | None = None
     latency_ms_p90: float
@@ -49,8 +52,7 @@ class LatencyRow:
     @property
     def at(self) -> str:
         """Name the point for people: ``batch 1 × 16 tokens``, ``step, batch 1 × 16 tokens``."""
-        size = f"batch {self.batch_size}" + (f" × {self.sequence_length} tokens" if self.sequence_length else "")
-        return size if self.phase == "forward" else f"{self.phase}, {size}"
+        return _point(self.phase, self.batch_size, self.sequence_length)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,11 +81,20 @@ class LatencyReport:
     schema_version: Literal[1] = 1
     model_id: str
     version: str
+    measured_at: AwareDatetime | None = None
+    """When this report was made; the figures that it has from another bundle are older, as taken_over says."""
     provider: str
     status: Literal["measured", "not_run"]
     reason: str
     """Why nothing was measured, or what to beware of: a noisy machine."""
     rows: tuple[LatencyRow, ...]
+    taken_over: tuple[TakenOver, ...] = ()
+    """The variants whose figures were measured on another bundle's graphs, which are the same but for their weights."""
+    measured_anew: tuple[MeasuredAnew, ...] = ()
+    """The variants of which there were such figures, and which were measured nevertheless."""
+    values_matter: str = ""
+    """Why the values of these weights may decide how long a call takes, so that nothing is taken over from this bundle
+    or by it; empty where they do not, and where nothing may be taken over anyway."""
     generation: tuple[GenerationRow, ...] = ()
     """The rows of a model that generates with a cache; others have none."""
     skipped: tuple[SkippedPoint, ...] = ()
@@ -104,6 +115,69 @@ class LatencyReport:
     runtime: Mapping[str, str]
     """The versions of the packages, and the method in words."""
     duration_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmation:
+    """A few calls of a bundle's own graph, beside a figure that was measured on another bundle's."""
+
+    graph: str
+    variant: str
+    phase: str
+    batch_size: int
+    sequence_length: int | None
+    timed_runs: int
+    latency_ms_p50: float
+    latency_ms_p50_interval: Interval
+    measured_ms_p50: float
+    """The figure that these calls are held to."""
+    allowed_ratio: float
+    """The factor by which the two medians' intervals may be apart, by the noise of the machine then and now."""
+    agrees: bool
+
+    @property
+    def at(self) -> str:
+        """Name the point for people, as LatencyRow.at does."""
+        return _point(self.phase, self.batch_size, self.sequence_length)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakenOver:
+    """Where the figures of one variant come from, which were not measured on this bundle's own graphs."""
+
+    variant: str
+    model_id: str
+    version: str
+    measured_at: AwareDatetime
+    hardware: Mapping[str, str | int]
+    noise: Noise | None = None
+    """What else the machine did while they were measured."""
+    confirmations: tuple[Confirmation, ...]
+    """The calls of this bundle's graphs that agree with them; empty for a variant that is not timed."""
+
+    @property
+    def origin(self) -> str:
+        """Name the measurement for people: ``acme/tiny@0123abcd-4567ef01, measured on 2026-11-29``."""
+        return f"{ref_of(self)}, measured on {self.measured_at:%Y-%m-%d}"
+
+
+def by_origin(taken_over: Iterable[TakenOver]) -> dict[str, tuple[str, ...]]:
+    """Return the variants that come from each origin, in their order."""
+    found: dict[str, tuple[str, ...]] = {}
+    for each in taken_over:
+        found[each.origin] = (*found.get(each.origin, ()), each.variant)
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredAnew:
+    """One variant of which there were another bundle's figures that were not taken over."""
+
+    variant: str
+    reason: str
+    """Why they were not, for people."""
+    confirmations: tuple[Confirmation, ...] = ()
+    """The calls that did not agree with them, and those that did."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,3 +225,8 @@ class Footprint:
     gpu_memory_bytes: int | None = None
     """The GPU's memory that was taken afterwards, by the process's context too: onnxruntime returns nothing before
     its end. None where no GPU computed. Other processes must leave the GPU alone meanwhile."""
+
+
+def _point(phase: str, batch_size: int, sequence_length: int | None) -> str:
+    size = f"batch {batch_size}" + (f" × {sequence_length} tokens" if sequence_length else "")
+    return size if phase == "forward" else f"{phase}, {size}"

@@ -130,6 +130,9 @@ class RegressionReport:
     alike: bool
     """Whether both are made of one commit in the same way, so that their outputs have to be equal."""
     contract: tuple[ContractChange, ...]
+    latencies_of: str = ""
+    """The bundle whose measurement the latency reports of both versions show, ``acme/tiny@0123abcd-4567ef01``, so that
+    those cannot differ; empty where each has its own. The rows here are timed for this comparison in any case."""
     measured: Differences
     hardware: Mapping[str, str | int]
     runtime: Mapping[str, str]

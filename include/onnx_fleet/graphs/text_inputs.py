@@ -166,7 +166,7 @@ def token_space(
         frame=Frame(prefix=prefix, suffix=suffix, word=int(tokens[min(1, len(tokens) - 1)])),
         token_types=limits.token_types,
         pad_token_id=limits.pad_token_id,
-        max_length=min(limits.max_length or bound, _tokenizer_limit(stage_dir) or bound, fixed_length or bound, bound),
+        max_length=min(limits.max_length or bound, tokenizer_limit(stage_dir) or bound, fixed_length or bound, bound),
         fixed_length=fixed_length,
         further=limits.further,
     )
@@ -354,7 +354,8 @@ def ignored(batch: Batch, each: FurtherInput) -> Batch:
     )
 
 
-def _tokenizer_limit(stage_dir: Path) -> int | None:
+def tokenizer_limit(stage_dir: Path) -> int | None:
+    """Return the most tokens that a stage's tokenizer makes of a text; None where it does not say."""
     path = stage_dir / "tokenizer_config.json"
     if not path.exists():
         return None

@@ -121,8 +121,12 @@ class Bench:
         roles: dict[str, tuple[GraphInfo, ...]] = {}
         for info in graphs:
             roles[info.role] = (*roles.get(info.role, ()), info)
-        count = Count(sum(len(self._works(first, point)) for first, *_ in roles.values() for point in points), "points")
+        total = sum(len(self._works(first, point)) for first, *_ in roles.values() for point in points)
+        count = Count(total, "points")
         for role, variants in roles.items():
+            pair_s = budget_s
+            if self.grid.budget_s is not None:  # of which each point has an equal part, for all its calls together
+                pair_s = min(budget_s, 2 * self.grid.budget_s / total / (1 + len(variants)))
             sessions = tuple(self._open(info) for info in variants)
             for point in points:
                 for works in count.each(zip(*(self._works(info, point) for info in variants), strict=True)):
@@ -132,7 +136,8 @@ class Bench:
                         self._torch_call(role, _in_full_precision(feeds[0])),
                         warmup_runs=self.grid.warmup_runs,
                         timed_runs=self.grid.timed_runs,
-                        budget_s=budget_s,
+                        budget_s=pair_s,
+                        precision=self.grid.precision,
                         between=self.meter.probe,
                     )
                     yield tuple(

@@ -5,6 +5,8 @@ same fixed number of threads. Each runs until it stops becoming faster; then the
 of the machine's load meets all of them. Between the blocks the machine's own noise is taken. Load time and peak memory
 come from processes of their own, one a variant, that have no torch in them. docs/decisions/latency-method.md has the
 reasons.
+
+What was measured on the same graphs with other weights is taken over instead, once a few calls have confirmed it.
 """
 
 from __future__ import annotations
@@ -12,14 +14,16 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnx_fleet.bundles import charts
 from onnx_fleet.bundles.stage import PRIVATE, Stage
 from onnx_fleet.entities.graph_info import GraphInfo
+from onnx_fleet.entities.kept_latency import KeptLatency
 from onnx_fleet.entities.latency_report import (
     Footprint,
     GenerationRow,
@@ -33,10 +37,12 @@ from onnx_fleet.entities.provider import report_name
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import GpuUnavailable
 from onnx_fleet.graphs import session
-from onnx_fleet.measurement import timing
+from onnx_fleet.measurement import reuse, timing
 from onnx_fleet.measurement.benchmark import Bench, Point, Run
+from onnx_fleet.measurement.confirmation import Confirming
 from onnx_fleet.measurement.footprint import FootprintRequest, take
 from onnx_fleet.measurement.noise import NoiseMeter
+from onnx_fleet.measurement.reuse import Taken
 from onnx_fleet.measurement.timing import POINT_BUDGET_S, Timed
 from onnx_fleet.processes import hardware, isolation
 from onnx_fleet.processes.gpu import GpuOptions
@@ -58,7 +64,8 @@ _METHOD = {
     "warm_up": f"until the median of {timing.WINDOW} runs is no longer below that of the {timing.WINDOW} before them by"
     f" more than {timing.STILL_FALLING:.0%}",
     "order": f"every variant of a graph and PyTorch eager in turns, {timing.BLOCKS} blocks each, which begin"
-    " when no thread of the one before spins any more; the first run, and those of the first 10 ms, are not counted",
+    " when no thread of the one before spins any more; the first run, and those of the first 10 ms, are not counted;"
+    f" {timing.BLOCKS} blocks more where they are not as precise as the entry wants",
     "percentiles": "numpy.quantile, linear interpolation (Hyndman and Fan 7)",
     "intervals": f"{timing.CONFIDENCE:.0%}, between order statistics (binomial); of the ratio, over the blocks'"
     " medians",
@@ -76,9 +83,10 @@ _CALLS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Figures:
-    """The measured figures, or the reason why nothing was measured."""
+    """The figures of a report, or the reason why there are none."""
 
-    runs: tuple[Run, ...] = ()
+    rows: tuple[LatencyRow, ...] = ()
+    generation: tuple[GenerationRow, ...] = ()
     skipped: tuple[SkippedPoint, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     footprints: tuple[Footprint, ...] = ()
@@ -97,9 +105,11 @@ def measure(
     stage: Stage,
     *,
     source_dir: Path,
+    now: datetime,
     provider: str = "cpu",
     point_budget_s: float = POINT_BUDGET_S,
     gpu: GpuOptions | None = None,
+    kept: Sequence[KeptLatency] | None = None,
 ) -> LatencyReport:
     """Time every graph of a stage over the entry's grid, PyTorch eager beside it, and write the report into the stage.
 
@@ -109,6 +119,8 @@ def measure(
         provider: ``cpu`` or ``cuda``. Where that cannot run the report says ``not_run``: the CPU never stands in.
         point_budget_s: about how long one variant may be timed at one point.
         gpu: the GPU that cuda uses, and how much of it; None is the first.
+        kept: what the store keeps of the same graphs with other weights: variants for which it is confirmed are not
+            timed. None where this bundle's figures are its own.
     Raises:
         BundleNotFound: nothing was exported into the stage.
         ValidationFailed: a graph does not load or run; validate says more.
@@ -118,30 +130,48 @@ def measure(
     grid = item.model.entry.latency
     threads = grid.threads or hardware.usable_cores()
     gpu = (gpu or GpuOptions()) if provider == "cuda" else None
+    taken, figures = Taken(), _Figures()
     try:
         session.require_provider(provider)  # before torch is imported and weights are read for nothing
-        reference = _load_reference(item, source_dir, device=gpu.torch_device if gpu else "cpu")
-        bench = Bench(
-            stage_dir=stage.folder,
-            reference=reference,
-            provider=provider,
-            threads=threads,
-            grid=grid,
-            meter=NoiseMeter(threads=threads),
-            gpu=gpu or GpuOptions(),
-        )
-        figures = _take_figures(bench, record.graphs, budget_s=point_budget_s)
+        if kept is not None:
+            confirming = Confirming(
+                stage_dir=stage.folder,
+                provider=provider,
+                threads=threads,
+                io_binding=grid.io_binding,
+                gpu=gpu or GpuOptions(),
+            )
+            taken = reuse.take_over(
+                kept, graphs=record.graphs, confirming=confirming, now=now, max_age_days=grid.max_age_days
+            )
+        if {info.variant for info in record.graphs} - taken.variants:
+            reference = _load_reference(item, source_dir, device=gpu.torch_device if gpu else "cpu")
+            bench = Bench(
+                stage_dir=stage.folder,
+                reference=reference,
+                provider=provider,
+                threads=threads,
+                grid=grid,
+                meter=NoiseMeter(threads=threads),
+                gpu=gpu or GpuOptions(),
+            )
+            figures = _take_figures(bench, record.graphs, but=taken.variants, budget_s=point_budget_s)
+        figures = _together(figures, taken, graphs=record.graphs)
     except GpuUnavailable as err:
-        figures = _Figures(reason=str(err))
+        taken, figures = Taken(), _Figures(reason=str(err))
     first = figures.footprints[0] if figures.footprints else None
     report = LatencyReport(
         model_id=item.model_id,
         version=item.version,
+        measured_at=now,
         provider=provider,
-        status="measured" if figures.runs else "not_run",
+        status="measured" if figures.rows else "not_run",
         reason=figures.caveat,
-        rows=tuple(_row(run) for run in figures.runs),
-        generation=tuple(_generation(figures.runs)),
+        rows=figures.rows,
+        taken_over=taken.origins,
+        measured_anew=taken.refused,
+        values_matter=taken.values_matter,
+        generation=figures.generation,
         skipped=figures.skipped,
         left_out=figures.left_out,
         io_binding=grid.io_binding,
@@ -172,17 +202,66 @@ def _load_reference(item: WorkItem, source_dir: Path, *, device: str) -> Referen
     return reference.load(item, source_dir=source_dir, device=device)
 
 
-def _take_figures(bench: Bench, graphs: tuple[GraphInfo, ...], *, budget_s: float) -> _Figures:
+def _take_figures(bench: Bench, graphs: tuple[GraphInfo, ...], *, but: frozenset[str], budget_s: float) -> _Figures:
+    """Measure all variants but some of which the figures are known."""
     from onnx_fleet.source.reference import threads
 
     points, skipped = bench.points(graphs)
     if not points:
         return _Figures(reason="every point of the grid is too long for the model", skipped=skipped)
-    graphs, left_out = bench.placed(graphs)
-    footprints = tuple(_footprints(bench, graphs, largest=points[-1]))
+    placed, left_out = bench.placed(tuple(info for info in graphs if info.variant not in but))
+    footprints = tuple(_footprints(bench, placed, largest=points[-1]))
     with threads(bench.threads):
-        runs = tuple(run for together in bench.runs(graphs, points, budget_s=budget_s) for run in together)
-    return _Figures(runs=runs, skipped=skipped, left_out=left_out, footprints=footprints, noise=bench.meter.noise())
+        runs = tuple(run for together in bench.runs(placed, points, budget_s=budget_s) for run in together)
+    return _Figures(
+        rows=tuple(_row(run) for run in runs),
+        generation=tuple(_generation(runs, roles={info.role for info in graphs})),
+        skipped=skipped,
+        left_out=left_out,
+        footprints=footprints,
+        noise=bench.meter.noise(),
+    )
+
+
+def _together(figures: _Figures, taken: Taken, *, graphs: tuple[GraphInfo, ...]) -> _Figures:
+    """Put what was measured and what was taken over into one report's order: by role, point, phase and variant.
+
+    The noise is that of the measurement; where all is taken over, that of the first one's.
+    """
+    if not taken.figures:
+        return figures
+    variants = list(dict.fromkeys(info.variant for info in graphs))
+    roles = list(dict.fromkeys(info.role for info in graphs))
+    rows = (*figures.rows, *(row for each in taken.figures for row in each.rows))
+    phases = list(dict.fromkeys(row.phase for row in rows))
+    generation = (*figures.generation, *(row for each in taken.figures for row in each.generation))
+    footprints = (*figures.footprints, *(each.footprint for each in taken.figures if each.footprint))
+    return _Figures(
+        rows=tuple(
+            sorted(
+                rows,
+                key=lambda row: (
+                    roles.index(row.role),
+                    *_size(row),
+                    phases.index(row.phase),
+                    variants.index(row.variant),
+                ),
+            )
+        ),
+        generation=tuple(sorted(generation, key=lambda row: (*_size(row), variants.index(row.variant)))),
+        skipped=figures.skipped or taken.figures[0].skipped,
+        left_out=(
+            *figures.left_out,
+            *(LeftOut(variant=each.variant, reason=each.left_out) for each in taken.figures if each.left_out),
+        ),
+        footprints=tuple(sorted(footprints, key=lambda each: variants.index(each.variant))),
+        noise=figures.noise or taken.figures[0].noise,
+    )
+
+
+def _size(row: LatencyRow | GenerationRow) -> tuple[int, int]:
+    """Return what points are sorted by: the tokens of a batch, and those of a row."""
+    return row.batch_size * (row.sequence_length or 1), row.sequence_length or 1
 
 
 def _footprints(bench: Bench, graphs: tuple[GraphInfo, ...], *, largest: Point) -> Iterator[Footprint]:
@@ -230,9 +309,12 @@ def _row(run: Run) -> LatencyRow:
     )
 
 
-def _generation(runs: tuple[Run, ...]) -> Iterator[GenerationRow]:
-    """Return a row for each variant that has all of its model's graphs, at each point at which a step was timed."""
-    roles = {run.info.role for run in runs}
+def _generation(runs: tuple[Run, ...], *, roles: set[str]) -> Iterator[GenerationRow]:
+    """Return a row for each variant that has all of its model's graphs, at each point at which a step was timed.
+
+    Args:
+        roles: of all the model's graphs.
+    """
     together: dict[tuple[str, Point], list[Run]] = {}
     for run in runs:
         together.setdefault((run.info.variant, run.point), []).append(run)

@@ -17,7 +17,9 @@ from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities import regression_report
 from onnx_fleet.entities.entry import Tolerances
 from onnx_fleet.entities.export_record import ExportRecord
+from onnx_fleet.entities.latency_report import LatencyReport
 from onnx_fleet.entities.naming import ref_of
+from onnx_fleet.entities.provider import CPU
 from onnx_fleet.entities.regression_report import (
     NAME,
     Completeness,
@@ -26,6 +28,7 @@ from onnx_fleet.entities.regression_report import (
     Finding,
     RegressionReport,
 )
+from onnx_fleet.entities.variant import FP32
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import (
     BundleCorrupt,
@@ -94,6 +97,7 @@ def compare(
         gates=item.model.entry.gates,
         alike=made.alike,
         contract=made.contract,
+        latencies_of=made.latencies_of,
         measured=made.measured,
         hardware=hardware.hardware(),
         runtime=hardware.versions(),
@@ -123,6 +127,7 @@ class _Made:
     findings: tuple[Finding, ...] = ()
     alike: bool = False
     contract: tuple[ContractChange, ...] = ()
+    latencies_of: str = ""
     measured: Differences = field(default_factory=Differences)
 
 
@@ -161,7 +166,13 @@ def _attempt(
             else "latency was not compared: the two versions were not measured at any common size"
         )
         return _Made(
-            status="compared", reason=reason, findings=findings, alike=alike, contract=changes, measured=measured
+            status="compared",
+            reason=reason,
+            findings=findings,
+            alike=alike,
+            contract=changes,
+            latencies_of=_common_origin(old, stage),
+            measured=measured,
         )
     return _Made(
         status="contract_only", reason=failed.message, findings=(*broken, failed), alike=alike, contract=changes
@@ -180,6 +191,17 @@ def _measure(stage: Stage, record: ExportRecord, *, old: Bundle, folder: Path, l
     )
     log_file = stage.private / "compare.log"
     return isolation.run(version_diff.find, request, limits=limits, log=log_file).value
+
+
+def _common_origin(old: Bundle, stage: Stage) -> str:
+    """Return the bundle whose measurement both versions' latency reports show; empty where there is none."""
+    report = stage.read_report("latency", LatencyReport)
+    before = next((each for each in old.manifest.latency if each.provider == CPU), None)
+    if report is None or before is None:
+        return ""
+    new_of = next((ref_of(each) for each in report.taken_over if each.variant == FP32), None)
+    old_of = next((ref_of(each) for each in before.taken_over if each.variant == FP32), ref_of(old.manifest.bundle))
+    return old_of if new_of == old_of else ""
 
 
 def _alike(old: Bundle, item: WorkItem) -> bool:

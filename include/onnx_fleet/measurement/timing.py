@@ -22,6 +22,8 @@ POINT_BUDGET_S = 10.0
 """The time budget of two calls at one point in seconds; calls that need more take fewer runs than were asked for."""
 BLOCKS = 6
 """The number of blocks: six values are the fewest whose range encloses the median with 95 % (1 - 2 / 2^6 is 96.9 %)."""
+_FIRST_RUNS = 2 * BLOCKS
+"""The runs after which those of an entry that says how precise it wants them may be enough."""
 WINDOW = 5
 """The number of warm-up runs that are looked at together: their median hides one or two runs that were disturbed."""
 STILL_FALLING = 0.02
@@ -34,6 +36,8 @@ _BUSY_SHARE = 0.2
 """The share of one core below which a process counts as waiting."""
 _MOST_REST_S = 0.5
 _SETTLE_S = 0.01
+_SHORT_WARMUP_S = 0.2
+"""The most time in which a call becomes warm of which only a few runs are timed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +71,7 @@ def take_turns(
     warmup_runs: int,
     timed_runs: int,
     budget_s: float = POINT_BUDGET_S,
+    precision: float | None = None,
     between: Callable[[], None] | None = None,
 ) -> tuple[Timed, ...]:
     """Time calls in turns, in blocks, so that a change of the machine's load meets all of them.
@@ -78,6 +83,8 @@ def take_turns(
         warmup_runs: the least warm-up runs of each call; more follow until it stops becoming faster.
         timed_runs: the most timed runs of each call; fewer where the budget is too small, and at least one per block.
         budget_s: about how long two calls may take; more calls may take more in proportion.
+        precision: the half-width of each median's interval, as a share of the median, at which no more runs are taken;
+            None takes all.
         between: called before each turn, while nothing of this process runs.
     """
     import numpy as np
@@ -88,18 +95,52 @@ def take_turns(
     round_s = sum(each.fastest_ms for each in warm) / 1e3
     affordable = max(1, int(budget_s / (BLOCKS * round_s)) - 1) if round_s else timed_runs
     runs = min(timed_runs, BLOCKS * affordable)
-    sizes = [len(part) for part in np.array_split(np.arange(runs), BLOCKS) if len(part)]
     blocks: list[list[np.ndarray]] = [[] for _ in calls]
+    deadline = time.perf_counter() + budget_s
     with _no_garbage_collection():
-        for size in sizes:
-            if between:
-                rest()
-                between()
-            for call, taken in zip(calls, blocks, strict=True):
-                rest()
-                _settle(call)
-                taken.append(np.array([_time_ms(call) for _ in range(size)]))
+        for sizes in _rounds(runs, stops_early=precision is not None):
+            for size in sizes:
+                if between:
+                    rest()
+                    between()
+                for call, taken in zip(calls, blocks, strict=True):
+                    rest()
+                    _settle(call)
+                    taken.append(np.array([_time_ms(call) for _ in range(size)]))
+            if precision is not None and (
+                time.perf_counter() >= deadline or all(_is_narrow(np.concatenate(taken), precision) for taken in blocks)
+            ):
+                break
     return tuple(Timed(warm_up=each, blocks_ms=tuple(taken)) for each, taken in zip(warm, blocks, strict=True))
+
+
+def _rounds(runs: int, *, stops_early: bool) -> Iterator[list[int]]:
+    """Yield the sizes of the blocks of each round, after which to look whether the runs suffice.
+
+    Each round makes four times as many of them: every block costs a rest and runs that are not counted.
+    """
+    done, until = 0, _FIRST_RUNS if stops_early else runs
+    while done < runs:
+        until = min(until, runs)
+        each, left = divmod(until - done, BLOCKS)
+        yield [each + (number < left) for number in range(BLOCKS) if each or number < left]
+        done, until = until, 4 * until
+
+
+def _is_narrow(times_ms: np.ndarray, precision: float) -> bool:
+    """Say whether the median's interval reaches no further than a share of it to either side, by half its width."""
+    found = interval(times_ms, 0.5)
+    return found is not None and (found[1] - found[0]) / 2 <= precision * percentile(times_ms, 0.5)
+
+
+def few(call: Callable[[], object], *, runs: int) -> np.ndarray:
+    """Time a few runs of a call by itself, from rest and once it is warm; returns float64 [runs], in milliseconds."""
+    import numpy as np
+
+    rest()
+    warm_up(call, least=1, budget_s=_SHORT_WARMUP_S)
+    with _no_garbage_collection():
+        return np.array([_time_ms(call) for _ in range(runs)])
 
 
 def rest() -> None:

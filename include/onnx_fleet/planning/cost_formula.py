@@ -107,7 +107,7 @@ def predict(facts: SizingFacts) -> dict[str, StepCost]:
         "measure": _cost(
             memory=_TORCH_BYTES + (fit.measured + 1.3 * several) * weights,
             disk=all_bytes,
-            seconds=_START_S + _timing_s(facts, fit, calls=2 + len(variants)),
+            seconds=_START_S + _timing_s(facts, fit, calls=2 + len(variants), within_s=facts.latency.budget_s),
         ),
         "compare": _cost(
             memory=_LIGHT_BYTES + (3 * weights if facts.replaces else 0),
@@ -125,16 +125,22 @@ def _cost(*, memory: float, disk: float, seconds: float) -> StepCost:
     return StepCost(memory_bytes=int(memory), disk_bytes=int(disk), seconds=round(seconds, 1))
 
 
-def _timing_s(facts: SizingFacts, fit: _Fit, *, calls: int = 2) -> float:
+def _timing_s(facts: SizingFacts, fit: _Fit, *, calls: int = 2, within_s: float | None = None) -> float:
     """Return the seconds in which the points of the grid are timed, by as many calls in turn.
 
-    A point takes the runs that are asked for, or fewer where its time runs out, and never less than the least.
+    A point takes the runs that are asked for, or fewer where its time runs out, and never less than the least. How soon
+    runs are precise enough is not known before.
+
+    Args:
+        within_s: the time of all points together.
     """
-    grid, total = facts.latency, 0.0
-    for tokens in _tokens(facts, fit):
+    grid, total, points = facts.latency, 0.0, tuple(_tokens(facts, fit))
+    for tokens in points:
         run_s = _CALL_S + 2 * (facts.float32_bytes / 4) * tokens / _FLOPS
         least, wanted = (grid.warmup_runs + _LEAST_RUNS, grid.warmup_runs + grid.timed_runs + _BLOCKS)
         budget_s = _POINT_S * calls / 2
+        if within_s is not None:
+            budget_s = min(budget_s, within_s / len(points))
         total += max(least * run_s * calls, min(wanted * run_s * calls, budget_s)) + _BLOCKS * calls * _REST_S
     return total
 

@@ -207,7 +207,7 @@ def record_of_bundle(
     """
     found = _bundle(item, services=services)
     if spent:
-        costs.keep(spending.to_keep(item, spent, traced=found.manifest.export.traced), store=services.store)
+        costs.keep(spending.to_keep(item, spent, made=found.manifest), store=services.store)
     held = publish.is_held(found.manifest, store=services.store, channel=channel)
     return _record(item, found, services=services, state="held" if held else "published", spent=spent)
 

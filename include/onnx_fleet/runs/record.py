@@ -75,6 +75,9 @@ class Record:
     latency_ms_p95: float | None = None
     latency_noisy: bool = False
     """Whether the machine was noisy meanwhile: another run may find other figures."""
+    latency_from: str | None = None
+    """The version whose graphs the percentiles were measured on, ``acme/tiny@0123abcd-4567ef01``, which are the same
+    but for their weights; None where they are this bundle's own."""
     latency_at: str | None = None
     """The point of the grid that the percentiles are of: ``batch 1 × 128 tokens``."""
     ratio_to_torch: float | None = None
@@ -163,6 +166,7 @@ def of_bundle(
         latency_ms_p50=row.latency_ms_p50 if row else None,
         latency_ms_p95=row.latency_ms_p95 if row else None,
         latency_noisy=bool(row and cpu and cpu.noise and cpu.noise.verdict == "noisy"),
+        latency_from=next((ref_of(each) for each in cpu.taken_over if each.variant == FP32), None) if cpu else None,
         latency_at=row.at if row else None,
         ratio_to_torch=row.ratio_to_torch if row else None,
         size_bytes=manifest.size_bytes,

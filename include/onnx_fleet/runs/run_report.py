@@ -189,6 +189,8 @@ def markdown(report: RunReport) -> str:
     if report.rollout:
         lines += [f"**{cell(report.rollout)}**", ""]
     lines += table(_COLUMNS, map(_row, report.records))
+    if note := latency_note(report.records):
+        lines += ["", note]
     varied = [variant_row(record, each) for record in report.records for each in record.variants]
     if varied:
         lines += ["", "## Variants", "", *table(VARIANT_COLUMNS, varied)]
@@ -246,6 +248,18 @@ def _row(record: Record) -> tuple[str, ...]:
         human_bytes(record.size_bytes),
         "–" if record.gpu == GPU_NOT_ASKED else record.gpu,
         record.location or "–",
+    )
+
+
+def latency_note(records: Sequence[Record]) -> str:
+    """Say of how many models the latencies are another one's; empty where all are their own."""
+    taken = sum(record.latency_from is not None for record in records)
+    if not taken:
+        return ""
+    measured = sum(record.latency_ms_p50 is not None for record in records)
+    return (
+        f"The latencies of {taken} of {models(measured)} were measured on another model's graphs, which are the same"
+        " but for their weights; each model's latency report names it."
     )
 
 

@@ -8,8 +8,9 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from onnx_fleet.bundles.costs import EarlierCosts
+from onnx_fleet.bundles.manifest import Manifest
 from onnx_fleet.bundles.stage import Stage
-from onnx_fleet.entities.export_record import Way
+from onnx_fleet.entities.provider import CPU
 from onnx_fleet.entities.sizing import StepCost
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.planning import sizing
@@ -73,10 +74,18 @@ def disk_bytes(stage: Stage) -> int:
     return stage.size_bytes + stage.item.model.size_bytes
 
 
-def to_keep(item: WorkItem, spent: Mapping[str, StepCost], *, traced: Way) -> EarlierCosts:
+def to_keep(item: WorkItem, spent: Mapping[str, StepCost], *, made: Manifest) -> EarlierCosts:
     """Return what later plans predict from.
 
-    An export from the cache says nothing of one that finds nothing there, as after a change of the toolchain.
+    An export from the cache says nothing of one that finds nothing there, as after a change of the toolchain; nor does
+    a measurement that took figures over.
+
+    Args:
+        made: what was published.
     """
-    telling = {name: cost for name, cost in spent.items() if name != "export" or traced != "cached"}
+    untelling = {
+        "export": made.export.traced == "cached",
+        "measure": any(each.taken_over for each in made.latency if each.provider == CPU),
+    }
+    telling = {name: cost for name, cost in spent.items() if not untelling.get(name)}
     return EarlierCosts(model_id=item.model_id, version=item.version, facts=sizing.facts_of(item), steps=telling)

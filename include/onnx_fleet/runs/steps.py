@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
-from onnx_fleet.bundles import bundle, renames
+from onnx_fleet.bundles import bundle, kept_latencies, renames
 from onnx_fleet.bundles import publish as publishing
 from onnx_fleet.bundles.manifest import Provenance
 from onnx_fleet.bundles.publish import Publication
@@ -23,6 +23,7 @@ from onnx_fleet.bundles.stage import PRIVATE, Stage
 from onnx_fleet.entities import validation_report
 from onnx_fleet.entities.channel_move import Actor
 from onnx_fleet.entities.export_record import ExportRecord
+from onnx_fleet.entities.kept_latency import KeptLatency
 from onnx_fleet.entities.latency_report import LatencyReport
 from onnx_fleet.entities.naming import ref_of
 from onnx_fleet.entities.provider import Provider, report_name
@@ -34,7 +35,7 @@ from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import BundleNotFound, GpuUnavailable
 from onnx_fleet.export import exporter
 from onnx_fleet.export.cache import Cache
-from onnx_fleet.measurement import latency, regression
+from onnx_fleet.measurement import latency, latency_key, regression, reuse
 from onnx_fleet.processes import isolation, profiling
 from onnx_fleet.processes.gpu import GpuOptions
 from onnx_fleet.runs.services import Services
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Q = TypeVar("Q")
 R = TypeVar("R")
 
 StepName = Literal["export", "validate", "prove_on_gpu", "measure", "compare", "publish"]
@@ -136,12 +138,22 @@ class Proof:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProofRequest:
-    """The request that the process which validates or measures gets."""
+    """The request that the process which validates gets."""
 
     stage: Stage
     source_dir: Path
     provider: Provider
     gpu: GpuOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyRequest:
+    """The request that the process which measures gets."""
+
+    proof: ProofRequest
+    now: datetime
+    kept: tuple[KeptLatency, ...] | None
+    """What the store keeps of the same graphs with other weights; None where nothing may be taken over."""
 
 
 def export(stage: Stage, *, services: Services, whole: bool = False, progress: Progress | None = None) -> ExportRecord:
@@ -198,7 +210,8 @@ def validate_on_gpu(stage: Stage, *, services: Services) -> Proof:
 def validate_graphs(stage: Stage, *, services: Services, provider: Provider = "cpu") -> ValidationReport:
     """Compare a stage's fp32 graphs with PyTorch, in a process that never saw the export."""
     with profiling.timed("validate"):
-        return _in_isolation(_validate_graphs, stage, services=services, provider=provider, log_name="validate")
+        request = _request(stage, services=services, provider=provider)
+        return _in_isolation(_validate_graphs, request, request, services=services, log_name="validate")
 
 
 def make_variants(stage: Stage, *, services: Services) -> VariantReport | None:
@@ -255,10 +268,27 @@ def without_gpu(stage: Stage, *, reason: str) -> None:
     stage.write_report(report_name("validation", "cuda"), report)
 
 
-def measure(stage: Stage, *, services: Services, provider: Provider = "cpu") -> LatencyReport:
-    """Time a stage's graphs beside PyTorch."""
+def measure(stage: Stage, *, services: Services, provider: Provider = "cpu", anew: bool = False) -> LatencyReport:
+    """Time a stage's graphs beside PyTorch; variants that models with the same graphs have figures of take these over.
+
+    What was timed is kept in the store for such models, unless the entry says ``reuse: never``.
+
+    Args:
+        anew: time every variant, as for a bundle that is made again because somebody asked for it.
+    """
     with profiling.timed("measure"):
-        return _in_isolation(_measure, stage, services=services, provider=provider, log_name="measure")
+        anew = anew or stage.item.rebuild is not None
+        keys = latency_key.of_variants(stage, provider=provider, gpu=services.gpu)
+        kept = () if anew else kept_latencies.find(keys.values(), store=services.store)
+        request = LatencyRequest(
+            proof=_request(stage, services=services, provider=provider),
+            now=datetime.now(UTC),
+            kept=kept if keys else None,
+        )
+        report = _in_isolation(_measure, request, request.proof, services=services, log_name="measure")
+        for figures in reuse.to_keep(report, keys=keys, standing=kept):
+            kept_latencies.keep(figures, store=services.store)
+        return report
 
 
 def compare(
@@ -389,19 +419,22 @@ def _judge_on_gpu(stage: Stage, *, services: Services) -> VariantReport | None:
     return report
 
 
+def _request(stage: Stage, *, services: Services, provider: Provider) -> ProofRequest:
+    from onnx_fleet.source import download
+
+    source_dir = download.download(stage.item.model, hub=services.hub)
+    return ProofRequest(stage=stage, source_dir=source_dir, provider=provider, gpu=services.gpu)
+
+
 def _in_isolation(
-    function: Callable[[ProofRequest], R], stage: Stage, *, services: Services, provider: Provider, log_name: str
+    function: Callable[[Q], R], request: Q, proof: ProofRequest, *, services: Services, log_name: str
 ) -> R:
     """Run a function on a stage in a process of its own.
 
     Nothing is forked for a GPU: CUDA does not survive the fork of a process that has used it.
     """
-    from onnx_fleet.source import download
-
-    source_dir = download.download(stage.item.model, hub=services.hub)
-    request = ProofRequest(stage=stage, source_dir=source_dir, provider=provider, gpu=services.gpu)
-    log_file = _log(stage, log_name, provider)
-    on_cpu = provider == "cpu"
+    log_file = _log(proof.stage, log_name, proof.provider)
+    on_cpu = proof.provider == "cpu"
     return isolation.run(function, request, limits=services.step_limits, log=log_file, with_torch=on_cpu).value
 
 
@@ -410,9 +443,16 @@ def _validate_graphs(request: ProofRequest) -> ValidationReport:
     return validator.validate(request.stage, source_dir=source_dir, provider=provider, gpu=gpu)
 
 
-def _measure(request: ProofRequest) -> LatencyReport:
-    source_dir, provider, gpu = request.source_dir, request.provider, request.gpu
-    return latency.measure(request.stage, source_dir=source_dir, provider=provider, gpu=gpu)
+def _measure(request: LatencyRequest) -> LatencyReport:
+    proof = request.proof
+    return latency.measure(
+        proof.stage,
+        source_dir=proof.source_dir,
+        now=request.now,
+        provider=proof.provider,
+        gpu=proof.gpu,
+        kept=request.kept,
+    )
 
 
 def _log(stage: Stage, step: str, provider: Provider) -> Path:

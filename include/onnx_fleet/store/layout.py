@@ -9,6 +9,7 @@ audits/<org>/<name>/<version>/<time>.json       what an audit of a published bun
 cache/<kind>/<key>.zip                          what one export leaves for the next one of the same kind
 claims/<org>/<name>.json                        the run that works on a model
 costs/<org>/<name>.json                         what the steps of a model took when it was last published
+latencies/<key>.json                            what one variant's graphs take on one kind of machine
 rollouts/<id>.json                              how far the models have followed a change of the toolchain
 scratch/<run>/<org>/<name>/…                    what the tasks of one run hand on to each other, on several machines
 watch/state.json                                what the last poll of the Hub has seen, and the runs that it asks for
@@ -117,6 +118,11 @@ def claim_key(model_id: str) -> str:
 def costs_key(model_id: str) -> str:
     """Return where it lies what the steps of a model took when it was last published."""
     return f"costs/{model_id}.json"
+
+
+def latency_key(key: str) -> str:
+    """Return where the figures lie that models with the same graphs may take over."""
+    return f"latencies/{key}.json"
 
 
 def rollout_key(rollout_id: str) -> str:

@@ -51,6 +51,7 @@ _FORMS: Final[Mapping[str, str]] = {
     "breaking": "block or warn",
     "batch_sizes": "a list of numbers, such as [1, 8]",
     "sequence_lengths": "a list of numbers, such as [16, 128]",
+    "reuse": "same_graph or never",
     "the catalogue": "models:, with - org/name on each line under it",
     "defaults": "a mapping, such as {opset: 20}",
     "canary": "a percentage, such as 5%, or a mapping, such as {shares: [5, 25, 100]}",

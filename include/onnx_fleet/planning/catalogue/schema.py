@@ -13,6 +13,7 @@ from onnx_fleet.entities.entry import (
     BreakingPolicy,
     Canary,
     Policy,
+    Reuse,
     TokenizerForm,
     WeightPlacement,
 )
@@ -96,6 +97,16 @@ class LatencySection(_Section):
     io_binding: bool = False
     """Leave inputs and outputs where the graph computes, as a server does that keeps caches on a GPU; else they are
     arrays in the host's memory, copied in and out by each call."""
+    precision: Annotated[float, Field(ge=0.001, le=1)] | None = None
+    """Take no more runs once the medians' 95 % intervals reach no further than this share of them to either side; left
+    out, timed_runs are taken."""
+    budget_s: Annotated[int, Field(ge=1, le=86_400)] | None = None
+    """About how many seconds the points of a model may take together; left out, each has its own time."""
+    reuse: Reuse = "same_graph"
+    """Take over what was measured on the same graphs with other weights, and confirm it by a few calls; never measures
+    every model."""
+    max_age_days: Annotated[int, Field(ge=1, le=3650)] = 30
+    """Measure again what was measured so many days ago."""
 
 
 class GatesSection(_Section):
