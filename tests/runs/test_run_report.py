@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,15 @@ def test_a_table_for_a_browser_breaks_an_address_and_no_state_and_no_version() -
     assert f'<td data-column="version"><span>{PUBLISHED.version}</span>' in page
     assert '<td data-column="state"><span>published</span>' in page
     assert f'<td class="long" data-column="where"><span>{PUBLISHED.location}</span>' in page
+
+
+def test_a_report_says_how_many_latencies_are_another_models() -> None:
+    own, theirs = PUBLISHED, replace(PUBLISHED, model_id="acme/fine-tune", latency_from="acme/tiny@3f2a1c00-abababab")
+    report = built(own, theirs, FAILED)
+    said = "The latencies of 1 of 2 models were measured on another model's graphs"
+    assert said in run_report.markdown(report)
+    assert said in unescape(run_report.html(report))
+    assert "were measured on another" not in run_report.html(built(own))
 
 
 class Elements(HTMLParser):

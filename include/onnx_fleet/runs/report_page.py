@@ -65,6 +65,8 @@ class Table:
     title: str
     columns: tuple[str, ...]
     rows: Sequence[Sequence[str]]
+    note: str = ""
+    """A paragraph below the table."""
 
 
 def key_of(report_key: str) -> str:
@@ -123,7 +125,10 @@ def _table(table: Table) -> str:
         "<tr>" + "".join(_cell(column, text) for column, text in zip(table.columns, row, strict=True)) + "</tr>\n"
         for row in table.rows
     )
-    return f"<h2>{escape(table.title)}</h2>\n<table><thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table>"
+    note = f"\n<p>{escape(table.note)}</p>" if table.note else ""
+    return (
+        f"<h2>{escape(table.title)}</h2>\n<table><thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table>{note}"
+    )
 
 
 def _cell(column: str, text: str) -> str:

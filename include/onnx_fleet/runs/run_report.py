@@ -141,7 +141,12 @@ def html(report: RunReport, *, kept: Collection[str] = ()) -> str:
         lead=f"{report.run_id}, {report.created_at}" + (f"; {report.rollout}" if report.rollout else ""),
         cards=[_card(each, run_id=report.run_id, kept=kept) for each in told],
         tables=(
-            report_page.Table(title="Models", columns=_COLUMNS, rows=[_row(record) for record in report.records]),
+            report_page.Table(
+                title="Models",
+                columns=_COLUMNS,
+                rows=[_row(record) for record in report.records],
+                note=latency_note(report.records),
+            ),
             report_page.Table(
                 title="Variants",
                 columns=VARIANT_COLUMNS,
