@@ -31,7 +31,8 @@
        ├─ RolloutConflict           a rollout is not in the state that is needed for what is asked
        ├─ FolderOccupied            the folder to pull into holds something else
        ├─ StoreDenied               no credentials, or they are refused
-       └─ StoreNotFound             no such bucket or folder
+       ├─ StoreNotFound             no such bucket or folder
+       └─ StoreUnsafe               the server refuses conditional writes: writers could overwrite each other
 
 A message says what, where and what to do next. Retryable errors go through Airflow's retries; permanent ones
 fail at once. A model that a rule of the catalogue or a limit of the deployment keeps out ends a run as `refused`,
@@ -203,6 +204,10 @@ class StoreDenied(Permanent):
 
 class StoreNotFound(Permanent):
     """The bucket or folder that the store's address names does not exist."""
+
+
+class StoreUnsafe(Permanent):
+    """The server refuses conditional writes, without which two writers could overwrite each other."""
 
 
 def named(error: str, message: str, **attributes: Any) -> OnnxFleetError | None:

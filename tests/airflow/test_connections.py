@@ -22,7 +22,7 @@ def read(home: AirflowHome, extra: dict[str, object], **environment: str) -> dic
 
 
 def test_an_aws_connection_gives_endpoint_region_and_credentials(airflow_home: AirflowHome) -> None:
-    section = {"checksum_mode": "when_required", "sse": "aws:kms", "sse_kms_key_id": "the-key"}
+    section = {"checksum_mode": "when_required", "sse": "aws:kms", "sse_kms_key_id": "the-key", "single_writer": True}
     extra = {
         "endpoint_url": "https://s3.example",
         "region_name": "eu-north-1",

@@ -20,6 +20,7 @@ from onnx_fleet.errors import (
     StoreDenied,
     StoreNotFound,
     StoreUnavailable,
+    StoreUnsafe,
     VersionConflict,
 )
 from onnx_fleet.store import ObjectStore, S3Settings, open_store
@@ -66,7 +67,7 @@ def _file(path: Path, data: bytes) -> tuple[Path, str]:
 )
 def test_one_writer_alone_gets_the_same_answers_from_every_server(changes: dict[str, object], tmp_path: Path) -> None:
     with serve(Quirks(**changes)) as server:  # type: ignore[arg-type]
-        store = open_store(server.address, s3=server.settings(multipart_bytes=PART))
+        store = open_store(server.address, s3=server.settings(multipart_bytes=PART, single_writer=True))
         assert store.create("pointer", b"one")
         assert not store.create("pointer", b"two")
         _data, old = store.read_tagged("pointer")
@@ -84,6 +85,44 @@ def test_one_writer_alone_gets_the_same_answers_from_every_server(changes: dict[
                 store.upload(f"{size}", other, sha256=other_digest)
             assert hashlib.sha256(store.read(f"{size}")).hexdigest() == digest
             assert store.upload(f"{size}", other, sha256=other_digest, overwrite=True).sha256 == other_digest
+
+
+@pytest.mark.parametrize(
+    ("changes", "use"),
+    [
+        ({"if_none_match_unimplemented": True}, lambda store, path: store.create("new", b"two")),
+        ({"if_none_match_unimplemented": True}, lambda store, path: store.replace("new", b"two", etag=None)),
+        ({"if_none_match_unimplemented": True}, lambda store, path: _uploaded(store, path, 10)),
+        ({"if_none_match_unimplemented": True}, lambda store, path: _uploaded(store, path, PART + 10)),
+        ({"if_match": "unimplemented"}, lambda store, path: _replaced(store)),
+        ({"if_match": "never matches"}, lambda store, path: _replaced(store)),
+    ],
+    ids=["create", "replace nothing", "upload", "upload in parts", "replace", "replace, never matched"],
+)
+def test_a_server_that_refuses_a_condition_is_not_written_to_where_several_may_write(
+    server: QuirkyS3,
+    quirks: Quirks,
+    tmp_path: Path,
+    changes: dict[str, object],
+    use: Callable[[ObjectStore, Path], object],
+) -> None:
+    store = open_store(server.address, s3=server.settings(multipart_bytes=PART))
+    store.create("pointer", b"one")
+    for name, value in changes.items():
+        setattr(quirks, name, value)
+    with pytest.raises(StoreUnsafe, match=r"(?s)two writers could.*onnx-fleet store check.*set single_writer"):
+        use(store, tmp_path / "file")
+    assert {key: found.body for key, found in server.objects.items()} == {"prefix/pointer": b"one"}
+
+
+def _uploaded(store: ObjectStore, path: Path, size: int) -> None:
+    path, digest = _file(path, os.urandom(size))
+    store.upload("file", path, sha256=digest)
+
+
+def _replaced(store: ObjectStore) -> None:
+    _data, etag = store.read_tagged("pointer")
+    store.replace("pointer", b"two", etag=etag)
 
 
 @pytest.mark.parametrize("size", [10, PART + 10])

@@ -19,7 +19,7 @@ from onnx_fleet.jsonio import Json
 from onnx_fleet.source.hub_client import HubSettings
 from onnx_fleet.store import ObjectStore, S3Settings, open_store, s3_errors
 
-_OWN_KEYS = ("path_style", "checksum_mode", "sse", "sse_kms_key_id", "multipart_bytes")
+_OWN_KEYS = ("path_style", "checksum_mode", "sse", "sse_kms_key_id", "single_writer", "multipart_bytes")
 """The keys of the connection's ``extra.service_config.s3`` that are handed on as S3Settings has them."""
 
 

@@ -108,10 +108,12 @@ def _hub_settings() -> HubSettings:
 def _s3_settings() -> S3Settings:
     """boto3 reads AWS_* by itself; what it has no variable for has one of ours."""
     endpoint_url = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    settings = S3Settings(endpoint_url=endpoint_url)
-    if os.environ.get("AWS_REQUEST_CHECKSUM_CALCULATION", "").lower() == "when_required":
-        return S3Settings(endpoint_url=endpoint_url, checksum_mode="when_required")
-    return settings
+    plain = os.environ.get("AWS_REQUEST_CHECKSUM_CALCULATION", "").lower() == "when_required"
+    return S3Settings(
+        endpoint_url=endpoint_url,
+        checksum_mode="when_required" if plain else "when_supported",
+        single_writer=os.environ.get("ONNX_FLEET_SINGLE_WRITER", "").lower() in ("1", "true"),
+    )
 
 
 def _cache_bytes() -> int:

@@ -32,6 +32,9 @@ class S3Settings:
     profile: str | None = None
     verify_tls: bool | str = True
     """Whether certificates are verified: False trusts any; a path names a CA bundle."""
+    single_writer: bool = False
+    """Whether the deployment promises that one process at a time writes to the store. Then a server may lack
+    conditional writes; else such a write is an error there."""
     multipart_bytes: int = 16 * MIB
     """The size of an upload's parts, at least 5 MiB; smaller files go up whole."""
     max_attempts: int = 5

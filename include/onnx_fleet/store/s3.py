@@ -4,9 +4,11 @@ What was seen of servers, and the answer here:
 
 - PutObject with ``If-None-Match: *`` is atomic on AWS, ministack, SeaweedFS and Ceph RGW: create() relies on it, and
   reads back what stands there, so that a writer that lost on a server which ignores the header learns it.
-- ``If-Match`` is not implemented (501) on OpenStack Swift, and a quoted ETag never matches on RGW 16: replace() then
-  tries the bare ETag, then compares, writes and reads back. Two writers in the same instant can both believe that they
-  won there: run one publisher a model on such servers.
+- A quoted ETag never matches ``If-Match`` on RGW 16: replace() then tries the bare ETag.
+- ``If-Match`` is not implemented (501) on OpenStack Swift. Two writers in the same instant could both believe that they
+  won, so that a write whose condition is refused is StoreUnsafe. With ``single_writer``, by which a deployment promises
+  that there is one writer, it is compared, written and read back.
+- A server that takes a condition and ignores it cannot be told from one that holds it: ``onnx-fleet store check`` can.
 - CompleteMultipartUpload ignores ``If-None-Match`` on RGW 16 and moto, CopyObject on most servers but AWS: upload()
   looks first, and verifies size and digest of what stands there afterwards.
 - CopyObject is refused where a policy lets nobody read, or not implemented: the bytes are sent, then.
@@ -35,11 +37,13 @@ from onnx_fleet.errors import (
     BundleNotFound,
     StoreNotFound,
     StoreUnavailable,
+    StoreUnsafe,
     VersionConflict,
 )
 from onnx_fleet.store import keys, layout, s3_checksums, s3_client, s3_errors, s3_parts, transfer
 from onnx_fleet.store.address import S3Address, S3Settings
 from onnx_fleet.store.objects import Leftover, ObjectInfo, Progress
+from onnx_fleet.store.s3_client import S3Place
 
 if TYPE_CHECKING:
     from botocore.credentials import Credentials
@@ -64,12 +68,11 @@ class S3Store:
     """A store in a bucket, under a prefix."""
 
     def __init__(self, address: S3Address, *, settings: S3Settings, credentials: Credentials | None = None) -> None:
+        self.place = S3Place(address=address, settings=settings, credentials=credentials)
         self._at = address
         self._settings = settings
-        self._client = s3_client.connect(address, settings=settings, credentials=credentials)
-        self._creating = s3_client.only_where_absent(
-            s3_client.connect(address, settings=settings, credentials=credentials)
-        )
+        self._client = self.place.client()
+        self._creating = s3_client.only_where_absent(self.place.client())
         self._bucket_seen = False
 
     def __repr__(self) -> str:
@@ -124,6 +127,7 @@ class S3Store:
                 return False
             if s3_errors.status_of(err) != 501:
                 raise s3_errors.from_answer(err, where=self._where(key)) from err
+            self._require_one_writer(key, "If-None-Match", err)
             self._put_plainly(key, data)
         return self.read(key) == data
 
@@ -132,17 +136,20 @@ class S3Store:
             if not self.create(key, data):
                 raise VersionConflict(f"{self._where(key)}: exists already; read it and decide again")
             return
+        refusal: ClientError | None = None
         for condition in (f'"{etag}"', etag):
             try:
                 self._put(key, data, {"IfMatch": condition})
                 return
             except ClientError as err:
+                refusal = err
                 code, status = s3_errors.code_of(err), s3_errors.status_of(err)
                 if status != 501 and code not in _LOST | _ABSENT:
                     raise s3_errors.from_answer(err, where=self._where(key)) from err
                 if s3_errors.was_sent_again(err) and self._stands(key, data):
                     return  # the first answer was lost: this one is about our own bytes
                 self._require_etag(key, etag)
+        self._require_one_writer(key, "If-Match", refusal)
         self._require_etag(key, etag)
         self._put_plainly(key, data)
         if not self._stands(key, data):
@@ -341,6 +348,18 @@ class S3Store:
         if found is None or found.etag != etag:
             raise self._moved(key)
 
+    def _require_one_writer(self, key: str, condition: str, refusal: ClientError | None) -> None:
+        """Refuse to write where the server does not hold the condition, unless nobody else writes."""
+        if self._settings.single_writer:
+            return
+        said = f"{s3_errors.status_of(refusal)} {s3_errors.code_of(refusal)}" if refusal else "nothing"
+        raise StoreUnsafe(
+            f"{self._where(key)}: the server answered {said} to a write with {condition}, so that two writers could"
+            " overwrite each other; `onnx-fleet store check` says what this server supports, and whether it is"
+            " checksums that it refuses (checksum_mode); set single_writer where one process at a time writes here, or"
+            " use another server"
+        ) from refusal
+
     def _taken(self, key: str) -> VersionConflict:
         return VersionConflict(f"{self._where(key)}: exists already with other bytes; read them and decide again")
 
@@ -364,7 +383,8 @@ class S3Store:
             if s3_errors.code_of(err) in _LOST:
                 return False
             if s3_errors.status_of(err) == 501 and not overwrite:
-                # no conditional writes here: it was looked at before, and is looked at afterwards
+                self._require_one_writer(key, "If-None-Match", err)
+                # it was looked at before, and is looked at afterwards
                 return self._send(key, path, size=size, overwrite=True, progress=progress)
             raise s3_errors.from_answer(err, where=self._where(key)) from err
         except BotoCoreError as err:

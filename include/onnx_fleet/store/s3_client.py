@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -33,6 +34,19 @@ class _Given(CredentialProvider):
 
     def load(self) -> Credentials:
         return self._credentials
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class S3Place:
+    """A bucket and a prefix in it, how they are reached, and what requests are signed with."""
+
+    address: S3Address
+    settings: S3Settings
+    credentials: Credentials | None = None
+
+    def client(self) -> S3Client:
+        """Make a client of boto3; connect() says what may go wrong."""
+        return connect(self.address, settings=self.settings, credentials=self.credentials)
 
 
 def connect(address: S3Address, *, settings: S3Settings, credentials: Credentials | None = None) -> S3Client:
