@@ -12,7 +12,7 @@ import sys
 import typer
 
 from onnx_fleet import __version__
-from onnx_fleet.cli import audit, cache, channel, consume, inspection, moves, rollout, run, steps, sweep, watch
+from onnx_fleet.cli import audit, cache, channel, consume, inspection, moves, rollout, run, steps, store, sweep, watch
 from onnx_fleet.cli.terminal import console
 from onnx_fleet.errors import OnnxFleetError
 
@@ -29,6 +29,7 @@ app.add_typer(run.catalogue_app, name="catalogue")
 app.add_typer(cache.cache_app, name="cache")
 app.add_typer(channel.channel_app, name="channel")
 app.add_typer(rollout.rollout_app, name="rollout")
+app.add_typer(store.store_app, name="store")
 for command in (
     run.plan, run.run, steps.export, steps.validate, steps.measure, steps.compare, steps.publish,
     consume.list_, consume.verify, consume.pull, inspection.inspect, moves.promote, moves.rollback, moves.history,
