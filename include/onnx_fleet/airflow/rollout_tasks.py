@@ -6,15 +6,15 @@ Both are runs of their own, whose ids follow from the wave, so that one is start
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final
 
-from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
-from airflow.sdk import Context, Param, get_current_context, task
+from airflow.sdk import Context, get_current_context, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from onnx_fleet.airflow import retries, run_context, run_notes, run_params, store_links
+from onnx_fleet.airflow import approval, retries, run_context, run_notes, run_params, store_links
+from onnx_fleet.airflow.approval import Answer
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.jsonio import Json
 from onnx_fleet.runs import report_page, rollout, rollout_report, rollout_steps, run_note
@@ -22,8 +22,6 @@ from onnx_fleet.runs.rollout import Rollout
 
 APPROVAL: Final = "rollout_approval"
 """The DAG that asks a person."""
-ANSWERED_WITHIN: Final = timedelta(days=14)
-"""How long a question waits for an answer; without one the rollout stays where it is."""
 _KEPT: Final = ("catalogue", "max_failed", "max_refused")
 """The parameters of a run that the run of the next wave has, too."""
 
@@ -97,24 +95,14 @@ def approvals(*, settings: FleetSettings) -> None:
 
     def go_on() -> Json | None:
         with run_notes.of_failure():
-            return _go_on(run_context.current(settings), get_current_context()["ti"].xcom_pull(task_ids="ask"))
+            told = get_current_context()["ti"].xcom_pull(task_ids="ask")
+            return _go_on(run_context.current(settings), approval.answer(told))
 
     retried = retries.options(settings)
     described = task(**retried)(describe)()
-    asked = ApprovalOperator(
-        task_id="ask",
+    asked = approval.ask(
         subject="Let the rollout {{ params.rollout }} go on?",
-        body="{{ ti.xcom_pull(task_ids='describe') }}",
-        params={
-            "reason": Param(
-                "",
-                type="string",
-                title="Reason",
-                description="Why it goes on, for those who read about the rollout later.",
-            )
-        },
-        defaults=ApprovalOperator.REJECT,
-        response_timeout=ANSWERED_WITHIN,
+        why="Why it goes on, for those who read about the rollout later.",
     )
     described >> asked >> StartNext(task_id="go_on", following=go_on, **retried)
 
@@ -133,15 +121,15 @@ def _note(found: Rollout) -> str:
     return run_note.of_rollout(rollout_report.statement(found), page=page)
 
 
-def _go_on(now: run_context.Run, answer: Json) -> Json | None:
+def _go_on(now: run_context.Run, answer: Answer) -> Json | None:
     """Let the rollout go on, and return the run of its next wave."""
     store, rollout_id = now.services.store, str(now.params["rollout"])
     found = rollout.read(store, rollout_id)
     if found.state == "stopped":
         found = rollout_steps.go_on(
             rollout_id,
-            by=str((answer.get("responded_by_user") or {}).get("name") or "a person in Airflow"),
-            reason=str((answer.get("params_input") or {}).get("reason") or "approved in Airflow"),
+            by=answer.by,
+            reason=answer.reason,
             store=store,
             now=datetime.now(UTC),
         )
