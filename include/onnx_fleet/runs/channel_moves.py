@@ -141,7 +141,7 @@ def undoing(store: ObjectStore, run: str, *, among: Collection[str] | None = Non
         BundleNotFound: no history has a row of this run.
     """
     moved = (past for past in touched_by(store, run, among=among) if moves_by(past, run))
-    return tuple(_at_once(lambda past: _undoing(store, past, run), moved))
+    return tuple(at_once(lambda past: _undoing(store, past, run), moved))
 
 
 def histories(store: ObjectStore, places: Iterable[tuple[str, str]]) -> tuple[History, ...]:
@@ -150,7 +150,7 @@ def histories(store: ObjectStore, places: Iterable[tuple[str, str]]) -> tuple[Hi
     Raises:
         BundleNotFound: there is no such channel.
     """
-    return tuple(_at_once(lambda place: channels.history(store, *place), places))
+    return tuple(at_once(lambda place: channels.history(store, *place), places))
 
 
 def touched_by(store: ObjectStore, run: str, *, among: Collection[str] | None = None) -> tuple[History, ...]:
@@ -169,7 +169,7 @@ def touched_by(store: ObjectStore, run: str, *, among: Collection[str] | None = 
         for place in places
         if (of_report is None or place[0] in of_report) and (among is None or place[0] in among)
     ]
-    read = _at_once(lambda place: _known_history(store, *place), asked)
+    read = at_once(lambda place: _known_history(store, *place), asked)
     found = [past for past in read if past and any(row.by.name == run for row in past.rows)]
     if not found:
         raise BundleNotFound(
@@ -197,7 +197,7 @@ def proposals(models: Iterable[str], propose: Callable[[str], Proposal], *, chan
         except (BundleNotFound, BundleCorrupt) as err:
             return Proposal(model_id=model_id, channel=channel, standing=None, version=None, why_not=str(err))
 
-    return tuple(_at_once(one, models))
+    return tuple(at_once(one, models))
 
 
 def carry_out(
@@ -228,7 +228,7 @@ def carry_out(
         log.info("%s@%s: moved to %s", asked.model_id, asked.channel, asked.version)
         return replace(asked, after=after)
 
-    done = tuple(_at_once(one, proposed))
+    done = tuple(at_once(one, proposed))
     feed.rebuild(store, now=now)
     return done
 
@@ -275,6 +275,7 @@ def _is_published(store: ObjectStore, model_id: str, version: str) -> bool:
     return store.stat(layout.manifest_key(model_id, version)) is not None
 
 
-def _at_once(function: Callable[[T], R], values: Iterable[T]) -> list[R]:
+def at_once(function: Callable[[T], R], values: Iterable[T]) -> list[R]:
+    """Return what a function that asks the store returns for each value, several at a time, in their order."""
     with ThreadPoolExecutor(STORE_WORKERS, thread_name_prefix="channel") as pool:
         return list(pool.map(function, values))

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from onnx_fleet.entities.naming import ref_of
-from onnx_fleet.runs import audit_report, causes, report_page, run_report, watch_report
+from onnx_fleet.runs import audit_report, causes, promotion_report, report_page, run_report, watch_report
 from onnx_fleet.runs.audit_report import AuditReport, AuditRow
+from onnx_fleet.runs.promotion import Promotion
 from onnx_fleet.runs.record import Record
 from onnx_fleet.runs.run_report import RunReport
 from onnx_fleet.runs.watch_report import WatchReport
@@ -72,6 +73,20 @@ def of_watch(report: WatchReport, *, page: str) -> str:
         if each.message
     ]
     return _listed(watch_report.title(report), troubled, page=page)
+
+
+def of_promotion(promotion: Promotion, *, page: str) -> str:
+    """Return the note of a promotion: a single model in full, of several each that could not be moved.
+
+    Args:
+        page: the address of the report's page.
+    """
+    if len(promotion.candidates) == 1:
+        [one] = promotion.candidates
+        return _alone(one.model_id, promotion_report.statement(one), page=page)
+    troubled = [_Trouble(names=(each.model_id,), outcome=each.proposal.why_not) for each in promotion.of("not moved")]
+    nothing = "" if promotion.of("asked") or promotion.reason else "there is nothing to promote"
+    return _listed(promotion_report.title(promotion), troubled, page=page, more=nothing)
 
 
 def of_rollout(text: str, *, page: str) -> str:
