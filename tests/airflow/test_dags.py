@@ -16,6 +16,7 @@ FILES = {
     "bundle_audit": "bundle_audit.py",
     "fleet_reexport": "fleet_reexport.py",
     "hub_watch": "hub_watch.py",
+    "model_promote": "model_promote.py",
     "model_reexport": "model_reexport.py",
     "registry_feed": "registry_feed.py",
     "rollout_approval": "rollout_approval.py",
@@ -53,7 +54,7 @@ def test_a_dag_says_what_to_do_when_it_fails(found: dict[str, Any]) -> None:
 
 def test_every_param_has_a_type_and_a_description(found: dict[str, Any]) -> None:
     params = {(dag_id, name): schema for dag_id, dag in found["dags"].items() for name, schema in dag["params"].items()}
-    assert len(params) == 32
+    assert len(params) == 37
     for name, schema in params.items():
         assert schema.get("type"), name
         assert schema.get("description", "").endswith("."), name
@@ -64,6 +65,7 @@ def test_what_does_nothing_by_itself_is_on_from_the_start_and_what_has_a_schedul
         "bundle_audit": None,
         "fleet_reexport": None,
         "hub_watch": None,
+        "model_promote": False,
         "model_reexport": False,
         "registry_feed": False,
         "rollout_approval": False,
@@ -89,6 +91,12 @@ def test_tasks_have_buttons_to_what_the_store_has_of_them(found: dict[str, Any])
     }
     audit = found["dags"]["bundle_audit"]["tasks"]
     assert audit["report"]["links"] == audit["gate"]["links"] == ["Report"]
+    promote = found["dags"]["model_promote"]["tasks"]
+    assert {name: task["links"] for name, task in promote.items()} == {
+        "describe": ["Report"],
+        "ask": [],
+        "promote": ["Report"],
+    }
 
 
 @pytest.mark.parametrize(

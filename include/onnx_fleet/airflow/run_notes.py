@@ -15,9 +15,17 @@ from airflow.sdk.exceptions import AirflowSkipException
 from onnx_fleet.airflow import metrics
 from onnx_fleet.runs import run_note
 
-DAGS: Final = ("bundle_audit", "fleet_reexport", "hub_watch", "model_reexport", "registry_feed", "rollout_approval")
+DAGS: Final = (
+    "bundle_audit",
+    "fleet_reexport",
+    "hub_watch",
+    "model_promote",
+    "model_reexport",
+    "registry_feed",
+    "rollout_approval",
+)
 """The DAGs whose runs get a note."""
-TASKS: Final = ("plan", "choose", "poll", "report", "gate", "rebuild", "describe", "go_on")
+TASKS: Final = ("plan", "choose", "poll", "report", "gate", "rebuild", "describe", "go_on", "promote")
 """The tasks that may leave one; none of them is mapped."""
 KEY: Final = "run_note"
 """The key of the XCom that holds it; of several in a run the newest counts."""
