@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.quirky_s3 import Quirks, QuirkyS3, serve
-from onnx_fleet.errors import StoreDenied, StoreNotFound
+from onnx_fleet.errors import OnnxFleetError, StoreDenied, StoreNotFound, StoreUnavailable
 from onnx_fleet.store import ObjectStore, open_store
 from onnx_fleet.store.capability import StoreCheck
 from onnx_fleet.store.check import check
@@ -151,15 +151,21 @@ def test_what_cannot_be_removed_is_named() -> None:
     assert "may not delete works" in found.capabilities["read_after_write"].means
 
 
-def test_a_check_that_breaks_off_removes_what_it_has_put_there() -> None:
+@pytest.mark.parametrize(
+    ("at", "status", "code", "error"),
+    [("copy", 403, "AccessDenied", StoreDenied), ("conditional_create", 503, "SlowDown", StoreUnavailable)],
+    ids=["denied", "busy"],
+)
+def test_a_check_that_breaks_off_removes_what_it_has_put_there(
+    at: str, status: int, code: str, error: type[OnnxFleetError]
+) -> None:
     with serve() as server:
-        quirks = server.quirks
 
         def break_off(name: str) -> None:
-            if name == "copy":
-                quirks.answers = [("PUT", 403, "AccessDenied")] * 10
+            if name == at:
+                server.quirks.answers = [("PUT", status, code)] * 10
 
-        with pytest.raises(StoreDenied, match="s3://quirks/prefix"):
+        with pytest.raises(error, match=f"s3://quirks/prefix.*{code}"):
             check(open_store(server.address, s3=server.settings()), trying=break_off)
         assert server.objects == {}
 

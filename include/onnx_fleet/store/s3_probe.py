@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from onnx_fleet.store import capability, s3_checksums, s3_errors, transfer
-from onnx_fleet.store.capability import NOBODY_IS_TOLD, ONE_WINS, ONE_WRITER, Capability, StoreCheck
+from onnx_fleet.store.capability import IS_AN_ERROR, NOBODY_IS_TOLD, ONE_WINS, ONE_WRITER, Capability, StoreCheck
 from onnx_fleet.store.s3_client import S3Place
 from onnx_fleet.store.s3_trial import NOT_ALLOWED, Reply, Trial, reply_to
 
@@ -111,12 +111,14 @@ def _read_after_write(tried: Trial) -> Capability:
 def _conditional_create(tried: Trial) -> Capability:
     first = tried.put("created", b"one", IfNoneMatch="*")
     if not first.done:
-        return _refused(tried, f"A write with If-None-Match was answered {first}.")
+        return _refused(tried, f"A write with If-None-Match was answered {first}.", first)
     second = tried.put("created", b"two", IfNoneMatch="*")
     stands = tried.get("created")
     seen = f"A second write with If-None-Match was answered {second}, and the object was {_whose(stands, b'one')}."
     if second.done or stands != b"one":
         return _ignored(tried, seen)
+    if second.status not in _REFUSED:
+        return _refused(tried, seen, second)
     return _raced(tried, seen, _won(lambda number: tried.put("raced", b"%d" % number, IfNoneMatch="*")))
 
 
@@ -129,7 +131,7 @@ def _conditional_replace(tried: Trial) -> Capability:
         tag, how = stale, " without quotes"
         reply = tried.put("replaced", b"two", IfMatch=tag)
     if not reply.done:
-        return _refused(tried, f"A write with the right ETag in If-Match was answered {reply}.")
+        return _refused(tried, f"A write with the right ETag in If-Match was answered {reply}.", reply)
     late = tried.put("replaced", b"three", IfMatch=tag)
     stands = tried.get("replaced")
     seen = (
@@ -137,6 +139,8 @@ def _conditional_replace(tried: Trial) -> Capability:
     )
     if late.done or stands != b"two":
         return _ignored(tried, seen)
+    if late.status not in _REFUSED:
+        return _refused(tried, seen, late)
     now = tag.replace(stale, _etag(tried, "replaced"))
     return _raced(tried, seen, _won(lambda number: tried.put("replaced", b"%d" % number, IfMatch=now)))
 
@@ -167,8 +171,10 @@ def _ignored(tried: Trial, seen: str) -> Capability:
     return Capability(supported="no", seen=seen, means=means, needed=tried.required)
 
 
-def _refused(tried: Trial, seen: str) -> Capability:
-    means = f"Each such write is an error (StoreUnsafe). {NOBODY_IS_TOLD}" if tried.required else ONE_WRITER
+def _refused(tried: Trial, seen: str, reply: Reply) -> Capability:
+    if reply.supported == "not tried":
+        _require(tried, reply)
+    means = IS_AN_ERROR if tried.required else ONE_WRITER
     return Capability(supported="no", seen=seen, means=means, needed=tried.required)
 
 

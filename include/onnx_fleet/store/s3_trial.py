@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NOT_ALLOWED: Final = (401, 403)
-"""The statuses that say that a right is missing, which says nothing of the server."""
+"""The statuses that say that a right is missing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +37,9 @@ class Reply:
 
     @property
     def supported(self) -> Answer:
-        """What a refusal says of the server: one for want of a right says nothing."""
-        return "yes" if self.done else "not tried" if self.status in NOT_ALLOWED else "no"
+        """What the answer says of the server: nothing where a right is missing, or where it is busy or broken."""
+        says_nothing = self.status in NOT_ALLOWED or (self.status >= 500 and self.status != 501)
+        return "yes" if self.done else "not tried" if says_nothing else "no"
 
     def __str__(self) -> str:
         return f"{self.status} {self.code}".strip()
