@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Final, Literal
 
@@ -23,9 +22,8 @@ from onnx_fleet import jsonio
 from onnx_fleet.entities.channel_move import Actor, MoveKind
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound
 from onnx_fleet.store import ObjectStore, layout
+from onnx_fleet.store.concurrency import at_once
 
-READERS: Final = 16
-"""The number of rows that are read at the same time."""
 RowName = Annotated[str, StringConstraints(pattern=r"^\d{8,}-[0-9a-f]{16}$")]
 """The name of a move's row: its number, and the beginning of the digest of its bytes."""
 _HELD: Final = "held-"
@@ -172,10 +170,9 @@ def _read_all(store: ObjectStore, model_id: str, channel: str, *, last: str | No
 
     found: dict[str, Row | str] = {}
     wanted = {*_names(store, model_id, channel), *([last] if last else [])}
-    with ThreadPoolExecutor(READERS) as pool:
-        while wanted:
-            found |= zip(sorted(wanted), pool.map(read_one, sorted(wanted)), strict=True)
-            wanted = {row.before for row in found.values() if isinstance(row, Row) and row.before} - found.keys()
+    while wanted:
+        found |= zip(sorted(wanted), at_once(read_one, sorted(wanted), threads="history"), strict=True)
+        wanted = {row.before for row in found.values() if isinstance(row, Row) and row.before} - found.keys()
     rows = {name: row for name, row in found.items() if isinstance(row, Row)}
     return rows, [row for row in found.values() if isinstance(row, str)]
 

@@ -6,7 +6,6 @@ feed/index.json   rebuilt from the manifests and channels; nothing else decides 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import ClassVar, Literal
@@ -20,10 +19,9 @@ from onnx_fleet.bundles.manifest import Manifest
 from onnx_fleet.bundles.publish import PublishedModel
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound
 from onnx_fleet.store import ObjectStore, layout, swaps, transfer
+from onnx_fleet.store.concurrency import at_once
 
 INDEX_KEY = "feed/index.json"
-READERS = 16
-"""The number of manifests that are read at the same time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,8 +130,7 @@ def read(store: ObjectStore) -> Feed:
 def models(store: ObjectStore, *, model_id: str | None = None) -> tuple[FeedModel, ...]:
     """Return what the store holds now, from its manifests and channels: every model by id, or a single one."""
     listed = publish.list_models(store, model_id=model_id)
-    with ThreadPoolExecutor(READERS) as pool:
-        return tuple(pool.map(lambda model: _model(store, model), listed))
+    return tuple(at_once(lambda model: _model(store, model), listed, threads="feed"))
 
 
 def rebuild(store: ObjectStore, *, now: datetime) -> Feed:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from onnx_fleet import recipes
@@ -17,9 +16,7 @@ from onnx_fleet.planning.calibration import source as calibration_source
 from onnx_fleet.planning.compatibility import misfit
 from onnx_fleet.planning.fingerprint import fingerprint, version_of
 from onnx_fleet.store import ObjectStore
-
-STORE_WORKERS = 16
-"""The number of models that are looked up in the store at the same time."""
+from onnx_fleet.store.concurrency import at_once
 
 
 def plan(
@@ -50,14 +47,12 @@ def plan(
             accepted[model.repo_id.lower()] = model
         else:
             refusals.append(refusal)
-    with ThreadPoolExecutor(max_workers=STORE_WORKERS, thread_name_prefix="plan") as pool:
-        items = tuple(
-            pool.map(
-                lambda model: _with_both_ids(_item(model, store=store, force=force, channel=channel, tools=tools)),
-                accepted.values(),
-            )
-        )
-    return Plan(items=items, refusals=tuple(sorted(refusals, key=lambda refusal: refusal.repo_id.lower())))
+    items = at_once(
+        lambda model: _with_both_ids(_item(model, store=store, force=force, channel=channel, tools=tools)),
+        accepted.values(),
+        threads="plan",
+    )
+    return Plan(items=tuple(items), refusals=tuple(sorted(refusals, key=lambda refusal: refusal.repo_id.lower())))
 
 
 def _refuse(model: ResolvedModel, *, same: ResolvedModel | None) -> Refusal | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from onnx_fleet import recipes
@@ -13,8 +12,8 @@ from onnx_fleet.entities.work_item import Plan, Refusal, WorkItem
 from onnx_fleet.errors import WorkerTooSmall
 from onnx_fleet.formatting import human_bytes
 from onnx_fleet.planning import cost_formula
-from onnx_fleet.planning.plan import STORE_WORKERS
 from onnx_fleet.store import ObjectStore
+from onnx_fleet.store.concurrency import at_once
 
 
 def sized(plan: Plan, *, store: ObjectStore, largest_worker: Capacity) -> Plan:
@@ -26,8 +25,7 @@ def sized(plan: Plan, *, store: ObjectStore, largest_worker: Capacity) -> Plan:
     Raises:
         StoreUnavailable, StoreNotFound: the store cannot be asked.
     """
-    with ThreadPoolExecutor(STORE_WORKERS, thread_name_prefix="sizing") as pool:
-        items = list(pool.map(lambda item: _with_estimate(item, store=store), plan.items))
+    items = at_once(lambda item: _with_estimate(item, store=store), plan.items, threads="sizing")
     refusals = {item.model_id: refusal for item in items if (refusal := _refuse(item, largest_worker))}
     kept = sorted((item for item in items if item.model_id not in refusals), key=_order)
     together = sorted((*plan.refusals, *refusals.values()), key=lambda refusal: refusal.repo_id.lower())

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final, TypeVar
+from typing import Final
 
 from onnx_fleet import jsonio
 from onnx_fleet.bundles import bundle, channels, feed
@@ -20,16 +19,13 @@ from onnx_fleet.bundles.channel_history import History, Row
 from onnx_fleet.bundles.channels import Channel
 from onnx_fleet.entities.channel_move import MoveKind, MoveReason
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound, OnnxFleetError
-from onnx_fleet.planning.plan import STORE_WORKERS
 from onnx_fleet.runs import run_report
 from onnx_fleet.runs.record import told
 from onnx_fleet.runs.run_report import RunReport
 from onnx_fleet.store import ObjectStore, layout
+from onnx_fleet.store.concurrency import at_once
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 _BACKWARDS: Final[frozenset[MoveKind]] = frozenset({"rolled_back", "demoted", "taken_back"})
 
@@ -141,7 +137,7 @@ def undoing(store: ObjectStore, run: str, *, among: Collection[str] | None = Non
         BundleNotFound: no history has a row of this run.
     """
     moved = (past for past in touched_by(store, run, among=among) if moves_by(past, run))
-    return tuple(at_once(lambda past: _undoing(store, past, run), moved))
+    return tuple(at_once(lambda past: _undoing(store, past, run), moved, threads="channel"))
 
 
 def histories(store: ObjectStore, places: Iterable[tuple[str, str]]) -> tuple[History, ...]:
@@ -150,7 +146,7 @@ def histories(store: ObjectStore, places: Iterable[tuple[str, str]]) -> tuple[Hi
     Raises:
         BundleNotFound: there is no such channel.
     """
-    return tuple(at_once(lambda place: channels.history(store, *place), places))
+    return tuple(at_once(lambda place: channels.history(store, *place), places, threads="channel"))
 
 
 def touched_by(store: ObjectStore, run: str, *, among: Collection[str] | None = None) -> tuple[History, ...]:
@@ -169,7 +165,7 @@ def touched_by(store: ObjectStore, run: str, *, among: Collection[str] | None = 
         for place in places
         if (of_report is None or place[0] in of_report) and (among is None or place[0] in among)
     ]
-    read = at_once(lambda place: _known_history(store, *place), asked)
+    read = at_once(lambda place: _known_history(store, *place), asked, threads="channel")
     found = [past for past in read if past and any(row.by.name == run for row in past.rows)]
     if not found:
         raise BundleNotFound(
@@ -197,7 +193,7 @@ def proposals(models: Iterable[str], propose: Callable[[str], Proposal], *, chan
         except (BundleNotFound, BundleCorrupt) as err:
             return Proposal(model_id=model_id, channel=channel, standing=None, version=None, why_not=str(err))
 
-    return tuple(at_once(one, models))
+    return tuple(at_once(one, models, threads="channel"))
 
 
 def carry_out(
@@ -228,7 +224,7 @@ def carry_out(
         log.info("%s@%s: moved to %s", asked.model_id, asked.channel, asked.version)
         return replace(asked, after=after)
 
-    done = tuple(at_once(one, proposed))
+    done = tuple(at_once(one, proposed, threads="channel"))
     feed.rebuild(store, now=now)
     return done
 
@@ -273,9 +269,3 @@ def _models_of(store: ObjectStore, run: str) -> frozenset[str] | None:
 
 def _is_published(store: ObjectStore, model_id: str, version: str) -> bool:
     return store.stat(layout.manifest_key(model_id, version)) is not None
-
-
-def at_once(function: Callable[[T], R], values: Iterable[T]) -> list[R]:
-    """Return what a function that asks the store returns for each value, several at a time, in their order."""
-    with ThreadPoolExecutor(STORE_WORKERS, thread_name_prefix="channel") as pool:
-        return list(pool.map(function, values))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Literal
@@ -30,6 +29,7 @@ from onnx_fleet.runs.services import Services
 from onnx_fleet.runs.spending import Spending
 from onnx_fleet.runs.steps import Job, StepName, steps_of
 from onnx_fleet.store import Progress
+from onnx_fleet.store.concurrency import at_once
 
 log = logging.getLogger(__name__)
 
@@ -130,15 +130,11 @@ def settle_unchanged(
     if not items:
         return []
     unfinished = publish.unfinished(services.store)
-    with ThreadPoolExecutor(planning.STORE_WORKERS, thread_name_prefix="settle") as pool:
-        records = list(
-            pool.map(
-                lambda item: _settle(
-                    item, unfinished, services=services, by=by, channel=channel, on_finished=on_finished
-                ),
-                items,
-            )
-        )
+    records = at_once(
+        lambda item: _settle(item, unfinished, services=services, by=by, channel=channel, on_finished=on_finished),
+        items,
+        threads="settle",
+    )
     standing = ((ended.model_id, ended.version) for ended in records if ended.version and ended.state != "failed")
     feed.catch_up(services.store, standing, now=datetime.now(UTC))
     return records

@@ -21,6 +21,7 @@ from onnx_fleet.runs import channel_moves
 from onnx_fleet.runs.channel_moves import Proposal
 from onnx_fleet.runs.record import headline
 from onnx_fleet.store import ObjectStore
+from onnx_fleet.store.concurrency import at_once
 
 Outcome = Literal["asked", "stays", "moved", "not moved"]
 """``asked``: a person is to decide; ``stays``: nothing is to move; ``not moved``: it was to move and could not."""
@@ -32,7 +33,8 @@ class Figures:
 
     size_bytes: int
     latency_ms_p50: float | None = None
-    """Of the fp32 graph on the CPU, at the size of input that a run's report shows; None where none was measured."""
+    """The median of the fp32 graph on the CPU, at the size of input that a run's report shows; None where it was not
+    measured."""
     latency_at: str | None = None
     """That size, such as ``batch 1 × 128 tokens``."""
 
@@ -45,7 +47,7 @@ class Candidate:
     verdict: str = "not compared"
     """What the gates said of the version when it was published."""
     now: Figures | None = None
-    """Of the version in the channel; None where there is none."""
+    """The figures of the version in the channel; None where there is none."""
     new: Figures | None = None
 
     @property
@@ -94,7 +96,7 @@ def propose(store: ObjectStore, models: Iterable[str], *, source: str, to: str) 
     proposed = channel_moves.proposals(
         models, lambda name: channel_moves.to_version(store, name, to, source), channel=to
     )
-    return tuple(channel_moves.at_once(lambda each: _candidate(store, each), map(_needed, proposed)))
+    return tuple(at_once(lambda each: _candidate(store, each), map(_needed, proposed), threads="promotion"))
 
 
 def carried_out(asked: Promotion, *, store: ObjectStore, reason: MoveReason, now: datetime) -> Promotion:
@@ -102,9 +104,10 @@ def carried_out(asked: Promotion, *, store: ObjectStore, reason: MoveReason, now
 
     What an earlier attempt has moved, which was killed before it could tell, counts as moved.
     """
-    tried = channel_moves.at_once(
+    tried = at_once(
         lambda each: _still_asked(store, each.proposal, reason),
         [each for each in asked.candidates if each.outcome == "asked"],
+        threads="promotion",
     )
     done = channel_moves.carry_out(
         store, [each for each in tried if not each.after and not each.failed], reason=reason, now=now

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Collection, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final, Literal
@@ -33,7 +32,6 @@ from onnx_fleet.errors import (
 )
 from onnx_fleet.planning.catalogue import reader
 from onnx_fleet.planning.catalogue.reader import Catalogue
-from onnx_fleet.planning.plan import STORE_WORKERS
 from onnx_fleet.runs import watch_report
 from onnx_fleet.runs.services import Services
 from onnx_fleet.runs.watch_report import Finding, WatchReport
@@ -41,6 +39,7 @@ from onnx_fleet.source import admission, poll
 from onnx_fleet.source.hub_client import Hub
 from onnx_fleet.source.poll import Memory, RepoState
 from onnx_fleet.store import ObjectStore, layout, swaps
+from onnx_fleet.store.concurrency import at_once
 
 log = logging.getLogger(__name__)
 
@@ -199,8 +198,7 @@ def _due(
 
     refs = {name: f"{state.repo_id}@{state.commit}" for name, state in repos.items() if state.commit}
     new = {name: ref for name, ref in refs.items() if asked.get(name) != ref}
-    with ThreadPoolExecutor(STORE_WORKERS, thread_name_prefix="watch") as pool:
-        stands = dict(zip(new, pool.map(is_published, new.values()), strict=True))
+    stands = dict(zip(new, at_once(is_published, new.values(), threads="watch"), strict=True))
     due = {name: ref for name, ref in new.items() if not stands[name]}
     return due, {name: ref for name, ref in new.items() if stands[name]}
 
