@@ -14,8 +14,9 @@ from onnx_fleet import jsonio
 from onnx_fleet.airflow import approval, retries, run_context, run_notes, run_params, store_links
 from onnx_fleet.airflow.approval import Answer
 from onnx_fleet.airflow.settings import FleetSettings
+from onnx_fleet.bundles import publish
 from onnx_fleet.entities.channel_move import Actor, MoveReason
-from onnx_fleet.errors import CatalogueInvalid
+from onnx_fleet.errors import BundleNotFound, CatalogueInvalid
 from onnx_fleet.planning.catalogue import reader
 from onnx_fleet.runs import promotion, promotion_report, run_note, run_report, selection
 from onnx_fleet.runs.promotion import Promotion
@@ -77,8 +78,16 @@ def _models(now: run_context.Run) -> tuple[str, ...]:
     file = params["catalogue"]
     if model and (only or file):
         raise CatalogueInvalid.of(["the run's parameters: model is one model; leave out only and catalogue, or model"])
-    catalogue = reader.load(Path(file)) if file else None
-    return selection.published([model] if model else only, catalogue=catalogue, services=now.services)
+    if file:
+        found = selection.published(reader.load(Path(file)), only=only, services=now.services)
+    else:
+        store, wanted = now.services.store, [model] if model else only
+        found = publish.list_models(store, only=wanted)
+        if wanted and not found:
+            raise BundleNotFound(
+                f"{', '.join(wanted)}: no version of it is published in {store.address}; see `onnx-fleet list`"
+            )
+    return tuple(each.model_id for each in found)
 
 
 def _promote(now: run_context.Run, answer: Answer) -> Promotion:

@@ -10,7 +10,7 @@ unfinished/<org>/<name>/<version>/          there until all of it is through: wh
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,6 +23,7 @@ from onnx_fleet.bundles.channels import Channel
 from onnx_fleet.bundles.manifest import BundleFile, Manifest, Provenance, Regression
 from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.channel_move import Actor, MoveReason
+from onnx_fleet.entities.naming import matches
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound, StoreDenied, StoreUnavailable, VersionConflict
 from onnx_fleet.store import ObjectInfo, ObjectStore, Progress, layout, transfer
 
@@ -216,8 +217,14 @@ def _is_held(stands: Manifest, pointer: Channel | None) -> bool:
     return pointer.version != stands.bundle.version and not pointer.held
 
 
-def list_models(store: ObjectStore, *, model_id: str | None = None) -> tuple[PublishedModel, ...]:
-    """Return every model with a published version, by id; or a single one."""
+def list_models(
+    store: ObjectStore, *, model_id: str | None = None, only: Collection[str] = ()
+) -> tuple[PublishedModel, ...]:
+    """Return every model with a published version, by id; or a single one, or those that match.
+
+    Args:
+        only: patterns of ids, matched without regard to case; none takes all.
+    """
     versions: dict[str, list[str]] = {}
     pointers: dict[str, list[str]] = {}
     noted: set[str] = set()
@@ -236,6 +243,7 @@ def list_models(store: ObjectStore, *, model_id: str | None = None) -> tuple[Pub
             renamed=name in noted,
         )
         for name in sorted(versions)
+        if not only or matches(name, only)
     )
 
 

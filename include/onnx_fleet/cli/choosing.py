@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import typer
@@ -16,7 +15,6 @@ from onnx_fleet.cli.settings import opened_services, opened_store
 from onnx_fleet.errors import BundleNotFound
 from onnx_fleet.planning.catalogue import reader
 from onnx_fleet.runs import selection
-from onnx_fleet.runs.selection import Selection
 from onnx_fleet.store import ObjectStore
 
 
@@ -49,26 +47,20 @@ def published(
         raise typer.BadParameter("it chooses among all models; leave out MODEL", param_hint="--only")
     if catalogue_file is not None:
         with opened_services(store) as services:
-            wanted = selection.entries(
-                reader.load(catalogue_file), Selection(only=tuple(only or ())), services=services
+            yield _required(
+                services.store, selection.published(reader.load(catalogue_file), only=only or (), services=services)
             )
-            ids = {entry.repo_id.lower() for entry in wanted}
-            yield _among(services.store, lambda name: name in ids)
         return
-    patterns = [pattern.lower() for pattern in only or ()]
     with opened_store(store) as opened:
         if model is not None:
             yield _required(opened, publish.list_models(opened, model_id=model), what=model)
         else:
-            yield _among(opened, lambda name: not patterns or any(fnmatchcase(name, each) for each in patterns))
+            yield _required(opened, publish.list_models(opened, only=only or ()))
 
 
-def _among(store: ObjectStore, is_wanted: Callable[[str], bool]) -> Chosen:
-    models = (model for model in publish.list_models(store) if is_wanted(model.model_id.lower()))
-    return _required(store, tuple(models), what="what these options choose")
-
-
-def _required(store: ObjectStore, models: tuple[PublishedModel, ...], *, what: str) -> Chosen:
+def _required(
+    store: ObjectStore, models: tuple[PublishedModel, ...], *, what: str = "what these options choose"
+) -> Chosen:
     if not models:
         raise BundleNotFound(f"{what}: no version of it is published in {store.address}; see `onnx-fleet list`")
     return Chosen(store=store, models=models)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from typing import Final, Literal
 
+from onnx_fleet.entities.naming import matches
 from onnx_fleet.entities.variant import FP32, VariantGates
 
 OPSET_DEFAULT: Final = 20
@@ -185,4 +185,4 @@ class Discover:
 
     def excludes(self, repo_id: str) -> bool:
         """Tell whether a pattern leaves a model out."""
-        return any(fnmatchcase(repo_id.lower(), pattern.lower()) for pattern in self.exclude)
+        return matches(repo_id, self.exclude)

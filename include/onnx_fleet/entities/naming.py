@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from typing import Protocol
 
 
@@ -16,6 +18,11 @@ class _Versioned(Protocol):
 def at_commit(repo_id: str, commit: str) -> str:
     """Name a model at a commit, ``org/name@3f2a1c00``; versions that are made of it begin with the same digits."""
     return f"{repo_id}@{commit[:8]}"
+
+
+def matches(model_id: str, patterns: Iterable[str]) -> bool:
+    """Say whether a model's id matches one of the patterns, such as ``BAAI/*``, without regard to case."""
+    return any(fnmatchcase(model_id.lower(), pattern.lower()) for pattern in patterns)
 
 
 def ref_of(bundle: _Versioned) -> str:

@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import ClassVar, Final, Literal
@@ -170,10 +169,7 @@ def choose(
     patterns = [pattern.lower() for pattern in only]
     trusted = {entry.repo_id.lower(): entry for entry in entries}
     found = []
-    models = publish.list_models(store)
-    wanted = [
-        model for model in models if not patterns or any(fnmatchcase(model.model_id.lower(), each) for each in patterns)
-    ]
+    wanted = publish.list_models(store, only=patterns)
     if patterns and not wanted:
         raise BundleNotFound(f"{store.address}: no published model matches {', '.join(patterns)}")
     for model in wanted:

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
 
 from onnx_fleet import jsonio
 from onnx_fleet.bundles import publish
+from onnx_fleet.bundles.publish import PublishedModel
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.errors import BundleNotFound, HubUnavailable
 from onnx_fleet.planning.catalogue import reader
@@ -64,27 +64,16 @@ def wanted(catalogue: Catalogue, selection: Selection, *, services: Services, fo
     )
 
 
-def published(only: Sequence[str], *, catalogue: Catalogue | None, services: Services) -> tuple[str, ...]:
-    """Return the ids of the published models that match one of the patterns, and are in the catalogue if one is given.
+def published(catalogue: Catalogue, *, only: Sequence[str], services: Services) -> tuple[PublishedModel, ...]:
+    """Return the published models that are in a catalogue.
 
     Args:
-        only: patterns of ids; none takes all.
+        only: patterns of ids, of which each matches an entry; none takes all.
     Raises:
-        BundleNotFound: nothing matches the patterns.
-        CatalogueInvalid: a pattern matches nothing of the catalogue.
-        HubUnavailable, HubRateLimited, ModelGated: the Hub cannot be asked what a search of the catalogue finds.
+        CatalogueInvalid, HubUnavailable, HubRateLimited, ModelGated: as entries does.
     """
-    listed = tuple(model.model_id for model in publish.list_models(services.store))
-    if catalogue is not None:
-        ids = {entry.repo_id.lower() for entry in entries(catalogue, Selection(only=tuple(only)), services=services)}
-        return tuple(name for name in listed if name.lower() in ids)
-    patterns = [pattern.lower() for pattern in only]
-    found = tuple(name for name in listed if not only or any(fnmatchcase(name.lower(), each) for each in patterns))
-    if only and not found:
-        raise BundleNotFound(
-            f"{', '.join(only)}: no version of it is published in {services.store.address}; see `onnx-fleet list`"
-        )
-    return found
+    ids = {entry.repo_id.lower() for entry in entries(catalogue, Selection(only=tuple(only)), services=services)}
+    return tuple(model for model in publish.list_models(services.store) if model.model_id.lower() in ids)
 
 
 def entries(catalogue: Catalogue, selection: Selection, *, services: Services) -> tuple[Entry, ...]:

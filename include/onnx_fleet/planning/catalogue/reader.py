@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from onnx_fleet.entities.entry import Canary, Discover, Entry, Gates, LatencyGrid, Tolerances
+from onnx_fleet.entities.naming import matches
 from onnx_fleet.entities.variant import FP32, VARIANTS, VariantGates
 from onnx_fleet.errors import CatalogueInvalid
 from onnx_fleet.planning.catalogue import conflicts
@@ -125,10 +125,10 @@ def select(entries: Iterable[Entry], only: Sequence[str], *, allow_unmatched: bo
     if not only:
         return entries
     known = [item.repo_id.lower() for item in entries]
-    unmatched = [pattern for pattern in only if not any(fnmatchcase(name, pattern.lower()) for name in known)]
+    unmatched = [pattern for pattern in only if not any(matches(name, [pattern]) for name in known)]
     if unmatched and not allow_unmatched:
         raise CatalogueInvalid.of(f"only '{word}' matches no entry{suggestion(word, known)}" for word in unmatched)
-    return tuple(item for item in entries if any(fnmatchcase(item.repo_id.lower(), word.lower()) for word in only))
+    return tuple(item for item in entries if matches(item.repo_id, only))
 
 
 def expand(catalogue: Catalogue, search: Callable[[Discover], Iterable[str]]) -> tuple[Entry, ...]:
