@@ -99,13 +99,7 @@ def scan(place: Path, *, count: int, say: Callable[[str], None] = print) -> Scan
         "--json",
     ]
     with HubServer(place / "hub" / "repos") as hub:
-        environment = {
-            **bare_environment(),
-            "HF_ENDPOINT": hub.url,
-            "HF_HOME": str(folder / "hub-cache"),
-            "ONNX_FLEET_STORE": str(folder / "store"),
-            "ONNX_FLEET_WORK_DIR": str(folder / "work"),
-        }
+        environment = _environment(folder, hub=hub.url)
         costs = []
         for turn in ("first", "again"):
             costs.append(measured(command, environment=environment, log=folder / f"{turn}.log"))
@@ -113,6 +107,17 @@ def scan(place: Path, *, count: int, say: Callable[[str], None] = print) -> Scan
                 requests = sum(hub.log.counts().values())
     say(f"{count} models are planned in {costs[0].wall_s:.1f} s, again in {costs[1].wall_s:.1f} s")
     return Scan(models=count, first=costs[0], again=costs[1], hub_requests=requests)
+
+
+def _environment(folder: Path, *, hub: str) -> dict[str, str]:
+    """The variables of a command that keeps everything in a folder."""
+    return {
+        **bare_environment(),
+        "HF_ENDPOINT": hub,
+        "HF_HOME": str(folder / "hub-cache"),
+        "ONNX_FLEET_STORE": str(folder / "store"),
+        "ONNX_FLEET_WORK_DIR": str(folder / "work"),
+    }
 
 
 def _catalogue(folder: Path, names: Sequence[str]) -> Path:
@@ -209,14 +214,7 @@ def _by_command(
     """Run the fleet by ``onnx-fleet run``: one process, one model after the other, a store in a folder."""
     (folder / "store").mkdir()
     with HubServer(hub_root) as hub:
-        environment = {
-            **bare_environment(),
-            **settings,
-            "HF_ENDPOINT": hub.url,
-            "HF_HOME": str(folder / "hub-cache"),
-            "ONNX_FLEET_STORE": str(folder / "store"),
-            "ONNX_FLEET_WORK_DIR": str(folder / "work"),
-        }
+        environment = {**_environment(folder, hub=hub.url), **settings}
         command: list[str | Path] = [sys.executable, "-m", "benchmarks.sleeping_steps", "run", "--catalogue", catalogue]
         cost = measured(command, environment=environment, log=folder / "run.log")
     say(f"{CLI}: {count} models in {cost.wall_s:.0f} s, {cost.wall_s / count:.2f} s each")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.faulty_stores import Interrupted, interrupted
+from fixtures.fleet_options import LATENCY
 from fixtures.models import RepoMaker
 from fixtures.stages import PROVENANCE, tiny_stage, validation_report, work_item
 from fixtures.watched_store import WatchedStore
@@ -75,8 +76,7 @@ def hub_url(tmp_path_factory: pytest.TempPathFactory, small_repo: Path) -> Itera
 
 
 def _planned(worker: Worker) -> WorkItem:
-    latency = {"batch_sizes": [1], "sequence_lengths": [8], "warmup_runs": 1, "timed_runs": 3, "threads": 1}
-    values = {"repo_id": MODEL, "variants": ["fp32", "fp16"], "latency": latency}
+    values = {"repo_id": MODEL, "variants": ["fp32", "fp16"], "latency": LATENCY}
     (item,) = pipeline.plan([reader.entry(values, source="the test")], services=worker.services).items
     return item
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -28,11 +29,11 @@ T = TypeVar("T")
 
 FLEET = "fleet_reexport"
 MODELS = (models.CLASSIFIER, models.FILL_MASK)
-LATENCY = "{batch_sizes: [1], sequence_lengths: [16], warmup_runs: 1, timed_runs: 5, threads: 1}"
+LATENCY = {"batch_sizes": [1], "sequence_lengths": [16], "warmup_runs": 1, "timed_runs": 5, "threads": 1}
 CATALOGUE = f"""
 defaults:
   allowed_licences: [apache-2.0]
-  latency: {LATENCY}
+  latency: {json.dumps(LATENCY)}
 models: [{", ".join(MODELS)}]
 """
 ONE = "model_reexport"
@@ -40,7 +41,7 @@ MODEL = models.CLASSIFIER
 CONF = {
     "model": MODEL,
     "force": True,
-    "latency": {"batch_sizes": [1], "sequence_lengths": [16], "warmup_runs": 1, "timed_runs": 5, "threads": 1},
+    "latency": LATENCY,
 }
 LOST_AFTER_S = 20
 """The seconds after which a task whose worker is gone is tried again here: a fifteenth of the compose file's."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -149,6 +150,10 @@ class Session:
                 binding.synchronize_outputs()
 
         return call
+
+    def call_on(self, feeds: Arrays, *, io_binding: bool) -> Callable[[], object]:
+        """Return a call that runs on these feeds: where the provider computes, or copied in and out each time."""
+        return self.bind(feeds) if io_binding else partial(self.run, feeds)
 
     def prove_placement(self, feeds: Arrays) -> NodePlacement:
         """Run once under the profiler, and say where the nodes were executed; later runs are not profiled.

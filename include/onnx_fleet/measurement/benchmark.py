@@ -132,7 +132,10 @@ class Bench:
                 for works in count.each(zip(*(self._works(info, point) for info in variants), strict=True)):
                     feeds = [work.feeds(info, seed=0) for work, info in zip(works, variants, strict=True)]
                     *ours, torch = take_turns(
-                        *(self._call(session, own) for session, own in zip(sessions, feeds, strict=True)),
+                        *(
+                            session.call_on(own, io_binding=self.grid.io_binding)
+                            for session, own in zip(sessions, feeds, strict=True)
+                        ),
                         self._torch_call(role, _in_full_precision(feeds[0])),
                         warmup_runs=self.grid.warmup_runs,
                         timed_runs=self.grid.timed_runs,
@@ -150,9 +153,6 @@ class Bench:
         from onnx_fleet.graphs import workloads
 
         return workloads.of(info, batch_size=point.batch_size, length=point.length, space=self._space)
-
-    def _call(self, session: Session, feeds: Mapping[str, np.ndarray]) -> Callable[[], object]:
-        return session.bind(feeds) if self.grid.io_binding else partial(session.run, feeds)
 
     def _torch_call(self, role: str, feeds: Mapping[str, np.ndarray]) -> Callable[[], object]:
         if self.grid.io_binding:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -84,8 +83,7 @@ class Confirming:
         length = row.sequence_length or 1
         works = workloads.of(info, batch_size=row.batch_size, length=length, space=space)
         work = next(work for work in works if work.phase == row.phase)
-        feeds = work.feeds(info, seed=0)
-        return session.bind(feeds) if self.io_binding else partial(session.run, feeds)
+        return session.call_on(work.feeds(info, seed=0), io_binding=self.io_binding)
 
     def _open(self, info: GraphInfo) -> Session:
         return open_session(
