@@ -28,6 +28,6 @@ COPY include /opt/airflow/include
 
 # Python finds the recipes by a folder of links: include/ itself has the library's source too, which is installed already.
 ENV PYTHONPATH=/opt/airflow/fleet
-RUN mkdir -p /opt/airflow/fleet && ln -s ../include/recipes ../include/corpora /opt/airflow/fleet/
+RUN mkdir -p /opt/airflow/fleet && ln -s ../include/recipes ../include/sinks ../include/corpora /opt/airflow/fleet/
 # A new named volume takes the owner of the folder that it is mounted on.
 RUN mkdir -p /opt/airflow/work /opt/airflow/lock /opt/airflow/hub-cache

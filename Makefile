@@ -16,7 +16,7 @@ POOL = OMP_NUM_THREADS=$$(( $(CORES) > $(WORKERS) ? $(CORES) / $(WORKERS) : 1 ))
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status stack install test test-fast test-consumers test-clusters test-gpu check fmt lint types architectures bench lock schemas env clean distclean
+.PHONY: help demo up down status stack install test test-fast test-consumers test-clusters test-gpu torture check fmt lint types architectures bench lock schemas env clean distclean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +44,7 @@ FAST := bundles store planning $(addprefix runs/,test_record.py test_run_report.
 	$(addprefix graphs/,test_comparison.py test_session.py test_text_inputs.py test_workloads.py) \
 	$(addprefix measurement/,test_io_contract.py test_noise.py test_timing.py) \
 	$(addprefix source/,test_hub_client.py test_poll.py test_repo_files.py test_repo_kind.py) \
+	$(addprefix layouts/,test_pulled_layouts.py test_kserve_layout.py) \
 	airflow/test_shards.py demo/test_hub_server.py
 
 test-fast: $(STAMP) ## Run the tests of the rooms that need no torch, in less than a minute
@@ -56,6 +57,13 @@ test-consumers: $(STAMP) $(CONSUMERS)/.installed $(CONSUMERS)/node/.installed ##
 
 test-clusters: $(STAMP) ## Run whole deployments without a shared disk, and kill parts of them (12 minutes)
 	@$(BIN)/python -m pytest -m clusters tests/stack tests/deploy $(PYTEST)
+
+torture: $(STAMP) ## Let stores fail in SCHEDULES=1000 ways from SEED=1 on, kill everybody everywhere, read for a minute (an hour)
+	@PYTHONPATH=tests $(BIN)/python -m reliability --schedules $(SCHEDULES) --seed $(SEED) --jobs $$(( 2 * $(CORES) ))
+	@$(BIN)/python -m pytest tests/reliability --torture --timeout 3600 $(PYTEST)
+
+SCHEDULES ?= 1000
+SEED ?= 1
 
 test-gpu: ## Run the tests of a GPU worker, in the environment that is active (requirements-gpu.txt, pytest)
 	@PYTHONPATH=include python -m pytest -m gpu tests/test_gpu.py $(PYTEST)

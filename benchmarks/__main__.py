@@ -1,15 +1,15 @@
 """All benchmarks in a row, then the page.
 
-python -m benchmarks [--runs 3] [--steps export growth generate finetunes page] [NAME ...]
+python -m benchmarks [--runs 3] [--steps export growth generate fleet page] [NAME ...]
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from benchmarks import checkpoints, export, finetunes, generate, options, page
+from benchmarks import checkpoints, export, fleet, generate, options, page
 
-STEPS = ("export", "growth", "generate", "finetunes", "page")
+STEPS = ("export", "growth", "generate", "fleet", "page")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = options.parser("__main__", __doc__, names="checkpoints")
     parser.prog = "python -m benchmarks"
     parser.add_argument("--runs", type=int, default=3, help="turns of each (default 3)")
-    parser.add_argument("--count", type=int, default=finetunes.COUNT, help="how many fine-tunes")
+    parser.add_argument("--count", type=int, default=fleet.COUNT, help="how many fine-tunes")
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=None, help="only these")
     options.add_peer(parser)
     chosen = parser.parse_args(arguments)
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "export": lambda: export.main([*turns, "--", *names]),
         "growth": lambda: export.main([*turns, "--growth"]),
         "generate": lambda: generate.main([*turns, "--", *generating]),
-        "finetunes": lambda: finetunes.main([*measured, "--count", str(chosen.count)]),
+        "fleet": lambda: fleet.main([*turns, "--count", str(chosen.count)]),
         "page": lambda: page.main(shared),
     }
     about_names = ("export", *(["generate"] if generating else []))

@@ -15,7 +15,7 @@ from typing import get_args
 from benchmarks import checkpoints, machine, options, results, workplace
 from benchmarks.checkpoints import Checkpoint
 from benchmarks.results import ExportResult, ExportRun, Spread, Subject, Way, ratios
-from benchmarks.tables import megabytes, table
+from benchmarks.tables import judged, megabytes, table
 from benchmarks.workplace import Workplace
 
 WAYS: tuple[Way, ...] = get_args(Way)
@@ -163,10 +163,10 @@ def verdicts(result: ExportResult) -> str:
             ours = result.of(subject.name, target.way)
             if ours and peer:
                 found = ratios(map(target.of, ours), map(target.of, peer))
-                rows.append((subject.title, f"{target.way}: {target.what}", *_judged(found, at_most=target.at_most)))
+                rows.append((subject.title, f"{target.way}: {target.what}", *judged(found, at_most=target.at_most)))
         if ours := result.of(subject.name, "first"):
             found = Spread.of(run.written_bytes / subject.weight_bytes for run in ours)
-            rows.append((subject.title, "bytes by the checkpoint's weights", *_judged(found, at_most=WRITTEN_AT_MOST)))
+            rows.append((subject.title, "bytes by the checkpoint's weights", *judged(found, at_most=WRITTEN_AT_MOST)))
     return table(("checkpoint", "what", "least", "median", "most", "target", ""), rows, names=2)
 
 
@@ -185,11 +185,6 @@ def like_for_like(result: ExportResult) -> str:
         rows.append((subject.title, *cells))
     header = ("checkpoint", "first, neither validates", "first, both", "repeated, neither", "repeated, both")
     return table(header, rows)
-
-
-def _judged(found: Spread, *, at_most: float) -> tuple[str, str, str, str, str]:
-    verdict = "met" if found.median <= at_most else "**missed**"
-    return f"{found.least:.2f}", f"{found.median:.2f}", f"{found.most:.2f}", f"<= {at_most:g}", verdict
 
 
 def report(result: ExportResult) -> str:

@@ -24,7 +24,7 @@ from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.entities.variant_report import VariantReport
 from onnx_fleet.planning.catalogue import reader
 from onnx_fleet.processes.isolation import machine_limits
-from onnx_fleet.runs import pipeline, steps
+from onnx_fleet.runs import exporting, measuring, pipeline, proving
 from onnx_fleet.runs.services import Services
 from onnx_fleet.source.hub_client import Hub, HubSettings
 from onnx_fleet.store import open_store
@@ -63,18 +63,18 @@ def prove(checkpoint: Checkpoint, *, folder: Path, hub_url: str) -> Path:
     entry = reader.entry({"repo_id": checkpoint.repo_id, **_WANTED}, source=checkpoint.name)
     (item,) = pipeline.plan([entry], services=services).items
     stage, kept = services.stage(item), folder / "results" / "gpu" / checkpoint.name
-    steps.export(stage, services=services)
-    report = steps.validate(stage, services=services).graphs
+    exporting.export(stage, services=services)
+    report = proving.validate(stage, services=services).graphs
     if report.passed:
-        report = steps.validate_on_gpu(stage, services=services).graphs
+        report = proving.validate_on_gpu(stage, services=services).graphs
     if report.passed:
-        steps.measure(stage, services=services, provider="cuda")
+        measuring.measure(stage, services=services, provider="cuda")
     shutil.rmtree(kept, ignore_errors=True)
     shutil.copytree(stage.folder / "reports", kept)
     if report.passed:
         arrays = replace(item.model.entry, latency=replace(item.model.entry.latency, io_binding=False))
         timed = Stage(stage.folder, replace(item, model=replace(item.model, entry=arrays)))
-        steps.measure(timed, services=services, provider="cuda")
+        measuring.measure(timed, services=services, provider="cuda")
         shutil.copy(stage.report("latency_cuda"), kept / "latency_cuda_arrays.json")
     stage.discard()
     return kept

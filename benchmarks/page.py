@@ -9,12 +9,13 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import export, finetunes, generate, growth_plot, options, results
-from benchmarks.results import ExportResult, FleetResult, GenerateResult, Machine
+from benchmarks import export, fleet, flow_plot, generate, growth_plot, options, results
+from benchmarks.results import ExportResult, FleetResult, FlowResult, GenerateResult, Machine
 from benchmarks.tables import table
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 PICTURE = Path("pictures") / "growth.svg"
+FLOWS = Path("pictures") / "flows.svg"
 WHY = Path(__file__).with_name("misses.md")
 """Why targets are missed: written by hand, kept when the page is made anew."""
 
@@ -43,7 +44,8 @@ def page(
     exports: ExportResult | None,
     growth: ExportResult | None,
     generated: GenerateResult | None,
-    fleet: FleetResult | None,
+    flows: FlowResult | None,
+    fine_tunes: FleetResult | None,
     why: str = "",
 ) -> str:
     """The whole page; what was not measured says so.
@@ -52,7 +54,7 @@ def page(
         why: Markdown, why targets are missed.
     """
     taken = [(name, result.machine) for name, result in (
-        ("export", exports), ("growth", growth), ("generate", generated), ("finetunes", fleet)
+        ("export", exports), ("growth", growth), ("generate", generated), ("flows", flows), ("fleet", fine_tunes)
     ) if result is not None]  # fmt: skip
     parts = [_INTRODUCTION]
     if exports is None:
@@ -65,7 +67,8 @@ def page(
         ]
     parts.append("## Growth with depth\n\n" + (_missing("export --growth") if growth is None else _growth(growth)))
     parts.append("## Generating\n\n" + (_missing("generate") if generated is None else _generating(generated)))
-    parts.append("## A fleet of fine-tunes\n\n" + (_missing("finetunes") if fleet is None else _fleet(fleet)))
+    parts.append("## A model's whole flow\n\n" + (_missing("fleet") if flows is None else _flows(flows)))
+    parts.append("## A fleet of fine-tunes\n\n" + (_missing("fleet") if fine_tunes is None else _fleet(fine_tunes)))
     missed = [line for line in "\n".join(parts).splitlines() if "**missed**" in line]
     if missed:
         counted = f"{len(missed)} of the rows above {'misses' if len(missed) == 1 else 'miss'} the target."
@@ -87,7 +90,7 @@ def _missing(what: str) -> str:
     return f"Not measured yet: `python -m benchmarks.{what}`."
 
 
-def _turns(result: ExportResult) -> str:
+def _turns(result: ExportResult | FlowResult) -> str:
     count = len({run.turn for run in result.runs})
     return "one turn" if count == 1 else f"{count} turns"
 
@@ -111,13 +114,25 @@ def _generating(result: GenerateResult) -> str:
     return f"{_filled(said)}\n\n{generate.report(result)}"
 
 
+def _flows(result: FlowResult) -> str:
+    said = (
+        f"`onnx-fleet run` of one {result.subject.title} and then of a fine-tune of it, with an empty store and "
+        f"default settings, {_turns(result)}: it resolves, exports, validates, measures and publishes. optimum-cli "
+        "exports and validates fp32. Memory is of the step that has the most, in GB."
+    )
+    picture = f"![where the seconds of a whole flow go]({FLOWS.as_posix()})"
+    steps = "Medians. Behind the seconds of a step stands its most memory in GB:"
+    verdicts, figures = fleet.flows_verdicts(result), fleet.flows_figures(result)
+    return f"{_filled(said)}\n\n{verdicts}\n\n{picture}\n\n{steps}\n\n{figures}"
+
+
 def _fleet(result: FleetResult) -> str:
     said = (
         f"One `onnx-fleet run` with an empty store resolves, exports, validates, measures and publishes "
-        f"{len(result.seconds)} fine-tunes of one {result.title}, with other weights and other labels. optimum-cli "
-        "exports and validates."
+        f"{len(result.seconds)} fine-tunes of one {result.title}, with other weights and other labels, with default "
+        "settings. optimum-cli exports and validates."
     )
-    return f"{_filled(said)}\n\n{finetunes.report(result)}"
+    return f"{_filled(said)}\n\n{fleet.fleet_report(result)}"
 
 
 def _machine(taken: Sequence[tuple[str, Machine]]) -> str:
@@ -152,11 +167,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     growth = results.read(ExportResult, kept / "growth.json")
     if growth is not None:
         growth_plot.draw(growth, chosen.out.parent / PICTURE)
+    flows = results.read(FlowResult, kept / "flows.json")
+    if flows is not None:
+        flow_plot.draw(flows, chosen.out.parent / FLOWS)
     text = page(
         exports=results.read(ExportResult, kept / "export.json"),
         growth=growth,
         generated=results.read(GenerateResult, kept / "generate.json"),
-        fleet=results.read(FleetResult, kept / "finetunes.json"),
+        flows=flows,
+        fine_tunes=results.read(FleetResult, kept / "fleet.json"),
         why=WHY.read_text(encoding="utf-8") if WHY.is_file() else "",
     )
     chosen.out.parent.mkdir(parents=True, exist_ok=True)

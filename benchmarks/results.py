@@ -16,6 +16,10 @@ T = TypeVar("T")
 Way = Literal["first", "repeated", "validate", "optimum", "optimum-unchecked"]
 """How a bundle was made: by us with an empty store, with a store that has seen the architecture; our validation of it;
 optimum-cli as it is; the same without the validation that it does by itself."""
+STEPS = ("export", "validate", "measure", "compare", "publish")
+"""The steps of a flow by their names in records, in their order."""
+FlowWay = Literal["first", "repeated", "optimum"]
+"""How a model went through all steps: by us with an empty store, as a fine-tune of what the store has; optimum-cli."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +97,37 @@ class GenerateResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FlowRun:
+    """One model through all of our steps by one process, or through optimum-cli."""
+
+    way: FlowWay
+    variants: tuple[str, ...]
+    """The precisions that were made."""
+    turn: int
+    cost: Cost
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Step -> wall time, as the record has it."""
+    memory_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Step -> the most resident memory, as the record has it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowResult:
+    """What benchmarks.fleet measured of one model and a fine-tune of it."""
+
+    machine: Machine
+    subject: Subject
+    runs: tuple[FlowRun, ...]
+
+    def of(self, way: str, variants: tuple[str, ...]) -> list[FlowRun]:
+        """The runs of one way with some precisions, by turn."""
+        found = [run for run in self.runs if (run.way, run.variants) == (way, variants)]
+        return sorted(found, key=lambda run: run.turn)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FleetResult:
-    """What benchmarks.finetunes measured."""
+    """What benchmarks.fleet measured of a fleet of fine-tunes."""
 
     machine: Machine
     title: str

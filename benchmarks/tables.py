@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from benchmarks.results import Spread
+
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, names: int = 1) -> str:
     """An aligned Markdown table.
@@ -30,3 +32,18 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, names: int = 
 def megabytes(size_bytes: float) -> str:
     """``438``: powers of 1000, as stores bill them."""
     return f"{size_bytes / 1e6:,.0f}"
+
+
+def judged(found: Spread, *, at_most: float) -> tuple[str, str, str, str, str]:
+    """The cells of a row with a target: least, median and most, the target, and whether the median meets it."""
+    return *spread(found), f"<= {at_most:.3g}", verdict(met=found.median <= at_most)
+
+
+def spread(found: Spread) -> tuple[str, str, str]:
+    """The cells of least, median and most."""
+    return f"{found.least:.2f}", f"{found.median:.2f}", f"{found.most:.2f}"
+
+
+def verdict(*, met: bool) -> str:
+    """What a table says of a target."""
+    return "met" if met else "**missed**"

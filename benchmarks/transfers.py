@@ -3,7 +3,8 @@
     python -m benchmarks.transfers
 
 Every step is taken by the other of two workers, each with caches of its own, before the demo's Hub and S3 server. Large
-files are counted; work items and lists of files are a few KB.
+files are counted; work items and lists of files are a few KB. Each model is made once, and once more under another
+version, as after an upgrade of the packages.
 """
 
 from __future__ import annotations
@@ -40,8 +41,14 @@ _RUN = "benchmark"
 _BLOBS_BYTES = 1 << 34
 
 
-def moved(folder: Path, store: ObjectStore, *, hub: str, entry: Entry) -> tuple[int, Counter[str]]:
-    """Make one model on two workers; returns the bytes of its checkpoint, and bytes of the store by their way."""
+def moved(
+    folder: Path, store: ObjectStore, *, hub: str, entry: Entry, force: str | None = None
+) -> tuple[int, Counter[str]]:
+    """Make one model on two workers; returns the bytes of its checkpoint, and bytes of the store by their way.
+
+    Args:
+        force: what another version is called after that is made although one stands; None makes the first one.
+    """
     counted: Counter[str] = Counter()
     metered = MeteredStore(store=store, count=lambda way, count: counted.update({way: count}))
     services = [
@@ -53,7 +60,7 @@ def moved(folder: Path, store: ObjectStore, *, hub: str, entry: Entry) -> tuple[
         )
         for number in range(WORKERS)
     ]
-    [item] = pipeline.plan([entry], services=services[0]).items
+    [item] = pipeline.plan([entry], services=services[0], force=force).items
     provenance = Provenance(dag_id=_RUN, run_id=_RUN, trigger="manual", catalogue_digest=None)
     for turn, step in enumerate(steps_of(item)):
         number = turn % WORKERS
@@ -79,10 +86,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             store = open_store(f"{s3.address}/{number}", s3=s3.settings)
             grid = LatencyGrid(batch_sizes=(1,), sequence_lengths=(16,), warmup_runs=1, timed_runs=3)
             entry = Entry(repo_id=name, variants=variants, latency=grid)
-            size_bytes, counted = moved(place / str(number), store, hub=hub.url, entry=entry)
-            ways = (counted[way] for way in ("sent", "reused", "fetched"))
-            rows.append((name, ", ".join(variants), megabytes(size_bytes), *map(megabytes, ways)))
-    header = ("model", "variants", "checkpoint, MB", "sent, MB", "copied by the store, MB", "fetched, MB")
+            for made, force in (("first", None), ("after an upgrade", "upgrade")):
+                size_bytes, counted = moved(place / str(number), store, hub=hub.url, entry=entry, force=force)
+                ways = (counted[way] for way in ("sent", "reused", "fetched"))
+                rows.append((name, ", ".join(variants), made, megabytes(size_bytes), *map(megabytes, ways)))
+    header = ("model", "variants", "made", "checkpoint, MB", "sent, MB", "copied by the store, MB", "fetched, MB")
     print(table(header, rows))
 
 

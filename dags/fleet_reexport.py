@@ -8,7 +8,8 @@ differ from the published one. An unchanged model costs one call of the Hub and 
 unchanged models out of the report (`changed`), to publish everything again (`force`), or to allow some models to fail
 (`max_failed`). A model that does not exist, is gated or cannot be read fails. A model that a rule of the catalogue
 excludes (licence, size, pickle, code) is refused; any number may be refused, unless `max_refused` sets a limit. The DAG
-`hub_watch` and the webhooks of the Hub trigger this one for models that have a new commit.
+`hub_watch` and the webhooks of the Hub trigger this one for models that have a new commit. A licence that a person
+has to approve is refused, too, and a run of `licence_approval` asks about it.
 
 **When it fails**, open the run: the note below its name has the models that failed and why, and its link opens the
 report, which lists every model with the step that failed and what to do next. The tasks `report` and `gate` have a

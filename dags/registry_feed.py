@@ -1,9 +1,10 @@
 """
 # Rebuild the feed
 
-After publications, this DAG writes `feed/index.json` again from the manifests in the store. It is the one document
-from which a model registry mirrors the fleet. Several publications that come close together share a run, and a run
-that finds nothing new does not change the document.
+After publications, this DAG writes the feed again from the manifests and channels in the store: `feed/index.json` and
+the shards that it names, from which a model registry mirrors the fleet. Only what has changed is read and written. It
+also tells the events of channels that have moved (`onnx-fleet feed tail`). Several publications that come close
+together share a run, and a run that finds nothing new does not change the feed.
 
 **When it fails**, the store could not be read or written; the log says why. Nothing is lost: the next publication
 rebuilds the whole feed, and so does a run that is triggered by hand. It takes no parameters.
@@ -36,7 +37,7 @@ def registry_feed() -> None:
         with run_notes.of_failure():
             run_params.require_known()
             made = feed.rebuild(connections.store(SETTINGS), now=datetime.now(UTC))
-        return {"models": len(made.models), "versions": sum(len(model.versions) for model in made.models)}
+        return {"models": made.models, "versions": made.versions}
 
     rebuild()
 

@@ -17,6 +17,8 @@ pytest_plugins = [
     "fixtures.varied",
     "fixtures.hub",
     "fixtures.models",
+    "fixtures.mlflow_server",
+    "fixtures.oci_registry",
     "fixtures.photos",
     "fixtures.recipes",
     "fixtures.s3",
@@ -35,6 +37,7 @@ class WithoutTorch(MetaPathFinder):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--without-torch", action="store_true", help="fail every test that imports torch")
+    parser.addoption("--torture", action="store_true", help="take minutes over the faults of tests/reliability")
 
 
 def pytest_configure(config: pytest.Config) -> None:

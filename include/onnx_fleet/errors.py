@@ -7,11 +7,13 @@
     │  ├─ HubFileCorrupt            a downloaded file has another size or digest than the Hub lists
     │  ├─ ModelBusy                 another run is making the model; carries retry_after_s
     │  ├─ StoreUnavailable          the store did not answer, or in a way that passes: 5xx, busy, keys that ran out
+    │  ├─ SinkUnavailable           a registry did not answer, or in a way that passes; carries retry_after_s
     │  └─ WorkerOutOfResources      memory limit, full disk
     └─ Permanent                  the same call fails again
        ├─ RefusedByRule             a rule of the catalogue, or a limit of the deployment, keeps the model out
        │  ├─ ModelTooLarge            more bytes than the entry allows
-       │  ├─ LicenceRefused           licence not among allowed_licences
+       │  ├─ LicenceRefused           licence not among allowed_licences, or declined by a person
+       │  ├─ LicenceUnapproved        a person has to approve the licence, and has not answered
        │  ├─ UnsafeModel              pickle weights, remote code, a file name that leaves its folder
        │  ├─ ModelRenamed             the Hub has another id for it, and the entry does not follow
        │  ├─ WorkerTooSmall           no worker has the memory or the disk that the model is predicted to need
@@ -26,13 +28,21 @@
        ├─ ValidationFailed          the graph is not equal to PyTorch
        ├─ GpuUnavailable            CUDA was asked for and did not run
        ├─ BundleNotFound            no such model, version or channel in the store
+       │  └─ BundleDeleted            the version was published once, and removed
        ├─ BundleCorrupt             a file of a bundle is missing or has other bytes than its manifest says
+       ├─ BundleUntrusted           the signatures of a bundle are not those that the trust policy asks for
+       ├─ TrustPolicyInvalid        a trust policy has faults, or names a key that cannot be read
+       ├─ SigningKeyInvalid         what bundles are to be signed with is no usable key
        ├─ VersionConflict           other bytes stand under the same version, or a channel was moved meanwhile
        ├─ RolloutConflict           a rollout is not in the state that is needed for what is asked
        ├─ FolderOccupied            the folder to pull into holds something else
+       ├─ LayoutUnsupported         the server that a layout is for cannot run the bundle's graphs
        ├─ StoreDenied               no credentials, or they are refused
        ├─ StoreNotFound             no such bucket or folder
-       └─ StoreUnsafe               the server refuses conditional writes: writers could overwrite each other
+       ├─ StoreUnsafe               the server refuses or ignores conditions: writers could overwrite each other
+       ├─ SinksInvalid              every fault of a file of sinks, listed
+       ├─ SinkDenied                a registry refuses the credentials, or there are none
+       └─ EventRefused              a registry does not take one event, and may take the next one
 
 A message says what, where and what to do next. Retryable errors go through Airflow's retries; permanent ones
 fail at once. A model that a rule of the catalogue or a limit of the deployment keeps out ends a run as `refused`,
@@ -89,6 +99,18 @@ class StoreUnavailable(Retryable):
     """The store did not answer, or its answer is one that passes: 5xx, too many requests, keys that ran out."""
 
 
+class SinkUnavailable(Retryable):
+    """A registry did not answer, or its answer is one that passes: 5xx, too many requests.
+
+    Attributes:
+        retry_after_s: seconds after which it takes requests again, where it said so.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class WorkerOutOfResources(Retryable):
     """The worker's memory limit was passed, or its disk is full."""
 
@@ -109,7 +131,11 @@ class ModelTooLarge(RefusedByRule):
 
 
 class LicenceRefused(RefusedByRule):
-    """The model's licence is not among allowed_licences."""
+    """The model's licence is not among allowed_licences, or a person has declined it."""
+
+
+class LicenceUnapproved(RefusedByRule):
+    """The model's licence is one that a person has to approve, and nobody has answered."""
 
 
 class UnsafeModel(RefusedByRule):
@@ -182,8 +208,24 @@ class BundleNotFound(Permanent):
     """The store has no such model, version or channel."""
 
 
+class BundleDeleted(BundleNotFound):
+    """The version was removed from the store; no other bundle is ever published under its name."""
+
+
 class BundleCorrupt(Permanent):
     """A file of a bundle is missing or has other bytes than its manifest says."""
+
+
+class BundleUntrusted(Permanent):
+    """The signatures of a bundle are not those that the trust policy asks for."""
+
+
+class TrustPolicyInvalid(Permanent):
+    """A trust policy has faults, or names a key that cannot be read."""
+
+
+class SigningKeyInvalid(Permanent):
+    """What bundles are to be signed with is no usable key: it is broken, its passphrase is wrong, or it has expired."""
 
 
 class VersionConflict(Permanent):
@@ -198,6 +240,10 @@ class FolderOccupied(Permanent):
     """The folder to pull into holds something else, or cannot be exchanged for another one in one step."""
 
 
+class LayoutUnsupported(Permanent):
+    """The server that a layout is for cannot run the bundle's graphs."""
+
+
 class StoreDenied(Permanent):
     """The store has no credentials to use, or refuses them."""
 
@@ -207,7 +253,19 @@ class StoreNotFound(Permanent):
 
 
 class StoreUnsafe(Permanent):
-    """The server refuses conditional writes, without which two writers could overwrite each other."""
+    """The server refuses conditional writes or ignores their conditions: two writers could overwrite each other."""
+
+
+class SinksInvalid(Permanent):
+    """A file of sinks has faults; its message has a line for each of them."""
+
+
+class SinkDenied(Permanent):
+    """A registry refuses the credentials, or the deployment has none of that name."""
+
+
+class EventRefused(Permanent):
+    """A registry does not take one event as it is; the next one may be fine."""
 
 
 def named(error: str, message: str, **attributes: Any) -> OnnxFleetError | None:

@@ -16,6 +16,10 @@ from onnx_fleet import jsonio
 from onnx_fleet.bundles import manifest
 from onnx_fleet.bundles.channel_history import Row
 from onnx_fleet.bundles.channels import Channel
+from onnx_fleet.bundles.feed_document import FeedIndex, FeedShard
+from onnx_fleet.bundles.fleet_event import CloudEvent
+from onnx_fleet.bundles.licence_answers import LicenceAnswers
+from onnx_fleet.bundles.tombstones import Tombstone
 from onnx_fleet.entities.latency_report import LatencyReport
 from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.planning.catalogue import schema as catalogue_schema
@@ -31,9 +35,14 @@ SCHEMAS: Mapping[str, Callable[[], dict[str, Any]]] = {
     "audit": partial(_titled, "audit report", Audit),
     "catalogue": catalogue_schema.json_schema,
     "channel": partial(_titled, "channel", Channel),
+    "event": partial(_titled, "event", CloudEvent),
+    "feed": partial(_titled, "index of the feed", FeedIndex),
+    "feed-shard": partial(_titled, "shard of the feed", FeedShard),
     "history": partial(_titled, "row of a channel's history", Row),
     "latency": partial(_titled, "latency report", LatencyReport),
+    "licences": partial(_titled, "answers about the licences of a model", LicenceAnswers),
     "manifest": manifest.json_schema,
+    "tombstone": partial(_titled, "tombstone of a removed version", Tombstone),
     "validation": partial(_titled, "validation report", ValidationReport),
 }
 """By the name of the schema's file; that of a report is of ``reports/<name>.json`` and of another provider's too."""

@@ -16,9 +16,9 @@ _ASSIGNMENT = re.compile(r"^(?:export\s+)?([A-Z][A-Z0-9_]*)\s*=(.*)$")
 _FERNET = "AIRFLOW_FERNET_KEY"
 _NEXT = """Next: docker compose up --build --detach, then sign in as admin with AIRFLOW_ADMIN_PASSWORD from that file.
 
-model_reexport, model_promote, registry_feed and rollout_approval run from the start. The scheduled DAGs are paused
-until you have read the catalogue that they work on, include/catalogue.yaml; the switch beside a DAG's name starts them,
-and so does
+model_reexport, model_promote, registry_feed, registry_sinks, rollout_approval and licence_approval run from the start.
+The scheduled DAGs are paused until you have read the catalogue that they work on, include/catalogue.yaml; the switch
+beside a DAG's name starts them, and so does
 
   docker compose exec airflow-scheduler airflow dags unpause fleet_reexport
   docker compose exec airflow-scheduler airflow dags unpause bundle_audit

@@ -97,6 +97,12 @@ def path_info(file: RepoFile) -> Document:
     return document
 
 
+def front_matter(card: str) -> str | None:
+    """Return the YAML at the beginning of a model card; None where there is none."""
+    matter = _FRONT_MATTER.match(card)
+    return None if matter is None else matter[1]
+
+
 def refs(commit: Commit, settings: Settings) -> Document:
     """Return ``/api/models/<id>/refs``."""
 
@@ -193,11 +199,11 @@ def _sibling(file: RepoFile, *, blobs: bool) -> Document:
 
 def _card(commit: Commit) -> Document:
     """Return the front matter of the model card; empty where there is none, or where it cannot be read."""
-    matter = _FRONT_MATTER.match((commit.read("README.md") or b"").decode("utf-8", errors="replace"))
+    matter = front_matter((commit.read("README.md") or b"").decode("utf-8", errors="replace"))
     if matter is None:
         return {}
     try:
-        card = YAML(typ="safe", pure=True).load(matter[1])
+        card = YAML(typ="safe", pure=True).load(matter)
     except YAMLError:
         return {}
     return card if isinstance(card, dict) else {}

@@ -7,7 +7,10 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Route = Literal["list", "info", "tree", "refs", "commits", "auth-check", "file-head", "file-get", "other"]
+Route = Literal[
+    "list", "info", "tree", "refs", "commits", "auth-check", "file-head", "file-get", "other",
+    "whoami", "create", "card", "preupload", "lfs-batch", "lfs-put", "lfs-verify", "commit", "discussions",
+]  # fmt: skip
 
 Kind = Literal[
     "repo_not_found",
@@ -20,12 +23,16 @@ Kind = Literal[
     "cut",
     "wrong_size",
     "corrupt",
+    "answer_lost",
 ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A failure: what goes wrong, where, and how often. None matches everything."""
+    """A failure: what goes wrong, where, and how often. None matches everything.
+
+    After ``answer_lost`` an upload is done, and its sender is not told.
+    """
 
     kind: Kind
     repo_id: str | None = None

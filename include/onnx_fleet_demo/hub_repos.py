@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import tempfile
 import threading
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -114,6 +115,30 @@ class HubRepos:
         if not kept.is_dir():
             shutil.copytree(self.root / repo_id, kept)
         return commit.sha
+
+    def change(self, repo_id: str, revision: str, branch: str, apply: Callable[[Path], None]) -> str:
+        """Apply a change to a copy of a revision's files, have a branch be that, and return its commit.
+
+        What the branch was before outlives it. Nothing changes where the change raises.
+        """
+        self.keep(repo_id)
+        state = self.commit(repo_id, revision)
+        assert state is not None, f"{repo_id} has no {revision}"
+        with tempfile.TemporaryDirectory(dir=self.root / ".history") as scratch:
+            changed = Path(scratch) / "files"
+            shutil.copytree(self.root / ".history" / repo_id / state.sha, changed)
+            apply(changed)
+            sha = self._state(repo_id, changed).sha
+            kept = self.root / ".history" / repo_id / sha
+            if not kept.is_dir():
+                shutil.copytree(changed, kept)
+            if branch == "main":
+                (self.root / repo_id).rename(Path(scratch) / "before")
+                changed.rename(self.root / repo_id)
+            else:
+                settings = self.settings(repo_id)
+                self.configure(repo_id, replace(settings, branches={**settings.branches, branch: sha}))
+        return sha
 
     def commit(self, repo_id: str, revision: str) -> Commit | None:
         """Return a revision's state: a branch, a tag, or a whole commit SHA; None where there is no such revision."""

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Final
 from urllib.parse import unquote
 
 from onnx_fleet_demo.hub_failures import Failure, Route
+
+_OF_NO_REPO: Final[Mapping[str, Route]] = {
+    "/api/whoami-v2": "whoami",
+    "/api/repos/create": "create",
+    "/api/validate-yaml": "card",
+}
+_OF_LFS: Final[Mapping[str, Route]] = {"batch": "lfs-batch", "verify": "lfs-verify"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +31,10 @@ class Call:
 def parsed(path: str, method: str) -> Call:
     """Take a path apart; parts are unquoted one by one, as revisions may hold slashes."""
     parts = [unquote(part) for part in path.strip("/").split("/")]
+    if path in _OF_NO_REPO:
+        return Call(route=_OF_NO_REPO[path])
+    if (lfs := _lfs(parts)) is not None:
+        return lfs
     if parts[:2] != ["api", "models"]:
         if "resolve" not in parts[1:3]:
             return Call(route="other")
@@ -39,6 +51,9 @@ def parsed(path: str, method: str) -> Call:
         "refs": "refs",
         "commits": "commits",
         "auth-check": "auth-check",
+        "preupload": "preupload",
+        "commit": "commit",
+        "discussions": "discussions",
     }
     for at in (2, 1):
         if len(rest) > at and rest[at] in routes:
@@ -47,6 +62,16 @@ def parsed(path: str, method: str) -> Call:
                 route=routes[rest[at]], repo_id="/".join(rest[:at]), revision=revision, path="/".join(rest[at + 2 :])
             )
     return Call(route="info", repo_id="/".join(rest)) if len(rest) <= 2 else Call(route="other")
+
+
+def _lfs(parts: Sequence[str]) -> Call | None:
+    """Take a path of LFS apart: ``<repo>.git/info/lfs/objects/batch``, and what the answer to that names."""
+    if parts[0] == "_lfs" and len(parts) > 2:
+        return Call(route="lfs-put", repo_id="/".join(parts[1:-1]), path=parts[-1])
+    for action, route in _OF_LFS.items():
+        if (*parts[-4:],) == ("info", "lfs", "objects", action):
+            return Call(route=route, repo_id="/".join(parts[:-4]).removesuffix(".git"))
+    return None
 
 
 class Refused(Exception):

@@ -4,9 +4,10 @@
     HF_ENDPOINT=http://127.0.0.1:8601 hf download sentence-transformers/all-MiniLM-L6-v2
 
 It serves the folders of hub_repos.HubRepos: listing with filters and pages, model info, revisions, tree and refs, with
-weak ETags; and files with ETag, X-Repo-Commit, ranges and LFS digests. On demand it fails as the Hub does
-(hub_failures.Failure): in tests through HubServer.fail, from another process through ``POST /_demo/failures``;
-``DELETE`` there ends it, and ``GET /_demo/requests`` counts what was asked, by route.
+weak ETags; and files with ETag, X-Repo-Commit, ranges and LFS digests. It takes uploads (hub_uploads) of those whom
+HubServer.uploads.accounts lets in. On demand it fails as the Hub does (hub_failures.Failure): in tests through
+HubServer.fail, from another process through ``POST /_demo/failures``; ``DELETE`` there ends it, and
+``GET /_demo/requests`` counts what was asked, by route.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ from urllib.parse import parse_qs, quote, urlencode, urlsplit
 from pydantic import ValidationError
 
 from onnx_fleet import jsonio
-from onnx_fleet_demo import hub_documents, models, processes
+from onnx_fleet_demo import hub_documents, hub_uploads, models, processes
 from onnx_fleet_demo.hub_failures import Asked, Failure, FailureBook, RequestLog
 from onnx_fleet_demo.hub_repos import Commit, HubRepos, RepoFile, Settings
 from onnx_fleet_demo.hub_routes import Call, Refused, parsed, refuse
+from onnx_fleet_demo.hub_uploads import Uploads
 
 _CHUNK_BYTES = 1 << 20
 _PAGE_SIZE = 1000
@@ -44,10 +46,12 @@ class HubServer:
         url: the value for HF_ENDPOINT.
         repos: the repos behind it, to be changed while it runs.
         log: the requests that were made.
+        uploads: who may write, and what was written.
     """
 
     def __init__(self, root: Path, *, host: str = "127.0.0.1", port: int = 0, page_size: int = _PAGE_SIZE) -> None:
         self.repos = HubRepos(root)
+        self.uploads = Uploads(self.repos)
         self.failures = FailureBook()
         self.log = RequestLog()
         self.page_size = page_size
@@ -86,6 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
     """The Hub's routes."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # an answer is written in two pieces, and the second one would wait for 40 ms
     served: HubServer
 
     def do_GET(self) -> None:
@@ -95,7 +100,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def do_POST(self) -> None:
-        self._administer()
+        self._answer()
+
+    def do_PUT(self) -> None:
+        self._answer()
 
     def do_DELETE(self) -> None:
         self._administer()
@@ -111,17 +119,32 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path.startswith("/_demo/"):
             return self._administer()
         call = parsed(urlsplit(self.path).path, self.command)
+        size_bytes = int(self.headers.get("Content-Length", "0"))
+        body = b"" if call.route == "lfs-put" else self.rfile.read(size_bytes)
         failure = self.served.failures.take(call.route, call.repo_id, call.path or None)
         try:
             if failure is not None:
                 refuse(failure)
-            self._route(call, failure)
+            if call.route == "lfs-put":
+                return self._receive(call, size_bytes)
+            self._route(call, failure, body)
         except Refused as refusal:
-            self._send_json({"error": str(refusal)}, call, status=refusal.status, headers=refusal.headers)
+            headers = dict(refusal.headers)
+            if call.route == "lfs-put":  # the bytes of the object may be unread
+                headers["Connection"] = "close"
+            self._send_json({"error": str(refusal)}, call, status=refusal.status, headers=headers)
 
-    def _route(self, call: Call, failure: Failure | None) -> None:
+    def _receive(self, call: Call, size_bytes: int) -> None:
+        """Take an LFS object; whoever has the address may send it, as with one that is signed."""
+        assert call.repo_id is not None
+        self.served.uploads.receive(call.repo_id, call.path, self.rfile, size_bytes=size_bytes)
+        self._send_json({}, call)
+
+    def _route(self, call: Call, failure: Failure | None, body: bytes) -> None:
         if call.route == "list":
             return self._send_list(call)
+        if call.route in ("whoami", "create", "card"):
+            return self._send_written(call, body, failure)
         if call.repo_id is None:
             raise Refused(HTTPStatus.NOT_FOUND, f"no such route: {self.path}")
         repo_id = self.served.repos.canonical(call.repo_id)
@@ -132,6 +155,8 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refused(status, "Repository not found", code="RepoNotFound")
         if repo_id != call.repo_id:
             return self._redirect(call, repo_id)
+        if call.route in hub_uploads.ROUTES:
+            return self._send_written(call, body, failure)
         commit = self.served.repos.commit(repo_id, call.revision)
         if commit is None:
             raise Refused(HTTPStatus.NOT_FOUND, f"Invalid rev id: {call.revision}", code="RevisionNotFound")
@@ -139,6 +164,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._check_gate(repo_id, settings)
             return self._send_file(call, commit, failure)
         return self._send_json(self._document(call, commit, settings), call)
+
+    def _send_written(self, call: Call, body: bytes, failure: Failure | None) -> None:
+        asked = hub_uploads.Asked(call=call, token=self._token(), query=self._query(), body=body)
+        status, document = self.served.uploads.answer(asked, url=self.served.url)
+        if failure is not None and failure.kind == "answer_lost":
+            self.close_connection = True
+        else:
+            self._send_json(document, call, status=status)
 
     def _document(self, call: Call, commit: Commit, settings: Settings) -> object:
         query = self._query()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fixtures.airflow import AirflowHome
 from fixtures.quirky_s3 import Quirks, serve
+from fixtures.signers import PASSPHRASE, signer
 
 CONN_ID = "AIRFLOW__ONNX_FLEET__AWS_CONN_ID"
 
@@ -97,3 +99,32 @@ def test_the_gpu_of_a_worker_and_its_memory_are_configured(airflow_home: Airflow
     )
     assert configured["gpu"] == {"device_id": 1, "memory_bytes": 8 << 30}
     assert read(airflow_home, {})["gpu"] == {"device_id": 0, "memory_bytes": None}
+
+
+def test_bundles_are_signed_with_the_key_of_a_connection(airflow_home: AirflowHome, tmp_path: Path) -> None:
+    """Its text or its file; and a connection that has none of use is named, without what it holds."""
+    files = signer(tmp_path, "ci")
+    encrypted = files.encrypted.read_text()
+
+    def signing(password: str | None, **extra: str) -> str:
+        connection = {"conn_type": "generic", "password": password, "extra": extra}
+        options = {"AIRFLOW_CONN_SIGNER": json.dumps(connection), "AIRFLOW__ONNX_FLEET__SIGNING_CONN_ID": "signer"}
+        return str(airflow_home.ask("fixtures.connection_settings", {"conn_id": "none"}, options=options)["signing"])
+
+    assert airflow_home.ask("fixtures.connection_settings", {"conn_id": "none"}, options={})["signing"] is None
+    assert signing(PASSPHRASE, private_key=encrypted) == files.signing_key.key_id
+    assert signing(None, key_file=str(files.private)) == files.signing_key.key_id
+    faults = {
+        "or the passphrase is not the key's": signing("guess", private_key=encrypted),
+        "no passphrase is given": signing(None, private_key=encrypted),
+        "extra has no private_key and no key_file": signing(PASSPHRASE),
+        "key_file cannot be read: No such file": signing(None, key_file=str(tmp_path / "none.pem")),
+        "extra has privat_key; known are private_key": signing(PASSPHRASE, privat_key=encrypted),
+    }
+    for said, found in faults.items():
+        assert found.startswith("SigningKeyInvalid: Airflow connection 'signer': ")
+        assert said in found
+        assert not [secret for secret in (*files.secrets, "guess") if secret in found]
+    options = {"AIRFLOW__ONNX_FLEET__SIGNING_CONN_ID": "nobody"}
+    missing = airflow_home.ask("fixtures.connection_settings", {"conn_id": "none"}, options=options)["signing"]
+    assert missing.startswith("SigningKeyInvalid: there is no Airflow connection 'nobody'")

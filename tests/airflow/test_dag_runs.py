@@ -14,8 +14,10 @@ import pytest
 from fixtures.airflow import ROOT, AirflowHome, RunEnd
 from fixtures.fleet_options import FUSED, LATENCY
 from fixtures.models import RepoMaker
+from fixtures.signers import PASSPHRASE, SignerFiles, policy, signer
 from onnx_fleet import jsonio
-from onnx_fleet.bundles import channels, costs, feed, manifest, publish
+from onnx_fleet.bundles import channels, costs, feed, listing, manifest
+from onnx_fleet.bundles.verify import verify
 from onnx_fleet.runs import run_report
 from onnx_fleet.runs.run_report import RunReport
 from onnx_fleet.source.hub_client import HubSettings
@@ -55,6 +57,7 @@ class Fleet:
     store: ObjectStore
     catalogue: Path
     options: Mapping[str, str]
+    signer: SignerFiles
 
     def run(self, **conf: object) -> RunEnd:
         return self.home.run("fleet_reexport", {"catalogue": str(self.catalogue), **conf}, options=self.options)
@@ -84,6 +87,8 @@ def fleet(
         "password": "onnx-fleet",
         "extra": {"endpoint_url": s3_server.endpoint_url, "region_name": "us-east-1"},
     }
+    files = signer(folder / "keys", "ci")
+    signing = {"conn_type": "generic", "password": PASSPHRASE, "extra": {"private_key": files.encrypted.read_text()}}
     with HubServer(folder / "hub") as hub:
         # As often as one download fetches a file anew: then it gives up, and the task is what is tried again.
         times = HubSettings().download_attempts
@@ -92,7 +97,10 @@ def fleet(
             home=airflow_home,
             store=open_store(address, s3=s3_server.settings),
             catalogue=folder / "catalogue.yaml",
+            signer=files,
             options={
+                "AIRFLOW__ONNX_FLEET__SIGNING_CONN_ID": "fleet_signer",
+                "AIRFLOW_CONN_FLEET_SIGNER": json.dumps(signing),
                 "AIRFLOW__ONNX_FLEET__STORE": address,
                 "AIRFLOW__ONNX_FLEET__AWS_CONN_ID": "fleet_store",
                 "AIRFLOW_CONN_FLEET_STORE": json.dumps(connection),
@@ -130,8 +138,21 @@ def test_one_model_that_fails_leaves_the_others_alone(fleet: Fleet, first: RunEn
         PICKLE: "refused",
         NOWHERE: "failed",
     }
-    assert [model.model_id for model in publish.list_models(fleet.store)] == [SOUND]
+    assert [model.model_id for model in listing.list_models(fleet.store)] == [SOUND]
     assert channels.read(fleet.store, SOUND, "latest").version == records[SOUND].version
+
+
+def test_what_a_run_publishes_is_signed_and_the_key_is_nowhere_to_be_found(fleet: Fleet, first: RunEnd) -> None:
+    """Not in the store, in what tasks print, in Airflow's logs or in its database."""
+    folder = fleet.signer.public.parent
+    signers = {"ci": {"public_key": "ci.pub"}}
+    wanted = policy(folder, {"signers": signers, "rules": [{"models": ["*"], "signers": ["ci"]}]})
+    assert verify(SOUND, store=fleet.store, policy=wanted).passed
+    kept = [fleet.store.read(info.key) for info in fleet.store.list("")]
+    kept += [path.read_bytes() for path in fleet.home.folder.rglob("*") if path.is_file()]
+    assert len(kept) > 20
+    found = [secret for secret in fleet.signer.secrets if any(secret.encode() in data for data in kept)]
+    assert (found, [secret for secret in fleet.signer.secrets if secret in first.log]) == ([], [])
 
 
 def test_a_record_tells_where_and_why_a_model_failed(fleet: Fleet, first: RunEnd) -> None:
@@ -267,7 +288,7 @@ def test_a_parameter_that_no_dag_knows_stops_the_run_before_anything_is_begun(fl
 def test_the_feed_lists_what_was_published(fleet: Fleet, first: RunEnd) -> None:
     end = fleet.home.run("registry_feed", {}, options=fleet.options)
     assert end.results["rebuild"] == {"models": 1, "versions": 1}
-    assert [model.model_id for model in feed.read(fleet.store).models] == [SOUND]
+    assert [model.model_id for model in feed.read(fleet.store)] == [SOUND]
 
 
 def test_one_model_is_exported_anew_by_force(fleet: Fleet, first: RunEnd) -> None:
@@ -282,7 +303,7 @@ def test_one_model_is_exported_anew_by_force(fleet: Fleet, first: RunEnd) -> Non
     assert record.state == "published"
     assert record.predicted
     assert record.predicted.basis == "earlier run"
-    [model] = publish.list_models(fleet.store)
+    [model] = listing.list_models(fleet.store)
     assert len(model.versions) == 2
     page = f"onnx-fleet/store/{str(end.results['report']).removesuffix('.json')}.html"
     assert end.note == f"[{SOUND}]({page}#acme--sound): published {record.version}"

@@ -14,11 +14,14 @@ pytestmark = pytest.mark.airflow
 
 FILES = {
     "bundle_audit": "bundle_audit.py",
+    "bundle_retention": "bundle_retention.py",
     "fleet_reexport": "fleet_reexport.py",
     "hub_watch": "hub_watch.py",
+    "licence_approval": "licence_approval.py",
     "model_promote": "model_promote.py",
     "model_reexport": "model_reexport.py",
     "registry_feed": "registry_feed.py",
+    "registry_sinks": "registry_sinks.py",
     "rollout_approval": "rollout_approval.py",
 }
 NO_GPU: dict[str, str] = {}
@@ -54,7 +57,7 @@ def test_a_dag_says_what_to_do_when_it_fails(found: dict[str, Any]) -> None:
 
 def test_every_param_has_a_type_and_a_description(found: dict[str, Any]) -> None:
     params = {(dag_id, name): schema for dag_id, dag in found["dags"].items() for name, schema in dag["params"].items()}
-    assert len(params) == 37
+    assert len(params) == 46
     for name, schema in params.items():
         assert schema.get("type"), name
         assert schema.get("description", "").endswith("."), name
@@ -63,11 +66,14 @@ def test_every_param_has_a_type_and_a_description(found: dict[str, Any]) -> None
 def test_what_does_nothing_by_itself_is_on_from_the_start_and_what_has_a_schedule_waits(found: dict[str, Any]) -> None:
     assert {dag_id: dag["paused"] for dag_id, dag in found["dags"].items()} == {
         "bundle_audit": None,
+        "bundle_retention": False,
         "fleet_reexport": None,
         "hub_watch": None,
+        "licence_approval": False,
         "model_promote": False,
         "model_reexport": False,
         "registry_feed": False,
+        "registry_sinks": False,
         "rollout_approval": False,
     }
 

@@ -24,11 +24,14 @@ pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
 
 DAGS = (
     "bundle_audit",
+    "bundle_retention",
     "fleet_reexport",
     "hub_watch",
+    "licence_approval",
     "model_promote",
     "model_reexport",
     "registry_feed",
+    "registry_sinks",
     "rollout_approval",
 )
 PICKLE = "acme/pickle-only"
@@ -105,11 +108,14 @@ def test_airflow_takes_what_its_page_sends_for_each_emptied_field(deployment: De
         assert answer["status"] == (200 if optional(field) else 400), (name, answer["text"])
     assert {name for name, field in fields.items() if optional(field)} == {
         "bundle_audit": {"only", "sample", "seed", "catalogue", "max_not_compared"},
+        "bundle_retention": {"only", "keep_last", "history_days", "grace_days"},
         "fleet_reexport": {"only", "since", "retry_failed", "max_refused"},
         "hub_watch": set(),
+        "licence_approval": set(),
         "model_promote": {"model", "only", "catalogue"},
         "model_reexport": {"task", "recipe", "latency"},
         "registry_feed": set(),
+        "registry_sinks": {"names", "replay_since"},
         "rollout_approval": set(),
     }[dag_id]
 
@@ -120,11 +126,15 @@ def test_a_run_begins_however_many_fields_were_emptied(deployment: Deployment, d
     end = deployment.run(dag_id, **emptied)
     firsts = {
         "bundle_audit": "choose",
+        "bundle_retention": "collect",
         "hub_watch": "poll",
+        "licence_approval": "describe",
         "model_promote": "describe",
         "registry_feed": "rebuild",
+        "registry_sinks": "choose",
     }
-    assert end.states(firsts.get(dag_id, "plan")) == ["skipped" if dag_id == "model_promote" else "success"], end.log
+    asks_nobody = dag_id in ("licence_approval", "model_promote")
+    assert end.states(firsts.get(dag_id, "plan")) == ["skipped" if asks_nobody else "success"], end.log
     assert end.state == ("failed" if dag_id == "model_reexport" else "success"), "one model that is refused is red"
 
 
@@ -161,11 +171,14 @@ def test_the_first_task_of_every_dag_refuses_a_name_that_it_does_not_know(deploy
     end = deployment.run(dag_id, varients=["fp16"])
     known = {
         "bundle_audit": "; write one of all_versions, ",
+        "bundle_retention": "; write one of catalogue, dry_run, ",
         "fleet_reexport": "; write one of allow_unmatched, ",
         "hub_watch": "; write one of catalogue, dry_run",
+        "licence_approval": "; write one of catalogue",
         "model_promote": "; write one of catalogue, from, model, only, to",
         "model_reexport": "; did you mean 'variants'?",
         "registry_feed": "; it takes no parameters",
+        "registry_sinks": "; write one of names, replay_since",
         "rollout_approval": "; write one of catalogue, rollout",
     }[dag_id]
     assert end.state == "failed"

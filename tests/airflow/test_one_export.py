@@ -18,7 +18,7 @@ from fixtures.airflow import AirflowHome, RunEnd
 from fixtures.fleet_options import LATENCY, in_folder
 from fixtures.models import RepoMaker
 from onnx_fleet import jsonio
-from onnx_fleet.bundles import publish
+from onnx_fleet.bundles import listing
 from onnx_fleet.runs.claims import Claim
 from onnx_fleet.runs.record import Record
 from onnx_fleet.runs.run_report import RunReport
@@ -90,7 +90,7 @@ def test_a_model_that_another_run_makes_is_waited_for_and_not_made_again(
     [published] = json.loads(told)["records"]
     assert (published["state"], record.state, record.version) == ("published", "unchanged", published["version"])
     assert record.reason.startswith("another run has published it meanwhile; ")
-    assert (end.state, len(publish.list_models(deployment.store)[0].versions)) == ("success", 1)
+    assert (end.state, len(listing.list_models(deployment.store)[0].versions)) == ("success", 1)
     assert (end.states("model.export_to_publish"), end.states("model.record")) == (["skipped"], ["success"])
     assert "is making" in end.log
     assert end.events == (), "that was the other run's to tell"

@@ -10,7 +10,7 @@ import pytest
 
 from fixtures.stages import NOW, latency_report, work_item
 from onnx_fleet import jsonio
-from onnx_fleet.bundles import kept_latencies
+from onnx_fleet.bundles.kept_documents import LATENCIES
 from onnx_fleet.entities.kept_latency import KeptLatency
 from onnx_fleet.store import ObjectStore, layout
 
@@ -37,12 +37,12 @@ def figures() -> KeptLatency:
 
 
 def test_what_was_kept_is_found_and_newer_figures_take_its_place(any_store: ObjectStore, figures: KeptLatency) -> None:
-    kept_latencies.keep(figures, store=any_store)
-    assert kept_latencies.find([KEY, OTHER], store=any_store) == (figures,)
+    LATENCIES.keep(figures, store=any_store)
+    assert LATENCIES.find([KEY, OTHER], store=any_store) == (figures,)
 
     newer = replace(figures, version="0123abcd-00000000")
-    kept_latencies.keep(newer, store=any_store)
-    assert kept_latencies.find([KEY], store=any_store) == (newer,)
+    LATENCIES.keep(newer, store=any_store)
+    assert LATENCIES.find([KEY], store=any_store) == (newer,)
 
 
 @pytest.mark.parametrize("damage", ["torn", "no JSON", "another document", "of another key", "a field more"])
@@ -59,10 +59,10 @@ def test_a_document_that_is_torn_or_foreign_is_left_alone_and_logged(
     }[damage]
     local_store.create(layout.latency_key(KEY), data)
 
-    assert kept_latencies.find([KEY], store=local_store) == ()
+    assert LATENCIES.find([KEY], store=local_store) == ()
     assert layout.latency_key(KEY) in caplog.text
-    kept_latencies.keep(figures, store=local_store)
-    assert kept_latencies.find([KEY], store=local_store) == (figures,)
+    LATENCIES.keep(figures, store=local_store)
+    assert LATENCIES.find([KEY], store=local_store) == (figures,)
 
 
 def test_of_workers_that_keep_the_same_figures_at_once_one_stands_whole(
@@ -73,10 +73,10 @@ def test_of_workers_that_keep_the_same_figures_at_once_one_stands_whole(
 
     def keep(own: KeptLatency) -> None:
         together.wait(timeout=30)
-        kept_latencies.keep(own, store=local_store)
+        LATENCIES.keep(own, store=local_store)
 
     with ThreadPoolExecutor(len(offered)) as pool:
         list(pool.map(keep, offered))
 
-    (found,) = kept_latencies.find([KEY], store=local_store)
+    (found,) = LATENCIES.find([KEY], store=local_store)
     assert found in offered

@@ -96,9 +96,11 @@ def test_the_manifest_says_what_was_checked_over_how_many_cases(sealed: manifest
 def test_each_file_has_its_role(sealed: manifest.Manifest) -> None:
     assert {file.path: file.role for file in sealed.files} == {
         "LICENSE": "licence",
+        "bom.json": "report",
         "config.json": "config",
         "onnx/model.onnx": "graph",
         "onnx/model.onnx_data": "weights",
+        "provenance.json": "report",
         "reports/latency.json": "report",
         "reports/validation.json": "report",
         "tokenizer.json": "tokenizer",

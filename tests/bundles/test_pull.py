@@ -8,12 +8,15 @@ import re
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
 import pytest
 from filelock import FileLock
 
+from fixtures import faulty_network
+from fixtures.faulty_network import Request
 from fixtures.faulty_stores import Interrupted, SteppedStore, interrupted
 from fixtures.killed_updates import holds
 from fixtures.stages import NOW, PROVENANCE, tiny_stage, work_item
@@ -22,8 +25,10 @@ from onnx_fleet.bundles import bundle
 from onnx_fleet.bundles.publish import publish
 from onnx_fleet.bundles.pull import pull
 from onnx_fleet.bundles.stage import Stage
+from onnx_fleet.bundles.verify import verify
 from onnx_fleet.errors import BundleCorrupt, FolderOccupied, StoreUnavailable, WorkerOutOfResources
-from onnx_fleet.store import ObjectStore, transfer
+from onnx_fleet.store import ObjectStore, open_store, transfer
+from onnx_fleet_demo.s3_server import EmbeddedS3
 
 MODEL = "acme/tiny"
 OLD = f"{MODEL}@01234567-ffffffff"
@@ -78,7 +83,7 @@ def test_a_second_pull_of_the_same_bundle_fetches_nothing(store: ObjectStore, ho
     watched = SteppedStore(store, step=0, before=lambda: None)
 
     pull(MODEL, store=watched, to=home / "tiny")
-    assert watched.steps == 2  # the channel and the manifest
+    assert watched.steps == 3  # the channel, the manifest, and which signatures there are
     assert before == {path: path.stat().st_mtime_ns for path in (home / "tiny").rglob("*")}
 
 
@@ -272,7 +277,7 @@ def test_a_relative_target_is_taken_from_where_the_user_is(
 
 def test_the_command_in_the_docs_checks_a_pulled_bundle_without_our_code(store: ObjectStore, home: Path) -> None:
     text = (Path(__file__).parents[2] / "docs" / "bundle-format.md").read_text()
-    (command,) = re.findall(r"```sh\n(.*?sha256sum.*?)```", text, re.DOTALL)
+    (command,) = re.findall(r"```sh\n((?:(?!```).)*?sha256sum.*?)```", text, re.DOTALL)
     sealed = pull(MODEL, store=store, to=home / "tiny")
 
     def check() -> subprocess.CompletedProcess[str]:
@@ -282,3 +287,23 @@ def test_the_command_in_the_docs_checks_a_pulled_bundle_without_our_code(store: 
     assert (intact.returncode, intact.stdout.count(": OK")) == (0, len(sealed.files))
     (home / "tiny" / "tokenizer.json").write_text("{ }")
     assert "tokenizer.json: FAILED" in check().stdout
+
+
+def test_a_file_that_is_damaged_on_the_way_once_is_no_fault_of_the_store(
+    tmp_path: Path, s3_server: EmbeddedS3, s3_store: ObjectStore
+) -> None:
+    """Where the server keeps no digests, only the manifest tells that a byte is another one."""
+    stage = tiny_stage(tmp_path / "stage")
+    publish(Stage.open(stage), store=s3_store, provenance=PROVENANCE, created_at=NOW)
+
+    def once_each(request: Request) -> str | None:
+        is_graph = request.key.endswith(".onnx") and request.reads_object
+        return "wrong bytes received" if is_graph and request.number in (1, 3) else None
+
+    with faulty_network.serve(s3_server.endpoint_url, once_each) as network:
+        settings = replace(s3_server.settings, endpoint_url=network.endpoint_url, checksum_mode="when_required")
+        store = open_store(s3_store.address, s3=settings)
+        pull(MODEL, store=store, to=tmp_path / "tiny")
+        assert holds(tmp_path / "tiny") == OLD
+        assert verify(MODEL, store=store).passed
+        assert network.met == {"wrong bytes received": 2}

@@ -60,7 +60,7 @@ def test_an_intact_bundle_passes_by_channel_and_by_version(any_store: ObjectStor
     report = verify(f"{MODEL}@{version}", store=any_store, progress=lambda *pair: told.append(pair))
 
     assert report.passed
-    assert (report.files, told[-1]) == (7, (report.size_bytes, report.size_bytes))
+    assert (report.files, told[-1]) == (9, (report.size_bytes, report.size_bytes))
     assert verify(f"{MODEL}@latest", store=any_store) == report
     require_intact(report)
 

@@ -258,7 +258,7 @@ def test_the_version_and_every_command_have_help(command: Command) -> None:
     assert command("--help").returncode == 0
     for name in ("plan", "run", "export", "validate", "measure", "compare", "publish", "list", "verify", "pull",
                  "inspect", "audit", "catalogue", "channel", "cache", "watch",
-                 "promote", "rollback", "history"):  # fmt: skip
+                 "promote", "rollback", "history", "sign"):  # fmt: skip
         helped = CliRunner().invoke(app, [name, "--help"])
         assert (helped.exit_code, f"Usage: onnx-fleet {name} " in helped.output) == (0, True), helped.output
 
@@ -412,6 +412,12 @@ def test_a_graph_that_was_changed_is_caught_and_cannot_be_published(
     assert "ValidationFailed" in published.stderr
 
 
+def _feed_models(store: Path) -> list[dict[str, Any]]:
+    """Return what the feed of a store says of each model, read as a mirror of another company would."""
+    index = json.loads((store / "feed" / "index.json").read_bytes())
+    return [model for shard in index["shards"] for model in json.loads((store / shard["key"]).read_bytes())["models"]]
+
+
 def test_a_made_folder_is_published_listed_verified_and_pulled(
     command: Command, stage_folder: Path, tmp_path: Path
 ) -> None:
@@ -422,7 +428,7 @@ def test_a_made_folder_is_published_listed_verified_and_pulled(
     assert json.loads(command("publish", stage_folder, "--store", store, "--json").stdout)["state"] == "unchanged"
 
     (listed,) = json.loads(command("list", "--store", store, "--json").stdout)
-    assert listed == json.loads((store / "feed" / "index.json").read_bytes())["models"][0]
+    assert [listed] == _feed_models(store)
     assert (listed["model_id"], listed["problems"]) == (CLASSIFIER, [])
     assert [(each["channel"], each["version"]) for each in listed["channels"]] == [("latest", published["version"])]
     (version,) = listed["versions"]
@@ -505,9 +511,9 @@ def test_a_slower_folder_is_published_and_the_channel_stays_until_a_person_moves
     assert shown[0].split() == ["channel", "version", "since", "before", "held"]
     assert (shown[1].split()[:2], shown[1].split()[-2:]) == (["latest", version], [before["version"], "–"])
     assert "no version of it is published" in command("channel", "show", "acme/nothing", "--store", store).stderr
-    index = json.loads((store / "feed" / "index.json").read_bytes())
-    assert [each["version"] for each in index["models"][0]["channels"]] == [version]
-    assert not any(each["held"] for each in index["models"][0]["versions"]), "a person has decided"
+    (fed,) = _feed_models(store)
+    assert [each["version"] for each in fed["channels"]] == [version]
+    assert not any(each["held"] for each in fed["versions"]), "a person has decided"
     assert command("channel", "set", CLASSIFIER, "latest", "00000000-00000000", "--yes").returncode == 1
 
 

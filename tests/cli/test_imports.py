@@ -60,7 +60,7 @@ def settings(demo_hub_server: HubServer, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_every_module_that_a_process_to_fork_from_imports_is_there() -> None:
-    assert [name for name in services.STEP_IMPORTS if find_spec(name) is None] == []
+    assert [name for name in services.EXPORT_IMPORTS + services.STEP_IMPORTS if find_spec(name) is None] == []
 
 
 def test_an_export_from_the_cache_imports_nothing_that_traces(settings: dict[str, str], tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_a_rollback_goes_back_and_says_how_and_a_second_one_has_nowhere_to_go(
     assert f"names no version before {old}" in str(again.exception)
     there = command("rollback", "acme/a", "--to", new, "--yes")
     assert there.stdout == f"moved acme/a@latest: {old} -> {new}, held there\n"
-    (model, *_) = feed.read(local_store).models
+    (model, *_) = feed.read(local_store)
     assert [(each.version, each.held) for each in model.channels] == [(new, True)]
 
 

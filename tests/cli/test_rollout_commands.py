@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -65,10 +66,13 @@ def test_a_run_takes_one_wave_and_with_all_waves_it_goes_on_while_they_are_good(
         publish(fleet.store, item)
         return Record(model_id=item.model_id, state="published", version=item.version)
 
+    def take_all(items: Sequence[WorkItem]) -> list[Record]:
+        return [take(item) for item in items]
+
     def walked(*, all_waves: bool) -> waves.Walked:
         wanted = scope(fleet.catalogue(), Selection())
         again = partial(waves.divided, fleet.plan(), wanted, store=fleet.store, channel="latest")
-        return waves.walk(again(), take, others=(), again=again, store=fleet.store, all_waves=all_waves)
+        return waves.walk(again(), take_all, others=(), again=again, store=fleet.store, all_waves=all_waves)
 
     failing = ""
     one = walked(all_waves=False)

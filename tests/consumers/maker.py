@@ -18,7 +18,7 @@ from consumers.serving import Question, serve
 from fixtures.items import work_item
 from mutations.mutation import change_graph
 from mutations.surgery import change_weight
-from onnx_fleet.bundles.stage import Stage
+from onnx_fleet.bundles.stage import SIGNATURES, WRITTEN_BY_SEAL, Stage
 from onnx_fleet.entities import validation_report
 from onnx_fleet.entities.variant import FP32
 from onnx_fleet.entities.work_item import WorkItem
@@ -26,6 +26,9 @@ from onnx_fleet.export import exporter
 from onnx_fleet.validation import validator
 from onnx_fleet.variants import conversion
 from onnx_fleet.variants.conversion import MakingRequest
+
+BESIDE = (*WRITTEN_BY_SEAL, f"{SIGNATURES}/{'0' * 64}.sig.json")
+"""What a pulled bundle has and an export does not: no consumer may mind."""
 
 
 def handle(question: Question) -> None:
@@ -43,6 +46,9 @@ def handle(question: Question) -> None:
     for case in cases:
         folder = root / case.name
         shutil.copytree(stage.folder, folder / "bundle")
+        for path in BESIDE:
+            (folder / "bundle" / path).parent.mkdir(exist_ok=True)
+            (folder / "bundle" / path).write_text("{}")
         sources.draw(case, folder)
         for index, answer in enumerate(expected):
             np.savez(folder / f"expected-{index}.npz", **answer)

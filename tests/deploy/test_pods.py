@@ -28,7 +28,7 @@ from fixtures.airflow import DAGS, ROOT
 from fixtures.fleet_options import LATENCY
 from fixtures.models import RepoMaker
 from fixtures.pod_cluster import PodCluster, PodEnd
-from onnx_fleet.bundles import channels, publish
+from onnx_fleet.bundles import channels, listing
 from onnx_fleet.store import ObjectStore, open_store
 from onnx_fleet_demo import processes
 from onnx_fleet_demo.airflow_client import AirflowClient, NotReady, TaskState
@@ -183,7 +183,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory, s3_server: EmbeddedS3, sm
 
 def test_a_model_is_published_by_pods_that_share_no_disk(deployed: Deployment) -> None:
     assert deployed.state == "success", [pod.log[-3000:] for pod in deployed.cluster.ended if pod.status]
-    (model,) = publish.list_models(deployed.store)
+    (model,) = listing.list_models(deployed.store)
     assert model.model_id == MODEL
     assert channels.read(deployed.store, MODEL, "latest").version
     for step in STEPS:

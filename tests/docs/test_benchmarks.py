@@ -19,7 +19,8 @@ from tokenizers import Tokenizer
 from benchmarks import (
     checkpoints,
     export,
-    finetunes,
+    fleet,
+    flow_plot,
     growth_plot,
     page,
     results,
@@ -35,6 +36,9 @@ from benchmarks.results import (
     ExportResult,
     ExportRun,
     FleetResult,
+    FlowResult,
+    FlowRun,
+    FlowWay,
     GenerateResult,
     GenerateRun,
     Machine,
@@ -176,7 +180,7 @@ def test_our_side_exports_a_checkpoint_and_another_of_its_configuration(place: W
 
 
 def test_a_fleet_of_fine_tunes_goes_through_one_run(place: Workplace) -> None:
-    found = finetunes.measure(checkpoints.fine_tunes(1, of=TINY), place=place, sample=0, say=lambda _: None)
+    found = fleet.measure_fleet(checkpoints.fine_tunes(1, of=TINY), place=place, sample=0, say=lambda _: None)
 
     assert [set(seconds) for seconds in found.seconds] == [{"export", "validate", "measure", "compare", "publish"}]
     assert found.store_bytes > found.weight_bytes
@@ -242,20 +246,21 @@ def test_the_page_shows_what_was_measured_and_marks_what_is_missed() -> None:
         exports=_exports(_run("first"), _run("optimum", wall_s=2)),
         growth=None,
         generated=generated,
-        fleet=None,
+        flows=None,
+        fine_tunes=None,
         why="Because.",
     )
 
-    assert "Not measured yet: `python -m benchmarks.finetunes`." in made
+    assert "Not measured yet: `python -m benchmarks.fleet`." in made
     assert "2 of the rows above miss the target.\n\nBecause." in made
     assert "A CPU, 2 usable cores, 8 GB of memory" in made
     assert "optimum's: optimum 1" in made
 
 
-def test_a_fleets_cost_is_told_by_model() -> None:
+def test_a_fleets_cost_is_told_by_model_beside_the_peers_throughput() -> None:
     cost = Cost(wall_s=30.0, cpu_s=20.0, peak_bytes=500_000_000, peak_anonymous_bytes=1)
     steps = {"export": 2.0, "validate": 3.0, "measure": 4.0, "compare": 0.0, "publish": 1.0}
-    fleet = FleetResult(
+    found = FleetResult(
         machine=MACHINE,
         title="BERT-mini",
         weight_bytes=100,
@@ -265,12 +270,59 @@ def test_a_fleets_cost_is_told_by_model() -> None:
         peer=(replace(cost, wall_s=20.0),),
         peer_bytes=(104,),
     )
-    lines = finetunes.report(fleet).splitlines()
+    lines = fleet.fleet_report(found).splitlines()
 
     assert _cells(lines[2]) == ["onnx-fleet run, 3 models", "10.00", "6.67", "500", "1.030", "30"]
-    assert _cells(lines[4])[:2] == ["ratio", "0.50"]
+    assert _cells(lines[4])[:2] == ["throughput by optimum-cli's", "2.00"]
+    assert "**missed**" in lines[4]
     assert _cells(lines[-5]) == ["export", "2.00", "0.50", "0.60", "0.70"]
-    assert jsonio.from_json(FleetResult, jsonio.to_json(fleet)) == fleet
+    assert jsonio.from_json(FleetResult, jsonio.to_json(found)) == found
+
+
+def _flow(way: FlowWay, wall_s: float, *, memory: int = 0, variants: tuple[str, ...] = ("fp32",)) -> FlowRun:
+    cost = Cost(wall_s=wall_s, cpu_s=wall_s, peak_bytes=1, peak_anonymous_bytes=1)
+    steps = {} if way == "optimum" else {"validate": wall_s - 1}
+    return FlowRun(
+        way=way, variants=variants, turn=0, cost=cost, seconds=steps, memory_bytes=dict.fromkeys(steps, memory)
+    )
+
+
+@pytest.fixture
+def flows() -> FlowResult:
+    """A first flow and a fine-tune's with one precision, a first one with all, and the peer's."""
+    runs = (
+        _flow("first", 20.0, memory=2_100_000_000),
+        _flow("repeated", 7.2, memory=2_300_000_000),
+        _flow("first", 90.0, variants=fleet.ALL),
+        _flow("optimum", 10.0),
+    )
+    subject = Subject(name="bert", title="BERT-base", weight_bytes=1_000_000_000)
+    return FlowResult(machine=MACHINE, subject=subject, runs=runs)
+
+
+def test_a_flow_is_held_to_its_targets_by_way_and_precisions(flows: FlowResult) -> None:
+    rows = [_cells(line) for line in fleet.flows_verdicts(flows).splitlines()[2:]]
+    assert [(row[0], row[2], row[-1]) for row in rows] == [
+        ("first of its kind, fp32: wall by optimum-cli's", "2.00", "met"),
+        ("a fine-tune of it, fp32: wall by optimum-cli's", "0.72", "**missed**"),
+        ("first of its kind, 5 precisions: wall by optimum-cli's", "9.00", "**missed**"),
+        ("first of its kind, fp32: memory of a step, GB", "2.10", "met"),
+        ("a fine-tune of it, fp32: memory of a step, GB", "2.30", "**missed**"),
+        ("first of its kind, 5 precisions: memory of a step, GB", "0.00", "met"),
+    ]
+    assert _cells(fleet.flows_figures(flows).splitlines()[2]) == [
+        "first of its kind", "fp32", "20.0", "20.0", "19.0 (2.1)",
+    ]  # fmt: skip
+    assert jsonio.from_json(FlowResult, jsonio.to_json(flows)) == flows
+
+
+def test_where_the_seconds_of_a_flow_go_is_drawn_the_same_each_time(flows: FlowResult, tmp_path: Path) -> None:
+    for name in ("one.svg", "two.svg"):
+        flow_plot.draw(flows, tmp_path / name)
+
+    drawn = (tmp_path / "one.svg").read_text()
+    assert all(said in drawn for said in ("first of its kind, 5 precisions", "optimum-cli, fp32", "validate", " 90 s"))
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
 
 
 def test_what_a_run_and_a_plan_take_is_told_for_a_model_and_drawn_the_same_each_time(tmp_path: Path) -> None:

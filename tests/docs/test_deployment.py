@@ -40,7 +40,7 @@ def test_a_version_that_is_deleted_as_the_page_says_is_gone_and_nothing_else_is(
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     subprocess.run(["sh", "-euc", lines], env={**os.environ, "PATH": path}, check=True)
 
-    (model,) = feed.read(store).models
+    (model,) = feed.read(store)
     assert ([each.version for each in model.versions], model.problems) == ([in_use], ())
     assert [each.version for each in model.channels] == [in_use]
     assert verify.verify(Ref.parse("acme/tiny"), store=store).passed

@@ -27,7 +27,7 @@ from onnx_fleet.errors import BundleCorrupt
 from onnx_fleet.export import cache_keys, exporter, traced_model
 from onnx_fleet.export.cache import Cache
 from onnx_fleet.processes.isolation import Limits
-from onnx_fleet.runs import steps
+from onnx_fleet.runs import exporting, proving
 from onnx_fleet.runs.services import Services
 from onnx_fleet.source import checkpoint, resolve
 from onnx_fleet.source.hub_client import Hub, HubSettings
@@ -393,12 +393,12 @@ def test_a_wrong_graph_in_the_cache_is_found_by_validation_and_replaced(
     item = _resolved(fleet, services)
     made = services.stage(item)
 
-    assert steps.export(made, services=services).traced == "cached"
+    assert exporting.export(made, services=services).traced == "cached"
     edited = Stage(shutil.copytree(made.folder, tmp_path / "edited"), item)
     (edited.folder / "config.json").touch()
-    assert not steps.validate(edited, services=services).graphs.passed
+    assert not proving.validate(edited, services=services).graphs.passed
     assert edited.read_export().traced == "cached", "what a person has changed is left as it is"
-    proof = steps.validate(made, services=services)
+    proof = proving.validate(made, services=services)
 
     assert proof.graphs.passed
     assert made.read_export().traced == "full"

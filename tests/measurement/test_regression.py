@@ -23,7 +23,7 @@ from fixtures.worse_stages import (
     with_other_weights,
 )
 from onnx_fleet import jsonio
-from onnx_fleet.bundles import bundle, channels
+from onnx_fleet.bundles import bundle, channels, events
 from onnx_fleet.bundles.publish import Publication
 from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.entry import Entry, Gates, LatencyGrid, Tolerances
@@ -153,9 +153,12 @@ def test_a_slower_version_is_published_and_the_channel_stays(
     report = kept(stage_dir)
     assert {row.max_abs_diff for row in report.measured.outputs} == {0.0}, "the detour is exact"
     assert all(row.ratio_low > BLOCK.max_slowdown for row in report.measured.latency)
-    events = [json.loads(services.store.read(info.key)) for info in services.store.list("feed/events/")]
-    moved = {event["version"]: event["channel"] for event in events}
-    assert moved == {in_use.version: "latest", done.version: None}
+    told = [event for _, event in events.since(services.store)]
+    published_to = {event.version: event.channel for event in told if event.kind == "published"}
+    assert published_to == {in_use.version: "latest", done.version: None}
+    [held] = (event for event in told if event.kind == "held")
+    assert (held.version, held.channel, held.from_version) == (done.version, "latest", in_use.version)
+    assert "held back by its gates" in held.why
     assert report.measured.ops[0].changed["MatMul"][1] - report.measured.ops[0].changed["MatMul"][0] == 200
 
 

@@ -120,6 +120,18 @@ def test_short_runs_are_counted_when_ten_milliseconds_of_them_have_gone_by() -> 
     assert min(turn[-1] - turn[0] for turn in turns) >= 0.0099
 
 
+def test_every_run_of_a_call_that_takes_a_tenth_of_a_second_is_counted() -> None:
+    calls: list[None] = []
+
+    def work() -> None:
+        calls.append(None)
+        time.sleep(0.1)
+
+    (timed,) = take_turns(work, warmup_runs=1, timed_runs=6, budget_s=0.0)
+
+    assert len(calls) == timed.warm_up.runs + len(timed.times_ms)
+
+
 def test_a_turn_begins_when_the_threads_of_the_one_before_have_stopped_spinning() -> None:
     """A pool's thread spins on for 50 ms behind each call of the first."""
     spinning_until = 0.0

@@ -33,6 +33,7 @@ models:
     tolerances: {{atol: 5e-5, rtol: 0}}
     latency: {{batch_sizes: [2], sequence_lengths: [8, 32], warmup_runs: 0, timed_runs: 7, threads: 1,
       precision: 0.05, budget_s: 40, reuse: never, max_age_days: 7}}
+    proof: full
     gates: {{policy: off, breaking: warn, max_slowdown: 1.5, max_growth: 2, max_drift: 0}}
     providers: [cpu, cuda]
     allowed_licences: [Apache-2.0, mit]
@@ -53,6 +54,7 @@ models:
             batch_sizes=(2,), sequence_lengths=(8, 32), warmup_runs=0, timed_runs=7, threads=1,
             precision=0.05, budget_s=40, reuse="never", max_age_days=7,
         ),
+        proof="full",
         gates=Gates(policy="off", breaking="warn", max_slowdown=1.5, max_growth=2.0, max_drift=0.0),
         providers=("cpu", "cuda"),
         allowed_licences=("apache-2.0", "mit"),
@@ -71,8 +73,9 @@ def test_no_key_of_a_model_is_read_and_forgotten() -> None:
         "weights": "inline", "inline_max_bytes": 1, "decoder_form": "plain", "may_be_fixed": ["height"],
         "tokenizer": "none", "tokenizer_graph": True, "tolerances": {"atol": 1e-6}, "latency": {"timed_runs": 3},
         "gates": {"policy": "block"}, "providers": ["cpu", "cuda"], "allowed_licences": ["mit"], "max_bytes": 7,
+            "licences_to_approve": ["gemma"],
         "priority": 1, "architecture": "BertForMaskedLM", "weights_variant": "fp16", "trust_remote_code": SHA,
-        "allow_pickle": SHA, "follow_renames": False,
+        "allow_pickle": SHA, "follow_renames": False, "proof": "full",
     }  # fmt: skip
     assert set(told) == set(catalogue_schema.ModelSection.model_fields)
     plain = reader.entry({"repo_id": "acme/tiny"}, source="fleet.yaml")

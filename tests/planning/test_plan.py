@@ -216,6 +216,7 @@ def test_every_deciding_field_changes_the_fingerprint() -> None:
         {"priority": 7},
         {"max_bytes": 10**9},
         {"allowed_licences": ("mit",)},
+        {"licences_to_approve": ("gemma",)},
         {"revision": "v1"},
     ],
 )

@@ -92,9 +92,41 @@ def test_models_begin_by_priority_and_the_longest_first_whatever_order_they_come
         assert ids == ["acme/urgent", "acme/large", "acme/middle", "acme/a-twin", "acme/small"]
 
 
+def test_a_model_takes_less_once_one_of_its_kind_is_made(store: ObjectStore) -> None:
+    """The first of a kind is traced, proven whole and measured; the others take that over."""
+    models = [
+        model("acme/first", size_bytes=400 * MB, priority=1),
+        model("acme/second", size_bytes=400 * MB),
+        model("acme/larger", size_bytes=401 * MB),
+        model("acme/whole", size_bytes=400 * MB, proof="full"),
+        model("acme/other", size_bytes=400 * MB, task="fill-mask"),
+        model("acme/several", size_bytes=400 * MB, variants=("fp32", "fp16")),
+        model("acme/measured", size_bytes=400 * MB, latency=LatencyGrid(reuse="never")),
+    ]
+    made = {item.model_id: item.estimate for item in sized(store, *models).items}
+    found = {name for name, each in made.items() if each and each.basis == "model alike"}
+    first, second = made["acme/first"], made["acme/second"]
+    assert found == {"acme/second"}
+    assert first
+    assert second
+    assert second.memory_bytes == first.memory_bytes
+    assert {name for name in STEPS if second.steps[name].seconds < first.steps[name].seconds} == {
+        "export", "validate", "measure",
+    }  # fmt: skip
+    assert second.seconds < first.seconds / 2
+
+
+def test_a_model_of_a_kind_that_is_published_takes_less_too(store: ObjectStore) -> None:
+    made = plan.plan([model(f"acme/{name}", size_bytes=400 * MB) for name in "ab"], store=store, versions=VERSIONS)
+    one, other = made.items
+    standing = replace(made, items=(replace(one, state="unchanged"), other))
+    estimates = [item.estimate for item in sizing.sized(standing, store=store, largest_worker=NO_LIMIT).items]
+    assert [each.basis for each in estimates if each] == ["model alike"]
+
+
 @pytest.mark.parametrize(
     ("largest_worker", "step"),
-    [(Capacity(memory_bytes=4000 * MB), "validate"), (Capacity(disk_bytes=3000 * MB), "export")],
+    [(Capacity(memory_bytes=4000 * MB), "measure"), (Capacity(disk_bytes=3000 * MB), "export")],
     ids=["memory", "disk"],
 )
 def test_a_model_that_no_worker_can_hold_is_refused_and_the_others_are_not(

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import onnx
@@ -21,6 +22,7 @@ from onnx import TensorProto, helper
 
 from fixtures import steps
 from fixtures.steps import Order, Surroundings
+from onnx_fleet.processes import isolation
 from onnx_fleet.processes.isolation import Limits, run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
@@ -95,6 +97,42 @@ def test_steps_at_the_same_time_share_the_server(log: Path) -> None:
 
     assert len({each.pid for each in found}) == 4
     assert len({each.parent for each in found}) == 1
+
+
+def test_what_one_kind_of_step_needs_is_imported_when_it_is_asked_for(log: Path) -> None:
+    def with_module(name: str) -> Surroundings:
+        order = Order(what=name)
+        return run(steps.look, order, limits=Limits(imports=(name,)), log=log, with_torch=True).value
+
+    first, second = look(log), with_module("this")
+    assert first.parent == second.parent, "of the same server"
+    assert not first.has_module
+    assert second.has_module
+
+
+def test_a_module_that_cannot_be_imported_keeps_nobody_else_from_ending(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server then forks no more; what it has forked runs on, and what is ordered gets an interpreter."""
+    monkeypatch.setenv("A_SERVER_OF_ITS_OWN", "please")
+    left = tmp_path / "pid"
+    with ThreadPoolExecutor() as pool:
+        order = Order(what=str(left))
+        waits = pool.submit(run, steps.wait_while_there, order, limits=Limits(), log=log, with_torch=True)
+        _until(left.exists)
+        for _ in range(2):
+            limits = Limits(imports=("no_such_module",))
+            assert run(steps.look, ORDER, limits=limits, log=log, with_torch=True).value.parent == os.getpid()
+        left.unlink()
+        assert waits.result().value.parent != os.getpid()
+
+
+def test_a_server_imports_while_its_owner_does_something_else(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_SERVER_OF_ITS_OWN", "yes")
+    isolation.prepare(Limits())
+    (server,) = (each for each in psutil.Process().children() if "onnx_fleet.processes.fork_server" in each.cmdline())
+
+    assert look(log).parent == server.pid
 
 
 def test_a_server_that_was_killed_is_replaced(log: Path) -> None:

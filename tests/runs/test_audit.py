@@ -28,7 +28,7 @@ from fixtures.stages import NOW
 from mutations.encoder import mask_dropped
 from mutations.mutation import change_graph
 from onnx_fleet import jsonio
-from onnx_fleet.bundles import bundle, channels, feed, manifest, publish, verify
+from onnx_fleet.bundles import bundle, channels, feed, listing, manifest, publish, verify
 from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.entry import Entry, Tolerances
 from onnx_fleet.errors import BundleNotFound, ExportUnsupported, StoreUnavailable, UnsafeModel
@@ -119,12 +119,12 @@ def test_a_sound_bundle_passes_and_the_other_onnxruntime_is_told(
 
 def test_results_disturb_no_reader_and_stay(hubless: Services, audited: Audited) -> None:
     version = put(audited.stage_dir, hubless.store)
-    listed, index = publish.list_models(hubless.store), feed.rebuild(hubless.store, now=NOW)
+    listed, index = listing.list_models(hubless.store), feed.rebuild(hubless.store, now=NOW)
     for day in range(2):
         audit.audit(_target(version), services=hubless, now=AUDITED_AT + timedelta(days=day))
 
     assert [each.audited_at for each in _kept(hubless)] == [AUDITED_AT, AUDITED_AT + timedelta(days=1)]
-    assert publish.list_models(hubless.store) == listed
+    assert listing.list_models(hubless.store) == listed
     assert feed.rebuild(hubless.store, now=NOW) == index
     assert verify.verify(MODEL, store=hubless.store).passed
 
@@ -411,7 +411,7 @@ def test_the_command_line_tells_a_failure_and_moves_the_channel_when_asked(
     assert f"next: make a new version: `onnx-fleet run {MODEL} --force`, or `force` in Airflow\n" in told
     assert told.endswith(f"1 failed, 1 passed; results: {services.store.address}/audits/\n")
     assert channels.read(services.store, MODEL, "latest").version == sound
-    assert [each.version for each in feed.read(services.store).models[0].channels] == [sound]
+    assert [each.version for each in feed.read(services.store)[0].channels] == [sound]
     assert len(_kept(services)) == 2, "the version that it goes back to was audited already"
 
 
@@ -490,6 +490,6 @@ def test_the_dag_audits_every_bundle_and_its_gate_counts_those_that_failed(
     assert "1 failed or broke off (allowed: 0)" in end.log
     assert "tokenizer.json: changed" in services.store.read(str(end.results["report"]).replace(".json", ".md")).decode()
     assert channels.read(services.store, MODEL, "latest").version == sound
-    assert [each.version for each in feed.read(services.store).models[0].channels] == [sound]
+    assert [each.version for each in feed.read(services.store)[0].channels] == [sound]
     assert {each.version for each in _kept(services)} == {damaged, sound}
     assert not [path for path in (tmp_path / "scratch").rglob("*") if path.is_file()]

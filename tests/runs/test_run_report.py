@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from onnx_fleet import formatting, jsonio
+from onnx_fleet.bundles import events
 from onnx_fleet.entities.sizing import Estimate, StepCost
 from onnx_fleet.runs import run_report
 from onnx_fleet.runs.record import Record
@@ -198,13 +199,17 @@ def test_a_table_for_a_browser_breaks_an_address_and_no_state_and_no_version() -
     assert f'<td class="long" data-column="where"><span>{PUBLISHED.location}</span>' in page
 
 
-def test_a_report_says_how_many_latencies_are_another_models() -> None:
-    own, theirs = PUBLISHED, replace(PUBLISHED, model_id="acme/fine-tune", latency_from="acme/tiny@3f2a1c00-abababab")
+def test_a_report_says_how_many_proofs_and_latencies_are_another_models() -> None:
+    other = "acme/tiny@3f2a1c00-abababab"
+    own, theirs = PUBLISHED, replace(PUBLISHED, model_id="acme/fine-tune", latency_from=other, proof_from=other)
     report = built(own, theirs, FAILED)
-    said = "The latencies of 1 of 2 models were measured on another model's graphs"
-    assert said in run_report.markdown(report)
-    assert said in unescape(run_report.html(report))
-    assert "were measured on another" not in run_report.html(built(own))
+    for said in (
+        "The latencies of 1 of 2 models were measured on such another model's graphs",
+        "The proofs of 1 of 2 models rest on the whole proof of another model's graphs",
+    ):
+        assert said in run_report.markdown(report)
+        assert said in unescape(run_report.html(report))
+    assert "another model" not in run_report.html(built(own))
 
 
 class Elements(HTMLParser):
@@ -251,3 +256,13 @@ def test_no_run_id_leaves_the_reports_folder(run_id: str) -> None:
 )  # fmt: skip
 def test_sizes_read_well(size_bytes: int | None, text: str) -> None:
     assert formatting.human_bytes(size_bytes) == text
+
+
+def test_a_model_that_failed_is_told_once_by_the_run_that_could_not_make_it(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    for _attempt in range(2):
+        run_report.write(built(FAILED, REFUSED, PUBLISHED), store=store)
+    [(_, told)] = events.since(store)
+    assert told.by
+    assert (told.kind, told.model_id, told.by.name) == ("failed", FAILED.model_id, built().run_id)
+    assert told.why == f"failed at {FAILED.step}: {FAILED.error} {FAILED.message}"

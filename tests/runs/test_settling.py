@@ -49,7 +49,7 @@ def test_the_next_run_finishes_what_was_killed_behind_the_manifest(tmp_path: Pat
         assert record.state == "unchanged", where
         assert channels.read(store, MODEL, "latest").version == version, where
         assert len(list(store.list("feed/events/"))) == 1, where
-        assert [(model.model_id, model.versions[0].version) for model in feed.read(store).models] == [(MODEL, version)]
+        assert [(model.model_id, model.versions[0].version) for model in feed.read(store)] == [(MODEL, version)]
         assert (unfinished(store), list(store.list("unfinished/"))) == (frozenset(), []), where
         begun |= {(each.model_id, each.version, each.state, each.held) for each in told}
     assert begun == {(model_id, version, "published", False)}

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from onnx_fleet.airflow import machine_lock
 from onnx_fleet.entities.sizing import StepCost
+from onnx_fleet.processes import machine_lock
 from onnx_fleet.runs import spending
 from onnx_fleet.runs.spending import Spending
 

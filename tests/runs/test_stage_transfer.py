@@ -14,9 +14,10 @@ import pytest
 from fixtures.faulty_stores import Interrupted, interrupted
 from fixtures.fleet_options import LATENCY
 from fixtures.models import RepoMaker
-from fixtures.stages import PROVENANCE, tiny_stage, validation_report, work_item
+from fixtures.stages import NOW, PROVENANCE, tiny_stage, validation_report, work_item
 from fixtures.watched_store import WatchedStore
 from onnx_fleet.bundles import bundle, verify
+from onnx_fleet.bundles.publish import publish
 from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.validation_report import ValidationReport
 from onnx_fleet.entities.work_item import WorkItem
@@ -30,7 +31,7 @@ from onnx_fleet.runs.services import Services
 from onnx_fleet.runs.stage_transfer import ThroughStore
 from onnx_fleet.runs.steps import Job, StepName, steps_of
 from onnx_fleet.source.hub_client import Hub, HubSettings
-from onnx_fleet.store import ObjectStore, layout
+from onnx_fleet.store import ObjectStore, layout, transfer
 from onnx_fleet.store.blob_cache import BlobCache
 from onnx_fleet.store.local import LocalStore
 from onnx_fleet_demo.hub_server import HubServer
@@ -214,6 +215,24 @@ def test_only_what_a_step_has_changed_is_sent(tmp_path: Path, any_store: ObjectS
     other.store.fetched.clear()
     _run(other, item, ["compare"])
     assert other.store.fetched == [], "all of it is on this worker's disk"
+
+
+def test_a_large_file_that_the_version_in_use_has_too_is_copied_by_the_store(
+    tmp_path: Path, any_store: ObjectStore
+) -> None:
+    """After an upgrade of the packages a model's variants are made anew, with the same bytes."""
+    before = Stage(tiny_stage(tmp_path / "before", weight_bytes=2 << 20), work_item())
+    publish(before, store=any_store, provenance=PROVENANCE, created_at=NOW)
+    item, worker = work_item(fingerprint="e" * 64), _worker(tmp_path / "one", any_store)
+
+    with worker.handover.opened(item, "export") as stage:
+        shutil.copytree(before.folder, stage.folder, dirs_exist_ok=True)
+
+    assert {key.rpartition("/")[2] for key in worker.store.copied} == {
+        transfer.hash_file(before.folder / "onnx" / "model.onnx_data")
+    }
+    assert not set(worker.store.copied) & set(worker.store.sent)
+    assert _seen(_worker(tmp_path / "two", any_store), item, "validate") == _content(before)
 
 
 def test_a_stage_that_came_from_elsewhere_counts_as_unchanged(tmp_path: Path, any_store: ObjectStore) -> None:

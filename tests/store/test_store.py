@@ -247,6 +247,15 @@ def test_keys_are_listed_in_order_and_by_prefix(any_store: ObjectStore) -> None:
     assert [info.key for info in any_store.list("")] == ["a-b", "a/b.txt", "a/b/c", "a/bc", "z"]
     assert [info.key for info in any_store.list("a/b")] == ["a/b.txt", "a/b/c", "a/bc"]
     assert [(info.key, info.size_bytes) for info in any_store.list("a/b/")] == [("a/b/c", 5)]
+    for after, behind in {
+        "a/b.txt": ["a/b/c", "a/bc", "z"],
+        "a/b": ["a/b.txt", "a/b/c", "a/bc", "z"],
+        "a/b/c": ["a/bc", "z"],
+        "a/z": ["z"],
+        "z": [],
+    }.items():
+        assert [info.key for info in any_store.list("", after=after)] == behind
+    assert [info.key for info in any_store.list("a/b", after="a/b.txt")] == ["a/b/c", "a/bc"]
 
 
 @pytest.mark.parametrize(

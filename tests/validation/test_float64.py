@@ -26,6 +26,17 @@ class Third(nn.Module):
         return {"thirds": values / 3}
 
 
+class Table(nn.Module):
+    """It reads a table of embeddings without calling it, as StaticEmbedding of sentence-transformers does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(1, 2)
+
+    def forward(self, values: Tensor) -> dict[str, Tensor]:
+        return {"thirds": self.table.weight / 3}
+
+
 @pytest.fixture
 def subject(tmp_path: Path) -> CheckContext:
     return subject_of(Third(), tmp_path)
@@ -115,3 +126,12 @@ def test_the_reference_is_run_in_float64_unless_the_entry_is_strict(subject: Che
     strict = subject_of(Third(), tmp_path, strict=True)
     assert exactly(strict, feeds) == {}
     assert word(strict, feeds, "thirds")() is None
+
+
+def test_what_is_said_to_be_exact_is_in_float64_whatever_a_model_does_with_its_tables(tmp_path: Path) -> None:
+    table = Table()
+    expected = table.table.weight.detach().double().numpy() / 3
+
+    found = exactly(subject_of(table, tmp_path), {"values": np.ones((1, 2), dtype=np.float32)})["thirds"]
+
+    np.testing.assert_array_equal(found, expected, strict=True)

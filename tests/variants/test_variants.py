@@ -25,7 +25,7 @@ from onnx_fleet.graphs import recorded_feeds, session
 from onnx_fleet.graphs.recorded_feeds import Sample
 from onnx_fleet.store import keys
 from onnx_fleet.variants import conversion, evaluation, float16, preprocessing
-from onnx_fleet.variants.accuracy import Agreement
+from onnx_fleet.variants.accuracy import Agreement, Remembering
 from onnx_fleet.variants.conversion import MakingRequest
 from onnx_fleet.variants.evaluation import JudgingRequest
 
@@ -460,3 +460,27 @@ def on_gpu(varied: Varied, status: variant_report.Status) -> VariantSummary:
     )
     varied.stage.write_report("variants_cuda", told)
     return next(each for each in report_summaries.variants(Stage(varied.stage_dir, item)) if each.variant == "fp16")
+
+
+def test_a_graph_that_others_are_held_to_runs_once_on_each_sample(decoder: Varied) -> None:
+    opened, asked = [], []
+
+    def opening() -> session.Session:
+        opened.append(session.open_session(decoder.exported.graph))
+        opened[-1].on_run = asked.append
+        return opened[-1]
+
+    samples = list(recorded_feeds.read(decoder.stage_dir, "model", "judging"))
+    beside = Remembering(opening)
+    first = [beside.run(sample.feeds) for sample in samples]
+    beside.close()
+    second = [beside.run(sample.feeds) for sample in samples]
+
+    assert len(asked) == len(samples) > 2
+    assert len(opened) == 1
+    plain = session.open_session(decoder.exported.graph).run(samples[0].feeds)
+    assert set(first[0]) == {name for name in plain if not name.startswith("present")}
+    for once, again in zip(first, second, strict=True):
+        assert all(np.array_equal(once[name], again[name]) for name in once)
+    assert np.array_equal(first[0]["logits"], plain["logits"])
+    assert not np.array_equal(first[0]["logits"], first[1]["logits"])

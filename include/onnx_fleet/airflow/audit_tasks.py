@@ -15,7 +15,6 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from onnx_fleet import jsonio
 from onnx_fleet.airflow import (
-    machine_lock,
     metrics,
     pod_overrides,
     retries,
@@ -30,6 +29,7 @@ from onnx_fleet.bundles import feed
 from onnx_fleet.entities.channel_move import Actor
 from onnx_fleet.jsonio import Json
 from onnx_fleet.planning.catalogue import reader
+from onnx_fleet.processes import machine_lock
 from onnx_fleet.runs import audit, audit_report, rollback, run_note, work_folder
 from onnx_fleet.runs.audit import Target
 from onnx_fleet.runs.audit_report import AuditReport, AuditRow

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
 from airflow.providers.amazon.aws.utils.connection_wrapper import AwsConnectionWrapper
@@ -14,7 +16,8 @@ from pydantic import ValidationError
 
 from onnx_fleet import jsonio
 from onnx_fleet.airflow.settings import FleetSettings
-from onnx_fleet.errors import StoreDenied, StoreNotFound
+from onnx_fleet.bundles.signing_key import SigningKey
+from onnx_fleet.errors import SigningKeyInvalid, SinkDenied, StoreDenied, StoreNotFound
 from onnx_fleet.jsonio import Json
 from onnx_fleet.source.hub_client import HubSettings
 from onnx_fleet.store import ObjectStore, S3Settings, open_store, s3_errors
@@ -73,6 +76,21 @@ def s3_access(conn_id: str) -> tuple[S3Settings, Credentials | None]:
         return found, _credentials(hook, wrapper)
 
 
+def secret(conn_id: str) -> str:
+    """Return the password of a connection, which is the secret of a sink.
+
+    Raises:
+        SinkDenied: there is no such connection, or it has none.
+    """
+    try:
+        password = BaseHook.get_connection(conn_id).password
+    except AirflowNotFoundException as err:
+        raise SinkDenied(f"there is no Airflow connection {conn_id!r}: create it, the secret as its password") from err
+    if not password:
+        raise SinkDenied(f"the Airflow connection {conn_id!r} has no password: enter the secret there")
+    return str(password)
+
+
 def _credentials(hook: AwsGenericHook[Any], wrapper: AwsConnectionWrapper) -> Credentials | None:
     """Return the connection's credentials; None where it names none, and boto3 looks where it always does."""
     if not (wrapper.aws_access_key_id or wrapper.role_arn or wrapper.profile_name):
@@ -115,3 +133,52 @@ def hub_settings(settings: FleetSettings) -> HubSettings:
             endpoint = f"{connection.schema or 'https'}://{endpoint}{port}"
     known = HubSettings(token=token or None)
     return HubSettings(token=token or None, endpoint=(endpoint or known.endpoint).rstrip("/"))
+
+
+_SIGNING_FIELDS: Final = ("private_key", "key_file", "certificates", "certificates_file")
+
+
+def signing_key(settings: FleetSettings) -> SigningKey | None:
+    """Return the key of the signing connection; None where none is configured.
+
+    The connection's ``extra`` has ``private_key`` in PEM or ``key_file``, and may have ``certificates`` or
+    ``certificates_file``; its password is the key's passphrase. These are names that Airflow masks in its logs.
+
+    Raises:
+        SigningKeyInvalid: there is no such connection, or its key cannot be used.
+    """
+    if settings.signing_conn_id is None:
+        return None
+    where = f"Airflow connection {settings.signing_conn_id!r}"
+    try:
+        connection = BaseHook.get_connection(settings.signing_conn_id)
+    except AirflowNotFoundException as err:
+        raise SigningKeyInvalid(
+            f"there is no {where}: create it (type generic), or clear [onnx_fleet] signing_conn_id to sign nothing"
+        ) from err
+    extra: Json = connection.extra_dejson
+    unknown = sorted(set(extra) - set(_SIGNING_FIELDS))
+    if unknown:
+        raise SigningKeyInvalid(f"{where}: extra has {', '.join(unknown)}; known are {', '.join(_SIGNING_FIELDS)}")
+    pem = _pem(extra, "private_key", "key_file", where=where)
+    if pem is None:
+        raise SigningKeyInvalid(f"{where}: extra has no private_key and no key_file; write one of them")
+    return SigningKey.load(
+        pem,
+        where=where,
+        now=datetime.now(UTC),
+        passphrase=connection.password or None,
+        certificates_pem=_pem(extra, "certificates", "certificates_file", where=where),
+    )
+
+
+def _pem(extra: Json, text: str, file: str, *, where: str) -> bytes | None:
+    """Return what a connection has in one of two fields: the text itself, or the path of a file."""
+    if extra.get(text):
+        return str(extra[text]).encode()
+    if not extra.get(file):
+        return None
+    try:
+        return Path(extra[file]).read_bytes()
+    except OSError as err:
+        raise SigningKeyInvalid(f"{where}: {file} cannot be read: {err.strerror}; name another file") from err

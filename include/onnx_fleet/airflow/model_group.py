@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 from airflow.sdk import get_current_context, task, task_group
@@ -18,7 +15,6 @@ from airflow.sdk.exceptions import AirflowSkipException
 from onnx_fleet import jsonio
 from onnx_fleet.airflow import (
     assets,
-    machine_lock,
     metrics,
     model_claim,
     model_record,
@@ -33,8 +29,8 @@ from onnx_fleet.airflow.settings import FleetSettings, LargeModels
 from onnx_fleet.airflow.step_tasks import StepTask
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.jsonio import Json
-from onnx_fleet.runs import claims, spending, steps
-from onnx_fleet.runs.spending import Count, Spending
+from onnx_fleet.runs import claims, proving, spending
+from onnx_fleet.runs.spending import Spending
 from onnx_fleet.runs.steps import Step
 
 log = logging.getLogger(__name__)
@@ -45,13 +41,6 @@ LABEL_OF_RECORD: Final = LABEL + "{% if ended is defined %}: {{ ended }}{% endif
 NO_GPU_WORKER: Final = "no GPU worker is configured ([onnx_fleet] gpu_queue)"
 
 Body = Callable[..., Any]
-
-_LOCKS: Final[Mapping[str, Callable[[Path], AbstractContextManager[None]]]] = {
-    "shared": machine_lock.shared,
-    "alone": machine_lock.exclusive,
-    "as_it_says": lambda folder: nullcontext(),
-}
-"""The lock with which each kind of step takes the machine that it runs on."""
 
 
 def model_group(settings: FleetSettings, *, group_id: str, large: LargeModels | None = None) -> Any:
@@ -138,11 +127,9 @@ def _take(each: StepTask, item: Json, settings: FleetSettings) -> Json:
             if len(each.steps) > 1:
                 log.info("::group::%s", step.name)
             with spent.counted(step.name) as count, opened(step) as job:
-                alone = partial(_behind, count, job.alone)
-                with count.behind(_LOCKS[step.machine](settings.lock_folder)):
-                    publication = step.take(replace(job, alone=alone))
+                publication = count.take(step, job, machine=settings.lock_folder)
                 if step.name == "validate" and item["gpu"] and not settings.gpu_queue:
-                    steps.without_gpu(job.stage, reason=NO_GPU_WORKER)
+                    proving.without_gpu(job.stage, reason=NO_GPU_WORKER)
                 if step.name == "export":
                     metrics.exported(job.stage)
                 count.disk_bytes = spending.disk_bytes(job.stage)
@@ -156,10 +143,6 @@ def _take(each: StepTask, item: Json, settings: FleetSettings) -> Json:
         assets.emit(publication, get_current_context()["outlet_events"])
         told = jsonio.to_json(publication)
     return {**told, model_record.COSTS: {name: jsonio.to_json(cost) for name, cost in spent.steps.items()}}
-
-
-def _behind(count: Count, lock: Callable[[], AbstractContextManager[None]]) -> AbstractContextManager[None]:
-    return count.behind(lock())
 
 
 def _left_to_do(each: StepTask, run: Run, work: WorkItem) -> tuple[Step, ...]:

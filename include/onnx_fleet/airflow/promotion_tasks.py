@@ -14,7 +14,7 @@ from onnx_fleet import jsonio
 from onnx_fleet.airflow import approval, retries, run_context, run_notes, run_params, store_links
 from onnx_fleet.airflow.approval import Answer
 from onnx_fleet.airflow.settings import FleetSettings
-from onnx_fleet.bundles import publish
+from onnx_fleet.bundles import listing
 from onnx_fleet.entities.channel_move import Actor, MoveReason
 from onnx_fleet.errors import BundleNotFound, CatalogueInvalid
 from onnx_fleet.planning.catalogue import reader
@@ -82,7 +82,7 @@ def _models(now: run_context.Run) -> tuple[str, ...]:
         found = selection.published(reader.load(Path(file)), only=only, services=now.services)
     else:
         store, wanted = now.services.store, [model] if model else only
-        found = publish.list_models(store, only=wanted)
+        found = listing.list_models(store, only=wanted)
         if wanted and not found:
             raise BundleNotFound(
                 f"{', '.join(wanted)}: no version of it is published in {store.address}; see `onnx-fleet list`"

@@ -1,24 +1,27 @@
-"""What follows a run of the fleet in a rollout: the run of the next wave, or the question to a person whether to go on.
+"""What follows a run of the fleet: the next wave of a rollout, or a question to a person about it or about licences.
 
-Both are runs of their own, whose ids follow from the wave, so that one is started once however often it is asked for.
+Each is a run of its own, whose id follows from what it is about, so that it is started once however often it is asked
+for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
-from airflow.sdk import Context, get_current_context, task
+from airflow.sdk import get_current_context, task
 from airflow.sdk.exceptions import AirflowSkipException
 
+from onnx_fleet import jsonio
 from onnx_fleet.airflow import approval, retries, run_context, run_notes, run_params, store_links
 from onnx_fleet.airflow.approval import Answer
+from onnx_fleet.airflow.next_run import StartNext
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.jsonio import Json
-from onnx_fleet.runs import report_page, rollout, rollout_report, rollout_steps, run_note
+from onnx_fleet.runs import licence_requests, report_page, rollout, rollout_report, rollout_steps, run_note, run_report
 from onnx_fleet.runs.rollout import Rollout
+from onnx_fleet.runs.run_report import RunReport
 
 APPROVAL: Final = "rollout_approval"
 """The DAG that asks a person."""
@@ -26,32 +29,8 @@ _KEPT: Final = ("catalogue", "max_failed", "max_refused")
 """The parameters of a run that the run of the next wave has, too."""
 
 
-class StartNext(TriggerDagRunOperator):
-    """Starts a run that is found out in the task, or is skipped where none follows.
-
-    It is one task and not a mapped one behind another: each costs seconds, in every run of the fleet.
-    """
-
-    def __init__(self, *, following: Callable[[], Json | None], **options: Any) -> None:
-        """Make the task.
-
-        Args:
-            following: returns the run to start, as starts does.
-        """
-        super().__init__(trigger_dag_id=run_params.FLEET, logical_date=None, skip_when_already_exists=True, **options)
-        self._following = following
-
-    def execute(self, context: Context) -> None:
-        """Start the run, unless it was started before."""
-        start = self._following()
-        if start is None:
-            raise AirflowSkipException("no run follows this one")
-        self.trigger_dag_id, self.trigger_run_id, self.conf = start["dag_id"], start["run_id"], start["conf"]
-        super().execute(context)
-
-
 def follow_up(reported: Any, *, settings: FleetSettings) -> None:
-    """Wire the start of what follows into the DAG that is being defined.
+    """Wire the start of what follows into the DAG that is being defined: of a rollout, else a question about licences.
 
     Args:
         reported: the task ``report``, behind which the rollout stands where the run has left it.
@@ -61,7 +40,7 @@ def follow_up(reported: Any, *, settings: FleetSettings) -> None:
         planned = get_current_context()["ti"].xcom_pull(task_ids="plan")
         now, rollout_id = run_context.current(settings), planned.get("rollout")
         found = rollout.find(now.services.store, rollout_id)[0] if rollout_id else None
-        return starts(found, now.params) if found else None
+        return (starts(found, now.params) if found else None) or _about_licences(now)
 
     reported >> StartNext(task_id="start_next", following=following, **retries.options(settings))
 
@@ -80,6 +59,16 @@ def starts(found: Rollout, params: Mapping[str, object]) -> Json | None:
         return None
     dag_id = APPROVAL if found.state == "stopped" else run_params.FLEET
     return {"dag_id": dag_id, "run_id": found.label_of(found.current + 1), "conf": conf}
+
+
+def _about_licences(now: run_context.Run) -> Json | None:
+    """Return the run that asks a person about the licences that the run has refused, once for the same ones."""
+    report = jsonio.parse(RunReport, now.services.store.read(run_report.key(now.label)))
+    digest = licence_requests.digest(report.records)
+    if digest is None:
+        return None
+    conf: Json = {"catalogue": now.params["catalogue"]}
+    return {"dag_id": run_params.LICENCES, "run_id": f"licences__{digest[:16]}", "conf": conf}
 
 
 def approvals(*, settings: FleetSettings) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 
 from airflow.sdk import get_current_context
 
 from onnx_fleet import jsonio
-from onnx_fleet.airflow import connections, machine_lock, metrics
+from onnx_fleet.airflow import connections, metrics
 from onnx_fleet.airflow.settings import FleetSettings
 from onnx_fleet.bundles.manifest import Provenance
 from onnx_fleet.entities.channel_move import Actor
@@ -83,8 +82,8 @@ class Run:
                 provenance=self.provenance(catalogue_digest=catalogue_digest),
                 by=self.by,
                 channel=settings.channel,
-                alone=partial(machine_lock.exclusive, settings.lock_folder),
                 stored=self.handover.stored(work) if step.name == "publish" else {},
+                signing_key=connections.signing_key(settings) if step.name == "publish" else None,
             )
 
 

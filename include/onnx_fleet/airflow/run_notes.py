@@ -17,15 +17,20 @@ from onnx_fleet.runs import run_note
 
 DAGS: Final = (
     "bundle_audit",
+    "bundle_retention",
     "fleet_reexport",
     "hub_watch",
+    "licence_approval",
     "model_promote",
     "model_reexport",
     "registry_feed",
+    "registry_sinks",
     "rollout_approval",
 )
 """The DAGs whose runs get a note."""
-TASKS: Final = ("plan", "choose", "poll", "report", "gate", "rebuild", "describe", "go_on", "promote")
+TASKS: Final = (
+    "plan", "choose", "poll", "report", "gate", "rebuild", "describe", "go_on", "promote", "collect", "keep",
+)  # fmt: skip
 """The tasks that may leave one; none of them is mapped."""
 KEY: Final = "run_note"
 """The key of the XCom that holds it; of several in a run the newest counts."""

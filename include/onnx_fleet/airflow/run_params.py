@@ -17,6 +17,8 @@ from onnx_fleet.planning.catalogue.values import suggestion
 
 FLEET: Final = "fleet_reexport"
 """The DAG that takes what is new at the Hub: the settings of the catalogue's entries hold in it."""
+LICENCES: Final = "licence_approval"
+"""The DAG that asks a person about licences."""
 
 
 def choice(names: Iterable[str], *, empty: str) -> dict[str, Any]:

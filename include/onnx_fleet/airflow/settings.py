@@ -71,12 +71,22 @@ class FleetSettings:
     """The schedule of fleet_reexport: a cron expression or preset; empty runs it by hand only."""
     audit_schedule: str | None
     """The schedule of bundle_audit, likewise."""
+    retention_schedule: str | None
+    """The schedule of bundle_retention, likewise; empty unless it is set."""
+    retention_dry_run: bool
+    """Whether bundle_retention removes nothing where its run does not say so."""
     watch_schedule: str | None
     """The schedule of hub_watch, likewise."""
     watch_requests: int
     """The most requests to the Hub of one poll of hub_watch; the next one goes on with the rest."""
+    signing_conn_id: str | None
+    """The Airflow connection with the key that bundles are signed with when they are published; empty signs none."""
     webhook_conn_id: str | None
     """The Airflow connection whose password is the secret of the Hub's webhooks; empty takes no webhook."""
+    sinks: Path | None
+    """The file of the registries to which registry_sinks brings what happens; empty brings it to none."""
+    sinks_schedule: str | None
+    """The schedule of registry_sinks, beside publications, after which it runs in any case."""
     alert_notifier: str | None
     """The class of Airflow's notifiers that tells of runs which failed or are late; empty tells nobody."""
     alert_options: Mapping[str, Any]
@@ -148,9 +158,14 @@ def read() -> FleetSettings:
         catalogue=Path(_text("catalogue", str(_INCLUDE / "catalogue.yaml"))),
         schedule=_text("schedule", "@weekly") or None,
         audit_schedule=_text("audit_schedule", "@weekly") or None,
+        retention_schedule=_text("retention_schedule") or None,
+        retention_dry_run=_flag("retention_dry_run", True),
         watch_schedule=_text("watch_schedule", "@hourly") or None,
         watch_requests=max(1, _number("watch_requests", watch.MAX_REQUESTS)),
+        signing_conn_id=_text("signing_conn_id") or None,
         webhook_conn_id=_text("webhook_conn_id") or None,
+        sinks=Path(_text("sinks")) if _text("sinks") else None,
+        sinks_schedule=_text("sinks_schedule", "*/15 * * * *") or None,
         alert_notifier=_text("alert_notifier") or None,
         alert_options=_object("alert_options", _text("alert_options")),
         deadline=timedelta(minutes=max(0, _number("deadline_minutes", 0))) or None,
@@ -252,6 +267,10 @@ def _choice(option: str, choices: tuple[C, ...], *, usual: C) -> C:
         if choice == chosen:
             return choice
     raise AirflowConfigException(f"[{SECTION}] {option} is {chosen!r}: write {' or '.join(choices)}, or leave it empty")
+
+
+def _flag(option: str, default: bool) -> bool:
+    return bool(conf.getboolean(SECTION, option, fallback=default))
 
 
 def _number(option: str, default: int) -> int:

@@ -88,6 +88,11 @@ def number_of(name: str) -> int:
     return int(name.partition("-")[0])
 
 
+def is_held_back(name: str) -> bool:
+    """Say whether a row of this name is about a version that its channel did not follow, and no move."""
+    return name.startswith(_HELD)
+
+
 def append(store: ObjectStore, row: Row) -> str:
     """Put a row into the store, unless it stands there; returns its name."""
     store.create(layout.history_key(row.model_id, row.channel, row.name), to_bytes(row))
@@ -105,7 +110,7 @@ def next_number(store: ObjectStore, model_id: str, channel: str, *, last: str | 
     """
     if last:
         return number_of(last) + 1
-    numbers = (number_of(name) for name in _names(store, model_id, channel) if not name.startswith(_HELD))
+    numbers = (number_of(name) for name in _names(store, model_id, channel) if not is_held_back(name))
     highest = max(numbers, default=0)
     return highest + 1 if highest > 1 else 1
 
@@ -147,6 +152,21 @@ def read(store: ObjectStore, model_id: str, channel: str, *, last: str | None) -
     return History(
         model_id=model_id, channel=channel, rows=tuple(sorted(kept, key=_in_order)), problems=tuple(problems)
     )
+
+
+def lost(store: ObjectStore, model_id: str, channel: str, *, last: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Return which of these rows are of moves that never took place, because another one took place in their stead.
+
+    A row that alone has its number is not among them: of the last one before the document of its channel was removed
+    nobody can say it.
+
+    Args:
+        last: the row that the channel's document names.
+    """
+    rows, _problems = _read_all(store, model_id, channel, last=last)
+    took_place = {last, *(row.before for row in rows.values() if row.before)}
+    taken = {number_of(name) for name in took_place}
+    return tuple(name for name in names if name in rows and name not in took_place and number_of(name) in taken)
 
 
 def _in_order(row: Row) -> tuple[int, bool, object, str]:

@@ -10,7 +10,7 @@ from typing import ClassVar, Final, Literal, Never
 from pydantic import AwareDatetime, ConfigDict, ValidationError
 
 from onnx_fleet import jsonio
-from onnx_fleet.bundles import channel_history
+from onnx_fleet.bundles import channel_history, tombstones
 from onnx_fleet.bundles.channel_history import History, Row, RowName
 from onnx_fleet.entities.channel_move import Actor, MoveReason
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound, VersionConflict
@@ -130,7 +130,7 @@ def move(
         held: whether runs leave it there from now on.
 
     Raises:
-        BundleNotFound: the version is not published.
+        BundleNotFound: the version is not published; BundleDeleted where it was.
         VersionConflict: it does not point to the expected version, or was moved by another writer meanwhile.
     """
     current, etag = _read(store, model_id, channel)
@@ -166,7 +166,7 @@ def ensure(
         stay: leave it where it points, wherever that is; one that is not there yet is made all the same.
 
     Raises:
-        BundleNotFound: the version is not published.
+        BundleNotFound: the version is not published; BundleDeleted where it was.
         VersionConflict: other writers keep moving it.
     """
 
@@ -239,12 +239,19 @@ def _read(store: ObjectStore, model_id: str, channel: str) -> tuple[Channel | No
 
 
 def _swap(store: ObjectStore, row: Row, *, current: Channel | None, etag: str | None) -> Channel:
-    """Put the row, then the pointer where the one with this etag is, so that what was decided on it still holds."""
+    """Put the row, then the pointer where the one with this etag is, so that what was decided on it still holds.
+
+    The row says what is intended: the version is claimed behind it, so that whoever removes versions either sees the
+    row, or is seen here.
+    """
     if store.stat(layout.manifest_key(row.model_id, row.to_version)) is None:
+        tombstones.claim(store, row.model_id, row.to_version)  # says that it was deleted, where it was
         raise BundleNotFound(
             f"{row.model_id}@{row.to_version}: {store.address} has no such version to point {row.channel!r} to;"
             " publish it first"
         )
+    named = channel_history.append(store, row)
+    tombstones.claim(store, row.model_id, row.to_version)
     moved = Channel(
         model_id=row.model_id,
         channel=row.channel,
@@ -252,7 +259,7 @@ def _swap(store: ObjectStore, row: Row, *, current: Channel | None, etag: str | 
         previous=_previous(current, row.to_version),
         moved_at=row.at,
         held=row.held,
-        row=channel_history.append(store, row),
+        row=named,
     )
     try:
         store.replace(key_of(row.model_id, row.channel), jsonio.canonical(jsonio.to_json(moved)), etag=etag)

@@ -105,6 +105,8 @@ def validation(report: ValidationReport) -> bytes:
         said = f"on {report.provider}: {len(report.rows)} comparisons, {failed} failed"
         if len(shown) < len(bars):
             said += f"; the {len(shown)} of {len(bars)} outputs that are closest to their limits"
+        if report.rests_on:
+            said += f"\nrests on the whole proof of {report.rests_on.origin}"
         _head(figure, report.model_id, report.version, said)
         return save()
 

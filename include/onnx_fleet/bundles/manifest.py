@@ -17,6 +17,7 @@ from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.latency_report import Footprint, GenerationRow, LatencyRow, MeasuredAnew, Noise, TakenOver
 from onnx_fleet.entities.regression_report import Finding, RegressionVerdict
 from onnx_fleet.entities.resolved_model import SourceFile
+from onnx_fleet.entities.validation_report import FullProof
 from onnx_fleet.errors import BundleCorrupt, UnsafeModel
 from onnx_fleet.store import keys, layout
 
@@ -98,6 +99,11 @@ class ProviderValidation:
     reason: str
     nodes_by_provider: Mapping[str, int]
     """The number of nodes that really ran on each provider, from the session's profile."""
+    rests_on: FullProof | None = None
+    """The whole comparison of the same graphs with other weights that this one repeats in part; None where everything
+    was compared with this bundle's own weights."""
+    why_full: str = ""
+    """Why everything was compared although the same graphs had been before; empty where they had not been."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,32 +4,28 @@ models/<org>/<name>/<version>/…             each file once; the manifest is th
 unfinished/<org>/<name>/<version>/          there until all of it is through: who finds it finishes the publication
     decision.json                           the manifest that will stand: the first writer's
     files/<sha256>                          bytes that cannot stand at their place yet
+    signatures/<sha256>/<key>.sig.json      the signatures of the manifest with that digest, should it be decided on
     through                                 in a store whose publisher may not delete: nothing is left to do
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
-from onnx_fleet.bundles import bundle, channels, events, manifest, seal
-from onnx_fleet.bundles.bundle import Ref
+from onnx_fleet.bundles import bundle, channels, events, fleet_event, manifest, seal, signatures, tombstones
 from onnx_fleet.bundles.channels import Channel
 from onnx_fleet.bundles.manifest import BundleFile, Manifest, Provenance, Regression
+from onnx_fleet.bundles.signing_key import SigningKey
 from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.channel_move import Actor, MoveReason
-from onnx_fleet.entities.naming import matches
-from onnx_fleet.errors import BundleCorrupt, BundleNotFound, StoreDenied, StoreUnavailable, VersionConflict
+from onnx_fleet.errors import BundleNotFound, StoreDenied, StoreUnavailable, VersionConflict
 from onnx_fleet.store import ObjectInfo, ObjectStore, Progress, layout, transfer
-
-_THROUGH: Final = "through"
-_WORTH_COPYING: Final = 1024 * 1024
-"""The size in bytes from which on a file is looked for in the store: to ask for a copy takes two requests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,17 +46,6 @@ class Publication:
     """Whether its gates keep the channel where it was."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublishedModel:
-    """The published versions of one model."""
-
-    model_id: str
-    versions: tuple[str, ...]
-    channels: tuple[str, ...]
-    renamed: bool = False
-    """Whether a note under its id says that the Hub has another one for it: see renames.find."""
-
-
 def publish(
     stage: Stage,
     *,
@@ -71,6 +56,7 @@ def publish(
     move: bool = False,
     by: Actor | None = None,
     stored: Mapping[str, str] | None = None,
+    signing_key: SigningKey | None = None,
     progress: Progress | None = None,
 ) -> Publication:
     """Seal a stage and put it into the store, whole or not at all; then the channel points at it, if its gates let it.
@@ -83,16 +69,25 @@ def publish(
         move: have the channel point at it also where the bundle stands already.
         by: who moves the channel; None for the run of the provenance.
         stored: where else the store has files: SHA-256 -> key.
+        signing_key: what to sign the bundle with: its signature is there before the manifest is. A bundle that stands
+            already is not signed.
     Raises:
         ValidationFailed: the stage's reports do not say that its graphs are right.
         VersionConflict: other graphs stand under the same version.
         BundleNotFound: nothing was exported into the stage, or no channel can be called that.
+        BundleDeleted: the version was removed from the store, so that nothing is published under it again.
     """
     channels.checked_name(channel)
     by = by or Actor(kind="run", name=provenance.run_id)
     sealed = seal.seal(stage, provenance=provenance, created_at=created_at)
     attempt = _Attempt(
-        folder=stage.folder, store=store, sealed=sealed, channel=channel, stored=stored or {}, progress=progress
+        folder=stage.folder,
+        store=store,
+        sealed=sealed,
+        channel=channel,
+        stored=stored or {},
+        signing_key=signing_key,
+        progress=progress,
     )
     standing, state = attempt.run()
     sha256 = transfer.sha256_of(standing)
@@ -147,7 +142,7 @@ def unfinished(store: ObjectStore, *, under: str = layout.UNFINISHED) -> frozens
     for info in store.list(under):
         if match := layout.UNFINISHED_KEY.fullmatch(info.key):
             found.setdefault((match[1], match[2]), set()).add(match[3])
-    return frozenset(about for about, names in found.items() if _THROUGH not in names)
+    return frozenset(about for about, names in found.items() if layout.THROUGH not in names)
 
 
 def settle(
@@ -167,14 +162,28 @@ def settle(
         VersionConflict: other writers keep moving the channel.
     """
     pointer = _point(stands, store, channel, by=by, now=now, begun=begun)
-    held = _is_held(stands, pointer)
     if begun:
-        if pointer.version != stands.bundle.version:
-            why = "the channel is held where it is" if pointer.held else f"held back by its gates; {_judged(stands)}"
-            channels.keep_back(store, pointer, stands.bundle.version, by=by, why=why, now=now)
-        events.append(store, stands, manifest_sha256=manifest_sha256, channel=channel, held=held, now=now)
+        _tell(store, stands, pointer, manifest_sha256=manifest_sha256, by=by, now=now)
         _clear(store, stands.bundle.model_id, stands.bundle.version)
-    return held
+    return _is_held(stands, pointer)
+
+
+def _tell(
+    store: ObjectStore, stands: Manifest, pointer: Channel, *, manifest_sha256: str, by: Actor, now: datetime
+) -> None:
+    """Tell of a publication, and keep in the channel's history that it did not follow, where it did not."""
+    told = [
+        fleet_event.of_publication(
+            stands, pointer, manifest_sha256=manifest_sha256, by=by, why=_judged(stands), now=now
+        )
+    ]
+    if pointer.version != stands.bundle.version:
+        why = "the channel is held where it is" if pointer.held else f"held back by its gates; {_judged(stands)}"
+        channels.keep_back(store, pointer, stands.bundle.version, by=by, why=why, now=now)
+        told.append(
+            fleet_event.of_held_version(stands, pointer, manifest_sha256=manifest_sha256, by=by, why=why, now=now)
+        )
+    events.append_all(store, told)
 
 
 def _point(stands: Manifest, store: ObjectStore, channel: str, *, by: Actor, now: datetime, begun: bool) -> Channel:
@@ -203,7 +212,7 @@ def _clear(store: ObjectStore, model_id: str, version: str) -> None:
         for info in list(store.list(prefix)):
             store.delete(info.key)
     except StoreDenied:
-        store.create(prefix + _THROUGH, b"")
+        store.create(prefix + layout.THROUGH, b"")
 
 
 def is_held(stands: Manifest, *, store: ObjectStore, channel: str) -> bool:
@@ -217,36 +226,6 @@ def _is_held(stands: Manifest, pointer: Channel | None) -> bool:
     return pointer.version != stands.bundle.version and not pointer.held
 
 
-def list_models(
-    store: ObjectStore, *, model_id: str | None = None, only: Collection[str] = ()
-) -> tuple[PublishedModel, ...]:
-    """Return every model with a published version, by id; or a single one, or those that match.
-
-    Args:
-        only: patterns of ids, matched without regard to case; none takes all.
-    """
-    versions: dict[str, list[str]] = {}
-    pointers: dict[str, list[str]] = {}
-    noted: set[str] = set()
-    for info in store.list(layout.model_prefix(model_id) if model_id else layout.MODELS):
-        if match := layout.MANIFEST_KEY.fullmatch(info.key):
-            versions.setdefault(match[1], []).append(match[2])
-        elif match := layout.CHANNEL_KEY.fullmatch(info.key):
-            pointers.setdefault(match[1], []).append(match[2])
-        elif match := layout.RENAMED_KEY.fullmatch(info.key):
-            noted.add(match[1])
-    return tuple(
-        PublishedModel(
-            model_id=name,
-            versions=tuple(sorted(versions[name])),
-            channels=tuple(sorted(pointers.get(name, ()))),
-            renamed=name in noted,
-        )
-        for name in sorted(versions)
-        if not only or matches(name, only)
-    )
-
-
 @dataclass(slots=True, kw_only=True)
 class _Attempt:
     """One writer's way to a published version; any number of them may be under way at once, or left half done."""
@@ -257,6 +236,7 @@ class _Attempt:
     channel: str
     stored: Mapping[str, str]
     """Where else than in the version in use the store has files: SHA-256 -> key."""
+    signing_key: SigningKey | None
     progress: Progress | None
     prefix: str = field(init=False)
     manifest_key: str = field(init=False)
@@ -273,17 +253,27 @@ class _Attempt:
     def run(self) -> tuple[bytes, Literal["published", "unchanged"]]:
         """Publish the bundle; returns the manifest that stands at the end, and whether it stood there before."""
         standing = self._standing()
+        self._claim()
         if standing is not None:
             return standing, "unchanged"
         self._send_files()
-        decided = self._decide()
+        mine = manifest.write(self.sealed)
+        decided = self._decide(mine)
         standing = self._standing()  # asked after the decision was made: see docs/decisions/publishing.md
         if standing is None:
-            self._settle(manifest.read(decided, where=f"{self.store.address}/{self._decision_key}"))
+            stands = manifest.read(decided, where=f"{self.store.address}/{self._decision_key}")
+            self._settle(stands)
+            self._claim()
+            if self.signing_key or decided != mine:
+                signatures.put_kept(self._kept_signatures(decided), to=self.sealed.bundle, of=stands, store=self.store)
             self.store.create(self.manifest_key, decided)
+            self._claim()  # whoever marks it from here on sees the manifest: see docs/decisions/retention.md
             standing = self.store.read(self.manifest_key)
         self._remove_extras(manifest.read(standing))
         return standing, "published" if standing == decided else "unchanged"
+
+    def _claim(self) -> None:
+        tombstones.claim(self.store, self.sealed.bundle.model_id, self.sealed.bundle.version)
 
     @property
     def _decision_key(self) -> str:
@@ -291,6 +281,9 @@ class _Attempt:
 
     def _kept_key(self, file: BundleFile) -> str:
         return f"{self.unfinished}files/{file.sha256}"
+
+    def _kept_signatures(self, manifest_json: bytes) -> str:
+        return f"{self.unfinished}signatures/{transfer.sha256_of(manifest_json)}/"
 
     def _standing(self) -> bytes | None:
         try:
@@ -301,12 +294,13 @@ class _Attempt:
     def _send_files(self) -> None:
         """Send each file to its place; where another attempt's bytes stand, to a key that is only for these bytes."""
         done = 0
-        large = any(file.size_bytes >= _WORTH_COPYING for file in self.sealed.files)
-        stored = {**(self._stored_in_use() if large else {}), **self.stored}
+        stored = dict(self.stored)
+        if any(file.size_bytes >= bundle.WORTH_COPYING and file.sha256 not in stored for file in self.sealed.files):
+            stored |= bundle.stored_files(self.sealed.bundle.model_id, self.channel, store=self.store)
         for file in self.sealed.files:
             key, path = self.prefix + file.path, self.folder / file.path
             progress = self._progress_from(done)
-            known = stored.get(file.sha256) if file.size_bytes >= _WORTH_COPYING else None
+            known = stored.get(file.sha256) if file.size_bytes >= bundle.WORTH_COPYING else None
             try:
                 self.sent[key] = self.store.upload(key, path, sha256=file.sha256, copy_of=known, progress=progress)
             except VersionConflict:
@@ -315,18 +309,10 @@ class _Attempt:
             if self.progress:
                 self.progress(done, self.sealed.size_bytes)
 
-    def _stored_in_use(self) -> dict[str, str]:
-        """Return where the version that the channel points at keeps its files; nothing where it cannot be read."""
-        ref = Ref(model_id=self.sealed.bundle.model_id, channel=self.channel, version=None)
-        try:
-            found = bundle.find(ref, store=self.store)
-        except (BundleNotFound, BundleCorrupt):
-            return {}
-        return {file.sha256: found.key(file.path) for file in found.manifest.files}
-
-    def _decide(self) -> bytes:
+    def _decide(self, mine: bytes) -> bytes:
         """Return the manifest that will stand: this attempt's, or the one that another attempt decided on before."""
-        mine = manifest.write(self.sealed)
+        if self.signing_key:  # before the decision, so that whoever carries it out finds the signature with it
+            signatures.keep(self.sealed, key=self.signing_key, prefix=self._kept_signatures(mine), store=self.store)
         if self.store.create(self._decision_key, mine):
             return mine
         try:
@@ -369,6 +355,11 @@ class _Attempt:
                     f"{self.store.address}/{self.unfinished}: another attempt decided on a {file.path} that is"
                     " missing; if no other run is publishing this version, delete this folder and publish again"
                 ) from err
+            if transfer.hash_file(path) != file.sha256:
+                raise StoreUnavailable(
+                    f"{self.store.address}/{self._kept_key(file)}: other bytes than its name says arrived; run it"
+                    " again, and where that does not help, delete this object and publish again"
+                )
             self.store.upload(key, path, sha256=file.sha256, overwrite=True)
 
     def _remove_extras(self, decided: Manifest) -> None:

@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import os
 import shutil
-import sys
 from pathlib import Path
 from typing import Final
 
 from filelock import FileLock, Timeout
 
-from onnx_fleet.bundles import bundle, manifest
+from onnx_fleet.bundles import bundle, folder_exchange, manifest, signatures, trust
 from onnx_fleet.bundles.bundle import Bundle, Ref
 from onnx_fleet.bundles.manifest import FILE_NAME, BundleFile, Manifest
+from onnx_fleet.bundles.stage import SIGNATURES
+from onnx_fleet.bundles.trust_policy import TrustPolicy
 from onnx_fleet.entities.naming import ref_of
-from onnx_fleet.errors import BundleCorrupt, BundleNotFound, FolderOccupied, StoreUnavailable, WorkerOutOfResources
+from onnx_fleet.errors import (
+    BundleCorrupt,
+    BundleNotFound,
+    FolderOccupied,
+    StoreDenied,
+    StoreUnavailable,
+    WorkerOutOfResources,
+)
 from onnx_fleet.store import ObjectStore, Progress, keys, transfer
 
-_THIS_FOLDER: Final = -100
-"""The value of AT_FDCWD on Linux: relative paths would be resolved from the working directory."""
-_EXCHANGE: Final = 2
-"""The value of RENAME_EXCHANGE on Linux and of RENAME_SWAP on macOS: both names exist at every moment."""
-_NOT_HERE: Final = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EXDEV, errno.EBUSY}
-"""The error numbers of a file system without such an exchange, or of a folder that is a mount point."""
+_READS: Final = 2
+"""How often a file is fetched before its bytes in the store are called wrong: they may have been damaged on the way."""
 
 
 def pull(
-    ref: Ref | str, *, store: ObjectStore, to: Path, update: bool = False, progress: Progress | None = None
+    ref: Ref | str,
+    *,
+    store: ObjectStore,
+    to: Path,
+    update: bool = False,
+    policy: TrustPolicy | None = None,
+    progress: Progress | None = None,
 ) -> Manifest:
     """Put the bundle into a folder.
 
@@ -41,21 +48,29 @@ def pull(
     keeps their bytes until it closes them. One that opens several files while they are exchanged may get some of each:
     it reads manifest.json before and after, and loads again where they differ.
 
+    The bundle's signatures come along, in the folder ``signatures``; a folder that holds the bundle already gets those
+    that were made since.
+
     Args:
         to: the folder to make; an empty one is taken as well. An update follows a link.
         update: take the place of another version of the model, and mend files that were changed.
+        policy: whose signatures the bundle needs, before anything of it is fetched; None needs none.
 
     Raises:
-        BundleNotFound: there is no such bundle.
+        BundleNotFound: there is no such bundle; BundleDeleted where it was removed, also while this gathers its files.
+        BundleUntrusted: it does not have the signatures that the policy asks for.
         BundleCorrupt: a file in the store is not as the manifest says.
         FolderOccupied: the folder holds something else, or cannot be exchanged in one step.
         WorkerOutOfResources: the disk is full.
     """
     found = bundle.find(ref, store=store)
+    if policy:
+        trust.require_trusted(trust.judge(found, policy=policy, store=store))
     target = to.resolve() if update else to.absolute()
     partial = target.with_name(f".{target.name}.partial")
     if not update and _is_occupied(target):
         _require_this(found, target)
+        _add_signatures(found, target, store=store)
         return found.manifest
     with transfer.local_disk(str(target)):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +101,9 @@ def _update(found: Bundle, target: Path, partial: Path, *, store: ObjectStore, p
     if not _is_this(found, target) or _damaged(found, target):
         _require_nothing_of_others(standing, target)
         _gather(found, partial, store=store, progress=progress, known=target)
-        _exchange(partial, target)
+        folder_exchange.exchange(partial, target)
+    else:
+        _add_signatures(found, target, store=store)
     with transfer.local_disk(str(partial)):
         if partial.exists():
             shutil.rmtree(partial)
@@ -114,6 +131,21 @@ def _gather(
     with transfer.local_disk(str(partial)):
         (partial / FILE_NAME).write_bytes(found.manifest_json)
         _remove_strangers(found, partial)
+    _add_signatures(found, partial, store=store)
+
+
+def _add_signatures(found: Bundle, folder: Path, *, store: ObjectStore) -> None:
+    """Put the bundle's signatures beside its files; what a reader may not list stays away, if no policy needs it."""
+    try:
+        stored = signatures.find(store, found.model_id, found.version)
+    except StoreDenied:
+        return
+    for each in stored:
+        path = folder / SIGNATURES / each.file_name
+        with transfer.local_disk(str(path)):
+            path.parent.mkdir(exist_ok=True)
+            if not (path.is_file() and path.read_bytes() == each.data):
+                path.write_bytes(each.data)
 
 
 def _take(file: BundleFile, known: Path, partial: Path) -> bool:
@@ -136,21 +168,24 @@ def _fetch(found: Bundle, file: BundleFile, partial: Path, *, store: ObjectStore
     with transfer.local_disk(str(path)):
         if path.is_file() and _is(file, path):
             return
-    try:
-        store.download(found.key(file.path), path, progress=progress)
-    except BundleNotFound as err:
-        raise BundleCorrupt(
-            f"{bundle.Ref(model_id=found.model_id, channel=None, version=found.version)}: {file.path} is missing in"
-            f" {store.address}; {manifest.remedy(found.model_id)}"
-        ) from err
-    with transfer.local_disk(str(path)):
-        if not _is(file, path):
-            path.unlink()
+    for _ in range(_READS):
+        try:
+            store.download(found.key(file.path), path, progress=progress)
+        except BundleNotFound as err:
+            bundle.require_undeleted(store, found.model_id, found.version)
             raise BundleCorrupt(
-                f"{ref_of(found)}: {file.path} has other bytes in {store.address} than its manifest"
-                f" lists; `onnx-fleet verify` names all such files; {manifest.remedy(found.model_id)}"
-            )
-        transfer.discard_parts(path)
+                f"{bundle.Ref(model_id=found.model_id, channel=None, version=found.version)}: {file.path} is missing in"
+                f" {store.address}; {manifest.remedy(found.model_id)}"
+            ) from err
+        with transfer.local_disk(str(path)):
+            if _is(file, path):
+                transfer.discard_parts(path)
+                return
+            path.unlink()
+    raise BundleCorrupt(
+        f"{ref_of(found)}: {file.path} has other bytes in {store.address} than its manifest"
+        f" lists; `onnx-fleet verify` names all such files; {manifest.remedy(found.model_id)}"
+    )
 
 
 def _is(file: BundleFile, path: Path) -> bool:
@@ -215,37 +250,12 @@ def _require_this(found: Bundle, target: Path) -> None:
 
 
 def _require_nothing_of_others(standing: Manifest, target: Path) -> None:
-    """Refuse a folder with files that are not the old version's: they would go with it."""
     own = {file.path for file in standing.files} | {FILE_NAME}
-    with transfer.local_disk(str(target)):
-        paths = [path for path in sorted(target.rglob("*")) if path.is_symlink() or not path.is_dir()]
-    others = [path.relative_to(target).as_posix() for path in paths]
-    others = [path for path in others if path not in own]
-    if others:
-        raise FolderOccupied(
-            f"{target}: holds files that do not belong to {ref_of(standing.bundle)} and would be"
-            f" lost ({', '.join(others[:5])}); move them to another folder, then update this one"
-        )
-
-
-def _exchange(new: Path, old: Path) -> None:
-    """Exchange the names of two folders in one step."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    names = os.fsencode(new), os.fsencode(old)
-    if sys.platform == "darwin":
-        failed = libc.renamex_np(*names, _EXCHANGE)
-    else:
-        failed = libc.renameat2(_THIS_FOLDER, names[0], _THIS_FOLDER, names[1], _EXCHANGE)
-    if not failed:
-        return
-    fault = OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    if fault.errno in _NOT_HERE:
-        raise FolderOccupied(
-            f"{old}: cannot be exchanged in one step here ({fault.strerror}): it has to be a folder on a local disk,"
-            " and not a mount point; pull into a new folder and let your server use that one"
-        ) from fault
-    with transfer.local_disk(str(old)):
-        raise fault
+    folder_exchange.require_nothing_of_others(
+        target,
+        is_own=lambda path: path in own or path.startswith(f"{SIGNATURES}/"),
+        holds=ref_of(standing.bundle),
+    )
 
 
 def _require_room(found: Bundle, partial: Path) -> None:

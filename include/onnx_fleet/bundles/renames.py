@@ -62,13 +62,18 @@ def leave(store: ObjectStore, model_id: str, *, renamed_to: str, now: datetime) 
 
 def find(store: ObjectStore, model_id: str) -> Rename | None:
     """Return the note under an id; None where there is none, or another repo has the id and was published since."""
-    try:
-        note = _parse(store.read(layout.renamed_key(model_id)))
-    except BundleNotFound:
-        return None
+    note = read(store, model_id)
     if note is None or any(created_at > note.since for created_at in _publications(store, model_id)):
         return None
     return note
+
+
+def read(store: ObjectStore, model_id: str) -> Rename | None:
+    """Return the note under an id, whatever was published there since; None where there is none."""
+    try:
+        return _parse(store.read(layout.renamed_key(model_id)))
+    except BundleNotFound:
+        return None
 
 
 def _publications(store: ObjectStore, model_id: str) -> list[datetime]:

@@ -59,6 +59,8 @@ def validation(stage: Stage) -> Validation:
                 status=report.status,
                 reason=report.reason,
                 nodes_by_provider=dict(report.nodes_by_provider),
+                rests_on=report.rests_on,
+                why_full=report.why_full,
             )
             for report in reports
         ),

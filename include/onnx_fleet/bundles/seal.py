@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from onnx_fleet.bundles import manifest, report_summaries
+from onnx_fleet.bundles import bill_of_materials, manifest, model_card, report_summaries, slsa_provenance
 from onnx_fleet.bundles.manifest import BundleFile, BundleInfo, Export, FileRole, Manifest, Provenance, Source
-from onnx_fleet.bundles.stage import Stage
+from onnx_fleet.bundles.stage import BILL_OF_MATERIALS, PROVENANCE, WRITTEN_BY_SEAL, Stage
 from onnx_fleet.conventions import sentence_modules, vocabulary
 from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.work_item import WorkItem
@@ -49,6 +50,9 @@ _ROLES_BY_PATTERN: tuple[tuple[re.Pattern[str], FileRole], ...] = (
 def seal(stage: Stage, *, provenance: Provenance, created_at: datetime) -> Manifest:
     """Hash every file of a stage, once, and describe the bundle; nothing goes into the store.
 
+    The bill of materials and the provenance are made of that description and written into the stage: they are the last
+    two files of the bundle. Their role is that of reports, because they name the run and its time.
+
     Args:
         stage: the stage, which has its graphs and reports.
     Raises:
@@ -61,7 +65,7 @@ def seal(stage: Stage, *, provenance: Provenance, created_at: datetime) -> Manif
     validation = report_summaries.validation(stage)
     files = _files(stage, graphs=export.graphs)
     _require_graphs(stage.folder, graphs=export.graphs, files=files)
-    return Manifest(
+    described = Manifest(
         bundle=BundleInfo(
             model_id=item.model_id,
             version=item.version,
@@ -93,6 +97,24 @@ def seal(stage: Stage, *, provenance: Provenance, created_at: datetime) -> Manif
         regression=report_summaries.regression(stage),
         provenance=provenance,
     )
+    return _with_materials(stage.folder, described)
+
+
+def _with_materials(folder: Path, described: Manifest) -> Manifest:
+    """Write the bill of materials and the provenance into a stage, and list them in its manifest."""
+    written = {
+        BILL_OF_MATERIALS: bill_of_materials.of(described, card=model_card.read(folder)),
+        PROVENANCE: slsa_provenance.of(described),
+    }
+    for path, data in written.items():
+        with transfer.local_disk(str(folder / path)):
+            (folder / path).unlink(missing_ok=True)  # it may be a second name of another folder's file
+            (folder / path).write_bytes(data)
+    made = [
+        BundleFile(path=path, size_bytes=len(data), sha256=transfer.sha256_of(data), role="report")
+        for path, data in written.items()
+    ]
+    return replace(described, files=tuple(sorted((*described.files, *made), key=lambda file: file.path)))
 
 
 def _source(item: WorkItem) -> Source:
@@ -112,8 +134,8 @@ def _files(stage: Stage, *, graphs: tuple[GraphInfo, ...]) -> tuple[BundleFile, 
     modules = sentence_modules.folders(folder)
     for path in stage.published_files():
         keys.checked(path)
-        if path == manifest.FILE_NAME:
-            continue  # of a bundle that was pulled and is published again; a new one is written
+        if path in (manifest.FILE_NAME, *WRITTEN_BY_SEAL):
+            continue  # of a bundle that was pulled, or of an earlier attempt; new ones are written
         with transfer.local_disk(str(folder / path)):
             found.append(
                 BundleFile(

@@ -7,6 +7,7 @@
 <stage>/onnx/model.onnx
 <stage>/reports/validation.json, latency.json    and validation_cuda.json, latency_cuda.json on a GPU
 <stage>/reports/validation.svg, latency.svg      the same, to look at
+<stage>/bom.json, provenance.json  what the bundle is made of, and how; written when it is published
 """
 
 from __future__ import annotations
@@ -22,6 +23,12 @@ from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import BundleNotFound
 
 PRIVATE = ".onnx-fleet"
+SIGNATURES = "signatures"
+"""The folder of the signatures of a bundle that was pulled: they are of that bundle, and of no other one."""
+BILL_OF_MATERIALS = "bom.json"
+PROVENANCE = "provenance.json"
+WRITTEN_BY_SEAL = (BILL_OF_MATERIALS, PROVENANCE)
+"""The files at the root that sealing makes of all the others; like reports they differ between runs."""
 
 R = TypeVar("R")
 
@@ -78,7 +85,8 @@ class Stage:
     def is_changed(self) -> bool:
         """Say whether a file of the bundle was written to since the export ended, or since variants were made."""
         ended = (self.private / "export.json").stat().st_mtime_ns
-        paths = (path for path in self.published_files() if not path.startswith("reports/"))
+        about = ("reports/", *WRITTEN_BY_SEAL)
+        paths = (path for path in self.published_files() if not path.startswith(about))
         return any((self.folder / path).stat().st_mtime_ns > ended for path in paths)
 
     def report(self, name: str) -> Path:
@@ -112,7 +120,7 @@ class Stage:
     def published_files(self) -> tuple[str, ...]:
         """Return the POSIX paths, sorted, of everything in the stage that goes into the bundle."""
         paths = (path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file())
-        return tuple(sorted(path.as_posix() for path in paths if path.parts[0] != PRIVATE))
+        return tuple(sorted(path.as_posix() for path in paths if path.parts[0] not in (PRIVATE, SIGNATURES)))
 
 
 def _write(path: Path, value: object) -> None:

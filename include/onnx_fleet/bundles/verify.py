@@ -6,9 +6,11 @@ import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
-from onnx_fleet.bundles import bundle, manifest
+from onnx_fleet.bundles import bundle, manifest, trust
 from onnx_fleet.bundles.bundle import Bundle, Ref
 from onnx_fleet.bundles.manifest import FILE_NAME, BundleFile
+from onnx_fleet.bundles.trust import TrustReport
+from onnx_fleet.bundles.trust_policy import TrustPolicy
 from onnx_fleet.entities.naming import ref_of
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound
 from onnx_fleet.store import ObjectStore, Progress
@@ -36,17 +38,23 @@ class VerifyReport:
     files: int
     size_bytes: int
     faults: tuple[FileFault, ...]
+    trust: TrustReport | None = None
+    """Its signatures beside the trust policy; None where there is no policy."""
 
     @property
     def passed(self) -> bool:
-        return not self.faults
+        return not self.faults and (self.trust is None or self.trust.passed)
 
 
-def verify(ref: Ref | str, *, store: ObjectStore, progress: Progress | None = None) -> VerifyReport:
-    """Re-hash every file of a bundle.
+def verify(
+    ref: Ref | str, *, store: ObjectStore, policy: TrustPolicy | None = None, progress: Progress | None = None
+) -> VerifyReport:
+    """Re-hash every file of a bundle, and hold its signatures to a policy.
 
+    Args:
+        policy: whose signatures it needs; None needs none.
     Raises:
-        BundleNotFound: there is no such bundle.
+        BundleNotFound: there is no such bundle; BundleDeleted where it was removed, also while this reads its files.
         BundleCorrupt: its manifest is not readable.
     """
     found = bundle.find(ref, store=store)
@@ -60,6 +68,8 @@ def verify(ref: Ref | str, *, store: ObjectStore, progress: Progress | None = No
         if progress:
             progress(done, total)
     faults.extend(_extras(found, store=store))
+    if faults:
+        bundle.require_undeleted(store, found.model_id, found.version)
     return VerifyReport(
         model_id=found.model_id,
         version=found.version,
@@ -68,6 +78,7 @@ def verify(ref: Ref | str, *, store: ObjectStore, progress: Progress | None = No
         files=len(found.manifest.files),
         size_bytes=total,
         faults=tuple(faults),
+        trust=trust.judge(found, policy=policy, store=store) if policy else None,
     )
 
 
@@ -83,6 +94,11 @@ def require_intact(report: VerifyReport) -> None:
 
 
 def _fault(found: Bundle, file: BundleFile, *, store: ObjectStore) -> FileFault | None:
+    """Return what is wrong with a file; one that is not as it should be is read again: it may be the connection."""
+    return _read_fault(found, file, store=store) and _read_fault(found, file, store=store)
+
+
+def _read_fault(found: Bundle, file: BundleFile, *, store: ObjectStore) -> FileFault | None:
     digest, size = hashlib.sha256(), 0
     try:
         for chunk in store.chunks(found.key(file.path)):

@@ -12,7 +12,25 @@ import sys
 import typer
 
 from onnx_fleet import __version__
-from onnx_fleet.cli import audit, cache, channel, consume, inspection, moves, rollout, run, steps, store, sweep, watch
+from onnx_fleet.cli import (
+    audit,
+    cache,
+    channel,
+    consume,
+    feed,
+    gc,
+    inspection,
+    licence,
+    moves,
+    rollout,
+    run,
+    sign,
+    sinks,
+    steps,
+    store,
+    sweep,
+    watch,
+)
 from onnx_fleet.cli.terminal import console
 from onnx_fleet.errors import OnnxFleetError
 
@@ -28,12 +46,15 @@ app = typer.Typer(
 app.add_typer(run.catalogue_app, name="catalogue")
 app.add_typer(cache.cache_app, name="cache")
 app.add_typer(channel.channel_app, name="channel")
+app.add_typer(feed.feed_app, name="feed")
+app.add_typer(licence.licence_app, name="licence")
 app.add_typer(rollout.rollout_app, name="rollout")
+app.add_typer(sinks.sinks_app, name="sinks")
 app.add_typer(store.store_app, name="store")
 for command in (
     run.plan, run.run, steps.export, steps.validate, steps.measure, steps.compare, steps.publish,
     consume.list_, consume.verify, consume.pull, inspection.inspect, moves.promote, moves.rollback, moves.history,
-    audit.audit, sweep.sweep, watch.watch,
+    sign.sign, audit.audit, gc.gc, sweep.sweep, watch.watch,
 ):  # fmt: skip
     app.command(name=command.__name__.rstrip("_"))(command)
 

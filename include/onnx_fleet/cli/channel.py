@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from onnx_fleet.bundles import channels, publish
+from onnx_fleet.bundles import channels, listing
 from onnx_fleet.cli import moves, terminal
 from onnx_fleet.cli.options import By, DryRun, Hold, Json, MoveWhy, Store, Yes
 from onnx_fleet.cli.settings import opened_store
@@ -24,7 +24,7 @@ def show(
 ) -> None:
     """Show where the channels of a model point, since when, and where they pointed before."""
     with opened_store(store) as opened:
-        (listed,) = publish.list_models(opened, model_id=model) or (None,)
+        (listed,) = listing.list_models(opened, model_id=model) or (None,)
         if listed is None:
             raise BundleNotFound(f"{model}: no version of it is published in {opened.address}; see `onnx-fleet list`")
         found = [channels.read(opened, model, name) for name in listed.channels]

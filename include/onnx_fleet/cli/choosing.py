@@ -9,8 +9,8 @@ from pathlib import Path
 
 import typer
 
-from onnx_fleet.bundles import publish
-from onnx_fleet.bundles.publish import PublishedModel
+from onnx_fleet.bundles import listing
+from onnx_fleet.bundles.listing import PublishedModel
 from onnx_fleet.cli.settings import opened_services, opened_store
 from onnx_fleet.errors import BundleNotFound
 from onnx_fleet.planning.catalogue import reader
@@ -53,9 +53,9 @@ def published(
         return
     with opened_store(store) as opened:
         if model is not None:
-            yield _required(opened, publish.list_models(opened, model_id=model), what=model)
+            yield _required(opened, listing.list_models(opened, model_id=model), what=model)
         else:
-            yield _required(opened, publish.list_models(opened, only=only or ()))
+            yield _required(opened, listing.list_models(opened, only=only or ()))
 
 
 def _required(

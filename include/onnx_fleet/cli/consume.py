@@ -11,16 +11,21 @@ import typer
 from rich.text import Text
 
 from onnx_fleet import jsonio
-from onnx_fleet.bundles import feed, manifest, renames
+from onnx_fleet.bundles import feed, manifest, renames, trust
 from onnx_fleet.bundles import pull as pulling
 from onnx_fleet.bundles import verify as verifying
 from onnx_fleet.bundles.bundle import Ref
-from onnx_fleet.bundles.feed import FeedModel, FeedVersion
+from onnx_fleet.bundles.feed_document import FeedModel, FeedVersion
+from onnx_fleet.bundles.trust import TrustReport
 from onnx_fleet.cli import step_display, terminal
-from onnx_fleet.cli.options import Json, Store
-from onnx_fleet.cli.settings import opened_store
+from onnx_fleet.cli.options import Json, Store, TrustPolicyFile
+from onnx_fleet.cli.settings import opened_store, policy
 from onnx_fleet.entities.naming import ref_of
+from onnx_fleet.entities.variant import FP32
 from onnx_fleet.formatting import human_bytes
+from onnx_fleet.layouts import pulled
+from onnx_fleet.layouts.arrangement import Choice
+from onnx_fleet.layouts.pulled import LayoutName
 
 RefText = Annotated[
     str,
@@ -92,14 +97,18 @@ def _standing(model: FeedModel, version: FeedVersion) -> Text:
     return Text(", ".join(f"{each.channel} (held there)" if each.held else each.channel for each in own))
 
 
-def verify(ref: RefText, store: Store = None, as_json: Json = False) -> None:
-    """Hash every file of a published bundle and compare it with the manifest; the exit status is 1 if one differs."""
+def verify(ref: RefText, trust_policy: TrustPolicyFile = None, store: Store = None, as_json: Json = False) -> None:
+    """Hash every file of a published bundle and compare it with the manifest; the exit status is 1 if one differs.
+
+    With a trust policy, the exit status is also 1 if the bundle does not have the signatures that it asks for.
+    """
+    wanted = policy(trust_policy)
     with opened_store(store) as opened, step_display.steps() as steps:
         steps.begin(ref, "verify")
-        found = verifying.verify(Ref.parse(ref), store=opened, progress=steps.bytes_moved)
+        found = verifying.verify(Ref.parse(ref), store=opened, policy=wanted, progress=steps.bytes_moved)
     if as_json:
         terminal.as_json({**jsonio.to_json(found), "passed": found.passed})
-    elif found.passed:
+    elif not found.faults:
         terminal.line(
             f"[green]intact[/] {ref_of(found)}: {found.files} files, {human_bytes(found.size_bytes)}",
         )
@@ -111,8 +120,18 @@ def verify(ref: RefText, store: Store = None, as_json: Json = False) -> None:
             below=("detail",),
         )
         terminal.say(f"[red]corrupt[/] {found.location}; {manifest.remedy(found.model_id)}")
+    if found.trust and not as_json:
+        _show_trust(found.trust)
     if not found.passed:
         raise typer.Exit(1)
+
+
+def _show_trust(report: TrustReport) -> None:
+    if report.passed:
+        terminal.line(f"[green]trusted[/] signed by {', '.join(report.signed_by) or 'nobody, which the policy allows'}")
+    else:
+        terminal.say("[red]not trusted[/]")
+        terminal.paragraphs(trust.untrusted_because(report))
 
 
 def pull(
@@ -124,16 +143,47 @@ def pull(
             "--update", help="Replace another version of the model in that folder, in one step; equal files are kept."
         ),
     ] = False,
+    trust_policy: TrustPolicyFile = None,
+    layout: Annotated[
+        LayoutName | None,
+        typer.Option(help="Arrange the folder for a server.", show_default=False),
+    ] = None,
+    variant: Annotated[str, typer.Option(help="With --layout: the precision that the server runs.")] = FP32,
+    storage_uri: Annotated[
+        str | None,
+        typer.Option(
+            help="With --layout kserve: the address at which KServe will find the folder.", show_default=False
+        ),
+    ] = None,
     store: Store = None,
     as_json: Json = False,
 ) -> None:
     """Download a bundle into a folder, which appears complete and verified, or not at all.
 
-    An interrupted pull continues where it stopped.
+    An interrupted pull continues where it stopped. With a trust policy, a bundle that does not have the signatures that
+    it asks for is refused.
     """
+    if (variant != FP32 and not layout) or (storage_uri and layout != "kserve"):
+        raise typer.BadParameter("--variant belongs to --layout, and --storage-uri to --layout kserve")
+    wanted = policy(trust_policy)
     with opened_store(store) as opened, step_display.steps() as steps:
         steps.begin(ref, "pull")
-        found = pulling.pull(Ref.parse(ref), store=opened, to=to, update=update, progress=steps.bytes_moved)
+        if layout:
+            choice = Choice(variant=variant, storage_uri=storage_uri)
+            found = pulled.pull(
+                Ref.parse(ref),
+                store=opened,
+                to=to,
+                layout=layout,
+                choice=choice,
+                update=update,
+                policy=wanted,
+                progress=steps.bytes_moved,
+            )
+        else:
+            found = pulling.pull(
+                Ref.parse(ref), store=opened, to=to, update=update, policy=wanted, progress=steps.bytes_moved
+            )
         note = renames.find(opened, found.bundle.model_id)
     if as_json:
         terminal.as_json(

@@ -58,6 +58,16 @@ RetryFailed = Annotated[
 AllWaves = Annotated[
     bool, typer.Option("--all-waves", help="Take the next wave of a rollout as soon as one is good, up to the last.")
 ]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        "-j",
+        min=1,
+        help="How many models go through their steps at the same time; a step that measures has the machine alone.",
+        show_default="one for each core, as far as their memory allows",
+    ),
+]
 Hold = Annotated[bool, typer.Option("--hold", help="Runs do not move the channel until it is set again.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would move, and move nothing.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -78,6 +88,14 @@ MaxRefused = Annotated[
     typer.Option(
         min=0,
         help="The number of models that may be refused; default: any number of a catalogue, none if MODEL is given.",
+    ),
+]
+TrustPolicyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--trust-policy",
+        help="A file that says whose signatures a bundle needs; default: ONNX_FLEET_TRUST_POLICY, or none.",
+        show_default=False,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -25,6 +25,7 @@ from onnx_fleet.cli.options import (
     Channel,
     EntryOptions,
     Force,
+    Jobs,
     Json,
     MaxFailed,
     MaxRefused,
@@ -36,14 +37,14 @@ from onnx_fleet.cli.options import (
     Store,
     with_entry_options,
 )
-from onnx_fleet.cli.settings import opened_services, run_actor
+from onnx_fleet.cli.settings import opened_services, run_actor, signing_key
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.work_item import Plan, WorkItem
 from onnx_fleet.errors import OnnxFleetError
 from onnx_fleet.planning import sizing
 from onnx_fleet.planning.catalogue import reader
-from onnx_fleet.processes import profiling
-from onnx_fleet.runs import pipeline, rollout_report, run_report, selection, work_folder
+from onnx_fleet.processes import profiling, progress
+from onnx_fleet.runs import pipeline, rollout_report, run_report, selection, side_by_side, work_folder
 from onnx_fleet.runs import record as records
 from onnx_fleet.runs.record import Record
 from onnx_fleet.runs.selection import Selection, Wanted
@@ -115,6 +116,7 @@ def run(
     entry: EntryOptions,
     force: Force = False,
     all_waves: AllWaves = False,
+    jobs: Jobs = None,
     channel: Channel = bundle.LATEST,
     max_failed: MaxFailed = 0,
     max_refused: MaxRefused = None,
@@ -126,9 +128,12 @@ def run(
 
     If many models of a catalogue are changed only by a new version of a package, or by the catalogue's defaults, they
     follow in waves, and a run takes one wave. `onnx-fleet rollout` shows how far they are.
+
+    Models go through their steps side by side; with --profile one after the other.
     """
     run_id = new_run_id()
     by = run_actor(run_id)
+    key = signing_key()
     with recording(profile) as recorder, opened_services(store, many_steps=True) as services:
         part = selected(only, since, retry_failed)
         wanted = wanted_entries(services, model, catalogue_file, part, entry=entry, force=force)
@@ -149,25 +154,32 @@ def run(
         with step_display.steps() as steps:
 
             def take(item: WorkItem) -> Record:
-                with profiling.part() as measured:
+                line = steps.another()
+                with progress.listening(line.told), profiling.part() as measured:
                     ended = pipeline.process(
                         item,
                         services=corner,
                         provenance=provenance,
                         by=by,
+                        machine=services.work_dir,
                         channel=channel,
-                        on_step=partial(steps.begin, item.model_id),
-                        on_wait=steps.note,
-                        progress=steps.bytes_moved,
+                        signing_key=key,
+                        on_step=partial(line.begin, item.model_id),
+                        on_wait=line.note,
+                        progress=line.bytes_moved,
                     )
                     if measured:
                         profiles[item.model_id] = measured.profile()
-                steps.end()
+                line.end()
                 return ended
+
+            def take_all(items: Sequence[WorkItem]) -> list[Record]:
+                at_once = 1 if profile else jobs or side_by_side.fitting(items)
+                return side_by_side.each(take, items, jobs=at_once)
 
             walked = waves.walk(
                 divided,
-                take,
+                take_all,
                 others=settled,
                 again=division,
                 store=services.store,

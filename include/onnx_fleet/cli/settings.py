@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import socket
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from onnx_fleet.bundles import trust_policy
+from onnx_fleet.bundles.signing_key import SigningKey
+from onnx_fleet.bundles.trust_policy import TrustPolicy
 from onnx_fleet.cli import terminal
 from onnx_fleet.entities.channel_move import Actor
 from onnx_fleet.entities.sizing import Capacity
-from onnx_fleet.errors import StoreNotFound
+from onnx_fleet.errors import SigningKeyInvalid, SinkDenied, StoreNotFound
 from onnx_fleet.export import cache
 from onnx_fleet.processes import profiling
 from onnx_fleet.processes.gpu import GpuOptions
@@ -80,6 +86,34 @@ def opened_services(address: str | None, *, many_steps: bool = False) -> Iterato
         )
 
 
+def signing_key(key: Path | None = None, certificates: Path | None = None) -> SigningKey | None:
+    """The key that is named, else that of ONNX_FLEET_SIGNING_KEY; None where there is neither.
+
+    Its passphrase is in ONNX_FLEET_SIGNING_PASSPHRASE; a person at a terminal is asked for it.
+    """
+    key = key or _path("ONNX_FLEET_SIGNING_KEY")
+    if key is None:
+        return None
+    pem = _read(key)
+    passphrase = os.environ.get("ONNX_FLEET_SIGNING_PASSPHRASE")
+    if not passphrase and b"ENCRYPTED" in pem and sys.stdin.isatty():
+        passphrase = typer.prompt(f"passphrase of {key}", hide_input=True, err=True)
+    certificates = certificates or _path("ONNX_FLEET_SIGNING_CERTIFICATES")
+    return SigningKey.load(
+        pem,
+        where=str(key),
+        now=datetime.now(UTC),
+        passphrase=passphrase or None,
+        certificates_pem=_read(certificates) if certificates else None,
+    )
+
+
+def policy(named: Path | None) -> TrustPolicy | None:
+    """The trust policy in the file that is named, else that of ONNX_FLEET_TRUST_POLICY; None where there is neither."""
+    named = named or _path("ONNX_FLEET_TRUST_POLICY")
+    return trust_policy.read(named) if named else None
+
+
 def user() -> str:
     """Who runs the command: ``user@host``."""
     try:
@@ -87,6 +121,28 @@ def user() -> str:
     except (OSError, KeyError):  # a container whose user has no name
         name = f"uid {os.getuid()}"
     return f"{name}@{socket.gethostname()}"
+
+
+def secret(name: str) -> str:
+    """The secret of a name: ONNX_FLEET_SECRET_<NAME>, or the file of that name in the folder ONNX_FLEET_SECRETS.
+
+    Raises:
+        SinkDenied: there is neither.
+    """
+    variable = f"ONNX_FLEET_SECRET_{re.sub(r'[^A-Z0-9]', '_', name.upper())}"
+    if found := os.environ.get(variable):
+        return found
+    folder = os.environ.get("ONNX_FLEET_SECRETS")
+    path = Path(folder or ".") / Path(name).name
+    try:
+        if folder:
+            return path.read_text(encoding="utf-8").strip()
+    except OSError as err:
+        raise SinkDenied(f"the secret {name!r}: {path} cannot be read: {err.strerror}; or set {variable}") from err
+    raise SinkDenied(
+        f"there is no secret {name!r}: set {variable}, or write it to a file of that name in a folder, and set"
+        " ONNX_FLEET_SECRETS to the folder"
+    )
 
 
 def run_actor(run_id: str) -> Actor:
@@ -132,6 +188,18 @@ def _largest_worker() -> Capacity:
         memory_bytes=_number("ONNX_FLEET_WORKER_MEMORY_BYTES") or None,
         disk_bytes=_number("ONNX_FLEET_WORKER_DISK_BYTES") or None,
     )
+
+
+def _path(name: str) -> Path | None:
+    said = os.environ.get(name, "").strip()
+    return Path(said) if said else None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as err:
+        raise SigningKeyInvalid(f"{path}: cannot be read: {err.strerror}; name another file") from err
 
 
 def _number(name: str) -> int | None:

@@ -30,6 +30,10 @@ class Steps:
         self._unit = ""
         self._since = self._printed_at = 0.0
 
+    def another(self) -> Steps:
+        """A line of its own, for a model that goes through its steps beside others."""
+        return Steps(self._display)
+
     def begin(self, model_id: str, step: str) -> None:
         """A model enters a step."""
         self.end()

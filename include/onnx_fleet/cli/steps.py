@@ -25,13 +25,13 @@ from onnx_fleet.cli.options import (
     with_entry_options,
 )
 from onnx_fleet.cli.run import new_run_id, planned, raise_refusal, recording, wanted_entries, with_profile
-from onnx_fleet.cli.settings import opened_services, run_actor
+from onnx_fleet.cli.settings import opened_services, run_actor, signing_key
 from onnx_fleet.cli.tables import show_latency, show_regression, show_validation, show_variants
 from onnx_fleet.entities.graph_info import TensorSpec
 from onnx_fleet.entities.naming import ref_of
 from onnx_fleet.processes import profiling
+from onnx_fleet.runs import exporting, measuring, proving, steps
 from onnx_fleet.runs import record as records
-from onnx_fleet.runs import steps
 from onnx_fleet.runs.selection import Selection
 
 
@@ -54,7 +54,7 @@ def export(
         raise_refusal(made)
         progress.begin(model, "export")
         stage = Stage(out, made.items[0])
-        exported = steps.export(stage, services=services, progress=progress.bytes_moved)
+        exported = exporting.export(stage, services=services, progress=progress.bytes_moved)
         costs = recorder.profile() if recorder else None
         if costs:
             profiling.write(stage.private / "profile.json", costs)
@@ -98,9 +98,9 @@ def validate(folder: Folder, cuda: Cuda = False, store: Store = None, as_json: J
     with opened_services(store) as services, step_display.steps() as progress:
         stage = Stage.open(folder)
         progress.begin(stage.item.model_id, "validate")
-        proofs = [steps.validate(stage, services=services)]
+        proofs = [proving.validate(stage, services=services)]
         if cuda and proofs[0].graphs.passed:
-            proofs.append(steps.validate_on_gpu(stage, services=services))
+            proofs.append(proving.validate_on_gpu(stage, services=services))
     graphs = [each.graphs for each in proofs]
     variants = [each.variants for each in proofs if each.variants is not None]
     if as_json:
@@ -131,9 +131,9 @@ def measure(
     with opened_services(store) as services, step_display.steps() as progress:
         stage = Stage.open(folder)
         progress.begin(stage.item.model_id, "measure")
-        found = [steps.measure(stage, services=services, anew=anew)]
+        found = [measuring.measure(stage, services=services, anew=anew)]
         if cuda:
-            found.append(steps.measure(stage, services=services, provider="cuda", anew=anew))
+            found.append(measuring.measure(stage, services=services, provider="cuda", anew=anew))
     if as_json:
         terminal.dataclasses_as_json(found)
     else:
@@ -188,6 +188,7 @@ def publish(
                 channel=wanted,
                 move=channel is not None,
                 by=run_actor(provenance.run_id),
+                signing_key=signing_key(),
                 progress=progress.bytes_moved,
             )
         feed.rebuild(services.store, now=datetime.now(UTC))

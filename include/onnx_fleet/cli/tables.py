@@ -79,6 +79,10 @@ def show_validation(found: ValidationReport) -> None:
         numbers=("cases", "worst diff"),
         spare=("provider", "cases"),
     )
+    if found.rests_on:
+        terminal.say(f"rests on the whole proof of {found.rests_on.origin}; {len(found.rows)} were repeated")
+    elif found.why_full:
+        terminal.say(f"compared whole, because {found.why_full}")
     if not found.passed:
         try:
             validation_report.require_passed(found)

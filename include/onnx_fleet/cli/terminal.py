@@ -22,7 +22,7 @@ from onnx_fleet import jsonio
 from onnx_fleet.formatting import human_bytes, human_ms
 from onnx_fleet.processes.profiling import Profile
 from onnx_fleet.runs.record import Record
-from onnx_fleet.runs.run_report import latency_note, variant_row
+from onnx_fleet.runs.run_report import taken_over_note, variant_row
 
 Cell = str | Text
 
@@ -63,6 +63,7 @@ _COLOURS = {
     "not_compared": "yellow",
     "noted": "yellow",
     "started": "green",
+    "approved": "green",
 }
 
 
@@ -267,7 +268,7 @@ def records(found: Iterable[Record]) -> None:
         below=("where", "version", "p95 ms", "worst diff", "size", "vs torch", "p50 ms"),
     )
     measured = [record for record in found if record.latency_ms_p50 is not None]
-    if note := latency_note(found):
+    if note := taken_over_note(found):
         paragraphs(f"\n{note}")
     if 2 * sum(record.latency_noisy for record in measured) > len(measured):
         paragraphs(f"\n{QUIETER}; then run with --force")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -32,7 +32,7 @@ def divided(made: Plan, scope: Scope | None, *, store: ObjectStore, channel: str
 
 def walk(
     first: Division,
-    take: Callable[[WorkItem], Record],
+    take: Callable[[Sequence[WorkItem]], Iterable[Record]],
     *,
     others: Iterable[Record],
     again: Callable[[], Division],
@@ -42,16 +42,15 @@ def walk(
     """Take what a division takes, and judge the wave by it; with ``all_waves``, go on as long as waves are good.
 
     Args:
-        take: takes one model through its steps.
+        take: takes models through their steps; returns their records in the same order.
         others: the records of the models that need no steps.
         again: divides the same plan anew.
     """
     taken: dict[str, Record] = {}
     division, known = first, list(others)
     while True:
-        for item in division.plan.to_export:
-            if item.model_id not in taken:
-                taken[item.model_id] = take(item)
+        left = [item for item in division.plan.to_export if item.model_id not in taken]
+        taken |= {record.model_id: record for record in take(left)}
         if division.rollout is None:
             return Walked(records=(*taken.values(), *division.waiting), rollout=None, goes_on=False)
         ended = rollout_steps.conclude(

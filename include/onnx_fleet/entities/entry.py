@@ -40,6 +40,7 @@ class Tolerances:
 
 
 Reuse = Literal["same_graph", "never"]
+ProofExtent = Literal["repeat", "full"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,10 +57,10 @@ class LatencyGrid:
     """Intra-op threads; None takes the cores that the process may use."""
     io_binding: bool = False
     """Whether inputs and outputs stay where the graph computes; else they are numpy arrays, copied in and out."""
-    precision: float | None = None
+    precision: float | None = 0.05
     """The half-width of a median's 95 % interval, as a share of the median, at which no more runs are taken; None takes
     all."""
-    budget_s: int | None = None
+    budget_s: int | None = 20
     """About how many seconds all points of a model may take; None gives each point its own time."""
     reuse: Reuse = "same_graph"
     """Whether figures are taken over that were measured on the same graphs with other weights; "never" measures every
@@ -129,6 +130,8 @@ class Entry:
     """What the bundle's tokenizer.json is held to, or "none" for a bundle without one."""
     tokenizer_graph: bool = False
     """Whether the bundle has ``tokenizer.onnx`` too, where that can be made exact."""
+    proof: ProofExtent = "repeat"
+    """Whether graphs that were proven with other weights are compared in part; "full" compares every bundle whole."""
     tolerances: Tolerances | None = None
     """How far outputs may be from PyTorch's; None takes that from the model: its depth, and how PyTorch rounds it."""
     latency: LatencyGrid = field(default_factory=LatencyGrid)
@@ -136,7 +139,9 @@ class Entry:
     providers: tuple[str, ...] = ("cpu",)
     """Where to validate and measure: "cpu", "cuda"."""
     allowed_licences: tuple[str, ...] | None = None
-    """The Hub's ids of licences that a model may have; None allows every licence."""
+    """The Hub's ids of licences that a model may have; None allows every one that is not to be approved."""
+    licences_to_approve: tuple[str, ...] | None = None
+    """Patterns of licences that a model may have once a person has approved it; None asks nobody."""
     follow_renames: bool = True
     """Whether a repo that the Hub has renamed is taken, and published under its new id."""
     trust_remote_code: str | None = None

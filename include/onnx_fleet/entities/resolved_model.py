@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from onnx_fleet.entities import naming
+from onnx_fleet.entities import licence, naming
 from onnx_fleet.entities.entry import Entry
 
 _OF_THE_REPO = ("modules.json", "config_sentence_transformers.json", "README.md", "LICENSE*")
@@ -41,6 +41,7 @@ class ResolvedModel:
     model_type: str
     """config.json's model_type, such as ``bert``; the class's own where it says none."""
     licence: str | None
+    """The Hub's id of the licence; None where the card names none."""
     gated: bool
     files: tuple[SourceFile, ...]
     """Every file of the repo."""
@@ -56,11 +57,18 @@ class ResolvedModel:
     sizes; 0 where nobody has counted."""
     completed: tuple[str, ...] = ()
     """Keys of config.json that the source leaves out, or the entry overrides: what loads it is given them."""
+    licence_name: str | None = None
+    """What the card calls the licence, where the Hub has no id for it but ``other``."""
 
     @property
     def at_commit(self) -> str:
         """The model's name in messages and logs: ``org/name@3f2a1c00``."""
         return naming.at_commit(self.repo_id, self.commit)
+
+    @property
+    def licence_called(self) -> str:
+        """The licence as catalogues and answers name it: ``mit``, ``other/acme-community``, ``none``."""
+        return licence.called(self.licence, self.licence_name)
 
     @property
     def renamed_from(self) -> str | None:

@@ -8,6 +8,10 @@ from typing import Literal, Self
 
 from onnx_fleet.entities.entry import LatencyGrid
 
+Basis = Literal["formula", "model alike", "earlier run"]
+"""What memory and time are predicted from: the sizes of the model's files alone, also that the plan has another model
+of the same kind, whose graphs, proof and latency it can take over, or also what its steps took in an earlier run."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepCost:
@@ -40,12 +44,10 @@ class Estimate:
     """The time of all steps, one after the other."""
     steps: Mapping[str, StepCost]
     """The prediction of each step, by its name in records."""
-    basis: Literal["formula", "earlier run"]
-    """What memory and time are predicted from: the sizes of the model's files alone, or also what its steps took in an
-    earlier run."""
+    basis: Basis
 
     @classmethod
-    def of(cls, steps: Mapping[str, StepCost], *, basis: Literal["formula", "earlier run"]) -> Self:
+    def of(cls, steps: Mapping[str, StepCost], *, basis: Basis) -> Self:
         """Sum the steps up."""
         return cls(
             memory_bytes=max(cost.memory_bytes for cost in steps.values()),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from pydantic import ConfigDict
+from pydantic import AwareDatetime, ConfigDict
 
 from onnx_fleet.entities.naming import ref_of
 from onnx_fleet.entities.provider import report_name
@@ -50,6 +50,21 @@ class CheckRow:
     detail: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FullProof:
+    """A whole proof that others rest on: of a bundle whose graphs are the same but for the values of their weights."""
+
+    model_id: str
+    version: str
+    proven_at: AwareDatetime
+    comparisons: int
+
+    @property
+    def origin(self) -> str:
+        """Name the proof for people: ``acme/tiny@0123abcd-4567ef01, proven on 2026-11-29 by 120 comparisons``."""
+        return f"{ref_of(self)}, proven on {self.proven_at:%Y-%m-%d} by {self.comparisons} comparisons"
+
+
 _ROWS_IN_MESSAGE = 5
 
 
@@ -71,6 +86,11 @@ class ValidationReport:
     nodes_by_provider: Mapping[str, int]
     """Where the nodes really ran, by the session's profile."""
     duration_s: float
+    rests_on: FullProof | None = None
+    """The whole proof that this one repeats in part, for graphs that are the same but for their weights; None where
+    nothing was left out."""
+    why_full: str = ""
+    """Why nothing was left out although the same graphs had been proven before; empty where they had not been."""
 
     @property
     def passed(self) -> bool:

@@ -163,6 +163,8 @@ def _export(spec: GraphSpec, *, opset: int, recipe: Recipe | None, fixed: Collec
         import torch._dynamo
         from transformers.exporters.configs import OnnxConfig
 
+        from onnx_fleet.export import decomposition
+
     dynamic = {
         argument(name): {
             axis: torch.export.Dim.AUTO
@@ -178,7 +180,7 @@ def _export(spec: GraphSpec, *, opset: int, recipe: Recipe | None, fixed: Collec
     # Its entries are made and read back more slowly than most operators' shapes are worked out.
     uncached = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
     opened = shape_guards.lengths_left_open(spec.module)
-    with _translations(recipe), uncached, opened, profiling.timed_calls(_torchs_steps()):
+    with _translations(recipe), uncached, opened, decomposition.in_place(), profiling.timed_calls(_torchs_steps()):
         exported = exporter.export(_named(spec.module), example, config)  # type: ignore[arg-type]
     program: ir.Model = exported.program
     return program

@@ -57,7 +57,7 @@ def unpack(data: bytes) -> Traced:
     """
     with profiling.timed("imports"):
         import onnx
-        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+        from google.protobuf.message import DecodeError
 
     files, told = archive.unpack(data)
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
@@ -21,6 +21,8 @@ Outputs: TypeAlias = "Mapping[str, np.ndarray]"
 Size = TypeVar("Size", float, "np.ndarray")
 
 _SMALLEST_SCALE = 1e-6
+_PART = 1 << 20
+"""The number of values that are compared at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +74,13 @@ def compare(
         if name not in expected
     ]
     return tuple(rows)
+
+
+def parts(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield the values of arrays of one shape a million at a time: in float64 all logits of a batch are gigabytes."""
+    flat = [array.ravel() for array in arrays]
+    for start in range(0, flat[0].size, _PART):
+        yield tuple(each[start : start + _PART] for each in flat)
 
 
 def at_real_positions(outputs: Outputs, *, real: np.ndarray, specs: tuple[TensorSpec, ...]) -> Outputs:
@@ -134,10 +143,7 @@ def scale_of(expected: np.ndarray) -> float:
     Args:
         expected: numbers of any shape and type; values that are not finite do not count.
     """
-    import numpy as np
-
-    size = np.abs(expected[np.isfinite(expected)].astype(np.float64))
-    return min(1.0, max(float(size.max(initial=0.0)), _SMALLEST_SCALE))
+    return _scale(_largest(expected))
 
 
 def best_and_margin(values: np.ndarray, *, axis: int) -> tuple[np.ndarray, np.ndarray]:
@@ -174,27 +180,70 @@ def _compare_one(
         return case.row("shape", output=name, detail=found)
     if actual.dtype != expected.dtype:
         return case.row("dtype", output=name, detail=f"{actual.dtype} where {source} returns {expected.dtype}")
-    odd = ~np.isfinite(actual) & ~(actual == expected)
-    if odd.any():
-        return case.row("nan", output=name, detail=f"{int(odd.sum())} of {odd.size} values are not finite")
-    size = np.abs(expected.astype(np.float64))
-    largest = float(size[np.isfinite(size)].max(initial=0.0))
-    atol, rtol = case.tolerances.atol * scale_of(expected), case.tolerances.rtol
-    with np.errstate(invalid="ignore"):  # an infinity that both have is no difference
-        difference = np.where(actual == expected, 0.0, np.abs(actual.astype(np.float64) - expected))
-    allowed = atol + rtol * np.where(np.isfinite(size), size, 0.0)
-    passed = bool((difference <= allowed).all())
-    used = np.divide(difference, allowed, out=np.zeros_like(allowed), where=difference > 0)
-    far = (size >= largest / 10) & (size > 0) & np.isfinite(size)
+    odd = sum(int((~np.isfinite(own) & ~(own == wanted)).sum()) for wanted, own in parts(expected, actual))
+    if odd:
+        return case.row("nan", output=name, detail=f"{odd} of {expected.size} values are not finite")
+    largest = _largest(expected)
+    atol, rtol = case.tolerances.atol * _scale(largest), case.tolerances.rtol
+    told = [_differences(*part, atol=atol, rtol=rtol, largest=largest) for part in parts(expected, actual)]
+    passed = all(each.passed for each in told)
     return replace(
         case.row("equal" if passed else "different", output=name, detail=detail, passed=passed),
-        max_abs_diff=_finite(difference.max(initial=0.0)),
-        max_rel_diff=_finite((difference[far] / size[far]).max(initial=0.0)),
+        max_abs_diff=_most(each.absolute for each in told),
+        max_rel_diff=_most(each.relative for each in told),
         atol=atol,
-        tolerance_used=_finite(used.max(initial=0.0)),
+        tolerance_used=_most(each.used for each in told),
     )
 
 
-def _finite(value: float) -> float | None:
-    """JSON has no infinity."""
-    return float(value) if math.isfinite(value) else None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Differences:
+    """How far a part of an output's values are apart at most."""
+
+    passed: bool
+    absolute: float
+    relative: float
+    """The largest relative difference of the values that are no less than a tenth of the output's largest."""
+    used: float
+    """The largest difference as a share of what is allowed."""
+
+
+def _differences(expected: np.ndarray, actual: np.ndarray, *, atol: float, rtol: float, largest: float) -> _Differences:
+    """Subtract values in float64.
+
+    Args:
+        largest: the largest finite value of the whole output that is expected.
+    """
+    import numpy as np
+
+    size = np.abs(expected.astype(np.float64))
+    with np.errstate(invalid="ignore"):  # an infinity that both have is no difference
+        difference = np.where(actual == expected, 0.0, np.abs(actual.astype(np.float64) - expected))
+    allowed = atol + rtol * np.where(np.isfinite(size), size, 0.0)
+    used = np.divide(difference, allowed, out=np.zeros_like(allowed), where=difference > 0)
+    far = (size >= largest / 10) & (size > 0) & np.isfinite(size)
+    return _Differences(
+        passed=bool((difference <= allowed).all()),
+        absolute=float(difference.max(initial=0.0)),
+        relative=float((difference[far] / size[far]).max(initial=0.0)),
+        used=float(used.max(initial=0.0)),
+    )
+
+
+def _scale(largest: float) -> float:
+    return min(1.0, max(largest, _SMALLEST_SCALE))
+
+
+def _largest(expected: np.ndarray) -> float:
+    """Return the largest size of the values that are finite; 0 where there is none."""
+    import numpy as np
+
+    sizes = (np.abs(part[np.isfinite(part)].astype(np.float64)) for (part,) in parts(expected))
+    return max((float(size.max(initial=0.0)) for size in sizes), default=0.0)
+
+
+def _most(values: Iterable[float]) -> float | None:
+    """Return the largest of some values, None where that is no number: JSON has neither infinity nor NaN."""
+    told = list(values)
+    most = math.nan if any(map(math.isnan, told)) else max(told, default=0.0)
+    return most if math.isfinite(most) else None

@@ -107,7 +107,7 @@ def _files(path: Path) -> tuple[Path, tuple[Path, ...]]:
 
 def _load(path: Path) -> onnx.ModelProto:
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
 
     try:
         model = onnx.load(path, load_external_data=False)

@@ -64,7 +64,8 @@ _METHOD = {
     "warm_up": f"until the median of {timing.WINDOW} runs is no longer below that of the {timing.WINDOW} before them by"
     f" more than {timing.STILL_FALLING:.0%}",
     "order": f"every variant of a graph and PyTorch eager in turns, {timing.BLOCKS} blocks each, which begin"
-    " when no thread of the one before spins any more; the first run, and those of the first 10 ms, are not counted;"
+    " when no thread of the one before spins any more; the first run, and those of the first 10 ms, are not counted"
+    " unless a run takes 100 ms;"
     f" {timing.BLOCKS} blocks more where they are not as precise as the entry wants",
     "percentiles": "numpy.quantile, linear interpolation (Hyndman and Fan 7)",
     "intervals": f"{timing.CONFIDENCE:.0%}, between order statistics (binomial); of the ratio, over the blocks'"

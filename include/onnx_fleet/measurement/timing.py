@@ -36,6 +36,8 @@ _BUSY_SHARE = 0.2
 """The share of one core below which a process counts as waiting."""
 _MOST_REST_S = 0.5
 _SETTLE_S = 0.01
+_SLOW_MS = 100.0
+"""The length of a call, in milliseconds, from which on the pool that wakes up in its first run is lost in its noise."""
 _SHORT_WARMUP_S = 0.2
 """The most time in which a call becomes warm of which only a few runs are timed."""
 
@@ -48,6 +50,11 @@ class WarmUp:
     settled: bool
     """Whether the runs had stopped becoming faster; False where time ran out first."""
     fastest_ms: float
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether a call takes so long that its first run after a rest is like the others."""
+        return self.fastest_ms >= _SLOW_MS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +84,8 @@ def take_turns(
     """Time calls in turns, in blocks, so that a change of the machine's load meets all of them.
 
     Each block begins when the threads of the call before it have stopped spinning; its first run is not counted, nor
-    are those of its first 10 ms: a pool that slept wakes up in them.
+    are those of its first 10 ms: a pool that slept wakes up in them. Of a call that takes a tenth of a second every run
+    is counted.
 
     Args:
         warmup_runs: the least warm-up runs of each call; more follow until it stops becoming faster.
@@ -93,7 +101,8 @@ def take_turns(
     rest()
     warm = [warm_up(call, least=warmup_runs, budget_s=budget_s * _WARMUP_SHARE / len(calls)) for call in calls]
     round_s = sum(each.fastest_ms for each in warm) / 1e3
-    affordable = max(1, int(budget_s / (BLOCKS * round_s)) - 1) if round_s else timed_runs
+    settling_s = sum(each.fastest_ms for each in warm if not each.is_slow) / 1e3
+    affordable = max(1, int((budget_s / BLOCKS - settling_s) / round_s)) if round_s else timed_runs
     runs = min(timed_runs, BLOCKS * affordable)
     blocks: list[list[np.ndarray]] = [[] for _ in calls]
     deadline = time.perf_counter() + budget_s
@@ -103,9 +112,10 @@ def take_turns(
                 if between:
                     rest()
                     between()
-                for call, taken in zip(calls, blocks, strict=True):
+                for call, warmed, taken in zip(calls, warm, blocks, strict=True):
                     rest()
-                    _settle(call)
+                    if not warmed.is_slow:
+                        _settle(call)
                     taken.append(np.array([_time_ms(call) for _ in range(size)]))
             if precision is not None and (
                 time.perf_counter() >= deadline or all(_is_narrow(np.concatenate(taken), precision) for taken in blocks)

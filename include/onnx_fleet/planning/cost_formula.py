@@ -8,7 +8,7 @@ of two cores. Seconds are those of a task with an interpreter of its own, as Air
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from onnx_fleet.entities.sizing import SizingFacts, StepCost
@@ -35,10 +35,16 @@ _CALL_S: Final = 0.001
 _POINT_S: Final = 10.0
 """The budget of two calls at one point: see measurement.timing."""
 _LEAST_RUNS: Final = 12
-"""The runs that a point has however slow the model is: a first one, and one that counts, in each of six blocks."""
-_REST_S: Final = 0.3
+"""The runs of a point whose calls are short: a first one, and one that counts, in each of six blocks."""
+_LEAST_SLOW_RUNS: Final = 7
+"""The runs of a point whose calls are slow: one to become warm, and one in each block."""
+_SLOW_S: Final = 0.1
+"""The length of a slow call: see measurement.timing."""
+_REST_S: Final = 0.05
 """What each block of each call waits for the threads of the one before it."""
 _BLOCKS: Final = 6
+_REPEATED: Final = 0.5
+"""The share of a proof's time that is saved where it repeats another one with other weights."""
 _IMAGE_TOKENS: Final = 200
 """About as many tokens as an image is to a model that cuts it into patches of 16 pixels."""
 
@@ -56,7 +62,9 @@ class _Fit:
     """The bytes of memory that a validation takes for each of the first float32 bytes."""
     validate_s: float
     """The seconds of a validation for each GB of float32 weights."""
-    variant_s: float = 110.0
+    judged: float = 5.0
+    """The bytes of memory that making and judging variants takes for each float32 byte."""
+    variant_s: float = 28.0
     """The seconds in which one variant is made and judged, for each GB of float32 weights."""
     measured: float
     """The bytes of memory that a measurement takes for each float32 byte."""
@@ -66,10 +74,10 @@ class _Fit:
     """Whether one token is generated at each point, too."""
 
 
-_ENCODER: Final = _Fit(steep=5.0, validate_s=46.0, measured=2.4)
-_DECODER: Final = _Fit(steep=14.4, validate_s=95.0, measured=3.0, step_by_step=True)
-_SEQ2SEQ: Final = _Fit(graphs=2, steep=10.4, validate_s=100.0, measured=3.0, step_by_step=True)
-_VISION: Final = _Fit(steep=5.0, validate_s=46.0, measured=2.4, by_token=False)
+_ENCODER: Final = _Fit(steep=2.6, validate_s=46.0, measured=2.4)
+_DECODER: Final = _Fit(steep=4.9, judged=7.0, validate_s=95.0, measured=3.0, step_by_step=True)
+_SEQ2SEQ: Final = _Fit(graphs=2, steep=5.0, judged=7.0, validate_s=100.0, measured=3.0, step_by_step=True)
+_VISION: Final = _Fit(steep=2.6, validate_s=46.0, measured=2.4, by_token=False)
 
 _FITS: Final[Mapping[str, _Fit]] = {
     "encoder": _ENCODER,
@@ -77,7 +85,7 @@ _FITS: Final[Mapping[str, _Fit]] = {
     "seq2seq": _SEQ2SEQ,
     "vision": _VISION,
     "speech": _SEQ2SEQ,
-    "dual": _Fit(graphs=3, steep=5.0, validate_s=60.0, measured=2.4),
+    "dual": _Fit(graphs=3, steep=2.6, validate_s=60.0, measured=2.4),
     "vlm": _DECODER,
 }
 """By family; docs/operations.md says which of them were measured."""
@@ -100,7 +108,10 @@ def predict(facts: SizingFacts) -> dict[str, StepCost]:
             seconds=_START_S + 6 * fit.graphs + facts.download_bytes / _TRANSFER_BYTES_S + weights / GB,
         ),
         "validate": _cost(
-            memory=_TORCH_BYTES + fit.steep * steep + _LARGE_SLOPE * (weights - steep),
+            memory=max(
+                _TORCH_BYTES + fit.steep * steep + _LARGE_SLOPE * (weights - steep),
+                _LIGHT_BYTES + fit.judged * weights if variants else 0,
+            ),
             disk=all_bytes,
             seconds=_START_S + (fit.validate_s + fit.variant_s * len(variants)) * weights / GB + 3 * len(variants),
         ),
@@ -121,6 +132,17 @@ def predict(facts: SizingFacts) -> dict[str, StepCost]:
     }
 
 
+def predict_alike(facts: SizingFacts) -> dict[str, StepCost]:
+    """Return what the steps take of a model that takes over the graphs, the proof and the latency of one before it."""
+    first, fit, gigabytes = predict(facts), _FITS.get(facts.family, _ENCODER), facts.float32_bytes / GB
+    seconds = {
+        "export": _LIGHT_START_S + facts.download_bytes / _TRANSFER_BYTES_S + gigabytes,
+        "validate": first["validate"].seconds - _REPEATED * fit.validate_s * gigabytes,
+        "measure": _LIGHT_START_S + (1 + gigabytes) * len({FP32, *facts.variants}),
+    }
+    return first | {name: replace(first[name], seconds=round(taken, 1)) for name, taken in seconds.items()}
+
+
 def _cost(*, memory: float, disk: float, seconds: float) -> StepCost:
     return StepCost(memory_bytes=int(memory), disk_bytes=int(disk), seconds=round(seconds, 1))
 
@@ -137,7 +159,8 @@ def _timing_s(facts: SizingFacts, fit: _Fit, *, calls: int = 2, within_s: float 
     grid, total, points = facts.latency, 0.0, tuple(_tokens(facts, fit))
     for tokens in points:
         run_s = _CALL_S + 2 * (facts.float32_bytes / 4) * tokens / _FLOPS
-        least, wanted = (grid.warmup_runs + _LEAST_RUNS, grid.warmup_runs + grid.timed_runs + _BLOCKS)
+        least = _LEAST_SLOW_RUNS if run_s >= _SLOW_S else grid.warmup_runs + _LEAST_RUNS
+        wanted = grid.warmup_runs + grid.timed_runs + _BLOCKS
         budget_s = _POINT_S * calls / 2
         if within_s is not None:
             budget_s = min(budget_s, within_s / len(points))

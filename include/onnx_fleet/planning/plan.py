@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from onnx_fleet import recipes
@@ -10,8 +10,15 @@ from onnx_fleet.entities.resolved_model import ResolvedModel
 from onnx_fleet.entities.tasks import TASKS
 from onnx_fleet.entities.variant import FP32
 from onnx_fleet.entities.work_item import Plan, Refusal, State, WorkItem
-from onnx_fleet.errors import DuplicateModel, ExportUnsupported, OnnxFleetError
-from onnx_fleet.planning import changes, published_state, toolchain
+from onnx_fleet.errors import (
+    BundleCorrupt,
+    DuplicateModel,
+    ExportUnsupported,
+    LicenceRefused,
+    LicenceUnapproved,
+    OnnxFleetError,
+)
+from onnx_fleet.planning import changes, licence_policy, published_state, toolchain
 from onnx_fleet.planning.calibration import source as calibration_source
 from onnx_fleet.planning.compatibility import misfit
 from onnx_fleet.planning.fingerprint import fingerprint, version_of
@@ -47,12 +54,14 @@ def plan(
             accepted[model.repo_id.lower()] = model
         else:
             refusals.append(refusal)
-    items = at_once(
-        lambda model: _with_both_ids(_item(model, store=store, force=force, channel=channel, tools=tools)),
+    planned = at_once(
+        lambda model: _planned(model, store=store, force=force, channel=channel, tools=tools),
         accepted.values(),
         threads="plan",
     )
-    return Plan(items=tuple(items), refusals=tuple(sorted(refusals, key=lambda refusal: refusal.repo_id.lower())))
+    items = tuple(each for each in planned if isinstance(each, WorkItem))
+    refusals += [each for each in planned if isinstance(each, Refusal)]
+    return Plan(items=items, refusals=tuple(sorted(refusals, key=lambda refusal: refusal.repo_id.lower())))
 
 
 def _refuse(model: ResolvedModel, *, same: ResolvedModel | None) -> Refusal | None:
@@ -78,6 +87,16 @@ def _misfit(model: ResolvedModel) -> str | None:
     entry = model.entry
     tuned_with = entry.calibration if set(entry.variants) != {FP32} else None
     return misfit(model.task, recipe=entry.recipe, decoder_form=entry.decoder_form, calibrated=tuned_with)
+
+
+def _planned(
+    model: ResolvedModel, *, store: ObjectStore, force: str | None, channel: str, tools: Mapping[str, str]
+) -> WorkItem | Refusal:
+    try:
+        licence_policy.require_approved(model, store=store)
+        return _with_both_ids(_item(model, store=store, force=force, channel=channel, tools=tools))
+    except (LicenceUnapproved, LicenceRefused, BundleCorrupt) as err:
+        return Refusal.of(model.repo_id, err, step="plan", commit=model.commit)
 
 
 def _item(
@@ -112,8 +131,12 @@ def _item(
     wanted = item("new", "nothing is published yet", rebuild=force)
     latest = published_state.channel(store, model.repo_id, channel)
     current = None
+    if latest is None or latest.version != wanted.version:
+        wanted = _undeleted(wanted, lambda reason, rebuild: item("new", reason, rebuild=rebuild), store=store)
     if latest is not None and latest.version != wanted.version:
         current = published_state.manifest(store, model.repo_id, version=latest.version)
+        if current is not None:
+            licence_policy.require_unchanged(model, since=current, version=latest.version, store=store)
     if current is not None and force is None and current.bundle.rebuild is not None:
         # Without this the next run would move the channel back from a forced re-export to the version before it.
         again = item(
@@ -132,7 +155,22 @@ def _item(
         return replace(wanted, state="changed", cause="own", reason=f"a re-export was asked for: {force}")
     if current is None:
         return replace(wanted, state="changed", cause="own", reason=f"the manifest of {latest.version} is unreadable")
-    return changes.told(wanted, since=current)
+    told = changes.told(wanted, since=current)
+    return told if wanted.rebuild is None else replace(told, reason=f"{told.reason}; {wanted.reason}")
+
+
+def _undeleted(wanted: WorkItem, item: Callable[[str, str], WorkItem], *, store: ObjectStore) -> WorkItem:
+    """Return the item with a version that was never removed: no name of a version is used twice.
+
+    What was removed is part of the next fingerprint, so that every plan comes to the same version.
+
+    Args:
+        item: makes the item anew, of its reason and of what goes into the fingerprint as ``rebuild``.
+    """
+    while published_state.is_deleted(store, wanted.model_id, version=wanted.version):
+        gone = f"{wanted.version} was deleted"
+        wanted = item(f"{gone}, and is made again as a new version", f"after {gone}")
+    return wanted
 
 
 def _with_both_ids(item: WorkItem) -> WorkItem:

@@ -11,7 +11,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from onnx_fleet.bundles import channels
+from onnx_fleet.bundles import channels, tombstones
 from onnx_fleet.errors import BundleNotFound
 from onnx_fleet.store import ObjectStore, layout
 
@@ -33,6 +33,7 @@ class _Bundle(_Document):
 
 class _Source(_Document):
     revision: str = ""
+    licence: str | None = None
 
 
 class _Export(_Document):
@@ -88,6 +89,11 @@ def manifest(store: ObjectStore, model_id: str, *, version: str) -> ManifestExce
 def exists(store: ObjectStore, model_id: str, *, version: str) -> bool:
     """Tell whether a version is published."""
     return store.stat(layout.manifest_key(model_id, version)) is not None
+
+
+def is_deleted(store: ObjectStore, model_id: str, *, version: str) -> bool:
+    """Tell whether a version was removed, so that no bundle can be published under its name."""
+    return tombstones.find(store, model_id, version) is not None
 
 
 def _read(store: ObjectStore, key: str, kind: type[Kind]) -> Kind | None:

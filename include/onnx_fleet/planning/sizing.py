@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from onnx_fleet import recipes
@@ -27,7 +28,7 @@ def sized(plan: Plan, *, store: ObjectStore, largest_worker: Capacity) -> Plan:
     """
     items = at_once(lambda item: _with_estimate(item, store=store), plan.items, threads="sizing")
     refusals = {item.model_id: refusal for item in items if (refusal := _refuse(item, largest_worker))}
-    kept = sorted((item for item in items if item.model_id not in refusals), key=_order)
+    kept = sorted(_alike(sorted((item for item in items if item.model_id not in refusals), key=_order)), key=_order)
     together = sorted((*plan.refusals, *refusals.values()), key=lambda refusal: refusal.repo_id.lower())
     return replace(plan, items=tuple(kept), refusals=tuple(together))
 
@@ -85,6 +86,27 @@ def _with_estimate(item: WorkItem, *, store: ObjectStore) -> WorkItem:
     if item.state == "unchanged":
         return item
     return replace(item, estimate=estimate(facts_of(item), earlier=costs.find(store, item.model_id)))
+
+
+def _alike(items: Sequence[WorkItem]) -> Iterator[WorkItem]:
+    """Yield the items, those of a kind that was made before them with what they take then."""
+    seen = {_kind(item) for item in items if item.state == "unchanged"}
+    for item in items:
+        entry, kind = item.model.entry, _kind(item)
+        takes_over = entry.latency.reuse != "never" and entry.proof != "full" and item.rebuild is None
+        if item.estimate and item.estimate.basis == "formula" and takes_over and kind in seen:
+            steps = cost_formula.predict_alike(facts_of(item))
+            yield replace(item, estimate=Estimate.of(steps, basis="model alike"))
+        else:
+            yield item
+        seen.add(kind)
+
+
+def _kind(item: WorkItem) -> tuple[object, ...]:
+    """Return what two models have in common that probably have the same graphs: whether they do, their export finds."""
+    model = item.model
+    facts = replace(facts_of(item), download_bytes=0, replaces=False)
+    return model.architecture, model.task, model.entry.recipe, facts
 
 
 def _scaled(taken: StepCost, *, now: StepCost, before: StepCost) -> StepCost:

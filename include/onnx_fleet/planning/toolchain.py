@@ -9,7 +9,7 @@ from typing import Final
 
 from onnx_fleet.errors import ExportUnsupported
 
-EXPORT_FORMAT: Final = 6
+EXPORT_FORMAT: Final = 7
 """The number of our own format; raise it whenever our code comes to write other bytes for the same model, and every
 bundle is made anew."""
 

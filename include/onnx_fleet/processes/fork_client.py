@@ -11,11 +11,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
-REFUSED = 3
+_FORKS: Final = sys.platform == "linux"
+"""Whether anything is forked: frameworks of macOS do not survive it."""
+REFUSED: Final = 3
 """The exit status of a server from which nothing can be forked safely."""
 
 _SERVER = "onnx_fleet.processes.fork_server"
@@ -71,13 +74,12 @@ class _Circumstances:
 class _Server:
     """One server's process, and the only way to it."""
 
-    def __init__(self, circumstances: _Circumstances, *, imports: Sequence[str]) -> None:
+    def __init__(self, circumstances: _Circumstances) -> None:
         self.circumstances = circumstances
-        self.imports = tuple(imports)
         self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", _SERVER, str(theirs.fileno()), str(os.getpid()), *imports],
+                [sys.executable, "-m", _SERVER, str(theirs.fileno()), str(os.getpid())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -93,7 +95,7 @@ class _Server:
     def refused(self) -> bool:
         return self._process.poll() == REFUSED
 
-    def order(self, arguments: Sequence[str], *, output: BinaryIO) -> socket.socket:
+    def order(self, arguments: Sequence[str], *, output: BinaryIO, imports: Sequence[str]) -> socket.socket:
         """Ask for a process; through the socket that is returned comes its pid, and then how it ended.
 
         Raises:
@@ -102,7 +104,8 @@ class _Server:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs:
-                socket.send_fds(self._orders, [json.dumps(arguments).encode()], [output.fileno(), theirs.fileno()])
+                order = json.dumps({"arguments": arguments, "imports": imports}).encode()
+                socket.send_fds(self._orders, [order], [output.fileno(), theirs.fileno()])
         except OSError:
             ours.close()
             raise
@@ -130,6 +133,13 @@ _server: _Server | None = None
 _former: list[_Server] = []
 
 
+def prepare() -> None:
+    """Have a server begin with its imports, for steps that are about to be started; it imports beside this process."""
+    if _FORKS:
+        with _lock, suppress(OSError):
+            _serving(_Circumstances.here())
+
+
 def start(arguments: Sequence[str], *, output: BinaryIO, imports: Sequence[str] = ()) -> ForkedProcess | None:
     """Call ``isolation.answer(*arguments)`` in a process that is as good as new, but for its imports.
 
@@ -138,18 +148,21 @@ def start(arguments: Sequence[str], *, output: BinaryIO, imports: Sequence[str] 
     Returns:
         None where nothing can be forked safely: the caller then starts an interpreter.
     """
-    if sys.platform != "linux":
-        return None  # macOS: its own frameworks do not survive a fork
+    if not _FORKS:
+        return None
     try:
         with _lock:
-            server = _serving(_Circumstances.here(), imports)
-            answers = server.order(arguments, output=output)
+            server = _serving(_Circumstances.here())
+            answers = server.order(arguments, output=output, imports=imports)
     except OSError:
         return None
     try:
         answers.settimeout(_PREPARING_TIMEOUT_S)
         report = answers.recv(_REPORT_BYTES)
-    except (TimeoutError, ConnectionError):
+    except TimeoutError:
+        server.kill()
+        report = b""
+    except ConnectionError:
         report = b""
     except BaseException:
         server.kill()  # nobody knows the pid of what it forks now
@@ -158,21 +171,20 @@ def start(arguments: Sequence[str], *, output: BinaryIO, imports: Sequence[str] 
     if "pid" in told:
         return ForkedProcess(told["pid"], server=answers)
     answers.close()
-    server.end()
     return None
 
 
-def _serving(circumstances: _Circumstances, imports: Sequence[str]) -> _Server:
-    """Return a server of these circumstances that has imported all of this; another one is let go."""
+def _serving(circumstances: _Circumstances) -> _Server:
+    """Return a server of these circumstances; another one is let go."""
     global _server
-    fits = _server and _server.circumstances == circumstances and set(imports) <= set(_server.imports)
+    fits = _server and _server.circumstances == circumstances
     if _server and fits and (_server.refused or not _server.ended):
         return _server
     if _server:
         _server.close()
         _former.append(_server)
     _former[:] = [server for server in _former if not server.ended]
-    _server = _Server(circumstances, imports=imports)
+    _server = _Server(circumstances)
     return _server
 
 
@@ -193,5 +205,5 @@ def _forget() -> None:
 
 
 atexit.register(_close)
-if sys.platform == "linux":
+if _FORKS:
     os.register_at_fork(after_in_child=_forget)

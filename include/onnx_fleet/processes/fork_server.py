@@ -22,20 +22,8 @@ from typing import NoReturn
 from onnx_fleet.processes import isolation
 from onnx_fleet.processes.fork_client import REFUSED
 
-_IMPORTS = (
-    "torch",
-    "torch._dynamo",
-    "torch.export._trace",
-    "torch.onnx._internal.exporter._core",
-    "onnxscript.optimizer",
-    "onnxscript.rewriter",
-    "transformers.modeling_utils",
-    "transformers.exporters.exporter_onnx",
-    "transformers.models.auto.modeling_auto",
-    "matplotlib.backends.backend_svg",
-    "matplotlib.figure",
-)
-"""The libraries of export, validate and measure, but for onnxruntime: importing that starts a thread."""
+_IMPORTS = ("torch", "transformers.modeling_utils", "transformers.models.auto.modeling_auto")
+"""What every step needs that loads a model; what only some of them need is imported when the first one is ordered."""
 
 _ORDER_BYTES = 1 << 16
 
@@ -43,12 +31,15 @@ _ORDER_BYTES = 1 << 16
 def serve(control: socket.socket, owner: int) -> None:
     """Fork a process for each order, and tell its sender how it ended; until the owner closes the socket, or is gone.
 
+    An order that this process cannot get ready for is the last one; what was forked before runs on.
+
     Args:
-        control: takes orders: a JSON list of arguments, with the file for the output and the socket for the answer.
+        control: takes orders: the arguments and the modules to import, in JSON, with the file for the output and the
+            socket for the answer.
         owner: the owner's pidfd.
     """
     calls: dict[int, tuple[int, socket.socket]] = {}
-    open_ = True
+    open_ = is_ready = True
     with selectors.DefaultSelector() as selector:
         selector.register(control, selectors.EVENT_READ)
         selector.register(owner, selectors.EVENT_READ)
@@ -61,14 +52,35 @@ def serve(control: socket.socket, owner: int) -> None:
                     _settle(key.fd, *calls.pop(key.fd))
                     continue
                 data, files, _, _ = socket.recv_fds(control, _ORDER_BYTES, 2)
-                if not data:
+                order = json.loads(data) if data else None
+                is_ready = order is None or _get_ready(order["imports"])
+                if order is None or not is_ready:
                     selector.unregister(control)
+                    control.close()
+                    for file in files:
+                        os.close(file)
                     open_ = False
                     continue
-                pid = _fork(json.loads(data), files)
+                pid = _fork(order["arguments"], files)
                 child = os.pidfd_open(pid)
                 calls[child] = pid, socket.socket(fileno=files[1])
                 selector.register(child, selectors.EVENT_READ)
+    if not is_ready:
+        os._exit(REFUSED)
+
+
+def _get_ready(modules: Sequence[str]) -> bool:
+    """Import what is not imported yet; say whether this process can be forked then."""
+    if all(name in sys.modules for name in modules):
+        return True
+    try:
+        for name in modules:
+            importlib.import_module(name)
+    except Exception:  # noqa: BLE001  the step's own process says it in its log
+        return False
+    gc.collect()
+    gc.freeze()  # or a child's first collection copies every page of it
+    return _is_alone()
 
 
 def _settle(child: int, pid: int, caller: socket.socket) -> None:
@@ -123,19 +135,12 @@ def _is_alone() -> bool:
     return len(os.listdir("/proc/self/task")) == 1  # noqa: PTH208
 
 
-def _main(control: str, owner: str, *imports: str) -> NoReturn:
+def _main(control: str, owner: str) -> NoReturn:
     isolation.die_with_parent()  # whose thread waits for the first step's pid until all is imported
-    try:
-        watched = os.pidfd_open(int(owner))
-        for name in (*_IMPORTS, *imports):
-            importlib.import_module(name)
-    except Exception:  # noqa: BLE001  the step's own process says it in its log
-        os._exit(REFUSED)
-    if os.getppid() != int(owner) or not _is_alone():
+    watched = os.pidfd_open(int(owner))
+    if not _get_ready(_IMPORTS) or os.getppid() != int(owner):
         os._exit(REFUSED)
     isolation.die_with_parent(from_now_on=False)
-    gc.collect()
-    gc.freeze()  # or a child's first collection copies every page of it
     serve(socket.socket(fileno=int(control)), watched)
     os._exit(0)
 

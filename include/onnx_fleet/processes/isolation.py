@@ -16,11 +16,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import typing
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, Protocol, TypeVar
@@ -54,7 +56,7 @@ class Limits:
     """Whether a server to fork from may be made; where the next step with torch comes from another process, it would be
     made for one step."""
     imports: tuple[str, ...] = ()
-    """The modules of ours that a server to fork from imports, beside torch and transformers."""
+    """The modules that a server to fork from imports, beside torch and transformers."""
 
 
 STEP_TIMEOUT_S = 3600
@@ -86,6 +88,30 @@ class _Process(Protocol):
     def wait(self, timeout: float | None = None) -> int: ...
 
 
+_stop: ContextVar[threading.Event | None] = ContextVar("stop", default=None)
+
+
+@contextmanager
+def stoppable() -> Iterator[threading.Event]:
+    """Yield an event: once it is set, calls of run that the block waits for end their processes and are interrupted.
+
+    That is for those who wait in other threads with a copy of the block's context: only the main one is interrupted by
+    Ctrl+C.
+    """
+    stop = threading.Event()
+    token = _stop.set(stop)
+    try:
+        yield stop
+    finally:
+        _stop.reset(token)
+
+
+def prepare(limits: Limits) -> None:
+    """Have torch imported for calls of run that need it, while this process does something else."""
+    if limits.may_be_forked:
+        fork_client.prepare()
+
+
 def run(function: Callable[[Q], R], request: Q, *, limits: Limits, log: Path, with_torch: bool = False) -> Outcome[R]:
     """Call ``function(request)`` in a new Python process; progress.tell() there is told here, to whoever listens.
 
@@ -98,6 +124,7 @@ def run(function: Callable[[Q], R], request: Q, *, limits: Limits, log: Path, wi
         WorkerOutOfResources: the memory limit was passed, or the system killed the process.
         StepTimedOut: the time limit was passed.
         StepCrashed: the process died, or raised something that is not ours.
+        KeyboardInterrupt: it was stopped.
     """
     name = f"{function.__module__}:{function.__qualname__}"
     started = time.monotonic()
@@ -157,6 +184,8 @@ def _watch(process: _Process, *, name: str, limits: Limits, log: Path, told: Pat
                 logging.getLogger(__name__).info("%s: %s", name, now)
         if has_ended:
             return peak_bytes
+        if (stop := _stop.get()) and stop.is_set():
+            raise KeyboardInterrupt
         peak_bytes = max(peak_bytes, _resident_bytes(process.pid))
         peak_memory.saw_process(peak_bytes)
         if limits.memory_bytes is not None and peak_bytes > limits.memory_bytes:

@@ -21,7 +21,7 @@ from typing import ClassVar, Final, Literal
 from pydantic import AwareDatetime, ConfigDict
 
 from onnx_fleet import jsonio
-from onnx_fleet.bundles import bundle, channels, manifest, publish, pull, report_summaries, verify
+from onnx_fleet.bundles import bundle, channels, listing, manifest, pull, report_summaries, verify
 from onnx_fleet.bundles.bundle import Bundle, Ref
 from onnx_fleet.bundles.manifest import CheckSummary, Manifest
 from onnx_fleet.bundles.stage import Stage
@@ -48,7 +48,7 @@ from onnx_fleet.errors import (
 )
 from onnx_fleet.planning import toolchain
 from onnx_fleet.processes import isolation
-from onnx_fleet.runs import restored_stage, steps
+from onnx_fleet.runs import proving, restored_stage
 from onnx_fleet.runs.restored_stage import Trust
 from onnx_fleet.runs.services import Services
 from onnx_fleet.store import ObjectStore, Progress, layout
@@ -169,7 +169,7 @@ def choose(
     patterns = [pattern.lower() for pattern in only]
     trusted = {entry.repo_id.lower(): entry for entry in entries}
     found = []
-    wanted = publish.list_models(store, only=patterns)
+    wanted = listing.list_models(store, only=patterns)
     if patterns and not wanted:
         raise BundleNotFound(f"{store.address}: no published model matches {', '.join(patterns)}")
     for model in wanted:
@@ -262,7 +262,7 @@ def _examine(found: Bundle, target: Target, *, services: Services, progress: Pro
 def _prove(stage: Stage, made: Manifest, *, services: Services) -> _Finding:
     """Compare the fp32 graphs with PyTorch, then each variant with them."""
     try:
-        report = steps.validate_graphs(stage, services=services)
+        report = proving.validate_graphs(stage, services=services, full=True)
     except ValidationFailed as err:
         return _Finding(verdict="failed", reason=str(err))
     checks = tuple(report_summaries.summaries(report))
@@ -281,7 +281,7 @@ def _prove(stage: Stage, made: Manifest, *, services: Services) -> _Finding:
 def _judge(stage: Stage, *, services: Services) -> tuple[VariantVerdict, ...]:
     return tuple(
         VariantVerdict(variant=each.variant, passed=each.status == "published", reason=each.reason)
-        for each in steps.judge_variants(stage, services=services).verdicts
+        for each in proving.judge_variants(stage, services=services).verdicts
     )
 
 

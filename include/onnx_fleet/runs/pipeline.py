@@ -6,12 +6,14 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Literal
 
 from onnx_fleet.bundles import bundle, costs, feed, publish, renames
 from onnx_fleet.bundles.bundle import Bundle, Ref
 from onnx_fleet.bundles.manifest import Provenance
 from onnx_fleet.bundles.publish import Publication
+from onnx_fleet.bundles.signing_key import SigningKey
 from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.channel_move import Actor
 from onnx_fleet.entities.entry import Entry
@@ -54,7 +56,9 @@ def process(
     services: Services,
     provenance: Provenance,
     by: Actor,
+    machine: Path,
     channel: str = bundle.LATEST,
+    signing_key: SigningKey | None = None,
     on_step: Callable[[StepName], None] = lambda step: None,
     on_wait: Callable[[str], None] = lambda reason: None,
     progress: Progress | None = None,
@@ -65,6 +69,8 @@ def process(
 
     Args:
         by: who moves the channel.
+        machine: the folder in which steps that measure lock out the others of this machine.
+        signing_key: what the bundle is signed with; None signs nothing.
         on_step: is told when a step begins.
         on_wait: is told why the model is waited for.
         progress: is told of the download and the upload, in bytes.
@@ -77,12 +83,20 @@ def process(
     except OnnxFleetError as err:
         error, message = type(err).__name__, str(err)
         return record_of_failure(stage, step="export", error=error, message=message, spent={})
-    job = Job(stage=stage, services=services, provenance=provenance, by=by, channel=channel, progress=progress)
+    job = Job(
+        stage=stage,
+        services=services,
+        provenance=provenance,
+        by=by,
+        channel=channel,
+        progress=progress,
+        signing_key=signing_key,
+    )
     with claims.renewed(item.model_id, run=run, store=store):
-        return _made(item, job, on_step=on_step)
+        return _made(item, job, machine=machine, on_step=on_step)
 
 
-def _made(item: WorkItem, job: Job, *, on_step: Callable[[StepName], None]) -> Record:
+def _made(item: WorkItem, job: Job, *, machine: Path, on_step: Callable[[StepName], None]) -> Record:
     """Take a model that is claimed through its steps."""
     stage = job.stage
     spent = Spending()
@@ -90,7 +104,7 @@ def _made(item: WorkItem, job: Job, *, on_step: Callable[[StepName], None]) -> R
         on_step(step.name)
         try:
             with spent.counted(step.name) as count:
-                step.take(job)
+                count.take(step, job, machine=machine)
                 count.disk_bytes = spending.disk_bytes(stage)
         except Exception as err:
             if not isinstance(err, OnnxFleetError):

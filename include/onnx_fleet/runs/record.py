@@ -75,6 +75,8 @@ class Record:
     latency_ms_p95: float | None = None
     latency_noisy: bool = False
     """Whether the machine was noisy meanwhile: another run may find other figures."""
+    proof_from: str | None = None
+    """The bundle whose whole proof this one's rests on; None where everything was compared with its own weights."""
     latency_from: str | None = None
     """The version whose graphs the percentiles were measured on, ``acme/tiny@0123abcd-4567ef01``, which are the same
     but for their weights; None where they are this bundle's own."""
@@ -166,6 +168,7 @@ def of_bundle(
         latency_ms_p50=row.latency_ms_p50 if row else None,
         latency_ms_p95=row.latency_ms_p95 if row else None,
         latency_noisy=bool(row and cpu and cpu.noise and cpu.noise.verdict == "noisy"),
+        proof_from=next((ref_of(each.rests_on) for each in manifest.validation.providers if each.rests_on), None),
         latency_from=next((ref_of(each) for each in cpu.taken_over if each.variant == FP32), None) if cpu else None,
         latency_at=row.at if row else None,
         ratio_to_torch=row.ratio_to_torch if row else None,

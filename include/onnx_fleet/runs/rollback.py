@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from onnx_fleet.bundles import bundle, channels, publish
+from onnx_fleet.bundles import bundle, channels, listing
 from onnx_fleet.bundles.bundle import Bundle, Ref
 from onnx_fleet.entities.channel_move import Actor, MoveReason
 from onnx_fleet.errors import BundleCorrupt, BundleNotFound, VersionConflict
@@ -102,7 +102,7 @@ def _successor(failed: Audit, *, services: Services, now: datetime, trust: Trust
 
 def _older(failed: Audit, *, store: ObjectStore) -> list[Bundle]:
     """Return the versions older than the one that failed, newest first; all others where its manifest is gone."""
-    models = publish.list_models(store, model_id=failed.model_id)
+    models = listing.list_models(store, model_id=failed.model_id)
     readable = {
         version: found for model in models for version in model.versions if (found := _find(failed, version, store))
     }

@@ -12,8 +12,17 @@ from dataclasses import dataclass
 from typing import Final
 
 from onnx_fleet.entities.naming import ref_of
-from onnx_fleet.runs import audit_report, causes, promotion_report, report_page, run_report, watch_report
+from onnx_fleet.runs import (
+    audit_report,
+    causes,
+    garbage_report,
+    promotion_report,
+    report_page,
+    run_report,
+    watch_report,
+)
 from onnx_fleet.runs.audit_report import AuditReport, AuditRow
+from onnx_fleet.runs.garbage import Garbage
 from onnx_fleet.runs.promotion import Promotion
 from onnx_fleet.runs.record import Record
 from onnx_fleet.runs.run_report import RunReport
@@ -59,6 +68,20 @@ def of_audit(report: AuditReport, *, page: str) -> str:
     return _listed(audit_report.title(report), troubled, page=page)
 
 
+def of_garbage(made: Garbage, *, page: str) -> str:
+    """Return the note of a collection of garbage: what went or would go, and each version that is not all gone.
+
+    Args:
+        page: the address of the report's page.
+    """
+    troubled = [
+        _Trouble(names=(ref_of(each),), outcome=f"not all removed: {each.refused[0]}")
+        for each in made.versions
+        if each.refused
+    ]
+    return _listed(garbage_report.title(made), troubled, page=page, more="; ".join(made.notes))
+
+
 def of_watch(report: WatchReport, *, page: str) -> str:
     """Return the note of a poll of the Hub: what it has found, and each model that needs a person.
 
@@ -97,6 +120,15 @@ def of_rollout(text: str, *, page: str) -> str:
         page: the address of the page that says what broke.
     """
     return f"[Rollout]({page}): " + _cut(_plain(text), LIMIT // 2)
+
+
+def of_licences(text: str) -> str:
+    """Return the note of a run that asks about licences.
+
+    Args:
+        text: what there is to be answered, or what was.
+    """
+    return _cut("Licences: " + _plain(text), LIMIT)
 
 
 def of_failure(task: str, *, error: str, message: str) -> str:

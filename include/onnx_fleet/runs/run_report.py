@@ -9,6 +9,9 @@ from datetime import UTC, datetime
 from typing import Final, get_args
 
 from onnx_fleet import jsonio
+from onnx_fleet.bundles import events, fleet_event
+from onnx_fleet.bundles.fleet_event import FleetEvent
+from onnx_fleet.entities.channel_move import Actor
 from onnx_fleet.entities.provider import CPU, CUDA, report_name
 from onnx_fleet.formatting import human_bytes, human_ms, human_s, models
 from onnx_fleet.runs import causes, report_page
@@ -105,12 +108,25 @@ def kept_prefix(run_id: str, model_id: str) -> str:
 def write(report: RunReport, *, store: ObjectStore) -> str:
     """Put the report and its pages into the store, in place of earlier ones of the same run; returns the report's key.
 
+    The events of the models that failed are told first: where the report stands, they are told.
+
     Raises:
         VersionConflict: another writer put one there meanwhile.
     """
+    events.append_all(store, [_failure(report, record) for record in report.records if record.state == "failed"])
     data = jsonio.canonical(jsonio.to_json(report))
     kept = {found.key for found in store.list(f"{key(report.run_id).removesuffix('.json')}/")}
     return put(report.run_id, data=data, markdown=markdown(report), html=html(report, kept=kept), store=store)
+
+
+def _failure(report: RunReport, record: Record) -> FleetEvent:
+    return fleet_event.of_failure(
+        record.model_id,
+        record.version,
+        by=Actor(kind="run", name=report.run_id),
+        why=" ".join(filter(None, (f"{record.ended_as}:", record.error, record.message))),
+        now=datetime.fromisoformat(report.created_at),
+    )
 
 
 def put(run_id: str, *, data: bytes, markdown: str, html: str, store: ObjectStore) -> str:
@@ -145,7 +161,7 @@ def html(report: RunReport, *, kept: Collection[str] = ()) -> str:
                 title="Models",
                 columns=_COLUMNS,
                 rows=[_row(record) for record in report.records],
-                note=latency_note(report.records),
+                note=taken_over_note(report.records),
             ),
             report_page.Table(
                 title="Variants",
@@ -194,7 +210,7 @@ def markdown(report: RunReport) -> str:
     if report.rollout:
         lines += [f"**{cell(report.rollout)}**", ""]
     lines += table(_COLUMNS, map(_row, report.records))
-    if note := latency_note(report.records):
+    if note := taken_over_note(report.records):
         lines += ["", note]
     varied = [variant_row(record, each) for record in report.records for each in record.variants]
     if varied:
@@ -256,16 +272,21 @@ def _row(record: Record) -> tuple[str, ...]:
     )
 
 
-def latency_note(records: Sequence[Record]) -> str:
-    """Say of how many models the latencies are another one's; empty where all are their own."""
-    taken = sum(record.latency_from is not None for record in records)
-    if not taken:
-        return ""
+def taken_over_note(records: Sequence[Record]) -> str:
+    """Say of how many models the proof rests on another one's, and the latencies are another one's; empty for none."""
+    proven = sum(record.location is not None for record in records)
     measured = sum(record.latency_ms_p50 is not None for record in records)
-    return (
-        f"The latencies of {taken} of {models(measured)} were measured on another model's graphs, which are the same"
-        " but for their weights; each model's latency report names it."
-    )
+    resting = sum(record.proof_from is not None for record in records)
+    taken = sum(record.latency_from is not None for record in records)
+    said = []
+    if resting:
+        said.append(
+            f"The proofs of {resting} of {models(proven)} rest on the whole proof of another model's graphs, which are"
+            " the same but for their weights: what weights and files decide was compared again."
+        )
+    if taken:
+        said.append(f"The latencies of {taken} of {models(measured)} were measured on such another model's graphs.")
+    return " ".join([*said, "Each model's reports name it."] if said else said)
 
 
 _SIZING: Final = "Taken, and predicted"

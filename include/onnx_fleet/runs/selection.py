@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from onnx_fleet import jsonio
-from onnx_fleet.bundles import publish
-from onnx_fleet.bundles.publish import PublishedModel
+from onnx_fleet.bundles import listing
+from onnx_fleet.bundles.listing import PublishedModel
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.errors import BundleNotFound, HubUnavailable
 from onnx_fleet.planning.catalogue import reader
@@ -73,7 +73,7 @@ def published(catalogue: Catalogue, *, only: Sequence[str], services: Services) 
         CatalogueInvalid, HubUnavailable, HubRateLimited, ModelGated: as entries does.
     """
     ids = {entry.repo_id.lower() for entry in entries(catalogue, Selection(only=tuple(only)), services=services)}
-    return tuple(model for model in publish.list_models(services.store) if model.model_id.lower() in ids)
+    return tuple(model for model in listing.list_models(services.store) if model.model_id.lower() in ids)
 
 
 def entries(catalogue: Catalogue, selection: Selection, *, services: Services) -> tuple[Entry, ...]:

@@ -17,16 +17,28 @@ from onnx_fleet.store import ObjectStore
 if TYPE_CHECKING:
     from onnx_fleet.source.hub_client import Hub
 
-STEP_IMPORTS = (
+EXPORT_IMPORTS = (
+    "torch._dynamo",
+    "torch.export._trace",
+    "torch.onnx._internal.exporter._core",
+    "onnxscript.optimizer",
+    "onnxscript.rewriter",
+    "transformers.exporters.exporter_onnx",
     "onnx_fleet.export.exporter",
     "onnx_fleet.export.model_tracing",
+)
+"""The modules of an export, which a process to fork steps from imports beside torch and transformers."""
+STEP_IMPORTS = (
+    "transformers.pipelines",
+    "matplotlib.backends.backend_svg",
+    "matplotlib.figure",
     "onnx_fleet.source.families.loading",
     "onnx_fleet.validation.validator",
     "onnx_fleet.validation.checks",
     "onnx_fleet.source.reference",
     "onnx_fleet.measurement.latency",
 )
-"""The modules of export, validate and measure, which a process to fork steps from imports beside torch."""
+"""The modules of validate and measure, but for onnxruntime: importing that starts a thread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +59,13 @@ class Services:
     """What the largest worker has: a model that is predicted to need more is refused by the plan."""
 
     @property
+    def export_limits(self) -> Limits:
+        """Return the limits of an export's process, with the modules that it has imported where it is forked."""
+        return replace(self.limits, imports=EXPORT_IMPORTS)
+
+    @property
     def step_limits(self) -> Limits:
-        """Return the limits of a step's process, with the modules that it has imported where it is forked."""
+        """Return the limits of another step's process, with the modules that it has imported where it is forked."""
         return replace(self.limits, imports=STEP_IMPORTS)
 
     def stage(self, item: WorkItem) -> Stage:

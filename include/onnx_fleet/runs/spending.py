@@ -5,17 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 from onnx_fleet.bundles.costs import EarlierCosts
 from onnx_fleet.bundles.manifest import Manifest
+from onnx_fleet.bundles.publish import Publication
 from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.provider import CPU
 from onnx_fleet.entities.sizing import StepCost
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.planning import sizing
+from onnx_fleet.processes import machine_lock
 from onnx_fleet.processes.peak_memory import Meter
-from onnx_fleet.runs.steps import STEPS, StepName
+from onnx_fleet.runs.steps import STEPS, Job, Step, StepName
 
 
 @dataclass(slots=True)
@@ -25,6 +29,21 @@ class Count:
     waited_s: float = 0.0
     """The seconds in which it waited for tasks that had its machine, which are not its own."""
     disk_bytes: int = 0
+
+    def take(self, step: Step, job: Job, *, machine: Path) -> Publication | None:
+        """Run a step once its machine is free for it; returns the publication of the step that makes one.
+
+        Args:
+            machine: the folder that all workers of the machine see: its locks lie there.
+        Raises:
+            OnnxFleetError: whatever the step raises.
+        """
+        alone = partial(self._alone, machine)
+        with self.behind(machine_lock.LOCKS[step.machine](machine)):
+            return step.take(replace(job, alone=alone))
+
+    def _alone(self, machine: Path) -> AbstractContextManager[None]:
+        return self.behind(machine_lock.exclusive(machine))
 
     @contextmanager
     def behind(self, lock: AbstractContextManager[None]) -> Iterator[None]:

@@ -7,8 +7,8 @@ scratch/<run>/<org>/<name>/<version>/failed/<step>/<time>.json   what a try of a
 scratch/<run>/<org>/<name>/<version>/blobs/<sha256>              the files that snapshots name
 
 A snapshot is written last, and names each file by its digest: whatever is killed, what it names is whole. The
-checkpoint's own files are not sent: each worker has them from the Hub. A file that a worker has made, or has fetched
-before, is taken from its own disk.
+checkpoint's own files are not sent: each worker has them from the Hub. A large file that the version in use has too is
+copied by the store. A file that a worker has made, or has fetched before, is taken from its own disk.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache, partial
 from pathlib import Path
 from typing import Final
 
 from onnx_fleet import jsonio
+from onnx_fleet.bundles import bundle
 from onnx_fleet.bundles.stage import PRIVATE, Stage
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import BundleNotFound, OnnxFleetError, StoreDenied
@@ -91,8 +93,8 @@ class ThroughStore:
     def write_item(self, item: WorkItem) -> None:
         if (name := item.model.entry.calibration) is not None:
             found = {_CALIBRATION + path: local for path, local in calibration.files(name).items()}
-            files = [self._sent(item, local, path, own=_of_checkpoint(item)) for path, local in found.items()]
-            self._write(self._steps(item, _PLANNED), Snapshot(files=tuple(files)))
+            files = tuple(map(self._sender(item), found.values(), found))
+            self._write(self._steps(item, _PLANNED), Snapshot(files=files))
         self._write(f"{self._about(item.model_id)}item/", item)
 
     def read_item(self, model_id: str) -> WorkItem:
@@ -222,30 +224,34 @@ class ThroughStore:
 
     def _send(self, stage: Stage, known: Mapping[str, _Known], paths: Iterable[str]) -> tuple[StagedFile, ...]:
         """Send what the store lacks of these files; return all of them."""
-        own = _of_checkpoint(stage.item)
+        send = self._sender(stage.item)
 
         def sent(path: str) -> StagedFile:
             local, before = stage.folder / path, known.get(path)
             if before and before.state == _state(local):
                 return before.file
-            return self._sent(stage.item, local, path, own=own)
+            return send(local, path)
 
         with ThreadPoolExecutor(_WORKERS, thread_name_prefix="stage") as pool:
             return tuple(pool.map(sent, paths))
 
-    def _sent(self, item: WorkItem, local: Path, path: str, *, own: Mapping[str, str]) -> StagedFile:
-        """Send a file, unless it is one of the checkpoint's own.
+    def _sender(self, item: WorkItem) -> Callable[[Path, str], StagedFile]:
+        """Return what sends a file to its place, unless it is one of the checkpoint's own, or the store can copy it."""
+        own = _of_checkpoint(item)
+        # asked for by the first large file
+        in_use = cache(partial(bundle.stored_files, item.model_id, bundle.LATEST, store=self.services.store))
 
-        Args:
-            own: what _of_checkpoint returns for the item.
-        """
-        with transfer.local_disk(str(local)):
-            size_bytes, sha256 = local.stat().st_size, transfer.hash_file(local)
-        source = own.get(f"sha256:{sha256}")
-        if source is None:
-            self.services.store.upload(self._blob(item, sha256), local, sha256=sha256)
-            self.blobs.add(sha256, local)
-        return StagedFile(path=path, size_bytes=size_bytes, sha256=sha256, source=source)
+        def send(local: Path, path: str) -> StagedFile:
+            with transfer.local_disk(str(local)):
+                size_bytes, sha256 = local.stat().st_size, transfer.hash_file(local)
+            source = own.get(f"sha256:{sha256}")
+            if source is None:
+                known = in_use().get(sha256) if size_bytes >= bundle.WORTH_COPYING else None
+                self.services.store.upload(self._blob(item, sha256), local, sha256=sha256, copy_of=known)
+                self.blobs.add(sha256, local)
+            return StagedFile(path=path, size_bytes=size_bytes, sha256=sha256, source=source)
+
+        return send
 
     def _report(self, stage: Stage, known: Mapping[str, _Known], step: StepName) -> None:
         """Leave what a step that failed has reported, for the model's record; the failure itself is more important."""

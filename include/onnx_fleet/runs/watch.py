@@ -283,7 +283,7 @@ def _finding(
     subject = at_commit(state.repo_id, state.commit)
     try:
         admission.require_id(state.repo_id, entry)
-        admission.require_licence(state.licence, entry, subject=subject)
+        admission.require_licence(state.licence, entry, subject=subject, is_whole=False)
         access.require(state, subject=subject)
     except (RefusedByRule, ModelGated, ModelNotFound) as err:
         if not changes:

@@ -8,6 +8,7 @@ from typing import Final
 
 from huggingface_hub import ModelInfo
 
+from onnx_fleet.entities import licence as naming
 from onnx_fleet.entities.entry import Entry
 from onnx_fleet.entities.resolved_model import is_renamed
 from onnx_fleet.errors import HubUnavailable, LicenceRefused, ModelGated, ModelRenamed
@@ -60,22 +61,36 @@ def require_id(repo_id: str, entry: Entry) -> None:
         )
 
 
-def require_licence(named: str | None, entry: Entry, *, subject: str) -> None:
-    """Refuse a licence that is not among the entry's.
+def licence_name(info: ModelInfo) -> str | None:
+    """Return what the model card calls its licence, beside the Hub's id of it."""
+    said = info.card_data.license_name if info.card_data is not None else None
+    return said.strip() or None if isinstance(said, str) else None
+
+
+def require_licence(
+    named: str | None, entry: Entry, *, subject: str, name: str | None = None, is_whole: bool = True
+) -> None:
+    """Refuse a licence that is not among the entry's; whether a person has approved it is not looked at.
 
     Args:
-        named: the licence that the repo names; None where it names none.
+        named: the Hub's id of the licence that the repo names; None where it names none.
+        name: what the card calls it.
+        is_whole: whether the card's name of it is known.
     Raises:
         LicenceRefused: the entry allows others only.
     """
-    if entry.allowed_licences is None or named in entry.allowed_licences:
+    called = naming.called(named, name)
+    if (
+        naming.standing(called, allowed=entry.allowed_licences, to_approve=entry.licences_to_approve, is_whole=is_whole)
+        != "refused"
+    ):
         return
     if named is None:
         raise LicenceRefused(
             f"{subject}: the model card names no licence, and allowed_licences is set; remove the entry, or clear"
             " allowed_licences for it"
         )
-    raise LicenceRefused(f"{subject}: licence {named!r} is not in allowed_licences; add it there or remove the entry")
+    raise LicenceRefused(f"{subject}: licence {called!r} is not in allowed_licences; add it there or remove the entry")
 
 
 def require_access(repo_id: str, *, gated: bool, hub: Hub, subject: str) -> None:

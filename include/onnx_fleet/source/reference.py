@@ -6,10 +6,9 @@ mask above all. A graph that lost one of them is then different, and not equal t
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +19,7 @@ from onnx_fleet.errors import ValidationFailed, WorkerOutOfResources
 from onnx_fleet.graphs import text_inputs
 from onnx_fleet.graphs.further_inputs import FurtherInput
 from onnx_fleet.graphs.text_inputs import ModelLimits
-from onnx_fleet.source import families
+from onnx_fleet.source import families, float64_modules
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -139,10 +138,14 @@ class Reference:
         module = self._whole if role is None else self._graph_modules[role]
         given = self._taken(feeds) if role is None else dict(feeds)
         wide = {name: array.astype("float64") if array.dtype.kind == "f" else array for name, array in given.items()}
-        try:
-            return self._run(copy.deepcopy(module).double(), wide)
-        except (ValidationFailed, TypeError, NotImplementedError):
-            return {}
+        fails = ValidationFailed, TypeError, NotImplementedError
+        with suppress(*fails), float64_modules.layer_by_layer(module) as in_float64:
+            outputs = self._run(in_float64, wide)
+            if not any(array.dtype == "float32" for array in outputs.values()):
+                return outputs  # else it used a weight without calling the module that has it
+        with suppress(*fails), float64_modules.copied(module) as in_float64:
+            return self._run(in_float64, wide)
+        return {}
 
     def _taken(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the feeds that the model takes.

@@ -78,7 +78,8 @@ def resolve(entry: Entry, *, hub: Hub) -> ResolvedModel:
     """
     repo = _found(entry, hub=hub)
     licence = admission.licence(repo.info)
-    admission.require_licence(licence, entry, subject=repo.subject)
+    licence_name = admission.licence_name(repo.info)
+    admission.require_licence(licence, entry, subject=repo.subject, name=licence_name)
     admission.require_access(repo.info.id, gated=bool(repo.info.gated), hub=hub, subject=repo.subject)
     repo_kind.require_transformers(
         repo.places,
@@ -112,6 +113,7 @@ def resolve(entry: Entry, *, hub: Hub) -> ResolvedModel:
         architecture=decided.architecture,
         model_type=decided.model_type,
         licence=licence,
+        licence_name=licence_name,
         gated=bool(repo.info.gated),
         files=repo.files,
         needed=wanted,

@@ -44,5 +44,5 @@ def found(address: str, capabilities: Mapping[str, Capability], *, left: tuple[s
 ONE_WINS = "Two writers cannot overwrite each other: one wins, and the other is told."
 _INSTEAD = "Use another server, or see to it that one process at a time writes, and set single_writer."
 IS_AN_ERROR = f"Each such write is an error (StoreUnsafe): two writers could overwrite each other. {_INSTEAD}"
-NOBODY_IS_TOLD = f"Two writers could overwrite each other, and none would be told. {_INSTEAD}"
+IS_IGNORED = f"The first such write of a process is an error (StoreUnsafe): it finds the same. {_INSTEAD}"
 ONE_WRITER = "single_writer is set: onnx-fleet looks, writes and reads back, which is right as long as one writes."

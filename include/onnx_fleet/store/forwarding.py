@@ -56,8 +56,8 @@ class ForwardingStore:
     def download(self, key: str, path: Path, *, progress: Progress | None = None) -> ObjectInfo:
         return self.target().download(key, path, progress=progress)
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        return self.target().list(prefix)
+    def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
+        return self.target().list(prefix, after=after)
 
     def delete(self, key: str) -> None:
         self.target().delete(key)

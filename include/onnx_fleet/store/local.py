@@ -10,7 +10,7 @@ import errno
 import hashlib
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -135,14 +135,19 @@ class LocalStore:
         )
         return info
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
         keys.checked_prefix(prefix)
         start = self._root.joinpath(*prefix.split("/")[:-1])
+
+        def before(folder: Path) -> bool:
+            first = f"{folder.relative_to(self._root).as_posix()}/"
+            return first < after and not after.startswith(first)
+
         with transfer.local_disk(str(start)):
             self._require_parent()
-            for path in _files(start):
+            for path in _files(start, left_out=before):
                 key = path.relative_to(self._root).as_posix()
-                if key.startswith(prefix) and not key.startswith(f"{PRIVATE}/"):
+                if key.startswith(prefix) and key > after and not key.startswith(f"{PRIVATE}/"):
                     with suppress(FileNotFoundError):
                         found = path.stat()
                         modified_at = datetime.fromtimestamp(found.st_mtime, UTC)
@@ -252,15 +257,20 @@ def _told(chunks: Iterator[bytes], total: int, progress: Progress | None) -> Ite
             progress(done, total)
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Yield a folder's files in the order of their POSIX paths, as S3 lists keys; a missing folder has none."""
+def _files(folder: Path, *, left_out: Callable[[Path], bool]) -> Iterator[Path]:
+    """Yield a folder's files in the order of their POSIX paths, as S3 lists keys; a missing folder has none.
+
+    Args:
+        left_out: says of a folder in it that it is not looked into.
+    """
     try:
         found = sorted(folder.iterdir(), key=lambda path: f"{path.name}/" if path.is_dir() else path.name)
     except (FileNotFoundError, NotADirectoryError):
         return
     for path in found:
         if path.is_dir() and not path.is_symlink():
-            yield from _files(path)
+            if not left_out(path):
+                yield from _files(path, left_out=left_out)
         elif path.is_file():
             yield path
 

@@ -125,8 +125,12 @@ class ObjectStore(Protocol):
             WorkerOutOfResources: the disk is full.
         """
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Yield every object whose key begins with prefix, in the order of their keys."""
+    def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
+        """Yield every object whose key begins with prefix, in the order of their keys.
+
+        Args:
+            after: only keys behind this one, which need not be there; what lies before it is not asked for.
+        """
 
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens when there is none."""

@@ -8,14 +8,16 @@ What was seen of servers, and the answer here:
 - ``If-Match`` is not implemented (501) on OpenStack Swift. Two writers in the same instant could both believe that they
   won, so that a write whose condition is refused is StoreUnsafe. With ``single_writer``, by which a deployment promises
   that there is one writer, it is compared, written and read back.
-- A server that takes a condition and ignores it cannot be told from one that holds it: ``onnx-fleet store check`` can.
+- A server that takes a condition and ignores it is found out before the first such write of a process
+  (s3_conditions.py), and is StoreUnsafe likewise.
 - CompleteMultipartUpload ignores ``If-None-Match`` on RGW 16 and moto, CopyObject on most servers but AWS: upload()
   looks first, and verifies size and digest of what stands there afterwards.
 - CopyObject is refused where a policy lets nobody read, or not implemented: the bytes are sent, then.
 - boto3's checksums are refused (RGW 411, Swift 501) or dropped: ``checksum_mode="when_required"`` sends none, and the
   digest is then taken by reading the object back.
 - CompleteMultipartUpload answers without an ETag on RGW: nothing is taken from its answer.
-- A refused HEAD has no body, so that keys which ran out look like any other 400: the reason is asked for with a GET.
+- A refused HEAD has no body, so that keys which ran out look like any other 400: the reason is asked for with a GET,
+  and where that is not refused the HEAD is sent again.
 - An answer may be lost and the request sent again by boto3: a 412 is held against what stands there.
 
 This module imports boto3; open_store imports it when an address needs it.
@@ -24,13 +26,14 @@ This module imports boto3; open_store imports it when an address needs it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
-from botocore.exceptions import BotoCoreError, ClientError
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from botocore.exceptions import ClientError, FlexibleChecksumError
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from onnx_fleet.errors import (
     BundleCorrupt,
@@ -40,7 +43,7 @@ from onnx_fleet.errors import (
     StoreUnsafe,
     VersionConflict,
 )
-from onnx_fleet.store import keys, layout, s3_checksums, s3_client, s3_errors, s3_parts, transfer
+from onnx_fleet.store import keys, layout, s3_checksums, s3_client, s3_conditions, s3_errors, s3_parts, transfer
 from onnx_fleet.store.address import S3Address, S3Settings
 from onnx_fleet.store.objects import Leftover, ObjectInfo, Progress
 from onnx_fleet.store.s3_client import S3Place
@@ -61,7 +64,15 @@ class _Raced(Exception):
 
 
 class _BrokenOff(StoreUnavailable):
-    """The answer's body ended early, which boto3 does not retry."""
+    """The answer's body ended early, which boto3 does not retry: go on from there."""
+
+
+class _Damaged(StoreUnavailable):
+    """The answer's body has another digest than the server keeps: nothing of it can be used."""
+
+
+class _Passed(StoreUnavailable):
+    """A HEAD was refused, and the same question as a GET was not: ask again."""
 
 
 class S3Store:
@@ -86,7 +97,7 @@ class S3Store:
         return self.read_tagged(key)[0]
 
     def read_tagged(self, key: str) -> tuple[bytes, str]:
-        for attempt in _again_on(_BrokenOff):
+        for attempt in _again_on(_BrokenOff, _Damaged):
             with attempt:
                 with s3_errors.translated(self._where(key)):
                     try:
@@ -175,6 +186,8 @@ class S3Store:
                 return _verified(key, head, sha256)
             if not overwrite:
                 raise self._taken(key)
+        if not overwrite:
+            self._require_conditions(key)
         sent = self._copy(copy_of, key, path, size=size, sha256=sha256, overwrite=overwrite) if copy_of else None
         if sent is None:
             sent = self._send(key, path, size=size, overwrite=overwrite, progress=progress)
@@ -190,20 +203,29 @@ class S3Store:
 
     def download(self, key: str, path: Path, *, progress: Progress | None = None) -> ObjectInfo:
         info = self._info(key)
-        for attempt in _again_on(_BrokenOff):
+        for attempt in _again_on(_BrokenOff, _Damaged):
             with attempt:
-                transfer.receive(info, path, read_from=lambda start: self._read_from(info, start), progress=progress)
+                try:
+                    transfer.receive(
+                        info, path, read_from=lambda start: self._read_from(info, start), progress=progress
+                    )
+                except _Damaged:
+                    transfer.discard_parts(path)
+                    raise
         return info
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
         keys.checked_prefix(prefix)
         base = self._base()
+        wanted: dict[str, Any] = {"StartAfter": base + after} if after else {}
         with s3_errors.translated(self._where(prefix)):
-            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._at.bucket, Prefix=base + prefix)
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._at.bucket, Prefix=base + prefix, **wanted
+            )
             for page in pages:
                 for item in page.get("Contents", ()):
                     key = item["Key"].removeprefix(base)
-                    if not key.endswith("/"):  # consoles make folders as empty objects
+                    if key > after and not key.endswith("/"):  # consoles make folders as empty objects
                         yield ObjectInfo(
                             key=key,
                             size_bytes=item["Size"],
@@ -247,24 +269,42 @@ class S3Store:
         return f"{self._at}/{key}"
 
     def _head(self, key: str) -> HeadObjectOutputTypeDef | None:
-        with s3_errors.translated(self._where(key)):
-            try:
-                found = self._client.head_object(Bucket=self._at.bucket, Key=self._key(key), **self._asking_checksums())
-            except ClientError as err:
-                self._absent(key, self._explained(key, err))
-                return None
-        self._bucket_seen = True
-        return found
+        for attempt in _again_on(_Passed):
+            with attempt, s3_errors.translated(self._where(key)):
+                try:
+                    found = self._client.head_object(
+                        Bucket=self._at.bucket, Key=self._key(key), **self._asking_checksums()
+                    )
+                except ClientError as err:
+                    self._explain(err, partial(self._read_a_byte, key))
+                    self._absent(key, err)
+                    return None
+                self._bucket_seen = True
+                return found
+        raise AssertionError("tenacity either returns or raises")
 
-    def _explained(self, key: str, err: ClientError) -> ClientError:
-        """The same refusal with its code: the answer to a HEAD has no body to name it, that to a GET has one."""
-        if s3_errors.status_of(err) in (400, 403):
-            try:
-                self._client.get_object(Bucket=self._at.bucket, Key=self._key(key), Range="bytes=0-0")["Body"].close()
-            except ClientError as told:
-                if s3_errors.status_of(told) == s3_errors.status_of(err):
-                    return told
-        return err
+    def _read_a_byte(self, key: str) -> None:
+        self._client.get_object(Bucket=self._at.bucket, Key=self._key(key), Range="bytes=0-0")["Body"].close()
+
+    def _explain(self, err: ClientError, ask: Callable[[], object]) -> None:
+        """Raise a refusal again with its code: the answer to a HEAD has no body to name it, that to a GET has one.
+
+        Args:
+            ask: the same question as a GET.
+        Raises:
+            _Passed: it is not refused by now: keys that ran out were renewed meanwhile, or the server was wrong.
+        """
+        if s3_errors.status_of(err) not in (400, 403):
+            return
+        try:
+            ask()
+        except ClientError as told:
+            if s3_errors.status_of(told) != 404:
+                raise told from err
+        raise _Passed(
+            f"{self._at}: the server answered {s3_errors.status_of(err)} to a HEAD, and at once did what it had"
+            " refused; try again, and have its log looked at where it happens often"
+        ) from err
 
     def _absent(self, key: str, err: ClientError) -> BundleNotFound:
         """Make the error for an answer that says that there is no such object; any other answer is raised again.
@@ -282,6 +322,7 @@ class S3Store:
                         f"{self._at}: there is no bucket {self._at.bucket!r}; create it, or correct the store's address"
                     ) from bucket_err
                 if s3_errors.status_of(bucket_err) != 403:  # a policy may allow the prefix and not the bucket
+                    self._explain(bucket_err, lambda: self._client.list_objects_v2(Bucket=self._at.bucket, MaxKeys=1))
                     raise
             self._bucket_seen = True
         return BundleNotFound(f"{self._where(key)}: there is no such object in the store")
@@ -312,16 +353,19 @@ class S3Store:
             with s3_errors.translated(self._where(key)):
                 yield
         except StoreUnavailable as err:
-            raise _BrokenOff(str(err)) from err.__cause__
+            damaged = isinstance(err.__cause__, FlexibleChecksumError)
+            raise (_Damaged if damaged else _BrokenOff)(str(err)) from err.__cause__
 
     def _put(self, key: str, data: bytes, condition: dict[str, str]) -> None:
         """Call PutObject; ClientErrors are the caller's, but for a 409, which is asked again."""
+        if condition:
+            self._require_conditions(key)
         sent: dict[str, Any] = {**condition, **self._encryption()}
         if self._settings.checksum_mode == "when_supported":
             sent["ChecksumSHA256"] = s3_checksums.encoded(transfer.sha256_of(data))
         try:
             for attempt in _again_on(_Raced):
-                with attempt:
+                with attempt, s3_errors.translated_but_answers(self._where(key)):
                     try:
                         self._client.put_object(Bucket=self._at.bucket, Key=self._key(key), Body=data, **sent)
                     except ClientError as err:
@@ -330,8 +374,6 @@ class S3Store:
                         raise
         except _Raced as err:
             raise self._moved(key) from err
-        except BotoCoreError as err:
-            raise s3_errors.from_client(err, where=self._where(key)) from err
 
     def _put_plainly(self, key: str, data: bytes) -> None:
         with s3_errors.translated(self._where(key)):
@@ -347,6 +389,16 @@ class S3Store:
         found = self.stat(key)
         if found is None or found.etag != etag:
             raise self._moved(key)
+
+    def _require_conditions(self, key: str) -> None:
+        """Refuse to write where the server would ignore a condition, unless nobody else writes."""
+        if self._settings.single_writer or not (header := s3_conditions.ignored(self.place, self._client)):
+            return
+        raise StoreUnsafe(
+            f"{self._where(key)}: the server took a write with {header} and did it against that condition, so that two"
+            " writers would overwrite each other, and none would be told; `onnx-fleet store check` says what this"
+            " server supports; set single_writer where one process at a time writes here, or use another server"
+        )
 
     def _require_one_writer(self, key: str, condition: str, refusal: ClientError | None) -> None:
         """Refuse to write where the server does not hold the condition, unless nobody else writes."""
@@ -378,7 +430,8 @@ class S3Store:
             else:
                 client, part = self._client if overwrite else self._creating, self._part_bytes(size)
                 at, extra = {"bucket": self._at.bucket, "key": self._key(key)}, self._of_a_large_one()
-                s3_parts.send(client, path, **at, size=size, part=part, extra=extra, progress=progress)
+                with s3_errors.translated_but_answers(self._where(key)):
+                    s3_parts.send(client, path, **at, size=size, part=part, extra=extra, progress=progress)
         except ClientError as err:
             if s3_errors.code_of(err) in _LOST:
                 return False
@@ -387,8 +440,6 @@ class S3Store:
                 # it was looked at before, and is looked at afterwards
                 return self._send(key, path, size=size, overwrite=True, progress=progress)
             raise s3_errors.from_answer(err, where=self._where(key)) from err
-        except BotoCoreError as err:
-            raise s3_errors.from_client(err, where=self._where(key)) from err
         return True
 
     def _copy(self, source: str, key: str, path: Path, *, size: int, sha256: str, overwrite: bool) -> bool | None:
@@ -399,14 +450,13 @@ class S3Store:
         client, part = self._client if overwrite else self._creating, self._part_bytes(size)
         at, extra = {"bucket": self._at.bucket, "key": self._key(key)}, self._of_a_large_one()
         try:
-            s3_parts.copy(client, self._key(source), **at, part=part, extra=extra)
+            with s3_errors.translated_but_answers(self._where(key)):
+                s3_parts.copy(client, self._key(source), **at, part=part, extra=extra)
         except ClientError as err:
             if s3_errors.code_of(err) in _LOST:
                 return False
             log.debug("%s: the server does not copy %s: %s", self._where(key), source, err)
             return None
-        except BotoCoreError as err:
-            raise s3_errors.from_client(err, where=self._where(key)) from err
         return True
 
     def _part_bytes(self, size: int) -> int:
@@ -436,14 +486,22 @@ class S3Store:
         return {"ChecksumMode": "ENABLED"} if self._settings.checksum_mode == "when_supported" else {}
 
 
-def _again_on(kind: type[Exception]) -> Retrying:
+def _again_on(*kinds: type[Exception]) -> Retrying:
     """Return how an error is retried that boto3 does not know of; what never reached the server it retries itself."""
     return Retrying(
-        retry=retry_if_exception_type(kind),
+        retry=retry_if_exception_type(kinds),
         wait=wait_random_exponential(multiplier=0.1, max=5),
         stop=stop_after_attempt(5),
-        reraise=True,
+        retry_error_callback=_give_up,
     )
+
+
+def _give_up(state: RetryCallState) -> Never:
+    """Raise what it failed with last, by a name that is known outside of this module too."""
+    err = state.outcome.exception() if state.outcome else None
+    if isinstance(err, StoreUnavailable):
+        raise StoreUnavailable(str(err)) from err
+    raise err or AssertionError("only what has failed is given up")
 
 
 def _verified(key: str, head: HeadObjectOutputTypeDef, sha256: str) -> ObjectInfo:

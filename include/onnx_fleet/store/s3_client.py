@@ -15,6 +15,7 @@ from onnx_fleet import __version__
 from onnx_fleet.errors import StoreDenied
 from onnx_fleet.store import s3_errors
 from onnx_fleet.store.address import S3Address, S3Settings
+from onnx_fleet.store.concurrency import WORKERS
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -62,6 +63,7 @@ def connect(address: S3Address, *, settings: S3Settings, credentials: Credential
     path_style = settings.endpoint_url is not None if settings.path_style is None else settings.path_style
     config = Config(
         retries={"mode": "standard", "total_max_attempts": settings.max_attempts},
+        max_pool_connections=WORKERS,
         connect_timeout=settings.connect_timeout_s,
         read_timeout=settings.read_timeout_s,
         request_checksum_calculation=settings.checksum_mode,

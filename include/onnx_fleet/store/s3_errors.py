@@ -10,6 +10,8 @@ from contextlib import contextmanager
 
 from botocore import exceptions as boto
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
 
 from onnx_fleet.errors import OnnxFleetError, StoreDenied, StoreNotFound, StoreUnavailable
 from onnx_fleet.store import s3_codes
@@ -66,13 +68,26 @@ def translated(where: str) -> Iterator[None]:
         where: the address that the operation is about.
     """
     try:
-        yield
+        with translated_but_answers(where):
+            yield
     except ClientError as err:
         raise from_answer(err, where=where) from err
+
+
+@contextmanager
+def translated_but_answers(where: str) -> Iterator[None]:
+    """Translate whatever boto3 raises inside, but for what the server answered: a ClientError is the caller's.
+
+    boto3 lets through what breaks while it reads the body of a refusal, or parses an answer that is damaged.
+    """
+    try:
+        yield
     except BotoCoreError as err:
         raise from_client(err, where=where) from err
-    except (ConnectionError, TimeoutError) as err:
-        raise StoreUnavailable(f"{where}: {err}; {_CHECK_ENDPOINT}") from err
+    except (ConnectionError, TimeoutError, HTTPError) as err:
+        raise StoreUnavailable(f"{where}: {_one_line(err)}; {_CHECK_ENDPOINT}") from err
+    except ResponseParserError as err:
+        raise StoreUnavailable(f"{where}: the answer cannot be read: {_one_line(err)}; try again") from err
     except RuntimeError as err:
         if _STILL_EXPIRED not in str(err):
             raise

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from onnx_fleet.store import capability, s3_checksums, s3_errors, transfer
-from onnx_fleet.store.capability import IS_AN_ERROR, NOBODY_IS_TOLD, ONE_WINS, ONE_WRITER, Capability, StoreCheck
+from onnx_fleet.store.capability import IS_AN_ERROR, IS_IGNORED, ONE_WINS, ONE_WRITER, Capability, StoreCheck
 from onnx_fleet.store.s3_client import S3Place
 from onnx_fleet.store.s3_trial import NOT_ALLOWED, Reply, Trial, reply_to
 
@@ -167,7 +167,7 @@ def _raced(tried: Trial, seen: str, won: int) -> Capability:
 
 
 def _ignored(tried: Trial, seen: str) -> Capability:
-    means = NOBODY_IS_TOLD if tried.required else ONE_WRITER
+    means = IS_IGNORED if tried.required else ONE_WRITER
     return Capability(supported="no", seen=seen, means=means, needed=tried.required)
 
 

@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from onnx_fleet.errors import VersionConflict
 from onnx_fleet.store.objects import ObjectStore
 
 T = TypeVar("T")
 
+_LONGEST_PAUSE_S: Final = 5.0
 
-def repeated(change: Callable[[], T], *, tries: int = 10, longest_pause_s: float = 0.2) -> T:
+
+def repeated(change: Callable[[], T], *, tries: int = 15, first_pause_s: float = 0.1) -> T:
     """Return what a change by compare-and-swap returns, and make it anew where another writer came between.
 
     Args:
         change: reads what stands there, decides, and replaces that with its etag.
-        longest_pause_s: the pause before each further try is drawn from 0 to this.
+        first_pause_s: the pause before the second try is drawn from 0 to this, before each further one from 0 to twice
+            as much, up to 5 s: so many writers on a slow server spread out until each gets through.
     Raises:
         VersionConflict: other writers keep coming between.
     """
-    from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random  # brings asyncio, tornado
+    from tenacity import (
+        Retrying,
+        retry_if_exception_type,
+        stop_after_attempt,
+        wait_random_exponential,
+    )  # brings asyncio, tornado
 
     attempts = Retrying(
         retry=retry_if_exception_type(VersionConflict),
-        wait=wait_random(max=longest_pause_s),
+        wait=wait_random_exponential(multiplier=first_pause_s, max=_LONGEST_PAUSE_S),
         stop=stop_after_attempt(tries),
         reraise=True,
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.errors import ModelInvalid
 from onnx_fleet.graphs import generation, generation_seq2seq, text_inputs
 from onnx_fleet.graphs.session import Session
@@ -31,6 +32,16 @@ MAX_LENGTH = 64
 """Tokens of a text: attention and caches grow with it, and ranges and rates hardly change."""
 
 
+def asks(stage: Stage) -> bool:
+    """Say whether an entry's own texts or pictures, or the built-in texts, are what the graphs are fed for variants.
+
+    Otherwise it is what their checks feed them.
+    """
+    family, source = stage.item.family, stage.item.model.entry.calibration
+    shows = source is not None and calibration_source.kind(source) == "image" and family in LOOKING
+    return shows or (family in ASKING and (stage.folder / "tokenizer.json").exists())
+
+
 def question(subject: CheckContext, source: str | None, *, root: Path = ROOT) -> Callable[[], None] | None:
     """Return what feeds an entry's own texts or pictures, or the built-in texts, to every graph.
 
@@ -44,11 +55,11 @@ def question(subject: CheckContext, source: str | None, *, root: Path = ROOT) ->
         ModelInvalid: the texts or pictures are not there.
     """
     family = subject.item.family
+    if not asks(subject.stage):
+        return None
     if source is not None and calibration_source.kind(source) == "image" and family in LOOKING:
         return partial(LOOKING[family], subject, images.of(source, root=root))
-    if family in ASKING and (subject.stage_dir / "tokenizer.json").exists():
-        return partial(ASKING[family], subject, texts.of(source, root=root))
-    return None
+    return partial(ASKING[family], subject, texts.of(source, root=root))
 
 
 def predicts_next_token(subject: CheckContext) -> bool:

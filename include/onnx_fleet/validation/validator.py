@@ -20,7 +20,7 @@ from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.entry import Tolerances
 from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.provider import report_name
-from onnx_fleet.entities.validation_report import CheckRow, ValidationReport, _badness, describe
+from onnx_fleet.entities.validation_report import CheckRow, FullProof, ValidationReport, _badness, describe
 from onnx_fleet.entities.variant import FP32
 from onnx_fleet.errors import GpuUnavailable, ValidationFailed
 from onnx_fleet.graphs.comparison import Case
@@ -48,6 +48,7 @@ class _Bench:
     threads: int
     gpu: GpuOptions
     load: Load | None
+    repeats: bool
 
     def case(self, check: str, info: GraphInfo) -> Case:
         return Case(check=check, graph=info.path, case=self.provider, tolerances=self.tolerances)
@@ -95,6 +96,8 @@ def validate(
     threads: int = 1,
     gpu: GpuOptions | None = None,
     load: Load | None = None,
+    rests_on: FullProof | None = None,
+    why_full: str = "",
 ) -> ValidationReport:
     """Hold every fp32 graph of a stage to the source model in PyTorch, and write the report into the stage.
 
@@ -108,6 +111,9 @@ def validate(
             as fast on a busy machine, where threads wait for each other.
         gpu: which one, for cuda; None is the first. PyTorch computes on the CPU in any case.
         load: who loads the reference; None is reference.load. It is held to the source's files, whoever does.
+        rests_on: the whole proof of the same graphs with other weights, which is repeated in part; None compares
+            everything.
+        why_full: why it does, where there is such a proof.
     Raises:
         BundleNotFound: nothing was exported into the stage.
         ModelInvalid, ExportUnsupported: PyTorch cannot load the source.
@@ -121,6 +127,7 @@ def validate(
         threads=threads,
         gpu=gpu or GpuOptions(),
         load=load,
+        repeats=rests_on is not None,
     )
     proof, unavailable = _Proof(), ""
     try:
@@ -136,6 +143,8 @@ def validate(
         rows=proof.rows,
         nodes_by_provider=proof.nodes_by_provider,
         duration_s=time.perf_counter() - started,
+        rests_on=rests_on,
+        why_full=why_full,
     )
     name = report_name("validation", provider)
     stage.write_report(name, report)
@@ -194,10 +203,12 @@ def _rows_of(
         reference=expected,
         tolerances=bench.tolerances,
         said=said,
+        repeats=bench.repeats,
     )
     if bench.provider == "cpu":  # others round otherwise: they keep the most that is allowed
         subject = held_to_its_rounding(subject)
-    entry, checks = bench.stage.item.model.entry, CHECKS[bench.stage.item.family]
+    entry = bench.stage.item.model.entry
+    checks = [check for check in CHECKS[bench.stage.item.family] if not (bench.repeats and check.once)]
     if bench.provider != "cpu" or set(entry.variants) == {FP32}:
         yield from _run(checks, subject)
         return

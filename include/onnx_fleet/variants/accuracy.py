@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -24,6 +26,8 @@ _MAX_NATS = 100.0
 """The largest loss in nats: a larger one is as wrong, and JSON has no infinity."""
 _ROUNDING = Tolerances(atol=0.0, rtol=5e-4)
 """The tolerances of rounding for a logit: which of two classes comes first within them is a tie."""
+_REMEMBERED_BYTES: Final = 256 << 20
+"""The outputs that are remembered at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +148,47 @@ def is_cache(name: str) -> bool:
     return name.startswith(_CACHE)
 
 
-def between(fp32: Session, other: Session, samples: Iterable[Sample]) -> Agreement:
+class Answering(Protocol):
+    """The type of what answers as a session does."""
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> Outputs:
+        """Return the outputs by name."""
+
+
+@dataclass(slots=True)
+class Remembering:
+    """A graph that several others are held to: it runs once on each sample. Outputs that are caches are left out."""
+
+    open: Callable[[], Session]
+    _session: Session | None = None
+    _known: dict[bytes, Outputs] = field(default_factory=dict)
+    _bytes: int = 0
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> Outputs:
+        """Return the outputs by name.
+
+        Raises:
+            ValidationFailed: the graph does not load or run.
+        """
+        question = hashlib.sha256(usedforsecurity=False)
+        for name in sorted(feeds):
+            question.update(f"{name} {feeds[name].dtype} {feeds[name].shape}".encode())
+            question.update(feeds[name].tobytes())
+        found = self._known.get(question.digest())
+        if found is None:
+            self._session = self._session or self.open()
+            found = {name: array for name, array in self._session.run(feeds).items() if not is_cache(name)}
+            self._bytes += sum(array.nbytes for array in found.values())
+            if self._bytes <= _REMEMBERED_BYTES:
+                self._known[question.digest()] = found
+        return found
+
+    def close(self) -> None:
+        """Free the session's memory; it is opened again for a sample that it has not run on."""
+        self._session = None
+
+
+def between(fp32: Answering, other: Session, samples: Iterable[Sample]) -> Agreement:
     """Run both graphs on every sample.
 
     Raises:

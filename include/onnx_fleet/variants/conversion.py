@@ -1,7 +1,7 @@
 """Make the variants of a stage from its fp32 graphs. It runs in a process of its own, without torch.
 
-A graph that misses its gates on the calibration half of the corpus gets another chance: mixed_precision.py finds the
-layers that hurt most, which stay in float32.
+At first everything is converted, and another process judges that. A variant that misses its gates gets another chance:
+mixed_precision.py finds the layers that hurt most on the calibration half of the corpus, and these stay in float32.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import onnx
@@ -19,15 +21,14 @@ from onnx_fleet.bundles import model_config
 from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.export_record import ExportRecord
 from onnx_fleet.entities.graph_info import GraphInfo
-from onnx_fleet.entities.variant import FP32, VARIANTS, VariantGates, file_name
+from onnx_fleet.entities.variant import FP32, NAMES, VARIANTS, VariantGates, file_name
 from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.graphs import description, recorded_feeds
-from onnx_fleet.graphs.comparison import Outputs
 from onnx_fleet.graphs.recorded_feeds import Sample
 from onnx_fleet.graphs.session import open_session
 from onnx_fleet.processes.progress import Count
 from onnx_fleet.variants import accuracy, float16, int4, int8, mixed_precision, preprocessing, weight_size
-from onnx_fleet.variants.accuracy import Agreement
+from onnx_fleet.variants.accuracy import Agreement, Remembering
 from onnx_fleet.variants.mixed_precision import Layers
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,10 @@ class MakingRequest:
     """The request that the process which makes variants gets."""
 
     stage: Stage
+    only: tuple[str, ...] | None = None
+    """The variants to make; None makes all that the stage's entry wants."""
+    searches: bool = True
+    """Whether a graph that misses its gates on the calibration half is made again with layers in float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +88,8 @@ class _Work:
     """The path of the graph, as preprocessing.prepare writes it."""
     variant: str
     gates: VariantGates
+    fp32: Remembering
+    """The graph as it is, which every attempt is held to."""
     deadline_s: float
     """The time on the monotonic clock after which nothing more is searched for."""
 
@@ -91,7 +98,7 @@ class _Work:
 
 
 def make(request: MakingRequest) -> MakingRecord:
-    """Add the variants that the stage's entry wants to the stage.
+    """Add variants that the stage's entry wants to the stage.
 
     Raises:
         BundleNotFound: nothing was exported into the stage.
@@ -99,24 +106,32 @@ def make(request: MakingRequest) -> MakingRecord:
     stage, stage_dir = request.stage, request.stage.folder
     entry, record = stage.item.model.entry, stage.read_export()
     fp32 = tuple(info for info in record.graphs if info.variant == FP32)
-    remove(stage, record, VARIANTS)
+    wanted = VARIANTS if request.only is None else request.only
+    remove(stage, record, wanted)
     scratch = stage.private / "variants"
-    found, graphs = [], list(fp32)
+    found, graphs = [], [info for info in record.graphs if info.variant not in wanted]
     deadline_s = time.monotonic() + SEARCH_SECONDS
-    names = tuple(name for name in VARIANTS if name in entry.variants)
+    names = tuple(name for name in VARIANTS if name in wanted and name in entry.variants)
     count = Count(len(fp32) * len(names), "variants made")
     try:
         for info in fp32:
             folder = scratch / info.role
             folder.mkdir(parents=True, exist_ok=True)
             source = preprocessing.prepare(stage_dir / info.path, folder)
+            original = Remembering(partial(open_session, source, threads=1))
             for name in count.each(names):
                 gates = entry.variant_gates.get(name, VARIANTS[name].gates)
                 work = _Work(
-                    stage_dir=stage_dir, info=info, source=source, variant=name, gates=gates, deadline_s=deadline_s
+                    stage_dir=stage_dir,
+                    info=info,
+                    source=source,
+                    variant=name,
+                    gates=gates,
+                    fp32=original,
+                    deadline_s=deadline_s,
                 )
                 try:
-                    model, made = _converted(work)
+                    model, made = _converted(work, searches=request.searches)
                 except Exception as err:  # converters raise anything; the other variants are none the worse for it
                     log.exception("%s of %s cannot be made", name, info.path)
                     fault = f"it cannot be made: {type(err).__name__}: {err}"
@@ -137,7 +152,10 @@ def make(request: MakingRequest) -> MakingRecord:
 
 def write(stage: Stage, record: ExportRecord, graphs: Iterable[GraphInfo]) -> None:
     """Record which graphs a stage has now, for later steps and in its config.json."""
-    ordered = tuple(sorted(graphs, key=lambda info: info.variant != FP32))
+    roles = [info.role for info in record.graphs if info.variant == FP32]
+    ordered = tuple(
+        sorted(graphs, key=lambda info: (info.variant != FP32, roles.index(info.role), NAMES.index(info.variant)))
+    )
     model_config.complete_config(stage.folder, external_data=description.external_data(ordered))
     stage.write_export(replace(record, graphs=ordered))
 
@@ -153,13 +171,15 @@ def remove(stage: Stage, record: ExportRecord, names: Iterable[str]) -> None:
     write(stage, record, [info for info in record.graphs if info.variant not in gone])
 
 
-def _converted(work: _Work) -> tuple[onnx.ModelProto, Made]:
-    """Convert everything where the gates hold; else leave the layers that hurt most in float32."""
+def _converted(work: _Work, *, searches: bool) -> tuple[onnx.ModelProto, Made]:
+    """Convert everything; where that misses the gates and is searched for, leave what hurts most in float32."""
     always = float16.overflowing(work.source, samples=work.samples()) if work.variant == "fp16" else frozenset()
     layers = mixed_precision.kinds(onnx.load(work.source, load_external_data=False))
     trials = _Trials(work=work, always=always, every=frozenset(node for kind in layers for node in kind.nodes))
     spared: tuple[Layers, ...] = ()
-    if not trials.passes(()) and trials.room_bytes > 0 and sum(len(kind.nodes) for kind in layers) > 1:
+    if not searches:
+        trials.take()
+    elif not trials.passes(()) and trials.room_bytes > 0 and sum(len(kind.nodes) for kind in layers) > 1:
         spared = mixed_precision.spare(layers, trials, room_bytes=trials.room_bytes)
     names = tuple(name for each in spared for name in each.names)
     made = Made(variant=work.variant, role=work.info.role, kept=(*sorted(always), *names), attempts=trials.attempts)
@@ -182,26 +202,25 @@ class _Trials:
     """The path of the last graph that passed; of the first one where none did."""
     room_bytes: float = 0.0
     """The bytes that the size gate leaves for float32 weights, once everything is converted."""
-    _remembered: list[tuple[Sample, Outputs]] = field(default_factory=list)
 
     @property
     def are_left(self) -> bool:
         return self.attempts < MAX_ATTEMPTS and time.monotonic() < self.work.deadline_s
 
+    def take(self) -> None:
+        """Keep the graph in which everything is converted, whatever its gates say."""
+        self.kept = self._attempt(frozenset())
+
     def harm(self, nodes: Iterable[str]) -> float:
-        """Return 1 - cosine on a few samples, of which fp32's outputs are remembered."""
-        if not self._remembered:
-            session = open_session(self.work.source, threads=1)
-            for sample, _ in zip(self.work.samples(), range(_RANKING_SAMPLES), strict=False):
-                answers = {
-                    name: each for name, each in session.run(sample.feeds).items() if not accuracy.is_cache(name)
-                }
-                self._remembered.append((sample, answers))
+        """Return 1 - cosine on a few samples."""
+        samples = list(islice(self.work.samples(), _RANKING_SAMPLES))
+        answers = [self.work.fp32.run(sample.feeds) for sample in samples]
+        self.work.fp32.close()
         path = self._attempt(self.every - frozenset(nodes))
         found = Agreement()
         try:
             session = open_session(path, threads=1)
-            for sample, expected in self._remembered:
+            for sample, expected in zip(samples, answers, strict=True):
                 found.add(expected, session.run(sample.feeds), sample)
         except ValidationFailed:
             return 1.0
@@ -232,10 +251,11 @@ class _Trials:
 
     def _agrees(self, path: Path) -> bool:
         try:
-            fp32, other = (open_session(each, threads=1) for each in (self.work.source, path))
-            found = accuracy.between(fp32, other, self.work.samples())
+            found = accuracy.between(self.work.fp32, open_session(path, threads=1), self.work.samples())
         except ValidationFailed:
             return False
+        finally:
+            self.work.fp32.close()
         return all(measure.passed for measure in found.against(self.work.gates))
 
     def _attempt(self, excluded: frozenset[str]) -> Path:

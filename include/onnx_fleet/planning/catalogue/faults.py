@@ -17,6 +17,7 @@ from onnx_fleet.planning.catalogue.schema import (
     GatesSection,
     LatencySection,
     ModelSection,
+    RetentionSection,
     SettingsSection,
     TolerancesSection,
     VariantGatesSection,
@@ -41,6 +42,7 @@ _FORMS: Final[Mapping[str, str]] = {
     "may_be_fixed": "a list, such as [sequence_length]",
     "decoder_form": "merged, without-past or plain",
     "allowed_licences": "a list, such as [apache-2.0, mit]",
+    "licences_to_approve": "a list, such as [gemma, other]",
     "tags": "a list, such as [english]",
     "exclude": "a list, such as ['*-test']",
     "tolerances": "a mapping, such as {atol: 1e-4, rtol: 1e-3}",
@@ -52,9 +54,12 @@ _FORMS: Final[Mapping[str, str]] = {
     "batch_sizes": "a list of numbers, such as [1, 8]",
     "sequence_lengths": "a list of numbers, such as [16, 128]",
     "reuse": "same_graph or never",
+    "proof": "repeat or full",
     "the catalogue": "models:, with - org/name on each line under it",
     "defaults": "a mapping, such as {opset: 20}",
     "canary": "a percentage, such as 5%, or a mapping, such as {shares: [5, 25, 100]}",
+    "release_keys": "a list of the ids of keys",
+    "retention": "a mapping, such as {keep_last: 5}",
     "shares": "a list of percentages, such as [5, 25, 100]",
 }
 """What a field looks like, where its type alone does not say it."""
@@ -134,6 +139,7 @@ def _section(place: Location) -> type[BaseModel]:
         "gates": GatesSection,
         "variant_gates": VariantGatesSection,
         "canary": CanarySection,
+        "retention": RetentionSection,
     }
     for part in place[:-1]:
         section = steps.get(part, section)

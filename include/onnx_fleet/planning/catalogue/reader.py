@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from onnx_fleet.entities.entry import Canary, Discover, Entry, Gates, LatencyGrid, Tolerances
 from onnx_fleet.entities.naming import matches
+from onnx_fleet.entities.retention import Retention
 from onnx_fleet.entities.variant import FP32, VARIANTS, VariantGates
 from onnx_fleet.errors import CatalogueInvalid
 from onnx_fleet.planning.catalogue import conflicts
@@ -19,6 +20,7 @@ from onnx_fleet.planning.catalogue.faults import Fault, of
 from onnx_fleet.planning.catalogue.schema import (
     CatalogueFile,
     DiscoverSection,
+    KeptSection,
     ModelSection,
     SettingsSection,
     VariantGatesSection,
@@ -39,6 +41,15 @@ class Catalogue:
     defaults: Entry
     """The entry of a model that says nothing itself; its repo id is empty."""
     canary: Canary
+    retention: Retention
+    """What stays of a model that no exception matches."""
+    exceptions: Mapping[str, Retention]
+    """What stays of others, by patterns of their ids."""
+
+    def retention_of(self, model_id: str) -> Retention:
+        """Return what stays of a model, whether the catalogue lists it or not."""
+        matching = (each for pattern, each in self.exceptions.items() if matches(model_id, [pattern]))
+        return next(matching, self.retention)
 
 
 def load(path: Path) -> Catalogue:
@@ -91,6 +102,11 @@ def parse(text: str, *, source: str) -> Catalogue:
         digest=hashlib.sha256(text.encode()).hexdigest(),
         defaults=_with_settings(file.defaults, repo_id=""),
         canary=Canary(shares=tuple(sorted({*file.canary.shares, 100})), min_models=file.canary.min_models),
+        retention=_retention(file.retention),
+        exceptions={
+            pattern: _retention(section, otherwise=_retention(file.retention))
+            for pattern, section in file.retention.exceptions.items()
+        },
     )
 
 
@@ -197,6 +213,18 @@ def _own(section: SettingsSection) -> tuple[str, ...]:
     return tuple(sorted(section.model_fields_set & {field.name for field in fields(Entry)} - {"repo_id"}))
 
 
+def _retention(section: KeptSection, *, otherwise: Retention | None = None) -> Retention:
+    """Return what stays of models: what a section says, and else what holds without it."""
+    given = section.model_dump(exclude_unset=True, exclude={"exceptions"})
+    if given.get("release_keys") is not None:
+        given["release_keys"] = tuple(given["release_keys"])
+    return replace(otherwise or Retention(), **given)
+
+
+def _licences(given: list[str] | None) -> tuple[str, ...] | None:
+    return None if given is None else tuple(each.lower() for each in given)
+
+
 def _gates_of(variant: str, section: VariantGatesSection) -> VariantGates:
     """Return a variant's gates: its own where nothing else is said."""
     given = {key: value for key, value in section.model_dump().items() if value is not None}
@@ -204,7 +232,7 @@ def _gates_of(variant: str, section: VariantGatesSection) -> VariantGates:
 
 
 def _with_settings(section: SettingsSection, *, repo_id: str) -> Entry:
-    licences, tolerances = section.allowed_licences, section.tolerances
+    tolerances = section.tolerances
     return Entry(
         repo_id=repo_id,
         task=section.task,
@@ -222,6 +250,7 @@ def _with_settings(section: SettingsSection, *, repo_id: str) -> Entry:
         tokenizer_graph=section.tokenizer_graph,
         follow_renames=section.follow_renames,
         tolerances=None if tolerances is None else Tolerances(atol=tolerances.atol, rtol=tolerances.rtol),
+        proof=section.proof,
         latency=LatencyGrid(
             batch_sizes=tuple(section.latency.batch_sizes),
             sequence_lengths=tuple(section.latency.sequence_lengths),
@@ -236,7 +265,8 @@ def _with_settings(section: SettingsSection, *, repo_id: str) -> Entry:
         ),
         gates=Gates(**section.gates.model_dump()),
         providers=tuple(section.providers),
-        allowed_licences=None if licences is None else tuple(licence.lower() for licence in licences),
+        allowed_licences=_licences(section.allowed_licences),
+        licences_to_approve=_licences(section.licences_to_approve),
         max_bytes=section.max_bytes,
         priority=section.priority,
     )

@@ -13,11 +13,13 @@ from onnx_fleet.entities.entry import (
     BreakingPolicy,
     Canary,
     Policy,
+    ProofExtent,
     Reuse,
     TokenizerForm,
     WeightPlacement,
 )
 from onnx_fleet.entities.provider import CPU
+from onnx_fleet.entities.retention import Retention
 from onnx_fleet.entities.variant import FP32
 from onnx_fleet.planning.catalogue.values import (
     PERCENTAGE,
@@ -97,11 +99,11 @@ class LatencySection(_Section):
     io_binding: bool = False
     """Leave inputs and outputs where the graph computes, as a server does that keeps caches on a GPU; else they are
     arrays in the host's memory, copied in and out by each call."""
-    precision: Annotated[float, Field(ge=0.001, le=1)] | None = None
-    """Take no more runs once the medians' 95 % intervals reach no further than this share of them to either side; left
-    out, timed_runs are taken."""
-    budget_s: Annotated[int, Field(ge=1, le=86_400)] | None = None
-    """About how many seconds the points of a model may take together; left out, each has its own time."""
+    precision: Annotated[float, Field(ge=0.001, le=1)] | None = 0.05
+    """Take no more runs once the medians' 95 % intervals reach no further than this share of them to either side; with
+    null, timed_runs are taken."""
+    budget_s: Annotated[int, Field(ge=1, le=86_400)] | None = 20
+    """About how many seconds the points of a model may take together; with null, each has its own time."""
     reuse: Reuse = "same_graph"
     """Take over what was measured on the same graphs with other weights, and confirm it by a few calls; never measures
     every model."""
@@ -123,6 +125,27 @@ class GatesSection(_Section):
     """How many times larger: the graphs and weights of one variant."""
     max_drift: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] = 2.0
     """How many of the entry's tolerances the outputs of one commit may be from those of the version in use."""
+
+
+class KeptSection(_Section):
+    """Which versions of a model stay, beside what its channels point to and what is signed."""
+
+    keep_last: Annotated[int, Field(ge=1)] = Retention().keep_last
+    """The number of its newest versions that stay."""
+    history_days: Annotated[int, Field(ge=1)] = Retention().history_days
+    """For how many days a version stays after a channel has left it, or has not followed it."""
+    grace_days: Annotated[int, Field(ge=1)] = Retention().grace_days
+    """For how many days a version stays after it was published; what killed writers have left, likewise."""
+    release_keys: Annotated[list[Word], AfterValidator(check_distinct)] | None = None
+    """The ids of the keys whose signature keeps a version; left out, any signature does."""
+
+
+class RetentionSection(KeptSection):
+    """What `onnx-fleet gc` and the DAG bundle_retention leave of models, of the catalogue or not."""
+
+    exceptions: dict[Word, KeptSection] = {}
+    """What holds for the models whose id matches a pattern, such as BAAI/*; the first that matches counts, and what it
+    leaves out is as for all."""
 
 
 class SettingsSection(_Section):
@@ -160,6 +183,9 @@ class SettingsSection(_Section):
     """Also make tokenizer.onnx, which takes text; it needs onnxruntime-extensions wherever it is used."""
     tolerances: TolerancesSection | None = None
     """How far an output may be from PyTorch's; left out, what the model's depth and rounding need."""
+    proof: ProofExtent = "repeat"
+    """repeat: graphs that were proven whole with other weights are compared with PyTorch in part; full: every bundle is
+    compared whole."""
     latency: LatencySection = LatencySection()
     gates: GatesSection = GatesSection()
     providers: Annotated[
@@ -168,6 +194,8 @@ class SettingsSection(_Section):
     """Where to validate and measure; cuda needs a worker on the GPU queue."""
     allowed_licences: Annotated[list[Word], Field(min_length=1), AfterValidator(check_distinct)] | None = None
     """The Hub's licence ids, such as apache-2.0; left out, every licence is allowed."""
+    licences_to_approve: Annotated[list[Word], Field(min_length=1), AfterValidator(check_distinct)] | None = None
+    """Licences that a person has to approve for each model; * and ? stand for other characters."""
     follow_renames: bool = True
     """Take a repo that the Hub has renamed, and publish it under its new id; false refuses it."""
     max_bytes: Size | None = None
@@ -264,6 +292,8 @@ class CatalogueFile(_Section):
     """Searches of the Hub, made anew at each run."""
     canary: CanaryItem = CanarySection()
     """How the models follow a change of the toolchain or of the defaults; 5% is short for {shares: [5]}."""
+    retention: RetentionSection = RetentionSection()
+    """Which versions of models stay."""
 
 
 def json_schema() -> dict[str, Any]:

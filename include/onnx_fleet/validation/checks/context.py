@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from onnx_fleet.validation.pipelines import Said
 
 SEED = 20
+REPEATED_ROWS, REPEATED_TEXTS = 2, 3
+"""How many rows and texts are fed where the same graphs were held to all of them with other weights."""
+
+Sizes = TypeVar("Sizes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +50,12 @@ class CheckContext:
     """What its outputs are held to."""
     said: Said | None = None
     """What transformers' own pipeline says of the source; None where it was not asked beforehand."""
+    repeats: bool = False
+    """Whether the same graphs with other weights were held to everything before: see docs/decisions/repeat-proof.md."""
+
+    def sizes(self, whole: Sizes, *, repeated: Sizes) -> Sizes:
+        """Return the sizes that a check takes: all of them, or those of a proof that repeats an earlier one."""
+        return repeated if self.repeats else whole
 
     @property
     def stage_dir(self) -> Path:
@@ -139,8 +149,21 @@ class Check:
     name: str
     proves: str
     run: Callable[[CheckContext], Iterator[CheckRow]]
+    once: bool = False
+    """Whether a proof that repeats another one leaves it out: the graphs decide it whatever their weights are, or it
+    rejects nothing."""
 
 
-def checks_of(*functions: Callable[[CheckContext], Iterator[CheckRow]]) -> tuple[Check, ...]:
-    """Make checks of functions: a name is a function's, the first line of its docstring says what it proves."""
-    return tuple(Check(name=run.__name__, proves=(run.__doc__ or "").partition("\n")[0], run=run) for run in functions)
+def checks_of(
+    *functions: Callable[[CheckContext], Iterator[CheckRow]],
+    once: Sequence[Callable[[CheckContext], Iterator[CheckRow]]] = (),
+) -> tuple[Check, ...]:
+    """Make checks of functions: a name is a function's, the first line of its docstring says what it proves.
+
+    Args:
+        once: those of the functions that a proof that repeats another one leaves out.
+    """
+    return tuple(
+        Check(name=run.__name__, proves=(run.__doc__ or "").partition("\n")[0], run=run, once=run in once)
+        for run in functions
+    )

@@ -225,4 +225,4 @@ def probe(subject: CheckContext) -> Feeds:
     return _feeds(subject, 2, length=_lengths(subject)[0], kind="noise")
 
 
-CHECKS = checks_of(parity, tones, padding, sensitivity)
+CHECKS = checks_of(parity, tones, padding, sensitivity, once=(sensitivity,))

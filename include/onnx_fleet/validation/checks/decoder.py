@@ -18,13 +18,15 @@ from onnx_fleet.graphs.comparison import Case, Outputs, at_places
 from onnx_fleet.graphs.generation import Step
 from onnx_fleet.graphs.text_inputs import Batch, Side
 from onnx_fleet.validation.checks import tokenized_texts as reading
-from onnx_fleet.validation.checks.context import SEED, CheckContext, checks_of
+from onnx_fleet.validation.checks.context import REPEATED_ROWS, REPEATED_TEXTS, SEED, CheckContext, checks_of
 from onnx_fleet.validation.checks.float64 import word
 from onnx_fleet.validation.checks.padding import Parts, Run, Runners, padded_rows
 from onnx_fleet.validation.checks.sensitivity import moved_by
 from onnx_fleet.validation.checks.single_graph import Feeds, logits_equal
 from onnx_fleet.validation.checks.ties import tokens_equal
 
+REPEATED_LENGTHS, REPEATED_SPLITS, REPEATED_NEW_TOKENS = (17,), (7,), 12
+"""What is fed where the same graphs were held to all of it with other weights; the maximum is fed then, too."""
 BATCH_SIZES = (1, 2, 7)
 LENGTHS = (1, 2, 17, 64)
 """The model's maximum is fed, too. 17 is odd, and longer than the sliding windows of small models."""
@@ -42,11 +44,14 @@ NEW_TOKENS = 32
 def prompt(subject: CheckContext) -> Iterator[CheckRow]:
     """A prompt's logits equal PyTorch's at every position, over batch sizes and lengths up to the model's maximum."""
     maximum = subject.space.max_length
-    for length in sorted({min(length, maximum) for length in LENGTHS} | {maximum}):
-        rows = max(1, min(BATCH_SIZES[-1], TOKENS_AT_MAXIMUM // length))
+    batch_sizes = subject.sizes(BATCH_SIZES, repeated=(REPEATED_ROWS,))
+    most = subject.sizes(TOKENS_AT_MAXIMUM, repeated=maximum)
+    lengths = subject.sizes(LENGTHS, repeated=REPEATED_LENGTHS)
+    for length in sorted({min(length, maximum) for length in lengths} | {maximum}):
+        rows = max(1, min(batch_sizes[-1], most // length))
         largest = text_inputs.random_batch(subject.space, batch_size=rows, length=length, seed=SEED)
         expected = _pytorch(subject, largest)
-        for batch_size in sorted({min(size, rows) for size in BATCH_SIZES}):
+        for batch_size in sorted({min(size, rows) for size in batch_sizes}):
             case = subject.case("prompt", f"batch_size {batch_size}, sequence_length {length}, seed {SEED}")
             few = largest[:batch_size]
             run, exact = partial(_graph, subject, few), partial(_exact, subject, few)
@@ -58,10 +63,13 @@ def cache(subject: CheckContext) -> Iterator[CheckRow]:
     length = min(SPLIT_LENGTH, subject.space.max_length)
     batch = text_inputs.random_batch(subject.space, batch_size=3, length=length, seed=SEED)
     expected, exact = _pytorch(subject, batch), partial(_exact, subject, batch)
-    for split in (split for split in SPLITS if split < length):
+    for split in (split for split in subject.sizes(SPLITS, repeated=REPEATED_SPLITS) if split < length):
         case = subject.case("cache", f"{length} tokens in two pieces, parted after {split}, seed {SEED}")
         run = partial(_in_pieces, subject, batch, [split, length - split])
         yield from logits_equal(subject, expected, run, case=case, exact=exact)
+    if subject.repeats:
+        yield from _padded_steps(subject)
+        return
     short = batch[:1].cut(min(SPLIT_ANYWHERE, length))
     whole = _pytorch(subject, short)
     for split in range(1, short.input_ids.shape[1]):
@@ -94,8 +102,9 @@ def _padded_steps(subject: CheckContext) -> Iterator[CheckRow]:
 
 def text(subject: CheckContext) -> Iterator[CheckRow]:
     """Logits equal PyTorch's on real text, tokenized by the packed tokenizer, padded left."""
-    case = subject.case("text", f"{len(text_inputs.TEXTS)} texts of several scripts through the packed tokenizer")
     both = reading.sides(subject)
+    count = subject.sizes(len(text_inputs.TEXTS), repeated=REPEATED_TEXTS)
+    case = subject.case("text", f"{count} texts of several scripts through the packed tokenizer")
     if both is None:
         yield case.row("skipped", passed=True, detail=subject.without_text)
         return
@@ -117,7 +126,7 @@ def padding_right(subject: CheckContext) -> Iterator[CheckRow]:
 def greedy(subject: CheckContext) -> Iterator[CheckRow]:
     """The likeliest tokens are those of transformers' generate, in a padded batch of random prompts and real text."""
     room = subject.space.max_length - max(PADDED_LENGTHS)
-    new_tokens = min(NEW_TOKENS, room)
+    new_tokens = min(subject.sizes(NEW_TOKENS, repeated=REPEATED_NEW_TOKENS), room)
     random, both = subject.random_rows(PADDED_LENGTHS), reading.sides(subject)
     written = [both[1].encode([text]).cut(PADDED_LENGTHS[0]) for text in _texts(subject)] if both else []
     said = f"{len(random)} random prompts and {len(written)} texts of up to {PADDED_LENGTHS[0]} tokens"
@@ -272,7 +281,8 @@ def _reordered(subject: CheckContext, batch: Batch, order: np.ndarray) -> np.nda
 
 
 def _texts(subject: CheckContext) -> list[reading.Text]:
-    return reading.known(subject, [(text, None) for text in text_inputs.TEXTS])
+    asked = [(text, None) for text in text_inputs.TEXTS]
+    return reading.known(subject, subject.sizes(asked, repeated=asked[:REPEATED_TEXTS]))
 
 
 def probe(subject: CheckContext) -> Feeds:
@@ -281,4 +291,6 @@ def probe(subject: CheckContext) -> Feeds:
     return _feeds(text_inputs.random_batch(subject.space, batch_size=2, length=length, seed=SEED))
 
 
-CHECKS = checks_of(prompt, text, cache, padding_left, padding_right, greedy, sensitivity)
+CHECKS = checks_of(
+    prompt, text, cache, padding_left, padding_right, greedy, sensitivity, once=(padding_right, sensitivity)
+)

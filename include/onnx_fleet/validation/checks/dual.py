@@ -195,4 +195,4 @@ def probe(subject: CheckContext) -> Feeds:
     return {**_text(subject, 2, length=9), **_image(subject, 2, kind="noise")}
 
 
-CHECKS = checks_of(parity, text_alone, image_alone, parts, padding, sensitivity)
+CHECKS = checks_of(parity, text_alone, image_alone, parts, padding, sensitivity, once=(sensitivity,))

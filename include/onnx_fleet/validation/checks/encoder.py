@@ -13,7 +13,7 @@ from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.graphs import text_inputs
 from onnx_fleet.graphs.comparison import Case, Outputs, at_real_positions, is_per_token, real_places
 from onnx_fleet.graphs.text_inputs import Batch, Side
-from onnx_fleet.validation.checks.context import SEED, CheckContext, checks_of
+from onnx_fleet.validation.checks.context import REPEATED_ROWS, REPEATED_TEXTS, SEED, CheckContext, checks_of
 from onnx_fleet.validation.checks.padding import Parts, Run, Runners, padded_rows
 from onnx_fleet.validation.checks.sensitivity import moved_by
 from onnx_fleet.validation.checks.single_graph import Feeds, against_pytorch, run
@@ -21,6 +21,8 @@ from onnx_fleet.validation.checks.single_graph import Feeds, against_pytorch, ru
 BATCH_SIZES = (1, 2, 7)
 LENGTHS = (1, 2, 17, 64)
 """The model's maximum is fed, too. 17 is odd and no multiple of a vector register."""
+REPEATED_LENGTHS = (17,)
+"""What is fed where the same graphs were held to all of it with other weights; the maximum is fed then, too."""
 TOKENS_AT_MAXIMUM = 1024
 """Batches at the maximum length hold as many rows as fit in this: cost grows with the square of the length."""
 PADDED_LENGTHS = (17, 9, 1)
@@ -30,12 +32,14 @@ _NOT_MEANT = "the model is not meant for this padding"
 def parity(subject: CheckContext) -> Iterator[CheckRow]:
     """Every output equals PyTorch's on random tokens, over batch sizes and lengths up to the model's maximum."""
     maximum = subject.space.max_length
-    lengths = sorted({min(length, maximum) for length in LENGTHS} | {maximum})
-    for length in lengths:
-        rows = max(1, min(BATCH_SIZES[-1], TOKENS_AT_MAXIMUM // length))
+    batch_sizes = subject.sizes(BATCH_SIZES, repeated=(REPEATED_ROWS,))
+    most = subject.sizes(TOKENS_AT_MAXIMUM, repeated=maximum)
+    lengths = subject.sizes(LENGTHS, repeated=REPEATED_LENGTHS)
+    for length in sorted({min(length, maximum) for length in lengths} | {maximum}):
+        rows = max(1, min(batch_sizes[-1], most // length))
         largest = subject.filled(text_inputs.random_batch(subject.space, batch_size=rows, length=length, seed=SEED))
         expected = subject.reference(subject.feeds(largest))
-        for batch_size in sorted({min(size, rows) for size in BATCH_SIZES}):
+        for batch_size in sorted({min(size, rows) for size in batch_sizes}):
             # PyTorch computes the same values for a row in a batch of any size, to 1e-6; the graph has to as well.
             first = {name: array[:batch_size] for name, array in expected.items()}
             text = f"batch_size {batch_size}, sequence_length {length}, seed {SEED}"
@@ -47,8 +51,9 @@ def text(subject: CheckContext) -> Iterator[CheckRow]:
     if subject.without_text:
         yield subject.case("text", "texts of several scripts").row("skipped", passed=True, detail=subject.without_text)
         return
-    batches = text_inputs.text_batches(subject.stage_dir, subject.space)
-    for batch, what in zip(batches, ("texts", "pairs of texts"), strict=True):
+    texts, pairs = text_inputs.text_batches(subject.stage_dir, subject.space)
+    asked = subject.sizes(((texts, "texts"), (pairs, "pairs of texts")), repeated=((texts[:REPEATED_TEXTS], "texts"),))
+    for batch, what in asked:
         case = subject.case("text", f"{len(batch)} {what} of several scripts, padded right")
         yield from _against(subject, case, batch, expected=subject.reference(subject.feeds(batch)))
 
@@ -137,4 +142,4 @@ def probe(subject: CheckContext) -> Feeds:
     )
 
 
-CHECKS = checks_of(parity, text, padding_left, padding_right, sensitivity)
+CHECKS = checks_of(parity, text, padding_left, padding_right, sensitivity, once=(padding_left, sensitivity))

@@ -274,4 +274,4 @@ def _taken(subject: CheckContext, info: GraphInfo, case: Case) -> Iterator[Check
             yield case.row("missing", output=name, detail="the source model takes it, the graph does not")
 
 
-CHECKS = checks_of(placement, contract, external_data, dynamic, recipe_cases)
+CHECKS = checks_of(placement, contract, external_data, dynamic, recipe_cases, once=(dynamic,))

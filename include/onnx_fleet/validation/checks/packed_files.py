@@ -12,7 +12,7 @@ import numpy as np
 from onnx_fleet import recipes
 from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.validation_report import CheckRow
-from onnx_fleet.graphs.comparison import Case
+from onnx_fleet.graphs.comparison import Case, parts
 from onnx_fleet.graphs.initializers import array
 from onnx_fleet.source import checkpoint
 from onnx_fleet.source.tokenizers import proof as tokenizer_proof
@@ -107,8 +107,10 @@ def _same_bits(own: np.ndarray, values: np.ndarray) -> bool:
     """Compare two tensors in the graph's type, ``values``'s: NaN equals itself, and zeros of different signs differ."""
     if own.shape != values.shape:
         return False
-    ours, theirs = (np.ascontiguousarray(each.astype(values.dtype, copy=False)).reshape(-1) for each in (own, values))
-    return np.array_equal(ours.view(np.uint8), theirs.view(np.uint8))
+    return all(
+        np.array_equal(ours.astype(theirs.dtype, copy=False).view(np.uint8), theirs.view(np.uint8))
+        for ours, theirs in parts(own, values)
+    )
 
 
 def _differences(path: Path, source: Path, *, may_differ: frozenset[str] | set[str]) -> list[str]:

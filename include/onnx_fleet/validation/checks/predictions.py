@@ -18,7 +18,7 @@ from onnx_fleet.graphs import text_inputs
 from onnx_fleet.graphs.comparison import Case, Outputs, compare
 from onnx_fleet.graphs.text_inputs import Batch
 from onnx_fleet.validation.checks import tokenized_texts as reading
-from onnx_fleet.validation.checks.context import CheckContext, checks_of
+from onnx_fleet.validation.checks.context import REPEATED_TEXTS, CheckContext, checks_of
 from onnx_fleet.validation.checks.float64 import exactly, most_off
 from onnx_fleet.validation.checks.single_graph import run
 from onnx_fleet.validation.checks.ties import choices_equal, weighed
@@ -66,7 +66,8 @@ def answers(subject: CheckContext) -> Iterator[CheckRow]:
         return
     read = _READERS[task]
     own, packed = both
-    texts = reading.known(subject, _texts(task, own))
+    asked = _texts(task, own)
+    texts = reading.known(subject, subject.sizes(asked, repeated=asked[:REPEATED_TEXTS]))
     needed = _NEEDED.get(task, frozenset({"logits"}))
     if not texts or not needed & {spec.name for spec in subject.outputs}:
         yield case.row("skipped", passed=True, detail="no mask token, or no output that is read here")

@@ -129,7 +129,8 @@ def batches_equal(
     """
     count = len(next(iter(feeds.values())))
     parts = {f"batch_size {size}": slice(size) for size in sorted({min(size, count) for size in sizes})}
-    for name, rows in {**parts, "the last row alone": slice(count - 1, count)}.items():
+    last = {"the last row alone": slice(count - 1, count)}
+    for name, rows in subject.sizes({**parts, **last}, repeated=last).items():
         case = subject.case(check, f"{name}, {text}", role=role)
         few = rows_of(feeds, rows)
         actual, faults = run(subject, few, case=case, role=role)
@@ -153,7 +154,7 @@ def parity_over_sizes(
         feed: (rows, size) -> arrays by the names of inputs, each [rows, …].
         said: a size and what is fed, for people.
     """
-    usual, *others = sizes
+    usual, *others = subject.sizes(sizes, repeated=sizes[:1])
     feeds = feed(max(batch_sizes), usual)
     expected = subject.reference(feeds)
     yield from batches_equal(subject, feeds, expected=expected, check="parity", text=said(usual), sizes=batch_sizes)

@@ -37,17 +37,21 @@ _ROUGH = frozenset({"DFT"})
 def tolerances(subject: CheckContext, *, probe: Probe) -> Tolerances:
     """Return what the subject's outputs are held to: the entry's own, or else what its model's rounding needs.
 
-    They never exceed the default, and stay there where PyTorch cannot be asked in float64.
+    They never exceed the default, and stay there where PyTorch cannot be asked in float64. Where the same graphs were
+    proven with other weights, PyTorch is not asked: its layers alone count, which allows less and never more.
     """
     entry, most = subject.item.model.entry, Tolerances()
     if entry.tolerances is not None:
         return entry.tolerances
-    lost = None if _ROUGH & _operators(subject) else _lost(subject, probe(subject))
+    if _ROUGH & _operators(subject):
+        return most
+    lost = 0.0 if subject.repeats else _lost(subject, probe(subject))
     if lost is None:
         return most
     layers = sum(map(_multiplies, subject.reference.model.modules()))
     needed = max(OF_ONE_LAYER * math.sqrt(layers), MARGIN * lost)
-    log.info("%s: %d layers, PyTorch in float32 is off by %.1e: %.1e", subject.item.model_id, layers, lost, needed)
+    off = "was not asked in float64" if subject.repeats else f"in float32 is off by {lost:.1e}"
+    log.info("%s: %d layers, PyTorch %s: %.1e", subject.item.model_id, layers, off, needed)
     return Tolerances(atol=min(most.atol, needed), rtol=min(most.rtol, needed))
 
 

@@ -171,4 +171,4 @@ def probe(subject: CheckContext) -> Feeds:
     return image_feeds(subject, 2, size=sizes(subject)[0], kind="noise")
 
 
-CHECKS = checks_of(parity, pictures, answers, pixel_mask, sensitivity)
+CHECKS = checks_of(parity, pictures, answers, pixel_mask, sensitivity, once=(pixel_mask, sensitivity))

@@ -368,4 +368,4 @@ def probe(subject: CheckContext) -> Feeds:
     return _prompt(subject, (2, 1), kind="noise").feeds
 
 
-CHECKS = checks_of(parity, text, padding, cache, greedy, sensitivity)
+CHECKS = checks_of(parity, text, padding, cache, greedy, sensitivity, once=(sensitivity,))

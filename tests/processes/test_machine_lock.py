@@ -10,7 +10,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from onnx_fleet.airflow import machine_lock
+from onnx_fleet.processes import machine_lock
 
 PATIENCE_S = 30.0
 
@@ -66,7 +66,7 @@ def test_a_measurement_waits_for_work_that_is_under_way_and_newcomers_wait_for_i
 def test_what_a_killed_process_held_is_free(tmp_path: Path) -> None:
     program = f"""
 from pathlib import Path
-from onnx_fleet.airflow import machine_lock
+from onnx_fleet.processes import machine_lock
 with machine_lock.exclusive(Path({str(tmp_path)!r})):
     print("measuring", flush=True)
     input()

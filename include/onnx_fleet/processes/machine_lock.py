@@ -16,11 +16,19 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from typing import Final, Literal
 
 log = logging.getLogger(__name__)
+
+Use = Literal["shared", "alone", "as_it_says"]
+"""How a step uses its machine.
+
+``shared``: it may run beside others, and not beside one that measures; ``alone``: it measures all the time;
+``as_it_says``: it asks for the machine by itself while it measures.
+"""
 
 
 @contextmanager
@@ -47,9 +55,18 @@ def exclusive(folder: Path) -> Iterator[None]:
         yield
 
 
+LOCKS: Final[Mapping[Use, Callable[[Path], AbstractContextManager[None]]]] = {
+    "shared": shared,
+    "alone": exclusive,
+    "as_it_says": lambda folder: nullcontext(),
+}
+"""The lock for each use, by the folder that all workers of the machine see."""
+
+
 @contextmanager
 def _locked(folder: Path, name: str, kind: int) -> Iterator[None]:
     """Hold a lock on an open file, which programs that are started meanwhile do not inherit."""
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"onnx-fleet-{os.getuid()}-{name}.lock"
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

@@ -1,0 +1,59 @@
+"""The step measure: what a stage's graphs take, timed beside PyTorch or taken over from a model with the same ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from onnx_fleet.bundles.kept_documents import LATENCIES
+from onnx_fleet.bundles.stage import Stage
+from onnx_fleet.entities.kept_latency import KeptLatency
+from onnx_fleet.entities.latency_report import LatencyReport
+from onnx_fleet.entities.provider import Provider
+from onnx_fleet.measurement import latency, latency_key, reuse
+from onnx_fleet.processes import profiling
+from onnx_fleet.runs import step_process
+from onnx_fleet.runs.services import Services
+from onnx_fleet.runs.step_process import Subject
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """What the process that measures is given."""
+
+    about: Subject
+    now: datetime
+    kept: tuple[KeptLatency, ...] | None
+    """What the store keeps of the same graphs with other weights; None where nothing may be taken over."""
+
+
+def measure(stage: Stage, *, services: Services, provider: Provider = "cpu", anew: bool = False) -> LatencyReport:
+    """Time a stage's graphs beside PyTorch; variants that models with the same graphs have figures of take these over.
+
+    What was timed is kept in the store for such models, unless the entry says ``reuse: never``.
+
+    Args:
+        anew: time every variant, as for a bundle that is made again because somebody asked for it.
+    """
+    with profiling.timed("measure"):
+        anew = anew or stage.item.rebuild is not None
+        keys = latency_key.of_variants(stage, provider=provider, gpu=services.gpu)
+        kept = () if anew else LATENCIES.find(keys.values(), store=services.store)
+        about = step_process.subject(stage, services=services, provider=provider)
+        request = _Request(about=about, now=datetime.now(UTC), kept=kept if keys else None)
+        report = step_process.run(_measure, request, about=about, services=services, step="measure")
+        for figures in reuse.to_keep(report, keys=keys, standing=kept):
+            LATENCIES.keep(figures, store=services.store)
+        return report
+
+
+def _measure(request: _Request) -> LatencyReport:
+    about = request.about
+    return latency.measure(
+        about.stage,
+        source_dir=about.source_dir,
+        now=request.now,
+        provider=about.provider,
+        gpu=about.gpu,
+        kept=request.kept,
+    )

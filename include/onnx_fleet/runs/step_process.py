@@ -1,0 +1,54 @@
+"""The process of a step that proves or measures: what it is given, its limits, and its log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from onnx_fleet.bundles.stage import Stage
+from onnx_fleet.entities.provider import Provider
+from onnx_fleet.processes import isolation
+from onnx_fleet.processes.gpu import GpuOptions
+from onnx_fleet.runs.services import Services
+
+Q = TypeVar("Q")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What such a step is about: a stage, the source beside it, and where its graphs run."""
+
+    stage: Stage
+    source_dir: Path
+    """The source's files at the stage's commit."""
+    provider: Provider
+    gpu: GpuOptions
+
+
+def subject(stage: Stage, *, services: Services, provider: Provider) -> Subject:
+    """Return what a step is about; the source is downloaded where it is not there any more."""
+    from onnx_fleet.source import download
+
+    source_dir = download.download(stage.item.model, hub=services.hub)
+    return Subject(stage=stage, source_dir=source_dir, provider=provider, gpu=services.gpu)
+
+
+def run(function: Callable[[Q], R], request: Q, *, about: Subject, services: Services, step: str) -> R:
+    """Run a function in a process of its own.
+
+    Nothing is forked for a GPU: CUDA does not survive the fork of a process that has used it.
+
+    Args:
+        step: what the process's log is called after.
+    """
+    on_cpu = about.provider == "cpu"
+    log = log_file(about.stage, step, about.provider)
+    return isolation.run(function, request, limits=services.step_limits, log=log, with_torch=on_cpu).value
+
+
+def log_file(stage: Stage, step: str, provider: Provider) -> Path:
+    """Return where a stage keeps what a step's process has said."""
+    return stage.private / f"{step}_{provider}.log"

@@ -1,0 +1,1 @@
+"""Sinks: the registries that people have, and how the feed's events are brought to them."""
