@@ -7,14 +7,21 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, urlencode
+
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 COMPONENTS = ("scheduler", "dag_processor", "triggerer")
 
 
 class NotReady(Exception):
     """Airflow does not answer (yet)."""
+
+
+class Conflict(NotReady):
+    """Airflow's scheduler has just written what was to be changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +84,13 @@ class AirflowClient:
         for state in ("running", "queued"):
             found = self.call("GET", f"/api/v2/dags/{dag_id}/dagRuns?state={state}")
             for run in found["dag_runs"]:
-                path = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run['dag_run_id'])}"
-                self.call("PATCH", path, {"state": "failed", "note": "interrupted"})
+                self._end_run(dag_id, run["dag_run_id"])
+
+    @retry(retry=retry_if_exception_type(Conflict), wait=wait_fixed(1), stop=stop_after_attempt(10), reraise=True)
+    def _end_run(self, dag_id: str, run_id: str) -> None:
+        """Fail a run, also while the scheduler makes its tasks: both then write the same rows, and one is refused."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}"
+        self.call("PATCH", path, {"state": "failed", "note": "interrupted"})
 
     def runs(self, dag_id: str, *, since: str | None = None) -> list[str]:
         """Return the states of a DAG's runs."""
@@ -135,6 +147,7 @@ class AirflowClient:
             with self._opener.open(request, timeout=30) as answer:
                 return json.loads(answer.read())
         except urllib.error.HTTPError as err:
-            raise NotReady(f"{method} {path}: {err.code}: {err.read().decode(errors='replace')[:500]}") from err
+            kind = Conflict if err.code == HTTPStatus.CONFLICT else NotReady
+            raise kind(f"{method} {path}: {err.code}: {err.read().decode(errors='replace')[:500]}") from err
         except OSError as err:
             raise NotReady(f"{method} {path}: {err}") from err

@@ -85,17 +85,19 @@ class Demo:
 
     def processes(self) -> list[str]:
         """Command lines of what runs on this ``var/``."""
-        return [" ".join(process.cmdline()) for process in psutil.process_iter() if self._uses(process)]
+        return [line for process in psutil.process_iter() if (line := self._command_line(process))]
 
     def wait_until_gone(self) -> None:
         gone = Retrying(retry=retry_if_result(bool), wait=wait_fixed(0.1), stop=stop_after_delay(60))
         gone(self.processes)
 
-    def _uses(self, process: psutil.Process) -> bool:
+    def _command_line(self, process: psutil.Process) -> str:
+        """Empty for what does not run on this ``var/``, and for what has ended meanwhile."""
         try:
-            return process.environ().get("ONNX_FLEET_VAR") == str(self.var) or str(self.var) in process.cwd()
+            uses = process.environ().get("ONNX_FLEET_VAR") == str(self.var) or str(self.var) in process.cwd()
+            return " ".join(process.cmdline()) if uses else ""
         except psutil.Error:
-            return False
+            return ""
 
 
 @pytest.fixture(scope="module")
