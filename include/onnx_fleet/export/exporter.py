@@ -295,9 +295,12 @@ def _recipe(item: WorkItem) -> Recipe | None:
 
 
 def _metadata(item: WorkItem) -> Mapping[str, str]:
+    """Return what a graph says of itself: where it comes from.
+
+    Nothing that every upgrade changes: a file of the same bytes is copied by the store, and weights may be inside.
+    """
     return {
         "onnx_fleet.model_id": item.model_id,
         "onnx_fleet.commit": item.model.commit,
         "onnx_fleet.task": item.model.task,
-        "onnx_fleet.fingerprint": item.fingerprint,
     }
