@@ -17,7 +17,7 @@ from onnx_fleet.validation.checks.context import SEED, CheckContext, checks_of
 from onnx_fleet.validation.checks.float64 import Exact, word
 from onnx_fleet.validation.checks.padding import EACH_ROW_ALONE, OTHER_TOKENS, Parts, Run, Runners, padded_rows
 from onnx_fleet.validation.checks.sensitivity import moved_by
-from onnx_fleet.validation.checks.single_graph import Feeds, against_pytorch, parity_over_sizes, run
+from onnx_fleet.validation.checks.single_graph import Feeds, against_pytorch, beside, parity_over_sizes, run
 from onnx_fleet.validation.checks.ties import choices_equal
 
 BATCH_SIZES = (1, 2, 7)
@@ -52,8 +52,7 @@ def tones(subject: CheckContext) -> Iterator[CheckRow]:
         return
     feeds = _feeds(subject, 4, length=_lengths(subject)[0], kind="tones")
     case = subject.case("tones", "4 rising tones, half of the time silent, of zero mean and unit variance")
-    expected = subject.reference(feeds)
-    actual, faults = run(subject, feeds, case=case)
+    expected, (actual, faults) = beside(partial(subject.reference, feeds), partial(run, subject, feeds, case=case))
     yield from faults or against_pytorch(subject, feeds, expected, actual, case=case)
     if "logits" in actual:
         exact = word(subject, feeds, "logits")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache as cached
 from functools import partial
 
 import numpy as np
@@ -22,7 +23,7 @@ from onnx_fleet.validation.checks.context import REPEATED_ROWS, REPEATED_TEXTS, 
 from onnx_fleet.validation.checks.float64 import word
 from onnx_fleet.validation.checks.padding import Parts, Run, Runners, padded_rows
 from onnx_fleet.validation.checks.sensitivity import moved_by
-from onnx_fleet.validation.checks.single_graph import Feeds, logits_equal
+from onnx_fleet.validation.checks.single_graph import Feeds, beside, logits_equal, or_fault
 from onnx_fleet.validation.checks.ties import tokens_equal
 
 REPEATED_LENGTHS, REPEATED_SPLITS, REPEATED_NEW_TOKENS = (17,), (7,), 12
@@ -50,19 +51,19 @@ def prompt(subject: CheckContext) -> Iterator[CheckRow]:
     for length in sorted({min(length, maximum) for length in lengths} | {maximum}):
         rows = max(1, min(batch_sizes[-1], most // length))
         largest = text_inputs.random_batch(subject.space, batch_size=rows, length=length, seed=SEED)
-        expected = _pytorch(subject, largest)
-        for batch_size in sorted({min(size, rows) for size in batch_sizes}):
+        expected = cached(partial(_pytorch, subject, largest))
+        for batch_size in sorted({min(size, rows) for size in batch_sizes}, reverse=True):
             case = subject.case("prompt", f"batch_size {batch_size}, sequence_length {length}, seed {SEED}")
             few = largest[:batch_size]
             run, exact = partial(_graph, subject, few), partial(_exact, subject, few)
-            yield from logits_equal(subject, expected[:batch_size], run, case=case, exact=exact)
+            yield from logits_equal(subject, partial(_rows, expected, batch_size), run, case=case, exact=exact)
 
 
 def cache(subject: CheckContext) -> Iterator[CheckRow]:
     """A prompt in two pieces, single steps, and rows in another order return what PyTorch returns without a cache."""
     length = min(SPLIT_LENGTH, subject.space.max_length)
     batch = text_inputs.random_batch(subject.space, batch_size=3, length=length, seed=SEED)
-    expected, exact = _pytorch(subject, batch), partial(_exact, subject, batch)
+    expected, exact = cached(partial(_pytorch, subject, batch)), partial(_exact, subject, batch)
     for split in (split for split in subject.sizes(SPLITS, repeated=REPEATED_SPLITS) if split < length):
         case = subject.case("cache", f"{length} tokens in two pieces, parted after {split}, seed {SEED}")
         run = partial(_in_pieces, subject, batch, [split, length - split])
@@ -71,10 +72,10 @@ def cache(subject: CheckContext) -> Iterator[CheckRow]:
         yield from _padded_steps(subject)
         return
     short = batch[:1].cut(min(SPLIT_ANYWHERE, length))
-    whole = _pytorch(subject, short)
+    whole = cached(partial(_pytorch, subject, short))
     for split in range(1, short.input_ids.shape[1]):
         case = subject.case("cache", f"1 row of {short.input_ids.shape[1]} tokens, parted after {split}, seed {SEED}")
-        run = partial(_in_pieces, subject, short, [split, whole.shape[1] - split])
+        run = partial(_in_pieces, subject, short, [split, short.input_ids.shape[1] - split])
         yield from logits_equal(subject, whole, run, case=case, exact=partial(_exact, subject, short))
     yield from _padded_steps(subject)
     steps = min(STEPS, length - 1)
@@ -85,7 +86,7 @@ def cache(subject: CheckContext) -> Iterator[CheckRow]:
     case = subject.case("cache", f"{length - 1} tokens, then one with rows {order.tolist()}, as beams do, seed {SEED}")
     run = partial(_reordered, subject, batch, order)
     last = partial(_exact, subject, batch, read=lambda logits: logits[order, -1:])
-    yield from logits_equal(subject, expected[order, -1:], run, case=case, exact=last)
+    yield from logits_equal(subject, lambda: expected()[order, -1:], run, case=case, exact=last)
 
 
 def _padded_steps(subject: CheckContext) -> Iterator[CheckRow]:
@@ -136,25 +137,27 @@ def greedy(subject: CheckContext) -> Iterator[CheckRow]:
         return
     batch = text_inputs.pad([*random, *written], side="left", space=subject.space)
     ends = subject.end_tokens
-    wanted = subject.reference.generate(
+    generate = partial(
+        subject.reference.generate,
         {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask},
         max_new_tokens=new_tokens,
         pad_token_id=subject.space.pad_token_id,
         eos_token_id=ends or None,
-    )[:, batch.input_ids.shape[1] :]
-    try:
-        found = generation.greedy(
-            generation.behind(subject.session(), attention_mask=batch.attention_mask),
-            batch.input_ids,
-            max_new_tokens=new_tokens,
-            eos_token_ids=ends,
-            pad_token_id=subject.space.pad_token_id,
-        )
-    except ValidationFailed as err:
-        yield case.row("error", detail=str(err))
+    )
+    search = partial(
+        generation.greedy,
+        generation.behind(subject.session(), attention_mask=batch.attention_mask),
+        batch.input_ids,
+        max_new_tokens=new_tokens,
+        eos_token_ids=ends,
+        pad_token_id=subject.space.pad_token_id,
+    )
+    wanted, found = beside(generate, partial(or_fault, search))
+    if isinstance(found, ValidationFailed):
+        yield case.row("error", detail=str(found))
         return
     yield from tokens_equal(
-        wanted,
+        wanted[:, batch.input_ids.shape[1] :],
         found,
         case=case,
         row="prompt",
@@ -231,8 +234,14 @@ def _real_equal(
     subject: CheckContext, batch: Batch, run: Callable[[], np.ndarray], *, case: Case
 ) -> Iterator[CheckRow]:
     """The logits of a padded batch at real positions."""
-    wanted, exact = _pytorch(subject, batch)[batch.real], partial(_exact, subject, batch, read=lambda x: x[batch.real])
-    yield from logits_equal(subject, wanted, lambda: at_places(batch.real, run()), case=case, exact=exact)
+    exact = partial(_exact, subject, batch, read=lambda logits: logits[batch.real])
+    yield from logits_equal(
+        subject,
+        lambda: _pytorch(subject, batch)[batch.real],
+        lambda: at_places(batch.real, run()),
+        case=case,
+        exact=exact,
+    )
 
 
 def _exact(
@@ -254,6 +263,11 @@ def _feeds(batch: Batch) -> dict[str, np.ndarray]:
 def _pytorch(subject: CheckContext, batch: Batch) -> np.ndarray:
     """PyTorch's logits in one pass without a cache: float32 [batch_size, sequence_length, vocabulary]."""
     return subject.reference(_feeds(batch))["logits"]
+
+
+def _rows(logits: Callable[[], np.ndarray], count: int) -> np.ndarray:
+    """The logits of the first rows."""
+    return logits()[:count]
 
 
 def _graph(subject: CheckContext, batch: Batch) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from onnx_fleet.validation.checks.context import SEED, CheckContext, checks_of
 from onnx_fleet.validation.checks.float64 import word
 from onnx_fleet.validation.checks.padding import EACH_ROW_ALONE, OTHER_TOKENS, Parts, Run, Runners, padded_rows
 from onnx_fleet.validation.checks.sensitivity import moved_by
-from onnx_fleet.validation.checks.single_graph import Feeds, against_pytorch, batches_equal, rows_of, run
+from onnx_fleet.validation.checks.single_graph import Feeds, against_pytorch, batches_equal, beside, rows_of, run
 from onnx_fleet.validation.checks.ties import choices_equal
 
 BATCH_SIZES = (1, 2, 7)
@@ -36,8 +36,7 @@ def parity(subject: CheckContext) -> Iterator[CheckRow]:
         said = f"{texts} texts of 9 tokens, {pictures} images of noise, seed {SEED}"
         case = subject.case("parity", said, role="model")
         feeds = {**_text(subject, texts, length=9), **_image(subject, pictures, kind="noise")}
-        expected = subject.reference(feeds)
-        actual, faults = run(subject, feeds, case=case)
+        expected, (actual, faults) = beside(partial(subject.reference, feeds), partial(run, subject, feeds, case=case))
         yield from faults or against_pytorch(subject, feeds, expected, actual, case=case)
         if "logits_per_image" in actual and texts > 1:
             chosen = replace(case, case=f"{said}: the text that fits best")
@@ -51,7 +50,7 @@ def text_alone(subject: CheckContext) -> Iterator[CheckRow]:
     role, maximum = "text_model", subject.space.max_length
     for length in sorted({min(length, maximum) for length in (*LENGTHS, maximum)}):
         feeds = _text(subject, BATCH_SIZES[-1] if length < maximum else 2, length=length)
-        expected = subject.reference.graph(role, feeds)
+        expected = cache(partial(subject.reference.graph, role, feeds))
         text = f"sequence_length {length}, seed {SEED}"
         yield from batches_equal(
             subject, feeds, expected=expected, check="text_alone", text=text, sizes=BATCH_SIZES, role=role
@@ -70,7 +69,7 @@ def image_alone(subject: CheckContext) -> Iterator[CheckRow]:
     kinds: tuple[Kind, ...] = ("noise", "picture")
     for kind in kinds:
         feeds = _image(subject, BATCH_SIZES[-1], kind=kind)
-        expected = subject.reference.graph(role, feeds)
+        expected = cache(partial(subject.reference.graph, role, feeds))
         yield from batches_equal(
             subject,
             feeds,

@@ -16,7 +16,7 @@ from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.graphs.comparison import Case, Outputs, compare
 from onnx_fleet.validation.checks.context import CheckContext
 from onnx_fleet.validation.checks.float64 import Side, judged
-from onnx_fleet.validation.checks.single_graph import Feeds
+from onnx_fleet.validation.checks.single_graph import Feeds, beside, or_fault
 
 Run = Callable[[Feeds], Outputs]
 """Arrays by the names of inputs -> arrays by the names of outputs."""
@@ -80,12 +80,10 @@ def padded_rows(
     """
     same = replace(case, case=f"{case.case}: as PyTorch on the same batch")
     cases = [replace(case, case=f"{case.case}: {each.said}") for each in kept]
-    torch = feed(runners.torch)
-    try:
-        graph = feed(runners.graph)
-    except ValidationFailed as err:
+    torch, graph = beside(partial(feed, runners.torch), partial(or_fault, partial(feed, runners.graph)))
+    if isinstance(graph, ValidationFailed):
         first = same if as_pytorch else cases[0]
-        yield first.row("error", detail=str(err))
+        yield first.row("error", detail=str(graph))
         return
     exactly = cache(partial(_exactly, feed, runners.float64))
 

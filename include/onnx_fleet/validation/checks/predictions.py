@@ -20,7 +20,7 @@ from onnx_fleet.graphs.text_inputs import Batch
 from onnx_fleet.validation.checks import tokenized_texts as reading
 from onnx_fleet.validation.checks.context import REPEATED_TEXTS, CheckContext, checks_of
 from onnx_fleet.validation.checks.float64 import exactly, most_off
-from onnx_fleet.validation.checks.single_graph import run
+from onnx_fleet.validation.checks.single_graph import beside, run
 from onnx_fleet.validation.checks.ties import choices_equal, weighed
 from onnx_fleet.validation.checks.tokenized_texts import Side, Text
 
@@ -77,7 +77,8 @@ def answers(subject: CheckContext) -> Iterator[CheckRow]:
         yield case.row("different", output="tokens", detail="the packed tokenizer makes other tokens of them")
         return
     feeds = subject.feeds(batches[0])
-    given = subject.reference(feeds)
+    answered = partial(run, subject, subject.feeds(batches[1]), case=case)
+    given, (outputs, faults) = beside(partial(subject.reference, feeds), answered)
     wanted = _Told(
         side=own,
         batch=batches[0],
@@ -88,7 +89,6 @@ def answers(subject: CheckContext) -> Iterator[CheckRow]:
         if name in wanted.outputs and wanted.outputs[name].shape[:2] != batches[0].input_ids.shape:
             yield case.row("skipped", passed=True, detail=f"{name} has no value of its own for every token")
             return
-    outputs, faults = run(subject, subject.feeds(batches[1]), case=case)
     yield from faults
     if not faults and wanted.outputs.keys() <= outputs.keys():
         found = _Told(side=packed, batch=batches[1], outputs=_of_text(outputs, batches[1], subject=subject))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from typing import TypeVar
 
 import numpy as np
@@ -15,6 +17,8 @@ from onnx_fleet.validation.checks.float64 import Side, judged
 
 Feeds = Mapping[str, np.ndarray]
 Size = TypeVar("Size")
+Expected = TypeVar("Expected")
+Actual = TypeVar("Actual")
 
 
 def rows_of(feeds: Feeds, rows: slice | np.ndarray) -> dict[str, np.ndarray]:
@@ -25,6 +29,17 @@ def rows_of(feeds: Feeds, rows: slice | np.ndarray) -> dict[str, np.ndarray]:
         rows: which; int64 or bool where it is an array.
     """
     return {name: array[rows] for name, array in feeds.items()}
+
+
+def beside(expected: Callable[[], Expected], run: Callable[[], Actual]) -> tuple[Expected, Actual]:
+    """Return what two calls return: PyTorch's, in a thread of its own, while the graphs compute in this one.
+
+    Both leave Python's lock to the other while they compute, each with its own threads; neither's values change.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="pytorch") as pool:
+        told = pool.submit(expected)
+        actual = run()
+        return told.result(), actual
 
 
 def run(subject: CheckContext, feeds: Feeds, *, case: Case, role: str = "model") -> tuple[Outputs, list[CheckRow]]:
@@ -68,7 +83,7 @@ def against_pytorch(
 
 def outputs_equal(
     subject: CheckContext,
-    expected: Outputs,
+    expected: Callable[[], Outputs],
     run: Callable[[], Outputs],
     *,
     case: Case,
@@ -77,22 +92,30 @@ def outputs_equal(
     """Compare what some calls of the graphs return with PyTorch's, or yield the row that says why they do not run.
 
     Args:
-        expected: arrays by name, from PyTorch. What ``run`` does not return is not compared.
+        expected: returns arrays by name, from PyTorch; it is called beside ``run``. What that does not return is not
+            compared.
         run: returns arrays by name; a ValidationFailed that it raises becomes the row.
         exact: the same in float64; empty where nobody can tell.
     """
-    try:
-        actual = run()
-    except ValidationFailed as err:
-        yield case.row("error", detail=str(err))
+    wanted, actual = beside(expected, partial(or_fault, run))
+    if isinstance(actual, ValidationFailed):
+        yield case.row("error", detail=str(actual))
         return
-    own = {name: array for name, array in expected.items() if name in actual}
+    own = {name: array for name, array in wanted.items() if name in actual}
     yield from judged(subject, compare(own, actual, case=case), Side(expected=own, actual=actual, exact=exact))
+
+
+def or_fault(run: Callable[[], Actual]) -> Actual | ValidationFailed:
+    """Return what a call returns, or why it does not run: of one side that is a finding, and of the other not."""
+    try:
+        return run()
+    except ValidationFailed as err:
+        return err
 
 
 def logits_equal(
     subject: CheckContext,
-    expected: np.ndarray,
+    expected: Callable[[], np.ndarray],
     run: Callable[[], np.ndarray],
     *,
     case: Case,
@@ -101,17 +124,17 @@ def logits_equal(
     """Do as outputs_equal, for graphs of which the logits alone are read.
 
     Args:
-        expected: float32 [batch_size, sequence_length, vocabulary] or [real tokens, vocabulary], as ``run`` returns it.
+        expected: returns float32 [batch_size, sequence_length, vocabulary] or [real tokens, vocabulary], like ``run``.
         exact: float64 of the same shape, by the name ``logits``.
     """
-    return outputs_equal(subject, {"logits": expected}, lambda: {"logits": run()}, case=case, exact=exact)
+    return outputs_equal(subject, lambda: {"logits": expected()}, lambda: {"logits": run()}, case=case, exact=exact)
 
 
 def batches_equal(
     subject: CheckContext,
     feeds: Feeds,
     *,
-    expected: Outputs,
+    expected: Callable[[], Outputs],
     check: str,
     text: str,
     sizes: Sequence[int],
@@ -123,19 +146,20 @@ def batches_equal(
 
     Args:
         feeds: arrays by the names of inputs, each [batch_size, …].
-        expected: arrays by name, each [batch_size, …], from PyTorch on all rows.
+        expected: returns arrays by name, each [batch_size, …], from PyTorch on all rows; it is called
+            beside the graph, for each of the batches.
         text: says what is fed, for people.
         sizes: how many rows are fed; a size beyond the batch's is fed as the whole batch.
     """
     count = len(next(iter(feeds.values())))
-    parts = {f"batch_size {size}": slice(size) for size in sorted({min(size, count) for size in sizes})}
+    parts = {f"batch_size {size}": slice(size) for size in sorted({min(size, count) for size in sizes}, reverse=True)}
     last = {"the last row alone": slice(count - 1, count)}
     for name, rows in subject.sizes({**parts, **last}, repeated=last).items():
         case = subject.case(check, f"{name}, {text}", role=role)
         few = rows_of(feeds, rows)
-        actual, faults = run(subject, few, case=case, role=role)
+        everything, (actual, faults) = beside(expected, partial(run, subject, few, case=case, role=role))
         alone = None if role == "model" else role
-        wanted = rows_of(expected, rows)
+        wanted = rows_of(everything, rows)
         yield from faults or against_pytorch(subject, few, wanted, actual, case=case, role=alone)
 
 
@@ -156,15 +180,14 @@ def parity_over_sizes(
     """
     usual, *others = subject.sizes(sizes, repeated=sizes[:1])
     feeds = feed(max(batch_sizes), usual)
-    expected = subject.reference(feeds)
+    expected = cache(partial(subject.reference, feeds))
     yield from batches_equal(subject, feeds, expected=expected, check="parity", text=said(usual), sizes=batch_sizes)
     for size in others:
         case = subject.case("parity", f"batch_size 2, {said(size)}")
         feeds = feed(2, size)
-        try:
-            expected = subject.reference(feeds)
-        except ValidationFailed as err:
-            yield case.row("skipped", passed=True, detail=str(err))
+        asked, answered = partial(subject.reference, feeds), partial(run, subject, feeds, case=case)
+        wanted, (actual, faults) = beside(partial(or_fault, asked), answered)
+        if isinstance(wanted, ValidationFailed):
+            yield case.row("skipped", passed=True, detail=str(wanted))
             continue
-        actual, faults = run(subject, feeds, case=case)
-        yield from faults or against_pytorch(subject, feeds, expected, actual, case=case)
+        yield from faults or against_pytorch(subject, feeds, wanted, actual, case=case)

@@ -20,6 +20,7 @@ from onnx_fleet.validation.checks.sensitivity import moved_by
 from onnx_fleet.validation.checks.single_graph import (
     Feeds,
     against_pytorch,
+    beside,
     parity_over_sizes,
     run,
 )
@@ -50,8 +51,8 @@ def pictures(subject: CheckContext) -> Iterator[CheckRow]:
     """Every output equals PyTorch's on pictures with edges and flat areas, normalised as the preprocessor does."""
     feeds = image_feeds(subject, 4, size=sizes(subject)[0], kind="picture")
     case = subject.case("pictures", "4 pictures: slopes, checkerboards and discs, as preprocessor_config.json has them")
-    actual, faults = run(subject, feeds, case=case)
-    yield from faults or against_pytorch(subject, feeds, subject.reference(feeds), actual, case=case)
+    expected, (actual, faults) = beside(partial(subject.reference, feeds), partial(run, subject, feeds, case=case))
+    yield from faults or against_pytorch(subject, feeds, expected, actual, case=case)
 
 
 def answers(subject: CheckContext) -> Iterator[CheckRow]:
