@@ -6,8 +6,10 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import onnxruntime
@@ -20,10 +22,11 @@ from onnx_fleet import jsonio
 from onnx_fleet.entities.entry import LatencyGrid
 from onnx_fleet.entities.latency_report import LatencyReport
 from onnx_fleet.errors import GpuUnavailable
-from onnx_fleet.measurement import latency, reuse
+from onnx_fleet.measurement import benchmark, latency, reuse
 from onnx_fleet.measurement.benchmark import Bench
 from onnx_fleet.measurement.footprint import FootprintRequest
 from onnx_fleet.measurement.noise import NoiseMeter
+from onnx_fleet.measurement.timing import Timed
 from onnx_fleet.source import reference
 
 ROOT = Path(__file__).parents[2]
@@ -217,6 +220,25 @@ def test_variants_are_timed_in_the_same_turns_and_loaded_apart(measured: Exporte
         report.footprints[0].load_time_s,
         report.footprints[0].peak_memory_bytes,
     )
+
+
+def test_a_point_has_an_equal_part_of_the_time_that_those_before_it_have_left(
+    measured: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = measured.copy(tmp_path).with_entry(lambda entry: replace(entry, latency=replace(GRID, budget_s=600)))
+    allowed_s: list[float] = []
+    take_turns = benchmark.take_turns
+
+    def noted(*calls: Callable[[], object], budget_s: float, **settings: Any) -> tuple[Timed, ...]:
+        allowed_s.append(budget_s)
+        return take_turns(*calls, budget_s=budget_s, **settings)
+
+    monkeypatch.setattr(benchmark, "take_turns", noted)
+    latency.measure(copied.stage, source_dir=copied.source_dir, now=NOW, point_budget_s=1000)
+
+    first, second = allowed_s
+    assert first == 300
+    assert 480 < second < 600
 
 
 def test_a_variant_of_which_nothing_is_known_is_measured_and_the_others_are_taken_over(

@@ -13,6 +13,7 @@ import pytest
 
 from onnx_fleet.measurement.timing import (
     BLOCKS,
+    FEWEST_BLOCKS,
     Timed,
     WarmUp,
     has_settled,
@@ -107,6 +108,13 @@ def test_no_more_runs_are_taken_than_the_precision_that_is_asked_for_needs(preci
     assert [sum(map(len, each.blocks_ms)) for each in timed] == [runs, runs]
 
 
+@pytest.mark.parametrize(("precision", "runs"), [(1e9, 6), (1e-9, 24)])
+def test_slow_calls_are_looked_at_after_one_run_in_each_turn(precision: float, runs: int) -> None:
+    timed = take_turns(partial(time.sleep, 0.1), warmup_runs=1, timed_runs=24, budget_s=30, precision=precision)
+
+    assert [len(each.times_ms) for each in timed] == [runs]
+
+
 def test_short_runs_are_counted_when_ten_milliseconds_of_them_have_gone_by() -> None:
     turns: list[list[float]] = []
 
@@ -158,6 +166,17 @@ def test_a_slow_call_takes_fewer_runs_than_asked_for() -> None:
     ours, theirs = time_interleaved(lambda: None, lambda: None, warmup_runs=3, timed_runs=1000, budget_s=0.0)
 
     assert len(ours) == len(theirs) == BLOCKS
+
+
+@pytest.mark.parametrize(("budget_s", "runs"), [(0.0, 3), (1.0, 4), (60.0, 7)])
+def test_a_budget_may_pay_for_fewer_turns_but_three(budget_s: float, runs: int) -> None:
+    """Two calls of a tenth of a second take two tenths a turn."""
+    timed = take_turns(
+        *[partial(time.sleep, 0.1)] * 2, warmup_runs=1, timed_runs=7, budget_s=budget_s, fewest_runs=FEWEST_BLOCKS
+    )
+
+    assert [len(each.times_ms) for each in timed] == [runs] * 2
+    assert (interval(timed[0].times_ms, 0.5) is None) == (runs < BLOCKS)
 
 
 def test_fewer_runs_than_turns_leave_turns_out() -> None:

@@ -60,7 +60,7 @@ class LatencyGrid:
     precision: float | None = 0.05
     """The half-width of a median's 95 % interval, as a share of the median, at which no more runs are taken; None takes
     all."""
-    budget_s: int | None = 20
+    budget_s: int | None = 10
     """About how many seconds all points of a model may take; None gives each point its own time."""
     reuse: Reuse = "same_graph"
     """Whether figures are taken over that were measured on the same graphs with other weights; "never" measures every

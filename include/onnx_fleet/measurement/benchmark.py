@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -16,7 +17,7 @@ from onnx_fleet.errors import GpuUnavailable
 from onnx_fleet.graphs.session import Session, open_placed, open_session
 from onnx_fleet.graphs.text_frame import Frame
 from onnx_fleet.measurement.noise import NoiseMeter
-from onnx_fleet.measurement.timing import Timed, take_turns
+from onnx_fleet.measurement.timing import BLOCKS, FEWEST_BLOCKS, Timed, take_turns
 from onnx_fleet.processes.gpu import GpuOptions
 from onnx_fleet.processes.progress import Count
 
@@ -123,13 +124,17 @@ class Bench:
             roles[info.role] = (*roles.get(info.role, ()), info)
         total = sum(len(self._works(first, point)) for first, *_ in roles.values() for point in points)
         count = Count(total, "points")
+        fewest_runs = BLOCKS if self.grid.budget_s is None else FEWEST_BLOCKS
+        used_s, done = 0.0, 0
         for role, variants in roles.items():
-            pair_s = budget_s
-            if self.grid.budget_s is not None:  # of which each point has an equal part, for all its calls together
-                pair_s = min(budget_s, 2 * self.grid.budget_s / total / (1 + len(variants)))
             sessions = tuple(self._open(info) for info in variants)
             for point in points:
                 for works in count.each(zip(*(self._works(info, point) for info in variants), strict=True)):
+                    pair_s = budget_s
+                    if self.grid.budget_s is not None:  # each point has an equal part of what those before it have left
+                        left_s = max(0.0, self.grid.budget_s - used_s) / (total - done)
+                        pair_s = min(budget_s, 2 * left_s / (1 + len(variants)))
+                    began = time.perf_counter()
                     feeds = [work.feeds(info, seed=0) for work, info in zip(works, variants, strict=True)]
                     *ours, torch = take_turns(
                         *(
@@ -140,9 +145,11 @@ class Bench:
                         warmup_runs=self.grid.warmup_runs,
                         timed_runs=self.grid.timed_runs,
                         budget_s=pair_s,
+                        fewest_runs=fewest_runs,
                         precision=self.grid.precision,
                         between=self.meter.probe,
                     )
+                    used_s, done = used_s + time.perf_counter() - began, done + 1
                     yield tuple(
                         Run(info=info, point=point, phase=works[0].phase, ours=timed, torch=torch)
                         for info, timed in zip(variants, ours, strict=True)

@@ -22,8 +22,8 @@ POINT_BUDGET_S = 10.0
 """The time budget of two calls at one point in seconds; calls that need more take fewer runs than were asked for."""
 BLOCKS = 6
 """The number of blocks: six values are the fewest whose range encloses the median with 95 % (1 - 2 / 2^6 is 96.9 %)."""
-_FIRST_RUNS = 2 * BLOCKS
-"""The runs after which those of an entry that says how precise it wants them may be enough."""
+FEWEST_BLOCKS = 3
+"""The fewest blocks within a stated time: the median of three runs still hides one that was disturbed."""
 WINDOW = 5
 """The number of warm-up runs that are looked at together: their median hides one or two runs that were disturbed."""
 STILL_FALLING = 0.02
@@ -78,6 +78,7 @@ def take_turns(
     warmup_runs: int,
     timed_runs: int,
     budget_s: float = POINT_BUDGET_S,
+    fewest_runs: int = BLOCKS,
     precision: float | None = None,
     between: Callable[[], None] | None = None,
 ) -> tuple[Timed, ...]:
@@ -89,8 +90,9 @@ def take_turns(
 
     Args:
         warmup_runs: the least warm-up runs of each call; more follow until it stops becoming faster.
-        timed_runs: the most timed runs of each call; fewer where the budget is too small, and at least one per block.
+        timed_runs: the most timed runs of each call; fewer where the budget is too small.
         budget_s: about how long two calls may take; more calls may take more in proportion.
+        fewest_runs: the runs that each call has whatever the budget is; with fewer than six nothing has an interval.
         precision: the half-width of each median's interval, as a share of the median, at which no more runs are taken;
             None takes all.
         between: called before each turn, while nothing of this process runs.
@@ -100,14 +102,14 @@ def take_turns(
     budget_s *= len(calls) / 2
     rest()
     warm = [warm_up(call, least=warmup_runs, budget_s=budget_s * _WARMUP_SHARE / len(calls)) for call in calls]
-    round_s = sum(each.fastest_ms for each in warm) / 1e3
+    round_s = sum(each.fastest_ms for each in warm) / 1e3 or 1e-9
     settling_s = sum(each.fastest_ms for each in warm if not each.is_slow) / 1e3
-    affordable = max(1, int((budget_s / BLOCKS - settling_s) / round_s)) if round_s else timed_runs
-    runs = min(timed_runs, BLOCKS * affordable)
+    runs = min(timed_runs, _affordable(budget_s, round_s=round_s, settling_s=settling_s, fewest=fewest_runs))
+    first_runs = BLOCKS if all(each.is_slow for each in warm) else 2 * BLOCKS
     blocks: list[list[np.ndarray]] = [[] for _ in calls]
     deadline = time.perf_counter() + budget_s
     with _no_garbage_collection():
-        for sizes in _rounds(runs, stops_early=precision is not None):
+        for sizes in _rounds(runs, first=runs if precision is None else first_runs):
             for size in sizes:
                 if between:
                     rest()
@@ -124,12 +126,25 @@ def take_turns(
     return tuple(Timed(warm_up=each, blocks_ms=tuple(taken)) for each, taken in zip(warm, blocks, strict=True))
 
 
-def _rounds(runs: int, *, stops_early: bool) -> Iterator[list[int]]:
+def _affordable(budget_s: float, *, round_s: float, settling_s: float, fewest: int) -> int:
+    """Return how many runs of each call a budget pays for, as many in every block where it pays for all blocks.
+
+    Args:
+        round_s: what one run of every call takes.
+        settling_s: what the runs that are not counted take in each block.
+    """
+    in_a_block = int((budget_s / BLOCKS - settling_s) / round_s)
+    if in_a_block >= 1:
+        return BLOCKS * in_a_block
+    return max(fewest, min(BLOCKS, int(budget_s / (round_s + settling_s))))
+
+
+def _rounds(runs: int, *, first: int) -> Iterator[list[int]]:
     """Yield the sizes of the blocks of each round, after which to look whether the runs suffice.
 
     Each round makes four times as many of them: every block costs a rest and runs that are not counted.
     """
-    done, until = 0, _FIRST_RUNS if stops_early else runs
+    done, until = 0, first
     while done < runs:
         until = min(until, runs)
         each, left = divmod(until - done, BLOCKS)

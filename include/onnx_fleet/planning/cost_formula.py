@@ -36,8 +36,8 @@ _POINT_S: Final = 10.0
 """The budget of two calls at one point: see measurement.timing."""
 _LEAST_RUNS: Final = 12
 """The runs of a point whose calls are short: a first one, and one that counts, in each of six blocks."""
-_LEAST_SLOW_RUNS: Final = 7
-"""The runs of a point whose calls are slow: one to become warm, and one in each block."""
+_LEAST_SLOW_RUNS, _FEWEST_SLOW_RUNS = 7, 4
+"""The runs of a point whose calls are slow: one to become warm, and one in each block; the fewest within a budget."""
 _SLOW_S: Final = 0.1
 """The length of a slow call: see measurement.timing."""
 _REST_S: Final = 0.05
@@ -154,16 +154,17 @@ def _timing_s(facts: SizingFacts, fit: _Fit, *, calls: int = 2, within_s: float 
     runs are precise enough is not known before.
 
     Args:
-        within_s: the time of all points together.
+        within_s: the time of all points together, of which each has an equal part of what those before it have left.
     """
-    grid, total, points = facts.latency, 0.0, tuple(_tokens(facts, fit))
-    for tokens in points:
+    grid, total, points = facts.latency, 0.0, sorted(_tokens(facts, fit))
+    slow_runs = _LEAST_SLOW_RUNS if within_s is None else _FEWEST_SLOW_RUNS
+    for number, tokens in enumerate(points):
         run_s = _CALL_S + 2 * (facts.float32_bytes / 4) * tokens / _FLOPS
-        least = _LEAST_SLOW_RUNS if run_s >= _SLOW_S else grid.warmup_runs + _LEAST_RUNS
+        least = slow_runs if run_s >= _SLOW_S else grid.warmup_runs + _LEAST_RUNS
         wanted = grid.warmup_runs + grid.timed_runs + _BLOCKS
         budget_s = _POINT_S * calls / 2
         if within_s is not None:
-            budget_s = min(budget_s, within_s / len(points))
+            budget_s = min(budget_s, max(0.0, within_s - total) / (len(points) - number))
         total += max(least * run_s * calls, min(wanted * run_s * calls, budget_s)) + _BLOCKS * calls * _REST_S
     return total
 

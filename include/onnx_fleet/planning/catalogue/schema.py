@@ -102,7 +102,7 @@ class LatencySection(_Section):
     precision: Annotated[float, Field(ge=0.001, le=1)] | None = 0.05
     """Take no more runs once the medians' 95 % intervals reach no further than this share of them to either side; with
     null, timed_runs are taken."""
-    budget_s: Annotated[int, Field(ge=1, le=86_400)] | None = 20
+    budget_s: Annotated[int, Field(ge=1, le=86_400)] | None = 10
     """About how many seconds the points of a model may take together; with null, each has its own time."""
     reuse: Reuse = "same_graph"
     """Take over what was measured on the same graphs with other weights, and confirm it by a few calls; never measures
