@@ -43,6 +43,8 @@ _SLOW_S: Final = 0.1
 _REST_S: Final = 0.05
 """What each block of each call waits for the threads of the one before it."""
 _BLOCKS: Final = 6
+_VARIANT_CALL: Final = 0.6
+"""The length of a variant's call as a share of fp32's: int8 is three times as fast, and fp16 as slow."""
 _REPEATED: Final = 0.5
 """The share of a proof's time that is saved where it repeats another one with other weights."""
 _IMAGE_TOKENS: Final = 200
@@ -64,7 +66,7 @@ class _Fit:
     """The seconds of a validation for each GB of float32 weights."""
     judged: float = 5.0
     """The bytes of memory that making and judging variants takes for each float32 byte."""
-    variant_s: float = 28.0
+    variant_s: float = 20.0
     """The seconds in which one variant is made and judged, for each GB of float32 weights."""
     measured: float
     """The bytes of memory that a measurement takes for each float32 byte."""
@@ -74,10 +76,10 @@ class _Fit:
     """Whether one token is generated at each point, too."""
 
 
-_ENCODER: Final = _Fit(steep=2.6, validate_s=46.0, measured=2.4)
-_DECODER: Final = _Fit(steep=4.9, judged=7.0, validate_s=95.0, measured=3.0, step_by_step=True)
-_SEQ2SEQ: Final = _Fit(graphs=2, steep=5.0, judged=7.0, validate_s=100.0, measured=3.0, step_by_step=True)
-_VISION: Final = _Fit(steep=2.6, validate_s=46.0, measured=2.4, by_token=False)
+_ENCODER: Final = _Fit(steep=2.6, validate_s=36.0, measured=2.4)
+_DECODER: Final = _Fit(steep=4.9, judged=7.0, validate_s=62.0, measured=3.0, step_by_step=True)
+_SEQ2SEQ: Final = _Fit(graphs=2, steep=5.0, judged=7.0, validate_s=64.0, measured=3.0, step_by_step=True)
+_VISION: Final = _Fit(steep=2.6, validate_s=36.0, measured=2.4, by_token=False)
 
 _FITS: Final[Mapping[str, _Fit]] = {
     "encoder": _ENCODER,
@@ -85,7 +87,7 @@ _FITS: Final[Mapping[str, _Fit]] = {
     "seq2seq": _SEQ2SEQ,
     "vision": _VISION,
     "speech": _SEQ2SEQ,
-    "dual": _Fit(graphs=3, steep=2.6, validate_s=60.0, measured=2.4),
+    "dual": _Fit(graphs=3, steep=2.6, validate_s=47.0, measured=2.4),
     "vlm": _DECODER,
 }
 """By family; docs/operations.md says which of them were measured."""
@@ -118,7 +120,8 @@ def predict(facts: SizingFacts) -> dict[str, StepCost]:
         "measure": _cost(
             memory=_TORCH_BYTES + (fit.measured + 1.3 * several) * weights,
             disk=all_bytes,
-            seconds=_START_S + _timing_s(facts, fit, calls=2 + len(variants), within_s=facts.latency.budget_s),
+            seconds=_START_S
+            + _timing_s(facts, fit, calls=2 + _VARIANT_CALL * len(variants), within_s=facts.latency.budget_s),
         ),
         "compare": _cost(
             memory=_LIGHT_BYTES + (3 * weights if facts.replaces else 0),
@@ -147,8 +150,8 @@ def _cost(*, memory: float, disk: float, seconds: float) -> StepCost:
     return StepCost(memory_bytes=int(memory), disk_bytes=int(disk), seconds=round(seconds, 1))
 
 
-def _timing_s(facts: SizingFacts, fit: _Fit, *, calls: int = 2, within_s: float | None = None) -> float:
-    """Return the seconds in which the points of the grid are timed, by as many calls in turn.
+def _timing_s(facts: SizingFacts, fit: _Fit, *, calls: float = 2, within_s: float | None = None) -> float:
+    """Return the seconds in which the points of the grid are timed, by as many calls of fp32's length in turn.
 
     A point takes the runs that are asked for, or fewer where its time runs out, and never less than the least. How soon
     runs are precise enough is not known before.
