@@ -15,12 +15,14 @@ from fixtures.exported import Exported
 from fixtures.moved import BY, REASON
 from fixtures.stages import PROVENANCE
 from fixtures.worse_stages import (
+    Change,
     larger,
     next_version,
     slower,
     with_another_output_name,
     with_one_length,
     with_other_weights,
+    with_subnormal_weights,
 )
 from onnx_fleet import jsonio
 from onnx_fleet.bundles import bundle, channels, events
@@ -41,7 +43,8 @@ from onnx_fleet.source.hub_client import Hub, HubSettings
 from onnx_fleet.store import ObjectStore
 
 BLOCK = Gates(policy="block")
-GRID = LatencyGrid(batch_sizes=(1, 4), sequence_lengths=(8, 32), warmup_runs=3, timed_runs=50, threads=1)
+GRID = LatencyGrid(batch_sizes=(1, 4), sequence_lengths=(8, 32), warmup_runs=3, timed_runs=50, threads=1, reuse="never")
+"""With it, versions are timed beside each other also where their graphs are the same."""
 NOW = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
 
 
@@ -136,6 +139,38 @@ def test_a_slower_version_whose_figures_are_those_of_the_version_in_use_is_found
 
     assert kept(stage_dir).latencies_of == f"{in_use.model_id}@{in_use.version}"
     assert (done.held, latest(services, done)) == (True, in_use.version)
+
+
+def test_graphs_that_are_the_same_but_for_their_weights_are_not_timed(
+    timed: Exported, tmp_path: Path, services: Services, in_use: Publication
+) -> None:
+    stage_dir = next_version(
+        timed.stage_dir, tmp_path / "next", digit="b", entry=reusing, commit="b" * 40, changes=[with_other_weights]
+    )
+    done = published(stage_dir, services)
+
+    report = kept(stage_dir)
+    assert (report.status, report.reason, report.verdict) == ("compared", "", "passed")
+    assert (report.measured.latency, report.measured.equal_graphs) == ((), ("onnx/model.onnx",))
+    assert {row.max_abs_diff for row in report.measured.outputs} != {0.0}, "outputs are compared all the same"
+    assert (done.held, latest(services, done)) == (False, done.version)
+
+
+@pytest.mark.parametrize("change", [slower, with_subnormal_weights])
+def test_graphs_that_differ_or_whose_values_matter_are_timed(
+    timed: Exported, tmp_path: Path, services: Services, in_use: Publication, change: Change
+) -> None:
+    stage_dir = next_version(
+        timed.stage_dir, tmp_path / "next", digit="b", entry=reusing, commit="b" * 40, changes=[change]
+    )
+    published(stage_dir, services)
+
+    assert kept(stage_dir).measured.equal_graphs == ()
+    assert len(kept(stage_dir).measured.latency) == 2
+
+
+def reusing(entry: Entry) -> Entry:
+    return replace(entry, latency=replace(entry.latency, reuse="same_graph"))
 
 
 def test_a_slower_version_is_published_and_the_channel_stays(
@@ -347,7 +382,7 @@ def test_graphs_of_every_kind_equal_themselves(
     model: str, phases: set[str], request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     made: Exported = request.getfixturevalue(model).copy(tmp_path)
-    small = LatencyGrid(batch_sizes=(1,), sequence_lengths=(4,), warmup_runs=1, timed_runs=2, threads=1)
+    small = LatencyGrid(batch_sizes=(1,), sequence_lengths=(4,), warmup_runs=1, timed_runs=2, threads=1, reuse="never")
     made.with_entry(lambda entry: replace(entry, latency=small))
     latency.measure(made.stage, source_dir=made.source_dir, now=NOW)
     side = Side(folder=made.stage_dir, graphs=made.stage.read_export().graphs)

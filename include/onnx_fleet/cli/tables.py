@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from onnx_fleet import formatting
 from onnx_fleet.cli import terminal
 from onnx_fleet.entities import validation_report
 from onnx_fleet.entities.latency_report import Interval, LatencyReport, by_origin
-from onnx_fleet.entities.regression_report import RegressionReport
+from onnx_fleet.entities.regression_report import RegressionReport, SlowdownRow
 from onnx_fleet.entities.sizing import Estimate, StepCost
 from onnx_fleet.entities.validation_report import CheckRow, ValidationReport
 from onnx_fleet.entities.variant_report import VariantReport, said
@@ -197,6 +197,40 @@ def _with_interval(value: float, interval: Interval | None, *, digits: int = 2, 
 
 def show_regression(found: RegressionReport) -> None:
     measured = found.measured
+    if measured.latency:
+        _show_slowdowns(measured.latency)
+    for size in measured.sizes:
+        terminal.line(
+            f"{size.variant}: {formatting.human_bytes(size.old_bytes)} -> {formatting.human_bytes(size.new_bytes)},"
+            f" {size.ratio:.2f}×"
+        )
+    for ops in measured.ops:
+        changed = ", ".join(f"{op} {old} -> {new}" for op, (old, new) in ops.changed.items())
+        terminal.line(f"{ops.graph}: {ops.old_nodes} -> {ops.new_nodes} nodes" + (f" ({changed})" if changed else ""))
+    worst = max((row.max_abs_diff or 0.0 for row in measured.outputs), default=0.0)
+    terminal.line(f"outputs differ by up to {worst:.1e}" + ("" if found.alike else "; their commits or recipes differ"))
+    for change in found.contract:
+        terminal.line(f"{change.graph}: {change.change}" + (" [red](breaking)[/]" if change.breaking else ""))
+    if measured.equal_graphs:
+        terminal.paragraphs(
+            "not timed, since both versions have the same graph but for the values of its weights: "
+            + ", ".join(measured.equal_graphs)
+        )
+    if found.latencies_of and measured.latency:
+        terminal.paragraphs(
+            f"the latency reports of both versions show one measurement, of {found.latencies_of}; the figures above"
+            " were timed for this comparison"
+        )
+    if found.reason:
+        terminal.say(found.reason)
+    if found.findings:
+        terminal.worse(found.model_id, found.compared_with, (f"{each.gate}: {each.message}" for each in found.findings))
+    terminal.line(
+        f"{found.version} compared with {found.compared_with}, to which {found.channel} points: {found.verdict}"
+    )
+
+
+def _show_slowdowns(rows: Iterable[SlowdownRow]) -> None:
     terminal.table(
         ("graph", "phase", "batch", "length", "old p50 ms", "new p50 ms", "ratio", "95 % interval"),
         [
@@ -210,32 +244,8 @@ def show_regression(found: RegressionReport) -> None:
                 f"{row.ratio:.2f}×",
                 f"{row.ratio_low:.2f} to {row.ratio_high:.2f}",
             )
-            for row in measured.latency
+            for row in rows
         ],
         numbers=("batch", "length", "old p50 ms", "new p50 ms", "ratio"),
         spare=("old p50 ms", "new p50 ms", "95 % interval"),
-    )
-    for size in measured.sizes:
-        terminal.line(
-            f"{size.variant}: {formatting.human_bytes(size.old_bytes)} -> {formatting.human_bytes(size.new_bytes)},"
-            f" {size.ratio:.2f}×"
-        )
-    for ops in measured.ops:
-        changed = ", ".join(f"{op} {old} -> {new}" for op, (old, new) in ops.changed.items())
-        terminal.line(f"{ops.graph}: {ops.old_nodes} -> {ops.new_nodes} nodes" + (f" ({changed})" if changed else ""))
-    worst = max((row.max_abs_diff or 0.0 for row in measured.outputs), default=0.0)
-    terminal.line(f"outputs differ by up to {worst:.1e}" + ("" if found.alike else "; their commits or recipes differ"))
-    for change in found.contract:
-        terminal.line(f"{change.graph}: {change.change}" + (" [red](breaking)[/]" if change.breaking else ""))
-    if found.latencies_of:
-        terminal.paragraphs(
-            f"the latency reports of both versions show one measurement, of {found.latencies_of}; the figures above"
-            " were timed for this comparison"
-        )
-    if found.reason:
-        terminal.say(found.reason)
-    if found.findings:
-        terminal.worse(found.model_id, found.compared_with, (f"{each.gate}: {each.message}" for each in found.findings))
-    terminal.line(
-        f"{found.version} compared with {found.compared_with}, to which {found.channel} points: {found.verdict}"
     )

@@ -84,6 +84,8 @@ class Differences:
     ops: tuple[OpsRow, ...] = ()
     outputs: tuple[CheckRow, ...] = ()
     latency: tuple[SlowdownRow, ...] = ()
+    equal_graphs: tuple[str, ...] = ()
+    """The graphs that are the same in both versions but for the values of their weights, and were not timed."""
     threads: int = 0
 
 
@@ -132,7 +134,7 @@ class RegressionReport:
     contract: tuple[ContractChange, ...]
     latencies_of: str = ""
     """The bundle whose measurement the latency reports of both versions show, ``acme/tiny@0123abcd-4567ef01``, so that
-    those cannot differ; empty where each has its own. The rows here are timed for this comparison in any case."""
+    those cannot differ; empty where each has its own. The rows here are timed for this comparison."""
     measured: Differences
     hardware: Mapping[str, str | int]
     runtime: Mapping[str, str]

@@ -26,7 +26,7 @@ ROUNDS: Final = 5
 _T_95: Final = 2.776
 """Student's t for a two-sided 95 % interval of ROUNDS values."""
 _LEAST_RUNS: Final = 10
-"""The least runs in a round; one of them moves the median of fewer."""
+"""The least runs in a round that its budget pays for; one of them moves the median of fewer."""
 _POINT_BUDGET_S: Final = 10.0
 
 
@@ -69,6 +69,7 @@ def of_pair(
                     warmup_runs=warmup_runs,
                     timed_runs=max(_LEAST_RUNS, -(-timed_runs // ROUNDS)),
                     budget_s=_POINT_BUDGET_S / ROUNDS,
+                    fewest_runs=timing.FEWEST_BLOCKS,
                 )
                 old_ms, new_ms = times if number % 2 == 0 else times[::-1]
                 figures = median(old_ms.tolist()), median(new_ms.tolist()), len(new_ms)

@@ -162,7 +162,7 @@ def _attempt(
         findings = (*broken, *gates.of_differences(measured, gates=wanted, full=full, alike=alike))
         reason = (
             ""
-            if measured.latency
+            if measured.latency or measured.equal_graphs
             else "latency was not compared: the two versions were not measured at any common size"
         )
         return _Made(

@@ -189,9 +189,12 @@ def time_interleaved(
     warmup_runs: int,
     timed_runs: int,
     budget_s: float = POINT_BUDGET_S,
+    fewest_runs: int = BLOCKS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Time two calls in turns; returns float64 [runs] of each, in milliseconds, in the order in which they ran."""
-    one, other = take_turns(first, second, warmup_runs=warmup_runs, timed_runs=timed_runs, budget_s=budget_s)
+    one, other = take_turns(
+        first, second, warmup_runs=warmup_runs, timed_runs=timed_runs, budget_s=budget_s, fewest_runs=fewest_runs
+    )
     return one.times_ms, other.times_ms
 
 

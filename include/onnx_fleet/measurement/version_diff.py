@@ -17,9 +17,9 @@ from onnx_fleet.entities.latency_report import LatencyReport
 from onnx_fleet.entities.regression_report import Differences, OpsRow, SizeRow, SlowdownRow
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.errors import ValidationFailed
-from onnx_fleet.graphs import inspection
+from onnx_fleet.graphs import inspection, structure
 from onnx_fleet.graphs.comparison import Case
-from onnx_fleet.measurement import io_contract, latency_ratio, output_drift
+from onnx_fleet.measurement import io_contract, latency_ratio, output_drift, value_dependence
 from onnx_fleet.measurement.latency_ratio import Point
 from onnx_fleet.measurement.output_drift import Pair
 from onnx_fleet.processes import hardware
@@ -68,11 +68,12 @@ def find(request: DifferencesRequest) -> Differences:
     )
     outputs: list[CheckRow] = []
     timed: list[SlowdownRow] = []
-    count = Count(len(pairs) * latency_ratio.ROUNDS, "rounds")
+    equal = [pair for pair in pairs if _is_one_graph(pair)] if _graphs_decide(request) else []
+    count = Count((len(pairs) - len(equal)) * latency_ratio.ROUNDS, "rounds")
     for pair in pairs:
         rows = output_drift.of_pair(pair, space=space, longest=longest, threads=threads, tolerances=request.tolerances)
         outputs += rows
-        if any(row.finding == "error" for row in rows):
+        if pair in equal or any(row.finding == "error" for row in rows):
             continue
         try:
             timed += latency_ratio.of_pair(
@@ -92,8 +93,22 @@ def find(request: DifferencesRequest) -> Differences:
         ops=tuple(_ops(pairs)),
         outputs=tuple(outputs),
         latency=tuple(timed),
+        equal_graphs=tuple(pair.new.path for pair in equal),
         threads=threads,
     )
+
+
+def _graphs_decide(request: DifferencesRequest) -> bool:
+    """Say whether what a graph takes follows from the graph alone: it is run by one process, on one machine."""
+    if request.grid.reuse == "never":
+        return False
+    return not any(value_dependence.reason(side.folder, side.graphs) for side in (request.old, request.new))
+
+
+def _is_one_graph(pair: Pair) -> bool:
+    """Say whether two versions of a graph are the same but for the values of their weights."""
+    old, new = pair.old_folder / pair.old.path, pair.new_folder / pair.new.path
+    return structure.digest(old) == structure.digest(new)
 
 
 def _points(stage_dir: Path) -> dict[str, tuple[Point, ...]]:

@@ -43,6 +43,8 @@ _SLOW_S: Final = 0.1
 _REST_S: Final = 0.05
 """What each block of each call waits for the threads of the one before it."""
 _BLOCKS: Final = 6
+_ROUNDS: Final = 5
+"""The rounds in which two versions are timed: see measurement.latency_ratio."""
 _VARIANT_CALL: Final = 0.6
 """The length of a variant's call as a share of fp32's: int8 is three times as fast, and fp16 as slow."""
 _REPEATED: Final = 0.5
@@ -127,7 +129,7 @@ def predict(facts: SizingFacts) -> dict[str, StepCost]:
             memory=_LIGHT_BYTES + (3 * weights if facts.replaces else 0),
             disk=all_bytes + (bundle_bytes if facts.replaces else 0),
             seconds=_LIGHT_START_S
-            + (bundle_bytes / _TRANSFER_BYTES_S + _timing_s(facts, fit) if facts.replaces else 0),
+            + (bundle_bytes / _TRANSFER_BYTES_S + _compared_s(facts, fit) if facts.replaces else 0),
         ),
         "publish": _cost(
             memory=_LIGHT_BYTES, disk=all_bytes, seconds=_LIGHT_START_S + bundle_bytes / _TRANSFER_BYTES_S
@@ -136,7 +138,10 @@ def predict(facts: SizingFacts) -> dict[str, StepCost]:
 
 
 def predict_alike(facts: SizingFacts) -> dict[str, StepCost]:
-    """Return what the steps take of a model that takes over the graphs, the proof and the latency of one before it."""
+    """Return what the steps take of a model that takes over the graphs, the proof and the latency of one before it.
+
+    Its version in use is taken to have other graphs, as after a change of the toolchain: those are timed to compare.
+    """
     first, fit, gigabytes = predict(facts), _FITS.get(facts.family, _ENCODER), facts.float32_bytes / GB
     seconds = {
         "export": _LIGHT_START_S + facts.download_bytes / _TRANSFER_BYTES_S + gigabytes,
@@ -162,7 +167,7 @@ def _timing_s(facts: SizingFacts, fit: _Fit, *, calls: float = 2, within_s: floa
     grid, total, points = facts.latency, 0.0, sorted(_tokens(facts, fit))
     slow_runs = _LEAST_SLOW_RUNS if within_s is None else _FEWEST_SLOW_RUNS
     for number, tokens in enumerate(points):
-        run_s = _CALL_S + 2 * (facts.float32_bytes / 4) * tokens / _FLOPS
+        run_s = _run_s(facts, tokens)
         least = slow_runs if run_s >= _SLOW_S else grid.warmup_runs + _LEAST_RUNS
         wanted = grid.warmup_runs + grid.timed_runs + _BLOCKS
         budget_s = _POINT_S * calls / 2
@@ -170,6 +175,17 @@ def _timing_s(facts: SizingFacts, fit: _Fit, *, calls: float = 2, within_s: floa
             budget_s = min(budget_s, max(0.0, within_s - total) / (len(points) - number))
         total += max(least * run_s * calls, min(wanted * run_s * calls, budget_s)) + _BLOCKS * calls * _REST_S
     return total
+
+
+def _compared_s(facts: SizingFacts, fit: _Fit) -> float:
+    """Return the seconds in which two versions are timed at the smallest point and at the largest, in rounds."""
+    points = sorted(_tokens(facts, fit))
+    least = (_ROUNDS * _FEWEST_SLOW_RUNS * 2 * _run_s(facts, tokens) for tokens in (points[0], points[-1]))
+    return sum(max(taken_s, _POINT_S) for taken_s in least)
+
+
+def _run_s(facts: SizingFacts, tokens: int) -> float:
+    return _CALL_S + 2 * (facts.float32_bytes / 4) * tokens / _FLOPS
 
 
 def _tokens(facts: SizingFacts, fit: _Fit) -> Iterator[int]:
