@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import httpx2
 import pytest
-from huggingface_hub import errors
+from huggingface_hub import close_session, errors, get_session
 
+from fixtures import loopback
 from onnx_fleet.errors import (
     HubFileCorrupt,
     HubRateLimited,
@@ -117,6 +121,36 @@ def test_advice_depends_on_whether_there_is_a_token() -> None:
     assert "give a token (HF_TOKEN)" in str(translate(foreign, subject="a/b@main", settings=_SETTINGS))
     signed_in = HubSettings(token="hf_out")
     assert "ask for access with its token" in str(translate(foreign, subject="a/b@main", settings=signed_in))
+
+
+def test_a_client_that_one_thread_closes_answers_the_others_first() -> None:
+    """huggingface_hub closes it when a thread cannot connect, wherever the others are."""
+    asked, all_asked = threading.Barrier(5, timeout=30), threading.Event()
+
+    class Slow(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            asked.wait()
+            all_asked.wait(30)
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    Hub(_SETTINGS)
+    client = get_session()
+    with loopback.serving(Slow) as port, ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(client.get, f"http://127.0.0.1:{port}/") for _ in range(4)]
+        asked.wait()
+        close_session()
+        assert not client.is_closed
+        all_asked.set()
+        assert [answer.result().status_code for answer in answers] == [204] * 4
+
+    assert client.is_closed
+    assert get_session() is not client
 
 
 def test_an_answer_with_other_fields_than_the_hubs_is_not_a_crash() -> None:

@@ -8,6 +8,7 @@ still fails leaves as one of onnx_fleet.errors. Other users of huggingface_hub i
 from __future__ import annotations
 
 import errno
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -264,7 +265,18 @@ _installed = False
 
 
 class _Client(httpx2.Client):
-    """huggingface_hub's client; requests inside Hub.calling are sent with patience, all others as ever."""
+    """huggingface_hub's client; requests inside Hub.calling are sent with patience, all others as ever.
+
+    huggingface_hub closes the one client of all threads when one of them cannot connect. It closes once the others'
+    requests are answered: those would break, and a connection that is being made at that moment would stay open.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._lock = threading.Lock()
+        self._sending = 0
+        self._is_to_close = False
+        self._owner = os.getpid()
 
     def send(
         self,
@@ -275,10 +287,32 @@ class _Client(httpx2.Client):
         follow_redirects: bool | httpx2._client.UseClientDefault = httpx2.USE_CLIENT_DEFAULT,
     ) -> httpx2.Response:
         def once() -> httpx2.Response:
-            return super(_Client, self).send(request, stream=stream, auth=auth, follow_redirects=follow_redirects)
+            with self._counted():
+                return super(_Client, self).send(request, stream=stream, auth=auth, follow_redirects=follow_redirects)
 
         patience = _patience.get()
         return once() if patience is None else patience.send(request, once)
+
+    def close(self) -> None:
+        if os.getpid() == self._owner:  # in a fork nobody else sends, and the lock is as it was
+            with self._lock:
+                self._is_to_close = True
+                if self._sending:
+                    return
+        super().close()
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._lock:
+            self._sending += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._sending -= 1
+                is_last = self._is_to_close and not self._sending
+            if is_last:
+                super().close()
 
 
 def _install_client() -> None:
