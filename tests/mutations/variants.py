@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
@@ -154,7 +156,9 @@ def logits_cut_off(model: ModelProto) -> None:
 
 def graph_of_fp32(varied: Varied, variant: str) -> None:
     """The float32 graph lies under the variant's name, as a script leaves it whose conversion failed."""
-    onnx.save(preprocessing.load(varied.exported.graph), varied.graph(variant))
+    with TemporaryDirectory() as folder:
+        prepared = preprocessing.prepare(varied.exported.graph, Path(folder))
+        onnx.save(onnx.load(prepared), varied.graph(variant))
 
 
 def file_cut_short(varied: Varied, variant: str) -> None:

@@ -28,6 +28,8 @@ _SMALL_BYTES: Final = 0.25 * GB
 """The float32 bytes up to which memory grows more steeply."""
 _LARGE_SLOPE: Final = 2.3
 """The bytes of a validation for each float32 byte beyond that."""
+_JUDGED: Final = 5.0
+"""The bytes of memory that making and judging variants takes for each float32 byte."""
 _FLOPS: Final = 130e9
 """The float32 operations in a second of one call of onnxruntime or PyTorch, on two cores."""
 _CALL_S: Final = 0.001
@@ -66,8 +68,6 @@ class _Fit:
     """The bytes of memory that a validation takes for each of the first float32 bytes."""
     validate_s: float
     """The seconds of a validation for each GB of float32 weights."""
-    judged: float = 5.0
-    """The bytes of memory that making and judging variants takes for each float32 byte."""
     variant_s: float = 20.0
     """The seconds in which one variant is made and judged, for each GB of float32 weights."""
     measured: float
@@ -79,8 +79,8 @@ class _Fit:
 
 
 _ENCODER: Final = _Fit(steep=2.6, validate_s=36.0, measured=2.4)
-_DECODER: Final = _Fit(steep=4.9, judged=7.0, validate_s=62.0, measured=3.0, step_by_step=True)
-_SEQ2SEQ: Final = _Fit(graphs=2, steep=5.0, judged=7.0, validate_s=64.0, measured=3.0, step_by_step=True)
+_DECODER: Final = _Fit(steep=4.9, validate_s=62.0, measured=3.0, step_by_step=True)
+_SEQ2SEQ: Final = _Fit(graphs=2, steep=5.0, validate_s=64.0, measured=3.0, step_by_step=True)
 _VISION: Final = _Fit(steep=2.6, validate_s=36.0, measured=2.4, by_token=False)
 
 _FITS: Final[Mapping[str, _Fit]] = {
@@ -114,7 +114,7 @@ def predict(facts: SizingFacts) -> dict[str, StepCost]:
         "validate": _cost(
             memory=max(
                 _TORCH_BYTES + fit.steep * steep + _LARGE_SLOPE * (weights - steep),
-                _LIGHT_BYTES + fit.judged * weights if variants else 0,
+                _LIGHT_BYTES + _JUDGED * weights if variants else 0,
             ),
             disk=all_bytes,
             seconds=_START_S + (fit.validate_s + fit.variant_s * len(variants)) * weights / GB + 3 * len(variants),
@@ -180,7 +180,7 @@ def _timing_s(facts: SizingFacts, fit: _Fit, *, calls: float = 2, within_s: floa
 def _compared_s(facts: SizingFacts, fit: _Fit) -> float:
     """Return the seconds in which two versions are timed at the smallest point and at the largest, in rounds."""
     points = sorted(_tokens(facts, fit))
-    least = (_ROUNDS * _FEWEST_SLOW_RUNS * 2 * _run_s(facts, tokens) for tokens in (points[0], points[-1]))
+    least = (_ROUNDS * _FEWEST_SLOW_RUNS * 2 * _run_s(facts, tokens) for tokens in {points[0], points[-1]})
     return sum(max(taken_s, _POINT_S) for taken_s in least)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
@@ -26,6 +26,8 @@ _MAX_NATS = 100.0
 """The largest loss in nats: a larger one is as wrong, and JSON has no infinity."""
 _ROUNDING = Tolerances(atol=0.0, rtol=5e-4)
 """The tolerances of rounding for a logit: which of two classes comes first within them is a tie."""
+_PART: Final = 1 << 20
+"""How many numbers of an output are compared together, in float64: the logits of a sample took a gigabyte."""
 _REMEMBERED_BYTES: Final = 256 << 20
 """The outputs that are remembered at most."""
 
@@ -62,7 +64,8 @@ class Agreement:
         """Take in one call's outputs; caches are judged by what comes of them."""
         for name, array in expected.items():
             if not is_cache(name) and array.dtype.kind == "f":
-                self._add(name, array, actual[name], sample)
+                for rows in _parts(array):
+                    self._add(name, array[rows], actual[name][rows], _rows_of(sample, rows, count=len(array)))
 
     @property
     def cosine(self) -> float:
@@ -214,6 +217,24 @@ def between(fp32: Answering, other: Session, samples: Iterable[Sample]) -> Agree
                     )
                 )
     return found
+
+
+def _parts(output: np.ndarray) -> Iterator[slice]:
+    """Yield the rows of an output that are compared together: all, but for long ones of vectors, as logits are."""
+    numbers = math.prod(output.shape[1:])
+    if output.ndim < 3 or 1 in (output.shape[1], output.shape[-1]) or numbers * len(output) <= _PART:
+        yield slice(None)
+        return
+    step = max(1, _PART // numbers)
+    for start in range(0, len(output), step):
+        yield slice(start, start + step)
+
+
+def _rows_of(sample: Sample, rows: slice, *, count: int) -> Sample:
+    """Return some rows of what was fed, where there are as many as the output has."""
+    return replace(
+        sample, feeds={k: array[rows] if len(array) == count else array for k, array in sample.feeds.items()}
+    )
 
 
 def _with_noise(sample: Sample) -> Sample | None:

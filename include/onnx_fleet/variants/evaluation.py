@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
-import onnx
-
 from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.graph_info import GraphInfo
 from onnx_fleet.entities.naming import ref_of
@@ -37,6 +35,7 @@ from onnx_fleet.processes.progress import Count
 from onnx_fleet.variants import accuracy, conversion, preprocessing, weight_error, weight_size
 from onnx_fleet.variants.accuracy import Remembering
 from onnx_fleet.variants.conversion import Made
+from onnx_fleet.variants.preprocessing import Prepared
 
 log = logging.getLogger(__name__)
 
@@ -105,12 +104,12 @@ class _Original:
         return self.request.stage.folder / self.info.path
 
     @cached_property
-    def source(self) -> onnx.ModelProto:
+    def source(self) -> Prepared:
         return preprocessing.load(self.path)
 
     @cached_property
     def tables(self) -> frozenset[str]:
-        return preprocessing.embeddings(self.source.graph)
+        return preprocessing.embeddings(self.source.model.graph)
 
     @cached_property
     def weights(self) -> WeightBytes:
@@ -182,7 +181,7 @@ class _Judged:
             if not fault:
                 rounded = weight_error.measure(stage_dir / info.path, fp32=original.source, variant=info.variant)
                 found = accuracy.between(original.session, session, samples)
-                small = weight_size.unavoidable_bytes(original.source.graph)
+                small = weight_size.unavoidable_bytes(original.source.model.graph)
                 size = weight_size.measure(weights, fp32=original.weights, unavoidable=small, gates=gates)
                 measures = (rounded, *found.against(gates), size)
         except ValidationFailed as err:

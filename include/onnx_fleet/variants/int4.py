@@ -6,7 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
+from onnx import numpy_helper
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer  # type: ignore[import-untyped]
+
+from onnx_fleet.graphs.initializers import array, external_data
 
 BLOCK_SIZE = 32
 """The number of weights that share a scale: 5 bits a weight with it."""
@@ -21,8 +24,11 @@ def convert(path: Path, *, excluded: Iterable[str] = ()) -> onnx.ModelProto:
         path: the graph, as preprocessing.prepare writes it.
         excluded: names of nodes to leave as they are.
     """
+    model = onnx.load(path, load_external_data=False)
+    for tensor in model.graph.initializer:
+        _place_absolutely(tensor, path.parent)  # so that the quantiser reads one at a time
     quantiser = MatMulNBitsQuantizer(
-        onnx.load(path),
+        model,
         block_size=BLOCK_SIZE,
         is_symmetric=True,
         accuracy_level=_ACCURACY_LEVEL,
@@ -30,4 +36,13 @@ def convert(path: Path, *, excluded: Iterable[str] = ()) -> onnx.ModelProto:
     )
     quantiser.process()
     converted: onnx.ModelProto = quantiser.model.model
+    for tensor in converted.graph.initializer:
+        if external_data(tensor):
+            tensor.CopyFrom(numpy_helper.from_array(array(tensor, path.parent), tensor.name))
     return converted
+
+
+def _place_absolutely(tensor: onnx.TensorProto, folder: Path) -> None:
+    for entry in tensor.external_data:
+        if entry.key == "location":
+            entry.value = str((folder / entry.value).absolute())

@@ -1,13 +1,17 @@
-"""A fp32 graph as the converters need it: all weights in memory, each as the second factor of a MatMul.
+"""A fp32 graph as the converters need it: each weight the second factor of a MatMul.
 
 The exporter leaves a linear layer's weight as the checkpoint has it, [out, in], and transposes it in the graph: bound
 to the checkpoint's own file it costs nothing. Converters look for MatMul with a constant [in, out], so here the
 transposition is done once and for all; its result has no place in a file that others share.
+
+Weights stay in their files until they are asked for, one at a time: a process holds no copy of a model.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,34 +21,74 @@ from onnxruntime.quantization.onnx_model import ONNXModel  # type: ignore[import
 
 from onnx_fleet.graphs.initializers import array, external_data
 
-_SMALL_BYTES = 1024
 _MATRIX_AXES = 2
 TRANSPOSED = "_transposed"
 """The ending of a transposed weight's name; quantizers append their own endings to it."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where an initializer's values are."""
+
+    tensor: onnx.TensorProto
+    """The initializer of the exported graph that they are of."""
+    order: tuple[int, ...] | None = None
+    """The order of its axes; None for its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A graph whose transpositions are done, and in which every Gemm of constants is a MatMul."""
+
+    model: onnx.ModelProto
+    """The graph; weights that lay beside it, and transposed ones, have a name, a type and dimensions here."""
+    folder: Path
+    """The folder of the exported graph."""
+    sources: dict[str, _Source]
+
+    def array(self, name: str) -> np.ndarray:
+        """Return the values of an initializer, as a view of the file that they lie in."""
+        source = self.sources[name]
+        values = array(source.tensor, self.folder)
+        return values if source.order is None else values.transpose(source.order)
+
+
 def prepare(path: Path, folder: Path) -> Path:
     """Write a graph as load returns it, with a data file beside it."""
-    written = folder / path.name
-    data = f"{path.name}_data"
-    onnx.save(load(path), written, save_as_external_data=True, location=data, size_threshold=_SMALL_BYTES)
+    prepared, written = load(path), folder / path.name
+    data = written.with_name(f"{path.name}_data")
+    with data.open("wb") as file:
+        for tensor in prepared.model.graph.initializer:
+            if _has_values(tensor):
+                continue
+            values = np.ascontiguousarray(prepared.array(tensor.name))
+            place = {"location": data.name, "offset": file.tell(), "length": values.nbytes}
+            values.tofile(file)
+            del tensor.external_data[:]
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            for key, value in place.items():
+                tensor.external_data.add(key=key, value=str(value))
+    onnx.save(prepared.model, written)
     return written
 
 
-def load(path: Path) -> onnx.ModelProto:
-    """Load a graph with all weights in memory, its transpositions done and every Gemm of constants a MatMul.
+def load(path: Path) -> Prepared:
+    """Load a graph without its weights, its transpositions done and every Gemm of constants a MatMul.
 
     Args:
         path: the path of the fp32 graph, with its data beside it.
     """
     model = onnx.load(path, load_external_data=False)
-    read_weights(model.graph, path.parent)
+    sources = {tensor.name: _Source(_kept(tensor)) for tensor in model.graph.initializer}
+    prepared = Prepared(model=model, folder=path.parent, sources=sources)
     del model.graph.value_info[:]  # of what is about to change; converters infer shapes themselves
-    _fold_transposes(model.graph)
+    _fold_transposes(model.graph, sources)
+    _put_inside(prepared, of=[node for node in model.graph.node if node.op_type == "Gemm"])
     wrapped = ONNXModel(model)
     wrapped.replace_gemm_with_matmul()
     wrapped.topological_sort()
-    return model
+    sources |= {tensor.name: _Source(tensor) for tensor in model.graph.initializer if _has_values(tensor)}
+    return prepared
 
 
 def weights(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
@@ -56,15 +100,6 @@ def embeddings(graph: onnx.GraphProto) -> frozenset[str]:
     """Return the names of the tables that tokens and positions are looked up in."""
     tables = weights(graph)
     return frozenset(node.input[0] for node in graph.node if node.op_type == "Gather" and node.input[0] in tables)
-
-
-def read_weights(graph: onnx.GraphProto, folder: Path) -> None:
-    """Read the weights that lie beside a graph into memory."""
-    for tensor in graph.initializer:
-        if external_data(tensor):
-            tensor.raw_data = array(tensor, folder).tobytes()
-            del tensor.external_data[:]
-            tensor.data_location = onnx.TensorProto.DEFAULT
 
 
 def unfold_transposes(graph: onnx.GraphProto) -> None:
@@ -80,12 +115,35 @@ def unfold_transposes(graph: onnx.GraphProto) -> None:
             graph.node.insert(0, helper.make_node("Transpose", [plain.name], [name], name=f"node_{name}", perm=[1, 0]))
 
 
-def _fold_transposes(graph: onnx.GraphProto) -> None:
+def _has_values(tensor: onnx.TensorProto) -> bool:
+    """Say whether an initializer has its values in the graph itself, and not beside it or nowhere yet."""
+    plain = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    return not external_data(tensor) and (0 in tensor.dims or tensor.ByteSize() > plain.ByteSize())
+
+
+def _kept(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    """Return an initializer that stays as it is: where it has no values of its own, prepare changes where they lie."""
+    if _has_values(tensor):
+        return tensor
+    copied = onnx.TensorProto()
+    copied.CopyFrom(tensor)
+    return copied
+
+
+def _put_inside(prepared: Prepared, *, of: Iterable[onnx.NodeProto]) -> None:
+    """Give the initializers that some nodes read their values in the graph itself: onnxruntime transposes Gemm's."""
+    read = {name for node in of for name in node.input}
+    for tensor in prepared.model.graph.initializer:
+        if tensor.name in read and not _has_values(tensor):
+            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(prepared.array(tensor.name)), tensor.name))
+
+
+def _fold_transposes(graph: onnx.GraphProto, sources: dict[str, _Source]) -> None:
     initializers = {tensor.name: tensor for tensor in graph.initializer}
     folded = {}
     for node in list(graph.node):
         if node.op_type == "Transpose" and node.input[0] in initializers:
-            folded[node.output[0]] = _transposed(initializers[node.input[0]], node)
+            folded[node.output[0]] = _transposed(initializers[node.input[0]], node, sources)
             graph.node.remove(node)
     for node in graph.node:
         node.input[:] = [folded[name].name if name in folded else name for name in node.input]
@@ -98,12 +156,13 @@ def _fold_transposes(graph: onnx.GraphProto) -> None:
             graph.initializer.remove(tensor)
 
 
-def _transposed(tensor: onnx.TensorProto, node: onnx.NodeProto) -> onnx.TensorProto:
-    order = next((list(attribute.ints) for attribute in node.attribute if attribute.name == "perm"), None)
-    array = np.ascontiguousarray(numpy_helper.to_array(tensor).transpose(order))
-    plain = order is None or order == list(reversed(range(array.ndim)))
-    ending = TRANSPOSED if plain else f"{TRANSPOSED}_{'_'.join(map(str, order or ()))}"
-    return numpy_helper.from_array(array, tensor.name + ending)
+def _transposed(tensor: onnx.TensorProto, node: onnx.NodeProto, sources: dict[str, _Source]) -> onnx.TensorProto:
+    """Return an initializer without values, which are those of another one."""
+    axes = range(len(tensor.dims))
+    order = next((tuple(attribute.ints) for attribute in node.attribute if attribute.name == "perm"), tuple(axes)[::-1])
+    name = tensor.name + (TRANSPOSED if order == tuple(axes)[::-1] else f"{TRANSPOSED}_{'_'.join(map(str, order))}")
+    sources[name] = _Source(sources[tensor.name].tensor, order)
+    return onnx.TensorProto(name=name, data_type=tensor.data_type, dims=[tensor.dims[axis] for axis in order])
 
 
 def _has_subgraphs(graph: onnx.GraphProto) -> bool:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from onnx_fleet.entities.variant_report import Measure
+from onnx_fleet.graphs.initializers import array
 from onnx_fleet.variants import int4, preprocessing
+from onnx_fleet.variants.preprocessing import Prepared
 
 _MAX_ERRORS: Mapping[str, float] = {"fp16": 0.001, "int8": 0.05, "int8_static": 0.05, "q4": 0.20}
 """The largest allowed ||fp32 - rounded|| / ||fp32|| of one matrix, by variant.
@@ -20,25 +21,27 @@ Rounding to n bits by channel costs a normal matrix about 2 * 2**-n (7 bits: 0.0
 """
 _MAX_ERROR_OF_TABLE = 0.30
 """The largest allowed error of an embedding table: one scale for all rows lets a large row spoil the others."""
+_PART = 1 << 22
+"""How many numbers of a weight are compared together, in float64."""
 
 
-def measure(path: Path, *, fp32: onnx.ModelProto, variant: str) -> Measure:
+def measure(path: Path, *, fp32: Prepared, variant: str) -> Measure:
     """Measure the largest relative error of one weight; the weight is named where that is too large.
 
     Args:
         path: the path of the variant's graph, with its data beside it.
-        fp32: the fp32 graph, as preprocessing.load returns it.
+        fp32: the fp32 graph; one weight at a time is read of it.
     """
     model = onnx.load(path, load_external_data=False)
-    preprocessing.read_weights(model.graph, path.parent)
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    tables = preprocessing.embeddings(fp32.graph)
+    tensors = {tensor.name: array(tensor, path.parent) for tensor in model.graph.initializer}
+    graph = fp32.model.graph
+    tables = preprocessing.embeddings(graph)
     limit = _MAX_ERRORS[variant]
     worst, worst_name, count = 0.0, "", 0
-    for name, tensor in preprocessing.weights(fp32.graph).items():
+    for name, tensor in preprocessing.weights(graph).items():
         if tensor.data_type != onnx.TensorProto.FLOAT:
             continue
-        error = _error(numpy_helper.to_array(tensor), _found(name, tensors, rows=tensor.dims[0]))
+        error = _error(fp32.array(name), _found(name, tensors, rows=tensor.dims[0]))
         if name in tables:  # on the scale of a matrix
             error *= limit / max(limit, _MAX_ERROR_OF_TABLE)
         count += 1
@@ -54,29 +57,34 @@ def _error(expected: np.ndarray, found: np.ndarray | None) -> float:
     """Return the relative error; all of it for a matrix that is missing, has another shape or is not finite."""
     if found is None or found.shape != expected.shape:
         return 1.0
-    norm = float(np.linalg.norm(expected.astype(np.float64)))
-    error = float(np.linalg.norm(found.astype(np.float64) - expected)) / norm if norm else 0.0
+    size = off = 0.0
+    rows = max(1, _PART // max(1, math.prod(expected.shape[1:])))
+    for start in range(0, len(expected), rows):
+        part = expected[start : start + rows].astype(np.float64)
+        size += float(np.square(part).sum())
+        off += float(np.square(found[start : start + rows] - part).sum())
+    error = math.sqrt(off / size) if size else 0.0
     return error if math.isfinite(error) else 1.0
 
 
-def _found(name: str, tensors: Mapping[str, onnx.TensorProto], *, rows: int) -> np.ndarray | None:
+def _found(name: str, tensors: Mapping[str, np.ndarray], *, rows: int) -> np.ndarray | None:
     """Return what a weight has become, as float32, by the names that onnxruntime's converters give."""
     if name in tensors:
-        return numpy_helper.to_array(tensors[name]).astype(np.float32)
+        return tensors[name].astype(np.float32)
     found = _by_block(name, tensors)
     if found is not None:
         return found[:rows]  # the last block may be filled up
     found, plain = _by_channel(name, tensors), tensors.get(name.removesuffix(preprocessing.TRANSPOSED))
-    if found is None and plain is not None and len(plain.dims) == 2:  # a head that reads the embeddings' table
-        found = numpy_helper.to_array(plain).astype(np.float32).T
+    if found is None and plain is not None and plain.ndim == 2:  # a head that reads the embeddings' table
+        found = plain.astype(np.float32).T
     return found
 
 
-def _by_channel(name: str, tensors: Mapping[str, onnx.TensorProto]) -> np.ndarray | None:
+def _by_channel(name: str, tensors: Mapping[str, np.ndarray]) -> np.ndarray | None:
     parts = [tensors.get(f"{name}_{part}") for part in ("quantized", "scale", "zero_point")]
     if any(part is None for part in parts):
         return None
-    values, scale, zero = (numpy_helper.to_array(part).astype(np.float32) for part in parts if part is not None)
+    values, scale, zero = (part.astype(np.float32) for part in parts if part is not None)
     shape = next(_broadcastable(values.shape, scale.size), None)
     if shape is None or zero.size != scale.size:
         return None
@@ -93,7 +101,7 @@ def _broadcastable(shape: tuple[int, ...], size: int) -> Iterator[tuple[int, ...
             yield tuple(size if index == axis else 1 for index in range(len(shape)))
 
 
-def _by_block(name: str, tensors: Mapping[str, onnx.TensorProto]) -> np.ndarray | None:
+def _by_block(name: str, tensors: Mapping[str, np.ndarray]) -> np.ndarray | None:
     """Dequantise a weight of MatMulNBits, rows of which are packed by block.
 
     It has uint8 [out, blocks, block / 2], two numbers from 0 to 15 per byte, and scales [out * blocks]; zero is 8.
@@ -101,8 +109,8 @@ def _by_block(name: str, tensors: Mapping[str, onnx.TensorProto]) -> np.ndarray 
     values, scales = tensors.get(f"{name}_Q4"), tensors.get(f"{name}_scales")
     if values is None or scales is None:
         return None
-    packed = numpy_helper.to_array(values)
+    packed = np.asarray(values)
     numbers = np.stack([packed & 0xF, packed >> 4], axis=-1).reshape(*packed.shape[:2], int4.BLOCK_SIZE)
-    by_block = numpy_helper.to_array(scales).astype(np.float32).reshape(*packed.shape[:2], 1)
+    by_block = scales.astype(np.float32).reshape(*packed.shape[:2], 1)
     found: np.ndarray = ((numbers.astype(np.float32) - 8) * by_block).reshape(packed.shape[0], -1).T
     return found
