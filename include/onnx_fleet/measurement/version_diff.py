@@ -68,7 +68,7 @@ def find(request: DifferencesRequest) -> Differences:
     )
     outputs: list[CheckRow] = []
     timed: list[SlowdownRow] = []
-    equal = [pair for pair in pairs if _is_one_graph(pair)] if _graphs_decide(request) else []
+    equal = _equal_graphs(pairs, request)
     count = Count((len(pairs) - len(equal)) * latency_ratio.ROUNDS, "rounds")
     for pair in pairs:
         rows = output_drift.of_pair(pair, space=space, longest=longest, threads=threads, tolerances=request.tolerances)
@@ -98,11 +98,12 @@ def find(request: DifferencesRequest) -> Differences:
     )
 
 
-def _graphs_decide(request: DifferencesRequest) -> bool:
-    """Say whether what a graph takes follows from the graph alone: it is run by one process, on one machine."""
-    if request.grid.reuse == "never":
-        return False
-    return not any(value_dependence.reason(side.folder, side.graphs) for side in (request.old, request.new))
+def _equal_graphs(pairs: Iterable[Pair], request: DifferencesRequest) -> list[Pair]:
+    """Return the graphs that take as long in both versions: one process runs them, and the values do not matter."""
+    equal = [] if request.grid.reuse == "never" else [pair for pair in pairs if _is_one_graph(pair)]
+    if equal and any(value_dependence.reason(side.folder, side.graphs) for side in (request.old, request.new)):
+        return []  # the weights are read for that, and only where it decides
+    return equal
 
 
 def _is_one_graph(pair: Pair) -> bool:
