@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from onnx_fleet.entities.entry import INLINE_MAX_BYTES, WeightPlacement
 from onnx_fleet.errors import BundleCorrupt, ExportUnsupported
-from onnx_fleet.graphs.initializers import external_data, tensors_of
+from onnx_fleet.graphs.initializers import external_data, put_beside, tensors_of
 from onnx_fleet.source.checkpoint import StoredTensor
 
 if TYPE_CHECKING:
@@ -122,9 +122,7 @@ class _Weight:
 
     def put_at(self, location: str, offset: int) -> None:
         """Make the graph read the values from a file beside it."""
-        del self.tensor.external_data[:]
-        for key, value in (("location", location), ("offset", offset), ("length", self.size_bytes)):
-            self.tensor.external_data.add(key=key, value=str(value))
+        put_beside(self.tensor, location, offset=offset, size_bytes=self.size_bytes)
 
 
 def _large_weights(model: onnx.ModelProto, tensors: Mapping[str, StoredTensor]) -> list[_Weight]:

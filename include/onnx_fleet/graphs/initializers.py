@@ -89,6 +89,20 @@ def external_data(tensor: onnx.TensorProto) -> ExternalDataInfo | None:
     return ExternalDataInfo(tensor) if uses_external_data(tensor) else None
 
 
+def put_beside(tensor: onnx.TensorProto, location: str, *, offset: int, size_bytes: int) -> None:
+    """Have a graph read an initializer's values from a file beside it.
+
+    Args:
+        location: the file's path, relative to the graph's folder.
+    """
+    import onnx
+
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    del tensor.external_data[:]
+    for key, value in (("location", location), ("offset", offset), ("length", size_bytes)):
+        tensor.external_data.add(key=key, value=str(value))
+
+
 def digest(weight: Weight, *, inside: Mapping[str, onnx.TensorProto], bundle: Path) -> str:
     """Return the SHA-256 of dtype, shape and bytes; a file beside the graph is read a chunk at a time."""
     from onnx import numpy_helper

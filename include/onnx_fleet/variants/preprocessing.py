@@ -19,7 +19,7 @@ import onnx
 from onnx import helper, numpy_helper
 from onnxruntime.quantization.onnx_model import ONNXModel  # type: ignore[import-untyped]
 
-from onnx_fleet.graphs.initializers import array, external_data
+from onnx_fleet.graphs.initializers import array, external_data, put_beside
 
 _MATRIX_AXES = 2
 TRANSPOSED = "_transposed"
@@ -62,12 +62,8 @@ def prepare(path: Path, folder: Path) -> Path:
             if _has_values(tensor):
                 continue
             values = np.ascontiguousarray(prepared.array(tensor.name))
-            place = {"location": data.name, "offset": file.tell(), "length": values.nbytes}
+            put_beside(tensor, data.name, offset=file.tell(), size_bytes=values.nbytes)
             values.tofile(file)
-            del tensor.external_data[:]
-            tensor.data_location = onnx.TensorProto.EXTERNAL
-            for key, value in place.items():
-                tensor.external_data.add(key=key, value=str(value))
     onnx.save(prepared.model, written)
     return written
 
