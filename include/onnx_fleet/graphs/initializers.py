@@ -121,6 +121,12 @@ def digest(weight: Weight, *, inside: Mapping[str, onnx.TensorProto], bundle: Pa
     return made.hexdigest()
 
 
+def size_bytes(tensor: onnx.TensorProto) -> int:
+    """Return the bytes of an initializer's numbers, wherever they lie, without its name, which can be longer."""
+    count: int = math.prod(tensor.dims)
+    return math.ceil(count * _bits(tensor.data_type) / 8)
+
+
 def dtype_name(kind: int) -> str:
     """Return the name for ONNX's number of a type: ``float32``."""
     import onnx
@@ -144,7 +150,7 @@ def _weight(tensor: onnx.TensorProto, *, path: str) -> Weight:
         name=tensor.name,
         dtype=dtype_name(tensor.data_type),
         shape=tuple(tensor.dims),
-        size_bytes=stated or math.ceil(math.prod(tensor.dims) * _bits(tensor.data_type) / 8),
+        size_bytes=stated or size_bytes(tensor),
         file=(Path(path).parent / data.location).as_posix() if data else path,
         offset=(data.offset or 0) if data else 0,
         external=data is not None,

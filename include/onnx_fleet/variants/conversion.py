@@ -10,7 +10,7 @@ import logging
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -30,6 +30,7 @@ from onnx_fleet.processes.progress import Count
 from onnx_fleet.variants import accuracy, float16, int4, int8, mixed_precision, preprocessing, weight_size
 from onnx_fleet.variants.accuracy import Agreement, Remembering
 from onnx_fleet.variants.mixed_precision import Layers
+from onnx_fleet.variants.streamed import Streamed
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,6 @@ A step may take an hour, and a variant that is right by then should not be lost 
 """
 _RANKING_SAMPLES = 4
 """The number of samples that rank kinds of layers by their harm; the gates are judged on all samples."""
-_SMALL_BYTES = 1024
 _PROTOBUF_LIMIT_BYTES = 2_000_000_000
 
 
@@ -109,6 +109,7 @@ def make(request: MakingRequest) -> MakingRecord:
     wanted = VARIANTS if request.only is None else request.only
     remove(stage, record, wanted)
     scratch = stage.private / "variants"
+    inline_max_bytes = 0 if entry.weights == "external" else min(entry.inline_max_bytes, _PROTOBUF_LIMIT_BYTES)
     found, graphs = [], [info for info in record.graphs if info.variant not in wanted]
     deadline_s = time.monotonic() + SEARCH_SECONDS
     names = tuple(name for name in VARIANTS if name in wanted and name in entry.variants)
@@ -130,15 +131,16 @@ def make(request: MakingRequest) -> MakingRecord:
                     fp32=original,
                     deadline_s=deadline_s,
                 )
+                path = stage_dir / "onnx" / file_name(info.role, name)
                 try:
                     model, made = _converted(work, searches=request.searches)
+                    model.write(path, inline_max_bytes=inline_max_bytes)
                 except Exception as err:  # converters raise anything; the other variants are none the worse for it
                     log.exception("%s of %s cannot be made", name, info.path)
                     fault = f"it cannot be made: {type(err).__name__}: {err}"
                     found.append(Made(variant=name, role=info.role, kept=(), attempts=1, fault=fault))
+                    _remove(path)
                     continue
-                path = stage_dir / "onnx" / file_name(info.role, name)
-                _write(model, path, inside=entry.weights != "external", inline_max_bytes=entry.inline_max_bytes)
                 graphs.append(
                     description.describe(path, role=info.role, variant=name, bundle=stage_dir, libraries=info.libraries)
                 )
@@ -171,21 +173,18 @@ def remove(stage: Stage, record: ExportRecord, names: Iterable[str]) -> None:
     write(stage, record, [info for info in record.graphs if info.variant not in gone])
 
 
-def _converted(work: _Work, *, searches: bool) -> tuple[onnx.ModelProto, Made]:
+def _converted(work: _Work, *, searches: bool) -> tuple[Streamed, Made]:
     """Convert everything; where that misses the gates and is searched for, leave what hurts most in float32."""
     always = float16.overflowing(work.source, samples=work.samples()) if work.variant == "fp16" else frozenset()
     layers = mixed_precision.kinds(onnx.load(work.source, load_external_data=False))
     trials = _Trials(work=work, always=always, every=frozenset(node for kind in layers for node in kind.nodes))
     spared: tuple[Layers, ...] = ()
-    if not searches:
-        trials.take()
-    elif not trials.passes(()) and trials.room_bytes > 0 and sum(len(kind.nodes) for kind in layers) > 1:
+    if searches and not trials.passes(()) and trials.room_bytes > 0 and sum(len(kind.nodes) for kind in layers) > 1:
         spared = mixed_precision.spare(layers, trials, room_bytes=trials.room_bytes)
     names = tuple(name for each in spared for name in each.names)
-    made = Made(variant=work.variant, role=work.info.role, kept=(*sorted(always), *names), attempts=trials.attempts)
-    model = onnx.load(trials.kept)
-    _remove(trials.kept)
-    return model, made
+    attempts = max(1, trials.attempts)
+    made = Made(variant=work.variant, role=work.info.role, kept=(*sorted(always), *names), attempts=attempts)
+    return _convert(work, always, trials.kept), made
 
 
 @dataclass(slots=True, kw_only=True)
@@ -198,18 +197,14 @@ class _Trials:
     every: frozenset[str]
     """The nodes that may be converted."""
     attempts: int = 0
-    kept: Path = field(init=False)
-    """The path of the last graph that passed; of the first one where none did."""
+    kept: frozenset[str] = frozenset()
+    """The nodes in float32 of the last graph that passed; none where no graph did."""
     room_bytes: float = 0.0
     """The bytes that the size gate leaves for float32 weights, once everything is converted."""
 
     @property
     def are_left(self) -> bool:
         return self.attempts < MAX_ATTEMPTS and time.monotonic() < self.work.deadline_s
-
-    def take(self) -> None:
-        """Keep the graph in which everything is converted, whatever its gates say."""
-        self.kept = self._attempt(frozenset())
 
     def harm(self, nodes: Iterable[str]) -> float:
         """Return 1 - cosine on a few samples."""
@@ -230,23 +225,20 @@ class _Trials:
 
     def passes(self, spared: Iterable[str]) -> bool:
         """Say whether every gate holds on the calibration half; a graph that does not run misses them."""
-        path = self._attempt(frozenset(spared))
+        nodes = frozenset(spared)
+        path = self._attempt(nodes)
         source, gates = onnx.load(self.work.source, load_external_data=False).graph, self.work.gates
         tables = preprocessing.embeddings(source)
         fp32, found = (weight_size.weight_bytes(each, tables=tables) for each in (self.work.source, path))
         unavoidable = weight_size.unavoidable_bytes(source)
-        passed = weight_size.measure(found, fp32=fp32, unavoidable=unavoidable, gates=gates).passed and self._agrees(
-            path
-        )
+        size = weight_size.measure(found, fp32=fp32, unavoidable=unavoidable, gates=gates)
+        passed = size.passed and self._agrees(path)
         if self.attempts == 1:
             saved = 1 - found.layers / max(fp32.layers, 1)
             self.room_bytes = (gates.max_layers_ratio * fp32.layers + unavoidable - found.layers) / max(saved, 0.01)
-            self.kept = path
-        elif passed:
-            _remove(self.kept)
-            self.kept = path
-        else:
-            _remove(path)
+        if passed:
+            self.kept = nodes
+        _remove(path)
         return passed
 
     def _agrees(self, path: Path) -> bool:
@@ -261,7 +253,7 @@ class _Trials:
     def _attempt(self, excluded: frozenset[str]) -> Path:
         self.attempts += 1
         path = self.work.source.with_name(f"attempt-{self.attempts}.onnx")
-        _write(_convert(self.work, self.always, excluded), path, inside=False, inline_max_bytes=0)
+        _convert(self.work, self.always, excluded).write(path)
         return path
 
 
@@ -270,7 +262,7 @@ def _remove(path: Path) -> None:
     path.with_name(f"{path.name}_data").unlink(missing_ok=True)
 
 
-def _convert(work: _Work, always: frozenset[str], excluded: frozenset[str]) -> onnx.ModelProto:
+def _convert(work: _Work, always: frozenset[str], excluded: frozenset[str]) -> Streamed:
     """Convert a graph to the variant's precision, but for some nodes."""
     match work.variant:
         case "fp16":
@@ -282,14 +274,3 @@ def _convert(work: _Work, always: frozenset[str], excluded: frozenset[str]) -> o
             return int8.static(work.source, samples=work.samples(), ranges=ranges, excluded=excluded)
         case _:
             return int4.convert(work.source, excluded=excluded)
-
-
-def _write(model: onnx.ModelProto, path: Path, *, inside: bool, inline_max_bytes: int) -> None:
-    """Write a variant whole by itself: a consumer fetches its one or two files, and nothing of the fp32 graph."""
-    size = model.ByteSize()
-    data = path.with_name(f"{path.name}_data")
-    data.unlink(missing_ok=True)
-    if inside and size <= min(inline_max_bytes, _PROTOBUF_LIMIT_BYTES):
-        path.write_bytes(model.SerializeToString(deterministic=True))
-        return
-    onnx.save(model, path, save_as_external_data=True, location=data.name, size_threshold=_SMALL_BYTES)

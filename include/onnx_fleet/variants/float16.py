@@ -7,7 +7,8 @@ variant that passes here passes on an accelerator too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,14 @@ from onnxruntime.quantization.onnx_model import ONNXModel  # type: ignore[import
 from onnxruntime.transformers.float16 import (  # type: ignore[import-untyped]
     DEFAULT_OP_BLOCK_LIST,
     convert_float_to_float16,
+    convert_np_to_float16,
 )
 
+from onnx_fleet.graphs.initializers import array
 from onnx_fleet.graphs.recorded_feeds import Sample
 from onnx_fleet.graphs.session import open_session
-from onnx_fleet.variants import preprocessing
+from onnx_fleet.variants import preprocessing, streamed
+from onnx_fleet.variants.streamed import Streamed
 
 _LARGEST = float(np.finfo(np.float16).max)
 _HEADROOM = 0.5
@@ -29,6 +33,8 @@ _MASK_VALUE = 1e8
 """The magnitude beyond which a value is a mask's minus infinity, which the converter cuts to _MASK_IN_HALF."""
 _MASK_IN_HALF = 1e4
 """The magnitude of a mask in float16: the sum of two masks stays finite, so a row of padding is no row of NaN."""
+_SMALL = 1e-7
+"""The magnitude below which a value may have no float16 of its own: the converter takes the smallest one."""
 _KEPT_OPERATORS = ("Pow", "ReduceMean", "ReduceSum", "ReduceL2", "Sqrt", "Reciprocal", "CumSum", "Range")
 """The operators of norms, kept in float32 as in transformers: squares overflow from 256 on and vanish below 0.0002."""
 _SIZES = ("Shape", "Size")
@@ -37,24 +43,52 @@ _SAMPLES = 4
 _MIN_WEIGHT_AXES = 2
 
 
-def convert(path: Path, *, excluded: Iterable[str] = ()) -> onnx.ModelProto:
+def convert(path: Path, *, excluded: Iterable[str] = ()) -> Streamed:
     """Convert a graph to half precision with float32 inputs and outputs, so that consumers feed what they always did.
 
     Args:
         path: the graph, as preprocessing.prepare writes it.
         excluded: names of nodes to leave in float32.
     """
-    model = onnx.load(path)
+    model, taken = streamed.emptied(path)
+    model = onnx.shape_inference.infer_shapes(model)
+    blocked = sorted({*excluded, *_before_weights(model.graph)})
+    for tensor in model.graph.initializer:
+        if tensor.name in taken:
+            tensor.dims[:] = [0]  # the converter reads each, if only for its dimensions
     converted: onnx.ModelProto = convert_float_to_float16(
         model,
         keep_io_types=True,
+        disable_shape_infer=True,
         max_finite_val=_MASK_IN_HALF,
         op_block_list=[*DEFAULT_OP_BLOCK_LIST, *_KEPT_OPERATORS],
-        node_block_list=sorted({*excluded, *_before_weights(model.graph)}),
+        node_block_list=blocked,
     )
     _mend_casts(converted)
+    values: dict[str, Callable[[], np.ndarray]] = {}
+    for tensor in converted.graph.initializer:
+        if tensor.name in taken:
+            whole = taken[tensor.name]
+            tensor.dims[:] = whole.dims
+            read = _halved if tensor.data_type == onnx.TensorProto.FLOAT16 else array
+            values[tensor.name] = partial(read, whole, path.parent)
     preprocessing.unfold_transposes(converted.graph)
-    return converted
+    return Streamed(model=converted, values=values)
+
+
+def _halved(tensor: onnx.TensorProto, folder: Path) -> np.ndarray:
+    return streamed.converted(array(tensor, folder), to=np.dtype(np.float16), by=_rounded)
+
+
+def _rounded(values: np.ndarray) -> np.ndarray:
+    """Round to float16 as the converter does, which is slow, and takes care of very small and very large numbers."""
+    size = np.abs(values)
+    with np.errstate(over="ignore"):
+        found = values.astype(np.float16)
+    careful = ((size < _SMALL) & (size > 0)) | ~(size < _MASK_IN_HALF)
+    if careful.any():
+        found[careful] = convert_np_to_float16(values[careful], max_finite_val=_MASK_IN_HALF)
+    return found
 
 
 def overflowing(path: Path, *, samples: Iterable[Sample]) -> frozenset[str]:

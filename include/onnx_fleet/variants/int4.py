@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import onnx
-from onnx import numpy_helper
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer  # type: ignore[import-untyped]
 
 from onnx_fleet.graphs.initializers import array, external_data
+from onnx_fleet.variants import streamed
+from onnx_fleet.variants.streamed import Streamed
 
 BLOCK_SIZE = 32
 """The number of weights that share a scale: 5 bits a weight with it."""
@@ -17,7 +19,7 @@ _ACCURACY_LEVEL = 4
 """The level at which activations may be quantised to 8 bits inside the kernel, several times as fast on a CPU."""
 
 
-def convert(path: Path, *, excluded: Iterable[str] = ()) -> onnx.ModelProto:
+def convert(path: Path, *, excluded: Iterable[str] = ()) -> Streamed:
     """Convert every MatMul by a constant to MatMulNBits, symmetric around zero; embeddings stay float32.
 
     Args:
@@ -35,11 +37,14 @@ def convert(path: Path, *, excluded: Iterable[str] = ()) -> onnx.ModelProto:
         nodes_to_exclude=sorted(excluded),
     )
     quantiser.process()
-    converted: onnx.ModelProto = quantiser.model.model
+    converted, values = quantiser.model.model, {}
     for tensor in converted.graph.initializer:
-        if external_data(tensor):
-            tensor.CopyFrom(numpy_helper.from_array(array(tensor, path.parent), tensor.name))
-    return converted
+        if external_data(tensor):  # it stays as it is
+            kept = onnx.TensorProto()
+            kept.CopyFrom(tensor)
+            values[tensor.name] = partial(array, kept, path.parent)
+            tensor.CopyFrom(streamed.without_values(tensor))
+    return Streamed(model=converted, values=values)
 
 
 def _place_absolutely(tensor: onnx.TensorProto, folder: Path) -> None:

@@ -16,7 +16,8 @@ from typing import Final, Protocol
 
 import onnx
 
-from onnx_fleet.variants import preprocessing, weight_size
+from onnx_fleet.graphs.initializers import size_bytes
+from onnx_fleet.variants import preprocessing
 
 _OPERATORS: Final = ("MatMul", "Gather", "Conv", "Gemm")
 _MAX_RANKED: Final = 16
@@ -93,7 +94,7 @@ def kinds(model: onnx.ModelProto) -> tuple[Layers, ...]:
             names=(kind,),
             weights=tuple(name.removesuffix(preprocessing.TRANSPOSED) for name in named.values()),
             nodes=tuple(named),
-            size_bytes=tuple(weight_size.size_of(weights[name]) for name in named.values()),
+            size_bytes=tuple(size_bytes(weights[name]) for name in named.values()),
             is_table=kind in tables,
         )
         for kind, named in found.items()

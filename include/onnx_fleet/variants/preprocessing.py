@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ import onnx
 from onnx import helper, numpy_helper
 from onnxruntime.quantization.onnx_model import ONNXModel  # type: ignore[import-untyped]
 
-from onnx_fleet.graphs.initializers import array, external_data, put_beside
+from onnx_fleet.graphs.initializers import array, tensors_of
+from onnx_fleet.variants.streamed import Streamed, has_values
 
 _MATRIX_AXES = 2
 TRANSPOSED = "_transposed"
@@ -56,15 +58,8 @@ class Prepared:
 def prepare(path: Path, folder: Path) -> Path:
     """Write a graph as load returns it, with a data file beside it."""
     prepared, written = load(path), folder / path.name
-    data = written.with_name(f"{path.name}_data")
-    with data.open("wb") as file:
-        for tensor in prepared.model.graph.initializer:
-            if _has_values(tensor):
-                continue
-            values = np.ascontiguousarray(prepared.array(tensor.name))
-            put_beside(tensor, data.name, offset=file.tell(), size_bytes=values.nbytes)
-            values.tofile(file)
-    onnx.save(prepared.model, written)
+    values = {name: partial(prepared.array, name) for name in prepared.sources}
+    Streamed(model=prepared.model, values=values).write(written)
     return written
 
 
@@ -75,7 +70,7 @@ def load(path: Path) -> Prepared:
         path: the path of the fp32 graph, with its data beside it.
     """
     model = onnx.load(path, load_external_data=False)
-    sources = {tensor.name: _Source(_kept(tensor)) for tensor in model.graph.initializer}
+    sources = {tensor.name: _Source(_copied(tensor)) for tensor in tensors_of(model)}
     prepared = Prepared(model=model, folder=path.parent, sources=sources)
     del model.graph.value_info[:]  # of what is about to change; converters infer shapes themselves
     _fold_transposes(model.graph, sources)
@@ -83,7 +78,7 @@ def load(path: Path) -> Prepared:
     wrapped = ONNXModel(model)
     wrapped.replace_gemm_with_matmul()
     wrapped.topological_sort()
-    sources |= {tensor.name: _Source(tensor) for tensor in model.graph.initializer if _has_values(tensor)}
+    sources |= {tensor.name: _Source(_copied(tensor)) for tensor in model.graph.initializer if has_values(tensor)}
     return prepared
 
 
@@ -111,26 +106,17 @@ def unfold_transposes(graph: onnx.GraphProto) -> None:
             graph.node.insert(0, helper.make_node("Transpose", [plain.name], [name], name=f"node_{name}", perm=[1, 0]))
 
 
-def _has_values(tensor: onnx.TensorProto) -> bool:
-    """Say whether an initializer has its values in the graph itself, and not beside it or nowhere yet."""
-    plain = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-    return not external_data(tensor) and (0 in tensor.dims or tensor.ByteSize() > plain.ByteSize())
-
-
-def _kept(tensor: onnx.TensorProto) -> onnx.TensorProto:
-    """Return an initializer that stays as it is: where it has no values of its own, prepare changes where they lie."""
-    if _has_values(tensor):
-        return tensor
-    copied = onnx.TensorProto()
-    copied.CopyFrom(tensor)
-    return copied
+def _copied(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    found = onnx.TensorProto()
+    found.CopyFrom(tensor)
+    return found
 
 
 def _put_inside(prepared: Prepared, *, of: Iterable[onnx.NodeProto]) -> None:
     """Give the initializers that some nodes read their values in the graph itself: onnxruntime transposes Gemm's."""
     read = {name for node in of for name in node.input}
     for tensor in prepared.model.graph.initializer:
-        if tensor.name in read and not _has_values(tensor):
+        if tensor.name in read and not has_values(tensor):
             tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(prepared.array(tensor.name)), tensor.name))
 
 

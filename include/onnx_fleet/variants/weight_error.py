@@ -11,7 +11,7 @@ import onnx
 
 from onnx_fleet.entities.variant_report import Measure
 from onnx_fleet.graphs.initializers import array
-from onnx_fleet.variants import int4, preprocessing
+from onnx_fleet.variants import int4, preprocessing, streamed
 from onnx_fleet.variants.preprocessing import Prepared
 
 _MAX_ERRORS: Mapping[str, float] = {"fp16": 0.001, "int8": 0.05, "int8_static": 0.05, "q4": 0.20}
@@ -21,8 +21,6 @@ Rounding to n bits by channel costs a normal matrix about 2 * 2**-n (7 bits: 0.0
 """
 _MAX_ERROR_OF_TABLE = 0.30
 """The largest allowed error of an embedding table: one scale for all rows lets a large row spoil the others."""
-_PART = 1 << 22
-"""How many numbers of a weight are compared together, in float64."""
 
 
 def measure(path: Path, *, fp32: Prepared, variant: str) -> Measure:
@@ -58,11 +56,11 @@ def _error(expected: np.ndarray, found: np.ndarray | None) -> float:
     if found is None or found.shape != expected.shape:
         return 1.0
     size = off = 0.0
-    rows = max(1, _PART // max(1, math.prod(expected.shape[1:])))
-    for start in range(0, len(expected), rows):
-        part = expected[start : start + rows].astype(np.float64)
-        size += float(np.square(part).sum())
-        off += float(np.square(found[start : start + rows] - part).sum())
+    for rows, part in streamed.by_part(expected):
+        wanted = part.astype(np.float64)
+        size += float(np.vdot(wanted, wanted))
+        wanted -= found[rows]
+        off += float(np.vdot(wanted, wanted))
     error = math.sqrt(off / size) if size else 0.0
     return error if math.isfinite(error) else 1.0
 

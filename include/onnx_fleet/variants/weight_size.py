@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import onnx
 
 from onnx_fleet.entities.variant import VariantGates
 from onnx_fleet.entities.variant_report import Measure, WeightBytes
+from onnx_fleet.graphs.initializers import size_bytes
 from onnx_fleet.variants import preprocessing
 
 _BYTES_A_CHANNEL = 16
@@ -28,9 +28,9 @@ def weight_bytes(path: Path, *, tables: frozenset[str]) -> WeightBytes:
     layers = embeddings = 0
     for tensor in onnx.load(path, load_external_data=False).graph.initializer:
         if tensor.name in tables or any(tensor.name.startswith(f"{table}_") for table in tables):
-            embeddings += size_of(tensor)
+            embeddings += size_bytes(tensor)
         else:
-            layers += size_of(tensor)
+            layers += size_bytes(tensor)
     return WeightBytes(layers=layers, embeddings=embeddings)
 
 
@@ -52,9 +52,3 @@ def measure(found: WeightBytes, *, fp32: WeightBytes, unavoidable: int, gates: V
     ratio = max(found.layers - unavoidable, 0) / max(fp32.layers, 1)
     limit = gates.max_layers_ratio
     return Measure(name="size", value=ratio, threshold=limit, passed=ratio <= limit, count=found.layers)
-
-
-def size_of(tensor: onnx.TensorProto) -> int:
-    """Return the bytes of one initializer's numbers, wherever they lie, without its name, which can be longer."""
-    width: int = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    return width * math.prod(map(int, tensor.dims))
