@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
@@ -20,12 +19,11 @@ import onnx
 from onnx import numpy_helper
 from onnxruntime.quantization import (  # type: ignore[import-untyped]
     CalibrationDataReader,
-    CalibrationMethod,
+    MinMaxCalibrater,
     QDQQuantizer,
     QuantizationMode,
     QuantType,
     TensorsData,
-    create_calibrator,
     load_tensors_data,
     save_tensors_data,
 )
@@ -105,17 +103,19 @@ def _calibrated(path: Path, samples: Iterable[Sample], ranges: Path | None) -> T
     """Return the least and the largest value of every activation on the samples."""
     if ranges is not None and ranges.exists():
         return load_tensors_data(ranges)
-    with TemporaryDirectory(prefix="onnx-fleet-") as folder:
-        calibrator = create_calibrator(
-            path,
-            _STATIC,
-            augmented_model_path=str(Path(folder, "augmented.onnx")),
-            calibrate_method=CalibrationMethod.MinMax,
-            use_external_data_format=True,
-        )
-        names = {value.name for value in onnx.load(path, load_external_data=False).graph.input}
-        calibrator.collect_data(_Reader(samples, names))
-        found = calibrator.compute_data()
+    model, taken = streamed.emptied(path)
+    plain, augmented = (path.with_name(f"{what}-{path.name}") for what in ("weightless", "augmented"))
+    onnx.save(model, plain)
+    calibrator = MinMaxCalibrater(plain, _STATIC, augmented_model_path=str(augmented))
+    calibrator.augment_graph()
+    model = onnx.load(augmented, load_external_data=False)
+    for tensor in model.graph.initializer:
+        if tensor.name in taken:
+            tensor.CopyFrom(taken[tensor.name])  # which says where its values lie
+    onnx.save(model, augmented)
+    calibrator.create_inference_session()
+    calibrator.collect_data(_Reader(samples, {value.name for value in model.graph.input}))
+    found = calibrator.compute_data()
     if ranges is not None:
         save_tensors_data(found, ranges)
     return found
