@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 import onnx
-from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer  # type: ignore[import-untyped]
 
 from onnx_fleet.graphs.initializers import array, external_data
 from onnx_fleet.variants import streamed
@@ -26,6 +25,10 @@ def convert(path: Path, *, excluded: Iterable[str] = ()) -> Streamed:
         path: the graph, as preprocessing.prepare writes it.
         excluded: names of nodes to leave as they are.
     """
+    from onnxruntime.quantization.matmul_nbits_quantizer import (  # type: ignore[import-untyped]  # it imports sympy, in 0.4 s
+        MatMulNBitsQuantizer,
+    )
+
     model = onnx.load(path, load_external_data=False)
     for tensor in model.graph.initializer:
         _place_absolutely(tensor, path.parent)  # so that the quantiser reads one at a time

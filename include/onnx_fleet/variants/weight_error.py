@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,8 @@ from onnx_fleet.graphs.initializers import array
 from onnx_fleet.variants import int4, preprocessing, streamed
 from onnx_fleet.variants.preprocessing import Prepared
 
+_Rows = Callable[[slice], np.ndarray]
+"""What returns some rows of a weight, in float32."""
 _MAX_ERRORS: Mapping[str, float] = {"fp16": 0.001, "int8": 0.05, "int8_static": 0.05, "q4": 0.20}
 """The largest allowed ||fp32 - rounded|| / ||fp32|| of one matrix, by variant.
 
@@ -39,7 +41,7 @@ def measure(path: Path, *, fp32: Prepared, variant: str) -> Measure:
     for name, tensor in preprocessing.weights(graph).items():
         if tensor.data_type != onnx.TensorProto.FLOAT:
             continue
-        error = _error(fp32.array(name), _found(name, tensors, rows=tensor.dims[0]))
+        error = _error(fp32.array(name), _found(name, tensors, shape=tuple(tensor.dims)))
         if name in tables:  # on the scale of a matrix
             error *= limit / max(limit, _MAX_ERROR_OF_TABLE)
         count += 1
@@ -51,43 +53,53 @@ def measure(path: Path, *, fp32: Prepared, variant: str) -> Measure:
     )
 
 
-def _error(expected: np.ndarray, found: np.ndarray | None) -> float:
+def _error(expected: np.ndarray, found: _Rows | None) -> float:
     """Return the relative error; all of it for a matrix that is missing, has another shape or is not finite."""
-    if found is None or found.shape != expected.shape:
+    if found is None:
         return 1.0
     size = off = 0.0
     for rows, part in streamed.by_part(expected):
-        wanted = part.astype(np.float64)
+        wanted = np.ascontiguousarray(part)
         size += float(np.vdot(wanted, wanted))
-        wanted -= found[rows]
+        wanted = wanted - found(rows)
         off += float(np.vdot(wanted, wanted))
     error = math.sqrt(off / size) if size else 0.0
     return error if math.isfinite(error) else 1.0
 
 
-def _found(name: str, tensors: Mapping[str, np.ndarray], *, rows: int) -> np.ndarray | None:
-    """Return what a weight has become, as float32, by the names that onnxruntime's converters give."""
+def _found(name: str, tensors: Mapping[str, np.ndarray], *, shape: tuple[int, ...]) -> _Rows | None:
+    """Return what gives rows of what a weight has become, by the names that onnxruntime's converters give.
+
+    Args:
+        shape: the weight's; what has become of it has to have the same.
+    """
     if name in tensors:
-        return tensors[name].astype(np.float32)
-    found = _by_block(name, tensors)
-    if found is not None:
-        return found[:rows]  # the last block may be filled up
-    found, plain = _by_channel(name, tensors), tensors.get(name.removesuffix(preprocessing.TRANSPOSED))
-    if found is None and plain is not None and plain.ndim == 2:  # a head that reads the embeddings' table
-        found = plain.astype(np.float32).T
-    return found
+        return _plain(tensors[name], shape)
+    blocks = _by_block(name, tensors)
+    if blocks is not None:
+        return _plain(blocks[: shape[0]], shape)  # the last block may be filled up
+    plain = tensors.get(name.removesuffix(preprocessing.TRANSPOSED))
+    if f"{name}_quantized" not in tensors and plain is not None and plain.ndim == 2:
+        return _plain(plain.T, shape)  # a head that reads the embeddings' table
+    return _by_channel(name, tensors, shape=shape)
 
 
-def _by_channel(name: str, tensors: Mapping[str, np.ndarray]) -> np.ndarray | None:
+def _plain(values: np.ndarray, shape: tuple[int, ...]) -> _Rows | None:
+    return (lambda rows: values[rows].astype(np.float32, copy=False)) if values.shape == shape else None
+
+
+def _by_channel(name: str, tensors: Mapping[str, np.ndarray], *, shape: tuple[int, ...]) -> _Rows | None:
     parts = [tensors.get(f"{name}_{part}") for part in ("quantized", "scale", "zero_point")]
     if any(part is None for part in parts):
         return None
-    values, scale, zero = (part.astype(np.float32) for part in parts if part is not None)
-    shape = next(_broadcastable(values.shape, scale.size), None)
-    if shape is None or zero.size != scale.size:
+    values, scale, zero = (part for part in parts if part is not None)
+    scaled = next(_broadcastable(values.shape, scale.size), None)
+    if scaled is None or zero.size != scale.size or values.shape != shape:
         return None
-    found: np.ndarray = (values - zero.reshape(shape)) * scale.reshape(shape)
-    return found
+    scales, zeros = (
+        np.broadcast_to(part.astype(np.float32).reshape(scaled), (shape[0], *scaled[1:])) for part in (scale, zero)
+    )
+    return lambda rows: (values[rows].astype(np.float32) - zeros[rows]) * scales[rows]
 
 
 def _broadcastable(shape: tuple[int, ...], size: int) -> Iterator[tuple[int, ...]]:
