@@ -9,9 +9,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Barrier
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +28,7 @@ from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import BundleCorrupt
 from onnx_fleet.export import cache_keys, exporter, traced_model
 from onnx_fleet.export.cache import Cache
+from onnx_fleet.processes import machine_lock
 from onnx_fleet.processes.isolation import Limits
 from onnx_fleet.runs import exporting, proving
 from onnx_fleet.runs.services import Services
@@ -248,7 +251,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> _Fleet:
     return _Fleet(first=first, second=second, folder=folder, stage_dir=stage_dir, record=record, archives=archives)
 
 
-def _export(deep: Deep, stage_dir: Path, cache: Cache, **settings: bool) -> ExportRecord:
+def _export(deep: Deep, stage_dir: Path, cache: Cache, **settings: Any) -> ExportRecord:
     return exporter.export(
         Stage(stage_dir, deep.item), source_dir=deep.source_dir, limits=LIMITS, cached=cache, **settings
     )
@@ -322,6 +325,32 @@ def test_other_weights_of_the_same_kind_are_exported_without_torch(fleet: _Fleet
     assert report.passed
     first, second = _published(fleet.stage_dir)["onnx/model.onnx"], _published(tmp_path / "stage")["onnx/model.onnx"]
     assert first != second
+
+
+def test_models_alike_that_begin_at_the_same_time_are_traced_once(fleet: _Fleet, tmp_path: Path) -> None:
+    """The first one of a fleet has left nothing yet when the second one begins."""
+    cache, both = Cache(store=LocalStore(tmp_path / "store")), Barrier(2, timeout=60)
+
+    def turn(name: str) -> AbstractContextManager[None]:
+        both.wait()
+        return machine_lock.turn(tmp_path, name)
+
+    def made(deep: Deep) -> str:
+        return _export(deep, tmp_path / deep.item.model_id, cache, turn=turn).traced
+
+    with ThreadPoolExecutor(2) as pool:
+        ways = sorted(pool.map(made, (fleet.first, fleet.second)))
+
+    assert ways == ["cached", "unrolled"]
+
+
+def test_whoever_waited_for_a_trace_that_failed_traces_itself(fleet: _Fleet, tmp_path: Path) -> None:
+    @contextmanager
+    def turn(name: str) -> Iterator[None]:
+        yield  # the one before has left nothing
+
+    cache = Cache(store=LocalStore(tmp_path / "store"))
+    assert _export(fleet.first, tmp_path / "stage", cache, turn=turn).traced == "unrolled"
 
 
 def test_a_damaged_entry_is_traced_again_and_replaced(fleet: _Fleet, tmp_path: Path) -> None:

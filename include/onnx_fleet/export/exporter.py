@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +31,14 @@ from onnx_fleet.source.checkpoint import StoredTensor
 from onnx_fleet.source.tokenizers import pack
 
 log = logging.getLogger(__name__)
+
+Turn = Callable[[str], AbstractContextManager[None]]
+"""What makes a context manager of the name of a piece of work: nobody else on the machine does that in its block."""
+
+
+def out_of_turn(name: str) -> AbstractContextManager[None]:
+    """Wait for nobody."""
+    return nullcontext()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +66,7 @@ def export(
     limits: Limits,
     cached: Cache | None = None,
     whole: bool = False,
+    turn: Turn = out_of_turn,
     link: bool = False,
 ) -> ExportRecord:
     """Fill a stage; whatever an earlier attempt left in it is removed first.
@@ -66,6 +76,7 @@ def export(
         limits: the limits of the process that traces.
         cached: has what exports of the same kind found out before, and gets what this one does.
         whole: trace every layer of this very model; what the cache has of it is replaced.
+        turn: keeps others from tracing graphs of a key, which are then in the cache when their turn comes.
         link: hard-link the source's files into the stage where that is possible: for a stage that is only read.
     Raises:
         ExportUnsupported: the exporter refuses the model, an axis or input would be lost, or this worker has other
@@ -84,28 +95,30 @@ def export(
     }
     if whole and cached and keys["graphs"]:
         cached.remove("graphs", keys["graphs"])
-    found = {
-        kind: None if whole and kind == "graphs" else _fetch(stage, kind, key, cached=cached)
-        for kind, key in keys.items()
-    }
-    request = ExportRequest(
-        stage=stage,
-        source_dir=source_dir,
-        graph_key=keys["graphs"],
-        graphs=found["graphs"],
-        tokenizer=found["tokenizers"],
-        whole=whole,
-        link=link,
-    )
-    before = {kind: path.read_bytes() for kind, path in found.items() if path}
-    record = _run(request, limits=limits)
-    stage.write_export(record)
-    for kind, key in keys.items():
-        archive = _archive(stage, kind)
-        if cached and key and archive.exists() and (made := archive.read_bytes()) != before.get(kind):
-            if kind in before:  # it was of no use
-                cached.remove(kind, key)
-            cached.put(kind, key, made)
+    kept: list[cache.Kind] = [kind for kind, key in keys.items() if key and not (whole and kind == "graphs")]
+    found = {kind: _fetch(stage, kind, keys[kind], cached=cached) for kind in kept}
+    with ExitStack() as held:
+        if cached and "graphs" in kept and not found["graphs"]:
+            held.enter_context(turn(f"graphs-{keys['graphs']}"))
+            found = {kind: path or _fetch(stage, kind, keys[kind], cached=cached) for kind, path in found.items()}
+        request = ExportRequest(
+            stage=stage,
+            source_dir=source_dir,
+            graph_key=keys["graphs"],
+            graphs=found.get("graphs"),
+            tokenizer=found.get("tokenizers"),
+            whole=whole,
+            link=link,
+        )
+        before = {kind: path.read_bytes() for kind, path in found.items() if path}
+        record = _run(request, limits=limits)
+        stage.write_export(record)
+        for kind, key in keys.items():
+            archive = _archive(stage, kind)
+            if cached and key and archive.exists() and (made := archive.read_bytes()) != before.get(kind):
+                if kind in before:  # it was of no use
+                    cached.remove(kind, key)
+                cached.put(kind, key, made)
     megabytes = record.peak_memory_bytes >> 20
     log.info("exported %s in %.1f s, %d MB", item.model.at_commit, record.duration_s, megabytes)
     return record

@@ -55,6 +55,18 @@ def exclusive(folder: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def turn(folder: Path, name: str) -> Iterator[None]:
+    """Hold the right to one piece of work, which others on this machine wait for instead of doing it, too.
+
+    Args:
+        folder: the same folder as for shared.
+        name: what the work is called in the name of a file.
+    """
+    with _locked(folder, name, fcntl.LOCK_EX, why="what is being made on this machine already"):
+        yield
+
+
 LOCKS: Final[Mapping[Use, Callable[[Path], AbstractContextManager[None]]]] = {
     "shared": shared,
     "alone": exclusive,
@@ -64,8 +76,18 @@ LOCKS: Final[Mapping[Use, Callable[[Path], AbstractContextManager[None]]]] = {
 
 
 @contextmanager
-def _locked(folder: Path, name: str, kind: int) -> Iterator[None]:
-    """Hold a lock on an open file, which programs that are started meanwhile do not inherit."""
+def _locked(
+    folder: Path,
+    name: str,
+    kind: int,
+    *,
+    why: str = "other work on this machine to end, so that measurements are of one model alone",
+) -> Iterator[None]:
+    """Hold a lock on an open file, which programs that are started meanwhile do not inherit.
+
+    Args:
+        why: what a wait is for, as the log says it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"onnx-fleet-{os.getuid()}-{name}.lock"
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -73,7 +95,7 @@ def _locked(folder: Path, name: str, kind: int) -> Iterator[None]:
         try:
             fcntl.flock(handle, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            log.info("waiting for other work on this machine to end, so that measurements are of one model alone")
+            log.info("waiting for %s", why)
             fcntl.flock(handle, kind)
         yield
     finally:

@@ -6,16 +6,25 @@ from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.export_record import ExportRecord
 from onnx_fleet.export import exporter
 from onnx_fleet.export.cache import Cache
+from onnx_fleet.export.exporter import Turn, out_of_turn
 from onnx_fleet.processes import isolation, profiling
 from onnx_fleet.runs.services import Services
 from onnx_fleet.store import Progress
 
 
-def export(stage: Stage, *, services: Services, whole: bool = False, progress: Progress | None = None) -> ExportRecord:
+def export(
+    stage: Stage,
+    *,
+    services: Services,
+    whole: bool = False,
+    turn: Turn = out_of_turn,
+    progress: Progress | None = None,
+) -> ExportRecord:
     """Download what is needed and fill a stage; what an earlier export left in it is replaced.
 
     Args:
         whole: trace this very model with all of its layers, whatever the cache has.
+        turn: keeps others from tracing meanwhile what this model traces for all like it.
     """
     from onnx_fleet.source import download
 
@@ -28,5 +37,6 @@ def export(stage: Stage, *, services: Services, whole: bool = False, progress: P
         limits=services.export_limits,
         cached=Cache(store=services.store, limit_bytes=services.cache_bytes),
         whole=whole,
+        turn=turn,
         link=stage.folder.is_relative_to(services.work_dir),  # a person's folder is theirs to change
     )

@@ -38,12 +38,15 @@ class Count:
         Raises:
             OnnxFleetError: whatever the step raises.
         """
-        alone = partial(self._alone, machine)
+        alone, turn = partial(self._alone, machine), partial(self._turn, machine)
         with self.behind(machine_lock.LOCKS[step.machine](machine)):
-            return step.take(replace(job, alone=alone))
+            return step.take(replace(job, alone=alone, turn=turn))
 
     def _alone(self, machine: Path) -> AbstractContextManager[None]:
         return self.behind(machine_lock.exclusive(machine))
+
+    def _turn(self, machine: Path, name: str) -> AbstractContextManager[None]:
+        return self.behind(machine_lock.turn(machine, name))
 
     @contextmanager
     def behind(self, lock: AbstractContextManager[None]) -> Iterator[None]:
