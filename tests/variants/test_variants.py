@@ -309,6 +309,34 @@ def test_a_prepared_graph_gives_the_same_and_has_no_transposed_weights(decoder: 
         np.testing.assert_allclose(found[name], array, atol=1e-5)
 
 
+def test_a_weight_that_gemm_reads_transposed_stays_what_it_is_for_others(tmp_path: Path) -> None:
+    """A head that reads the table of the embeddings: onnxruntime's own conversion transposes it for both."""
+    table = numpy_helper.from_array(np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32), "table")
+    bias = numpy_helper.from_array(np.arange(8, dtype=np.float32), "bias")
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["table", "ids"], ["vectors"], name="look_up"),
+            helper.make_node("Gemm", ["vectors", "table", "bias"], ["y"], name="head", transB=1),
+        ],
+        "tied",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch_size"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch_size", 8])],
+        [table, bias],
+    )
+    path = tmp_path / "model.onnx"
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, path, save_as_external_data=True, location="model.onnx_data", size_threshold=0)
+    folder = tmp_path / "prepared"
+    folder.mkdir()
+
+    source = preprocessing.prepare(path, folder)
+
+    assert [node.op_type for node in onnx.load(source).graph.node] == ["Gather", "MatMul", "Add"]
+    feeds = {"ids": np.arange(8)}
+    expected, found = (session.open_session(each).run(feeds)["y"] for each in (path, source))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_a_table_that_is_also_the_head_is_in_half_precision_once(gpt2: Exported, tmp_path: Path) -> None:
     varied = vary(gpt2.copy(tmp_path), wanting("fp16"))
 

@@ -154,9 +154,11 @@ def best_and_margin(values: np.ndarray, *, axis: int) -> tuple[np.ndarray, np.nd
     """
     import numpy as np
 
-    ordered = np.partition(values, -2, axis=axis)
-    best = np.take(ordered, -1, axis=axis)
-    return best, best - np.take(ordered, -2, axis=axis)
+    place = np.expand_dims(values.argmax(axis=axis), axis)
+    best = np.take_along_axis(values, place, axis=axis)
+    others = values.copy()
+    np.put_along_axis(others, place, -np.inf, axis=axis)
+    return best.squeeze(axis), (best - others.max(axis=axis, keepdims=True)).squeeze(axis)
 
 
 def tie_width(largest: Size, *, tolerances: Tolerances) -> Size:

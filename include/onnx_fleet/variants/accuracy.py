@@ -59,6 +59,8 @@ class Agreement:
     values: int = 0
     masked: list[_Masked] = field(default_factory=list)
     """The figures of the samples with padding."""
+    is_of_vectors: bool = False
+    """Whether cosines are all that is gathered."""
 
     def add(self, expected: Outputs, actual: Outputs, sample: Sample) -> None:
         """Take in one call's outputs; caches are judged by what comes of them."""
@@ -106,27 +108,28 @@ class Agreement:
         return tuple(found)
 
     def _add(self, name: str, expected: np.ndarray, actual: np.ndarray, sample: Sample) -> None:
-        expected, actual = expected.astype(np.float64), actual.astype(np.float64)
-        finite = np.isfinite(expected)
         self.values += expected.size
-        broken = finite & ~np.isfinite(actual)
-        self.broken += int(broken.sum())
-        actual = np.where(broken, 0.0, actual)  # a finding of its own, and no figure of the others
+        broken = np.isfinite(expected) & ~np.isfinite(actual)
+        if broken.any():
+            self.broken += int(broken.sum())
+            actual = np.where(broken, 0.0, actual)  # a finding of its own, and no figure of the others
         real = _real(expected, sample.feeds)
         chooses = "logits" in name
+        gathers = chooses and not self.is_of_vectors
         if name in _SPANS and real is not None:
             expected, actual = (np.where(real, array, -np.inf) for array in (expected, actual))
             real = None
         elif chooses and expected.ndim == 4:  # [batch_size, classes, height, width]
             expected, actual = (np.moveaxis(array, 1, -1) for array in (expected, actual))
-        if chooses and real is not None and sample.predicts_next_token and "input_ids" in sample.feeds:
+        if gathers and real is not None and sample.predicts_next_token and "input_ids" in sample.feeds:
             self._foretell(expected, actual, sample.feeds["input_ids"], real)
         if real is not None:
             expected, actual = expected[real], actual[real]
         if expected.ndim < 2 or expected.shape[-1] == 1:  # one number a row: the rows together are what it says
-            expected, actual, chooses = expected.reshape(1, -1), actual.reshape(1, -1), False
+            expected, actual = expected.reshape(1, -1), actual.reshape(1, -1)
+            chooses = gathers = False
         expected, actual = (array.reshape(-1, array.shape[-1]) for array in (expected, actual))
-        if chooses:
+        if gathers:
             self._choose(expected, actual)
         self.cosines.append(_cosines(expected, actual, centred=chooses))
 
@@ -253,7 +256,7 @@ def _turned(before: Outputs, after: Outputs, sample: Sample, *, rows: np.ndarray
     Args:
         rows: bool [batch_size], True for the rows to compare.
     """
-    found = Agreement()
+    found = Agreement(is_of_vectors=True)
     feeds = {name: array[rows] for name, array in sample.feeds.items() if len(array) == len(rows)}
     ours, others = (
         {name: array[rows] for name, array in outputs.items() if len(array) == len(rows)} for outputs in (before, after)
@@ -294,19 +297,20 @@ def _real(output: np.ndarray, feeds: Mapping[str, np.ndarray]) -> np.ndarray | N
 def _cosines(expected: np.ndarray, actual: np.ndarray, *, centred: bool) -> np.ndarray:
     """Return the cosine of each pair of vectors: [rows]; what is not finite in fp32 (masked positions) is left out."""
     known = np.isfinite(expected)
-    expected, actual = (np.where(known, np.nan_to_num(array), 0.0) for array in (expected, actual))
+    expected, actual = expected.astype(np.float64), actual.astype(np.float64)
+    if not known.all():
+        expected, actual = (np.where(known, np.nan_to_num(array), 0.0) for array in (expected, actual))
     if centred:
         count = np.maximum(known.sum(axis=-1, keepdims=True), 1)
-        expected, actual = (
-            np.where(known, array - array.sum(axis=-1, keepdims=True) / count, 0.0) for array in (expected, actual)
-        )
-    norms = np.linalg.norm(expected, axis=-1) * np.linalg.norm(actual, axis=-1)
-    products = (expected * actual).sum(axis=-1)
+        expected, actual = ((array - array.sum(axis=-1, keepdims=True) / count) * known for array in (expected, actual))
+    norms = np.sqrt(np.vecdot(expected, expected) * np.vecdot(actual, actual))
+    products = np.vecdot(expected, actual)
     found: np.ndarray = np.where(norms > 0, products / np.where(norms > 0, norms, 1.0), 1.0)
     return found
 
 
 def _cross_entropy(logits: np.ndarray, tokens: np.ndarray) -> float:
+    logits = logits.astype(np.float64)
     highest = logits.max(axis=-1, keepdims=True)
     total = np.log(np.exp(logits - highest).sum(axis=-1)) + highest[:, 0]
     return float((total - logits[np.arange(len(tokens)), tokens]).sum())

@@ -10,14 +10,14 @@ Weights stay in their files until they are asked for, one at a time: a process h
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 from onnxruntime.quantization.onnx_model import ONNXModel  # type: ignore[import-untyped]
 
 from onnx_fleet.graphs.initializers import array, tensors_of
@@ -74,7 +74,6 @@ def load(path: Path) -> Prepared:
     prepared = Prepared(model=model, folder=path.parent, sources=sources)
     del model.graph.value_info[:]  # of what is about to change; converters infer shapes themselves
     _fold_transposes(model.graph, sources)
-    _put_inside(prepared, of=[node for node in model.graph.node if node.op_type == "Gemm"])
     wrapped = ONNXModel(model)
     wrapped.replace_gemm_with_matmul()
     wrapped.topological_sort()
@@ -112,21 +111,18 @@ def _copied(tensor: onnx.TensorProto) -> onnx.TensorProto:
     return found
 
 
-def _put_inside(prepared: Prepared, *, of: Iterable[onnx.NodeProto]) -> None:
-    """Give the initializers that some nodes read their values in the graph itself: onnxruntime transposes Gemm's."""
-    read = {name for node in of for name in node.input}
-    for tensor in prepared.model.graph.initializer:
-        if tensor.name in read and not has_values(tensor):
-            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(prepared.array(tensor.name)), tensor.name))
-
-
 def _fold_transposes(graph: onnx.GraphProto, sources: dict[str, _Source]) -> None:
     initializers = {tensor.name: tensor for tensor in graph.initializer}
-    folded = {}
+    folded: dict[str, onnx.TensorProto] = {}
     for node in list(graph.node):
         if node.op_type == "Transpose" and node.input[0] in initializers:
-            folded[node.output[0]] = _transposed(initializers[node.input[0]], node, sources)
+            folded[node.output[0]] = _transposed(initializers[node.input[0]], sources, order=_attribute(node, "perm"))
             graph.node.remove(node)
+        elif node.op_type == "Gemm" and _attribute(node, "transB") and node.input[1] in initializers:
+            tensor = _transposed(initializers[node.input[1]], sources)
+            folded[tensor.name] = tensor
+            node.input[1] = tensor.name
+            next(attribute for attribute in node.attribute if attribute.name == "transB").i = 0
     for node in graph.node:
         node.input[:] = [folded[name].name if name in folded else name for name in node.input]
     new = {tensor.name: tensor for tensor in folded.values()}
@@ -138,13 +134,25 @@ def _fold_transposes(graph: onnx.GraphProto, sources: dict[str, _Source]) -> Non
             graph.initializer.remove(tensor)
 
 
-def _transposed(tensor: onnx.TensorProto, node: onnx.NodeProto, sources: dict[str, _Source]) -> onnx.TensorProto:
-    """Return an initializer without values, which are those of another one."""
-    axes = range(len(tensor.dims))
-    order = next((tuple(attribute.ints) for attribute in node.attribute if attribute.name == "perm"), tuple(axes)[::-1])
-    name = tensor.name + (TRANSPOSED if order == tuple(axes)[::-1] else f"{TRANSPOSED}_{'_'.join(map(str, order))}")
+def _transposed(
+    tensor: onnx.TensorProto, sources: dict[str, _Source], *, order: tuple[int, ...] | None = None
+) -> onnx.TensorProto:
+    """Return an initializer without values, which are those of another one.
+
+    Args:
+        order: the axes of the other one; None for their reverse.
+    """
+    reverse = tuple(range(len(tensor.dims)))[::-1]
+    order = order or reverse
+    name = tensor.name + (TRANSPOSED if order == reverse else f"{TRANSPOSED}_{'_'.join(map(str, order))}")
     sources[name] = _Source(sources[tensor.name].tensor, order)
     return onnx.TensorProto(name=name, data_type=tensor.data_type, dims=[tensor.dims[axis] for axis in order])
+
+
+def _attribute(node: onnx.NodeProto, name: str) -> Any:
+    """Return an attribute's value; None where a node has none of that name."""
+    found = next((attribute for attribute in node.attribute if attribute.name == name), None)
+    return None if found is None else tuple(found.ints) or found.i
 
 
 def _has_subgraphs(graph: onnx.GraphProto) -> bool:

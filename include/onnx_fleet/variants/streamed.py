@@ -62,8 +62,12 @@ class Streamed:
 
 def has_values(tensor: onnx.TensorProto) -> bool:
     """Say whether an initializer has its values in the graph itself, and not beside it or nowhere yet."""
+    if external_data(tensor):
+        return False
+    if tensor.HasField("raw_data") or 0 in tensor.dims:
+        return True
     plain = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-    return not external_data(tensor) and (0 in tensor.dims or tensor.ByteSize() > plain.ByteSize())
+    return int(tensor.ByteSize()) > int(plain.ByteSize())
 
 
 def without_values(tensor: onnx.TensorProto, *, name: str = "", data_type: int | None = None) -> onnx.TensorProto:
