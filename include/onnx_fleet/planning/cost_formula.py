@@ -28,7 +28,7 @@ _SMALL_BYTES: Final = 0.25 * GB
 """The float32 bytes up to which memory grows more steeply."""
 _LARGE_SLOPE: Final = 2.3
 """The bytes of a validation for each float32 byte beyond that."""
-_JUDGED: Final = 5.0
+_JUDGED: Final = 4.0
 """The bytes of memory that making and judging variants takes for each float32 byte."""
 _FLOPS: Final = 130e9
 """The float32 operations in a second of one call of onnxruntime or PyTorch, on two cores."""
@@ -68,7 +68,7 @@ class _Fit:
     """The bytes of memory that a validation takes for each of the first float32 bytes."""
     validate_s: float
     """The seconds of a validation for each GB of float32 weights."""
-    variant_s: float = 20.0
+    variant_s: float = 10.0
     """The seconds in which one variant is made and judged, for each GB of float32 weights."""
     measured: float
     """The bytes of memory that a measurement takes for each float32 byte."""
@@ -79,8 +79,8 @@ class _Fit:
 
 
 _ENCODER: Final = _Fit(steep=2.6, validate_s=36.0, measured=2.4)
-_DECODER: Final = _Fit(steep=4.9, validate_s=62.0, measured=3.0, step_by_step=True)
-_SEQ2SEQ: Final = _Fit(graphs=2, steep=5.0, validate_s=64.0, measured=3.0, step_by_step=True)
+_DECODER: Final = _Fit(steep=4.9, validate_s=62.0, variant_s=22.0, measured=3.0, step_by_step=True)
+_SEQ2SEQ: Final = _Fit(graphs=2, steep=5.0, validate_s=64.0, variant_s=15.0, measured=3.0, step_by_step=True)
 _VISION: Final = _Fit(steep=2.6, validate_s=36.0, measured=2.4, by_token=False)
 
 _FITS: Final[Mapping[str, _Fit]] = {
@@ -117,7 +117,7 @@ def predict(facts: SizingFacts) -> dict[str, StepCost]:
                 _LIGHT_BYTES + _JUDGED * weights if variants else 0,
             ),
             disk=all_bytes,
-            seconds=_START_S + (fit.validate_s + fit.variant_s * len(variants)) * weights / GB + 3 * len(variants),
+            seconds=_START_S + (fit.validate_s + fit.variant_s * len(variants)) * weights / GB + 2 * len(variants),
         ),
         "measure": _cost(
             memory=_TORCH_BYTES + (fit.measured + 1.3 * several) * weights,
