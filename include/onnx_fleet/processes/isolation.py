@@ -118,7 +118,8 @@ def run(function: Callable[[Q], R], request: Q, *, limits: Limits, log: Path, wi
     Args:
         function: a module's own function; its parameter and result are annotated with dataclasses.
         log: takes what the process prints; appended to.
-        with_torch: the function needs torch and transformers: where that is safe, the process starts with them.
+        with_torch: where that is safe, the process starts with torch and transformers: the function needs them, or
+            what they import.
     Raises:
         OnnxFleetError: whatever the function raised, as the same class.
         WorkerOutOfResources: the memory limit was passed, or the system killed the process.

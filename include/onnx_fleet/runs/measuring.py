@@ -41,7 +41,7 @@ def measure(stage: Stage, *, services: Services, provider: Provider = "cpu", ane
         kept = () if anew else LATENCIES.find(keys.values(), store=services.store)
         about = step_process.subject(stage, services=services, provider=provider)
         request = _Request(about=about, now=datetime.now(UTC), kept=kept if keys else None)
-        report = step_process.run(_measure, request, about=about, services=services, step="measure")
+        report = step_process.run(_measure, request, stage=stage, provider=provider, services=services, step="measure")
         for figures in reuse.to_keep(report, keys=keys, standing=kept):
             LATENCIES.keep(figures, store=services.store)
         return report

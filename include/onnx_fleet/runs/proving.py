@@ -19,7 +19,7 @@ from onnx_fleet.entities.provider import Provider, report_name
 from onnx_fleet.entities.validation_report import FullProof, ValidationReport
 from onnx_fleet.entities.variant import FP32
 from onnx_fleet.entities.variant_report import REPORT_NAME, VariantReport, require
-from onnx_fleet.processes import isolation, profiling
+from onnx_fleet.processes import profiling
 from onnx_fleet.runs import exporting, step_process
 from onnx_fleet.runs.services import Services
 from onnx_fleet.runs.step_process import Subject
@@ -138,8 +138,9 @@ def _made(request: conversion.MakingRequest, *, services: Services) -> tuple[Mad
     from onnx_fleet.variants import conversion
 
     with profiling.timed("variants"):
-        log_file = step_process.log_file(request.stage, "variants", "cpu")
-        return isolation.run(conversion.make, request, limits=services.step_limits, log=log_file).value.made
+        return step_process.run(
+            conversion.make, request, stage=request.stage, provider="cpu", services=services, step="variants"
+        ).made
 
 
 def _improvable(report: VariantReport, made: tuple[Made, ...]) -> tuple[str, ...]:
@@ -167,10 +168,11 @@ def judge_variants(
     """
     from onnx_fleet.variants import evaluation
 
+    request = evaluation.JudgingRequest(stage=stage, made=made, only=only, provider=provider, gpu=services.gpu)
     with profiling.timed("variants"):
-        request = evaluation.JudgingRequest(stage=stage, made=made, only=only, provider=provider, gpu=services.gpu)
-        log_file = step_process.log_file(stage, "variants", provider)
-        return isolation.run(evaluation.judge, request, limits=services.step_limits, log=log_file).value
+        return step_process.run(
+            evaluation.judge, request, stage=stage, provider=provider, services=services, step="variants"
+        )
 
 
 def without_gpu(stage: Stage, *, reason: str) -> None:
@@ -229,7 +231,10 @@ class _Request:
 
 
 def _compared(request: _Request, *, services: Services) -> ValidationReport:
-    return step_process.run(_validate, request, about=request.about, services=services, step="validate")
+    about = request.about
+    return step_process.run(
+        _validate, request, stage=about.stage, provider=about.provider, services=services, step="validate"
+    )
 
 
 def _validate(request: _Request) -> ValidationReport:

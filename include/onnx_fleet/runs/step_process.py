@@ -36,19 +36,16 @@ def subject(stage: Stage, *, services: Services, provider: Provider) -> Subject:
     return Subject(stage=stage, source_dir=source_dir, provider=provider, gpu=services.gpu)
 
 
-def run(function: Callable[[Q], R], request: Q, *, about: Subject, services: Services, step: str) -> R:
-    """Run a function in a process of its own.
+def run(
+    function: Callable[[Q], R], request: Q, *, stage: Stage, provider: Provider, services: Services, step: str
+) -> R:
+    """Run a function in a process of its own, which is forked from one with torch where that is there.
 
     Nothing is forked for a GPU: CUDA does not survive the fork of a process that has used it.
 
     Args:
-        step: what the process's log is called after.
+        step: what the process's log is called after: ``<step>_<provider>.log`` in the private part of the stage.
     """
-    on_cpu = about.provider == "cpu"
-    log = log_file(about.stage, step, about.provider)
+    log = stage.private / f"{step}_{provider}.log"
+    on_cpu = provider == "cpu"
     return isolation.run(function, request, limits=services.step_limits, log=log, with_torch=on_cpu).value
-
-
-def log_file(stage: Stage, step: str, provider: Provider) -> Path:
-    """Return where a stage keeps what a step's process has said."""
-    return stage.private / f"{step}_{provider}.log"

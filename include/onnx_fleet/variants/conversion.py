@@ -1,4 +1,4 @@
-"""Make the variants of a stage from its fp32 graphs. It runs in a process of its own, without torch.
+"""Make the variants of a stage from its fp32 graphs. It runs in a process of its own, and needs no torch.
 
 At first everything is converted, and another process judges that. A variant that misses its gates gets another chance:
 mixed_precision.py finds the layers that hurt most on the calibration half of the corpus, and these stay in float32.
