@@ -353,6 +353,14 @@ def test_whoever_waited_for_a_trace_that_failed_traces_itself(fleet: _Fleet, tmp
     assert _export(fleet.first, tmp_path / "stage", cache, turn=turn).traced == "unrolled"
 
 
+def test_what_is_made_again_on_purpose_waits_for_nobody(fleet: _Fleet, tmp_path: Path) -> None:
+    def turn(name: str) -> AbstractContextManager[None]:
+        raise AssertionError(name)
+
+    asked = replace(fleet.first, item=replace(fleet.first.item, rebuild="run-1"))
+    assert _export(asked, tmp_path / "stage", fleet.cache(tmp_path), turn=turn).traced == "unrolled"
+
+
 def test_a_damaged_entry_is_traced_again_and_replaced(fleet: _Fleet, tmp_path: Path) -> None:
     cache = fleet.cache(tmp_path)
     path = tmp_path / "store" / fleet.place("graphs")

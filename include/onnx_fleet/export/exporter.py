@@ -32,13 +32,8 @@ from onnx_fleet.source.tokenizers import pack
 
 log = logging.getLogger(__name__)
 
-Turn = Callable[[str], AbstractContextManager[None]]
+Turn = Callable[[str], AbstractContextManager[object]]
 """What makes a context manager of the name of a piece of work: nobody else on the machine does that in its block."""
-
-
-def out_of_turn(name: str) -> AbstractContextManager[None]:
-    """Wait for nobody."""
-    return nullcontext()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +61,7 @@ def export(
     limits: Limits,
     cached: Cache | None = None,
     whole: bool = False,
-    turn: Turn = out_of_turn,
+    turn: Turn = nullcontext,
     link: bool = False,
 ) -> ExportRecord:
     """Fill a stage; whatever an earlier attempt left in it is removed first.
@@ -95,12 +90,13 @@ def export(
     }
     if whole and cached and keys["graphs"]:
         cached.remove("graphs", keys["graphs"])
-    kept: list[cache.Kind] = [kind for kind, key in keys.items() if key and not (whole and kind == "graphs")]
-    found = {kind: _fetch(stage, kind, keys[kind], cached=cached) for kind in kept}
+    read = cached if item.rebuild is None else None  # what is made again because somebody asked takes nothing over
+    wanted = {kind: key for kind, key in keys.items() if read and key and not (whole and kind == "graphs")}
+    found = {kind: _fetch(stage, kind, key, cached=read) for kind, key in wanted.items()}
     with ExitStack() as held:
-        if cached and "graphs" in kept and not found["graphs"]:
-            held.enter_context(turn(f"graphs-{keys['graphs']}"))
-            found = {kind: path or _fetch(stage, kind, keys[kind], cached=cached) for kind, path in found.items()}
+        if "graphs" in wanted and not found["graphs"]:
+            held.enter_context(turn(f"graphs-{wanted['graphs']}"))
+            found = {kind: found[kind] or _fetch(stage, kind, key, cached=read) for kind, key in wanted.items()}
         request = ExportRequest(
             stage=stage,
             source_dir=source_dir,
@@ -124,9 +120,9 @@ def export(
     return record
 
 
-def _fetch(stage: Stage, kind: cache.Kind, key: str | None, *, cached: Cache | None) -> Path | None:
-    """Write the cached archive of a key to a file; None where there is none, or a re-export was asked for."""
-    found = cached.get(kind, key) if cached and key and stage.item.rebuild is None else None
+def _fetch(stage: Stage, kind: cache.Kind, key: str, *, cached: Cache | None) -> Path | None:
+    """Write the cached archive of a key to a file; None where there is none."""
+    found = cached.get(kind, key) if cached else None
     if found is None:
         return None
     _archive(stage, kind).write_bytes(found)

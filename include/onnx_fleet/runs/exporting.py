@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.export_record import ExportRecord
 from onnx_fleet.export import exporter
 from onnx_fleet.export.cache import Cache
-from onnx_fleet.export.exporter import Turn, out_of_turn
+from onnx_fleet.export.exporter import Turn
 from onnx_fleet.processes import isolation, profiling
 from onnx_fleet.runs.services import Services
 from onnx_fleet.store import Progress
@@ -17,7 +19,7 @@ def export(
     *,
     services: Services,
     whole: bool = False,
-    turn: Turn = out_of_turn,
+    turn: Turn = nullcontext,
     progress: Progress | None = None,
 ) -> ExportRecord:
     """Download what is needed and fill a stage; what an earlier export left in it is replaced.

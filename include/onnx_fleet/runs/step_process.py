@@ -1,4 +1,4 @@
-"""The process of a step that proves or measures: what it is given, its limits, and its log."""
+"""The process of a step that proves, makes variants or measures: what it is given, its limits, and its log."""
 
 from __future__ import annotations
 

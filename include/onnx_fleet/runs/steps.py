@@ -25,7 +25,7 @@ from onnx_fleet.entities.channel_move import Actor
 from onnx_fleet.entities.regression_report import RegressionReport
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import BundleNotFound, GpuUnavailable
-from onnx_fleet.export.exporter import Turn, out_of_turn
+from onnx_fleet.export.exporter import Turn
 from onnx_fleet.measurement import regression
 from onnx_fleet.processes import machine_lock, profiling
 from onnx_fleet.runs import exporting, measuring, proving
@@ -49,7 +49,7 @@ class Job:
     channel: str = bundle.LATEST
     alone: regression.Quiet = nullcontext
     """The context manager that keeps our other work off the machine, for a step that needs that only in part."""
-    turn: Turn = out_of_turn
+    turn: Turn = nullcontext
     """The context manager that keeps others on the machine from making what this model makes for all like it."""
     progress: Progress | None = None
     """The callback that is told of the download and the upload, in bytes."""
