@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 
@@ -43,9 +44,7 @@ def convert(path: Path, *, excluded: Iterable[str] = ()) -> Streamed:
     converted, values = quantiser.model.model, {}
     for tensor in converted.graph.initializer:
         if external_data(tensor):  # it stays as it is
-            kept = onnx.TensorProto()
-            kept.CopyFrom(tensor)
-            values[tensor.name] = partial(array, kept, path.parent)
+            values[tensor.name] = partial(array, deepcopy(tensor), path.parent)
             tensor.CopyFrom(streamed.without_values(tensor))
     return Streamed(model=converted, values=values)
 

@@ -45,7 +45,6 @@ _STATIC: Final = ("Conv", "MatMul", "Gemm", "Gather")
 _MATRIX: Final = {("MatMul", 1)}
 _TABLE: Final = {("Gather", 0)}
 """What reads a weight, and as which of its inputs, where it is rounded here."""
-_MATRIX_AXES: Final = 2
 _NOTHING: Final = np.zeros((1, 1), dtype=np.float32)
 """What a quantiser is given for a weight that is rounded here."""
 
@@ -108,7 +107,7 @@ def _calibrated(path: Path, samples: Iterable[Sample], ranges: Path | None) -> T
     onnx.save(model, plain)
     calibrator = MinMaxCalibrater(plain, _STATIC, augmented_model_path=str(augmented))
     calibrator.augment_graph()
-    model = onnx.load(augmented, load_external_data=False)
+    model = calibrator.get_augment_model()
     for tensor in model.graph.initializer:
         if tensor.name in taken:
             tensor.CopyFrom(taken[tensor.name])  # which says where its values lie
@@ -235,4 +234,4 @@ def _readers(model: onnx.ModelProto, excluded: frozenset[str]) -> defaultdict[st
 
 
 def _is_rounded_here(tensor: onnx.TensorProto, readers: set[tuple[str, int]]) -> bool:
-    return len(tensor.dims) == _MATRIX_AXES and readers in (_MATRIX, _TABLE)
+    return len(tensor.dims) == _NOTHING.ndim and readers in (_MATRIX, _TABLE)

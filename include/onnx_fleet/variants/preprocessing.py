@@ -10,6 +10,7 @@ Weights stay in their files until they are asked for, one at a time: a process h
 from __future__ import annotations
 
 from collections import Counter
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from onnx import helper
 from onnxruntime.quantization.onnx_model import ONNXModel  # type: ignore[import-untyped]
 
 from onnx_fleet.graphs.initializers import array, tensors_of
-from onnx_fleet.variants.streamed import Streamed, has_values
+from onnx_fleet.variants.streamed import Streamed
 
 _MATRIX_AXES = 2
 TRANSPOSED = "_transposed"
@@ -70,14 +71,13 @@ def load(path: Path) -> Prepared:
         path: the path of the fp32 graph, with its data beside it.
     """
     model = onnx.load(path, load_external_data=False)
-    sources = {tensor.name: _Source(_copied(tensor)) for tensor in tensors_of(model)}
+    sources = {tensor.name: _Source(deepcopy(tensor)) for tensor in tensors_of(model)}
     prepared = Prepared(model=model, folder=path.parent, sources=sources)
     del model.graph.value_info[:]  # of what is about to change; converters infer shapes themselves
     _fold_transposes(model.graph, sources)
     wrapped = ONNXModel(model)
     wrapped.replace_gemm_with_matmul()
     wrapped.topological_sort()
-    sources |= {tensor.name: _Source(_copied(tensor)) for tensor in model.graph.initializer if has_values(tensor)}
     return prepared
 
 
@@ -103,12 +103,6 @@ def unfold_transposes(graph: onnx.GraphProto) -> None:
         if plain is not None and plain.data_type == tensor.data_type and len(plain.dims) == _MATRIX_AXES:
             graph.initializer.remove(tensor)
             graph.node.insert(0, helper.make_node("Transpose", [plain.name], [name], name=f"node_{name}", perm=[1, 0]))
-
-
-def _copied(tensor: onnx.TensorProto) -> onnx.TensorProto:
-    found = onnx.TensorProto()
-    found.CopyFrom(tensor)
-    return found
 
 
 def _fold_transposes(graph: onnx.GraphProto, sources: dict[str, _Source]) -> None:

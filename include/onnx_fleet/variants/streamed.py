@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -85,8 +86,7 @@ def emptied(path: Path) -> tuple[onnx.ModelProto, dict[str, onnx.TensorProto]]:
     for tensor in model.graph.initializer:
         is_large = external_data(tensor) or len(tensor.raw_data) >= _SMALL_BYTES
         if tensor.data_type == onnx.TensorProto.FLOAT and is_large:
-            taken[tensor.name] = onnx.TensorProto()
-            taken[tensor.name].CopyFrom(tensor)
+            taken[tensor.name] = deepcopy(tensor)
             tensor.CopyFrom(without_values(tensor))
     for tensor in tensors_of(model):
         if external_data(tensor):
