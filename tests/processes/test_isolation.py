@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from fixtures import steps
 from fixtures.steps import Meal, Order
 from onnx_fleet.errors import ModelGated, StepCrashed, StepTimedOut, WorkerOutOfResources
-from onnx_fleet.processes import isolation, progress
+from onnx_fleet.processes import isolation, machine_lock, progress
 from onnx_fleet.processes.isolation import Limits, Outcome
 from onnx_fleet.processes.progress import Progress
 
@@ -113,6 +114,29 @@ def test_a_hang_ends_at_the_time_limit_with_everything_that_it_started(run: Run,
 
     pid = int(grandchild.read_text())
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_the_time_limit_stands_still_while_a_step_waits_for_others_on_its_machine(
+    run: Run, log: Path, tmp_path: Path
+) -> None:
+    heard: list[Progress] = []
+    limits, timer = Limits(timeout_s=2), threading.Event()
+
+    def hold() -> None:
+        with machine_lock.exclusive(tmp_path):
+            held.set()
+            timer.wait(4)
+
+    held, other = threading.Event(), threading.Thread(target=hold)
+    other.start()
+    held.wait()
+    with progress.listening(heard.append):
+        outcome = run(steps.wait_for_the_machine, Order(what=str(tmp_path)), limits=limits, log=log)
+    other.join()
+
+    assert outcome.duration_s > 2
+    assert float(outcome.value.what.split()[0]) > 1
+    assert "waiting for other work on this machine to end" in map(str, heard)
 
 
 def test_a_step_that_takes_too_much_memory_is_stopped(run: Run, log: Path) -> None:

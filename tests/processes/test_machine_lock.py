@@ -10,7 +10,10 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from onnx_fleet.processes import machine_lock
+from onnx_fleet.processes.machine_lock import Machine
 
 PATIENCE_S = 30.0
 
@@ -78,6 +81,34 @@ with machine_lock.exclusive(Path({str(tmp_path)!r})):
         assert _is_taken(tmp_path, "room", fcntl.LOCK_SH)
         process.kill()
     assert not _is_taken(tmp_path, "room", fcntl.LOCK_SH)
+
+
+def test_a_step_that_measures_gives_its_share_back_and_takes_it_again(tmp_path: Path) -> None:
+    """Two that prepare beside each other measure one after the other: neither waits for the other's share."""
+    both_prepare, measuring = threading.Barrier(2, timeout=PATIENCE_S), threading.Lock()
+
+    def step(_: int) -> tuple[bool, bool]:
+        machine = Machine(tmp_path)
+        with machine.shared():
+            both_prepare.wait()
+            with machine.alone():
+                is_first = measuring.acquire(blocking=False)
+                measuring.release()
+            shares_again = _is_taken(tmp_path, "room", fcntl.LOCK_EX)
+        return is_first, shares_again
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(step, range(2))) == [(True, True), (True, True)]
+    assert not _is_taken(tmp_path, "room", fcntl.LOCK_EX)
+
+
+def test_a_share_is_held_again_after_a_measurement_that_failed(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    with machine.shared():
+        with pytest.raises(ValueError, match="no"), machine.alone():
+            raise ValueError("no")
+        assert _is_taken(tmp_path, "room", fcntl.LOCK_EX)
+    assert not _is_taken(tmp_path, "room", fcntl.LOCK_EX)
 
 
 def _is_taken(folder: Path, name: str, kind: int) -> bool:

@@ -8,14 +8,33 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.stages import PROVENANCE, tiny_stage
+from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.sizing import StepCost
 from onnx_fleet.processes import machine_lock
+from onnx_fleet.processes.isolation import Limits
 from onnx_fleet.runs import spending
+from onnx_fleet.runs.services import Services
 from onnx_fleet.runs.spending import Spending
+from onnx_fleet.runs.steps import Job, Step
+from onnx_fleet.source.hub_client import Hub, HubSettings
+from onnx_fleet.store.local import LocalStore
 
 
-def test_the_wait_for_a_lock_is_not_the_steps(tmp_path: Path) -> None:
-    spent, taken, free = Spending(), threading.Event(), threading.Event()
+def job_on_no_machine(folder: Path) -> Job:
+    services = Services(store=LocalStore(folder), hub=Hub(HubSettings()), work_dir=folder, limits=Limits())
+    return Job(stage=Stage.open(tiny_stage(folder / "stage")), services=services, provenance=PROVENANCE)
+
+
+@pytest.mark.parametrize("asks", [False, True], ids=["for it", "by the step"])
+def test_the_wait_for_the_machine_is_not_the_steps(tmp_path: Path, asks: bool) -> None:
+    def measures(job: Job) -> None:
+        if asks:
+            with job.machine.alone():
+                pass
+
+    step = Step(name="measure", run=measures, leaves=(), machine="as_it_says" if asks else "alone")
+    job, spent, taken, free = job_on_no_machine(tmp_path), Spending(), threading.Event(), threading.Event()
 
     def other() -> None:
         with machine_lock.exclusive(tmp_path):
@@ -26,7 +45,8 @@ def test_the_wait_for_a_lock_is_not_the_steps(tmp_path: Path) -> None:
     thread.start()
     taken.wait()
     started = time.monotonic()
-    with spent.counted("measure") as count, count.behind(machine_lock.exclusive(tmp_path)):
+    with spent.counted("measure") as count:
+        count.take(step, job, machine=tmp_path)
         count.disk_bytes = 7
     took = time.monotonic() - started
     thread.join()

@@ -7,7 +7,8 @@ alone; torch is not needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -19,6 +20,7 @@ from onnx_fleet.graphs.session import Session, open_session
 from onnx_fleet.measurement import timing
 from onnx_fleet.measurement.noise import MOST_SPREAD, NoiseMeter
 from onnx_fleet.processes.gpu import GpuOptions
+from onnx_fleet.processes.machine_lock import Alone
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,8 +34,8 @@ ATTEMPTS: Final = 3
 _ALLOWED_SPREAD: Final = 1.0
 _ALLOWED_WAITING: Final = 0.5
 """More noise than this allows no more: nothing can be confirmed then, and what is measured says that it is noisy."""
-_POINT_S: Final = 1.0
-"""The seconds beyond which only the smallest point of a graph is tried."""
+_POINT_S: Final = 0.2
+"""The seconds within which the calls of a point beyond the smallest one have to be over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,8 @@ class Confirming:
     threads: int
     io_binding: bool
     gpu: GpuOptions = field(default_factory=GpuOptions)
+    alone: Alone = nullcontext
+    """The context manager that keeps our other work off the machine while calls are timed."""
 
     def confirm(self, kept: KeptLatency, *, graphs: Iterable[GraphInfo]) -> tuple[Confirmation, ...]:
         """Time a few calls of each graph that the figures are of, at its smallest point and at a larger one.
@@ -63,17 +67,12 @@ class Confirming:
 
     def _of_graph(
         self, info: GraphInfo, *, kept: KeptLatency, meter: NoiseMeter, space: TokenSpace | None
-    ) -> Iterator[Confirmation]:
-        rows = [row for row in kept.rows if row.graph == info.path]
+    ) -> list[Confirmation]:
         session = self._open(info)
-        for row in _sample(rows):
-            call = self._call(session, info, row, space=space)
-            for _ in range(ATTEMPTS):
-                meter.probe()
-                found = _beside(row, timing.few(call, runs=RUNS), noises=(kept.noise, meter.noise()))
-                if found.agrees:
-                    break
-            yield found
+        rows = _sample([row for row in kept.rows if row.graph == info.path])
+        calls = [self._call(session, info, row, space=space) for row in rows]
+        with self.alone():
+            return [_confirmation(row, call, kept=kept, meter=meter) for row, call in zip(rows, calls, strict=True)]
 
     def _call(
         self, session: Session, info: GraphInfo, row: LatencyRow, *, space: TokenSpace | None
@@ -113,9 +112,9 @@ def allowed_ratio(noises: Iterable[Noise | None]) -> float:
 
 
 def _sample(rows: Sequence[LatencyRow]) -> tuple[LatencyRow, ...]:
-    """Return the rows to confirm, by phase: the smallest point, and the largest one whose calls are over in a second.
+    """Return the rows to confirm, by phase: the smallest point, and the largest one whose calls are over soon.
 
-    Overheads show at one, work at the other.
+    In a small model overheads show at one, work at the other; in a large one all of it is work.
     """
     chosen: list[LatencyRow] = []
     for phase in dict.fromkeys(row.phase for row in rows):
@@ -128,6 +127,16 @@ def _sample(rows: Sequence[LatencyRow]) -> tuple[LatencyRow, ...]:
 
 def _size(row: LatencyRow) -> tuple[int, int]:
     return row.batch_size * (row.sequence_length or 1), row.sequence_length or 1
+
+
+def _confirmation(row: LatencyRow, call: Callable[[], object], *, kept: KeptLatency, meter: NoiseMeter) -> Confirmation:
+    """Time a few calls beside a row's figures, and again where they do not agree with them."""
+    for _ in range(ATTEMPTS):
+        meter.probe()
+        found = _beside(row, timing.few(call, runs=RUNS), noises=(kept.noise, meter.noise()))
+        if found.agrees:
+            break
+    return found
 
 
 def _beside(row: LatencyRow, times_ms: np.ndarray, *, noises: Iterable[Noise | None]) -> Confirmation:

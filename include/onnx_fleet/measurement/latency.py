@@ -47,6 +47,7 @@ from onnx_fleet.measurement.timing import POINT_BUDGET_S, Timed
 from onnx_fleet.processes import hardware, isolation
 from onnx_fleet.processes.gpu import GpuOptions
 from onnx_fleet.processes.isolation import Limits
+from onnx_fleet.processes.machine_lock import Machine
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,6 +112,7 @@ def measure(
     point_budget_s: float = POINT_BUDGET_S,
     gpu: GpuOptions | None = None,
     kept: Sequence[KeptLatency] | None = None,
+    machine: Machine | None = None,
 ) -> LatencyReport:
     """Time every graph of a stage over the entry's grid, PyTorch eager beside it, and write the report into the stage.
 
@@ -122,11 +124,12 @@ def measure(
         gpu: the GPU that cuda uses, and how much of it; None is the first.
         kept: what the store keeps of the same graphs with other weights: variants for which it is confirmed are not
             timed. None where this bundle's figures are its own.
+        machine: the machine, which is held alone while calls are timed; None where nobody shares it.
     Raises:
         BundleNotFound: nothing was exported into the stage.
         ValidationFailed: a graph does not load or run; validate says more.
     """
-    started = time.perf_counter()
+    started, machine = time.perf_counter(), machine or Machine()
     item, record = stage.item, stage.read_export()
     grid = item.model.entry.latency
     threads = grid.threads or hardware.usable_cores()
@@ -141,6 +144,7 @@ def measure(
                 threads=threads,
                 io_binding=grid.io_binding,
                 gpu=gpu or GpuOptions(),
+                alone=machine.alone,
             )
             taken = reuse.take_over(
                 kept, graphs=record.graphs, confirming=confirming, now=now, max_age_days=grid.max_age_days
@@ -156,7 +160,8 @@ def measure(
                 meter=NoiseMeter(threads=threads),
                 gpu=gpu or GpuOptions(),
             )
-            figures = _take_figures(bench, record.graphs, but=taken.variants, budget_s=point_budget_s)
+            with machine.alone():
+                figures = _take_figures(bench, record.graphs, but=taken.variants, budget_s=point_budget_s)
         figures = _together(figures, taken, graphs=record.graphs)
     except GpuUnavailable as err:
         taken, figures = Taken(), _Figures(reason=str(err))
@@ -188,7 +193,7 @@ def measure(
             **_METHOD,
             "load_average_1m": f"{os.getloadavg()[0]:.2f}",
         },
-        duration_s=time.perf_counter() - started,
+        duration_s=time.perf_counter() - started - machine.waited_s,
     )
     name = report_name("latency", provider)
     stage.write_report(name, report)

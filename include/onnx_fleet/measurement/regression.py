@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -42,9 +41,8 @@ from onnx_fleet.measurement import gates, io_contract, version_diff
 from onnx_fleet.measurement.version_diff import DifferencesRequest, Side
 from onnx_fleet.processes import hardware, isolation
 from onnx_fleet.processes.isolation import Limits
+from onnx_fleet.processes.machine_lock import Alone
 from onnx_fleet.store import ObjectStore
-
-Quiet = Callable[[], AbstractContextManager[None]]
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +57,7 @@ def compare(
     work_dir: Path,
     limits: Limits,
     channel: str = bundle.LATEST,
-    alone: Quiet = nullcontext,
+    alone: Alone = nullcontext,
 ) -> RegressionReport | None:
     """Compare a stage with the bundle that the channel points at, and write the report into the stage.
 
@@ -132,7 +130,7 @@ class _Made:
 
 
 def _attempt(
-    stage: Stage, *, pointer: Channel, store: ObjectStore, folder: Path, limits: Limits, alone: Quiet
+    stage: Stage, *, pointer: Channel, store: ObjectStore, folder: Path, limits: Limits, alone: Alone
 ) -> _Made:
     item, record = stage.item, stage.read_export()
     wanted = item.model.entry.gates

@@ -123,7 +123,7 @@ def run(function: Callable[[Q], R], request: Q, *, limits: Limits, log: Path, wi
     Raises:
         OnnxFleetError: whatever the function raised, as the same class.
         WorkerOutOfResources: the memory limit was passed, or the system killed the process.
-        StepTimedOut: the time limit was passed.
+        StepTimedOut: the time limit was passed, in which the time that it has waited for others does not count.
         StepCrashed: the process died, or raised something that is not ours.
         KeyboardInterrupt: it was stopped.
     """
@@ -171,12 +171,15 @@ def _start(arguments: Sequence[str], *, output: BinaryIO, limits: Limits, with_t
 
 def _watch(process: _Process, *, name: str, limits: Limits, log: Path, told: Path) -> int:
     """Wait for the process, pass on how far it is, and return the most memory that was seen in it, in bytes."""
-    started, peak_bytes, has_ended = time.monotonic(), 0, False
-    passed_on, logged_at = None, started
+    looked_at, worked_s, peak_bytes, has_ended = time.monotonic(), 0.0, 0, False
+    passed_on, logged_at = None, looked_at
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_POLL_S)
             has_ended = True
+        if passed_on is None or not passed_on.waits_for:
+            worked_s += time.monotonic() - looked_at
+        looked_at = time.monotonic()
         if (now := progress.read(told)) is not None and now != passed_on:
             passed_on = now
             progress.tell(now)
@@ -194,7 +197,7 @@ def _watch(process: _Process, *, name: str, limits: Limits, log: Path, told: Pat
                 f"{name} used {peak_bytes:,} bytes of memory, more than its limit of {limits.memory_bytes:,}; "
                 f"raise the limit or use a larger worker (log: {log})"
             )
-        if limits.timeout_s is not None and time.monotonic() - started > limits.timeout_s:
+        if limits.timeout_s is not None and worked_s > limits.timeout_s:
             raise StepTimedOut(f"{name} ran longer than {limits.timeout_s:g} s; raise the limit (log: {log})")
 
 

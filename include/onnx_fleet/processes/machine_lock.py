@@ -16,10 +16,13 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
+
+from onnx_fleet.processes import progress
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +30,68 @@ Use = Literal["shared", "alone", "as_it_says"]
 """How a step uses its machine.
 
 ``shared``: it may run beside others, and not beside one that measures; ``alone``: it measures all the time;
-``as_it_says``: it asks for the machine by itself while it measures.
+``as_it_says``: it asks for the machine by itself, as it needs it.
 """
+Alone = Callable[[], AbstractContextManager[None]]
+"""The context manager that keeps our other work off the machine."""
+
+
+class Machine:
+    """The machine as one step uses it: what the step holds of it, and how long it waited for others."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """Args:
+        folder: the folder that all workers of this machine see, and no other machine's; None where nobody shares it.
+        """
+        self.folder = folder
+        self.waited_s = 0.0
+        """The seconds in which the step waited, which are not its own."""
+        self._share: ExitStack | None = None
+
+    @contextmanager
+    def used(self, use: Use) -> Iterator[None]:
+        """Hold the machine as a step uses it."""
+        with ExitStack() as held:
+            if use != "as_it_says":
+                held.enter_context(self.shared() if use == "shared" else self.alone())
+            yield
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Hold the machine for work that may run beside others', and not beside a measurement."""
+        with ExitStack() as self._share:
+            self._take(shared, held=self._share)
+            try:
+                yield
+            finally:
+                self._share = None
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Have the machine alone; a share of it that the step holds is given back until the block ends."""
+        share = self._share
+        if share:
+            share.close()
+        try:
+            with ExitStack() as held:
+                self._take(exclusive, held=held)
+                yield
+        finally:
+            if share:
+                self._take(shared, held=share)
+
+    @contextmanager
+    def turn(self, name: str) -> Iterator[None]:
+        """Hold the right to one piece of work, as the function of this name does."""
+        with ExitStack() as held:
+            self._take(lambda folder: turn(folder, name), held=held)
+            yield
+
+    def _take(self, lock: Callable[[Path], AbstractContextManager[None]], *, held: ExitStack) -> None:
+        if self.folder is not None:
+            asked = time.monotonic()
+            held.enter_context(lock(self.folder))
+            self.waited_s += time.monotonic() - asked
 
 
 @contextmanager
@@ -67,21 +130,13 @@ def turn(folder: Path, name: str) -> Iterator[None]:
         yield
 
 
-LOCKS: Final[Mapping[Use, Callable[[Path], AbstractContextManager[None]]]] = {
-    "shared": shared,
-    "alone": exclusive,
-    "as_it_says": lambda folder: nullcontext(),
-}
-"""The lock for each use, by the folder that all workers of the machine see."""
-
-
 @contextmanager
 def _locked(
     folder: Path,
     name: str,
     kind: int,
     *,
-    why: str = "other work on this machine to end, so that measurements are of one model alone",
+    why: str = "other work on this machine to end",
 ) -> Iterator[None]:
     """Hold a lock on an open file, which programs that are started meanwhile do not inherit.
 
@@ -96,7 +151,8 @@ def _locked(
             fcntl.flock(handle, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             log.info("waiting for %s", why)
-            fcntl.flock(handle, kind)
+            with progress.waiting(why):
+                fcntl.flock(handle, kind)
         yield
     finally:
         os.close(handle)

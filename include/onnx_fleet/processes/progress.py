@@ -25,9 +25,13 @@ class Progress:
     total: int
     unit: str
     """What is counted, in the plural."""
+    waits_for: str = ""
+    """What the step waits for instead: others' work, whose time is not its own; empty where it works."""
 
     def __str__(self) -> str:
-        return f"{self.done} of {self.total} {self.unit}"
+        if self.waits_for:
+            return f"waiting for {self.waits_for}"
+        return f"{self.done} of {self.total} {self.unit}" if self.total else ""
 
 
 T = TypeVar("T")
@@ -50,6 +54,16 @@ def tell(progress: Progress) -> None:
     """Say how far a step is, to whoever listens."""
     if listener := _listener.get():
         listener(progress)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Say that the step waits for the work of others until the block ends."""
+    tell(Progress(done=0, total=0, unit="", waits_for=what))
+    try:
+        yield
+    finally:
+        tell(Progress(done=0, total=0, unit=""))
 
 
 class Count:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from onnx_fleet.bundles.kept_documents import LATENCIES
 from onnx_fleet.bundles.stage import Stage
@@ -12,6 +13,7 @@ from onnx_fleet.entities.latency_report import LatencyReport
 from onnx_fleet.entities.provider import Provider
 from onnx_fleet.measurement import latency, latency_key, reuse
 from onnx_fleet.processes import profiling
+from onnx_fleet.processes.machine_lock import Machine
 from onnx_fleet.runs import step_process
 from onnx_fleet.runs.services import Services
 from onnx_fleet.runs.step_process import Subject
@@ -25,35 +27,60 @@ class _Request:
     now: datetime
     kept: tuple[KeptLatency, ...] | None
     """What the store keeps of the same graphs with other weights; None where nothing may be taken over."""
+    locks: Path | None
+    """The folder by which the process shares its machine; None where nobody else is on it."""
 
 
-def measure(stage: Stage, *, services: Services, provider: Provider = "cpu", anew: bool = False) -> LatencyReport:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Measured:
+    """What that process returns."""
+
+    report: LatencyReport
+    waited_s: float
+    """The seconds in which it waited for the machine."""
+
+
+def measure(
+    stage: Stage,
+    *,
+    services: Services,
+    provider: Provider = "cpu",
+    anew: bool = False,
+    machine: Machine | None = None,
+) -> LatencyReport:
     """Time a stage's graphs beside PyTorch; variants that models with the same graphs have figures of take these over.
 
     What was timed is kept in the store for such models, unless the entry says ``reuse: never``.
 
     Args:
         anew: time every variant, as for a bundle that is made again because somebody asked for it.
+        machine: the machine, which it has alone only while it times; None where nobody shares it, or all is kept off.
     """
     with profiling.timed("measure"):
         anew = anew or stage.item.rebuild is not None
         keys = latency_key.of_variants(stage, provider=provider, gpu=services.gpu)
         kept = () if anew else LATENCIES.find(keys.values(), store=services.store)
         about = step_process.subject(stage, services=services, provider=provider)
-        request = _Request(about=about, now=datetime.now(UTC), kept=kept if keys else None)
-        report = step_process.run(_measure, request, stage=stage, provider=provider, services=services, step="measure")
+        machine = machine or Machine()
+        request = _Request(about=about, now=datetime.now(UTC), kept=kept if keys else None, locks=machine.folder)
+        made = step_process.run(_measure, request, stage=stage, provider=provider, services=services, step="measure")
+        machine.waited_s += made.waited_s
+        report = made.report
         for figures in reuse.to_keep(report, keys=keys, standing=kept):
             LATENCIES.keep(figures, store=services.store)
         return report
 
 
-def _measure(request: _Request) -> LatencyReport:
-    about = request.about
-    return latency.measure(
-        about.stage,
-        source_dir=about.source_dir,
-        now=request.now,
-        provider=about.provider,
-        gpu=about.gpu,
-        kept=request.kept,
-    )
+def _measure(request: _Request) -> _Measured:
+    about, machine = request.about, Machine(request.locks)
+    with machine.shared():
+        report = latency.measure(
+            about.stage,
+            source_dir=about.source_dir,
+            now=request.now,
+            provider=about.provider,
+            gpu=about.gpu,
+            kept=request.kept,
+            machine=machine,
+        )
+    return _Measured(report=report, waited_s=machine.waited_s)

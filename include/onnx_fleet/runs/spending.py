@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from onnx_fleet.bundles.costs import EarlierCosts
@@ -17,7 +16,7 @@ from onnx_fleet.entities.provider import CPU
 from onnx_fleet.entities.sizing import StepCost
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.planning import sizing
-from onnx_fleet.processes import machine_lock
+from onnx_fleet.processes.machine_lock import Machine
 from onnx_fleet.processes.peak_memory import Meter
 from onnx_fleet.runs.steps import STEPS, Job, Step, StepName
 
@@ -38,23 +37,12 @@ class Count:
         Raises:
             OnnxFleetError: whatever the step raises.
         """
-        alone, turn = partial(self._alone, machine), partial(self._turn, machine)
-        with self.behind(machine_lock.LOCKS[step.machine](machine)):
-            return step.take(replace(job, alone=alone, turn=turn))
-
-    def _alone(self, machine: Path) -> AbstractContextManager[None]:
-        return self.behind(machine_lock.exclusive(machine))
-
-    def _turn(self, machine: Path, name: str) -> AbstractContextManager[None]:
-        return self.behind(machine_lock.turn(machine, name))
-
-    @contextmanager
-    def behind(self, lock: AbstractContextManager[None]) -> Iterator[None]:
-        """Hold a lock, and leave the wait for it out of the step's seconds."""
-        asked = time.monotonic()
-        with lock:
-            self.waited_s += time.monotonic() - asked
-            yield
+        place = Machine(machine)
+        try:
+            with place.used(step.machine):
+                return step.take(replace(job, machine=place))
+        finally:
+            self.waited_s += place.waited_s
 
 
 class Spending:

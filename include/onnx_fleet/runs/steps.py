@@ -25,9 +25,9 @@ from onnx_fleet.entities.channel_move import Actor
 from onnx_fleet.entities.regression_report import RegressionReport
 from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import BundleNotFound, GpuUnavailable
-from onnx_fleet.export.exporter import Turn
 from onnx_fleet.measurement import regression
 from onnx_fleet.processes import machine_lock, profiling
+from onnx_fleet.processes.machine_lock import Alone, Machine
 from onnx_fleet.runs import exporting, measuring, proving
 from onnx_fleet.runs.services import Services
 from onnx_fleet.store import Progress
@@ -47,10 +47,8 @@ class Job:
     by: Actor | None = None
     """Who moves the channel; None for the run of the provenance."""
     channel: str = bundle.LATEST
-    alone: regression.Quiet = nullcontext
-    """The context manager that keeps our other work off the machine, for a step that needs that only in part."""
-    turn: Turn = nullcontext
-    """The context manager that keeps others on the machine from making what this model makes for all like it."""
+    machine: Machine = field(default_factory=Machine)
+    """The machine that the step runs on, for one that says itself how it uses it."""
     progress: Progress | None = None
     """The callback that is told of the download and the upload, in bytes."""
     stored: Mapping[str, str] = field(default_factory=dict)
@@ -76,7 +74,7 @@ class Step:
     leaves: tuple[str, ...]
     """The files of the stage by which to tell that the step is done; empty where it leaves its result in the store."""
     machine: machine_lock.Use
-    """How the step uses its machine; ``as_it_says``: it asks for the machine by Job.alone while it measures."""
+    """How the step uses its machine; ``as_it_says``: it asks Job.machine."""
     needs: tuple[str, ...] = ()
     """The files of the stage that the step cannot begin without."""
     on_gpu: bool = False
@@ -109,7 +107,7 @@ class Step:
 
 
 def compare(
-    stage: Stage, *, services: Services, channel: str = bundle.LATEST, alone: regression.Quiet = nullcontext
+    stage: Stage, *, services: Services, channel: str = bundle.LATEST, alone: Alone = nullcontext
 ) -> RegressionReport | None:
     """Compare a measured stage with the version that the channel points at; returns None where there is no other."""
     store, work_dir, limits = services.store, services.work_dir, services.step_limits
@@ -159,7 +157,7 @@ def publish(
 
 
 def _take_export(job: Job) -> None:
-    exporting.export(job.stage, services=job.services, turn=job.turn, progress=job.progress)
+    exporting.export(job.stage, services=job.services, turn=job.machine.turn, progress=job.progress)
 
 
 def _take_validate(job: Job) -> None:
@@ -179,11 +177,11 @@ def _take_prove_on_gpu(job: Job) -> None:
 
 
 def _take_measure(job: Job) -> None:
-    measuring.measure(job.stage, services=job.services)
+    measuring.measure(job.stage, services=job.services, machine=job.machine)
 
 
 def _take_compare(job: Job) -> None:
-    compare(job.stage, services=job.services, channel=job.channel, alone=job.alone)
+    compare(job.stage, services=job.services, channel=job.channel, alone=job.machine.alone)
 
 
 def _take_publish(job: Job) -> Publication:
@@ -220,7 +218,7 @@ STEPS: Final = (
         is_for=_asks_for_gpu,
         recorded_as="validate",
     ),
-    Step(name="measure", run=_take_measure, needs=(_EXPORTED,), leaves=(_MEASURED,), machine="alone"),
+    Step(name="measure", run=_take_measure, needs=(_EXPORTED,), leaves=(_MEASURED,), machine="as_it_says"),
     Step(name="compare", run=_take_compare, needs=(_EXPORTED, _MEASURED), leaves=(), machine="as_it_says"),
     Step(name="publish", run=_take_publish, needs=(_EXPORTED, _VALIDATED, _MEASURED), leaves=(), machine="shared"),
 )
