@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from onnx_fleet.entities.graph_info import GraphInfo
-from onnx_fleet.graphs import further_inputs
+from onnx_fleet.graphs import further_inputs, packed_tokenizer
 from onnx_fleet.graphs.further_inputs import FurtherInput
 from onnx_fleet.graphs.text_frame import Frame
 
@@ -226,9 +226,7 @@ def known_token(token: object, vocab_size: int) -> int | None:
 
 def _around_a_text(path: Path, *, vocab_size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The ids that a tokenizer.json puts before a text and behind it."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer = packed_tokenizer.parsed(path)
     tokenizer.no_padding()
     tokenizer.no_truncation()
     for text in TEXTS:
@@ -274,9 +272,7 @@ def text_batches(stage_dir: Path, space: TokenSpace, *, texts: Sequence[str] = T
     They are no one batch: a pair has more end tokens than a text, and classifiers that read them take rows of equally
     many.
     """
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(stage_dir / "tokenizer.json"))
+    tokenizer = packed_tokenizer.parsed(stage_dir / "tokenizer.json")
     tokenizer.no_padding()
     tokenizer.enable_truncation(space.max_length)
     alone = map(tokenizer.encode, texts)

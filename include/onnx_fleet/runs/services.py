@@ -29,6 +29,7 @@ EXPORT_IMPORTS = (
 )
 """The modules of an export, which a process to fork steps from imports beside torch and transformers."""
 STEP_IMPORTS = (
+    "onnx",
     "transformers.pipelines",
     "matplotlib.backends.backend_svg",
     "matplotlib.figure",

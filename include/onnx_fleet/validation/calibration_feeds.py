@@ -14,7 +14,7 @@ import numpy as np
 
 from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.errors import ModelInvalid
-from onnx_fleet.graphs import generation, generation_seq2seq, text_inputs
+from onnx_fleet.graphs import generation, generation_seq2seq, packed_tokenizer, text_inputs
 from onnx_fleet.graphs.session import Session
 from onnx_fleet.graphs.text_inputs import Batch, Side
 from onnx_fleet.planning.calibration import images, texts
@@ -131,10 +131,8 @@ def _taken(session: Session, feeds: Mapping[str, np.ndarray]) -> dict[str, np.nd
 
 
 def _batches(subject: CheckContext, lines: Sequence[str], *, side: Side) -> Iterator[Batch]:
-    from tokenizers import Tokenizer
-
     space = subject.space
-    tokenizer = Tokenizer.from_file(str(subject.stage_dir / "tokenizer.json"))
+    tokenizer = packed_tokenizer.parsed(subject.stage_dir / "tokenizer.json")
     tokenizer.no_padding()
     tokenizer.enable_truncation(min(MAX_LENGTH, space.max_length))
     rows = [text_inputs.row_of(tokenizer.encode(text), space) for text in lines]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, conversion_mapping
 
 from onnx_fleet import recipes
 from onnx_fleet.entities.tasks import TASKS
@@ -16,6 +16,9 @@ from onnx_fleet.entities.work_item import WorkItem
 from onnx_fleet.errors import ExportUnsupported, ModelInvalid, WorkerOutOfResources
 from onnx_fleet.source.families import completeness, model_class
 from onnx_fleet.source.placeholder_weights import PlaceholderWeights
+
+# transformers makes its table of all architectures when the first model is loaded: once here, for all that are forked.
+conversion_mapping.get_checkpoint_conversion_mapping("")  # type: ignore[no-untyped-call]
 
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _LONGEST_WORD = 300

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from onnx_fleet.errors import ModelInvalid
+from onnx_fleet.graphs import packed_tokenizer
 from onnx_fleet.source.tokenizers import word_tokenizers
 from onnx_fleet.source.tokenizers.conversion import covers, is_ctc
 
@@ -87,9 +88,7 @@ def prove(path: Path, source: PreTrainedTokenizerBase, *, own_file: bool) -> Pro
             consumer reads the file. Such differences are kept in the proof, and are not grave. In a file that was
             made, they are.
     """
-    from tokenizers import Tokenizer
-
-    packed = Tokenizer.from_file(str(path))
+    packed = packed_tokenizer.parsed(path)
     packed.no_truncation()
     packed.no_padding()
     pairs = PAIRS if _makes_pairs(source) else ()

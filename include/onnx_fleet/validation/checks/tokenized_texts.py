@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from onnx_fleet.entities.validation_report import CheckRow
-from onnx_fleet.graphs import text_inputs
+from onnx_fleet.graphs import packed_tokenizer, text_inputs
 from onnx_fleet.graphs.comparison import Case
 from onnx_fleet.graphs.text_inputs import Batch
 from onnx_fleet.source.tokenizers import conversion, proof, word_tokenizers
@@ -98,10 +98,13 @@ def of_stage(subject: CheckContext, *, max_length: int | None = None, lower_case
     from tokenizers import Tokenizer, normalizers
 
     settings = _json(subject.stage_dir / "tokenizer_config.json")
-    tokenizer = Tokenizer.from_file(str(subject.stage_dir / "tokenizer.json"))
+    path = subject.stage_dir / "tokenizer.json"
     if lower_case:
+        tokenizer = Tokenizer.from_file(str(path))
         own = tokenizer.normalizer
         tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *([own] if own else [])])
+    else:
+        tokenizer = packed_tokenizer.parsed(path)
     makes_types = "token_type_ids" in subject.source_tokenizer.model_input_names
     pad = _content(settings.get("pad_token"))
     pad_id = tokenizer.token_to_id(pad) if pad else None
