@@ -6,9 +6,12 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -24,6 +27,7 @@ from onnx_fleet.entities.kept_latency import KeptLatency
 from onnx_fleet.entities.latency_report import LatencyReport, Noise
 from onnx_fleet.measurement import latency_key, reuse
 from onnx_fleet.measurement.confirmation import allowed_ratio
+from onnx_fleet.processes.machine_lock import Machine
 from onnx_fleet.runs import measuring
 from onnx_fleet.runs.services import Services
 from onnx_fleet.store.local import LocalStore
@@ -175,6 +179,28 @@ def test_an_entry_that_says_never_has_figures_of_its_own_and_keeps_none(pair: Pa
 
     assert (report.status, report.taken_over, report.measured_anew) == ("measured", (), ())
     assert {info.key: info.etag for info in services.store.list("latencies/")} == before
+
+
+def test_models_alike_that_are_to_be_measured_at_the_same_time_are_measured_once(pair: Pair, tmp_path: Path) -> None:
+    """The first one of a fleet has kept nothing yet when the second one begins."""
+    second, services = pair.copy(tmp_path)
+    first = Stage.make(Path(shutil.copytree(pair.first.folder, tmp_path / "first")), pair.first.item)
+    shutil.rmtree(tmp_path / "store" / "latencies")
+    both = Barrier(2, timeout=60)
+
+    class Meeting(Machine):
+        def turn(self, name: str) -> AbstractContextManager[None]:
+            both.wait()
+            return super().turn(name)
+
+    def measured(stage: Stage) -> LatencyReport:
+        return measuring.measure(stage, services=services, machine=Meeting(tmp_path))
+
+    with ThreadPoolExecutor(2) as pool:
+        reports = list(pool.map(measured, (first, second)))
+
+    found_figures = [bool(report.taken_over or report.measured_anew) for report in reports]
+    assert sorted(found_figures) == [False, True]
 
 
 # What figures are of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ from onnx_fleet.bundles.stage import Stage
 from onnx_fleet.entities.kept_latency import KeptLatency
 from onnx_fleet.entities.latency_report import LatencyReport
 from onnx_fleet.entities.provider import Provider
+from onnx_fleet.entities.variant import FP32
 from onnx_fleet.measurement import latency, latency_key, reuse
 from onnx_fleet.processes import profiling
 from onnx_fleet.processes.machine_lock import Machine
@@ -56,19 +58,23 @@ def measure(
         anew: time every variant, as for a bundle that is made again because somebody asked for it.
         machine: the machine, which it has alone only while it times; None where nobody shares it, or all is kept off.
     """
-    with profiling.timed("measure"):
+    machine = machine or Machine()
+    with profiling.timed("measure"), ExitStack() as turn:
         anew = anew or stage.item.rebuild is not None
         keys = latency_key.of_variants(stage, provider=provider, gpu=services.gpu)
         kept = () if anew else LATENCIES.find(keys.values(), store=services.store)
+        if not anew and len(kept) < len(keys):  # another model on this machine may be measuring the same graphs now
+            turn.enter_context(machine.turn(f"latencies-{keys[FP32]}"))
+            kept = LATENCIES.find(keys.values(), store=services.store)
+            if len(kept) == len(keys):
+                turn.close()
         about = step_process.subject(stage, services=services, provider=provider)
-        machine = machine or Machine()
         request = _Request(about=about, now=datetime.now(UTC), kept=kept if keys else None, locks=machine.folder)
         made = step_process.run(_measure, request, stage=stage, provider=provider, services=services, step="measure")
         machine.waited_s += made.waited_s
-        report = made.report
-        for figures in reuse.to_keep(report, keys=keys, standing=kept):
+        for figures in reuse.to_keep(made.report, keys=keys, standing=kept):
             LATENCIES.keep(figures, store=services.store)
-        return report
+        return made.report
 
 
 def _measure(request: _Request) -> _Measured:
