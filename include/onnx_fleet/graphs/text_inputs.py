@@ -22,7 +22,7 @@ from onnx_fleet.graphs.further_inputs import FurtherInput
 from onnx_fleet.graphs.text_frame import Frame
 
 if TYPE_CHECKING:
-    from tokenizers import Encoding
+    from tokenizers import Encoding, Tokenizer
 
 Side = Literal["left", "right"]
 
@@ -156,9 +156,9 @@ def token_space(
     prefix: tuple[int, ...] = ()
     suffix: tuple[int, ...] = () if limits.end is None else (limits.end,)
     if (stage_dir / "tokenizer.json").exists():
-        packed = json.loads((stage_dir / "tokenizer.json").read_text(encoding="utf-8"))
-        special |= {token["id"] for token in packed.get("added_tokens", ()) if token.get("special")}
-        prefix, suffix = _around_a_text(stage_dir / "tokenizer.json", vocab_size=limits.vocab_size)
+        tokenizer = packed_tokenizer.parsed(stage_dir / "tokenizer.json")
+        special |= {index for index, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+        prefix, suffix = _around_a_text(tokenizer, vocab_size=limits.vocab_size)
     tokens = np.setdiff1d(np.arange(limits.vocab_size), sorted(special))
     tokens = tokens if tokens.size else np.arange(limits.vocab_size)
     return TokenSpace(
@@ -224,9 +224,8 @@ def known_token(token: object, vocab_size: int) -> int | None:
     return token if isinstance(token, int) and 0 <= token < vocab_size else None
 
 
-def _around_a_text(path: Path, *, vocab_size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The ids that a tokenizer.json puts before a text and behind it."""
-    tokenizer = packed_tokenizer.parsed(path)
+def _around_a_text(tokenizer: Tokenizer, *, vocab_size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The ids that a tokenizer puts before a text and behind it."""
     tokenizer.no_padding()
     tokenizer.no_truncation()
     for text in TEXTS:
