@@ -16,8 +16,6 @@ What was seen of servers, and the answer here:
 - boto3's checksums are refused (RGW 411, Swift 501) or dropped: ``checksum_mode="when_required"`` sends none, and the
   digest is then taken by reading the object back.
 - CompleteMultipartUpload answers without an ETag on RGW: nothing is taken from its answer.
-- A refused HEAD has no body, so that keys which ran out look like any other 400: the reason is asked for with a GET,
-  and where that is not refused the HEAD is sent again.
 - An answer may be lost and the request sent again by boto3: a 412 is held against what stands there.
 
 This module imports boto3; open_store imports it when an address needs it.
@@ -26,27 +24,35 @@ This module imports boto3; open_store imports it when an address needs it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Never
+from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import ClientError, FlexibleChecksumError
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from botocore.exceptions import ClientError
 
 from onnx_fleet.errors import (
     BundleCorrupt,
     BundleNotFound,
-    StoreNotFound,
     StoreUnavailable,
     StoreUnsafe,
     VersionConflict,
 )
-from onnx_fleet.store import keys, layout, s3_checksums, s3_client, s3_conditions, s3_errors, s3_parts, transfer
+from onnx_fleet.store import (
+    keys,
+    layout,
+    s3_checksums,
+    s3_client,
+    s3_conditions,
+    s3_errors,
+    s3_parts,
+    s3_reading,
+    transfer,
+)
 from onnx_fleet.store.address import S3Address, S3Settings
 from onnx_fleet.store.objects import Leftover, ObjectInfo, Progress
 from onnx_fleet.store.s3_client import S3Place
+from onnx_fleet.store.s3_reading import S3Reader
+from onnx_fleet.store.s3_retries import again_on
 
 if TYPE_CHECKING:
     from botocore.credentials import Credentials
@@ -56,23 +62,10 @@ log = logging.getLogger(__name__)
 
 _LOST = {"PreconditionFailed", "412"}
 _RACED = {"ConditionalRequestConflict", "409"}
-_ABSENT = {"NoSuchKey", "NoSuchUpload", "404", "NotFound"}
 
 
 class _Raced(Exception):
     """The server answered 409, since it saw two conditional writes at once and did neither; ask again."""
-
-
-class _BrokenOff(StoreUnavailable):
-    """The answer's body ended early, which boto3 does not retry: go on from there."""
-
-
-class _Damaged(StoreUnavailable):
-    """The answer's body has another digest than the server keeps: nothing of it can be used."""
-
-
-class _Passed(StoreUnavailable):
-    """A HEAD was refused, and the same question as a GET was not: ask again."""
 
 
 class S3Store:
@@ -84,7 +77,7 @@ class S3Store:
         self._settings = settings
         self._client = self.place.client()
         self._creating = s3_client.only_where_absent(self.place.client())
-        self._bucket_seen = False
+        self._reader = S3Reader(self.place, self._client)
 
     def __repr__(self) -> str:
         return f"S3Store({self.address!r}, endpoint_url={self._settings.endpoint_url!r})"
@@ -94,42 +87,22 @@ class S3Store:
         return str(self._at)
 
     def read(self, key: str) -> bytes:
-        return self.read_tagged(key)[0]
+        return self._reader.read_tagged(key)[0]
 
     def read_tagged(self, key: str) -> tuple[bytes, str]:
-        for attempt in _again_on(_BrokenOff, _Damaged):
-            with attempt:
-                with s3_errors.translated(self._where(key)):
-                    try:
-                        answer = self._client.get_object(Bucket=self._at.bucket, Key=self._key(key))
-                    except ClientError as err:
-                        raise self._absent(key, err) from err
-                with self._body(key), closing(answer["Body"]) as body:
-                    return body.read(), _bare(answer["ETag"])
-        raise AssertionError("tenacity either returns or raises")
+        return self._reader.read_tagged(key)
 
     def chunks(self, key: str) -> Iterator[bytes]:
-        info = self._info(key)
-        done = 0
-        for attempt in _again_on(_BrokenOff):
-            with attempt:
-                for chunk in self._read_from(info, done):
-                    done += len(chunk)
-                    yield chunk
+        return self._reader.chunks(key)
 
     def stat(self, key: str) -> ObjectInfo | None:
-        head = self._head(key)
-        if head is None:
-            return None
-        return ObjectInfo(
-            key=key,
-            size_bytes=head["ContentLength"],
-            etag=_bare(head["ETag"]),
-            sha256=s3_checksums.whole(head.get("ChecksumSHA256")),
-        )
+        return self._reader.stat(key)
+
+    def download(self, key: str, path: Path, *, progress: Progress | None = None) -> ObjectInfo:
+        return self._reader.download(key, path, progress=progress)
 
     def create(self, key: str, data: bytes) -> bool:
-        if self._head(key) is not None:
+        if self._reader.head(key) is not None:
             return False
         try:
             self._put(key, data, {"IfNoneMatch": "*"})
@@ -137,7 +110,7 @@ class S3Store:
             if s3_errors.code_of(err) in _LOST:
                 return False
             if s3_errors.status_of(err) != 501:
-                raise s3_errors.from_answer(err, where=self._where(key)) from err
+                raise s3_errors.from_answer(err, where=self.place.where(key)) from err
             self._require_one_writer(key, "If-None-Match", err)
             self._put_plainly(key, data)
         return self.read(key) == data
@@ -145,7 +118,7 @@ class S3Store:
     def replace(self, key: str, data: bytes, *, etag: str | None) -> None:
         if etag is None:
             if not self.create(key, data):
-                raise VersionConflict(f"{self._where(key)}: exists already; read it and decide again")
+                raise VersionConflict(f"{self.place.where(key)}: exists already; read it and decide again")
             return
         refusal: ClientError | None = None
         for condition in (f'"{etag}"', etag):
@@ -155,8 +128,8 @@ class S3Store:
             except ClientError as err:
                 refusal = err
                 code, status = s3_errors.code_of(err), s3_errors.status_of(err)
-                if status != 501 and code not in _LOST | _ABSENT:
-                    raise s3_errors.from_answer(err, where=self._where(key)) from err
+                if status != 501 and code not in _LOST | s3_reading.ABSENT:
+                    raise s3_errors.from_answer(err, where=self.place.where(key)) from err
                 if s3_errors.was_sent_again(err) and self._stands(key, data):
                     return  # the first answer was lost: this one is about our own bytes
                 self._require_etag(key, etag)
@@ -180,7 +153,7 @@ class S3Store:
             size = path.stat().st_size
             if transfer.hash_file(path) != sha256:
                 raise BundleCorrupt(f"{path}: its bytes do not have the digest {sha256}; export the model again")
-        head = self._head(key)
+        head = self._reader.head(key)
         if head is not None:
             if head["ContentLength"] == size and self._holds(key, head, path, sha256):
                 return _verified(key, head, sha256)
@@ -191,34 +164,21 @@ class S3Store:
         sent = self._copy(copy_of, key, path, size=size, sha256=sha256, overwrite=overwrite) if copy_of else None
         if sent is None:
             sent = self._send(key, path, size=size, overwrite=overwrite, progress=progress)
-        head = self._head(key)
+        head = self._reader.head(key)
         if head is None or head["ContentLength"] != size or not self._holds(key, head, path, sha256):
             if not sent:
                 raise self._taken(key)
             raise StoreUnavailable(
-                f"{self._where(key)}: has other bytes after the upload than were sent, by another writer or a"
+                f"{self.place.where(key)}: has other bytes after the upload than were sent, by another writer or a"
                 " damaged transfer; run it again"
             )
         return _verified(key, head, sha256)
 
-    def download(self, key: str, path: Path, *, progress: Progress | None = None) -> ObjectInfo:
-        info = self._info(key)
-        for attempt in _again_on(_BrokenOff, _Damaged):
-            with attempt:
-                try:
-                    transfer.receive(
-                        info, path, read_from=lambda start: self._read_from(info, start), progress=progress
-                    )
-                except _Damaged:
-                    transfer.discard_parts(path)
-                    raise
-        return info
-
     def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
         keys.checked_prefix(prefix)
-        base = self._base()
+        base = self.place.base
         wanted: dict[str, Any] = {"StartAfter": base + after} if after else {}
-        with s3_errors.translated(self._where(prefix)):
+        with s3_errors.translated(self.place.where(prefix)):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._at.bucket, Prefix=base + prefix, **wanted
             )
@@ -229,17 +189,17 @@ class S3Store:
                         yield ObjectInfo(
                             key=key,
                             size_bytes=item["Size"],
-                            etag=_bare(item.get("ETag", "")),
+                            etag=s3_reading.bare(item.get("ETag", "")),
                             modified_at=item.get("LastModified"),
                         )
 
     def delete(self, key: str) -> None:
-        with s3_errors.translated(self._where(key)):
-            self._client.delete_object(Bucket=self._at.bucket, Key=self._key(key))
+        with s3_errors.translated(self.place.where(key)):
+            self._client.delete_object(Bucket=self._at.bucket, Key=self.place.key(key))
 
     def leftovers(self) -> Iterator[Leftover]:
-        base = self._base()
-        with s3_errors.translated(self._where("")):
+        base = self.place.base
+        with s3_errors.translated(self.place.where("")):
             pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._at.bucket, Prefix=base)
             for page in pages:
                 for upload in page.get("Uploads", ()):
@@ -250,111 +210,14 @@ class S3Store:
     def discard(self, leftover: Leftover) -> None:
         if leftover.key is None:
             return
-        with s3_errors.translated(self._where(leftover.key)):
+        with s3_errors.translated(self.place.where(leftover.key)):
             try:
                 self._client.abort_multipart_upload(
-                    Bucket=self._at.bucket, Key=self._key(leftover.key), UploadId=leftover.name
+                    Bucket=self._at.bucket, Key=self.place.key(leftover.key), UploadId=leftover.name
                 )
             except ClientError as err:
-                if s3_errors.code_of(err) not in _ABSENT:
+                if s3_errors.code_of(err) not in s3_reading.ABSENT:
                     raise
-
-    def _base(self) -> str:
-        return f"{self._at.prefix}/" if self._at.prefix else ""
-
-    def _key(self, key: str) -> str:
-        return self._base() + keys.checked(key)
-
-    def _where(self, key: str) -> str:
-        return f"{self._at}/{key}"
-
-    def _head(self, key: str) -> HeadObjectOutputTypeDef | None:
-        for attempt in _again_on(_Passed):
-            with attempt, s3_errors.translated(self._where(key)):
-                try:
-                    found = self._client.head_object(
-                        Bucket=self._at.bucket, Key=self._key(key), **self._asking_checksums()
-                    )
-                except ClientError as err:
-                    self._explain(err, partial(self._read_a_byte, key))
-                    self._absent(key, err)
-                    return None
-                self._bucket_seen = True
-                return found
-        raise AssertionError("tenacity either returns or raises")
-
-    def _read_a_byte(self, key: str) -> None:
-        self._client.get_object(Bucket=self._at.bucket, Key=self._key(key), Range="bytes=0-0")["Body"].close()
-
-    def _explain(self, err: ClientError, ask: Callable[[], object]) -> None:
-        """Raise a refusal again with its code: the answer to a HEAD has no body to name it, that to a GET has one.
-
-        Args:
-            ask: the same question as a GET.
-        Raises:
-            _Passed: it is not refused by now: keys that ran out were renewed meanwhile, or the server was wrong.
-        """
-        if s3_errors.status_of(err) not in (400, 403):
-            return
-        try:
-            ask()
-        except ClientError as told:
-            if s3_errors.status_of(told) != 404:
-                raise told from err
-        raise _Passed(
-            f"{self._at}: the server answered {s3_errors.status_of(err)} to a HEAD, and at once did what it had"
-            " refused; try again, and have its log looked at where it happens often"
-        ) from err
-
-    def _absent(self, key: str, err: ClientError) -> BundleNotFound:
-        """Make the error for an answer that says that there is no such object; any other answer is raised again.
-
-        A HEAD's 404 does not say whether the bucket or the object is missing: the bucket is asked for, once.
-        """
-        if s3_errors.code_of(err) not in _ABSENT:
-            raise err
-        if not self._bucket_seen:
-            try:
-                self._client.head_bucket(Bucket=self._at.bucket)
-            except ClientError as bucket_err:
-                if s3_errors.status_of(bucket_err) == 404:
-                    raise StoreNotFound(
-                        f"{self._at}: there is no bucket {self._at.bucket!r}; create it, or correct the store's address"
-                    ) from bucket_err
-                if s3_errors.status_of(bucket_err) != 403:  # a policy may allow the prefix and not the bucket
-                    self._explain(bucket_err, lambda: self._client.list_objects_v2(Bucket=self._at.bucket, MaxKeys=1))
-                    raise
-            self._bucket_seen = True
-        return BundleNotFound(f"{self._where(key)}: there is no such object in the store")
-
-    def _info(self, key: str) -> ObjectInfo:
-        info = self.stat(key)
-        if info is None:
-            raise BundleNotFound(f"{self._where(key)}: there is no such object in the store")
-        return info
-
-    def _read_from(self, info: ObjectInfo, start: int) -> Iterator[bytes]:
-        """Yield the object's bytes from an offset on; raise StoreUnavailable when it was replaced meanwhile."""
-        if start >= info.size_bytes:
-            return
-        with s3_errors.translated(self._where(info.key)):
-            wanted: dict[str, Any] = {"Range": f"bytes={start}-"} if start else {}
-            answer = self._client.get_object(Bucket=self._at.bucket, Key=self._key(info.key), **wanted)
-        with closing(answer["Body"]) as body:
-            # The answer's own ETag is compared: what If-Match promises, also where quoted ETags never match.
-            if _bare(answer["ETag"]) != info.etag:
-                raise StoreUnavailable(f"{self._where(info.key)}: was replaced while it was read; run it again")
-            with self._body(info.key):
-                yield from body.iter_chunks(transfer.CHUNK_BYTES)
-
-    @contextmanager
-    def _body(self, key: str) -> Iterator[None]:
-        try:
-            with s3_errors.translated(self._where(key)):
-                yield
-        except StoreUnavailable as err:
-            damaged = isinstance(err.__cause__, FlexibleChecksumError)
-            raise (_Damaged if damaged else _BrokenOff)(str(err)) from err.__cause__
 
     def _put(self, key: str, data: bytes, condition: dict[str, str]) -> None:
         """Call PutObject; ClientErrors are the caller's, but for a 409, which is asked again."""
@@ -364,10 +227,10 @@ class S3Store:
         if self._settings.checksum_mode == "when_supported":
             sent["ChecksumSHA256"] = s3_checksums.encoded(transfer.sha256_of(data))
         try:
-            for attempt in _again_on(_Raced):
-                with attempt, s3_errors.translated_but_answers(self._where(key)):
+            for attempt in again_on(_Raced):
+                with attempt, s3_errors.translated_but_answers(self.place.where(key)):
                     try:
-                        self._client.put_object(Bucket=self._at.bucket, Key=self._key(key), Body=data, **sent)
+                        self._client.put_object(Bucket=self._at.bucket, Key=self.place.key(key), Body=data, **sent)
                     except ClientError as err:
                         if s3_errors.code_of(err) in _RACED:
                             raise _Raced from err
@@ -376,7 +239,7 @@ class S3Store:
             raise self._moved(key) from err
 
     def _put_plainly(self, key: str, data: bytes) -> None:
-        with s3_errors.translated(self._where(key)):
+        with s3_errors.translated(self.place.where(key)):
             self._put(key, data, {})
 
     def _stands(self, key: str, data: bytes) -> bool:
@@ -395,8 +258,8 @@ class S3Store:
         if self._settings.single_writer or not (header := s3_conditions.ignored(self.place, self._client)):
             return
         raise StoreUnsafe(
-            f"{self._where(key)}: the server took a write with {header} and did it against that condition, so that two"
-            " writers would overwrite each other, and none would be told; `onnx-fleet store check` says what this"
+            f"{self.place.where(key)}: the server took a write with {header} and did it against that condition, so that"
+            " two writers would overwrite each other, and none would be told; `onnx-fleet store check` says what this"
             " server supports; set single_writer where one process at a time writes here, or use another server"
         )
 
@@ -406,17 +269,19 @@ class S3Store:
             return
         said = f"{s3_errors.status_of(refusal)} {s3_errors.code_of(refusal)}" if refusal else "nothing"
         raise StoreUnsafe(
-            f"{self._where(key)}: the server answered {said} to a write with {condition}, so that two writers could"
-            " overwrite each other; `onnx-fleet store check` says what this server supports, and whether it is"
+            f"{self.place.where(key)}: the server answered {said} to a write with {condition}, so that two writers"
+            " could overwrite each other; `onnx-fleet store check` says what this server supports, and whether it is"
             " checksums that it refuses (checksum_mode); set single_writer where one process at a time writes here, or"
             " use another server"
         ) from refusal
 
     def _taken(self, key: str) -> VersionConflict:
-        return VersionConflict(f"{self._where(key)}: exists already with other bytes; read them and decide again")
+        return VersionConflict(f"{self.place.where(key)}: exists already with other bytes; read them and decide again")
 
     def _moved(self, key: str) -> VersionConflict:
-        return VersionConflict(f"{self._where(key)}: another writer changed it meanwhile; read it and decide again")
+        return VersionConflict(
+            f"{self.place.where(key)}: another writer changed it meanwhile; read it and decide again"
+        )
 
     def _send(self, key: str, path: Path, *, size: int, overwrite: bool, progress: Progress | None) -> bool:
         """Put the bytes there; return False when something stands there by now, and it is not to be overwritten."""
@@ -429,8 +294,8 @@ class S3Store:
                     progress(size, size)
             else:
                 client, part = self._client if overwrite else self._creating, self._part_bytes(size)
-                at, extra = {"bucket": self._at.bucket, "key": self._key(key)}, self._of_a_large_one()
-                with s3_errors.translated_but_answers(self._where(key)):
+                at, extra = {"bucket": self._at.bucket, "key": self.place.key(key)}, self._of_a_large_one()
+                with s3_errors.translated_but_answers(self.place.where(key)):
                     s3_parts.send(client, path, **at, size=size, part=part, extra=extra, progress=progress)
         except ClientError as err:
             if s3_errors.code_of(err) in _LOST:
@@ -439,23 +304,23 @@ class S3Store:
                 self._require_one_writer(key, "If-None-Match", err)
                 # it was looked at before, and is looked at afterwards
                 return self._send(key, path, size=size, overwrite=True, progress=progress)
-            raise s3_errors.from_answer(err, where=self._where(key)) from err
+            raise s3_errors.from_answer(err, where=self.place.where(key)) from err
         return True
 
     def _copy(self, source: str, key: str, path: Path, *, size: int, sha256: str, overwrite: bool) -> bool | None:
         """Have the server put the bytes of another object there; as _send, and None where they are to be sent."""
-        head = self._head(source)
+        head = self._reader.head(source)
         if head is None or head["ContentLength"] != size or self._holds_by_digest(head, path, sha256) is False:
             return None
         client, part = self._client if overwrite else self._creating, self._part_bytes(size)
-        at, extra = {"bucket": self._at.bucket, "key": self._key(key)}, self._of_a_large_one()
+        at, extra = {"bucket": self._at.bucket, "key": self.place.key(key)}, self._of_a_large_one()
         try:
-            with s3_errors.translated_but_answers(self._where(key)):
-                s3_parts.copy(client, self._key(source), **at, part=part, extra=extra)
+            with s3_errors.translated_but_answers(self.place.where(key)):
+                s3_parts.copy(client, self.place.key(source), **at, part=part, extra=extra)
         except ClientError as err:
             if s3_errors.code_of(err) in _LOST:
                 return False
-            log.debug("%s: the server does not copy %s: %s", self._where(key), source, err)
+            log.debug("%s: the server does not copy %s: %s", self.place.where(key), source, err)
             return None
         return True
 
@@ -482,31 +347,6 @@ class S3Store:
         sse = {"ServerSideEncryption": self._settings.sse, "SSEKMSKeyId": self._settings.sse_kms_key_id}
         return {name: value for name, value in sse.items() if value}
 
-    def _asking_checksums(self) -> dict[str, Any]:
-        return {"ChecksumMode": "ENABLED"} if self._settings.checksum_mode == "when_supported" else {}
-
-
-def _again_on(*kinds: type[Exception]) -> Retrying:
-    """Return how an error is retried that boto3 does not know of; what never reached the server it retries itself."""
-    return Retrying(
-        retry=retry_if_exception_type(kinds),
-        wait=wait_random_exponential(multiplier=0.1, max=5),
-        stop=stop_after_attempt(5),
-        retry_error_callback=_give_up,
-    )
-
-
-def _give_up(state: RetryCallState) -> Never:
-    """Raise what it failed with last, by a name that is known outside of this module too."""
-    err = state.outcome.exception() if state.outcome else None
-    if isinstance(err, StoreUnavailable):
-        raise StoreUnavailable(str(err)) from err
-    raise err or AssertionError("only what has failed is given up")
-
 
 def _verified(key: str, head: HeadObjectOutputTypeDef, sha256: str) -> ObjectInfo:
-    return ObjectInfo(key=key, size_bytes=head["ContentLength"], etag=_bare(head["ETag"]), sha256=sha256)
-
-
-def _bare(etag: str) -> str:
-    return etag.removeprefix("W/").strip('"')
+    return ObjectInfo(key=key, size_bytes=head["ContentLength"], etag=s3_reading.bare(head["ETag"]), sha256=sha256)

@@ -1,4 +1,4 @@
-"""boto3's S3 client, made from settings. This module imports boto3; only s3.py imports it."""
+"""boto3's S3 client, made from settings. This module imports boto3; only those of S3 import it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from botocore.loaders import create_loader
 
 from onnx_fleet import __version__
 from onnx_fleet.errors import StoreDenied
-from onnx_fleet.store import s3_errors
+from onnx_fleet.store import keys, s3_errors
 from onnx_fleet.store.address import S3Address, S3Settings
 from onnx_fleet.store.concurrency import WORKERS
 
@@ -44,6 +44,19 @@ class S3Place:
     address: S3Address
     settings: S3Settings
     credentials: Credentials | None = None
+
+    @property
+    def base(self) -> str:
+        """The prefix of all keys in the bucket, with its slash; empty where there is none."""
+        return f"{self.address.prefix}/" if self.address.prefix else ""
+
+    def key(self, key: str) -> str:
+        """Return the bucket's key for one of the store's."""
+        return self.base + keys.checked(key)
+
+    def where(self, key: str) -> str:
+        """Return what an object is called for people."""
+        return f"{self.address}/{key}"
 
     def client(self) -> S3Client:
         """Make a client of boto3; connect() says what may go wrong."""
