@@ -181,7 +181,8 @@ def _take_measure(job: Job) -> None:
 
 
 def _take_compare(job: Job) -> None:
-    compare(job.stage, services=job.services, channel=job.channel, alone=job.machine.alone)
+    with job.machine.shared():  # the version in use is pulled beside others' work, and not beside a measurement
+        compare(job.stage, services=job.services, channel=job.channel, alone=job.machine.alone)
 
 
 def _take_publish(job: Job) -> Publication:
