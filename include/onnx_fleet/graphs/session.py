@@ -104,7 +104,7 @@ class Session:
         self.placement: NodePlacement | None = None
         """Where nodes ran, once prove_placement was called."""
         self.on_run: Callable[[Arrays], None] | None = None
-        """Told of what every later run is fed."""
+        """Told of what every later run is fed, or would be."""
 
     def __repr__(self) -> str:
         return f"Session({self.graph.name}, {self.provider.name}, threads={self.threads})"
@@ -118,12 +118,17 @@ class Session:
             ValidationFailed: onnxruntime refuses the feeds, or a node fails.
             WorkerOutOfResources: there is not enough memory for them.
         """
-        wanted = self._wanted(feeds)
-        if self.on_run:
-            self.on_run(wanted)
+        wanted = self.note(feeds)
         with self._explained(wanted):
             values = self._native.run(None, wanted)
         return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
+
+    def note(self, feeds: Arrays) -> Arrays:
+        """Return what the graph takes of feeds, and have on_run told of it as by a run; nothing is computed."""
+        wanted = self._wanted(feeds)
+        if self.on_run:
+            self.on_run(wanted)
+        return wanted
 
     def bind(self, feeds: Arrays) -> Callable[[], None]:
         """Put feeds where the provider computes, and return a call that runs on them and leaves its outputs there.

@@ -68,8 +68,9 @@ def predicts_next_token(subject: CheckContext) -> bool:
 
 
 def _encode(subject: CheckContext, lines: Sequence[str]) -> None:
+    """No other graph is fed what an encoder returns, so it need not compute it."""
     for batch in _batches(subject, lines, side="right"):
-        subject.session().run(subject.feeds(batch))
+        subject.session().note(subject.feeds(batch))
 
 
 def _continue(subject: CheckContext, lines: Sequence[str]) -> None:
