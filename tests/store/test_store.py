@@ -293,6 +293,23 @@ def test_a_link_inside_the_folder_does_not_lead_out_of_it(tmp_path: Path) -> Non
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
+def test_what_a_folder_was_sent_is_read_again_once_it_was_touched(local_store: ObjectStore, tmp_path: Path) -> None:
+    path, digest = _file(tmp_path / "weights", b"as sent" * 1000)
+    sent = local_store.upload("weights", path, sha256=digest)
+    stored = Path(local_store.address, "weights")
+    assert local_store.stat("weights") == sent
+
+    stored.write_bytes(b"damaged" * 1000)
+    os.utime(stored, ns=(0, 0))  # whatever a clock says, and however coarse it is
+
+    found = local_store.stat("weights")
+    assert found is not None
+    assert found.sha256 == hashlib.sha256(b"damaged" * 1000).hexdigest()
+    assert found.etag != sent.etag
+    with pytest.raises(VersionConflict, match="exists already with other bytes"):
+        local_store.upload("weights", path, sha256=digest)
+
+
 def test_the_folders_private_part_is_no_place_for_objects(local_store: ObjectStore) -> None:
     local_store.create("a", b"1")
     local_store.create("b", b"1")
