@@ -144,3 +144,14 @@ def test_a_step_that_takes_too_much_memory_is_stopped(run: Run, log: Path) -> No
     limit = begins_with + 200 * MB
     with pytest.raises(WorkerOutOfResources, match=f"more than its limit of {limit:,}"):
         run(steps.eat_memory, Order(what="x", size=600 * MB), limits=Limits(memory_bytes=limit), log=log)
+
+
+def test_what_is_mapped_of_a_file_counts_as_used_and_not_towards_the_limit(run: Run, log: Path, tmp_path: Path) -> None:
+    """A checkpoint is mapped: under pressure the kernel takes its pages back, and reads them again."""
+    begins_with = run(steps.use_memory, Order(what="", size=0), limits=Limits(), log=log).peak_memory_bytes
+    (tmp_path / "weights").write_bytes(bytes(400 * MB))
+    limits = Limits(memory_bytes=begins_with + 100 * MB)
+
+    outcome = run(steps.map_a_file, Order(what=str(tmp_path / "weights")), limits=limits, log=log)
+
+    assert outcome.peak_memory_bytes > begins_with + 350 * MB

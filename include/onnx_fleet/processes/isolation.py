@@ -51,6 +51,7 @@ class Limits:
     """What one isolated call may use; None is no limit."""
 
     memory_bytes: int | None = None
+    """The memory that the kernel cannot take back: what is mapped of files, such as a checkpoint, does not count."""
     timeout_s: float | None = None
     may_be_forked: bool = True
     """Whether a server to fork from may be made; where the next step with torch comes from another process, it would be
@@ -190,25 +191,28 @@ def _watch(process: _Process, *, name: str, limits: Limits, log: Path, told: Pat
             return peak_bytes
         if (stop := _stop.get()) and stop.is_set():
             raise KeyboardInterrupt
-        peak_bytes = max(peak_bytes, _resident_bytes(process.pid))
+        resident_bytes, own_bytes = _memory(process.pid)
+        peak_bytes = max(peak_bytes, resident_bytes)
         peak_memory.saw_process(peak_bytes)
-        if limits.memory_bytes is not None and peak_bytes > limits.memory_bytes:
+        if limits.memory_bytes is not None and own_bytes > limits.memory_bytes:
             raise WorkerOutOfResources(
-                f"{name} used {peak_bytes:,} bytes of memory, more than its limit of {limits.memory_bytes:,}; "
+                f"{name} used {own_bytes:,} bytes of memory, more than its limit of {limits.memory_bytes:,}; "
                 f"raise the limit or use a larger worker (log: {log})"
             )
         if limits.timeout_s is not None and worked_s > limits.timeout_s:
             raise StepTimedOut(f"{name} ran longer than {limits.timeout_s:g} s; raise the limit (log: {log})")
 
 
-def _resident_bytes(pid: int) -> int:
-    """Count the resident bytes of a process and everything that it started."""
-    total = 0
+def _memory(pid: int) -> tuple[int, int]:
+    """Return the resident bytes of a process and everything that it started, and those of them that are no file's."""
+    resident = own = 0
     with contextlib.suppress(psutil.NoSuchProcess):
         parent = psutil.Process(pid)
         for process in (parent, *parent.children(recursive=True)):
-            total += process.memory_info().rss
-    return total
+            memory = process.memory_info()
+            resident += memory.rss
+            own += memory.rss - getattr(memory, "shared", 0)  # macOS does not tell them apart
+    return resident, own
 
 
 def _kill_group(process: _Process) -> None:
