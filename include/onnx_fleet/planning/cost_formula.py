@@ -28,8 +28,6 @@ _SMALL_BYTES: Final = 0.25 * GB
 """The float32 bytes up to which memory grows more steeply."""
 _LARGE_SLOPE: Final = 2.3
 """The bytes of a validation for each float32 byte beyond that."""
-_JUDGED: Final = 4.0
-"""The bytes of memory that making and judging variants takes for each float32 byte."""
 _FLOPS: Final = 130e9
 """The float32 operations in a second of one call of onnxruntime or PyTorch, on two cores."""
 _CALL_S: Final = 0.001
@@ -112,10 +110,7 @@ def predict(facts: SizingFacts) -> dict[str, StepCost]:
             seconds=_START_S + 6 * fit.graphs + facts.download_bytes / _TRANSFER_BYTES_S + weights / GB,
         ),
         "validate": _cost(
-            memory=max(
-                _TORCH_BYTES + fit.steep * steep + _LARGE_SLOPE * (weights - steep),
-                _LIGHT_BYTES + _JUDGED * weights if variants else 0,
-            ),
+            memory=_TORCH_BYTES + fit.steep * steep + _LARGE_SLOPE * (weights - steep),
             disk=all_bytes,
             seconds=_START_S + (fit.validate_s + fit.variant_s * len(variants)) * weights / GB + 2 * len(variants),
         ),
