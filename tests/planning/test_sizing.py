@@ -126,7 +126,7 @@ def test_a_model_of_a_kind_that_is_published_takes_less_too(store: ObjectStore) 
 
 @pytest.mark.parametrize(
     ("largest_worker", "step"),
-    [(Capacity(memory_bytes=4000 * MB), "measure"), (Capacity(disk_bytes=3000 * MB), "export")],
+    [(Capacity(memory_bytes=4000 * MB), "validate"), (Capacity(disk_bytes=3000 * MB), "export")],
     ids=["memory", "disk"],
 )
 def test_a_model_that_no_worker_can_hold_is_refused_and_the_others_are_not(

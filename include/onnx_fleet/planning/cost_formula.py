@@ -27,7 +27,9 @@ _TRANSFER_BYTES_S: Final = 50e6
 _SMALL_BYTES: Final = 0.25 * GB
 """The float32 bytes up to which memory grows more steeply."""
 _LARGE_SLOPE: Final = 2.3
-"""The bytes of a validation for each float32 byte beyond that."""
+"""The bytes of a validation, or of a measurement of fp32, for each float32 byte beyond that."""
+_TIMED_VARIANT: Final = 1.3
+"""The bytes that a measurement takes for each byte of a variant."""
 _FLOPS: Final = 130e9
 """The float32 operations in a second of one call of onnxruntime or PyTorch, on two cores."""
 _CALL_S: Final = 0.001
@@ -63,23 +65,21 @@ class _Fit:
     graphs: int = 1
     """The number of graphs that are traced."""
     steep: float
-    """The bytes of memory that a validation takes for each of the first float32 bytes."""
+    """The bytes of memory that a validation, or a measurement of fp32, takes for each of the first float32 bytes."""
     validate_s: float
     """The seconds of a validation for each GB of float32 weights."""
     variant_s: float = 10.0
     """The seconds in which one variant is made and judged, for each GB of float32 weights."""
-    measured: float
-    """The bytes of memory that a measurement takes for each float32 byte."""
     by_token: bool = True
     """Whether the grid's lengths are points; else each batch size is one."""
     step_by_step: bool = False
     """Whether one token is generated at each point, too."""
 
 
-_ENCODER: Final = _Fit(steep=2.6, validate_s=36.0, measured=2.4)
-_DECODER: Final = _Fit(steep=4.9, validate_s=62.0, variant_s=22.0, measured=3.0, step_by_step=True)
-_SEQ2SEQ: Final = _Fit(graphs=2, steep=5.0, validate_s=64.0, variant_s=15.0, measured=3.0, step_by_step=True)
-_VISION: Final = _Fit(steep=2.6, validate_s=36.0, measured=2.4, by_token=False)
+_ENCODER: Final = _Fit(steep=2.6, validate_s=36.0)
+_DECODER: Final = _Fit(steep=4.9, validate_s=62.0, variant_s=22.0, step_by_step=True)
+_SEQ2SEQ: Final = _Fit(graphs=2, steep=5.0, validate_s=64.0, variant_s=15.0, step_by_step=True)
+_VISION: Final = _Fit(steep=2.6, validate_s=36.0, by_token=False)
 
 _FITS: Final[Mapping[str, _Fit]] = {
     "encoder": _ENCODER,
@@ -87,7 +87,7 @@ _FITS: Final[Mapping[str, _Fit]] = {
     "seq2seq": _SEQ2SEQ,
     "vision": _VISION,
     "speech": _SEQ2SEQ,
-    "dual": _Fit(graphs=3, steep=2.6, validate_s=47.0, measured=2.4),
+    "dual": _Fit(graphs=3, steep=2.6, validate_s=47.0),
     "vlm": _DECODER,
 }
 """By family; docs/operations.md says which of them were measured."""
@@ -101,6 +101,7 @@ def predict(facts: SizingFacts) -> dict[str, StepCost]:
     fp32_bytes = facts.download_bytes + weights
     all_bytes = facts.download_bytes + bundle_bytes
     steep = min(weights, _SMALL_BYTES)
+    both_bytes = _TORCH_BYTES + fit.steep * steep + _LARGE_SLOPE * (weights - steep)
     whole = 2 * weights if facts.is_loaded_whole else 0
     several = sum(_RATIOS.get(name, 1.0) for name in variants)
     return {
@@ -110,12 +111,12 @@ def predict(facts: SizingFacts) -> dict[str, StepCost]:
             seconds=_START_S + 6 * fit.graphs + facts.download_bytes / _TRANSFER_BYTES_S + weights / GB,
         ),
         "validate": _cost(
-            memory=_TORCH_BYTES + fit.steep * steep + _LARGE_SLOPE * (weights - steep),
+            memory=both_bytes,
             disk=all_bytes,
             seconds=_START_S + (fit.validate_s + fit.variant_s * len(variants)) * weights / GB + 2 * len(variants),
         ),
         "measure": _cost(
-            memory=_TORCH_BYTES + (fit.measured + 1.3 * several) * weights,
+            memory=both_bytes + _TIMED_VARIANT * several * weights,
             disk=all_bytes,
             seconds=_START_S
             + _timing_s(facts, fit, calls=2 + _VARIANT_CALL * len(variants), within_s=facts.latency.budget_s),
