@@ -46,7 +46,7 @@ def question(subject: CheckContext, source: str | None, *, root: Path = ROOT) ->
     """Return what feeds an entry's own texts or pictures, or the built-in texts, to every graph.
 
     Every fourth batch is one row alone. It returns None where what their checks fed is all that there is. What it
-    returns raises ValidationFailed where onnxruntime refuses the feeds.
+    returns raises ValidationFailed where onnxruntime refuses the feeds; graphs that nothing is fed from are only told.
 
     Args:
         source: the entry's calibration; None takes the built-in texts.
