@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,20 @@ def test_a_bound_call_runs_on_what_was_bound_and_leaves_its_outputs_where_they_a
     assert not seen, "nothing goes through run"
     with pytest.raises(ValidationFailed, match=r"model\.onnx does not run on x \[3, 5\]"):
         session.bind({"x": np.ones((3, 5), dtype=np.float32)})()
+
+
+def test_who_listens_is_told_of_feeds_that_are_noted_as_of_those_that_are_run(graph: Path) -> None:
+    session = open_session(graph, threads=1)
+    told: list[Mapping[str, np.ndarray]] = []
+    session.on_run = told.append
+    feeds = {"x": np.ones((3, 64), dtype=np.float32), "unused": np.zeros(1)}
+
+    session.run(feeds)
+    session.note(feeds)
+    session.note({"x": np.ones((3, 5), dtype=np.float32)})  # which it would refuse to run on
+
+    assert [list(each) for each in told] == [["x"], ["x"], ["x"]]
+    assert told[0]["x"] is told[1]["x"]
 
 
 def test_too_little_memory_is_a_worker_out_of_resources_and_not_a_wrong_graph(tmp_path: Path) -> None:
