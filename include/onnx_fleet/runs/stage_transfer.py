@@ -36,6 +36,7 @@ from onnx_fleet.runs.services import Services
 from onnx_fleet.runs.steps import STEPS, StepName
 from onnx_fleet.store import ObjectInfo, layout, transfer
 from onnx_fleet.store.blob_cache import BlobCache, place
+from onnx_fleet.store.transfer import FileState
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class _Known:
     """A file of a stage that was fetched, and how to tell that nobody has written to it since."""
 
     file: StagedFile
-    state: tuple[int, int, int]
+    state: FileState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,7 +200,7 @@ class ThroughStore:
         with transfer.local_disk(str(stage.folder)):
             if (stage.folder / _RECORD).exists():
                 os.utime(stage.folder / _RECORD)
-            return {file.path: _Known(file, _state(stage.folder / file.path)) for file in files}
+            return {file.path: _Known(file, transfer.file_state(stage.folder / file.path)) for file in files}
 
     def _download(self, item: WorkItem) -> Path:
         from onnx_fleet.source import download
@@ -228,7 +229,7 @@ class ThroughStore:
 
         def sent(path: str) -> StagedFile:
             local, before = stage.folder / path, known.get(path)
-            if before and before.state == _state(local):
+            if before and before.state == transfer.file_state(local):
                 return before.file
             return send(local, path)
 
@@ -279,11 +280,6 @@ def _handed_on(stage: Stage) -> tuple[str, ...]:
 def _is_told(path: str) -> bool:
     """Say whether a model's record is made of a file, too."""
     return path == _RECORD or path.startswith("reports/")
-
-
-def _state(path: Path) -> tuple[int, int, int]:
-    found = path.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _time(info: ObjectInfo) -> tuple[datetime, str]:

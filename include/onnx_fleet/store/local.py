@@ -27,6 +27,7 @@ from onnx_fleet.errors import (
 )
 from onnx_fleet.store import keys, transfer
 from onnx_fleet.store.objects import Leftover, ObjectInfo, Progress
+from onnx_fleet.store.transfer import FileState
 
 PRIVATE = ".onnx-fleet-store"
 LOCK_TIMEOUT_S = 60.0
@@ -42,7 +43,7 @@ class LocalStore:
 
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
-        self._sent: dict[str, tuple[str, str]] = {}
+        self._sent: dict[str, tuple[FileState, str]] = {}
         """What this store has written of files, by key: the state of each, and the digest of what was written."""
 
     def __repr__(self) -> str:
@@ -76,9 +77,8 @@ class LocalStore:
         path = self._path(key)
         with transfer.local_disk(str(path)):
             try:
-                state, digest = self._sent.get(key, ("", ""))
-                if _state(path) != state:
-                    digest = transfer.hash_file(path)
+                sent, state = self._sent.get(key), transfer.file_state(path)
+                digest = sent[1] if sent and sent[0] == state else transfer.hash_file(path)
                 size = path.stat().st_size
             except _ABSENT:
                 return None
@@ -122,7 +122,8 @@ class LocalStore:
         with self._written(_told(transfer.file_chunks(path), size, progress), key=key) as (unfinished, target, digest):
             if digest != sha256:
                 raise BundleCorrupt(f"{path}: changed while it was uploaded; make it again and publish again")
-            state = _state(unfinished)
+            with transfer.local_disk(str(target)):
+                state = transfer.file_state(unfinished)
             if overwrite:
                 with transfer.local_disk(str(target)):
                     unfinished.replace(target)
@@ -244,12 +245,6 @@ class LocalStore:
                         return False
                     unfinished.rename(target)
         return True
-
-
-def _state(path: Path) -> str:
-    """Return what tells without reading whether a file was touched: its place on the disk, its size, and its time."""
-    stat = path.stat()
-    return f"{stat.st_dev} {stat.st_ino} {stat.st_size} {stat.st_mtime_ns}"
 
 
 def _etag(sha256: str) -> str:

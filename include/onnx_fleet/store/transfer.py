@@ -13,6 +13,9 @@ from onnx_fleet.store.objects import ObjectInfo, Progress
 
 CHUNK_BYTES = 1024 * 1024
 
+FileState = tuple[int, int, int, int]
+"""A file's device, inode, size in bytes, and time of change in ns."""
+
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -26,6 +29,12 @@ def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file, 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_state(path: Path) -> FileState:
+    """Return what tells without reading whether a file was touched since: where it lies, its size and its time."""
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def hash_chunks(chunks: Iterable[bytes]) -> str:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnx_fleet.entities.provider import CPU, EXECUTION_PROVIDERS
+from onnx_fleet.graphs import packed_tokenizer
 from onnx_fleet.source.tokenizers.onnx_nodes import DOMAIN, TEXTS, Op, Way, nodes_of, value_info
 from onnx_fleet.source.tokenizers.proof import CORPUS
 
@@ -243,9 +244,7 @@ def _alone(tokenizer: Tokenizer) -> str:
 
 
 def _tokenizer(stage: Path) -> Tokenizer:
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(stage / "tokenizer.json"))
+    tokenizer = packed_tokenizer.parsed(stage / "tokenizer.json")
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
