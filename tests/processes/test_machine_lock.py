@@ -92,10 +92,10 @@ def test_a_step_that_measures_gives_its_share_back_and_takes_it_again(tmp_path: 
         with machine.shared():
             both_prepare.wait()
             with machine.alone():
-                is_first = measuring.acquire(blocking=False)
+                is_the_only_one = measuring.acquire(blocking=False)
                 measuring.release()
             shares_again = _is_taken(tmp_path, "room", fcntl.LOCK_EX)
-        return is_first, shares_again
+        return is_the_only_one, shares_again
 
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(step, range(2))) == [(True, True), (True, True)]
