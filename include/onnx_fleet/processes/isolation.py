@@ -38,6 +38,8 @@ Q = TypeVar("Q")
 R = TypeVar("R")
 
 _POLL_S = 0.1
+_ENDING_TIMEOUT_S, _ENDING_POLL_S = 5, 0.01
+"""How long a killed step's own children may take to be gone, and how often that is looked at."""
 _LOGGED_EVERY_S = 30
 """How often the log is told how far a step is."""
 _LOG_TAIL_LINES = 15
@@ -216,10 +218,25 @@ def _memory(pid: int) -> tuple[int, int]:
 
 
 def _kill_group(process: _Process) -> None:
-    """End the process, which is its session's leader, and with it whatever it started."""
+    """End the process, which is its session's leader, and whatever it started; wait until that has ended, too.
+
+    What comes next then has the memory to itself, and nothing writes into the step's folder any more.
+    """
+    started = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        started = psutil.Process(process.pid).children(recursive=True)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    give_up_at = time.monotonic() + _ENDING_TIMEOUT_S
+    while not all(map(_has_ended, started)) and time.monotonic() < give_up_at:
+        time.sleep(_ENDING_POLL_S)
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.status() == psutil.STATUS_ZOMBIE  # in a container, there may be nobody to reap it
+    return True
 
 
 def _death(returncode: int, *, name: str, log: Path) -> OnnxFleetError:
