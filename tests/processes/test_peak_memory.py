@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from fixtures import steps
+from fixtures.steps import Order
 from onnx_fleet.errors import WorkerOutOfResources
 from onnx_fleet.processes import isolation, peak_memory, profiling
 from onnx_fleet.processes.isolation import Limits
@@ -50,6 +52,19 @@ def test_a_process_that_is_waited_for_comes_on_top(tmp_path: Path) -> None:
     with Meter() as both:
         isolation.run(hold, Held(size_bytes=200 * MB), limits=Limits(), log=tmp_path / "log")
     assert both.peak_bytes - alone.peak_bytes > 200 * MB
+
+
+def test_what_is_mapped_of_a_file_is_not_counted(tmp_path: Path) -> None:
+    """The kernel takes such pages back where memory is short: a worker needs no room for them."""
+    (tmp_path / "weights").write_bytes(bytes(400 * MB))
+    with Meter() as alone:
+        isolation.run(hold, Held(size_bytes=1), limits=Limits(), log=tmp_path / "log")
+    with Meter() as mapped:
+        order = Order(what=str(tmp_path / "weights"))
+        outcome = isolation.run(steps.map_a_file, order, limits=Limits(), log=tmp_path / "log")
+
+    assert outcome.peak_memory_bytes > 400 * MB
+    assert mapped.peak_bytes - alone.peak_bytes < 50 * MB
 
 
 def test_what_ran_out_of_memory_is_counted_too(tmp_path: Path) -> None:

@@ -80,6 +80,23 @@ class Outcome(Generic[R]):
     value: R
     duration_s: float
     peak_memory_bytes: int
+    """The most resident memory, mapped files among it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Memory:
+    """What a process and everything that it started have in memory."""
+
+    resident_bytes: int = 0
+    file_bytes: int = 0
+    """Those of the resident bytes that are pages of files."""
+
+    def or_more(self, other: _Memory) -> _Memory:
+        """Return the most of each."""
+        return _Memory(
+            resident_bytes=max(self.resident_bytes, other.resident_bytes),
+            file_bytes=max(self.file_bytes, other.file_bytes),
+        )
 
 
 class _Process(Protocol):
@@ -141,7 +158,7 @@ def run(function: Callable[[Q], R], request: Q, *, limits: Limits, log: Path, wi
             arguments.append(_PROFILED)
         process = _start(arguments, output=output, limits=limits, with_torch=with_torch)
         try:
-            peak_bytes = _watch(process, name=name, limits=limits, log=log, told=answer.with_name(_PROGRESS))
+            seen = _watch(process, name=name, limits=limits, log=log, told=answer.with_name(_PROGRESS))
         finally:
             _kill_group(process)
         reply = json.loads(answer.read_bytes()) if answer.exists() else None
@@ -152,12 +169,12 @@ def run(function: Callable[[Q], R], request: Q, *, limits: Limits, log: Path, wi
     if "error" in reply:
         raise _revive(reply["error"], name=name, log=log)
     kind = typing.get_type_hints(function)["return"]
-    peak_bytes = max(peak_bytes, reply["peak_memory_bytes"])
-    peak_memory.saw_process(peak_bytes)
+    # Between two looks it may have had more, and no more of it were files than at any look.
+    peak_memory.saw_process(reply["peak_memory_bytes"] - max(seen.file_bytes, reply["file_bytes"]))
     return Outcome(
         value=jsonio.from_json(kind, reply["value"]),
         duration_s=time.monotonic() - started,
-        peak_memory_bytes=peak_bytes,
+        peak_memory_bytes=max(seen.resident_bytes, reply["peak_memory_bytes"]),
     )
 
 
@@ -172,9 +189,9 @@ def _start(arguments: Sequence[str], *, output: BinaryIO, limits: Limits, with_t
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
 
 
-def _watch(process: _Process, *, name: str, limits: Limits, log: Path, told: Path) -> int:
-    """Wait for the process, pass on how far it is, and return the most memory that was seen in it, in bytes."""
-    looked_at, worked_s, peak_bytes, has_ended = time.monotonic(), 0.0, 0, False
+def _watch(process: _Process, *, name: str, limits: Limits, log: Path, told: Path) -> _Memory:
+    """Wait for the process, pass on how far it is, and return the most memory of each kind that was seen in it."""
+    looked_at, worked_s, seen, has_ended = time.monotonic(), 0.0, _Memory(), False
     passed_on, logged_at = None, looked_at
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -190,12 +207,12 @@ def _watch(process: _Process, *, name: str, limits: Limits, log: Path, told: Pat
                 logged_at = time.monotonic()
                 logging.getLogger(__name__).info("%s: %s", name, now)
         if has_ended:
-            return peak_bytes
+            return seen
         if (stop := _stop.get()) and stop.is_set():
             raise KeyboardInterrupt
-        resident_bytes, own_bytes = _memory(process.pid)
-        peak_bytes = max(peak_bytes, resident_bytes)
-        peak_memory.saw_process(peak_bytes)
+        memory = _memory(process.pid)
+        seen, own_bytes = seen.or_more(memory), memory.resident_bytes - memory.file_bytes
+        peak_memory.saw_process(own_bytes)
         if limits.memory_bytes is not None and own_bytes > limits.memory_bytes:
             raise WorkerOutOfResources(
                 f"{name} used {own_bytes:,} bytes of memory, more than its limit of {limits.memory_bytes:,}; "
@@ -205,16 +222,15 @@ def _watch(process: _Process, *, name: str, limits: Limits, log: Path, told: Pat
             raise StepTimedOut(f"{name} ran longer than {limits.timeout_s:g} s; raise the limit (log: {log})")
 
 
-def _memory(pid: int) -> tuple[int, int]:
-    """Return the resident bytes of a process and everything that it started, and those of them that are no file's."""
-    resident = own = 0
+def _memory(pid: int) -> _Memory:
+    """Return the memory of a process and everything that it started."""
+    resident = of_files = 0
     with contextlib.suppress(psutil.NoSuchProcess):
         parent = psutil.Process(pid)
         for process in (parent, *parent.children(recursive=True)):
-            memory = process.memory_info()
-            resident += memory.rss
-            own += memory.rss - getattr(memory, "shared", 0)  # macOS does not tell them apart
-    return resident, own
+            resident += process.memory_info().rss
+            of_files += peak_memory.of_files(process)
+    return _Memory(resident_bytes=resident, file_bytes=of_files)
 
 
 def _kill_group(process: _Process) -> None:
@@ -284,7 +300,11 @@ def answer(target: str, question: str, reply_file: str, *options: str) -> None:
         recording = profiling.recording(from_start=True) if _PROFILED in options else nullcontext()
         with recording as recorder, progress.listening(progress.writing(Path(reply_file).with_name(_PROGRESS))):
             value = function(request)
-        reply = {"value": jsonio.to_json(value), "peak_memory_bytes": peak_memory.peak_bytes()}
+        reply = {
+            "value": jsonio.to_json(value),
+            "peak_memory_bytes": peak_memory.peak_bytes(),
+            "file_bytes": peak_memory.of_files(psutil.Process()),
+        }
         if recorder:
             reply["profile"] = jsonio.to_json(recorder.profile())
     except Exception as err:  # noqa: BLE001  the parent raises it again

@@ -1,4 +1,8 @@
-"""How much memory this process has had at most, in all or since a moment, and the processes that it waited for."""
+"""How much memory this process has had at most, in all or since a moment, and the processes that it waited for.
+
+Peaks are resident memory, which the system counts. A meter counts what a worker needs: without the pages of mapped
+files, such as a checkpoint, which the kernel takes back where memory is short.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ from contextvars import ContextVar, Token
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+import psutil
 
 _earlier_bytes = 0
 """The highest peak that was counted before the count was started anew."""
@@ -30,8 +36,16 @@ def restart_peak() -> int:
     return found
 
 
+def of_files(process: psutil.Process) -> int:
+    """Return the resident bytes of a process that are pages of files; only Linux tells them apart, elsewhere it is 0."""
+    return int(getattr(process.memory_info(), "shared", 0))
+
+
 class Meter:
-    """The most memory that this process and one that it waited for took together, while the meter was on."""
+    """The most memory that this process and one that it waited for took together, while the meter was on.
+
+    The pages of mapped files are not counted. This process is taken to have as many at its peak as when it is counted.
+    """
 
     def __init__(self) -> None:
         self._own_bytes = 0
@@ -65,7 +79,7 @@ _meter: ContextVar[Meter | None] = ContextVar("meter", default=None)
 
 
 def saw_process(size_bytes: int) -> None:
-    """Tell the meter that is on how large a process is that this one waits for, with all that it started."""
+    """Tell the meter that is on what a process has beside files that this one waits for, with all that it started."""
     if meter := _meter.get():
         meter.saw(others_bytes=size_bytes)
 
@@ -82,7 +96,7 @@ def _count_anew() -> int:
     found = _counted_bytes()
     _earlier_bytes = max(_earlier_bytes, found)
     if meter := _meter.get():
-        meter.saw(own_bytes=found)
+        meter.saw(own_bytes=found - of_files(psutil.Process()))
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # man 5 proc: resets VmHWM to what is resident now
     return found
@@ -94,6 +108,4 @@ def _counted_bytes() -> int:
         for line in status.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    import psutil
-
     return int(psutil.Process().memory_info().rss)
