@@ -24,6 +24,7 @@ from fixtures import steps
 from fixtures.steps import Order, Surroundings
 from onnx_fleet.processes import isolation
 from onnx_fleet.processes.isolation import Limits, run
+from onnx_fleet.runs import services
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
 
@@ -55,6 +56,15 @@ def test_steps_are_forks_of_one_process_that_has_torch_no_thread_and_none_of_our
     assert first.has_torch
     assert first.threads == 1
     assert first.files == ()
+
+
+@pytest.mark.parametrize("imports", [services.EXPORT_IMPORTS, services.STEP_IMPORTS], ids=["export", "others"])
+def test_the_steps_of_a_run_are_forked_with_all_that_they_import(imports: tuple[str, ...], log: Path) -> None:
+    """A module that started a thread would have every step begin with an interpreter, and nobody would be told."""
+    found = run(steps.look, ORDER, limits=Limits(imports=imports), log=log, with_torch=True).value
+
+    assert found.parent != os.getpid()
+    assert found.threads == 1
 
 
 def test_a_step_that_needs_no_torch_has_none(log: Path) -> None:
@@ -207,6 +217,7 @@ def _task(left: Path, *, log: Path) -> subprocess.Popen[bytes]:
 from pathlib import Path
 from fixtures import steps
 from onnx_fleet.processes.isolation import Limits, run
+from onnx_fleet.runs import services
 run(steps.wait, steps.Order(what={str(left)!r}), limits=Limits(), log=Path({str(log)!r}), with_torch=True)
 """
     return subprocess.Popen([sys.executable, "-c", program])

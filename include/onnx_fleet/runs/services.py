@@ -30,14 +30,16 @@ EXPORT_IMPORTS = (
 """The modules of an export, which a process to fork steps from imports beside torch and transformers."""
 STEP_IMPORTS = (
     "onnx",
+    "transformers.generation.utils",
+    "transformers.modeling_layers",
     "transformers.pipelines",
     "matplotlib.backends.backend_svg",
     "matplotlib.figure",
     "onnx_fleet.source.families.loading",
-    "onnx_fleet.validation.validator",
     "onnx_fleet.validation.checks",
-    "onnx_fleet.source.reference",
-    "onnx_fleet.measurement.latency",
+    "onnx_fleet.validation.pipelines",
+    "onnx_fleet.runs.proving",
+    "onnx_fleet.runs.measuring",
 )
 """The modules of validate and measure, but for onnxruntime: importing that starts a thread."""
 
