@@ -18,7 +18,8 @@ class StepCost:
     """What one step takes, or took."""
 
     memory_bytes: int
-    """The most resident memory of the step's own process and of one that it started, together."""
+    """The most memory of the step's own process and of one that it started, together, without the pages of mapped
+    files, which the kernel takes back where memory is short."""
     disk_bytes: int
     """The checkpoint in the Hub's cache and the files of the stage, each counted as a file of its own."""
     seconds: float

@@ -37,7 +37,7 @@ def restart_peak() -> int:
 
 
 def of_files(process: psutil.Process) -> int:
-    """Return the resident bytes of a process that are pages of files; only Linux tells them apart, elsewhere it is 0."""
+    """Return the resident bytes of a process that are pages of files; 0 where the system does not tell them apart."""
     return int(getattr(process.memory_info(), "shared", 0))
 
 

@@ -99,7 +99,7 @@ class Record:
     seconds: Mapping[str, float] = field(default_factory=dict)
     """The wall time of each step, without its wait for the tasks that had its machine."""
     memory_bytes: Mapping[str, int] = field(default_factory=dict)
-    """The most memory that each step had, its task's process and a step's own process together."""
+    """The most memory that each step had, its task's process and a step's own together, without mapped files."""
     disk_bytes: Mapping[str, int] = field(default_factory=dict)
     """The bytes of checkpoint and stage at the end of each step; of one that failed in Airflow they are not known."""
     predicted: Estimate | None = None
