@@ -24,11 +24,11 @@ from onnx_fleet.graphs.text_inputs import Side
 from onnx_fleet.validation.checks import seq2seq_feeds as feeding
 from onnx_fleet.validation.checks import tokenized_texts as reading
 from onnx_fleet.validation.checks.context import REPEATED_ROWS, REPEATED_TEXTS, SEED, CheckContext, checks_of
-from onnx_fleet.validation.checks.float64 import most_off, word
 from onnx_fleet.validation.checks.padding import EACH_ROW_ALONE, OTHER_TOKENS, Parts, Run, Runners, padded_rows
 from onnx_fleet.validation.checks.sensitivity import moved_by
+from onnx_fleet.validation.checks.seq2seq_feeds import TARGET
+from onnx_fleet.validation.checks.seq2seq_margins import margin_of
 from onnx_fleet.validation.checks.single_graph import Feeds, beside, or_fault, outputs_equal, rows_of
-from onnx_fleet.validation.checks.ties import Margin, weighed
 
 SIZES = ((1, 1), (2, 13), (17, 2), (64, 64))
 """Lengths of source and target; the model's maxima are fed, too. 17 and 13 are longer than small models' windows."""
@@ -42,8 +42,8 @@ TARGET_LENGTH = 12
 PIECES = ((1,) * TARGET_LENGTH, (4,) + (1,) * 8, (3, 4, 5))
 """How a target of TARGET_LENGTH tokens is fed: one by one, behind forced ones, and several at a time."""
 NEW_TOKENS, BEAMS, NEW_TOKENS_OF_BEAMS, NEW_TOKENS_OF_TEXTS = 32, 2, 20, 20
-_TARGET, _TARGET_MASK = "decoder_input_ids", "decoder_attention_mask"
-"""The second is what only a graph of source and target takes."""
+_TARGET_MASK = "decoder_attention_mask"
+"""The input that only a graph of source and target has."""
 _KEPT = (
     replace(EACH_ROW_ALONE, is_expected=False),
     replace(OTHER_TOKENS, said="noise under the mask changes nothing"),
@@ -60,7 +60,7 @@ def parity(subject: CheckContext) -> Iterator[CheckRow]:
     for source, target in dict.fromkeys([*sizes, (source_limit, target_limit)]):
         rows = max(1, min(batch_sizes[-1], most // max(source, target)))
         tokens = feeding.targets(subject, rows=rows, length=target)
-        given = {**feeding.sources(subject, [source] * rows), _TARGET: tokens}
+        given = {**feeding.sources(subject, [source] * rows), TARGET: tokens}
         expected = cached(partial(subject.reference, given))
         for size in sorted({min(size, rows) for size in batch_sizes}, reverse=True):
             text = f"batch_size {size}, source of {source}, target of {target}, seed {SEED}"
@@ -88,14 +88,14 @@ def _padding(subject: CheckContext, *, side: Side) -> Iterator[CheckRow]:
         same = replace(case, case=f"{text}: as PyTorch on the same batch")
         yield same.row("skipped", passed=True, detail="the model takes sources of one length, and no mask")
         return
-    noisy = {**feeding.with_noise(subject, feeds), _TARGET: tokens}
+    noisy = {**feeding.with_noise(subject, feeds), TARGET: tokens}
     rows = [feeding.sources(subject, _lengths(subject), only=row) for row in range(len(tokens))]
-    singles = [{**source, _TARGET: tokens[row : row + 1]} for row, source in enumerate(rows)]
+    singles = [{**source, TARGET: tokens[row : row + 1]} for row, source in enumerate(rows)]
 
     def feed(run: Run) -> Parts:
         return {
             "alone": {"logits": np.concatenate([run(given)["logits"] for given in singles])},
-            "batch": _logits(run({**feeds, _TARGET: tokens})),
+            "batch": _logits(run({**feeds, TARGET: tokens})),
             "noisy": _logits(run(noisy)),
         }
 
@@ -110,7 +110,7 @@ def target_padding(subject: CheckContext) -> Iterator[CheckRow]:
     for side in ("left", "right"):
         text, feeds, real = _with_padded_targets(subject, side=side)
         noise = feeding.targets(subject, rows=len(real), length=real.shape[1])[::-1]
-        noisy = {**feeds, _TARGET: np.where(real, feeds[_TARGET], noise)}
+        noisy = {**feeds, TARGET: np.where(real, feeds[TARGET], noise)}
         yield from padded_rows(
             subject,
             partial(_target_parts, feeds=feeds, noisy=noisy, real=real),
@@ -132,7 +132,7 @@ def cache(subject: CheckContext) -> Iterator[CheckRow]:
     if session is None or not generation_seq2seq.takes_cache(session):
         return
     text, feeds, tokens = _padded(subject)
-    given = {**feeds, _TARGET: tokens}
+    given = {**feeds, TARGET: tokens}
     expected = cached(lambda: _logits(subject.reference(given)))
     exact = cached(lambda: _logits(subject.reference.in_float64(given)))
     for pieces in subject.sizes(PIECES, repeated=PIECES[-1:]):
@@ -196,13 +196,13 @@ def beams(subject: CheckContext) -> Iterator[CheckRow]:
 def sensitivity(subject: CheckContext) -> Iterator[CheckRow]:
     """The comparisons can tell: PyTorch's own logits move by more than the tolerance when an input is ignored."""
     _, padded, tokens = _padded(subject)
-    target = {_TARGET: tokens}
+    target = {TARGET: tokens}
     feeds = {**feeding.sources(subject, [feeding.source_limit(subject)] * len(tokens)), **target}
     name = feeding.source_name(feeds)
     time = 2 if name == "input_features" and "attention_mask" not in feeds else 1  # Whisper's frames stand last
     changes: dict[str, tuple[Feeds, Feeds]] = {
         "the source in another order": (feeds, {**feeds, name: np.flip(feeds[name], axis=time).copy()}),
-        "the target in another order": (feeds, {**feeds, _TARGET: tokens[:, ::-1].copy()}),
+        "the target in another order": (feeds, {**feeds, TARGET: tokens[:, ::-1].copy()}),
     }
     if "attention_mask" in padded:
         ignored = {**padded, **target, "attention_mask": np.ones_like(padded["attention_mask"])}
@@ -238,58 +238,8 @@ def _generated(
         if pair[0] == pair[1]:
             yield where.row("equal", output="tokens", passed=True, detail=f"{len(pair[0])} tokens")
             continue
-        margin, what = _judge(subject, rows_of(feeds, slice(row, row + 1)), pair, whole_texts=num_beams > 1)
+        margin, what = margin_of(subject, rows_of(feeds, slice(row, row + 1)), pair, whole_texts=num_beams > 1)
         yield margin.row(where, output="tokens", detail=f"{what} {margin.said}")
-
-
-def _judge(subject: CheckContext, feeds: Feeds, pair: Sequence[list[int]], *, whole_texts: bool) -> tuple[Margin, str]:
-    """Return by how much PyTorch prefers its own text, and what is weighed, for people.
-
-    Args:
-        pair: generate's text and the graphs', of one source.
-        whole_texts: whether texts are weighed as beams are, or the tokens where they part.
-    """
-    logits = [_text_logits(subject, feeds, text) for text in pair]
-    shared = min(map(len, pair))
-    place = next((i for i in range(shared) if pair[0][i] != pair[1][i]), shared)
-    if whole_texts or place == shared:
-        scores = [_mean_log_probability(own, text) for own, text in zip(logits, pair, strict=True)]
-        size = scores[0] - scores[1]
-        what = f"texts part at token {place}; PyTorch's mean log-probabilities of the two"
-    else:
-        own, other = pair[0][place], pair[1][place]
-        size = float(logits[0][place, own] - logits[0][place, other])
-        what = f"token {place} is {other} where generate gives {own}; PyTorch's logits of the two"
-    tolerances = subject.tolerances
-
-    def rounding() -> float:
-        exact = [_exact_text_logits(subject, feeds, text) for text in pair]
-        return max(most_off(own, wide, tolerances=tolerances) for own, wide in zip(logits, exact, strict=True))
-
-    largest = max(float(np.abs(own).max()) for own in logits)
-    return weighed(size, largest=largest, tolerances=tolerances, rounding=rounding), what
-
-
-def _text_logits(subject: CheckContext, feeds: Feeds, text: Sequence[int]) -> np.ndarray:
-    """Return the logits by which PyTorch weighs each token of a generated text: float32 [tokens, vocabulary]."""
-    logits: np.ndarray = subject.reference({**feeds, _TARGET: _started(subject, text)})["logits"][0]
-    return logits
-
-
-def _exact_text_logits(subject: CheckContext, feeds: Feeds, text: Sequence[int]) -> np.ndarray | None:
-    given = {**feeds, _TARGET: _started(subject, text)}
-    return word(subject, given, "logits", read=lambda logits: logits[0])()
-
-
-def _started(subject: CheckContext, text: Sequence[int]) -> np.ndarray:
-    """What the decoder is given to say how likely each token of a text was."""
-    return np.array([[feeding.start_token(subject, source=True), *text[:-1]]], dtype=np.int64)
-
-
-def _mean_log_probability(logits: np.ndarray, text: Sequence[int]) -> float:
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    logs = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return float(logs[np.arange(len(text)), text].mean())
 
 
 def _generate(subject: CheckContext, feeds: Feeds, **settings: Any) -> np.ndarray:
@@ -316,7 +266,7 @@ def _rows(outputs: Callable[[], Outputs], rows: slice) -> Outputs:
 
 def _graphs(subject: CheckContext, feeds: Feeds) -> Outputs:
     """Source and target through the graphs, all tokens at once."""
-    session, tokens = _decoder(subject), feeds[_TARGET]
+    session, tokens = _decoder(subject), feeds[TARGET]
     if session is None:
         return {"logits": _calls(subject, feeds)(tokens, cache=None).logits}
     encoded = generation_seq2seq.encode(subject.session("encoder_model"), feeds)
@@ -391,7 +341,7 @@ def _with_padded_targets(subject: CheckContext, *, side: str) -> tuple[str, dict
     real = np.array([np.arange(most) < length for length in lengths])
     real = real[:, ::-1] if side == "left" else real
     text = f"targets of {', '.join(map(str, lengths))}, padded {side}, seed {SEED}"
-    given = {**feeds, _TARGET: tokens, _TARGET_MASK: real.astype(np.int64)}
+    given = {**feeds, TARGET: tokens, _TARGET_MASK: real.astype(np.int64)}
     return text, given, real
 
 
@@ -415,7 +365,7 @@ def _where_it_decodes(run: Callable[[CheckContext], Iterator[CheckRow]], subject
 def probe(subject: CheckContext) -> Feeds:
     """Return padded sources, as feeding.sources makes them, and a target for each, int64 [rows, tokens]."""
     _, feeds, tokens = _padded(subject)
-    return {**feeds, _TARGET: tokens}
+    return {**feeds, TARGET: tokens}
 
 
 CHECKS = checks_of(

@@ -13,6 +13,7 @@ from onnx_fleet.graphs.text_inputs import Side
 from onnx_fleet.validation.checks.context import SEED, CheckContext
 from onnx_fleet.validation.checks.single_graph import Feeds
 
+TARGET = "decoder_input_ids"
 LONGEST_SOUND = 17
 """The longest sound, in the units below: what models of sound take has no end, or is one number."""
 LOGITS_AT_MAXIMUM = 1 << 24
