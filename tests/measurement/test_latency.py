@@ -17,6 +17,7 @@ import pytest
 
 from fixtures.exported import Exported
 from fixtures.kept_latency import confirmed_by_any_call
+from fixtures.open_sessions import OpenSessions
 from fixtures.stages import NOW
 from onnx_fleet import jsonio
 from onnx_fleet.entities.entry import LatencyGrid
@@ -266,3 +267,16 @@ def test_a_variant_of_which_nothing_is_known_is_measured_and_the_others_are_take
     assert both.noise.kernel_runs == 2 * 6 * 3, "that of its own measurement"
     own = tuple(reuse.to_keep(both, keys={"fp32": "a" * 64, "fp16": "b" * 64}))
     assert [(each.variant, each.rows) for each in own] == [("fp16", both.rows[1::2])]
+
+
+def test_the_graphs_of_one_role_are_in_memory_at_a_time(
+    t5: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = t5.copy(tmp_path)
+    grid = LatencyGrid(batch_sizes=(1,), sequence_lengths=(4,), warmup_runs=1, timed_runs=2, threads=1)
+    copied.with_entry(lambda entry: replace(entry, latency=grid))
+    sessions = OpenSessions(benchmark, monkeypatch)
+    report = latency.measure(copied.stage, source_dir=copied.source_dir, now=NOW)
+
+    assert len(sessions.opened) == len({row.role for row in report.rows}) == 2
+    assert sessions.most == 1

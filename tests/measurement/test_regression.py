@@ -13,6 +13,7 @@ import pytest
 
 from fixtures.exported import Exported
 from fixtures.moved import BY, REASON
+from fixtures.open_sessions import OpenSessions
 from fixtures.stages import PROVENANCE
 from fixtures.worse_stages import (
     Change,
@@ -32,6 +33,7 @@ from onnx_fleet.entities.entry import Entry, Gates, LatencyGrid, Tolerances
 from onnx_fleet.entities.latency_report import LatencyReport, TakenOver
 from onnx_fleet.entities.regression_report import Differences, RegressionReport, SizeRow, SlowdownRow
 from onnx_fleet.entities.validation_report import CheckRow
+from onnx_fleet.graphs import session
 from onnx_fleet.measurement import gates, io_contract, latency, latency_ratio, version_diff
 from onnx_fleet.measurement.output_drift import NEW_RUNS, OLD_RUNS
 from onnx_fleet.measurement.version_diff import DifferencesRequest, Side
@@ -372,6 +374,18 @@ def test_torch_is_never_imported_to_compare(timed: Exported, tmp_path: Path) -> 
     asked = json.dumps(jsonio.to_json(request))
     done = subprocess.run([sys.executable, "-c", code, asked], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_each_version_is_in_memory_once(timed: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each round has sessions of its own: beside those of the round before, a model would need its size four times."""
+    stage_dir = next_version(timed.stage_dir, tmp_path / "next", digit="b")
+    sides = [Side(folder=each, graphs=Stage.open(each).read_export().graphs) for each in (timed.stage_dir, stage_dir)]
+    grid = replace(GRID, timed_runs=2)
+    sessions = OpenSessions(session, monkeypatch)
+    version_diff.find(DifferencesRequest(old=sides[0], new=sides[1], tolerances=Tolerances(), grid=grid))
+
+    assert len(sessions.opened) == 2 * (1 + latency_ratio.ROUNDS), "for the outputs, and for each round"
+    assert sessions.most == 2
 
 
 @pytest.mark.parametrize(

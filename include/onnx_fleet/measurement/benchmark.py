@@ -154,6 +154,7 @@ class Bench:
                         Run(info=info, point=point, phase=works[0].phase, ours=timed, torch=torch)
                         for info, timed in zip(variants, ours, strict=True)
                     )
+            del sessions  # or those of the next role are loaded beside them
 
     def _works(self, info: GraphInfo, point: Point) -> tuple[Workload, ...]:
         """Return what a graph does at one point: full rows of random tokens, the same ones for all variants."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean, median, stdev
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from onnx_fleet.entities.regression_report import SlowdownRow
 from onnx_fleet.measurement import timing
@@ -28,6 +28,9 @@ _T_95: Final = 2.776
 _LEAST_RUNS: Final = 10
 """The least runs in a round that its budget pays for; one of them moves the median of fewer."""
 _POINT_BUDGET_S: Final = 10.0
+
+_Figures: TypeAlias = tuple[float, float, int]
+"""The medians of the old and of the new version in one round, in milliseconds, and the runs of each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,25 +59,50 @@ def of_pair(
     Raises:
         ValidationFailed: a version does not load or run.
     """
-    taken: dict[tuple[Point, str], list[tuple[float, float, int]]] = {}
+    taken: dict[tuple[Point, str], list[_Figures]] = {}
     for number in count.each(range(ROUNDS)):
-        old, new = pair.open(threads=threads)
-        for point in points:
-            for work, feeds in pair.works(batch_size=point.batch_size, length=point.length, space=space):
-                calls = partial(old.run, feeds), partial(new.run, feeds)
-                first, second = calls if number % 2 == 0 else calls[::-1]
-                times = timing.time_interleaved(
-                    first,
-                    second,
-                    warmup_runs=warmup_runs,
-                    timed_runs=max(_LEAST_RUNS, -(-timed_runs // ROUNDS)),
-                    budget_s=_POINT_BUDGET_S / ROUNDS,
-                    fewest_runs=timing.FEWEST_BLOCKS,
-                )
-                old_ms, new_ms = times if number % 2 == 0 else times[::-1]
-                figures = median(old_ms.tolist()), median(new_ms.tolist()), len(new_ms)
-                taken.setdefault((point, work.phase), []).append(figures)
+        timed = _round(
+            pair,
+            points=points,
+            space=space,
+            threads=threads,
+            warmup_runs=warmup_runs,
+            timed_runs=max(_LEAST_RUNS, -(-timed_runs // ROUNDS)),
+            old_first=number % 2 == 0,
+        )
+        for place, figures in timed:
+            taken.setdefault(place, []).append(figures)
     return tuple(_row(pair, point, phase, rounds) for (point, phase), rounds in taken.items())
+
+
+def _round(
+    pair: Pair,
+    *,
+    points: Sequence[Point],
+    space: TokenSpace | None,
+    threads: int,
+    warmup_runs: int,
+    timed_runs: int,
+    old_first: bool,
+) -> list[tuple[tuple[Point, str], _Figures]]:
+    """Time both versions, with sessions that are gone when this returns: those of the next round need the memory."""
+    old, new = pair.open(threads=threads)
+    timed = []
+    for point in points:
+        for work, feeds in pair.works(batch_size=point.batch_size, length=point.length, space=space):
+            calls = partial(old.run, feeds), partial(new.run, feeds)
+            first, second = calls if old_first else calls[::-1]
+            times = timing.time_interleaved(
+                first,
+                second,
+                warmup_runs=warmup_runs,
+                timed_runs=timed_runs,
+                budget_s=_POINT_BUDGET_S / ROUNDS,
+                fewest_runs=timing.FEWEST_BLOCKS,
+            )
+            old_ms, new_ms = times if old_first else times[::-1]
+            timed.append(((point, work.phase), (median(old_ms.tolist()), median(new_ms.tolist()), len(new_ms))))
+    return timed
 
 
 def interval(ratios: Sequence[float]) -> tuple[float, float, float]:
@@ -84,7 +112,7 @@ def interval(ratios: Sequence[float]) -> tuple[float, float, float]:
     return math.exp(middle), math.exp(middle - spread), math.exp(middle + spread)
 
 
-def _row(pair: Pair, point: Point, phase: str, rounds: Sequence[tuple[float, float, int]]) -> SlowdownRow:
+def _row(pair: Pair, point: Point, phase: str, rounds: Sequence[_Figures]) -> SlowdownRow:
     ratio, low, high = interval([new_ms / old_ms for old_ms, new_ms, _ in rounds])
     return SlowdownRow(
         graph=pair.new.path,
