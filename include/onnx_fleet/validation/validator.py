@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
@@ -158,31 +159,40 @@ def _prove(bench: _Bench, graphs: tuple[GraphInfo, ...]) -> _Proof:
     require_provider(bench.provider)  # before torch is imported and weights are read for nothing
     from onnx_fleet.source import reference
     from onnx_fleet.validation import pipelines
+    from onnx_fleet.validation.checks.single_graph import beside
 
-    rows: list[CheckRow] = []
-    nodes: Counter[str] = Counter()
     with TemporaryDirectory(prefix="onnx-fleet-") as folder, reference.threads(bench.threads):
-        sessions: dict[str, Session] = {}
-        for info in graphs:
-            try:
-                sessions[info.role] = open_session(
-                    bench.stage.folder / info.path,
-                    provider=bench.provider,
-                    threads=bench.threads,
-                    libraries=info.libraries,
-                    profile_dir=Path(folder),
-                    gpu=bench.gpu,
-                )
-            except ValidationFailed as err:
-                rows.append(bench.case("load", info).row("error", detail=str(err)))
+        # The source is asked first, and forgotten again: two models that PyTorch has loaded need twice the memory.
+        ask = partial(pipelines.ask_source, bench.stage.item, bench.source_dir, graphs=graphs)
+        said, (sessions, rows) = beside(ask, partial(_opened, bench, graphs, profile_dir=Path(folder)))
         if graphs and len(sessions) == len(graphs):
-            # First, and forgotten again: two models that PyTorch has loaded need twice the memory.
-            said = pipelines.ask_source(bench.stage.item, bench.source_dir, graphs=graphs)
             expected = (bench.load or reference.load)(bench.stage.item, source_dir=bench.source_dir)
             rows += _rows_of(bench, graphs, sessions=sessions, expected=expected, said=said)
+        nodes: Counter[str] = Counter()
         for session in sessions.values():
             nodes.update(session.placement.nodes_by_provider if session.placement else {})
     return _Proof(rows=tuple(rows), nodes_by_provider=dict(nodes))
+
+
+def _opened(
+    bench: _Bench, graphs: Iterable[GraphInfo], *, profile_dir: Path
+) -> tuple[dict[str, Session], list[CheckRow]]:
+    """Return the sessions by their roles, and a row for each graph that does not load."""
+    sessions: dict[str, Session] = {}
+    rows = []
+    for info in graphs:
+        try:
+            sessions[info.role] = open_session(
+                bench.stage.folder / info.path,
+                provider=bench.provider,
+                threads=bench.threads,
+                libraries=info.libraries,
+                profile_dir=profile_dir,
+                gpu=bench.gpu,
+            )
+        except ValidationFailed as err:
+            rows.append(bench.case("load", info).row("error", detail=str(err)))
+    return sessions, rows
 
 
 def _rows_of(
