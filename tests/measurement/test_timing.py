@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import time
 from functools import partial
-from hashlib import sha256
 from threading import Thread
 
 import numpy as np
@@ -99,13 +98,22 @@ def test_all_take_turns_and_the_first_run_of_a_turn_is_not_counted() -> None:
 @pytest.mark.parametrize(("precision", "runs"), [(None, 40), (1e9, 12), (1e-9, 40)])
 def test_no_more_runs_are_taken_than_the_precision_that_is_asked_for_needs(precision: float | None, runs: int) -> None:
     """A median is as precise as nobody wants it, or never as precise as somebody does."""
-    data = bytes(1 << 14)
     timed = take_turns(
-        partial(sha256, data), partial(sha256, data * 2), warmup_runs=1, timed_runs=40, precision=precision
+        partial(time.sleep, 0.03), partial(time.sleep, 0.02), warmup_runs=1, timed_runs=40, precision=precision
     )
 
     assert [len(each.times_ms) for each in timed] == [runs, runs]
     assert [sum(map(len, each.blocks_ms)) for each in timed] == [runs, runs]
+
+
+@pytest.mark.parametrize(("call_s", "fewest", "most"), [(0.05, 12, 12), (0.005, 40, 120), (0.0, 1000, 1000)])
+def test_runs_are_first_looked_at_when_they_have_taken_as_long_as_the_rests(
+    call_s: float, fewest: int, most: int
+) -> None:
+    """Six turns of one call rest for 0.3 s: to look earlier would have short calls rest again for few more runs."""
+    (timed,) = take_turns(partial(time.sleep, call_s), warmup_runs=1, timed_runs=1000, precision=1e9)
+
+    assert fewest <= len(timed.times_ms) <= most
 
 
 @pytest.mark.parametrize(("precision", "runs"), [(1e9, 6), (1e-9, 24)])

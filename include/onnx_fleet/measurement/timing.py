@@ -35,6 +35,8 @@ _LOOK_S = 0.01
 _BUSY_SHARE = 0.2
 """The share of one core below which a process counts as waiting."""
 _MOST_REST_S = 0.5
+_TURN_REST_S = 0.05
+"""About how long a turn waits for the threads of the one before it."""
 _SETTLE_S = 0.01
 _SLOW_MS = 100.0
 """The length of a call, in milliseconds, from which on the pool that wakes up in its first run is lost in its noise."""
@@ -105,7 +107,8 @@ def take_turns(
     round_s = sum(each.fastest_ms for each in warm) / 1e3 or 1e-9
     settling_s = sum(each.fastest_ms for each in warm if not each.is_slow) / 1e3
     runs = min(timed_runs, _affordable(budget_s, round_s=round_s, settling_s=settling_s, fewest=fewest_runs))
-    first_runs = BLOCKS if all(each.is_slow for each in warm) else 2 * BLOCKS
+    least = BLOCKS if all(each.is_slow for each in warm) else 2 * BLOCKS
+    first_runs = max(least, int(BLOCKS * len(calls) * _TURN_REST_S / round_s))  # which take as long as the rests do
     blocks: list[list[np.ndarray]] = [[] for _ in calls]
     deadline = time.perf_counter() + budget_s
     with _no_garbage_collection():
