@@ -35,6 +35,7 @@ def predicted(row: list[str]) -> StepCost:
         download_bytes=0,
         variants=tuple(variants.split(", ")),
         latency=LatencyGrid(),
+        replaces=step == "compare",
     )
     return cost_formula.predict(facts)[step]
 

@@ -126,7 +126,7 @@ def test_a_model_of_a_kind_that_is_published_takes_less_too(store: ObjectStore) 
 
 @pytest.mark.parametrize(
     ("largest_worker", "step"),
-    [(Capacity(memory_bytes=4000 * MB), "validate"), (Capacity(disk_bytes=3000 * MB), "export")],
+    [(Capacity(memory_bytes=2500 * MB), "validate"), (Capacity(disk_bytes=3000 * MB), "export")],
     ids=["memory", "disk"],
 )
 def test_a_model_that_no_worker_can_hold_is_refused_and_the_others_are_not(
@@ -142,7 +142,7 @@ def test_a_model_that_no_worker_can_hold_is_refused_and_the_others_are_not(
         "WorkerTooSmall",
         "refused",
     )
-    (what, limit) = ("memory", "4.0 GB") if largest_worker.memory_bytes else ("disk", "3.0 GB")
+    (what, limit) = ("memory", "2.5 GB") if largest_worker.memory_bytes else ("disk", "3.0 GB")
     estimate = only(sized(store, huge)).estimate
     assert estimate
     needed = human_bytes(estimate.memory_bytes if largest_worker.memory_bytes else estimate.disk_bytes)

@@ -2,7 +2,8 @@
 
 Memory and time are linear in the bytes of the weights in float32, with a steeper part for small models: their logits
 and activations grow with the vocabulary, which takes most of a small model. The constants were measured on a machine
-of two cores. Seconds are those of a task with an interpreter of its own, as Airflow starts one.
+of two cores. Seconds are those of a task with an interpreter of its own, as Airflow starts one. Memory is what a worker
+has to have: mapped files, as PyTorch has the checkpoint, are not counted.
 """
 
 from __future__ import annotations
@@ -19,17 +20,15 @@ GB: Final = 1e9
 _START_S: Final = 5.0
 """The imports of a step with torch."""
 _LIGHT_START_S: Final = 1.0
-_TORCH_BYTES: Final = 0.7 * GB
+_TORCH_BYTES: Final = 0.55 * GB
 """The memory of a process that has imported torch and transformers, and of the task that started it."""
 _LIGHT_BYTES: Final = 0.2 * GB
 _TRANSFER_BYTES_S: Final = 50e6
 """The rate of a download or an upload, its digests included; each network has its own."""
 _SMALL_BYTES: Final = 0.25 * GB
 """The float32 bytes up to which memory grows more steeply."""
-_LARGE_SLOPE: Final = 2.3
-"""The bytes of a validation, or of a measurement of fp32, for each float32 byte beyond that."""
-_TIMED_VARIANT: Final = 1.3
-"""The bytes that a measurement takes for each byte of a variant."""
+_LARGE_SLOPE: Final = 1.0
+"""The bytes of a validation, or of a measurement of fp32, for each float32 byte beyond that: onnxruntime's copy."""
 _FLOPS: Final = 130e9
 """The float32 operations in a second of one call of onnxruntime or PyTorch, on two cores."""
 _CALL_S: Final = 0.001
@@ -56,6 +55,10 @@ _IMAGE_TOKENS: Final = 200
 
 _RATIOS: Final[Mapping[str, float]] = {"fp32": 1.0, "fp16": 0.5, "int8": 0.3, "int8_static": 0.3, "q4": 0.4}
 """The bytes of a variant's files as a share of the float32 bytes; embeddings stay in float32 in some of them."""
+_TWO_LOADED: Final = 2.4
+"""The bytes that two versions take in onnxruntime for each float32 byte."""
+_LOADED: Final[Mapping[str, float]] = {"fp16": 1.2, "int8": 0.4, "int8_static": 0.4, "q4": 0.25}
+"""The memory of a variant in onnxruntime as a share of the float32 bytes: fp16 is computed in float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +68,11 @@ class _Fit:
     graphs: int = 1
     """The number of graphs that are traced."""
     steep: float
-    """The bytes of memory that a validation, or a measurement of fp32, takes for each of the first float32 bytes."""
+    """The bytes of memory that a validation takes for each of the first float32 bytes."""
+    timed_steep: float
+    """The same of a measurement of fp32."""
+    session: float = 0.0
+    """The same of what one session of a variant computes with, beside its weights: logits, above all."""
     validate_s: float
     """The seconds of a validation for each GB of float32 weights."""
     variant_s: float = 10.0
@@ -76,10 +83,10 @@ class _Fit:
     """Whether one token is generated at each point, too."""
 
 
-_ENCODER: Final = _Fit(steep=2.6, validate_s=36.0)
-_DECODER: Final = _Fit(steep=4.9, validate_s=62.0, variant_s=22.0, step_by_step=True)
-_SEQ2SEQ: Final = _Fit(graphs=2, steep=5.0, validate_s=64.0, variant_s=15.0, step_by_step=True)
-_VISION: Final = _Fit(steep=2.6, validate_s=36.0, by_token=False)
+_ENCODER: Final = _Fit(steep=2.4, timed_steep=2.0, validate_s=36.0)
+_DECODER: Final = _Fit(steep=4.3, timed_steep=4.3, session=1.25, validate_s=62.0, variant_s=22.0, step_by_step=True)
+_SEQ2SEQ: Final = _Fit(graphs=2, steep=4.7, timed_steep=1.9, validate_s=64.0, variant_s=15.0, step_by_step=True)
+_VISION: Final = _Fit(steep=2.4, timed_steep=2.0, validate_s=36.0, by_token=False)
 
 _FITS: Final[Mapping[str, _Fit]] = {
     "encoder": _ENCODER,
@@ -87,7 +94,7 @@ _FITS: Final[Mapping[str, _Fit]] = {
     "seq2seq": _SEQ2SEQ,
     "vision": _VISION,
     "speech": _SEQ2SEQ,
-    "dual": _Fit(graphs=3, steep=2.6, validate_s=47.0),
+    "dual": _Fit(graphs=3, steep=2.4, timed_steep=2.0, validate_s=47.0),
     "vlm": _DECODER,
 }
 """By family; docs/operations.md says which of them were measured."""
@@ -100,10 +107,11 @@ def predict(facts: SizingFacts) -> dict[str, StepCost]:
     bundle_bytes = int(sum(_RATIOS.get(name, 1.0) for name in {FP32, *variants}) * weights)
     fp32_bytes = facts.download_bytes + weights
     all_bytes = facts.download_bytes + bundle_bytes
-    steep = min(weights, _SMALL_BYTES)
-    both_bytes = _TORCH_BYTES + fit.steep * steep + _LARGE_SLOPE * (weights - steep)
+    small = min(weights, _SMALL_BYTES)
+    both_bytes = _TORCH_BYTES + _LARGE_SLOPE * (weights - small)
+    loaded = [_LOADED.get(name, 1.0) * weights + fit.session * small for name in variants]
+    judged_bytes = _TORCH_BYTES + weights + fit.session * small + max(loaded, default=0.0)
     whole = 2 * weights if facts.is_loaded_whole else 0
-    several = sum(_RATIOS.get(name, 1.0) for name in variants)
     return {
         "export": _cost(
             memory=_TORCH_BYTES + 0.1 * weights + whole,
@@ -111,18 +119,18 @@ def predict(facts: SizingFacts) -> dict[str, StepCost]:
             seconds=_START_S + 6 * fit.graphs + facts.download_bytes / _TRANSFER_BYTES_S + weights / GB,
         ),
         "validate": _cost(
-            memory=both_bytes,
+            memory=max(both_bytes + fit.steep * small, judged_bytes),
             disk=all_bytes,
             seconds=_START_S + (fit.validate_s + fit.variant_s * len(variants)) * weights / GB + 2 * len(variants),
         ),
         "measure": _cost(
-            memory=both_bytes + _TIMED_VARIANT * several * weights,
+            memory=both_bytes + fit.timed_steep * small + sum(loaded),
             disk=all_bytes,
             seconds=_START_S
             + _timing_s(facts, fit, calls=2 + _VARIANT_CALL * len(variants), within_s=facts.latency.budget_s),
         ),
         "compare": _cost(
-            memory=_LIGHT_BYTES + (3 * weights if facts.replaces else 0),
+            memory=_LIGHT_BYTES + (_TWO_LOADED * weights + 2 * fit.session * small if facts.replaces else 0),
             disk=all_bytes + (bundle_bytes if facts.replaces else 0),
             seconds=_LIGHT_START_S
             + (bundle_bytes / _TRANSFER_BYTES_S + _compared_s(facts, fit) if facts.replaces else 0),
