@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, lru_cache
 
 from onnx_fleet.conventions import auto_mappings, python_source
 
@@ -115,13 +115,11 @@ def _sources() -> tuple[str, ...]:
     return tuple(path.read_text(encoding="utf-8") for path in paths)
 
 
-def _named(source: str) -> Iterator[Mapping[str, str]]:
-    """Yield every dictionary of file names in a source: what a file is for -> its name."""
+@lru_cache(maxsize=256)
+def _named(source: str) -> tuple[Mapping[str, str], ...]:
+    """Return every dictionary of file names in a source: what a file is for -> its name."""
     constants = dict(_CONSTANT.findall(source))
-    for text in _NAMES.findall(source):
-        names = _dictionary(text, constants)
-        if names:
-            yield names
+    return tuple(names for text in _NAMES.findall(source) if (names := _dictionary(text, constants)))
 
 
 def _dictionary(text: str, constants: Mapping[str, str]) -> dict[str, str]:
@@ -148,7 +146,7 @@ def _classes() -> Mapping[str, Mapping[str, str]]:
         for start, end in zip(starts, [*(each.start() for each in starts), len(source)][1:], strict=True):
             body, name = source[start.end() : end], start[1]
             if re.search(r"^    vocab_files_names\b", body, re.MULTILINE):
-                own[name] = next(_named(body), {}) or module
+                own[name] = next(iter(_named(body)), {}) or module
             elif start[2]:
                 inherited.setdefault(name, start[2].partition(",")[0].strip())
         for other, name in _OTHER_NAME.findall(source):
