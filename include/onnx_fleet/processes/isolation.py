@@ -40,6 +40,8 @@ R = TypeVar("R")
 _POLL_S = 0.1
 _ENDING_TIMEOUT_S, _ENDING_POLL_S = 5, 0.01
 """How long a killed step's own children may take to be gone, and how often that is looked at."""
+_LISTED_EVERY_S = 1.0
+"""How often the processes of the machine are looked through for those that a step has started."""
 _LOGGED_EVERY_S = 30
 """How often the log is told how far a step is."""
 _LOG_TAIL_LINES = 15
@@ -193,6 +195,7 @@ def _watch(process: _Process, *, name: str, limits: Limits, log: Path, told: Pat
     """Wait for the process, pass on how far it is, and return the most memory of each kind that was seen in it."""
     looked_at, worked_s, seen, has_ended = time.monotonic(), 0.0, _Memory(), False
     passed_on, logged_at = None, looked_at
+    processes, listed_at = _family(process.pid), looked_at
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_POLL_S)
@@ -210,7 +213,9 @@ def _watch(process: _Process, *, name: str, limits: Limits, log: Path, told: Pat
             return seen
         if (stop := _stop.get()) and stop.is_set():
             raise KeyboardInterrupt
-        memory = _memory(process.pid)
+        if looked_at - listed_at > _LISTED_EVERY_S:
+            processes, listed_at = _family(process.pid), looked_at
+        memory = _memory(processes)
         seen, own_bytes = seen.or_more(memory), memory.resident_bytes - memory.file_bytes
         peak_memory.saw_process(own_bytes)
         if limits.memory_bytes is not None and own_bytes > limits.memory_bytes:
@@ -222,12 +227,19 @@ def _watch(process: _Process, *, name: str, limits: Limits, log: Path, told: Pat
             raise StepTimedOut(f"{name} ran longer than {limits.timeout_s:g} s; raise the limit (log: {log})")
 
 
-def _memory(pid: int) -> _Memory:
-    """Return the memory of a process and everything that it started."""
-    resident = of_files = 0
+def _family(pid: int) -> list[psutil.Process]:
+    """Return a process and everything that it has started; nothing, once it is gone."""
     with contextlib.suppress(psutil.NoSuchProcess):
         parent = psutil.Process(pid)
-        for process in (parent, *parent.children(recursive=True)):
+        return [parent, *parent.children(recursive=True)]
+    return []
+
+
+def _memory(processes: Sequence[psutil.Process]) -> _Memory:
+    """Return the memory of some processes together."""
+    resident = of_files = 0
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
             resident += process.memory_info().rss
             of_files += peak_memory.of_files(process)
     return _Memory(resident_bytes=resident, file_bytes=of_files)
@@ -238,9 +250,7 @@ def _kill_group(process: _Process) -> None:
 
     What comes next then has the memory to itself, and nothing writes into the step's folder any more.
     """
-    started = []
-    with contextlib.suppress(psutil.NoSuchProcess):
-        started = psutil.Process(process.pid).children(recursive=True)
+    started = _family(process.pid)[1:]
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
