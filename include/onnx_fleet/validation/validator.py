@@ -28,6 +28,7 @@ from onnx_fleet.graphs.comparison import Case
 from onnx_fleet.graphs.session import Session, open_session, require_provider
 from onnx_fleet.processes.gpu import GpuOptions
 from onnx_fleet.processes.progress import Count
+from onnx_fleet.processes.two_threads import beside
 
 if TYPE_CHECKING:
     from onnx_fleet.source.reference import Load, Reference
@@ -159,7 +160,6 @@ def _prove(bench: _Bench, graphs: tuple[GraphInfo, ...]) -> _Proof:
     require_provider(bench.provider)  # before torch is imported and weights are read for nothing
     from onnx_fleet.source import reference
     from onnx_fleet.validation import pipelines
-    from onnx_fleet.validation.checks.single_graph import beside
 
     with TemporaryDirectory(prefix="onnx-fleet-") as folder, reference.threads(bench.threads):
         # The source is asked first, and forgotten again: two models that PyTorch has loaded need twice the memory.

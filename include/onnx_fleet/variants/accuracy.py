@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final, Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ from onnx_fleet.entities.variant_report import Measure
 from onnx_fleet.graphs.comparison import Outputs, best_and_margin, tie_width
 from onnx_fleet.graphs.recorded_feeds import Sample
 from onnx_fleet.graphs.session import Session
+from onnx_fleet.processes.two_threads import beside
 
 _CACHE = "present."
 _SPANS = ("start_logits", "end_logits")
@@ -195,14 +197,14 @@ class Remembering:
 
 
 def between(fp32: Answering, other: Session, samples: Iterable[Sample]) -> Agreement:
-    """Run both graphs on every sample.
+    """Run both graphs on every sample, at the same time.
 
     Raises:
         ValidationFailed: one of them does not run.
     """
     found = Agreement()
     for sample in samples:
-        expected, actual = fp32.run(sample.feeds), other.run(sample.feeds)
+        expected, actual = beside(partial(fp32.run, sample.feeds), partial(other.run, sample.feeds))
         found.add(expected, actual, sample)
         noisy = _with_noise(sample)
         if noisy and len(found.masked) < _MASKED_SAMPLES:

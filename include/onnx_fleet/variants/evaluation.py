@@ -32,6 +32,7 @@ from onnx_fleet.graphs.recorded_feeds import Sample
 from onnx_fleet.graphs.session import Session
 from onnx_fleet.processes.gpu import GpuOptions
 from onnx_fleet.processes.progress import Count
+from onnx_fleet.processes.two_threads import beside
 from onnx_fleet.variants import accuracy, conversion, preprocessing, weight_error, weight_size
 from onnx_fleet.variants.accuracy import Remembering
 from onnx_fleet.variants.conversion import Made
@@ -179,8 +180,10 @@ class _Judged:
             fault = fault or _differing(stage_dir, info, original.info)
             weights = weight_size.weight_bytes(stage_dir / info.path, tables=original.tables)
             if not fault:
-                rounded = weight_error.measure(stage_dir / info.path, fp32=original.source, variant=info.variant)
-                found = accuracy.between(original.session, session, samples)
+                rounded, found = beside(
+                    partial(weight_error.measure, stage_dir / info.path, fp32=original.source, variant=info.variant),
+                    partial(accuracy.between, original.session, session, samples),
+                )
                 small = weight_size.unavoidable_bytes(original.source.model.graph)
                 size = weight_size.measure(weights, fp32=original.weights, unavoidable=small, gates=gates)
                 measures = (rounded, *found.against(gates), size)

@@ -12,12 +12,13 @@ from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.graphs import audio_inputs
 from onnx_fleet.graphs.audio_inputs import Kind
 from onnx_fleet.graphs.comparison import Case, Outputs
+from onnx_fleet.processes.two_threads import beside
 from onnx_fleet.validation.checks import tokenized_texts
 from onnx_fleet.validation.checks.context import SEED, CheckContext, checks_of
 from onnx_fleet.validation.checks.float64 import Exact, word
 from onnx_fleet.validation.checks.padding import EACH_ROW_ALONE, OTHER_TOKENS, Parts, Run, Runners, padded_rows
 from onnx_fleet.validation.checks.sensitivity import moved_by
-from onnx_fleet.validation.checks.single_graph import Feeds, against_pytorch, beside, parity_over_sizes, run
+from onnx_fleet.validation.checks.single_graph import Feeds, against_pytorch, parity_over_sizes, run
 from onnx_fleet.validation.checks.ties import choices_equal
 
 BATCH_SIZES = (1, 2, 7)

@@ -18,12 +18,13 @@ from onnx_fleet.graphs import generation, text_inputs
 from onnx_fleet.graphs.comparison import Case, Outputs, at_places
 from onnx_fleet.graphs.generation import Step
 from onnx_fleet.graphs.text_inputs import Batch, Side
+from onnx_fleet.processes.two_threads import beside
 from onnx_fleet.validation.checks import tokenized_texts as reading
 from onnx_fleet.validation.checks.context import REPEATED_ROWS, REPEATED_TEXTS, SEED, CheckContext, checks_of
 from onnx_fleet.validation.checks.float64 import word
 from onnx_fleet.validation.checks.padding import Parts, Run, Runners, padded_rows
 from onnx_fleet.validation.checks.sensitivity import moved_by
-from onnx_fleet.validation.checks.single_graph import Feeds, beside, logits_equal, or_fault
+from onnx_fleet.validation.checks.single_graph import Feeds, logits_equal, or_fault
 from onnx_fleet.validation.checks.ties import tokens_equal
 
 REPEATED_LENGTHS, REPEATED_SPLITS, REPEATED_NEW_TOKENS = (17,), (7,), 12

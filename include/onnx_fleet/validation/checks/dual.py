@@ -13,12 +13,13 @@ from onnx_fleet.graphs import image_inputs, text_inputs
 from onnx_fleet.graphs.comparison import Outputs, compare
 from onnx_fleet.graphs.image_inputs import Kind
 from onnx_fleet.graphs.text_inputs import Batch, Side
+from onnx_fleet.processes.two_threads import beside
 from onnx_fleet.source import preprocessor
 from onnx_fleet.validation.checks.context import SEED, CheckContext, checks_of
 from onnx_fleet.validation.checks.float64 import word
 from onnx_fleet.validation.checks.padding import EACH_ROW_ALONE, OTHER_TOKENS, Parts, Run, Runners, padded_rows
 from onnx_fleet.validation.checks.sensitivity import moved_by
-from onnx_fleet.validation.checks.single_graph import Feeds, against_pytorch, batches_equal, beside, rows_of, run
+from onnx_fleet.validation.checks.single_graph import Feeds, against_pytorch, batches_equal, rows_of, run
 from onnx_fleet.validation.checks.ties import choices_equal
 
 BATCH_SIZES = (1, 2, 7)

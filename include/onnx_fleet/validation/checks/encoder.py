@@ -13,10 +13,11 @@ from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.graphs import text_inputs
 from onnx_fleet.graphs.comparison import Case, Outputs, at_real_positions, is_per_token, real_places
 from onnx_fleet.graphs.text_inputs import Batch, Side
+from onnx_fleet.processes.two_threads import beside
 from onnx_fleet.validation.checks.context import REPEATED_ROWS, REPEATED_TEXTS, SEED, CheckContext, checks_of
 from onnx_fleet.validation.checks.padding import Parts, Run, Runners, padded_rows
 from onnx_fleet.validation.checks.sensitivity import moved_by
-from onnx_fleet.validation.checks.single_graph import Feeds, against_pytorch, beside, rows_of, run
+from onnx_fleet.validation.checks.single_graph import Feeds, against_pytorch, rows_of, run
 
 BATCH_SIZES = (1, 2, 7)
 LENGTHS = (1, 2, 17, 64)

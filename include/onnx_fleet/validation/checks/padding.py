@@ -14,9 +14,10 @@ from typing import Literal
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.graphs.comparison import Case, Outputs, compare
+from onnx_fleet.processes.two_threads import beside
 from onnx_fleet.validation.checks.context import CheckContext
 from onnx_fleet.validation.checks.float64 import Side, judged
-from onnx_fleet.validation.checks.single_graph import Feeds, beside, or_fault
+from onnx_fleet.validation.checks.single_graph import Feeds, or_fault
 
 Run = Callable[[Feeds], Outputs]
 """Arrays by the names of inputs -> arrays by the names of outputs."""

@@ -17,10 +17,11 @@ from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.graphs import text_inputs
 from onnx_fleet.graphs.comparison import Case, Outputs, compare
 from onnx_fleet.graphs.text_inputs import Batch
+from onnx_fleet.processes.two_threads import beside
 from onnx_fleet.validation.checks import tokenized_texts as reading
 from onnx_fleet.validation.checks.context import REPEATED_TEXTS, CheckContext, checks_of
 from onnx_fleet.validation.checks.float64 import exactly, most_off
-from onnx_fleet.validation.checks.single_graph import beside, run
+from onnx_fleet.validation.checks.single_graph import run
 from onnx_fleet.validation.checks.ties import choices_equal, weighed
 from onnx_fleet.validation.checks.tokenized_texts import Side, Text
 

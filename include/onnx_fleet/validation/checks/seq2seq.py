@@ -21,6 +21,7 @@ from onnx_fleet.graphs.generation import Call, Step
 from onnx_fleet.graphs.generation_seq2seq import Encoded
 from onnx_fleet.graphs.session import Session
 from onnx_fleet.graphs.text_inputs import Side
+from onnx_fleet.processes.two_threads import beside
 from onnx_fleet.validation.checks import seq2seq_feeds as feeding
 from onnx_fleet.validation.checks import tokenized_texts as reading
 from onnx_fleet.validation.checks.context import REPEATED_ROWS, REPEATED_TEXTS, SEED, CheckContext, checks_of
@@ -28,7 +29,7 @@ from onnx_fleet.validation.checks.padding import EACH_ROW_ALONE, OTHER_TOKENS, P
 from onnx_fleet.validation.checks.sensitivity import moved_by
 from onnx_fleet.validation.checks.seq2seq_feeds import TARGET
 from onnx_fleet.validation.checks.seq2seq_margins import margin_of
-from onnx_fleet.validation.checks.single_graph import Feeds, beside, or_fault, outputs_equal, rows_of
+from onnx_fleet.validation.checks.single_graph import Feeds, or_fault, outputs_equal, rows_of
 
 SIZES = ((1, 1), (2, 13), (17, 2), (64, 64))
 """Lengths of source and target; the model's maxima are fed, too. 17 and 13 are longer than small models' windows."""

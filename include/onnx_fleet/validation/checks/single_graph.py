@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import TypeVar
 
@@ -12,12 +11,12 @@ import numpy as np
 from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.errors import ValidationFailed
 from onnx_fleet.graphs.comparison import Case, Outputs, compare
+from onnx_fleet.processes.two_threads import beside
 from onnx_fleet.validation.checks.context import CheckContext
 from onnx_fleet.validation.checks.float64 import Side, judged
 
 Feeds = Mapping[str, np.ndarray]
 Size = TypeVar("Size")
-Expected = TypeVar("Expected")
 Actual = TypeVar("Actual")
 
 
@@ -29,17 +28,6 @@ def rows_of(feeds: Feeds, rows: slice | np.ndarray) -> dict[str, np.ndarray]:
         rows: which; int64 or bool where it is an array.
     """
     return {name: array[rows] for name, array in feeds.items()}
-
-
-def beside(expected: Callable[[], Expected], run: Callable[[], Actual]) -> tuple[Expected, Actual]:
-    """Return what two calls return: PyTorch's, in a thread of its own, while the graphs compute in this one.
-
-    Both leave Python's lock to the other while they compute, each with its own threads; neither's values change.
-    """
-    with ThreadPoolExecutor(1, thread_name_prefix="pytorch") as pool:
-        told = pool.submit(expected)
-        actual = run()
-        return told.result(), actual
 
 
 def run(subject: CheckContext, feeds: Feeds, *, case: Case, role: str = "model") -> tuple[Outputs, list[CheckRow]]:

@@ -12,6 +12,7 @@ from onnx_fleet.entities.validation_report import CheckRow
 from onnx_fleet.graphs import image_inputs
 from onnx_fleet.graphs.comparison import compare
 from onnx_fleet.graphs.image_inputs import Kind
+from onnx_fleet.processes.two_threads import beside
 from onnx_fleet.source import preprocessor
 from onnx_fleet.validation.checks import tokenized_texts
 from onnx_fleet.validation.checks.context import SEED, CheckContext, checks_of
@@ -20,7 +21,6 @@ from onnx_fleet.validation.checks.sensitivity import moved_by
 from onnx_fleet.validation.checks.single_graph import (
     Feeds,
     against_pytorch,
-    beside,
     parity_over_sizes,
     run,
 )

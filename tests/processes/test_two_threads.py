@@ -1,4 +1,4 @@
-"""Both sides of a comparison compute at the same time, and neither's failure hides that the other still runs."""
+"""Two threads: both sides of a comparison compute at the same time, and neither's failure hides that the other still runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Never
 import pytest
 
 from onnx_fleet.errors import ValidationFailed
-from onnx_fleet.validation.checks.single_graph import beside, or_fault
+from onnx_fleet.processes.two_threads import beside
+from onnx_fleet.validation.checks.single_graph import or_fault
 
 
 def test_each_side_waits_for_the_other_to_have_begun() -> None:
