@@ -1,4 +1,4 @@
-"""Two threads: both sides of a comparison compute at the same time, and neither's failure hides that the other still runs."""
+"""Both sides of a comparison compute at the same time, and neither's failure hides that the other still runs."""
 
 from __future__ import annotations
 

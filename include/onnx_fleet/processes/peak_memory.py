@@ -6,6 +6,7 @@ files, such as a checkpoint, which the kernel takes back where memory is short.
 
 from __future__ import annotations
 
+import ctypes
 from contextlib import suppress
 from contextvars import ContextVar, Token
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Self
 
 import psutil
 
+_M_ARENA_MAX = -8
+"""glibc's number for the most heaps: man 3 mallopt."""
 _earlier_bytes = 0
 """The highest peak that was counted before the count was started anew."""
 _untold_bytes = 0
@@ -26,6 +29,15 @@ def peak_bytes() -> int:
     It is not ``ru_maxrss``, which Linux starts at the size of the process that forked this one.
     """
     return max(_earlier_bytes, _counted_bytes())
+
+
+def have_one_heap() -> None:
+    """Have all threads of this process take memory from one heap, where the C library is glibc.
+
+    Each thread would get one of its own otherwise, and keep in it what others could use again.
+    """
+    if hasattr(libc := ctypes.CDLL(None), "gnu_get_libc_version"):
+        libc.mallopt(_M_ARENA_MAX, 1)
 
 
 def restart_peak() -> int:
