@@ -41,7 +41,7 @@ _TITLES = {"first": "first of its kind", "repeated": "a fine-tune of it", "optim
 
 
 def memory_target(weight_bytes: int) -> float:
-    """The most resident memory that a step may have, in bytes, by that of the float32 weights."""
+    """The most memory that a step may have, in bytes, by that of the float32 weights."""
     return 1.5 * weight_bytes + 0.7e9
 
 

@@ -118,7 +118,7 @@ def _flows(result: FlowResult) -> str:
     said = (
         f"`onnx-fleet run` of one {result.subject.title} and then of a fine-tune of it, with an empty store and "
         f"default settings, {_turns(result)}: it resolves, exports, validates, measures and publishes. optimum-cli "
-        "exports and validates fp32. Memory is of the step that has the most, in GB."
+        "exports and validates fp32. Memory is of the step that has the most, in GB, without the pages of mapped files."
     )
     picture = f"![where the seconds of a whole flow go]({FLOWS.as_posix()})"
     steps = "Medians. Behind the seconds of a step stands its most memory in GB:"
