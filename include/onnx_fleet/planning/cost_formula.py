@@ -108,7 +108,7 @@ def predict(facts: SizingFacts) -> dict[str, StepCost]:
     fp32_bytes = facts.download_bytes + weights
     all_bytes = facts.download_bytes + bundle_bytes
     small = min(weights, _SMALL_BYTES)
-    both_bytes = _TORCH_BYTES + _LARGE_SLOPE * (weights - small)
+    common_bytes = _TORCH_BYTES + _LARGE_SLOPE * (weights - small)
     loaded = [_LOADED.get(name, 1.0) * weights + fit.session * small for name in variants]
     judged_bytes = _TORCH_BYTES + weights + fit.session * small + max(loaded, default=0.0)
     whole = 2 * weights if facts.is_loaded_whole else 0
@@ -119,12 +119,12 @@ def predict(facts: SizingFacts) -> dict[str, StepCost]:
             seconds=_START_S + 6 * fit.graphs + facts.download_bytes / _TRANSFER_BYTES_S + weights / GB,
         ),
         "validate": _cost(
-            memory=max(both_bytes + fit.steep * small, judged_bytes),
+            memory=max(common_bytes + fit.steep * small, judged_bytes),
             disk=all_bytes,
             seconds=_START_S + (fit.validate_s + fit.variant_s * len(variants)) * weights / GB + 2 * len(variants),
         ),
         "measure": _cost(
-            memory=both_bytes + fit.timed_steep * small + sum(loaded),
+            memory=common_bytes + fit.timed_steep * small + sum(loaded),
             disk=all_bytes,
             seconds=_START_S
             + _timing_s(facts, fit, calls=2 + _VARIANT_CALL * len(variants), within_s=facts.latency.budget_s),
