@@ -8,7 +8,7 @@ what the machine's load, the order and the place in memory do to one round is in
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean, median, stdev
@@ -20,6 +20,8 @@ from onnx_fleet.measurement.output_drift import Pair
 from onnx_fleet.processes.progress import Count
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from onnx_fleet.graphs.text_inputs import TokenSpace
 
 ROUNDS: Final = 5
@@ -60,46 +62,40 @@ def of_pair(
         ValidationFailed: a version does not load or run.
     """
     taken: dict[tuple[Point, str], list[_Figures]] = {}
+    time_both = partial(
+        timing.time_interleaved,
+        warmup_runs=warmup_runs,
+        timed_runs=max(_LEAST_RUNS, -(-timed_runs // ROUNDS)),
+        budget_s=_POINT_BUDGET_S / ROUNDS,
+        fewest_runs=timing.FEWEST_BLOCKS,
+    )
     for number in count.each(range(ROUNDS)):
-        timed = _round(
-            pair,
-            points=points,
-            space=space,
-            threads=threads,
-            warmup_runs=warmup_runs,
-            timed_runs=max(_LEAST_RUNS, -(-timed_runs // ROUNDS)),
-            old_first=number % 2 == 0,
-        )
-        for place, figures in timed:
+        for place, figures in _round(pair, points, space, threads, time_both, old_first=number % 2 == 0):
             taken.setdefault(place, []).append(figures)
     return tuple(_row(pair, point, phase, rounds) for (point, phase), rounds in taken.items())
 
 
 def _round(
     pair: Pair,
-    *,
     points: Sequence[Point],
     space: TokenSpace | None,
     threads: int,
-    warmup_runs: int,
-    timed_runs: int,
+    time_both: Callable[[Callable[[], object], Callable[[], object]], tuple[np.ndarray, np.ndarray]],
+    *,
     old_first: bool,
 ) -> list[tuple[tuple[Point, str], _Figures]]:
-    """Time both versions, with sessions that are gone when this returns: those of the next round need the memory."""
+    """Time both versions, with sessions that are gone when this returns: those of the next round need the memory.
+
+    Args:
+        time_both: times two calls in turns, and returns the times of each in milliseconds.
+        old_first: whether the version in use goes first.
+    """
     old, new = pair.open(threads=threads)
     timed = []
     for point in points:
         for work, feeds in pair.works(batch_size=point.batch_size, length=point.length, space=space):
             calls = partial(old.run, feeds), partial(new.run, feeds)
-            first, second = calls if old_first else calls[::-1]
-            times = timing.time_interleaved(
-                first,
-                second,
-                warmup_runs=warmup_runs,
-                timed_runs=timed_runs,
-                budget_s=_POINT_BUDGET_S / ROUNDS,
-                fewest_runs=timing.FEWEST_BLOCKS,
-            )
+            times = time_both(*(calls if old_first else calls[::-1]))
             old_ms, new_ms = times if old_first else times[::-1]
             timed.append(((point, work.phase), (median(old_ms.tolist()), median(new_ms.tolist()), len(new_ms))))
     return timed
