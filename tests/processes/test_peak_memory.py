@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,38 +82,3 @@ def test_a_profile_keeps_its_peaks_where_a_meter_counts_as_well() -> None:
     assert load.peak_memory_bytes > 300 * MB
     assert load.peak_memory_bytes - meter.peak_bytes > 100 * MB
     assert peak_memory.peak_bytes() >= load.peak_memory_bytes
-
-
-def crowd(request: Held) -> Held:
-    """Free in several threads what others take after them, in small pieces, which stay in the heaps; say what is left.
-
-    Args:
-        request: 1 to have one heap.
-    """
-    if request.size_bytes:
-        peak_memory.have_one_heap()
-    taken = threading.Barrier(4)
-
-    def take() -> None:
-        pieces = [bytearray(64 << 10) for _ in range(500)]
-        taken.wait()
-        keep.append(bytearray(64 << 10))  # at the heap's end, so that none of it can be given back
-        del pieces
-
-    keep: list[bytearray] = []
-    crowds = [threading.Thread(target=take) for _ in range(4)]
-    for each in crowds:
-        each.start()
-    for each in crowds:
-        each.join()
-    keep += [bytearray(64 << 10) for _ in range(2000)]
-    return Held(size_bytes=peak_memory.peak_bytes())
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone has heaps for threads that can be told of")
-def test_in_one_heap_what_a_thread_has_freed_serves_the_others(tmp_path: Path) -> None:
-    many, one = (
-        isolation.run(crowd, Held(size_bytes=each), limits=Limits(), log=tmp_path / "log").value.size_bytes
-        for each in (0, 1)
-    )
-    assert many - one > 50 * MB

@@ -237,12 +237,11 @@ def _family(pid: int) -> list[psutil.Process]:
 
 def _memory(processes: Sequence[psutil.Process]) -> _Memory:
     """Return the memory of some processes together."""
-    resident = of_files = 0
+    seen = []
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
-            resident += process.memory_info().rss
-            of_files += peak_memory.of_files(process)
-    return _Memory(resident_bytes=resident, file_bytes=of_files)
+            seen.append(peak_memory.resident(process))
+    return _Memory(resident_bytes=sum(resident for resident, _ in seen), file_bytes=sum(files for _, files in seen))
 
 
 def _kill_group(process: _Process) -> None:
@@ -310,10 +309,11 @@ def answer(target: str, question: str, reply_file: str, *options: str) -> None:
         recording = profiling.recording(from_start=True) if _PROFILED in options else nullcontext()
         with recording as recorder, progress.listening(progress.writing(Path(reply_file).with_name(_PROGRESS))):
             value = function(request)
+        _, file_bytes = peak_memory.resident(psutil.Process())
         reply = {
             "value": jsonio.to_json(value),
             "peak_memory_bytes": peak_memory.peak_bytes(),
-            "file_bytes": peak_memory.of_files(psutil.Process()),
+            "file_bytes": file_bytes,
         }
         if recorder:
             reply["profile"] = jsonio.to_json(recorder.profile())

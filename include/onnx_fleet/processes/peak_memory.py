@@ -6,7 +6,6 @@ files, such as a checkpoint, which the kernel takes back where memory is short.
 
 from __future__ import annotations
 
-import ctypes
 from contextlib import suppress
 from contextvars import ContextVar, Token
 from pathlib import Path
@@ -15,8 +14,6 @@ from typing import Self
 
 import psutil
 
-_M_ARENA_MAX = -8
-"""glibc's number for the most heaps: man 3 mallopt."""
 _earlier_bytes = 0
 """The highest peak that was counted before the count was started anew."""
 _untold_bytes = 0
@@ -31,15 +28,6 @@ def peak_bytes() -> int:
     return max(_earlier_bytes, _counted_bytes())
 
 
-def have_one_heap() -> None:
-    """Have all threads of this process take memory from one heap, where the C library is glibc.
-
-    Each thread would get one of its own otherwise, and keep in it what others could use again.
-    """
-    if hasattr(libc := ctypes.CDLL(None), "gnu_get_libc_version"):
-        libc.mallopt(_M_ARENA_MAX, 1)
-
-
 def restart_peak() -> int:
     """Return the peak since the last call, or since the process began, and count anew where the system lets it."""
     global _untold_bytes
@@ -48,9 +36,13 @@ def restart_peak() -> int:
     return found
 
 
-def of_files(process: psutil.Process) -> int:
-    """Return the resident bytes of a process that are pages of files; 0 where the system does not tell them apart."""
-    return int(getattr(process.memory_info(), "shared", 0))
+def resident(process: psutil.Process) -> tuple[int, int]:
+    """Return the resident bytes of a process, and those of them that are pages of files.
+
+    The second number is 0 where the system does not tell them apart.
+    """
+    memory = process.memory_info()
+    return int(memory.rss), int(getattr(memory, "shared", 0))
 
 
 class Meter:
@@ -108,7 +100,8 @@ def _count_anew() -> int:
     found = _counted_bytes()
     _earlier_bytes = max(_earlier_bytes, found)
     if meter := _meter.get():
-        meter.saw(own_bytes=found - of_files(psutil.Process()))
+        _, of_files = resident(psutil.Process())
+        meter.saw(own_bytes=found - of_files)
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # man 5 proc: resets VmHWM to what is resident now
     return found
@@ -120,4 +113,4 @@ def _counted_bytes() -> int:
         for line in status.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    return int(psutil.Process().memory_info().rss)
+    return resident(psutil.Process())[0]

@@ -19,7 +19,7 @@ from onnx_fleet.entities.provider import Provider, report_name
 from onnx_fleet.entities.validation_report import FullProof, ValidationReport
 from onnx_fleet.entities.variant import FP32
 from onnx_fleet.entities.variant_report import REPORT_NAME, VariantReport, require
-from onnx_fleet.processes import peak_memory, profiling
+from onnx_fleet.processes import profiling
 from onnx_fleet.runs import exporting, step_process
 from onnx_fleet.runs.services import Services
 from onnx_fleet.runs.step_process import Subject
@@ -239,7 +239,6 @@ def _compared(request: _Request, *, services: Services) -> ValidationReport:
 
 def _validate(request: _Request) -> ValidationReport:
     about = request.about
-    peak_memory.have_one_heap()  # PyTorch computes beside onnxruntime, each in a thread
     return validator.validate(
         about.stage,
         source_dir=about.source_dir,

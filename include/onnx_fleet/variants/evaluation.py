@@ -30,7 +30,6 @@ from onnx_fleet.errors import GpuUnavailable, ValidationFailed
 from onnx_fleet.graphs import description, recorded_feeds, session, text_inputs, workloads
 from onnx_fleet.graphs.recorded_feeds import Sample
 from onnx_fleet.graphs.session import Session
-from onnx_fleet.processes import peak_memory
 from onnx_fleet.processes.gpu import GpuOptions
 from onnx_fleet.processes.progress import Count
 from onnx_fleet.processes.two_threads import beside
@@ -63,7 +62,6 @@ def judge(request: JudgingRequest) -> VariantReport:
         BundleNotFound: nothing was exported into the stage.
     """
     started = time.perf_counter()
-    peak_memory.have_one_heap()  # both sides compute at the same time, each in a thread
     stage, report_file = request.stage, report_name(REPORT_NAME, request.provider)
     item, record = stage.item, stage.read_export()
     standing = stage.read_report(report_file, VariantReport) if request.only is not None else None
